@@ -1,0 +1,41 @@
+"""PyTorch Lightning runs whose workers join, leave and die while training goes on.
+
+The public names load on first use (PEP 562): torchrun imports this package through its entry points in every process,
+long before anybody needs torch or Lightning.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dtf_lightning.lightning.callback import ElasticCallback
+    from dtf_lightning.lightning.strategy import ElasticDDPStrategy
+    from dtf_lightning.training.sampler import ElasticDistributedSampler
+
+    __version__: str
+
+__all__ = ["ElasticCallback", "ElasticDDPStrategy", "ElasticDistributedSampler", "__version__"]
+
+_HOME = {
+    "ElasticCallback": "dtf_lightning.lightning.callback",
+    "ElasticDDPStrategy": "dtf_lightning.lightning.strategy",
+    "ElasticDistributedSampler": "dtf_lightning.training.sampler",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dtf-lightning")
+    if name in _HOME:
+        value: object = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names are {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

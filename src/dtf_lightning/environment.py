@@ -1,0 +1,45 @@
+"""The one file that reads and writes the environment.
+
+Arguments beat the environment: whoever has a setting passes it on, and asks here only for what it was not given.
+Every variable of ours starts with `DTF_`; the others belong to torchrun, torchelastic and gRPC.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+AGENT_SOCKET = "DTF_AGENT_SOCKET"
+"""Set by the agent for its workers: the path of the unix socket on which it listens."""
+
+ETCD_ENDPOINT = "DTF_ETCD_ENDPOINT"
+"""Where `dtf status` and `dtf drain` look for etcd when no `--endpoint` is given."""
+
+DEFAULT_ETCD_ENDPOINT = "127.0.0.1:2379"
+
+GRPC_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
+
+
+def read(name: str) -> str | None:
+    """The variable's value; `None` when it is unset or empty."""
+    return os.environ.get(name) or None
+
+
+def write(variables: Mapping[str, str]) -> None:
+    """Set variables of this process and of the children that it starts from now on."""
+    os.environ.update(variables)
+
+
+def remove(name: str) -> None:
+    """Unset a variable; an unset one is no error."""
+    os.environ.pop(name, None)
+
+
+def etcd_endpoint() -> str:
+    """Where etcd is, for commands that were not told."""
+    return read(ETCD_ENDPOINT) or DEFAULT_ETCD_ENDPOINT
+
+
+def agent_socket() -> str | None:
+    """The path of this worker's agent; `None` in a process that no agent of ours has started."""
+    return read(AGENT_SOCKET)
