@@ -1,0 +1,56 @@
+# A fresh machine needs Python 3.11 or newer, make, and the package registry. `make` alone lists the targets.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+DOCS_STAMP := $(VENV)/docs.stamp
+
+# Workers of several processes share the cores: without this each would start one thread per core.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-chaos lint format bench docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no python3.11 or python3 on PATH; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,demo]'
+	touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
+demo: $(STAMP)  ## train while workers join, leave and die (under three minutes)
+	$(BIN)/dtf demo
+
+test: $(STAMP)  ## all tests but the long random ones; ARGS='-k sampler -x' goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+test-chaos: $(STAMP)  ## the long random fault runs
+	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+lint: $(STAMP)  ## ruff (lint and format check) and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## the speed tables of benchmarks/
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors
+	$(BIN)/mkdocs build --quiet --strict
+
+clean:  ## remove what make has made
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
