@@ -1,1 +1,1 @@
-"""What elastic training needs of torch and nothing of Lightning: samplers, state transfer, process groups."""
+"""What training needs of elasticity, with torch and without Lightning."""

@@ -1,0 +1,319 @@
+"""The worker's side of the agent's socket.
+
+Rules that this file guards:
+
+* in the steady state a step costs one attribute read (`at_boundary`);
+* a worker that answered `Prepare` with boundary b does not pass boundary b + 1 before it has seen `Stop`, so the
+  coordinator's choice (max over the workers + 2) lies ahead of everybody;
+* the agent's end is the worker's end: no orphan trains on alone;
+* a worker that was told of a failure is unwound within `rescale_timeout`, or ends itself, so that the others need not
+  wait for it;
+* forked children (DataLoader workers) hold none of this process's sockets, or peers would notice its death late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import socket
+import sys
+import threading
+
+import weakref
+from collections.abc import Callable
+
+from dtf_lightning.coordination import messages
+from dtf_lightning.errors import GenerationBroken, ProtocolError, RunAborted, RunRefused
+
+log = logging.getLogger(__name__)
+
+EXIT_AGENT_LOST = 70
+EXIT_NOT_UNWOUND = 71
+CONNECT_TIMEOUT = 30.0
+"""Seconds to connect and be welcomed."""
+
+_links: weakref.WeakSet[WorkerLink] = weakref.WeakSet()
+
+
+class RunFinished(Exception):  # noqa: N818  control flow, not an error
+    """The run came to its end while this worker waited to enter it."""
+
+
+class WorkerLink:
+    """One worker's connection to its agent. Thread-safe.
+
+    Args:
+        path: the agent's unix socket.
+        local_rank: this worker's rank on its node; starts at 0.
+        on_fail: called from the listener's thread when the generation is declared broken; must unblock a main thread
+            that sits in a collective.
+        on_agent_lost: called from the listener's thread when the agent is gone; the default ends the process.
+
+    Raises:
+        ProtocolError: what listens there is not an agent of this version.
+        OSError: nothing listens there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        local_rank: int,
+        *,
+        on_fail: Callable[[], object] = lambda: None,
+        on_agent_lost: Callable[[], object] | None = None,
+    ) -> None:
+        self.on_fail = on_fail
+        self.on_agent_lost = on_agent_lost or self._exit_with_the_agent
+        self.generation = 0
+        """The generation that this worker is, or was last, part of."""
+        self.step = 0
+        """The last global step, for heartbeats; written by the training loop without a lock."""
+        self.pending = False
+        """Something is to be looked at: the one attribute that a step reads."""
+        self._changed = threading.Condition()
+        self._boundary = 0
+        self._answered: int | None = None
+        self._stop: messages.Stop | None = None
+        self._failed_target = 0
+        self._fail_reason = ""
+        self._assignment: messages.Assign | None = None
+        self._finish: messages.Finish | None = None
+        self._abort: messages.Abort | None = None
+        self._refused: messages.Refused | None = None
+        self._unwound = threading.Event()
+        self._unwound.set()
+        self._closed = False
+        self._send_lock = threading.Lock()
+
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(CONNECT_TIMEOUT)
+        self._socket.connect(path)
+        self._buffer = b""
+        self.send(messages.Hello(local_rank=local_rank, pid=os.getpid()))
+        self.welcome = self._receive_welcome(path)
+        _links.add(self)
+        self._listener = threading.Thread(target=self._listen, daemon=True, name="dtf-worker-link")
+        self._listener.start()
+
+    # --- called by the training loop ---------------------------------------------------------------------------------
+
+    def at_boundary(self) -> bool:
+        """Count one optimizer-step boundary; true if this is where the planned rescale stops.
+
+        Raises `GenerationBroken` when a failure was announced, `RunAborted` when the run was ended.
+        """
+        self._boundary += 1
+        if not self.pending:
+            return False
+        with self._changed:
+            while True:
+                self._raise_if_broken()
+                if self._stop is not None:
+                    return self._boundary >= self._stop.boundary
+                if self._answered is None or self._boundary < self._answered + 2:
+                    return False
+                self._changed.wait()
+
+    def check(self) -> None:
+        """Raise `GenerationBroken` or `RunAborted` if one was announced; for use between boundaries."""
+        if self.pending:
+            with self._changed:
+                self._raise_if_broken()
+
+    @property
+    def broken(self) -> bool:
+        """A failure of the current generation was announced."""
+        return self._failed_target > self.generation
+
+    @property
+    def stopping(self) -> messages.Stop | None:
+        """The planned rescale that this worker stopped for; `None` outside of one."""
+        return self._stop
+
+    @property
+    def fail_reason(self) -> str:
+        return self._fail_reason
+
+    def suspect(self, error: str, timeout: float) -> bool:
+        """Report that a collective failed; true once the coordinator declared the generation broken."""
+        self.send(messages.Suspect(generation=self.generation, error=error))
+        with self._changed:
+            return self._changed.wait_for(lambda: self.broken or self._abort is not None, timeout) and (
+                self._abort is None
+            )
+
+    def ready(self, fingerprint: dict[str, str], parameters: tuple[str, ...]) -> messages.Assign:
+        """Say that this worker is unwound (or set up) and wait for the next generation.
+
+        Raises `RunFinished`, `RunAborted`, `RunRefused`.
+        """
+        with self._changed:
+            self._assignment = None
+        self._unwound.set()
+        self.send(messages.Ready(after=self.generation, fingerprint=fingerprint, parameters=parameters))
+        with self._changed:
+            while True:
+                if self._abort is not None:
+                    raise RunAborted(self._abort.reason)
+                if self._refused is not None:
+                    raise RunRefused(self._refused.reason)
+                if self._finish is not None:
+                    raise RunFinished(self._finish.reason)
+                if self._assignment is not None:
+                    break
+                self._changed.wait()
+            assignment = self._assignment
+            self.generation = int(assignment.generation["number"])
+            self._boundary = 0
+            self._answered = self._stop = None
+            self.pending = self.broken
+        return assignment
+
+    def active(self, step: int) -> None:
+        """Say that the generation is formed and trains."""
+        self.send(messages.Active(generation=self.generation, step=step))
+
+    def finished(self, step: int) -> None:
+        """Say that training came to its end here, and wait for the others.
+
+        Raises `GenerationBroken` when a member that had not finished died, `RunAborted`.
+        """
+        self.send(messages.Finished(generation=self.generation, step=step))
+        with self._changed:
+            while self._finish is None:
+                self._raise_if_broken()
+                self._changed.wait()
+
+    def leaving(self, reason: str) -> None:
+        self.send(messages.Leaving(reason=reason))
+
+    def left(self) -> None:
+        self.send(messages.Left())
+
+    def dying(self, error: str) -> None:
+        self.send(messages.Dying(error=error))
+
+    def send(self, message: messages.Message) -> None:
+        """Send one message; an agent that is gone is the listener's business."""
+        with self._send_lock, contextlib.suppress(OSError):
+            self._socket.sendall(message.encode())
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        self._closed = True
+        self._unwound.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if threading.current_thread() is not self._listener:
+            self._listener.join(timeout=CONNECT_TIMEOUT)
+        self._socket.close()
+
+    # --- the listener's thread ---------------------------------------------------------------------------------------
+
+    def _receive_welcome(self, path: str) -> messages.Welcome:
+        line = self._read_line()
+        message = messages.decode(line) if line else None
+        if not isinstance(message, messages.Welcome):
+            raise ProtocolError(f"said hello to the agent at {path}, expected a welcome, got {message!r}")
+        return message
+
+    def _read_line(self) -> bytes:
+        """One line, or nothing at the end of file; sends heartbeats while it waits."""
+        while b"\n" not in self._buffer:
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError:
+                if not hasattr(self, "welcome"):
+                    raise
+                self.send(messages.Heartbeat(step=self.step))
+                continue
+            except OSError:
+                return b""
+            if not data:
+                return b""
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _listen(self) -> None:
+        self._socket.settimeout(self.welcome.heartbeat_interval)
+        while line := self._read_line():
+            self._handle(messages.decode(line))
+        with self._changed:
+            over = self._closed or self._finish is not None or self._abort is not None
+            self._changed.notify_all()
+        if not over:
+            self.on_agent_lost()
+
+    def _handle(self, message: messages.Message) -> None:
+        broken = False
+        with self._changed:
+            match message:
+                case messages.Prepare():
+                    self._answered, self._stop, self.pending = self._boundary, None, True
+                    self.send(messages.At(target=message.target, boundary=self._answered))
+                case messages.Stop():
+                    self._stop, self.pending = message, True
+                case messages.Fail():
+                    if message.target > self.generation:
+                        self._failed_target, self._fail_reason = message.target, message.reason
+                        self.pending = broken = True
+                case messages.Assign():
+                    self._assignment = message
+                case messages.Finish():
+                    self._finish = message
+                case messages.Abort():
+                    self._abort, self.pending, broken = message, True, True
+                case messages.Refused():
+                    self._refused = message
+                case _:
+                    raise ProtocolError(f"an agent does not send {message!r}")
+            self._changed.notify_all()
+        if broken:
+            self._unwound.clear()
+            threading.Thread(target=self._watch_unwinding, daemon=True, name="dtf-unwind-watchdog").start()
+            self.on_fail()
+
+    def _raise_if_broken(self) -> None:
+        if self._abort is not None:
+            raise RunAborted(self._abort.reason)
+        if self.broken:
+            raise GenerationBroken(f"generation {self.generation} is broken: {self._fail_reason}")
+
+    def _watch_unwinding(self) -> None:
+        """Last resort: a main thread that does not unwind must not hold the others up."""
+        if self._unwound.wait(self.welcome.rescale_timeout):
+            return
+        sys.stderr.write(
+            f"dtf-lightning: this worker was told {self.welcome.rescale_timeout:g} s ago that generation "
+            f"{self.generation} is broken, but its main thread is still busy (stacks below). It ends itself so that "
+            "the others can go on; `torchrun --max-restarts` brings it back as a joiner.\n"
+        )
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        sys.stderr.flush()
+        os._exit(EXIT_NOT_UNWOUND)
+
+    def _exit_with_the_agent(self) -> None:
+        self.on_fail()
+        sys.stderr.write(
+            "dtf-lightning: the agent (torchrun) of this worker is gone; the worker ends itself, because nobody "
+            "could tell it of a rescale any more. The other nodes go on without this one.\n"
+        )
+        sys.stderr.flush()
+        os._exit(EXIT_AGENT_LOST)
+
+    def _close_in_child(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._socket.fileno())
+
+
+def _after_fork_in_child() -> None:
+    for link in list(_links):
+        link._close_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+

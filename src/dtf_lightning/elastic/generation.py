@@ -1,0 +1,91 @@
+"""A generation: an agreed world, with ranks.
+
+Rules that this file guards:
+
+* one generation per number, numbers start at 1 and grow by one;
+* ranks are dense (0 .. world_size - 1) and stable: survivors keep their order, joiners come behind them;
+* a member id names one incarnation of a node's workers and is never used again;
+* nobody acts on a generation whose fencing epoch is older than one already seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One node's group of workers, all of which enter and leave a generation together."""
+
+    node: str
+    """The agent's id, unique for every start of an agent."""
+    incarnation: int
+    """Which start of the node's workers this is; starts at 1."""
+    num_workers: int
+    host: str = ""
+
+    @property
+    def id(self) -> str:
+        """`node#incarnation`; never used again after the incarnation has ended."""
+        return f"{self.node}#{self.incarnation}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One member that went without saying goodbye."""
+
+    member: str
+    generation: int
+    num_workers: int
+    at: float
+    """Seconds since the epoch."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """An agreed world. `number` 0 is the empty world before the first."""
+
+    number: int
+    members: tuple[Member, ...] = ()
+    """In rank order: the workers of members[0] have ranks 0 .. n-1, and so on."""
+    reason: str = ""
+    kind: str = ""
+    """Why it was formed, in one word: `start`, `join`, `leave`, `failure` or `mixed`."""
+    epoch: int = 0
+    """The coordinator's fencing token: the create revision of the leader key."""
+    instance: str = ""
+    """The run's instance: a run id that is used again gets a new one."""
+    store_host: str = ""
+    store_port: int = 0
+    """Where the agent that hosts this generation's TCPStore listens."""
+    formed_at: float = 0.0
+    """Seconds since the epoch."""
+    failures: tuple[Failure, ...] = field(default=())
+    """Recent failures, so that a new coordinator counts on from here."""
+    num_consecutive_failures: int = 0
+
+    @property
+    def world_size(self) -> int:
+        return sum(member.num_workers for member in self.members)
+
+    def first_rank(self, member_id: str) -> int:
+        """The rank of the member's local rank 0. Raises `KeyError` for a stranger."""
+        rank = 0
+        for member in self.members:
+            if member.id == member_id:
+                return rank
+            rank += member.num_workers
+        raise KeyError(member_id)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Generation:
+        fields = dict(data)
+        fields["members"] = tuple(Member(**m) for m in fields.get("members", ()))
+        fields["failures"] = tuple(Failure(**f) for f in fields.get("failures", ()))
+        return cls(**fields)

@@ -1,0 +1,65 @@
+"""Exceptions, by whose fault it is: the user's settings, a peer, the store, or us.
+
+Every message says what was attempted, what was got, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DtfError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class SettingsError(DtfError, ValueError):
+    """The user's settings, flags, model or data cannot work; nothing was started or lost."""
+
+
+class StoreError(DtfError):
+    """etcd answered with an error, or not at all."""
+
+
+class StoreUnavailable(StoreError):
+    """No endpoint answered in time. A read or an idempotent write may be tried again."""
+
+
+class OutcomeUnknown(StoreError):
+    """A write was sent, its answer never came: it may or may not have been applied."""
+
+
+class WatchCompacted(StoreError):
+    """The watch's start revision was compacted away; read the prefix afresh and watch from there."""
+
+    def __init__(self, compact_revision: int) -> None:
+        super().__init__(
+            f"the watch asked for events that etcd has compacted (oldest revision left: {compact_revision}); "
+            "read the prefix again and watch from the answer's revision"
+        )
+        self.compact_revision = compact_revision
+
+
+class AuthenticationFailed(StoreError):
+    """etcd refused the certificate, the user name or the password."""
+
+
+class LeaseLost(StoreError):
+    """etcd says that the lease is gone: every key under it has vanished."""
+
+
+class PeerError(DtfError):
+    """Another member of the run is gone or does not answer."""
+
+
+class GenerationBroken(PeerError):
+    """The current generation cannot go on: a member failed, or a collective did. Survivors re-form."""
+
+
+class RunRefused(DtfError):
+    """This node may not join the run (another script, settings or model); the run itself goes on."""
+
+
+class RunAborted(DtfError):
+    """The coordinator ended the run: too many failures. The message lists who failed and when."""
+
+
+class ProtocolError(DtfError):
+    """A peer sent what the protocol does not allow, or speaks another version. Our bug or a mixed install."""

@@ -1,0 +1,150 @@
+"""The ledger: which rank drew which samples for which optimizer step of which generation.
+
+Rules that this file guards:
+
+* a draw is written **before** its step: when a step is committed, every member's draw of it is on disk, whoever dies;
+* a generation's beginning is written with the step that it resumes at: draws of older generations for that step or a
+  later one are void, because the step was rolled back and its samples were drawn again;
+* lines are whole or absent (one `write` each, no buffer), so that kill -9 costs at most the line in flight.
+
+So an audit needs nobody's word: of a generation's draws those count whose step lies below the next generation's
+resume step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LEDGER_VERSION = 1
+
+
+class Ledger:
+    """One worker's ledger file, append-only JSON lines.
+
+    Args:
+        path: is created with its folder; an existing file is appended to.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.path = path
+
+    def begin(self, *, generation: int, rank: int, world_size: int, step: int, epoch: int) -> None:
+        """A generation begins: its next optimizer step is `step` (steps before it are committed)."""
+        self._write(kind="begin", generation=generation, rank=rank, world_size=world_size, step=step, epoch=epoch)
+
+    def draw(self, *, generation: int, rank: int, epoch: int, step: int, samples: list[int]) -> None:
+        """Samples drawn for optimizer step `step` (starts at 0); several lines per step under accumulation."""
+        self._write(kind="draw", generation=generation, rank=rank, epoch=epoch, step=step, samples=samples)
+
+    def end(self, *, generation: int, rank: int, step: int) -> None:
+        """Training came to its end with `step` committed steps."""
+        self._write(kind="end", generation=generation, rank=rank, step=step)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _write(self, **fields: Any) -> None:
+        os.write(self._descriptor, json.dumps({"v": LEDGER_VERSION, **fields}, separators=(",", ":")).encode() + b"\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochAudit:
+    """What happened to the samples of one epoch."""
+
+    epoch: int
+    consumed: Counter[int]
+    """Sample id to the number of times that a committed step consumed it."""
+
+    def missing(self, dataset_size: int) -> list[int]:
+        return [sample for sample in range(dataset_size) if sample not in self.consumed]
+
+    def repeated(self) -> dict[int, int]:
+        """Sample id to how often too often."""
+        return {sample: count - 1 for sample, count in self.consumed.items() if count > 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What the ledgers of a run's workers say together."""
+
+    epochs: dict[int, EpochAudit]
+    committed_steps: int
+    """Distinct optimizer steps that count."""
+    void_draws: int
+    """Draws of steps that were rolled back and drawn again."""
+    resume_steps: dict[int, int]
+    """Generation to the optimizer step that it began at."""
+    steps_lost: int
+    """Optimizer steps that a generation's draws should have covered and do not."""
+
+
+def audit(paths: Iterable[Path]) -> Audit:
+    """Read the ledgers of all workers of a run. A torn last line is passed over; raises `ValueError` for any other."""
+    begins: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    draws: list[dict[str, Any]] = []
+    for path in paths:
+        for record in _records(path):
+            match record["kind"]:
+                case "begin":
+                    begins.setdefault(record["generation"], record["step"])
+                    if begins[record["generation"]] != record["step"]:
+                        raise ValueError(f"{path}: two members began generation {record['generation']} at other steps")
+                case "end":
+                    ends[record["generation"]] = record["step"]
+                case "draw":
+                    draws.append(record)
+    order = sorted(begins)
+    # Steps below `limit` of a generation are committed: the next one began there, or training ended there.
+    limit = {g: begins[following] for g, following in zip(order, order[1:], strict=False)}
+    if order:
+        # A draw for a step is written after the step before it was committed.
+        drawn = [record["step"] for record in draws if record["generation"] == order[-1]]
+        limit[order[-1]] = ends.get(order[-1], max(drawn, default=begins[order[-1]]))
+    consumed: dict[int, Counter[int]] = {}
+    steps: set[int] = set()
+    void = 0
+    for record in draws:
+        if record["step"] < limit.get(record["generation"], 0):
+            consumed.setdefault(record["epoch"], Counter()).update(record["samples"])
+            steps.add(record["step"])
+        else:
+            void += 1
+    last = limit[order[-1]] if order else 0
+    return Audit(
+        epochs={epoch: EpochAudit(epoch=epoch, consumed=counts) for epoch, counts in sorted(consumed.items())},
+        committed_steps=len(steps),
+        void_draws=void,
+        resume_steps=begins,
+        steps_lost=len(set(range(last)) - steps),
+    )
+
+
+def _records(path: Path) -> Iterable[dict[str, Any]]:
+    data = path.read_bytes()
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if not data.endswith(b"\n") and number == data.count(b"\n") + 1:
+                return  # torn by kill -9
+            raise ValueError(f"{path}:{number}: not a ledger line: {line[:80]!r}") from error
+        if record.get("v") != LEDGER_VERSION:
+            raise ValueError(
+                f"{path}:{number}: ledger version {record.get('v')!r}, this program reads {LEDGER_VERSION}; "
+                "read it with the version of dtf-lightning that wrote it"
+            )
+        yield record
