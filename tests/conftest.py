@@ -1,0 +1,31 @@
+"""Polices every test: what it leaves behind (environment, threads, processes, sockets, files) fails it, by name.
+
+Collecting the unit tests imports neither torch nor Lightning: this file must not either.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from support import leaks
+
+pytest_plugins = ["pytester"]  # for the police's own test
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    leaks.mark_children(uuid.uuid4().hex)
+
+
+@pytest.fixture(autouse=True)
+def police(request: pytest.FixtureRequest):
+    """Fixtures of a wider scope are set up before this one: what they hold does not count against the test."""
+    marker = request.node.get_closest_marker("leaks")
+    if marker is not None and not marker.kwargs.get("reason"):
+        pytest.fail("write the reason beside it: @pytest.mark.leaks(reason='...')")
+    before = leaks.Snapshot.take()
+    yield
+    left = before.clean_up()
+    if left and marker is None:
+        pytest.fail("the test left behind:\n" + "\n".join(f"  {line}" for line in left), pytrace=False)
