@@ -49,7 +49,7 @@ bench: $(STAMP)  ## the speed tables of benchmarks/
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:  ## remove what make has made
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
