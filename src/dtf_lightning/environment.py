@@ -43,3 +43,13 @@ def etcd_endpoint() -> str:
 def agent_socket() -> str | None:
     """The path of this worker's agent; `None` in a process that no agent of ours has started."""
     return read(AGENT_SOCKET)
+
+
+def local_rank() -> int:
+    """This worker's rank on its node, as torchelastic set it; 0 outside of torchelastic."""
+    return int(read("LOCAL_RANK") or 0)
+
+
+def set_rank(rank: int) -> None:
+    """Publish the rank of the running generation, for libraries that read it from the environment."""
+    write({"RANK": str(rank)})

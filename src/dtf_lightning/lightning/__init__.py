@@ -1,4 +1,1 @@
-"""Adapters to the host, PyTorch Lightning: the callback, the strategy and the loops.
-
-Everything that touches a private name of Lightning is here, and each module that does lists which and why.
-"""
+"""The host: what Lightning needs to be elastic. `loops.py` is the only file that overrides Lightning's private API."""

@@ -45,6 +45,8 @@ class GenerationGroup:
         self._before: set[str] | None = None
         """Sockets that were open before the group began to form; `None` while there is no group."""
         self._cut = False
+        self._forming = False
+        self._formed = threading.Event()
         self.backend = ""
         os.register_at_fork(after_in_child=self._close_in_child)
 
@@ -76,19 +78,27 @@ class GenerationGroup:
             self._before = set(_open_sockets().values())
             self._cut = False
             self.backend = backend
-        store = dist.TCPStore(
-            host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=connect_timeout)
-        )
-        if self._cut:
-            raise GenerationBroken("the generation failed while its process group was forming")
-        dist.init_process_group(
-            backend,
-            store=dist.PrefixStore(prefix, store),
-            rank=rank,
-            world_size=world_size,
-            timeout=timeout,
-            device_id=device if device.type == "cuda" else None,
-        )
+            self._forming = True
+            self._formed.clear()
+        try:
+            store = dist.TCPStore(
+                host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=connect_timeout)
+            )
+            self._raise_if_cut()
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore(prefix, store),
+                rank=rank,
+                world_size=world_size,
+                timeout=timeout,
+                device_id=device if device.type == "cuda" else None,
+            )
+        finally:
+            self._forming = False
+            self._formed.set()
+        self._raise_if_cut()
+
+    def _raise_if_cut(self) -> None:
         if self._cut:
             raise GenerationBroken("the generation failed while its process group was forming")
 
@@ -110,13 +120,28 @@ class GenerationGroup:
         with self._lock:
             if self._before is None:
                 return
-            self._cut = True
+            already, self._cut = self._cut, True
             if "nccl" in self.backend and dist.is_initialized():
                 # The way out of a hung NCCL collective from another thread (torch >= 2.6); does nothing to gloo.
                 dist.distributed_c10d._abort_process_group()
-            for descriptor, name in _open_sockets().items():
-                if name not in self._before:
-                    _shut_down(descriptor, name)
+            self._shut_connections_down()
+            forming = self._forming
+        if forming and not already:
+            threading.Thread(target=self._cut_until_formed, daemon=True, name="dtf-group-cutter").start()
+
+    def _cut_until_formed(self) -> None:
+        """Connections appear one after the other while a group forms: cut until the main thread has noticed."""
+        while self._forming:
+            with self._lock:
+                self._shut_connections_down()
+            self._formed.wait(0.01)
+
+    def _shut_connections_down(self) -> None:
+        if self._before is None:
+            return
+        for descriptor, name in _open_sockets().items():
+            if name not in self._before:
+                _shut_down(descriptor, name)
 
     def destroy(self) -> None:
         """Forget the group. Whoever is left in it sees its connections closed."""

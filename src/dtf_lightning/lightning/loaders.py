@@ -1,0 +1,61 @@
+"""Give the training loader an elastic sampler, and refuse what cannot be divided anew.
+
+Private API touched here: `_update_dataloader` (re-creates a loader with another sampler, as Lightning itself does).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.overrides.distributed import DistributedSamplerWrapper
+from lightning.pytorch.utilities.data import _update_dataloader
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.training.sampler import ElasticDistributedSampler, Tail
+
+
+def make_elastic(loader: Any, *, tail: Tail) -> DataLoader[Any]:
+    """The loader with an `ElasticDistributedSampler` in the place of its `DistributedSampler`.
+
+    Raises `SettingsError` for loaders whose order cannot be divided anew in mid-epoch.
+    """
+    _refuse_what_cannot_be_divided(loader)
+    sampler = loader.sampler
+    if isinstance(sampler, ElasticDistributedSampler):
+        return loader  # type: ignore[no-any-return]
+    tail = "drop" if sampler.drop_last else tail
+    elastic = ElasticDistributedSampler(loader.dataset, shuffle=sampler.shuffle, seed=sampler.seed, tail=tail)
+    made: DataLoader[Any] = _update_dataloader(loader, elastic)
+    # Lightning's `_Stateful` protocol: the position travels with the callback's state, not with the loader's.
+    made.state_dict = dict  # type: ignore[attr-defined]
+    made.load_state_dict = lambda state: None  # type: ignore[attr-defined]
+    return made
+
+
+def _refuse_what_cannot_be_divided(loader: Any) -> None:
+    if not isinstance(loader, DataLoader):
+        raise SettingsError(
+            f"the training loader is a {type(loader).__name__}; an elastic run can divide the rest of an epoch anew "
+            "only for a torch.utils.data.DataLoader over a data set with a length. Wrap the data in one."
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise SettingsError(
+            f"the training data set {type(loader.dataset).__name__} is an IterableDataset: it has no order that could "
+            "be divided anew when the world changes, samples would be lost or repeated. Use a map-style data set."
+        )
+    if loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:
+        raise SettingsError(
+            f"the training loader has the batch sampler {type(loader.batch_sampler).__name__}, which decides itself "
+            "what a batch is, so that the rest of an epoch cannot be divided anew. Pass "
+            "DataLoader(batch_size=..., shuffle=True) instead, or give it sampler=ElasticDistributedSampler(dataset)."
+        )
+    sampler = loader.sampler
+    if isinstance(sampler, DistributedSamplerWrapper) or not isinstance(sampler, DistributedSampler):
+        inner = getattr(sampler, "dataset", None)
+        name = type(getattr(inner, "_sampler", sampler)).__name__
+        raise SettingsError(
+            f"the training loader has the sampler {name}, whose order an elastic run does not know, so that it cannot "
+            "be divided anew when the world changes. Use DataLoader(shuffle=True) or (shuffle=False) with "
+            "Trainer(use_distributed_sampler=True), or sampler=ElasticDistributedSampler(dataset)."
+        )

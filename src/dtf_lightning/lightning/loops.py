@@ -1,0 +1,168 @@
+"""Lightning's two training loops, made to be left and entered again. The only overrides of Lightning's private API:
+
+* `_FitLoop`: `run`, `setup_data`, `on_run_start`, `on_advance_start`, `on_advance_end`;
+* `_TrainingEpochLoop`: `on_run_start`, `advance`, `on_advance_end`, `_broadcast_sigterm_tensor`.
+
+A rescale unwinds to `ElasticFitLoop.run` and no further: set-up hooks, the sanity check and loggers are not run again,
+optimizers and metrics live on. Written against Lightning 2.6; `tests/architecture/test_lightning_api.py` fails when one
+of these methods changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer import call
+
+from dtf_lightning.elastic.resume import Phase
+from dtf_lightning.lightning.session import ElasticSession
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+
+def make_loops_elastic(trainer: pl.Trainer) -> None:
+    """Turn the trainer's own loop objects into elastic ones; their state stays."""
+    trainer.fit_loop.__class__ = ElasticFitLoop
+    trainer.fit_loop.epoch_loop.__class__ = ElasticEpochLoop
+
+
+def _session(loop: Any) -> ElasticSession:
+    return loop.trainer.strategy.session  # type: ignore[no-any-return]
+
+
+class ElasticFitLoop(_FitLoop):
+    """Trains through any number of generations."""
+
+    _newcomer = True
+    _in_setup = False
+    _num_loaders = 0
+    """Training loaders seen in the running `setup_data`."""
+    _stale = False
+    """The running loader was made for the rest of an epoch; the next epoch needs its own."""
+
+    def run(self) -> None:
+        session = _session(self)
+        restore_signals = session.attach_signals()
+        try:
+            self._run_generations(session)
+        finally:
+            restore_signals()
+        self.on_run_end()
+
+    def _run_generations(self, session: ElasticSession) -> None:
+        while True:
+            caught: BaseException | None = None
+            try:
+                session.enter()
+                self._train(session)
+                session.finish()
+                return
+            except BaseException as error:
+                if not session.should_rescale(error):
+                    raise
+                caught = error
+            # Outside of the `except`, so that nothing keeps the frames of the former generation alive.
+            session.unwind(caught)
+            del caught
+            session.leave_if_asked()
+
+    def _train(self, session: ElasticSession) -> None:
+        """`_FitLoop.run`, except that a pending epoch is finished even where `done` already says so."""
+        resuming = session.resuming
+        if resuming:
+            self._mark_resumed(session)
+        self.setup_data()
+        if not resuming and self.skip:
+            return
+        self.reset()
+        self.on_run_start()
+        while (session.resuming and session.progress.phase is not Phase.EPOCH_START) or not self.done:
+            try:
+                self.on_advance_start()
+                self.advance()
+                self.on_advance_end()
+            except StopIteration:
+                break
+            finally:
+                self.on_iteration_done()
+        self._restarting = False
+
+    def _mark_resumed(self, session: ElasticSession) -> None:
+        """Make Lightning's own restart logic skip the hooks that this epoch has had already."""
+        in_epoch = session.progress.phase is not Phase.EPOCH_START
+        self._restarting = self.epoch_loop._restarting = self._resuming_from_checkpoint = in_epoch
+        self._stale = True
+
+    def setup_data(self) -> None:
+        self._in_setup, self._num_loaders = True, 0
+        try:
+            super().setup_data()
+        finally:
+            self._in_setup = False
+
+    def on_run_start(self) -> None:
+        session, trainer = _session(self), self.trainer
+        if session.beginning:
+            self._newcomer = False
+            super().on_run_start()
+            return
+        if not self._iteration_based_training():
+            self.epoch_progress.current.completed = self.epoch_progress.current.processed
+        if self.epoch_loop._should_check_val_epoch() and trainer.val_dataloaders is None:
+            trainer.validating = True
+            self.epoch_loop.val_loop.setup_data()  # has collectives: survivors and newcomers alike
+            trainer.training = True
+        if self._newcomer:
+            self._newcomer = False
+            with trainer.strategy.alone():  # type: ignore[attr-defined]
+                call._call_callback_hooks(trainer, "on_train_start")
+                call._call_lightning_module_hook(trainer, "on_train_start")
+                call._call_strategy_hook(trainer, "on_train_start")
+
+    def on_advance_start(self) -> None:
+        session = _session(self)
+        if self._stale and not session.resuming:
+            self._stale = False
+            session.strategy.forget_loader(self)
+        session.progress.phase = session.progress.phase if session.resuming else Phase.EPOCH_START
+        super().on_advance_start()
+
+    def on_advance_end(self) -> None:
+        progress = _session(self).progress
+        progress.epoch_batches_done(self.trainer)
+        super().on_advance_end()
+        progress.epoch_done()
+
+
+class ElasticEpochLoop(_TrainingEpochLoop):
+    """Looks at each step boundary whether a rescale is due; counts what is committed."""
+
+    def on_run_start(self, data_fetcher: Any) -> None:
+        super().on_run_start(data_fetcher)
+        session = _session(self)
+        if session.resuming:
+            session.resuming = False
+            # From here on this is no restart for Lightning: it would skip and advance counters on its own guesses.
+            self._restarting = self.val_loop._restarting = False
+            if session.progress.phase is Phase.ADVANCE_END:
+                self.on_advance_end(data_fetcher)
+
+    def advance(self, data_fetcher: Any) -> None:
+        session = _session(self)
+        session.before_batch()
+        super().advance(data_fetcher)
+        session.after_batch()
+
+    def on_advance_end(self, data_fetcher: Any) -> None:
+        progress = _session(self).progress
+        progress.phase = Phase.ADVANCE_END
+        super().on_advance_end(data_fetcher)
+        progress.phase = Phase.BATCH
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        # Lightning 2.6 broadcasts here before every batch, blocking, and swallows the exception of a dead peer. An
+        # agreed boundary needs no collective: see `WorkerLink.at_boundary`.
+        return

@@ -1,0 +1,162 @@
+"""Where a worker stands in the epoch, in terms of Lightning's loop counters: tracked, put right, compared.
+
+Rules that this file guards:
+
+* a step is committed when its optimizer stepped; what came after (a callback, a validation) is done again or not at
+  all, what came before (micro-batches of an accumulation) is rolled back to the last optimizer step;
+* after `settle` the counters are what Lightning itself has at that position: ready = started = processed = completed;
+* the cursor of the data counts samples of committed steps only.
+
+Private API read and written here: the `*_progress` counters of `_FitLoop`, `_TrainingEpochLoop` and its optimization
+loop, `_batches_that_stepped`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from dtf_lightning.elastic.resume import Phase, Position
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBoundary:
+    """The counters at the last optimizer-step boundary."""
+
+    batches_total: int
+    batches_in_epoch: int
+    consumed: int
+    """Samples of the epoch that the whole world had consumed."""
+    global_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """The counters at the end of an epoch, before its hooks ran."""
+
+    processed_total: int
+    processed: int
+    batches_that_stepped: int
+
+
+class TrainingProgress:
+    """One worker's place in the epoch; its loops tell it of every step."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.EPOCH_START
+        self.consumed = 0
+        self.boundary: StepBoundary | None = None
+        self.epoch_end: EpochEnd | None = None
+        self.trained = False
+        """This worker has been part of a generation that began to train."""
+        self.batch_samples = 0
+        """Samples that the whole world consumes per batch."""
+        self.dataset_size = 0
+
+    # --- told by the loops -------------------------------------------------------------------------------------------
+
+    def at_step_boundary(self, trainer: pl.Trainer) -> None:
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        self.boundary = StepBoundary(
+            batches_total=batches.total.completed,
+            batches_in_epoch=batches.current.completed,
+            consumed=self.consumed,
+            global_step=trainer.global_step,
+        )
+
+    def batch_done(self) -> None:
+        self.consumed = min(self.dataset_size, self.consumed + self.batch_samples)
+        self.phase = Phase.ADVANCE_END
+
+    def epoch_batches_done(self, trainer: pl.Trainer) -> None:
+        epochs = trainer.fit_loop.epoch_progress
+        self.phase = Phase.EPOCH_END
+        self.epoch_end = EpochEnd(
+            processed_total=epochs.total.processed,
+            processed=epochs.current.processed,
+            batches_that_stepped=trainer.fit_loop.epoch_loop._batches_that_stepped,
+        )
+
+    def epoch_done(self) -> None:
+        self.consumed = 0
+        self.phase = Phase.EPOCH_START
+
+    # --- compared and moved ------------------------------------------------------------------------------------------
+
+    def position(self, trainer: pl.Trainer) -> Position:
+        epoch_loop = trainer.fit_loop.epoch_loop
+        return Position(
+            trained=self.trained,
+            global_step=epoch_loop.global_step,
+            batches_total=epoch_loop.batch_progress.total.completed,
+            phase=self.phase,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "phase": self.phase.value,
+            "consumed": self.consumed,
+            "boundary": asdict(self.boundary) if self.boundary else None,
+            "epoch_end": asdict(self.epoch_end) if self.epoch_end else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.phase = Phase(state["phase"])
+        self.consumed = state["consumed"]
+        self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
+        self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
+
+    def settle(self, trainer: pl.Trainer) -> bool:
+        """Bring the counters to the last committed position; true if a step in flight was rolled back.
+
+        To be called when the loops were left by an exception, at whatever place.
+        """
+        fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        rolled_back = self._settle_batch(epoch_loop)
+        epochs, batches = fit_loop.epoch_progress, epoch_loop.batch_progress
+        if self.phase is Phase.EPOCH_END:
+            assert self.epoch_end is not None
+            epochs.total.processed = epochs.total.completed = self.epoch_end.processed_total
+            epochs.current.processed = epochs.current.completed = self.epoch_end.processed
+            epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
+        if self.phase is Phase.EPOCH_START:
+            for tracker in (epochs.total, epochs.current):
+                tracker.ready = tracker.started = tracker.processed = tracker.completed
+            batches.reset_on_run()
+        else:
+            for tracker in (epochs.total, epochs.current):
+                tracker.processed = tracker.completed
+                tracker.ready = tracker.started = tracker.completed + 1
+        optimizer = epoch_loop.automatic_optimization.optim_progress.optimizer
+        for counter in (optimizer.step.total, optimizer.step.current):
+            counter.ready = counter.completed
+        for counter in (optimizer.zero_grad.total, optimizer.zero_grad.current):
+            counter.ready = counter.started = counter.completed
+        for counter in (epoch_loop.scheduler_progress.total, epoch_loop.scheduler_progress.current):
+            counter.ready = counter.completed
+        epoch_loop.val_loop.batch_progress.reset()
+        return rolled_back
+
+    def _settle_batch(self, epoch_loop: Any) -> bool:
+        """Forward over a batch whose optimizer stepped, back over one (or an accumulation) whose optimizer did not."""
+        if self.boundary is None or self.phase not in (Phase.BATCH, Phase.ADVANCE_END):
+            return False
+        batches = epoch_loop.batch_progress
+        stepped = epoch_loop.global_step > self.boundary.global_step
+        if self.phase is Phase.ADVANCE_END and stepped:
+            return False
+        if stepped:
+            total, current = batches.total.ready, batches.current.ready
+            self.batch_done()
+        else:
+            total, current = self.boundary.batches_total, self.boundary.batches_in_epoch
+            begun = batches.total.ready > total
+            self.consumed = self.boundary.consumed
+            batches.is_last_batch = False
+            self.phase = Phase.BATCH
+        for tracker, count in ((batches.total, total), (batches.current, current)):
+            tracker.ready = tracker.started = tracker.processed = tracker.completed = count
+        return not stepped and begun

@@ -1,0 +1,490 @@
+"""One worker's part in a live run: from check-in to the last generation.
+
+The life of a worker, in the order of this file's methods:
+
+1. check in with the agent when `ElasticCallback` (or `ElasticDDPStrategy`) is constructed, set up alone;
+2. `enter` a generation: form its process group, agree on the newest state, receive it if somebody else has it;
+3. train; at each optimizer-step boundary look whether a planned rescale stops here (one attribute read);
+4. when an exception comes up through the loops, `should_rescale` tells a rescale from the user's own error;
+5. `unwind`: back to a clean, resumable position without a process group; then 2 again, or leave;
+6. `finish` with the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from dtf_lightning import environment
+from dtf_lightning.coordination.messages import Assign
+from dtf_lightning.coordination.worker_link import RunFinished, WorkerLink
+from dtf_lightning.elastic.generation import Generation
+from dtf_lightning.elastic.resume import Phase, Position, ResumePlan, choose_leader
+from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
+from dtf_lightning.events import EventLog, WorkerRescaled
+from dtf_lightning.lightning import state as training_state
+from dtf_lightning.lightning import unwinding
+from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
+from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
+from dtf_lightning.lightning.progress import TrainingProgress
+from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
+from dtf_lightning.training.ledger import Ledger
+from dtf_lightning.training.process_group import GenerationGroup
+from dtf_lightning.training.sampler import ElasticDistributedSampler, Tail
+from dtf_lightning.training.snapshot import StepSnapshot
+from dtf_lightning.training.state_transfer import receive_state, send_state
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from dtf_lightning.lightning.strategy import ElasticDDPStrategy
+
+log = logging.getLogger("dtf_lightning")
+
+VERDICT_FACTOR = 10
+"""A suspected failure waits this many `rescale_timeout`s for the coordinator's word: etcd may be away meanwhile."""
+
+
+class StopForRescale(Exception):  # noqa: N818  control flow, not an error
+    """The agreed step boundary of a planned rescale is reached."""
+
+
+class WorkerLeft(SystemExit):
+    """This worker's part in the run is over and the run goes on, or ended, without it: exit code 0."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(0)
+        self.reason = reason
+
+
+@dataclass(kw_only=True)
+class SessionSettings:
+    """What `ElasticCallback` and `ElasticDDPStrategy` were given."""
+
+    tail: Tail = "pad"
+    ledger: bool = False
+    run_dir: str | None = None
+
+
+class PauseClock:
+    """Marks the phases of one rescale as this worker sees it. Seconds, monotonic."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+        self._last = 0.0
+        self.phases: dict[str, float] = {}
+
+    def start(self) -> None:
+        self._started = self._last = time.monotonic()
+        self.phases = {}
+
+    def mark(self, phase: str) -> None:
+        now = time.monotonic()
+        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def stop(self) -> float | None:
+        """Seconds since `start`; `None` if it did not run."""
+        if self._started is None:
+            return None
+        self.mark("first_step")
+        pause, self._started = self._last - self._started, None
+        return pause
+
+
+class ElasticSession:
+    """See the module's docstring. One per process; owned by the strategy."""
+
+    def __init__(self, agent_socket: str, settings: SessionSettings) -> None:
+        self.settings = settings
+        self.group = GenerationGroup()
+        self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        welcome = self.link.welcome
+        self.welcome = welcome
+        self.cluster_environment = ElasticEnvironment(
+            rank=welcome.rank,
+            world_size=welcome.world_size,
+            local_rank=environment.local_rank(),
+            num_local_workers=welcome.num_local_workers,
+        )
+        # Until the first generation, Lightning sees the node's workers as its process group and a provisional rank, so
+        # that a joiner writes no log folder and `prepare_data` has its barrier on the node.
+        environment.set_rank(welcome.rank)
+        set_rank_zero(welcome.rank)
+        self.group.form_local(
+            host=welcome.store_host,
+            port=welcome.store_port,
+            prefix=f"{welcome.node}/{welcome.incarnation}",
+            rank=environment.local_rank(),
+            world_size=welcome.num_local_workers,
+        )
+        self.progress = TrainingProgress()
+        self.snapshot = StepSnapshot()
+        self.generation = Generation(number=0)
+        self.in_group = False
+        """A generation's process group is up; false while set-up uses the node's local group, and in a rescale."""
+        self.resuming = False
+        """The next pass through the epoch loop goes on at a position, instead of beginning an epoch."""
+        self.over = False
+        """Training came to its end with all members: whoever dies now is missed no more."""
+        self.clock = PauseClock()
+        self.sampler: ElasticDistributedSampler | None = None
+        self.ledger: Ledger | None = None
+        self.events: EventLog | None = None
+        self._fingerprint: tuple[dict[str, str], tuple[str, ...]] | None = None
+        self._original_forward: Any = None
+        self._redrawn = False
+        self.loaded_position: dict[str, Any] | None = None
+        """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
+        self.beginning = True
+        """No member has trained before this generation: all run their `on_train_start` hooks together."""
+
+    # --- 1 set-up ----------------------------------------------------------------------------------------------------
+
+    def attach(self, trainer: pl.Trainer) -> None:
+        """Bind to the trainer that will fit; before its set-up hooks."""
+        self.trainer = trainer
+        self._original_forward = trainer.lightning_module.__dict__.get("forward")
+        folder = self.run_dir(trainer)
+        name = f"{self.welcome.node}.{environment.local_rank()}.{self.welcome.incarnation}"
+        self.events = EventLog(folder / "events" / f"{name}.jsonl")
+        if self.settings.ledger:
+            self.ledger = Ledger(folder / "ledger" / f"{name}.jsonl")
+
+    def run_dir(self, trainer: pl.Trainer) -> Path:
+        """Where this run's events and ledgers lie."""
+        return Path(self.settings.run_dir or Path(trainer.default_root_dir) / "dtf" / self.welcome.run_id)
+
+    @property
+    def strategy(self) -> ElasticDDPStrategy:
+        strategy: Any = self.trainer.strategy
+        return strategy  # type: ignore[no-any-return]
+
+    # --- 2 entering a generation -------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Wait for the next generation, form it, and hold the same state as all its members.
+
+        Raises:
+            WorkerLeft: the run ended before this worker was needed.
+            RunAborted, RunRefused: the coordinator's or the agent's last word.
+        """
+        if not self.in_group:
+            self.group.destroy()
+        if self.loaded_position is not None and not self.progress.trained:
+            self._go_to_loaded_position(self.loaded_position)
+        if self._fingerprint is None:
+            self._fingerprint = settings_fingerprint(self.trainer), parameter_signature(self.trainer.lightning_module)
+        try:
+            assignment = self.link.ready(*self._fingerprint)
+        except RunFinished as finished:
+            raise WorkerLeft(str(finished)) from None
+        self.clock.mark("wait")
+        self._form(assignment)
+        self.clock.mark("group")
+        plan = self._agree()
+        self._share_state(plan)
+        self.clock.mark("state")
+        self.strategy.wrap_model(sync=self.generation.number == 1)
+        self.in_group = True
+        self.clock.mark("wrap")
+        step = self.trainer.global_step
+        if self.ledger is not None:
+            self.ledger.begin(
+                generation=self.generation.number,
+                rank=self.strategy.global_rank,
+                world_size=self.generation.world_size,
+                step=step,
+                epoch=self.trainer.current_epoch,
+            )
+        self.link.active(step)
+
+    def _form(self, assignment: Assign) -> None:
+        former_rank, former = self.strategy.global_rank, self.generation
+        self.generation = Generation.from_json(assignment.generation)
+        self.cluster_environment.enter(rank=assignment.rank, world_size=assignment.world_size)
+        environment.set_rank(assignment.rank)
+        set_rank_zero(assignment.rank)
+        self.group.form(
+            host=self.generation.store_host,
+            port=self.generation.store_port,
+            prefix=f"{self.generation.instance}/gen{self.generation.number}",
+            rank=assignment.rank,
+            world_size=assignment.world_size,
+            backend=self.strategy.group_backend(),
+            connect_timeout=self.welcome.rescale_timeout,
+            timeout=self.strategy.group_timeout() or timedelta(minutes=30),
+            device=self.strategy.root_device,
+        )
+        if assignment.rank == 0 and former_rank != 0 and former.number > 0:
+            take_over_rank_zero(self.trainer)
+
+    def _agree(self) -> ResumePlan:
+        mine = self.progress.position(self.trainer)
+        # (world_size, 4): every member's position
+        row = torch.tensor([int(mine.trained), mine.global_step, mine.batches_total, mine.phase.value])
+        rows = [torch.empty_like(row) for _ in range(self.generation.world_size)]
+        dist.all_gather(rows, row)
+        return choose_leader(
+            [
+                Position(trained=bool(trained), global_step=step, batches_total=batches, phase=Phase(phase))
+                for trained, step, batches, phase in (row.tolist() for row in rows)
+            ]
+        )
+
+    def _share_state(self, plan: ResumePlan) -> None:
+        rank = self.strategy.global_rank
+        self.beginning = not plan.trained
+        self.resuming = plan.trained
+        if self.beginning:
+            box = [(training_state.dump_start(self.trainer), self.loaded_position is not None)]
+            dist.broadcast_object_list(box, src=plan.leader)
+            start, self.resuming = box[0]
+            training_state.load_start(self.trainer, start)
+        receivers = [receiver for receiver, source in plan.sources.items() if source == rank]
+        if receivers:
+            state = training_state.dump_state(self.trainer, self.progress)
+            for receiver in receivers:
+                send_state(state, receiver)
+        elif rank in plan.sources:
+            training_state.load_state(self.trainer, self.progress, receive_state(plan.sources[rank]))
+        self.loaded_position = None
+        self.progress.trained = True
+
+    def _go_to_loaded_position(self, position: dict[str, Any]) -> None:
+        """Go on at the exact sample of the checkpoint, as a survivor of a rescale would."""
+        self.progress.load_state_dict(position)
+        self.progress.settle(self.trainer)
+        training_state.clear_restart_flags(self.trainer.fit_loop)
+
+    # --- 3 training --------------------------------------------------------------------------------------------------
+
+    def bind_sampler(self, sampler: ElasticDistributedSampler, batch_size: int) -> None:
+        """Give the sampler its place in the world and in the epoch."""
+        epoch_loop = self.trainer.fit_loop.epoch_loop
+        progress = self.progress
+        in_epoch = self.resuming and progress.phase is not Phase.EPOCH_START
+        done = epoch_loop.batch_progress.current.completed if in_epoch else 0
+        sampler.rebind(
+            rank=self.strategy.global_rank,
+            num_replicas=self.strategy.world_size,
+            epoch=self.trainer.fit_loop.epoch_progress.current.processed,
+            cursor=progress.consumed if in_epoch else 0,
+            done_here=done * batch_size,
+        )
+        progress.batch_samples = self.strategy.world_size * batch_size
+        progress.dataset_size = sampler.dataset_size
+        if self.ledger is not None:
+            sampler.drawn = deque()
+        self.sampler = sampler
+        self.batch_size = batch_size
+
+    def before_batch(self) -> None:
+        """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
+        epoch_loop = self.trainer.fit_loop.epoch_loop
+        progress = self.progress
+        at_step = epoch_loop.batch_progress.current.completed % self.trainer.accumulate_grad_batches == 0
+        progress.phase = Phase.BATCH
+        if at_step:
+            progress.at_step_boundary(self.trainer)
+            self.snapshot.take(self.trainer.lightning_module)
+            self.link.step = self.trainer.global_step
+            if self.link.at_boundary():
+                raise StopForRescale
+        else:
+            self.link.check()
+
+    def batch_drawn(self) -> None:
+        """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
+        if self.ledger is not None and self.sampler is not None and self.sampler.drawn is not None:
+            drawn = self.sampler.drawn
+            self.ledger.draw(
+                generation=self.generation.number,
+                rank=self.strategy.global_rank,
+                epoch=self.trainer.current_epoch,
+                step=self.trainer.global_step,
+                samples=[drawn.popleft() for _ in range(min(self.batch_size, len(drawn)))],
+            )
+
+    def before_optimizer_step(self) -> None:
+        """Last look before weights change: on CUDA a failed collective raises late, or not at all."""
+        if self.strategy.root_device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        self.link.check()
+
+    def after_batch(self) -> None:
+        """Called when the batch is committed: its optimizer stepped, or it is part of an accumulation."""
+        self.progress.batch_done()
+        pause = self.clock.stop()
+        if pause is not None:
+            self._report(pause)
+
+    def _report(self, pause: float) -> None:
+        generation = self.generation
+        if self.events is not None:
+            self.events.write(
+                WorkerRescaled(
+                    generation=generation.number,
+                    at=time.time(),
+                    source=f"{self.welcome.node}/{self.cluster_environment.local_rank()}",
+                    rescale=generation.kind,
+                    reason=generation.reason,
+                    world_size=generation.world_size,
+                    rank=self.strategy.global_rank,
+                    step=self.trainer.global_step,
+                    pause=pause,
+                    phases=self.clock.phases,
+                    redrawn=self._redrawn,
+                )
+            )
+        if self.strategy.global_rank == 0:
+            log.info(
+                "generation %d: %d workers go on at step %d after a pause of %.0f ms (%s)",
+                generation.number,
+                generation.world_size,
+                self.trainer.global_step,
+                1000 * pause,
+                generation.reason,
+            )
+
+    # --- 4 failures --------------------------------------------------------------------------------------------------
+
+    def should_rescale(self, error: BaseException) -> bool:
+        """Whether this exception is a rescale; if not, it is this process's own end, and the others are told."""
+        self.clock.start()
+        if isinstance(error, (StopForRescale, GenerationBroken)):
+            return True
+        if isinstance(error, Exception) and not isinstance(error, DtfError):
+            if self.link.broken:
+                return True
+            if is_communication_error(error) and self.link.suspect(
+                f"{type(error).__name__}: {error}".splitlines()[0][:300],
+                timeout=VERDICT_FACTOR * self.welcome.rescale_timeout,
+            ):
+                return True
+        if not isinstance(error, (WorkerLeft, RunAborted)):
+            self.link.dying(f"{type(error).__name__}: {error}"[:2000])
+            self.group.cut()
+        return False
+
+    # --- 5 unwinding -------------------------------------------------------------------------------------------------
+
+    def unwind(self, error: BaseException) -> None:
+        """Bring this process to a clean, resumable position without a process group."""
+        planned = isinstance(error, StopForRescale)
+        unwinding.strip_tracebacks(error)
+        self.in_group = False
+        unwinding.unwrap_ddp(self.trainer)
+        unwinding.restore_module(self.trainer, self._original_forward)
+        unwinding.drop_loaders(self.trainer, keep_workers=self.strategy.keeps_loader)
+        if not planned:
+            self.group.cut()
+        self.group.destroy()
+        if self.progress.trained:
+            self._redrawn = self.progress.settle(self.trainer)
+            if self._redrawn:
+                self.snapshot.restore(self.trainer.lightning_module)
+        self.clock.mark("unwind")
+
+    def attach_signals(self) -> Callable[[], None]:
+        """SIGTERM and the first Ctrl-C ask the agent for a graceful leave; returns what undoes this.
+
+        Lightning's own SIGTERM handler runs a collective inside the signal handler, which hangs when a peer is gone.
+        """
+        former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+        asked = False
+
+        def leave(signum: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            if asked:
+                signal.default_int_handler(signum, frame)
+            asked = True
+            self.link.leaving(signal.Signals(signum).name)
+
+        signal.signal(signal.SIGINT, leave)
+        signal.signal(signal.SIGTERM, leave)
+
+        def undo() -> None:
+            signal.signal(signal.SIGINT, former[0])
+            signal.signal(signal.SIGTERM, former[1])
+
+        return undo
+
+    def leave_if_asked(self) -> None:
+        """Leave if the planned rescale was this node's leaving. Raises `WorkerLeft`."""
+        stop = self.link.stopping
+        if stop is not None and stop.leave and not self.link.broken:
+            self.link.left()
+            raise WorkerLeft(stop.reason)
+
+    # --- 6 the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Come to the end of training together with all members.
+
+        Raises `GenerationBroken` when a member died before it had finished: the others need this one's state.
+        """
+        self.link.finished(self.trainer.global_step)
+        self.over = True
+        if self.ledger is not None:
+            self.ledger.end(
+                generation=self.generation.number, rank=self.strategy.global_rank, step=self.trainer.global_step
+            )
+
+
+def is_communication_error(error: BaseException | None) -> bool:
+    """Whether a collective failed, as far as the exception or one of its causes tells.
+
+    gloo raises plain `RuntimeError`s, hence the look at their text (strings of gloo 2.13's transport and of c10d).
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)):
+            return True
+        text = str(error)
+        if isinstance(error, RuntimeError) and any(sign in text for sign in _COMMUNICATION_SIGNS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_COMMUNICATION_SIGNS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "gloo",
+    "Gloo",
+    "Timed out waiting",
+    "Socket closed",
+    "Connection refused",
+    "process group has not been initialized",
+    "NCCL",
+)
+
+
+_current: ElasticSession | None = None
+
+
+def current_session(settings: SessionSettings | None = None) -> ElasticSession | None:
+    """This process's session; checks in with the agent on the first call. `None` where no agent of ours started it."""
+    global _current  # noqa: PLW0603  a process has one agent, and checks in once
+    if _current is None:
+        socket_path = environment.agent_socket()
+        if socket_path is None:
+            return None
+        _current = ElasticSession(socket_path, settings or SessionSettings())
+    elif settings is not None:
+        _current.settings = settings
+    return _current

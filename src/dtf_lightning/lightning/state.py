@@ -1,0 +1,101 @@
+"""The whole training state as one dictionary, from a running trainer into another.
+
+The bulk is Lightning's own checkpoint (`dump_checkpoint`) and goes back through Lightning's own restore functions, so
+that whatever can resume from a checkpoint can be handed to a joiner: weights, buffers, optimizers, schedulers, scaler,
+loops, callbacks, the data module, and whatever the user's `on_save_checkpoint` adds. Beside it goes what a checkpoint
+on disk does not need: logged metrics, `should_stop`, where loggers and checkpoint callbacks write.
+
+Private API touched here: the checkpoint connector's `_loaded_checkpoint`, the logger connector's metric dictionaries,
+the loops' restart flags, loggers' `_version`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops import _Loop
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from dtf_lightning.lightning.progress import TrainingProgress
+
+CHECKPOINT_KEY = "dtf_lightning"
+
+
+def dump_start(trainer: pl.Trainer) -> dict[str, Any]:
+    """What all members of the first generation must share although each has set itself up alone."""
+    return {
+        "checkpoint_folders": {
+            callback.state_key: callback.dirpath
+            for callback in trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint)
+        },
+        "logger_versions": [logger.version for logger in trainer.loggers],
+        # e.g. OneCycleLR's total_steps, from a world size that was provisional
+        "lr_schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+    }
+
+
+def load_start(trainer: pl.Trainer, start: dict[str, Any]) -> None:
+    """Become like the sender of `dump_start`."""
+    _adopt_folders(trainer, start)
+    for config, state in zip(trainer.lr_scheduler_configs, start["lr_schedulers"], strict=True):
+        config.scheduler.load_state_dict(state)
+
+
+def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any]:
+    """A dictionary whose tensors are references, not copies. All of it can be pickled if a checkpoint can."""
+    connector = trainer._logger_connector
+    return {
+        "start": dump_start(trainer),
+        "checkpoint": trainer._checkpoint_connector.dump_checkpoint(weights_only=False),
+        "progress": progress.state_dict(),
+        "metrics": {
+            name: _on_cpu(getattr(connector, name))
+            for name in ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+        },
+        "should_stop": trainer.should_stop,
+    }
+
+
+def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str, Any]) -> None:
+    """Become what the sender of `dump_state` is."""
+    _adopt_folders(trainer, state["start"])
+    connector = trainer._checkpoint_connector
+    connector._loaded_checkpoint = state["checkpoint"]
+    connector.restore_datamodule()
+    connector.restore_model()
+    connector.restore_callbacks()
+    connector.restore_training_state()
+    connector._loaded_checkpoint = {}
+    clear_restart_flags(trainer.fit_loop)
+    for name, metrics in state["metrics"].items():
+        getattr(trainer._logger_connector, name).update(metrics)
+    trainer.should_stop = state["should_stop"]
+    progress.load_state_dict(state["progress"])
+
+
+def _adopt_folders(trainer: pl.Trainer, start: dict[str, Any]) -> None:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.state_key in start["checkpoint_folders"]:
+            callback.dirpath = start["checkpoint_folders"][callback.state_key]
+    for logger, version in zip(trainer.loggers, start["logger_versions"], strict=False):
+        if hasattr(logger, "_version"):
+            logger._version = version
+
+
+def clear_restart_flags(loop: _Loop) -> None:
+    """Undo what `load_state_dict` marks: Lightning would skip and advance counters on its own guesses."""
+    loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
+    for child in vars(loop).values():
+        if isinstance(child, _Loop):
+            clear_restart_flags(child)
+
+
+def _on_cpu(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.detach().cpu() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()
+    }

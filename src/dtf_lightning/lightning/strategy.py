@@ -1,0 +1,214 @@
+"""DDP whose world changes while it trains."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies.launchers.launcher import _Launcher
+
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.lightning.loaders import make_elastic
+from dtf_lightning.lightning.rank_zero import set_rank_zero
+from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session, is_communication_error
+from dtf_lightning.training.sampler import ElasticDistributedSampler
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+log = logging.getLogger("dtf_lightning")
+
+NOT_LIVE = (
+    "strategy='elastic_ddp' was chosen, but this process was not started by `torchrun --rdzv-backend=etcd`, so that no "
+    "agent can tell it of joins and leaves. Start it with\n"
+    "    torchrun --nnodes=1:4 --rdzv-backend=etcd --rdzv-endpoint=HOST:2379 --rdzv-id=RUN {script}\n"
+    "or keep strategy='ddp' and add callbacks=[ElasticCallback()], which does nothing where there is no agent."
+)
+
+
+class ElasticDDPStrategy(DDPStrategy):
+    """`DDPStrategy` for live runs: same numerics, no per-step collective of its own, process groups come and go.
+
+    Usually nobody constructs it: `ElasticCallback` turns the trainer's strategy into one. `Trainer(strategy=
+    "elastic_ddp")` and `ElasticDDPStrategy(...)` are the explicit forms; keyword arguments are `DDPStrategy`'s.
+
+    Raises:
+        SettingsError: the process was not started by torchrun with this package's rendezvous.
+    """
+
+    strategy_name = "elastic_ddp"
+
+    def __init__(self, *, session_settings: SessionSettings | None = None, **kwargs: Any) -> None:
+        session = current_session(session_settings)
+        if session is None:
+            raise SettingsError(NOT_LIVE.format(script="train.py"))
+        super().__init__(cluster_environment=session.cluster_environment, **kwargs)
+        self.adopt(session)
+
+    def adopt(self, session: ElasticSession) -> None:
+        """Become elastic; also for a plain `DDPStrategy` object whose class was swapped."""
+        self.session = session
+        self.cluster_environment = session.cluster_environment
+        self._alone = False
+        self._kept_loader: Any = None
+
+    # --- what Lightning asks -----------------------------------------------------------------------------------------
+
+    @property
+    def root_device(self) -> torch.device:
+        assert self.parallel_devices is not None
+        return self.parallel_devices[self.local_rank % len(self.parallel_devices)]
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        return {"num_replicas": self.world_size, "rank": self.global_rank}
+
+    def set_world_ranks(self) -> None:
+        set_rank_zero(self.global_rank)
+
+    def _configure_launcher(self) -> None:
+        self._launcher: _Launcher | None = None  # torchrun has launched
+
+    def setup_environment(self) -> None:
+        # The session has formed the node's local group already.
+        assert self.accelerator is not None
+        self.accelerator.setup_device(self.root_device)
+
+    def configure_ddp(self) -> None:
+        """Nothing yet: the model is wrapped when a generation is entered."""
+
+    def process_dataloader(self, dataloader: Any) -> Any:
+        fit_loop = self.session.trainer.fit_loop
+        if not getattr(fit_loop, "_in_setup", False):
+            return dataloader
+        fit_loop._num_loaders += 1
+        if fit_loop._num_loaders > 1:
+            raise SettingsError(
+                "this run has several training loaders; an elastic run can divide the rest of an epoch anew for one "
+                "only. Combine the data sets (torch.utils.data.ConcatDataset, StackDataset) into one DataLoader."
+            )
+        kept = self._kept_loader
+        if kept is not None and kept.dataset is dataloader.dataset and kept.batch_size == dataloader.batch_size:
+            loader = kept  # its persistent workers live on
+        else:
+            loader = make_elastic(dataloader, tail=self.session.settings.tail)
+            self._kept_loader = loader if loader.persistent_workers else None
+        sampler = loader.sampler
+        assert isinstance(sampler, ElasticDistributedSampler)
+        assert loader.batch_size is not None
+        self.session.bind_sampler(sampler, loader.batch_size)
+        return loader
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.session.batch_drawn()
+
+    def optimizer_step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        closure: Callable[[], Any],
+        model: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        return super().optimizer_step(optimizer, self._committed(closure), model, **kwargs)
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        if not self._alone:
+            self._tolerant(lambda: super(ElasticDDPStrategy, self).barrier(*args, **kwargs), None)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        if self._alone:
+            return obj
+        return self._tolerant(lambda: super(ElasticDDPStrategy, self).broadcast(obj, src), obj)
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        if self._alone:
+            return tensor
+        return self._tolerant(lambda: super(ElasticDDPStrategy, self).reduce(tensor, group, reduce_op), tensor)
+
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        if self._alone:
+            return tensor.unsqueeze(0)
+        return super().all_gather(tensor, group, sync_grads)
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002  Lightning's name
+        """Counts the process group's members, not `world_size`, which is provisional during set-up."""
+        if self._alone or not dist.is_initialized():
+            return decision
+        votes = torch.tensor(int(decision), device=self.root_device)
+        votes = self.reduce(votes, reduce_op="sum")
+        return bool(votes == dist.get_world_size()) if all else bool(votes > 0)
+
+    # --- what the session and the loops ask --------------------------------------------------------------------------
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, this worker's hooks run while its peers' do not: the strategy's collectives stay local."""
+        self._alone = True
+        try:
+            yield
+        finally:
+            self._alone = False
+
+    def wrap_model(self, *, sync: bool) -> None:
+        """Wrap the module in DDP for the process group that is up.
+
+        Args:
+            sync: broadcast rank 0's weights; false when all members hold the same state already.
+        """
+        self.model = self.lightning_module
+        self._ddp_kwargs["init_sync"] = sync
+        super().configure_ddp()
+
+    def group_backend(self) -> str:
+        backend = self._get_process_group_backend()
+        # State travels through host memory: NCCL alone could not carry it.
+        return "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
+
+    def group_timeout(self) -> timedelta | None:
+        return self._timeout
+
+    @property
+    def keeps_loader(self) -> bool:
+        return self._kept_loader is not None
+
+    def forget_loader(self, fit_loop: Any) -> None:
+        """Make `setup_data` build the next epoch's loader: the running one covers the rest of an epoch only."""
+        if fit_loop._data_fetcher is not None:
+            if not self.keeps_loader:
+                fit_loop._data_fetcher.teardown()
+            fit_loop._data_fetcher = None
+        fit_loop._combined_loader = None
+        self.session.progress.consumed = 0
+
+    def _committed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def checked() -> Any:
+            result = closure()
+            self.session.before_optimizer_step()
+            return result
+
+        return checked
+
+    def _tolerant(self, collective: Callable[[], Any], alone: Any) -> Any:
+        """After the end of training, a member that dies is missed no more: go on alone."""
+        try:
+            return collective()
+        except RuntimeError as error:
+            if not (self.session.over and is_communication_error(error)):
+                raise
+            log.warning("a worker went away after the end of training; this one ends without it (%s)", error)
+            self._alone = True
+            return alone
+
+
+StrategyRegistry.register(
+    ElasticDDPStrategy.strategy_name,
+    ElasticDDPStrategy,
+    description="DDP whose workers join, leave and die while it trains (dtf-lightning)",
+    override=True,
+)
