@@ -71,6 +71,26 @@ class GenerationFormed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerRescaled(Event):
+    """A worker's view of one rescale, written after its first step in the new generation."""
+
+    kind: ClassVar[str] = "worker_rescaled"
+    generation: int
+    rescale: str
+    reason: str
+    world_size: int
+    rank: int
+    step: int
+    """Optimizer steps committed when the first step of the new generation was done."""
+    pause: float
+    """Seconds from the beginning of the unwinding to the end of the first step."""
+    phases: dict[str, float]
+    """Seconds by phase: unwind, wait, group, state, wrap, first_step."""
+    redrawn: bool
+    """A step in flight was rolled back and its samples were drawn again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerLost(Event):
     kind: ClassVar[str] = "worker_lost"
     node: str
@@ -83,18 +103,6 @@ class RunEnded(Event):
     kind: ClassVar[str] = "run_ended"
     phase: str
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerEvent(Event):
-    """A worker's own measurement: a phase of a rescale, a pause, a loss."""
-
-    kind: ClassVar[str] = "worker"
-    name: str
-    generation: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +121,9 @@ _KINDS: dict[str, type[Event]] = {
         LeaderElected,
         DirectiveIssued,
         GenerationFormed,
+        WorkerRescaled,
         WorkerLost,
         RunEnded,
-        WorkerEvent,
     )
 }
 
