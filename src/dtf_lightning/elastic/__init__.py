@@ -1,5 +1,4 @@
-"""Who is in the run, and how it goes from one world to the next: pure functions, standard library only.
+"""The story of a run, in the standard library only: who is here, which world comes next, whose state is newest.
 
-Read in this order: `membership` (who is here: events in, decision out), `generation` (an agreed world with ranks).
-No I/O, no clock, no threads: time is an argument, and what follows from a decision is done in `coordination`.
+No I/O, no clock, no threads: time and events are parameters, decisions are return values.
 """

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dtf_lightning.errors import ProtocolError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
@@ -34,11 +36,12 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One member that went without saying goodbye."""
+    """One member that went without saying goodbye, or reported its generation as broken."""
 
     member: str
     generation: int
     num_workers: int
+    """0: the member lives on, it reported a broken generation for which nobody had died."""
     at: float
     """Seconds since the epoch."""
     reason: str
@@ -64,8 +67,13 @@ class Generation:
     formed_at: float = 0.0
     """Seconds since the epoch."""
     failures: tuple[Failure, ...] = field(default=())
-    """Recent failures, so that a new coordinator counts on from here."""
+    """Recent failures, oldest first, so that a new coordinator counts on from here."""
     num_consecutive_failures: int = 0
+    """Unplanned rescales in a row that led here, none of which lived for `failure_window`."""
+    unbroken_since: float = 0.0
+    """When the start or the last unplanned rescale formed a world; planned ones pass it on. Seconds since the epoch."""
+    recent_worlds: tuple[tuple[float, int], ...] = ()
+    """(end in seconds since the epoch, world size) of earlier generations that `failure_window` still reaches."""
 
     @property
     def world_size(self) -> int:
@@ -85,7 +93,14 @@ class Generation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Generation:
-        fields = dict(data)
-        fields["members"] = tuple(Member(**m) for m in fields.get("members", ()))
-        fields["failures"] = tuple(Failure(**f) for f in fields.get("failures", ()))
-        return cls(**fields)
+        """The generation that `to_json` wrote. Raises `ProtocolError` for anything else."""
+        try:
+            fields = dict(data)
+            fields["members"] = tuple(Member(**m) for m in fields.get("members", ()))
+            fields["failures"] = tuple(Failure(**f) for f in fields.get("failures", ()))
+            fields["recent_worlds"] = tuple((float(at), int(size)) for at, size in fields.get("recent_worlds", ()))
+            return cls(**fields)
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"expected a generation, got {data!r} ({error}); do all nodes run the same dtf-lightning?"
+            ) from error

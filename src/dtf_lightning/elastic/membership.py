@@ -1,177 +1,521 @@
-"""Who is here: events in, one decision out, with its reason. (Contract; see the task text.)"""
+"""Who is here: events in, one decision out, with its reason.
+
+`decide` is the whole story of a run as seen by its coordinator. The driver calls it with every event, does what it says
+(write a directive, write a generation), and calls it again with `TimePassed` until it says `Wait`. The state that comes
+with a `Publish` or `Form` takes the write as done: a driver whose write was fenced off throws the state away.
+
+Rules that this file guards (on top of those in `generation.py` and `state.py`):
+
+* a world has at least `min_nodes` and at most `max_nodes` nodes; below, the run pauses; above, nodes wait as spares;
+* nobody who is known to be out is in a new generation, and no survivor is left behind while it lives;
+* every wait that hangs on a member's answer has a deadline, after which that member is put out;
+* a waiting decision's `until` lies in the future.
+
+Which wait ends how:
+
+* gathering: `initial_window` (later `stability_window`) without a change, never longer than `max_wait`; at once when
+  `max_nodes` are ready;
+* stable: the same with `stability_window`, from a ready newcomer that finds a place or a member that wants to leave;
+* preparing: `rescale_timeout` for an answer, which comes from a listener thread and needs no step to end;
+* stopping: no deadline until the first member is at the boundary (a step or a validation may take long, heartbeats
+  watch over it), then `rescale_timeout` for the others;
+* reforming: `rescale_timeout` to unwind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from enum import Enum
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
+from dtf_lightning.elastic.directives import (
+    Decision,
+    Directive,
+    DirectiveKind,
+    Event,
+    Form,
+    NodeChanged,
+    NodeGone,
+    Publish,
+    TimePassed,
+    Wait,
+)
+from dtf_lightning.elastic.failures import beyond_limits, num_consecutive, still_count
 from dtf_lightning.elastic.generation import Failure, Generation, Member
+from dtf_lightning.elastic.records import WORKER_TRANSITIONS, IllegalTransition, NodeRecord, WorkerState
+from dtf_lightning.elastic.rescale import compare
+from dtf_lightning.elastic.state import (
+    PHASE_TRANSITIONS,
+    Departure,
+    DepartureKind,
+    MembershipState,
+    Phase,
+    Plan,
+    depart,
+    move,
+    observe,
+    suspected,
+    take_over,
+)
+from dtf_lightning.settings import ElasticSettings
+
+__all__ = [
+    "PHASE_TRANSITIONS",
+    "WORKER_TRANSITIONS",
+    "Decision",
+    "Directive",
+    "DirectiveKind",
+    "Event",
+    "Failure",
+    "Form",
+    "Generation",
+    "IllegalTransition",
+    "Member",
+    "MembershipState",
+    "NodeChanged",
+    "NodeGone",
+    "NodeRecord",
+    "Phase",
+    "Publish",
+    "TimePassed",
+    "Wait",
+    "WorkerState",
+    "decide",
+    "take_over",
+]
+
+Step = tuple[MembershipState, Decision]
+
+STOP_MARGIN = 2
+"""Boundaries between the furthest answer and the stop: a worker never passes its own answer + 1 without the stop."""
 
 
-class WorkerState(Enum):
-    """State of a node's group of workers."""
-
-    JOINING = "joining"  # the agent is here, its workers set themselves up
-    SYNCING = "syncing"  # ready for a generation, or receiving its state
-    ACTIVE = "active"  # training in a generation
-    DRAINING = "draining"  # asked to leave at the next agreed boundary
-    FAILED = "failed"  # this incarnation died
-    LEFT = "left"  # this incarnation left by agreement, or finished
+def decide(settings: ElasticSettings, state: MembershipState, event: Event, now: float, wall: float) -> Step:
+    """What to do after `event`. `now`: monotonic seconds; `wall`: seconds since the epoch. Raises nothing."""
+    state = observe(state, event, wall)
+    return _STEPS[state.phase](settings, state, now, wall)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NodeRecord:
-    """What a node says of itself: one etcd key under the node's lease, rewritten as a whole."""
-
-    node: str
-    host: str
-    num_workers: int
-    """Local world size."""
-    incarnation: int = 1
-    state: WorkerState = WorkerState.JOINING
-    store_port: int = 0
-    """The agent's TCPStore, which may host a generation."""
-    mesh_port: int = 0
-    """Where peers' agents connect to notice this agent's death."""
-    order: int = 0
-    """The create revision of the key: the order of arrival. Filled in by the reader, not written."""
-    instance: str = ""
-    """The run instance the node has been admitted to (fingerprint compared); empty until then."""
-    generation: int = 0
-    """The last generation that all the node's workers have been handed; 0 before the first."""
-    ready_after: int | None = None
-    """All its workers are unwound and wait for a generation above this number; `None` while they do not."""
-    boundary: tuple[int, int] | None = None
-    """(target, boundary): the furthest step boundary of its workers, answering the prepare for `target`."""
-    suspect: int = 0
-    """The generation that one of its workers reports as broken; 0 for none."""
-    leaving: bool = False
-    finished: int = 0
-    """The generation in which all its workers came to the end of training; 0 while they have not."""
-    detail: str = ""
-    """Why it is in this state, for people: an error's first line, `SIGTERM`, ..."""
-
-    @property
-    def member_id(self) -> str:
-        return f"{self.node}#{self.incarnation}"
-
-    def member(self) -> Member:
-        return Member(node=self.node, incarnation=self.incarnation, num_workers=self.num_workers, host=self.host)
-
-    def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
-        data["state"] = self.state.value
-        del data["order"]
-        return data
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, order: int = 0) -> NodeRecord:
-        fields = dict(data)
-        fields["state"] = WorkerState(fields["state"])
-        if fields.get("boundary") is not None:
-            fields["boundary"] = tuple(fields["boundary"])
-        return cls(**fields, order=order)
+# --- one step for each phase -----------------------------------------------------------------------------------------
 
 
-class DirectiveKind(Enum):
-    PREPARE = "prepare"  # say at which boundary you are
-    STOP = "stop"  # stop at this boundary, then say ready (or leave)
-    FAIL = "fail"  # the generation is broken: unwind now, then say ready
-    FINISH = "finish"  # all came to the end of training: go home
-    ABORT = "abort"  # too many failures: everybody raises
+def _gathering(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
+    if aborted := _abort_if_beyond(settings, state, now, wall):
+        return aborted
+    survivors = state.live
+    if not all(state.is_ready(member) for member in survivors):
+        state = replace(move(state, Phase.REFORMING, "a survivor is not ready any more"), asked_at=now)
+        return _reforming(settings, state, now, wall)
+    first = state.generation.number == 0
+    if not first and not survivors and not state.newcomers and _all_went_by_agreement(state):
+        return _finish(state, "last member left", now)
+    world = (*survivors, *_joiners(settings, state, len(survivors)))
+    here = len(survivors) + len(state.newcomers)
+    enough = len(world) >= settings.min_nodes
+    state = _track(state, world, settings.max_nodes - len(world), enough, now)
+    if not enough:
+        reason = (
+            f"{len(world)} of {settings.min_nodes} nodes ready"
+            f"{'' if first else f', paused after generation {state.generation.number}'}{_waiting_for(state)}"
+        )
+        return state, Wait(reason=reason, paused=True)
+    window = settings.initial_window if first else settings.stability_window
+    deadline = _deadline(settings, state, window)
+    if len(world) >= settings.max_nodes or now >= deadline:
+        return _form(settings, state, world, now, wall)
+    reason = f"{len(world)} of {here} ready, waiting {deadline - now:.1f} s{_waiting_for(state, ' for ', 'more nodes')}"
+    return state, Wait(reason=reason, until=deadline)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Directive:
-    """What the coordinator asks of every node on the way to generation `target`. One etcd key."""
-
-    kind: DirectiveKind
-    target: int
-    epoch: int = 0
-    reason: str = ""
-    boundary: int = 0
-    """STOP: the step boundary of the running generation at which every worker stops."""
-    leaving: tuple[str, ...] = ()
-    """Member ids that leave at the boundary instead of saying ready."""
-    failed: tuple[str, ...] = ()
-    """FAIL: member ids that are out. A node that finds its own here ends its workers."""
-
-    def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
-        data["kind"] = self.kind.value
-        return data
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Directive:
-        fields = dict(data)
-        fields["kind"] = DirectiveKind(fields["kind"])
-        fields["leaving"] = tuple(fields.get("leaving", ()))
-        fields["failed"] = tuple(fields.get("failed", ()))
-        return cls(**fields)
-
-
-# --- events ----------------------------------------------------------------------------------------------------------
+def _stable(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
+    if interrupted := _interrupted(settings, state, now, wall):
+        return interrupted
+    members = state.live
+    num_finished = sum(state.has_finished(member) for member in members)
+    planned = _planned_world(settings, state)
+    wanted = {member.id for member in planned} != {member.id for member in members} and num_finished == 0
+    state = _track(state, planned, settings.max_nodes - len(planned), wanted, now)
+    counts = f"{len(members)} of {settings.max_nodes} nodes"
+    if num_finished:
+        return state, Wait(reason=f"{num_finished} of {len(members)} members finished, changes wait for the others")
+    if not wanted:
+        return state, Wait(
+            reason=f"{counts}: {_extras(state, planned) or f'generation {state.generation.number} trains'}"
+        )
+    change = _change(state, planned)
+    deadline = _deadline(settings, state, settings.stability_window)
+    if now < deadline:
+        return state, Wait(
+            reason=f"{counts}: {change}, waiting {deadline - now:.1f} s for more changes", until=deadline
+        )
+    reason = f"{counts}: {change}"
+    if len(planned) < settings.min_nodes:
+        reason += f"; the run will pause with {len(planned)} of {settings.min_nodes} nodes"
+    directive = Directive(
+        kind=DirectiveKind.PREPARE, target=state.generation.number + 1, epoch=state.epoch, reason=reason
+    )
+    return _publish(move(state, Phase.PREPARING, change), directive, now)
 
 
-@dataclass(frozen=True)
-class NodeChanged:
-    record: NodeRecord
+def _preparing(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
+    if interrupted := _interrupted(settings, state, now, wall):
+        return interrupted
+    target = state.generation.number + 1
+    answers: list[int] = []
+    silent: list[Member] = []
+    for member in state.live:
+        record = state.record(member)
+        if record is not None and record.boundary is not None and record.boundary[0] == target:
+            answers.append(record.boundary[1])
+        elif not state.has_finished(member):
+            silent.append(member)
+    if silent:
+        deadline = state.asked_at + settings.rescale_timeout
+        if now >= deadline:
+            why = f"did not say its boundary within {settings.rescale_timeout:g} s"
+            return _fail(settings, _evict(state, silent, why, wall), now, wall)
+        num = len(state.live)
+        reason = f"{num - len(silent)} of {num} said their boundary, waiting for {_names(silent)}"
+        return state, Wait(reason=reason, until=deadline)
+    boundary = max(answers, default=0) + STOP_MARGIN
+    leaving = _leavers_at_stop(settings, state)
+    change = _change(state, _planned_world(settings, state))
+    reason = f"{len(state.live)} of {len(state.live)} stop at boundary {boundary}: {change}"
+    directive = Directive(
+        kind=DirectiveKind.STOP,
+        target=target,
+        epoch=state.epoch,
+        reason=reason,
+        boundary=boundary,
+        leaving=tuple(member.id for member in leaving),
+    )
+    state = replace(move(state, Phase.STOPPING, f"boundary {boundary}"), first_ready_at=None)
+    return _publish(state, directive, now)
 
 
-@dataclass(frozen=True)
-class NodeGone:
-    """The node's key is gone: lease lost and mesh down, evicted by a peer, or deleted by itself on leaving."""
-
-    node: str
-    cause: str
-
-
-@dataclass(frozen=True)
-class TimePassed:
-    """Nothing happened; a deadline may have passed."""
-
-
-Event = NodeChanged | NodeGone | TimePassed
-
-
-# --- decisions -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wait:
-    """Nothing to do before `until` (monotonic seconds; `None`: before the next event)."""
-
-    reason: str
-    until: float | None = None
-    paused: bool = False
-    """Below `min_nodes`: nobody trains until more come."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Publish:
-    """Write this directive (fenced)."""
-
-    directive: Directive
-    reason: str
+def _stopping(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
+    if finished := _finish_if_all_did(state, now):
+        return finished
+    if aborted := _abort_if_beyond(settings, state, now, wall):
+        return aborted
+    leaving = state.directive.leaving if state.directive is not None else ()
+    staying = [member for member in state.live if member.id not in leaving]
+    unready = [member for member in staying if not state.is_ready(member)]
+    still_here = [member for member in state.live if member.id in leaving] if not staying else []
+    if not unready and not still_here:
+        return _form_or_gather(settings, state, staying, now, wall)
+    if _is_broken(state):
+        return _fail(settings, state, now, wall)
+    arrived = len(unready) < len(staying) or any(member_id in state.departures for member_id in leaving)
+    if arrived and state.first_ready_at is None:
+        state = replace(state, first_ready_at=now)
+    unfinished = [member for member in unready if not state.has_finished(member)]
+    if unready and not unfinished:
+        # Some came to the end of training, the others to the boundary: only unwinding brings them together again.
+        return _fail(settings, state, now, wall)
+    missing = unfinished or still_here
+    reason = f"{len(state.live) - len(missing)} of {len(state.live)} at the boundary, waiting for {_names(missing)}"
+    if state.first_ready_at is None or not unfinished:
+        return state, Wait(reason=reason)
+    deadline = state.first_ready_at + settings.rescale_timeout
+    if now >= deadline:
+        why = f"did not come to the boundary within {settings.rescale_timeout:g} s of the first"
+        return _fail(settings, _evict(state, unfinished, why, wall), now, wall)
+    return state, Wait(reason=reason, until=deadline)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """Write this generation (fenced)."""
+def _reforming(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
+    if aborted := _abort_if_beyond(settings, state, now, wall):
+        return aborted
+    survivors = state.live
+    unready = [member for member in survivors if not state.is_ready(member)]
+    if not unready:
+        return _form_or_gather(settings, state, survivors, now, wall, joiners=False)
+    deadline = state.asked_at + settings.rescale_timeout
+    if now >= deadline:
+        why = f"did not unwind within {settings.rescale_timeout:g} s"
+        return _fail(settings, _evict(state, unready, why, wall), now, wall)
+    num = len(survivors)
+    reason = f"{num - len(unready)} of {num} survivors unwound, waiting for {_names(unready)}"
+    return state, Wait(reason=reason, until=deadline)
 
-    generation: Generation
-    reason: str
+
+def _over(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
+    reason = state.directive.reason if state.directive is not None else ""
+    return state, Wait(reason=f"{state.phase.value}: {reason}")
 
 
-Decision = Wait | Publish | Form
+_STEPS: Mapping[Phase, Callable[[ElasticSettings, MembershipState, float, float], Step]] = {
+    Phase.GATHERING: _gathering,
+    Phase.STABLE: _stable,
+    Phase.PREPARING: _preparing,
+    Phase.STOPPING: _stopping,
+    Phase.REFORMING: _reforming,
+    Phase.FINISHED: _over,
+    Phase.ABORTED: _over,
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class MembershipState:
-    """To be designed by the core's author."""
+# --- what may end a running generation -------------------------------------------------------------------------------
 
-    generation: Generation = field(default_factory=lambda: Generation(number=0))
-    nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
+
+def _interrupted(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step | None:
+    if finished := _finish_if_all_did(state, now):
+        return finished
+    if _is_broken(state):
+        return _fail(settings, state, now, wall)
+    return _abort_if_beyond(settings, state, now, wall)
+
+
+def _finish_if_all_did(state: MembershipState, now: float) -> Step | None:
+    """All members finished, or died after it, or left at the stop that the end of training overtook."""
+    leaving = state.directive.leaving if state.phase is Phase.STOPPING and state.directive is not None else ()
+    num_finished = 0
+    for member in state.generation.members:
+        departure = state.departures.get(member.id)
+        finished = state.has_finished(member) if departure is None else departure.kind is DepartureKind.FINISHED
+        if not finished and (departure is None or member.id not in leaving):
+            return None
+        num_finished += finished
+    if num_finished == 0:
+        return None
+    return _finish(state, f"{num_finished} of {num_finished} members finished", now)
+
+
+def _is_broken(state: MembershipState) -> bool:
+    """A member died that the others may be stuck with, or one reports so."""
+    stop = state.directive if state.phase is Phase.STOPPING else None
+    for departure in state.departures.values():
+        if departure.kind is DepartureKind.FINISHED:
+            continue
+        if stop is not None and departure.member.id in stop.leaving and _was_at_boundary(state, departure):
+            continue
+        return True
+    return bool(_reporters(state))
+
+
+def _was_at_boundary(state: MembershipState, departure: Departure) -> bool:
+    """A leaver came to the stop: it said so, or its key vanished when another member had already been there."""
+    if departure.kind is DepartureKind.LEFT:
+        return True
+    return departure.kind is DepartureKind.DRAINED and any(state.is_ready(member) for member in state.live)
+
+
+def _reporters(state: MembershipState) -> list[NodeRecord]:
+    """Live members that report the running generation as broken."""
+    records = [state.record(member) for member in state.live]
+    return [r for r in records if r is not None and r.suspect > 0 and r.suspect == state.generation.number]
+
+
+def _all_went_by_agreement(state: MembershipState) -> bool:
+    return all(departure.kind is not DepartureKind.FAILED for departure in state.departures.values())
+
+
+# --- who would be in the next world ----------------------------------------------------------------------------------
+
+
+def _joiners(settings: ElasticSettings, state: MembershipState, num_staying: int) -> tuple[Member, ...]:
+    candidates = [record.member() for record in state.newcomers if state.is_candidate(record)]
+    return tuple(candidates[: max(0, settings.max_nodes - num_staying)])
+
+
+def _planned_world(settings: ElasticSettings, state: MembershipState) -> tuple[Member, ...]:
+    leaving = {member.id for member in _leavers_at_stop(settings, state)}
+    staying = tuple(member for member in state.live if member.id not in leaving)
+    return (*staying, *_joiners(settings, state, len(staying)))
+
+
+def _leavers_at_stop(settings: ElasticSettings, state: MembershipState) -> tuple[Member, ...]:
+    """Who leaves at the next stop. If everybody wants to and somebody waits to come in, the first stays for one more
+    generation and hands the state over (unless the world holds one node only)."""
+    leaving = tuple(member for member in state.live if state.is_leaving(member))
+    if len(leaving) == len(state.live) and settings.max_nodes > 1 and _joiners(settings, state, 1):
+        return leaving[1:]
+    return leaving
+
+
+def _track(state: MembershipState, world: Sequence[Member], num_free: int, wanted: bool, now: float) -> MembershipState:
+    """Note the world that would be formed, to know since when it has not changed."""
+    on_the_way = [record.member_id for record in state.newcomers if not state.is_candidate(record)]
+    members = frozenset(member.id for member in world)
+    waiting = frozenset(on_the_way if num_free > 0 else ())
+    plan = state.plan
+    if (members, waiting) != (plan.members, plan.on_the_way):
+        plan = replace(plan, members=members, on_the_way=waiting, changed_at=now)
+    if not wanted:
+        plan = replace(plan, wanted_since=None)
+    elif plan.wanted_since is None:
+        plan = replace(plan, wanted_since=now)
+    return replace(state, plan=plan)
+
+
+def _deadline(settings: ElasticSettings, state: MembershipState, window: float) -> float:
+    wanted_since = state.plan.wanted_since if state.plan.wanted_since is not None else state.plan.changed_at
+    return min(max(state.plan.changed_at, wanted_since) + window, wanted_since + settings.max_wait)
+
+
+# --- acting ----------------------------------------------------------------------------------------------------------
+
+
+def _publish(state: MembershipState, directive: Directive, now: float) -> Step:
+    return replace(state, directive=directive, asked_at=now), Publish(directive=directive, reason=directive.reason)
+
+
+def _finish(state: MembershipState, reason: str, now: float) -> Step:
+    directive = Directive(
+        kind=DirectiveKind.FINISH, target=state.generation.number + 1, epoch=state.epoch, reason=reason
+    )
+    return _publish(move(state, Phase.FINISHED, reason), directive, now)
+
+
+def _abort_if_beyond(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step | None:
+    why = beyond_limits(settings, state.generation, state.failures, wall)
+    if why is None:
+        return None
+    directive = Directive(
+        kind=DirectiveKind.ABORT,
+        target=state.generation.number + 1,
+        epoch=state.epoch,
+        reason=f"the run was aborted: {why}",
+    )
+    return _publish(move(state, Phase.ABORTED, why.split(":\n")[0]), directive, now)
+
+
+def _evict(state: MembershipState, members: Sequence[Member], why: str, wall: float) -> MembershipState:
+    for member in members:
+        state = depart(state, member, DepartureKind.FAILED, why, wall)
+    return state
+
+
+def _fail(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
+    """The generation is broken: everybody unwinds."""
+    reporters = [] if state.departures else _reporters(state)
+    for record in reporters:
+        state = suspected(state, [record.member_id], record.detail or "reported the generation as broken", wall)
+    if aborted := _abort_if_beyond(settings, state, now, wall):
+        return aborted
+    departures = state.departures.values()
+    failed = tuple(d.member.id for d in departures if d.kind is DepartureKind.FAILED)
+    departed = tuple(d.member.id for d in departures if d.kind is not DepartureKind.FAILED)
+    if departures:
+        what = ", ".join(f"{d.member.id} {_HOW[d.kind]} ({d.reason})" for d in departures)
+    elif reporters:
+        names = ", ".join(record.member_id for record in reporters)
+        what = f"{names} reported generation {state.generation.number} as broken"
+    else:
+        what = "some members finished before the boundary at which the others stopped"
+    reason = f"{what}: {len(state.live)} of {len(state.generation.members)} members go on"
+    directive = Directive(
+        kind=DirectiveKind.FAIL,
+        target=state.generation.number + 1,
+        epoch=state.epoch,
+        reason=reason,
+        failed=failed,
+        departed=departed,
+        suspects=tuple(record.member_id for record in reporters),
+    )
+    return _publish(move(state, Phase.REFORMING, what), directive, now)
+
+
+_HOW = {
+    DepartureKind.FAILED: "failed",
+    DepartureKind.LEFT: "left",
+    DepartureKind.DRAINED: "died while leaving",
+    DepartureKind.FINISHED: "died after having finished",
+}
+
+
+def _form_or_gather(
+    settings: ElasticSettings,
+    state: MembershipState,
+    survivors: Sequence[Member],
+    now: float,
+    wall: float,
+    *,
+    joiners: bool = True,
+) -> Step:
+    """Everybody who stays is unwound: the next world, or too few for one."""
+    world = (*survivors, *(_joiners(settings, state, len(survivors)) if joiners else ()))
+    if len(world) >= settings.min_nodes and survivors:
+        return _form(settings, state, world, now, wall)
+    why = f"{len(survivors)} of {settings.min_nodes} nodes are left"
+    state = replace(move(state, Phase.GATHERING, why), plan=Plan(changed_at=now))
+    return _gathering(settings, state, now, wall)
+
+
+def _form(settings: ElasticSettings, state: MembershipState, world: Sequence[Member], now: float, wall: float) -> Step:
+    old = state.generation
+    failed = [d.member.id for d in state.departures.values() if d.kind is DepartureKind.FAILED]
+    broken = any(failure.generation == old.number for failure in state.failures)
+    change = compare(old, world, failed=failed, broken=broken or state.phase is Phase.REFORMING)
+    host = state.nodes[world[0].node]
+    worlds = [w for w in old.recent_worlds if w[0] > wall - settings.failure_window]
+    if old.number > 0:
+        worlds.append((wall, old.world_size))
+    generation = Generation(
+        number=old.number + 1,
+        members=tuple(state.nodes[member.node].member() for member in world),
+        reason=change.text,
+        kind=change.kind,
+        epoch=state.epoch,
+        instance=state.instance,
+        store_host=host.host,
+        store_port=host.store_port,
+        formed_at=wall,
+        failures=still_count(settings, old, state.failures, wall),
+        num_consecutive_failures=num_consecutive(settings, old, state.failures, wall),
+        unbroken_since=wall if broken or old.number == 0 else old.unbroken_since,
+        recent_worlds=tuple(worlds),
+    )
+    staying = {member.id for member in world}
+    retired = dict(state.retired)
+    for member in old.members:
+        if member.id not in staying:
+            retired[member.node] = max(member.incarnation, retired.get(member.node, 0))
+    state = replace(
+        move(state, Phase.STABLE, f"generation {generation.number}: {change.text}"),
+        generation=generation,
+        departures={},
+        retired=retired,
+        failures=generation.failures,
+        directive=None,
+        first_ready_at=None,
+        plan=Plan(changed_at=now),
+    )
+    return state, Form(generation=generation, reason=f"generation {generation.number}: {change.text}")
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _names(members: Sequence[Member]) -> str:
+    return ", ".join(member.node for member in members)
+
+
+def _change(state: MembershipState, planned: Sequence[Member]) -> str:
+    """What a planned rescale would change."""
+    ids = {member.id for member in planned}
+    coming = [member for member in planned if member.id not in {m.id for m in state.generation.members}]
+    going = [member for member in state.live if member.id not in ids]
+    words = []
+    if coming:
+        words.append(f"{_names(coming)} joins" if len(coming) == 1 else f"{_names(coming)} join")
+    if going:
+        words.append(f"{_names(going)} leaves" if len(going) == 1 else f"{_names(going)} leave")
+    return ", ".join(words) or "no change any more"
+
+
+def _extras(state: MembershipState, planned: Sequence[Member]) -> str:
+    """Newcomers without a place in the planned world, and why."""
+    ids = {member.id for member in planned}
+    words = []
+    for record in state.newcomers:
+        if record.member_id in ids:
+            continue
+        words.append(f"{record.node} {'waits as a spare' if state.is_candidate(record) else 'is not ready'}")
+    return ", ".join(words)
+
+
+def _waiting_for(state: MembershipState, before: str = ", waiting for ", otherwise: str = "") -> str:
+    unready = [record.node for record in state.newcomers if not state.is_candidate(record)]
+    names = ", ".join(unready) or otherwise
+    return f"{before}{names}" if names else ""

@@ -1,0 +1,115 @@
+"""Where training goes on after a rescale: whose state is newest, and who receives it from whom.
+
+Rules that this file guards:
+
+* the newest position wins: a step that any survivor completed is kept, never done again;
+* trained members are at most one optimizer step apart, because a step needs all of them;
+* a member that holds the newest state sends it, every other member receives it from exactly one holder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import total_ordering
+from typing import Any
+
+from dtf_lightning.errors import ProtocolError
+
+
+@total_ordering
+class LoopPhase(Enum):
+    """Where in Lightning's loop a worker is. In time order at an equal number of finished batches."""
+
+    ADVANCE_END = "advance_end"  # the batch is counted, the end of the epoch is not
+    EPOCH_END = "epoch_end"  # in the hooks at the end of an epoch
+    EPOCH_START = "epoch_start"  # in the hooks at the start of the next
+    BATCH = "batch"  # in the next batch
+    DONE = "done"  # training has ended
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, LoopPhase):
+            return NotImplemented
+        order = list(LoopPhase)
+        return order.index(self) < order.index(other)
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far a worker has come. Later fields break ties of earlier ones."""
+
+    trained: bool = False
+    """It was in a generation of this run; what a newcomer has loaded never outranks it."""
+    global_step: int = 0
+    """Optimizer steps."""
+    batches_total: int = 0
+    """Finished batches since the start of the run, over all epochs."""
+    phase: LoopPhase = LoopPhase.EPOCH_START
+    epoch: int = 0
+    samples: int = 0
+    """Samples of this epoch that committed optimizer steps have consumed."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "trained": self.trained,
+            "global_step": self.global_step,
+            "batches_total": self.batches_total,
+            "phase": self.phase.value,
+            "epoch": self.epoch,
+            "samples": self.samples,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Position:
+        """The position that `to_json` wrote. Raises `ProtocolError` for anything else."""
+        try:
+            return cls(**{**data, "phase": LoopPhase(data["phase"])})
+        except (TypeError, ValueError, KeyError) as error:
+            raise ProtocolError(
+                f"expected a position, got {data!r} ({error}); do all nodes run the same dtf-lightning?"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePlan:
+    """Who sends and who receives. All fields hold ranks."""
+
+    leader_rank: int
+    """The lowest holder."""
+    holders: tuple[int, ...]
+    """Have the newest state, in rank order."""
+    receivers: tuple[int, ...]
+    """Do not, in rank order."""
+    sources: Mapping[int, int]
+    """From which holder each receiver gets the state: spread evenly."""
+
+
+def choose_leader(positions: Sequence[Position]) -> ResumePlan:
+    """Whose state all go on with. `positions[r]` is that of rank r.
+
+    Among trained members every one at the newest position is a holder. While nobody has trained, equal positions do not
+    mean equal weights (initialisation may be unseeded): only the lowest rank at the newest position is a holder.
+
+    Raises `ProtocolError` if trained members are more than one optimizer step apart, or two of them stand at the same
+    step, batch and phase with different samples: then a step was done without its peers.
+    """
+    if not positions:
+        raise ValueError("choose_leader needs the position of at least one rank, got none")
+    newest = max(positions)
+    trained = {rank: position for rank, position in enumerate(positions) if position.trained}
+    for rank, position in trained.items():
+        where = (position.global_step, position.batches_total, position.phase)
+        same_place = where == (newest.global_step, newest.batches_total, newest.phase)
+        if newest.global_step - position.global_step > 1 or (same_place and position != newest):
+            raise ProtocolError(
+                f"ranks disagree on how far training has come: rank {positions.index(newest)} is at {newest}, "
+                f"rank {rank} at {position}; expected at most one optimizer step between them and equal samples at equal steps. "
+                "A step was committed without its peers: this is a bug of dtf-lightning, or a rank skips collectives"
+            )
+    holders = tuple(rank for rank, position in enumerate(positions) if position == newest)
+    if not trained:
+        holders = holders[:1]
+    receivers = tuple(rank for rank in range(len(positions)) if rank not in holders)
+    sources = {receiver: holders[i % len(holders)] for i, receiver in enumerate(receivers)}
+    return ResumePlan(leader_rank=holders[0], holders=holders, receivers=receivers, sources=sources)
