@@ -26,3 +26,8 @@ class SystemClock:
 
     def wall(self) -> float:
         return time.time()
+
+
+def utc_text(wall: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC, for messages: `2026-01-31T12:00:00Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))

@@ -8,8 +8,8 @@ own fields and the failures since, so that a new coordinator comes to the same n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
+from dtf_lightning.clock import utc_text
 from dtf_lightning.elastic.generation import Failure, Generation
 from dtf_lightning.settings import ElasticSettings
 
@@ -52,7 +52,7 @@ def beyond_limits(
 def list_failures(failures: Sequence[Failure]) -> str:
     """One line each: when (UTC), who, in which generation, why."""
     return "\n".join(
-        f"  {_utc(failure.at)} {failure.member} ({_workers(failure)}) in generation {failure.generation}: "
+        f"  {utc_text(failure.at)} {failure.member} ({_workers(failure)}) in generation {failure.generation}: "
         f"{failure.reason}"
         for failure in failures
     )
@@ -71,7 +71,3 @@ def _workers(failure: Failure) -> str:
     if failure.num_workers == 0:
         return "lives on"
     return f"{failure.num_workers} worker{'s' if failure.num_workers > 1 else ''}"
-
-
-def _utc(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -41,6 +41,17 @@ from dtf_lightning.elastic.directives import (
 )
 from dtf_lightning.elastic.failures import beyond_limits, num_consecutive, still_count
 from dtf_lightning.elastic.generation import Failure, Generation, Member
+from dtf_lightning.elastic.planning import (
+    deadline_of,
+    describe_change,
+    describe_waiting,
+    joiners,
+    leavers_at_stop,
+    names,
+    planned_world,
+    track,
+    waiting_for,
+)
 from dtf_lightning.elastic.records import WORKER_TRANSITIONS, IllegalTransition, NodeRecord, WorkerState
 from dtf_lightning.elastic.rescale import compare
 from dtf_lightning.elastic.state import (
@@ -108,21 +119,21 @@ def _gathering(settings: ElasticSettings, state: MembershipState, now: float, wa
     first = state.generation.number == 0
     if not first and not survivors and not state.newcomers and _all_went_by_agreement(state):
         return _finish(state, "last member left", now)
-    world = (*survivors, *_joiners(settings, state, len(survivors)))
+    world = (*survivors, *joiners(settings, state, len(survivors)))
     here = len(survivors) + len(state.newcomers)
     enough = len(world) >= settings.min_nodes
-    state = _track(state, world, settings.max_nodes - len(world), enough, now)
+    state = track(state, world, settings.max_nodes - len(world), enough, now)
     if not enough:
         reason = (
             f"{len(world)} of {settings.min_nodes} nodes ready"
-            f"{'' if first else f', paused after generation {state.generation.number}'}{_waiting_for(state)}"
+            f"{'' if first else f', paused after generation {state.generation.number}'}{waiting_for(state)}"
         )
         return state, Wait(reason=reason, paused=True)
     window = settings.initial_window if first else settings.stability_window
-    deadline = _deadline(settings, state, window)
+    deadline = deadline_of(settings, state, window)
     if len(world) >= settings.max_nodes or now >= deadline:
         return _form(settings, state, world, now, wall)
-    reason = f"{len(world)} of {here} ready, waiting {deadline - now:.1f} s{_waiting_for(state, ' for ', 'more nodes')}"
+    reason = f"{len(world)} of {here} ready, waiting {deadline - now:.1f} s{waiting_for(state, ' for ', 'more nodes')}"
     return state, Wait(reason=reason, until=deadline)
 
 
@@ -131,18 +142,18 @@ def _stable(settings: ElasticSettings, state: MembershipState, now: float, wall:
         return interrupted
     members = state.live
     num_finished = sum(state.has_finished(member) for member in members)
-    planned = _planned_world(settings, state)
+    planned = planned_world(settings, state)
     wanted = {member.id for member in planned} != {member.id for member in members} and num_finished == 0
-    state = _track(state, planned, settings.max_nodes - len(planned), wanted, now)
+    state = track(state, planned, settings.max_nodes - len(planned), wanted, now)
     counts = f"{len(members)} of {settings.max_nodes} nodes"
     if num_finished:
         return state, Wait(reason=f"{num_finished} of {len(members)} members finished, changes wait for the others")
     if not wanted:
         return state, Wait(
-            reason=f"{counts}: {_extras(state, planned) or f'generation {state.generation.number} trains'}"
+            reason=f"{counts}: {describe_waiting(state, planned) or f'generation {state.generation.number} trains'}"
         )
-    change = _change(state, planned)
-    deadline = _deadline(settings, state, settings.stability_window)
+    change = describe_change(state, planned)
+    deadline = deadline_of(settings, state, settings.stability_window)
     if now < deadline:
         return state, Wait(
             reason=f"{counts}: {change}, waiting {deadline - now:.1f} s for more changes", until=deadline
@@ -174,11 +185,11 @@ def _preparing(settings: ElasticSettings, state: MembershipState, now: float, wa
             why = f"did not say its boundary within {settings.rescale_timeout:g} s"
             return _fail(settings, _evict(state, silent, why, wall), now, wall)
         num = len(state.live)
-        reason = f"{num - len(silent)} of {num} said their boundary, waiting for {_names(silent)}"
+        reason = f"{num - len(silent)} of {num} said their boundary, waiting for {names(silent)}"
         return state, Wait(reason=reason, until=deadline)
     boundary = max(answers, default=0) + STOP_MARGIN
-    leaving = _leavers_at_stop(settings, state)
-    change = _change(state, _planned_world(settings, state))
+    leaving = leavers_at_stop(settings, state)
+    change = describe_change(state, planned_world(settings, state))
     reason = f"{len(state.live)} of {len(state.live)} stop at boundary {boundary}: {change}"
     directive = Directive(
         kind=DirectiveKind.STOP,
@@ -213,7 +224,7 @@ def _stopping(settings: ElasticSettings, state: MembershipState, now: float, wal
         # Some came to the end of training, the others to the boundary: only unwinding brings them together again.
         return _fail(settings, state, now, wall)
     missing = unfinished or still_here
-    reason = f"{len(state.live) - len(missing)} of {len(state.live)} at the boundary, waiting for {_names(missing)}"
+    reason = f"{len(state.live) - len(missing)} of {len(state.live)} at the boundary, waiting for {names(missing)}"
     if state.first_ready_at is None or not unfinished:
         return state, Wait(reason=reason)
     deadline = state.first_ready_at + settings.rescale_timeout
@@ -229,17 +240,17 @@ def _reforming(settings: ElasticSettings, state: MembershipState, now: float, wa
     survivors = state.live
     unready = [member for member in survivors if not state.is_ready(member)]
     if not unready:
-        return _form_or_gather(settings, state, survivors, now, wall, joiners=False)
+        return _form_or_gather(settings, state, survivors, now, wall, let_in=False)
     deadline = state.asked_at + settings.rescale_timeout
     if now >= deadline:
         why = f"did not unwind within {settings.rescale_timeout:g} s"
         return _fail(settings, _evict(state, unready, why, wall), now, wall)
     num = len(survivors)
-    reason = f"{num - len(unready)} of {num} survivors unwound, waiting for {_names(unready)}"
+    reason = f"{num - len(unready)} of {num} survivors unwound, waiting for {names(unready)}"
     return state, Wait(reason=reason, until=deadline)
 
 
-def _over(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
+def _over(_settings: ElasticSettings, state: MembershipState, _now: float, _wall: float) -> Step:
     reason = state.directive.reason if state.directive is not None else ""
     return state, Wait(reason=f"{state.phase.value}: {reason}")
 
@@ -308,49 +319,6 @@ def _reporters(state: MembershipState) -> list[NodeRecord]:
 
 def _all_went_by_agreement(state: MembershipState) -> bool:
     return all(departure.kind is not DepartureKind.FAILED for departure in state.departures.values())
-
-
-# --- who would be in the next world ----------------------------------------------------------------------------------
-
-
-def _joiners(settings: ElasticSettings, state: MembershipState, num_staying: int) -> tuple[Member, ...]:
-    candidates = [record.member() for record in state.newcomers if state.is_candidate(record)]
-    return tuple(candidates[: max(0, settings.max_nodes - num_staying)])
-
-
-def _planned_world(settings: ElasticSettings, state: MembershipState) -> tuple[Member, ...]:
-    leaving = {member.id for member in _leavers_at_stop(settings, state)}
-    staying = tuple(member for member in state.live if member.id not in leaving)
-    return (*staying, *_joiners(settings, state, len(staying)))
-
-
-def _leavers_at_stop(settings: ElasticSettings, state: MembershipState) -> tuple[Member, ...]:
-    """Who leaves at the next stop. If everybody wants to and somebody waits to come in, the first stays for one more
-    generation and hands the state over (unless the world holds one node only)."""
-    leaving = tuple(member for member in state.live if state.is_leaving(member))
-    if len(leaving) == len(state.live) and settings.max_nodes > 1 and _joiners(settings, state, 1):
-        return leaving[1:]
-    return leaving
-
-
-def _track(state: MembershipState, world: Sequence[Member], num_free: int, wanted: bool, now: float) -> MembershipState:
-    """Note the world that would be formed, to know since when it has not changed."""
-    on_the_way = [record.member_id for record in state.newcomers if not state.is_candidate(record)]
-    members = frozenset(member.id for member in world)
-    waiting = frozenset(on_the_way if num_free > 0 else ())
-    plan = state.plan
-    if (members, waiting) != (plan.members, plan.on_the_way):
-        plan = replace(plan, members=members, on_the_way=waiting, changed_at=now)
-    if not wanted:
-        plan = replace(plan, wanted_since=None)
-    elif plan.wanted_since is None:
-        plan = replace(plan, wanted_since=now)
-    return replace(state, plan=plan)
-
-
-def _deadline(settings: ElasticSettings, state: MembershipState, window: float) -> float:
-    wanted_since = state.plan.wanted_since if state.plan.wanted_since is not None else state.plan.changed_at
-    return min(max(state.plan.changed_at, wanted_since) + window, wanted_since + settings.max_wait)
 
 
 # --- acting ----------------------------------------------------------------------------------------------------------
@@ -431,10 +399,10 @@ def _form_or_gather(
     now: float,
     wall: float,
     *,
-    joiners: bool = True,
+    let_in: bool = True,
 ) -> Step:
     """Everybody who stays is unwound: the next world, or too few for one."""
-    world = (*survivors, *(_joiners(settings, state, len(survivors)) if joiners else ()))
+    world = (*survivors, *(joiners(settings, state, len(survivors)) if let_in else ()))
     if len(world) >= settings.min_nodes and survivors:
         return _form(settings, state, world, now, wall)
     why = f"{len(survivors)} of {settings.min_nodes} nodes are left"
@@ -482,40 +450,3 @@ def _form(settings: ElasticSettings, state: MembershipState, world: Sequence[Mem
         plan=Plan(changed_at=now),
     )
     return state, Form(generation=generation, reason=f"generation {generation.number}: {change.text}")
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
-
-
-def _names(members: Sequence[Member]) -> str:
-    return ", ".join(member.node for member in members)
-
-
-def _change(state: MembershipState, planned: Sequence[Member]) -> str:
-    """What a planned rescale would change."""
-    ids = {member.id for member in planned}
-    coming = [member for member in planned if member.id not in {m.id for m in state.generation.members}]
-    going = [member for member in state.live if member.id not in ids]
-    words = []
-    if coming:
-        words.append(f"{_names(coming)} joins" if len(coming) == 1 else f"{_names(coming)} join")
-    if going:
-        words.append(f"{_names(going)} leaves" if len(going) == 1 else f"{_names(going)} leave")
-    return ", ".join(words) or "no change any more"
-
-
-def _extras(state: MembershipState, planned: Sequence[Member]) -> str:
-    """Newcomers without a place in the planned world, and why."""
-    ids = {member.id for member in planned}
-    words = []
-    for record in state.newcomers:
-        if record.member_id in ids:
-            continue
-        words.append(f"{record.node} {'waits as a spare' if state.is_candidate(record) else 'is not ready'}")
-    return ", ".join(words)
-
-
-def _waiting_for(state: MembershipState, before: str = ", waiting for ", otherwise: str = "") -> str:
-    unready = [record.node for record in state.newcomers if not state.is_candidate(record)]
-    names = ", ".join(unready) or otherwise
-    return f"{before}{names}" if names else ""
