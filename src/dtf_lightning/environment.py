@@ -53,3 +53,9 @@ def local_rank() -> int:
 def set_rank(rank: int) -> None:
     """Publish the rank of the running generation, for libraries that read it from the environment."""
     write({"RANK": str(rank)})
+
+
+def for_child(added: Mapping[str, str], *, without_prefix: str) -> dict[str, str]:
+    """This process's environment with `added`, and without the variables that would steer the child unseen."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(without_prefix)}
+    return {**kept, **added}

@@ -6,7 +6,7 @@ contract suite holds both to it (`tests/contract/test_store_contract.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
@@ -128,11 +128,15 @@ class Store(Protocol):
         ...
 
     def put(self, key: str, value: bytes, *, lease: int = 0, timeout: float | None = None) -> int:
-        """The revision. Idempotent: retried on lost answers until the deadline."""
+        """The revision. Idempotent: retried on lost answers until the deadline.
+
+        An attempt that a frozen server held back may still be applied after a later write: where that matters, use
+        `txn` and compare. Raises `LeaseLost` if there is no such lease.
+        """
         ...
 
     def delete(self, key: str, *, prefix: bool = False, timeout: float | None = None) -> int:
-        """The number of keys deleted."""
+        """The number of keys deleted (by the attempt that was answered, if earlier ones were lost)."""
         ...
 
     def txn(
@@ -142,12 +146,18 @@ class Store(Protocol):
         otherwise: Sequence[Put | Delete | Get] = (),
         *,
         timeout: float | None = None,
-    ) -> TxnResult: ...
+    ) -> TxnResult:
+        """All of `then` if every compare holds, else all of `otherwise`; at one revision.
+
+        Never retried once sent: raises `OutcomeUnknown` if the answer was lost, `LeaseLost` if a put's lease is gone.
+        """
+        ...
+
     def watch(self, prefix: str, *, start_revision: int = 0) -> Watch:
         """Events of keys under `prefix` from `start_revision` on (0: from now, settled before this returns)."""
         ...
 
-    def lease(self, ttl: float, *, on_lost: "object | None" = None) -> Lease:
+    def lease(self, ttl: float, *, on_lost: Callable[[], None] | None = None) -> Lease:
         """Grant a lease and keep it alive. `on_lost()` is called once, from the lease's thread."""
         ...
 

@@ -1,0 +1,179 @@
+"""`connect`: from an endpoint string to a store that works, or to an error that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dtf_lightning.errors import AuthenticationFailed, SettingsError, StoreError, StoreUnavailable
+from dtf_lightning.etcd.diagnosis import Finding, Trouble, diagnose
+from dtf_lightning.etcd.endpoints import Address, parse_endpoints
+from dtf_lightning.etcd.tls import Tls
+from dtf_lightning.etcd.version import EtcdVersion, Support, parse_version, version_warning
+
+if TYPE_CHECKING:
+    from dtf_lightning.etcd.client import Client
+    from dtf_lightning.etcd.etcd_store import EtcdStore
+
+log = logging.getLogger(__name__)
+
+_PAUSE = 0.05
+_PROBE = 0.5
+_HOPELESS = {Trouble.CERTIFICATE, Trouble.TLS_WANTED, Trouble.TLS_UNKNOWN, Trouble.NOT_ETCD}
+_WAY_OUT = "Is the endpoint right? On a single machine, `dtf etcd` starts an etcd and prints its endpoint."
+
+
+def connect(
+    endpoint: str,
+    *,
+    ca: str | Path | None = None,
+    cert: str | Path | None = None,
+    key: str | Path | None = None,
+    server_name: str | None = None,
+    user: str | None = None,
+    password: str | None = None,
+    timeout: float = 5.0,
+    call_timeout: float = 5.0,
+    quiet: bool = False,
+) -> EtcdStore:
+    """A store on the etcd at `endpoint` (see `parse_endpoints`), that has answered, has a quorum and lets us in.
+
+    `timeout` is for all of that together, `call_timeout` for each later call that names none; seconds. `quiet` leaves
+    out the warning about an etcd that is for local runs only.
+
+    Raises `SettingsError` (endpoint, certificates, a server that is too old or no etcd), `AuthenticationFailed`
+    (certificate, user or password refused), `StoreUnavailable` (nobody answers, or no quorum).
+    """
+    endpoints = parse_endpoints(endpoint)
+    tls = _tls(endpoints.secure, ca, cert, key, server_name)
+    if (user is None) != (password is None):
+        raise SettingsError(
+            f"an etcd {'password' if user is None else 'user'} was given alone: user and password go together"
+        )
+
+    from dtf_lightning.etcd.client import Client, Identity
+    from dtf_lightning.etcd.etcd_store import EtcdStore
+
+    identity = Identity(user, password) if user is not None and password is not None else None
+    client = Client(endpoints, tls=tls, identity=identity, timeout=call_timeout)
+    try:
+        deadline = time.monotonic() + timeout
+        version = _first_answer(client, deadline)
+        _check_version(version, client, quiet)
+        _check_access(client, deadline)
+    except BaseException:
+        client.close()
+        raise
+    return EtcdStore(client, version)
+
+
+def _tls(
+    secure: bool | None,
+    ca: str | Path | None,
+    cert: str | Path | None,
+    key: str | Path | None,
+    server_name: str | None,
+) -> Tls | None:
+    given = ca is not None or cert is not None or key is not None
+    if secure is False and given:
+        raise SettingsError("certificates were given for an http:// endpoint of etcd: use https://, or give none")
+    if not given and not secure:
+        return None
+    return Tls(
+        ca=Path(ca) if ca else None,
+        cert=Path(cert) if cert else None,
+        key=Path(key) if key else None,
+        server_name=server_name,
+    )
+
+
+def _first_answer(client: Client, deadline: float) -> EtcdVersion:
+    """The version of the first server that says it is an etcd, which also becomes the current one."""
+    looked = False
+    while True:
+        for server in range(len(client.endpoints.addresses)):
+            if (version := _ask_version(client, server, deadline)) is not None:
+                client.make_current(server)
+                return version
+        # Waiting helps where nothing listens yet; it does not help against a wrong certificate.
+        late = time.monotonic() >= deadline
+        if late or not looked:
+            looked = True
+            findings = [(address, diagnose(address, client.tls, _PROBE)) for address in client.endpoints.addresses]
+            if late or all(finding.trouble in _HOPELESS for _, finding in findings):
+                raise _nobody_answers(findings)
+        time.sleep(_PAUSE)
+
+
+def _ask_version(client: Client, server: int, deadline: float) -> EtcdVersion | None:
+    """`None` if the server does not answer. Raises for one that answers what no etcd would."""
+    from dtf_lightning.etcd import messages as pb
+    from dtf_lightning.etcd import rpc
+    from dtf_lightning.etcd._grpc import grpc
+    from dtf_lightning.etcd.client import ATTEMPT
+    from dtf_lightning.etcd.failures import Failure, classify, describe
+
+    def ask() -> EtcdVersion:
+        timeout = max(0.05, min(ATTEMPT, deadline - time.monotonic()))
+        return parse_version(client.attempt(rpc.STATUS, pb.StatusRequest(), server=server, timeout=timeout).version)
+
+    try:
+        return ask()
+    except grpc.RpcError as error:
+        failure = classify(error, has_token=False)
+        if failure is Failure.REFUSED and client.identity is not None:
+            client.authenticate(deadline)
+            return ask()
+        if failure is Failure.REFUSED:
+            raise AuthenticationFailed(
+                f"etcd at {client.name_of(server)} asks who we are ({describe(error)}): give a user name and a password"
+            ) from None
+        if failure in (Failure.NOT_ETCD, Failure.REJECTED):
+            raise SettingsError(
+                f"{client.name_of(server)} is no etcd v3 server: asked for its version it answered {describe(error)}. "
+                f"{_WAY_OUT}"
+            ) from None
+        return None
+
+
+def _nobody_answers(findings: list[tuple[Address, Finding]]) -> StoreError | SettingsError:
+    tried = "; ".join(f"{address}: {finding.told}" for address, finding in findings)
+    troubles = {finding.trouble for _, finding in findings}
+    told = f"no etcd answered. Tried {tried}."
+    if Trouble.CERTIFICATE in troubles:
+        return AuthenticationFailed(told)
+    if troubles & _HOPELESS:
+        return SettingsError(f"{told} {_WAY_OUT}")
+    return StoreUnavailable(f"{told} {_WAY_OUT}")
+
+
+def _check_version(version: EtcdVersion, client: Client, quiet: bool) -> None:
+    if version.support is Support.NONE:
+        raise SettingsError(
+            f"etcd at {client.endpoints} is version {version}, which is too old: 3.5.13 or newer is needed"
+        )
+    warning = version_warning(version)
+    if warning is not None and not quiet:
+        log.warning(warning)
+
+
+def _check_access(client: Client, deadline: float) -> None:
+    """One call that needs the quorum and, if etcd has users, to be one of them."""
+    from dtf_lightning.etcd import messages as pb
+    from dtf_lightning.etcd import rpc
+
+    try:
+        if client.identity is not None:
+            client.authenticate(deadline)
+            if client.has_password_but_auth_is_off:
+                log.warning("a password was given, but etcd at %s lets everybody in", client.endpoints)
+        else:
+            left = max(0.05, deadline - time.monotonic())
+            client.call(rpc.RANGE, pb.RangeRequest(key=b"/dtf/", keys_only=True), what="first read", timeout=left)
+    except StoreUnavailable as error:
+        raise StoreUnavailable(
+            f"etcd at {client.endpoints} is running, but does not serve: more than half of its members must be up and "
+            f"in contact (a quorum), and they are not. Start the missing members. ({error})"
+        ) from error

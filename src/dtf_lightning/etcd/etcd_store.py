@@ -1,0 +1,185 @@
+"""`EtcdStore`: the `Store` protocol on a real etcd."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from dtf_lightning.errors import StoreError
+from dtf_lightning.etcd import messages as pb
+from dtf_lightning.etcd import rpc
+from dtf_lightning.etcd.client import Client
+from dtf_lightning.etcd.lease import EtcdLease
+from dtf_lightning.etcd.store import Compare, Delete, Get, KeyValue, Put, RangeResult, TxnResult
+from dtf_lightning.etcd.version import EtcdVersion
+from dtf_lightning.etcd.watch import EtcdWatch
+
+PAGE = 500
+"""Keys per answer: etcd limits the size of an answer, not only of a request."""
+
+_TARGETS = {
+    "create": (pb.CompareTarget.CREATE, "create_revision"),
+    "mod": (pb.CompareTarget.MOD, "mod_revision"),
+    "version": (pb.CompareTarget.VERSION, "version"),
+    "value": (pb.CompareTarget.VALUE, "value"),
+    "lease": (pb.CompareTarget.LEASE, "lease"),
+}
+_RESULTS = {
+    "=": pb.CompareResult.EQUAL,
+    "!=": pb.CompareResult.NOT_EQUAL,
+    "<": pb.CompareResult.LESS,
+    ">": pb.CompareResult.GREATER,
+}
+
+
+class EtcdStore:
+    """Made by `connect`. Every call raises as `Store` and `Client.call` say."""
+
+    def __init__(self, client: Client, version: EtcdVersion) -> None:
+        self.version = version
+        """Of the server that answered first."""
+        self._client = client
+        self._lock = threading.Lock()
+        # A running watch or lease is held by its thread; what has ended goes by itself.
+        self._watches: weakref.WeakSet[EtcdWatch] = weakref.WeakSet()
+        self._leases: weakref.WeakSet[EtcdLease] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return f"EtcdStore({str(self._client.endpoints)!r}, etcd {self.version})"
+
+    def __enter__(self) -> EtcdStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None:
+        response = self._client.call(rpc.RANGE, pb.RangeRequest(key=key.encode()), what=f"get {key!r}", timeout=timeout)
+        return _key_value(response.kvs[0]) if response.kvs else None
+
+    def range(self, prefix: str, *, timeout: float | None = None) -> RangeResult:
+        deadline = time.monotonic() + (self._client.timeout if timeout is None else timeout)
+        key, range_end = prefix_range(prefix)
+        kvs: list[KeyValue] = []
+        revision = 0
+        while True:
+            # Pages after the first are read at the first one's revision, so that together they are one snapshot.
+            request = pb.RangeRequest(key=key, range_end=range_end, limit=PAGE, revision=revision)
+            left = max(0.0, deadline - time.monotonic())
+            response = self._client.call(rpc.RANGE, request, what=f"range {prefix!r}", timeout=left)
+            revision = revision or response.header.revision
+            kvs.extend(map(_key_value, response.kvs))
+            if not response.more:
+                return RangeResult(revision, tuple(kvs))
+            key = response.kvs[-1].key + b"\0"
+
+    def put(self, key: str, value: bytes, *, lease: int = 0, timeout: float | None = None) -> int:
+        request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
+        response = self._client.call(rpc.PUT, request, what=f"put {key!r}", timeout=timeout)
+        return int(response.header.revision)
+
+    def delete(self, key: str, *, prefix: bool = False, timeout: float | None = None) -> int:
+        response = self._client.call(
+            rpc.DELETE_RANGE, _delete_request(key, prefix), what=f"delete {key!r}", timeout=timeout
+        )
+        return int(response.deleted)
+
+    def txn(
+        self,
+        compares: Iterable[Compare],
+        then: Sequence[Put | Delete | Get],
+        otherwise: Sequence[Put | Delete | Get] = (),
+        *,
+        timeout: float | None = None,
+    ) -> TxnResult:
+        request = pb.TxnRequest(
+            compare=[_compare(compare) for compare in compares],
+            success=[_operation(operation) for operation in then],
+            failure=[_operation(operation) for operation in otherwise],
+        )
+        writes = any(not isinstance(operation, Get) for operation in (*then, *otherwise))
+        keys = ", ".join(repr(operation.key) for operation in then) or "no operation"
+        response = self._client.call(
+            rpc.TXN, request, what=f"transaction on {keys}", idempotent=not writes, timeout=timeout
+        )
+        branch = then if response.succeeded else otherwise
+        gets = tuple(
+            tuple(map(_key_value, answer.response_range.kvs))
+            for operation, answer in zip(branch, response.responses, strict=True)
+            if isinstance(operation, Get)
+        )
+        return TxnResult(response.succeeded, response.header.revision, gets)
+
+    def watch(self, prefix: str, *, start_revision: int = 0) -> EtcdWatch:
+        key, range_end = prefix_range(prefix)
+        if not start_revision:
+            # A linearizable read says what "now" is; the server that gets the watch may be behind.
+            request = pb.RangeRequest(key=key, range_end=range_end, limit=1, keys_only=True)
+            response = self._client.call(rpc.RANGE, request, what=f"watch {prefix!r}")
+            start_revision = response.header.revision + 1
+        watch = EtcdWatch(self._client, key, range_end, start_revision)
+        with self._lock:
+            self._watches.add(watch)
+        return watch
+
+    def lease(self, ttl: float, *, on_lost: Callable[[], None] | None = None) -> EtcdLease:
+        granted_at = time.monotonic()
+        request = pb.LeaseGrantRequest(TTL=math.ceil(ttl))
+        # Retried though not idempotent: a lease whose id never came is unused and expires.
+        response = self._client.call(rpc.LEASE_GRANT, request, what=f"lease of {ttl:g} s")
+        lease = EtcdLease(self._client, response.ID, float(response.TTL), granted_at, on_lost)
+        with self._lock:
+            self._leases.add(lease)
+        return lease
+
+    def close(self) -> None:
+        """Ends the connection. Watches end with an error, leases are left to expire (revoke them first)."""
+        self._client.close()
+        with self._lock:
+            watches, leases = list(self._watches), list(self._leases)
+        for watch in watches:
+            watch.fail(StoreError(f"the connection to etcd at {self._client.endpoints} was closed by this process"))
+        for lease in leases:
+            lease.abandon()
+
+
+def prefix_range(prefix: str) -> tuple[bytes, bytes]:
+    """The half-open range [key, range_end) of the keys that start with `prefix`."""
+    key = prefix.encode()
+    if not key:
+        return b"\0", b"\0"  # etcd's spelling of "all keys"
+    # UTF-8 never holds 0xff, so the last byte can always be counted up.
+    return key, key[:-1] + bytes([key[-1] + 1])
+
+
+def _key_value(kv: Any) -> KeyValue:
+    return KeyValue(kv.key.decode(), kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+
+
+def _delete_request(key: str, prefix: bool) -> Any:
+    if prefix:
+        start, range_end = prefix_range(key)
+        return pb.DeleteRangeRequest(key=start, range_end=range_end)
+    return pb.DeleteRangeRequest(key=key.encode())
+
+
+def _compare(compare: Compare) -> Any:
+    target, field = _TARGETS[compare.target]
+    return pb.Compare(key=compare.key.encode(), target=target, result=_RESULTS[compare.op], **{field: compare.operand})
+
+
+def _operation(operation: Put | Delete | Get) -> Any:
+    match operation:
+        case Put(key, value, lease):
+            return pb.RequestOp(request_put=pb.PutRequest(key=key.encode(), value=value, lease=lease))
+        case Delete(key, prefix):
+            return pb.RequestOp(request_delete_range=_delete_request(key, prefix))
+        case Get(key, True):
+            start, range_end = prefix_range(key)
+            return pb.RequestOp(request_range=pb.RangeRequest(key=start, range_end=range_end))
+        case Get(key, False):
+            return pb.RequestOp(request_range=pb.RangeRequest(key=key.encode()))

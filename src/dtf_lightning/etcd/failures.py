@@ -1,0 +1,62 @@
+"""What a failed call to etcd means: may it be tried again, was it applied, and whose fault is it.
+
+etcd says much of this only in the text of the status, as its own Go client knows too; the texts are in etcd's
+`api/v3rpc/rpctypes/error.go`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from dtf_lightning.etcd._grpc import grpc
+
+
+class Failure(Enum):
+    NOT_SENT = "not sent"
+    """No connection, or refused before it was proposed: even a write may be tried again."""
+    NO_ANSWER = "no answer"
+    """A write may have been applied or not."""
+    STALE_TOKEN = "stale token"
+    """The token is unknown or older than the last change of users and roles: authenticate again."""
+    REFUSED = "refused"
+    """User, password, certificate or permission."""
+    LEASE_GONE = "lease gone"
+    COMPACTED = "compacted"
+    NOT_ETCD = "not etcd"
+    """A gRPC server, or another HTTP server, that has no such service."""
+    REJECTED = "rejected"
+    """etcd understood the request and will not do it; trying again is pointless."""
+
+
+_STATUS = grpc.StatusCode
+# The first is grpc's when no connection could be made, the others are etcd's before it proposes anything.
+_NOT_SENT_TEXTS = ("failed to connect", "connections to all backends failing", "etcdserver: no leader", "not capable")
+_STALE_TEXTS = ("invalid auth token", "revision of auth store is old")
+_REFUSED_TEXTS = ("authentication failed", "user name is empty", "permission denied", "invalid auth management")
+
+
+def classify(error: grpc.RpcError, *, has_token: bool) -> Failure:
+    """`has_token`: whether the call carried a token, or ought to have."""
+    code, details = error.code(), error.details() or ""
+    if any(text in details for text in _STALE_TEXTS) or code is _STATUS.UNAUTHENTICATED:
+        return Failure.STALE_TOKEN if has_token else Failure.REFUSED
+    if "user name is empty" in details and has_token:
+        return Failure.STALE_TOKEN
+    if code is _STATUS.PERMISSION_DENIED or any(text in details for text in _REFUSED_TEXTS):
+        return Failure.REFUSED
+    if "received http2 header with status" in details.lower() or code is _STATUS.UNIMPLEMENTED:
+        return Failure.NOT_ETCD
+    if code is _STATUS.UNAVAILABLE and any(text in details for text in _NOT_SENT_TEXTS):
+        return Failure.NOT_SENT
+    if code in (_STATUS.UNAVAILABLE, _STATUS.DEADLINE_EXCEEDED, _STATUS.CANCELLED):
+        return Failure.NO_ANSWER
+    if "requested lease not found" in details:
+        return Failure.LEASE_GONE
+    if "has been compacted" in details:
+        return Failure.COMPACTED
+    return Failure.REJECTED
+
+
+def describe(error: grpc.RpcError) -> str:
+    """One line for messages: the code and etcd's or grpc's words."""
+    return f"{error.code().name}: {error.details() or 'no details'}"
