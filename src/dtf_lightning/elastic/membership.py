@@ -40,7 +40,7 @@ from dtf_lightning.elastic.directives import (
     Wait,
 )
 from dtf_lightning.elastic.failures import beyond_limits, num_consecutive, still_count
-from dtf_lightning.elastic.generation import Failure, Generation, Member
+from dtf_lightning.elastic.generation import Generation, Member
 from dtf_lightning.elastic.planning import (
     deadline_of,
     describe_change,
@@ -52,10 +52,9 @@ from dtf_lightning.elastic.planning import (
     track,
     waiting_for,
 )
-from dtf_lightning.elastic.records import WORKER_TRANSITIONS, IllegalTransition, NodeRecord, WorkerState
+from dtf_lightning.elastic.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.rescale import compare
 from dtf_lightning.elastic.state import (
-    PHASE_TRANSITIONS,
     Departure,
     DepartureKind,
     MembershipState,
@@ -70,17 +69,11 @@ from dtf_lightning.elastic.state import (
 from dtf_lightning.settings import ElasticSettings
 
 __all__ = [
-    "PHASE_TRANSITIONS",
-    "WORKER_TRANSITIONS",
     "Decision",
     "Directive",
     "DirectiveKind",
     "Event",
-    "Failure",
     "Form",
-    "Generation",
-    "IllegalTransition",
-    "Member",
     "MembershipState",
     "NodeChanged",
     "NodeGone",
@@ -159,7 +152,7 @@ def _stable(settings: ElasticSettings, state: MembershipState, now: float, wall:
             reason=f"{counts}: {change}, waiting {deadline - now:.1f} s for more changes", until=deadline
         )
     reason = f"{counts}: {change}"
-    if len(planned) < settings.min_nodes:
+    if planned and len(planned) < settings.min_nodes:
         reason += f"; the run will pause with {len(planned)} of {settings.min_nodes} nodes"
     directive = Directive(
         kind=DirectiveKind.PREPARE, target=state.generation.number + 1, epoch=state.epoch, reason=reason
@@ -308,7 +301,10 @@ def _was_at_boundary(state: MembershipState, departure: Departure) -> bool:
     """A leaver came to the stop: it said so, or its key vanished when another member had already been there."""
     if departure.kind is DepartureKind.LEFT:
         return True
-    return departure.kind is DepartureKind.DRAINED and any(state.is_ready(member) for member in state.live)
+    others_were = any(d.kind is DepartureKind.LEFT for d in state.departures.values()) or any(
+        state.is_ready(member) for member in state.live
+    )
+    return departure.kind is DepartureKind.DRAINED and others_were
 
 
 def _reporters(state: MembershipState) -> list[NodeRecord]:

@@ -337,9 +337,14 @@ def take_over(
         plan=Plan(changed_at=now),
         history=(f"{phase.value} (taken over at generation {generation.number})",),
     )
+    state = _as_told(state, wall)
     for record in records:
         state = observe(state, NodeChanged(record), wall)
-    return _settle_missing(state, frozenset(reachable), wall)
+    for member in state.live:
+        if state.record(member) is None and member.node not in reachable:
+            kind = _unannounced(state, member)
+            state = depart(state, member, kind, "it was gone when a new coordinator took over", wall)
+    return state
 
 
 def _retired_before(generation: Generation) -> dict[str, int]:
@@ -353,20 +358,17 @@ def _retired_before(generation: Generation) -> dict[str, int]:
     return retired
 
 
-def _settle_missing(state: MembershipState, reachable: frozenset[str], wall: float) -> MembershipState:
-    """Members that the predecessor had put out, and those that are not here any more."""
+def _as_told(state: MembershipState, wall: float) -> MembershipState:
+    """Members that the predecessor had put out, and its reasons for doing so."""
     told = state.directive
+    if told is None:
+        return state
     for member in state.live:
-        if told is not None and member.id in told.failed:
+        if member.id in told.failed:
             state = depart(state, member, DepartureKind.FAILED, told.reason, wall)
-        elif told is not None and member.id in told.departed:
+        elif member.id in told.departed:
             state = depart(state, member, DepartureKind.DRAINED, told.reason, wall)
-        elif state.record(member) is None and member.node not in reachable:
-            kind = _unannounced(state, member)
-            state = depart(state, member, kind, "it was gone when a new coordinator took over", wall)
-    if told is not None:
-        state = suspected(state, told.suspects, told.reason, wall)
-    return state
+    return suspected(state, told.suspects, told.reason, wall)
 
 
 def suspected(state: MembershipState, member_ids: Iterable[str], reason: str, wall: float) -> MembershipState:
