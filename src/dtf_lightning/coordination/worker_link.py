@@ -20,7 +20,6 @@ import os
 import socket
 import sys
 import threading
-
 import weakref
 from collections.abc import Callable
 
@@ -37,7 +36,7 @@ CONNECT_TIMEOUT = 30.0
 _links: weakref.WeakSet[WorkerLink] = weakref.WeakSet()
 
 
-class RunFinished(Exception):  # noqa: N818  control flow, not an error
+class RunFinished(Exception):
     """The run came to its end while this worker waited to enter it."""
 
 
@@ -154,17 +153,8 @@ class WorkerLink:
         self._unwound.set()
         self.send(messages.Ready(after=self.generation, fingerprint=fingerprint, parameters=parameters))
         with self._changed:
-            while True:
-                if self._abort is not None:
-                    raise RunAborted(self._abort.reason)
-                if self._refused is not None:
-                    raise RunRefused(self._refused.reason)
-                if self._finish is not None:
-                    raise RunFinished(self._finish.reason)
-                if self._assignment is not None:
-                    break
+            while (assignment := self._answer_to_ready()) is None:
                 self._changed.wait()
-            assignment = self._assignment
             self.generation = int(assignment.generation["number"])
             self._boundary = 0
             self._answered = self._stop = None
@@ -276,6 +266,15 @@ class WorkerLink:
             threading.Thread(target=self._watch_unwinding, daemon=True, name="dtf-unwind-watchdog").start()
             self.on_fail()
 
+    def _answer_to_ready(self) -> messages.Assign | None:
+        if self._abort is not None:
+            raise RunAborted(self._abort.reason)
+        if self._refused is not None:
+            raise RunRefused(self._refused.reason)
+        if self._finish is not None:
+            raise RunFinished(self._finish.reason)
+        return self._assignment
+
     def _raise_if_broken(self) -> None:
         if self._abort is not None:
             raise RunAborted(self._abort.reason)
@@ -315,5 +314,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch.overrides.distributed import DistributedSamplerWrapper
 from lightning.pytorch.utilities.data import _update_dataloader
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
@@ -23,14 +22,16 @@ def make_elastic(loader: Any, *, tail: Tail) -> DataLoader[Any]:
     _refuse_what_cannot_be_divided(loader)
     sampler = loader.sampler
     if isinstance(sampler, ElasticDistributedSampler):
-        return loader  # type: ignore[no-any-return]
+        same: DataLoader[Any] = loader
+        return same
     tail = "drop" if sampler.drop_last else tail
     elastic = ElasticDistributedSampler(loader.dataset, shuffle=sampler.shuffle, seed=sampler.seed, tail=tail)
-    made: DataLoader[Any] = _update_dataloader(loader, elastic)
+    made: Any = _update_dataloader(loader, elastic)
     # Lightning's `_Stateful` protocol: the position travels with the callback's state, not with the loader's.
-    made.state_dict = dict  # type: ignore[attr-defined]
-    made.load_state_dict = lambda state: None  # type: ignore[attr-defined]
-    return made
+    made.state_dict = dict
+    made.load_state_dict = lambda _: None
+    remade: DataLoader[Any] = made
+    return remade
 
 
 def _refuse_what_cannot_be_divided(loader: Any) -> None:
@@ -51,9 +52,9 @@ def _refuse_what_cannot_be_divided(loader: Any) -> None:
             "DataLoader(batch_size=..., shuffle=True) instead, or give it sampler=ElasticDistributedSampler(dataset)."
         )
     sampler = loader.sampler
-    if isinstance(sampler, DistributedSamplerWrapper) or not isinstance(sampler, DistributedSampler):
-        inner = getattr(sampler, "dataset", None)
-        name = type(getattr(inner, "_sampler", sampler)).__name__
+    wrapped = getattr(getattr(sampler, "dataset", None), "_sampler", None)  # Lightning's DistributedSamplerWrapper
+    if wrapped is not None or not isinstance(sampler, DistributedSampler):
+        name = type(sampler if wrapped is None else wrapped).__name__
         raise SettingsError(
             f"the training loader has the sampler {name}, whose order an elastic run does not know, so that it cannot "
             "be divided anew when the world changes. Use DataLoader(shuffle=True) or (shuffle=False) with "

@@ -16,8 +16,9 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 
-from dtf_lightning.elastic.resume import Phase
+from dtf_lightning.elastic.resume import LoopPhase
 from dtf_lightning.lightning.session import ElasticSession
+from dtf_lightning.lightning.signals import graceful_signals
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -45,11 +46,8 @@ class ElasticFitLoop(_FitLoop):
 
     def run(self) -> None:
         session = _session(self)
-        restore_signals = session.attach_signals()
-        try:
+        with graceful_signals(session.link.leaving):
             self._run_generations(session)
-        finally:
-            restore_signals()
         self.on_run_end()
 
     def _run_generations(self, session: ElasticSession) -> None:
@@ -79,7 +77,7 @@ class ElasticFitLoop(_FitLoop):
             return
         self.reset()
         self.on_run_start()
-        while (session.resuming and session.progress.phase is not Phase.EPOCH_START) or not self.done:
+        while (session.resuming and session.progress.phase is not LoopPhase.EPOCH_START) or not self.done:
             try:
                 self.on_advance_start()
                 self.advance()
@@ -92,7 +90,7 @@ class ElasticFitLoop(_FitLoop):
 
     def _mark_resumed(self, session: ElasticSession) -> None:
         """Make Lightning's own restart logic skip the hooks that this epoch has had already."""
-        in_epoch = session.progress.phase is not Phase.EPOCH_START
+        in_epoch = session.progress.phase is not LoopPhase.EPOCH_START
         self._restarting = self.epoch_loop._restarting = self._resuming_from_checkpoint = in_epoch
         self._stale = True
 
@@ -110,7 +108,8 @@ class ElasticFitLoop(_FitLoop):
             super().on_run_start()
             return
         if not self._iteration_based_training():
-            self.epoch_progress.current.completed = self.epoch_progress.current.processed
+            epochs: Any = self.epoch_progress.current
+            epochs.completed = epochs.processed
         if self.epoch_loop._should_check_val_epoch() and trainer.val_dataloaders is None:
             trainer.validating = True
             self.epoch_loop.val_loop.setup_data()  # has collectives: survivors and newcomers alike
@@ -127,7 +126,7 @@ class ElasticFitLoop(_FitLoop):
         if self._stale and not session.resuming:
             self._stale = False
             session.strategy.forget_loader(self)
-        session.progress.phase = session.progress.phase if session.resuming else Phase.EPOCH_START
+        session.progress.phase = session.progress.phase if session.resuming else LoopPhase.EPOCH_START
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
@@ -147,7 +146,7 @@ class ElasticEpochLoop(_TrainingEpochLoop):
             session.resuming = False
             # From here on this is no restart for Lightning: it would skip and advance counters on its own guesses.
             self._restarting = self.val_loop._restarting = False
-            if session.progress.phase is Phase.ADVANCE_END:
+            if session.progress.phase is LoopPhase.ADVANCE_END:
                 self.on_advance_end(data_fetcher)
 
     def advance(self, data_fetcher: Any) -> None:
@@ -158,9 +157,9 @@ class ElasticEpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: Any) -> None:
         progress = _session(self).progress
-        progress.phase = Phase.ADVANCE_END
+        progress.phase = LoopPhase.ADVANCE_END
         super().on_advance_end(data_fetcher)
-        progress.phase = Phase.BATCH
+        progress.phase = LoopPhase.BATCH
 
     def _broadcast_sigterm_tensor(self) -> None:
         # Lightning 2.6 broadcasts here before every batch, blocking, and swallows the exception of a dead peer. An

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dtf_lightning.elastic.resume import Phase, Position
+from dtf_lightning.elastic.resume import LoopPhase, Position
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -46,7 +46,7 @@ class TrainingProgress:
     """One worker's place in the epoch; its loops tell it of every step."""
 
     def __init__(self) -> None:
-        self.phase = Phase.EPOCH_START
+        self.phase = LoopPhase.EPOCH_START
         self.consumed = 0
         self.boundary: StepBoundary | None = None
         self.epoch_end: EpochEnd | None = None
@@ -69,11 +69,11 @@ class TrainingProgress:
 
     def batch_done(self) -> None:
         self.consumed = min(self.dataset_size, self.consumed + self.batch_samples)
-        self.phase = Phase.ADVANCE_END
+        self.phase = LoopPhase.ADVANCE_END
 
     def epoch_batches_done(self, trainer: pl.Trainer) -> None:
-        epochs = trainer.fit_loop.epoch_progress
-        self.phase = Phase.EPOCH_END
+        epochs: Any = trainer.fit_loop.epoch_progress
+        self.phase = LoopPhase.EPOCH_END
         self.epoch_end = EpochEnd(
             processed_total=epochs.total.processed,
             processed=epochs.current.processed,
@@ -82,7 +82,7 @@ class TrainingProgress:
 
     def epoch_done(self) -> None:
         self.consumed = 0
-        self.phase = Phase.EPOCH_START
+        self.phase = LoopPhase.EPOCH_START
 
     # --- compared and moved ------------------------------------------------------------------------------------------
 
@@ -93,6 +93,7 @@ class TrainingProgress:
             global_step=epoch_loop.global_step,
             batches_total=epoch_loop.batch_progress.total.completed,
             phase=self.phase,
+            samples=self.consumed,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class TrainingProgress:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.phase = Phase(state["phase"])
+        self.phase = LoopPhase(state["phase"])
         self.consumed = state["consumed"]
         self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
         self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
@@ -114,15 +115,16 @@ class TrainingProgress:
 
         To be called when the loops were left by an exception, at whatever place.
         """
-        fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        fit_loop: Any = trainer.fit_loop
+        epoch_loop = fit_loop.epoch_loop
         rolled_back = self._settle_batch(epoch_loop)
         epochs, batches = fit_loop.epoch_progress, epoch_loop.batch_progress
-        if self.phase is Phase.EPOCH_END:
+        if self.phase is LoopPhase.EPOCH_END:
             assert self.epoch_end is not None
             epochs.total.processed = epochs.total.completed = self.epoch_end.processed_total
             epochs.current.processed = epochs.current.completed = self.epoch_end.processed
             epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
-        if self.phase is Phase.EPOCH_START:
+        if self.phase is LoopPhase.EPOCH_START:
             for tracker in (epochs.total, epochs.current):
                 tracker.ready = tracker.started = tracker.processed = tracker.completed
             batches.reset_on_run()
@@ -142,11 +144,11 @@ class TrainingProgress:
 
     def _settle_batch(self, epoch_loop: Any) -> bool:
         """Forward over a batch whose optimizer stepped, back over one (or an accumulation) whose optimizer did not."""
-        if self.boundary is None or self.phase not in (Phase.BATCH, Phase.ADVANCE_END):
+        if self.boundary is None or self.phase not in (LoopPhase.BATCH, LoopPhase.ADVANCE_END):
             return False
         batches = epoch_loop.batch_progress
         stepped = epoch_loop.global_step > self.boundary.global_step
-        if self.phase is Phase.ADVANCE_END and stepped:
+        if self.phase is LoopPhase.ADVANCE_END and stepped:
             return False
         if stepped:
             total, current = batches.total.ready, batches.current.ready
@@ -156,7 +158,7 @@ class TrainingProgress:
             begun = batches.total.ready > total
             self.consumed = self.boundary.consumed
             batches.is_last_batch = False
-            self.phase = Phase.BATCH
+            self.phase = LoopPhase.BATCH
         for tracker, count in ((batches.total, total), (batches.current, current)):
             tracker.ready = tracker.started = tracker.processed = tracker.completed = count
         return not stepped and begun

@@ -6,7 +6,7 @@ Private API touched here: `CSVLogger`'s experiment writer, the progress bar's `o
 from __future__ import annotations
 
 import csv
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def set_rank_zero(rank: int) -> None:
     """Tell Lightning's `rank_zero_only` functions who they run on."""
-    rank_zero_only.rank = utilities_rank_zero_only.rank = rank
+    for decorator in (rank_zero_only, utilities_rank_zero_only):
+        setattr(decorator, "rank", rank)  # noqa: B010  mypy knows no attribute of a function
 
 
 def take_over_rank_zero(trainer: pl.Trainer) -> None:
@@ -37,15 +38,14 @@ def take_over_rank_zero(trainer: pl.Trainer) -> None:
 
 def _continue_csv(logger: CSVLogger) -> None:
     """Go on in the former rank zero's metrics.csv, which a new experiment writer would delete."""
-    path = os.path.join(logger.log_dir, "metrics.csv")
-    if not os.path.isfile(path):
+    path = Path(logger.log_dir, "metrics.csv")
+    if not path.is_file():
         return
-    with open(path, newline="") as file:
+    with path.open(newline="") as file:
         header = next(csv.reader(file), [])
-    aside = path + ".kept"
-    os.replace(path, aside)
+    aside = path.rename(path.with_suffix(".kept"))
     try:
         experiment = logger.experiment
     finally:
-        os.replace(aside, path)
+        aside.rename(path)
     experiment.metrics_keys = header

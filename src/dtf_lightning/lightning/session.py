@@ -13,14 +13,11 @@ The life of a worker, in the order of this file's methods:
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +27,7 @@ from dtf_lightning import environment
 from dtf_lightning.coordination.messages import Assign
 from dtf_lightning.coordination.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.generation import Generation
-from dtf_lightning.elastic.resume import Phase, Position, ResumePlan, choose_leader
+from dtf_lightning.elastic.resume import LoopPhase, Position, ResumePlan, choose_leader
 from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.events import EventLog, WorkerRescaled
 from dtf_lightning.lightning import state as training_state
@@ -39,7 +36,9 @@ from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
+from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
+from dtf_lightning.training.pause import PauseClock
 from dtf_lightning.training.process_group import GenerationGroup
 from dtf_lightning.training.sampler import ElasticDistributedSampler, Tail
 from dtf_lightning.training.snapshot import StepSnapshot
@@ -56,7 +55,7 @@ VERDICT_FACTOR = 10
 """A suspected failure waits this many `rescale_timeout`s for the coordinator's word: etcd may be away meanwhile."""
 
 
-class StopForRescale(Exception):  # noqa: N818  control flow, not an error
+class StopForRescale(Exception):
     """The agreed step boundary of a planned rescale is reached."""
 
 
@@ -75,32 +74,6 @@ class SessionSettings:
     tail: Tail = "pad"
     ledger: bool = False
     run_dir: str | None = None
-
-
-class PauseClock:
-    """Marks the phases of one rescale as this worker sees it. Seconds, monotonic."""
-
-    def __init__(self) -> None:
-        self._started: float | None = None
-        self._last = 0.0
-        self.phases: dict[str, float] = {}
-
-    def start(self) -> None:
-        self._started = self._last = time.monotonic()
-        self.phases = {}
-
-    def mark(self, phase: str) -> None:
-        now = time.monotonic()
-        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
-        self._last = now
-
-    def stop(self) -> float | None:
-        """Seconds since `start`; `None` if it did not run."""
-        if self._started is None:
-            return None
-        self.mark("first_step")
-        pause, self._started = self._last - self._started, None
-        return pause
 
 
 class ElasticSession:
@@ -232,24 +205,32 @@ class ElasticSession:
 
     def _agree(self) -> ResumePlan:
         mine = self.progress.position(self.trainer)
-        # (world_size, 4): every member's position
-        row = torch.tensor([int(mine.trained), mine.global_step, mine.batches_total, mine.phase.value])
+        phases = list(LoopPhase)
+        # (world_size, 5): every member's position
+        row = torch.tensor(
+            [int(mine.trained), mine.global_step, mine.batches_total, phases.index(mine.phase), mine.samples]
+        )
         rows = [torch.empty_like(row) for _ in range(self.generation.world_size)]
         dist.all_gather(rows, row)
-        return choose_leader(
-            [
-                Position(trained=bool(trained), global_step=step, batches_total=batches, phase=Phase(phase))
-                for trained, step, batches, phase in (row.tolist() for row in rows)
-            ]
-        )
+        positions = [
+            Position(
+                trained=bool(trained), global_step=step, batches_total=batches, phase=phases[phase], samples=samples
+            )
+            for trained, step, batches, phase, samples in (row.tolist() for row in rows)
+        ]
+        self.beginning = not any(position.trained for position in positions)
+        plan = choose_leader(positions)
+        if self.beginning and len(set(positions)) == 1:
+            # Nobody has trained and all have loaded the same: DDP's broadcast of the weights is enough.
+            return replace(plan, sources={})
+        return plan
 
     def _share_state(self, plan: ResumePlan) -> None:
         rank = self.strategy.global_rank
-        self.beginning = not plan.trained
-        self.resuming = plan.trained
+        self.resuming = not self.beginning
         if self.beginning:
             box = [(training_state.dump_start(self.trainer), self.loaded_position is not None)]
-            dist.broadcast_object_list(box, src=plan.leader)
+            dist.broadcast_object_list(box, src=plan.leader_rank)
             start, self.resuming = box[0]
             training_state.load_start(self.trainer, start)
         receivers = [receiver for receiver, source in plan.sources.items() if source == rank]
@@ -274,12 +255,12 @@ class ElasticSession:
         """Give the sampler its place in the world and in the epoch."""
         epoch_loop = self.trainer.fit_loop.epoch_loop
         progress = self.progress
-        in_epoch = self.resuming and progress.phase is not Phase.EPOCH_START
+        in_epoch = self.resuming and progress.phase is not LoopPhase.EPOCH_START
         done = epoch_loop.batch_progress.current.completed if in_epoch else 0
         sampler.rebind(
             rank=self.strategy.global_rank,
             num_replicas=self.strategy.world_size,
-            epoch=self.trainer.fit_loop.epoch_progress.current.processed,
+            epoch=self.trainer.current_epoch,
             cursor=progress.consumed if in_epoch else 0,
             done_here=done * batch_size,
         )
@@ -295,7 +276,7 @@ class ElasticSession:
         epoch_loop = self.trainer.fit_loop.epoch_loop
         progress = self.progress
         at_step = epoch_loop.batch_progress.current.completed % self.trainer.accumulate_grad_batches == 0
-        progress.phase = Phase.BATCH
+        progress.phase = LoopPhase.BATCH
         if at_step:
             progress.at_step_boundary(self.trainer)
             self.snapshot.take(self.trainer.lightning_module)
@@ -397,30 +378,6 @@ class ElasticSession:
                 self.snapshot.restore(self.trainer.lightning_module)
         self.clock.mark("unwind")
 
-    def attach_signals(self) -> Callable[[], None]:
-        """SIGTERM and the first Ctrl-C ask the agent for a graceful leave; returns what undoes this.
-
-        Lightning's own SIGTERM handler runs a collective inside the signal handler, which hangs when a peer is gone.
-        """
-        former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-        asked = False
-
-        def leave(signum: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            if asked:
-                signal.default_int_handler(signum, frame)
-            asked = True
-            self.link.leaving(signal.Signals(signum).name)
-
-        signal.signal(signal.SIGINT, leave)
-        signal.signal(signal.SIGTERM, leave)
-
-        def undo() -> None:
-            signal.signal(signal.SIGINT, former[0])
-            signal.signal(signal.SIGTERM, former[1])
-
-        return undo
-
     def leave_if_asked(self) -> None:
         """Leave if the planned rescale was this node's leaving. Raises `WorkerLeft`."""
         stop = self.link.stopping
@@ -443,43 +400,12 @@ class ElasticSession:
             )
 
 
-def is_communication_error(error: BaseException | None) -> bool:
-    """Whether a collective failed, as far as the exception or one of its causes tells.
-
-    gloo raises plain `RuntimeError`s, hence the look at their text (strings of gloo 2.13's transport and of c10d).
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)):
-            return True
-        text = str(error)
-        if isinstance(error, RuntimeError) and any(sign in text for sign in _COMMUNICATION_SIGNS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-_COMMUNICATION_SIGNS = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "gloo",
-    "Gloo",
-    "Timed out waiting",
-    "Socket closed",
-    "Connection refused",
-    "process group has not been initialized",
-    "NCCL",
-)
-
-
 _current: ElasticSession | None = None
 
 
 def current_session(settings: SessionSettings | None = None) -> ElasticSession | None:
     """This process's session; checks in with the agent on the first call. `None` where no agent of ours started it."""
-    global _current  # noqa: PLW0603  a process has one agent, and checks in once
+    global _current
     if _current is None:
         socket_path = environment.agent_socket()
         if socket_path is None:

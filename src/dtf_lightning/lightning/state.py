@@ -96,6 +96,4 @@ def clear_restart_flags(loop: _Loop) -> None:
 
 
 def _on_cpu(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.detach().cpu() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()
-    }
+    return {name: value.detach().cpu() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()}

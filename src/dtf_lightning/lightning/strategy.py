@@ -6,21 +6,18 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
-from lightning.pytorch.strategies.launchers.launcher import _Launcher
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.loaders import make_elastic
 from dtf_lightning.lightning.rank_zero import set_rank_zero
-from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session, is_communication_error
+from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
+from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.sampler import ElasticDistributedSampler
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
 
 log = logging.getLogger("dtf_lightning")
 
@@ -73,7 +70,7 @@ class ElasticDDPStrategy(DDPStrategy):
         set_rank_zero(self.global_rank)
 
     def _configure_launcher(self) -> None:
-        self._launcher: _Launcher | None = None  # torchrun has launched
+        self._launcher = None  # torchrun has launched
 
     def setup_environment(self) -> None:
         # The session has formed the node's local group already.
@@ -84,7 +81,7 @@ class ElasticDDPStrategy(DDPStrategy):
         """Nothing yet: the model is wrapped when a generation is entered."""
 
     def process_dataloader(self, dataloader: Any) -> Any:
-        fit_loop = self.session.trainer.fit_loop
+        fit_loop: Any = self.session.trainer.fit_loop
         if not getattr(fit_loop, "_in_setup", False):
             return dataloader
         fit_loop._num_loaders += 1
@@ -105,7 +102,7 @@ class ElasticDDPStrategy(DDPStrategy):
         self.session.bind_sampler(sampler, loader.batch_size)
         return loader
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
         self.session.batch_drawn()
 
     def optimizer_step(

@@ -32,7 +32,7 @@ def strip_tracebacks(error: BaseException | None) -> None:
 def unwrap_ddp(trainer: pl.Trainer) -> None:
     """Take DDP off the model, so that nothing of the old process group is left in it."""
     strategy, module = trainer.strategy, trainer.lightning_module
-    wrapped = strategy.model
+    wrapped: Any = strategy.model
     if not isinstance(wrapped, DistributedDataParallel):
         return
     wrapped._remove_autograd_hooks()
@@ -49,7 +49,7 @@ def unwrap_ddp(trainer: pl.Trainer) -> None:
 
 def restore_module(trainer: pl.Trainer, original_forward: Any) -> None:
     """Leave the training or validation step that was interrupted."""
-    module = trainer.lightning_module
+    module: Any = trainer.lightning_module
     module._current_fx_name = None
     if original_forward is None:
         module.__dict__.pop("forward", None)

@@ -18,6 +18,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def audit(paths: Iterable[Path]) -> Audit:
                     draws.append(record)
     order = sorted(begins)
     # Steps below `limit` of a generation are committed: the next one began there, or training ended there.
-    limit = {g: begins[following] for g, following in zip(order, order[1:], strict=False)}
+    limit = {g: begins[following] for g, following in pairwise(order)}
     if order:
         # A draw for a step is written after the step before it was committed.
         drawn = [record["step"] for record in draws if record["generation"] == order[-1]]

@@ -65,10 +65,8 @@ class GenerationGroup:
     ) -> None:
         """Form the group over the store at `host:port`.
 
-        Args:
-            prefix: unique for the generation.
-            connect_timeout: seconds to wait for the store and for the other members.
-            timeout: of every collective afterwards.
+        `prefix` is unique for the generation; `connect_timeout` (seconds) is the wait for the store and the members,
+        `timeout` that of every collective afterwards.
 
         Raises:
             GenerationBroken: it was cut while forming.

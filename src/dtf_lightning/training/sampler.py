@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sized
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from dtf_lightning.errors import SettingsError
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 Tail = Literal["pad", "drop"]
 TAILS: tuple[Tail, ...] = ("pad", "drop")
@@ -108,7 +110,7 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         rest = self.order()[self.cursor : self.cursor + total]
         while len(rest) < total:
             rest = torch.cat([rest, self.order()[: total - len(rest)]])
-        # (remaining / num_replicas,)
+        # this rank's share: (remaining / num_replicas,)
         mine = rest[self.rank :: self.num_replicas]
         if self.drawn is not None:
             self.drawn.clear()

@@ -53,7 +53,7 @@ def receive_state(source: int) -> dict[str, Any]:
     dist.recv(size, source)
     header = torch.empty(int(size.item()), dtype=torch.uint8)
     dist.recv(header, source)
-    skeleton, layout = pickle.loads(header.numpy().tobytes())  # noqa: S301  a member of the same run, see above
+    skeleton, layout = pickle.loads(header.numpy().tobytes())
     tensors: list[torch.Tensor] = [torch.empty(shape, dtype=dtype) for dtype, shape in layout]
     for indices in _parcels(layout):
         if len(indices) == 1:
@@ -62,7 +62,7 @@ def receive_state(source: int) -> dict[str, Any]:
         sizes = [tensors[index].numel() for index in indices]
         flat = torch.empty(sum(sizes), dtype=layout[indices[0]][0])
         dist.recv(flat, source)
-        for index, piece in zip(indices, flat.split(sizes), strict=True):
+        for index, piece in zip(indices, torch.split(flat, sizes), strict=True):
             tensors[index] = piece.view(layout[index][1])
     state: dict[str, Any] = _put_tensors_back(skeleton, tensors)
     return state

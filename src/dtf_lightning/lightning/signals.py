@@ -1,0 +1,33 @@
+"""SIGTERM and Ctrl-C in a live run: leave at a step boundary, so that nobody else notices more than a pause."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def graceful_signals(ask_to_leave: Callable[[str], None]) -> Iterator[None]:
+    """Inside, SIGTERM and the first Ctrl-C call `ask_to_leave` with the signal's name; a second one interrupts at once.
+
+    Lightning's own SIGTERM handler runs a collective inside the signal handler, which hangs when a peer is gone.
+    """
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = False
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            signal.default_int_handler(number, frame)
+        asked = True
+        ask_to_leave(signal.Signals(number).name)
+
+    for number in former:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,31 @@
+"""How long a rescale kept this worker from training, phase by phase."""
+
+from __future__ import annotations
+
+import time
+
+
+class PauseClock:
+    """Marks the phases of one rescale as this worker sees it. Seconds, monotonic."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+        self._last = 0.0
+        self.phases: dict[str, float] = {}
+
+    def start(self) -> None:
+        self._started = self._last = time.monotonic()
+        self.phases = {}
+
+    def mark(self, phase: str) -> None:
+        now = time.monotonic()
+        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def stop(self) -> float | None:
+        """Seconds since `start`; `None` if it did not run."""
+        if self._started is None:
+            return None
+        self.mark("first_step")
+        pause, self._started = self._last - self._started, None
+        return pause
