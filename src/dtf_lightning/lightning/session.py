@@ -288,14 +288,15 @@ class ElasticSession:
 
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
-        if self.ledger is not None and self.sampler is not None and self.sampler.drawn is not None:
-            drawn = self.sampler.drawn
+        if self.ledger is not None and self.sampler is not None:
+            samples, padding = self.sampler.take_drawn(self.batch_size)
             self.ledger.draw(
                 generation=self.generation.number,
                 rank=self.strategy.global_rank,
                 epoch=self.trainer.current_epoch,
                 step=self.trainer.global_step,
-                samples=[drawn.popleft() for _ in range(min(self.batch_size, len(drawn)))],
+                samples=samples,
+                padding=padding,
             )
 
     def before_optimizer_step(self) -> None:

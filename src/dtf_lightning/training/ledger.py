@@ -44,9 +44,16 @@ class Ledger:
         """A generation begins: its next optimizer step is `step` (steps before it are committed)."""
         self._write(kind="begin", generation=generation, rank=rank, world_size=world_size, step=step, epoch=epoch)
 
-    def draw(self, *, generation: int, rank: int, epoch: int, step: int, samples: list[int]) -> None:
-        """Samples drawn for optimizer step `step` (starts at 0); several lines per step under accumulation."""
-        self._write(kind="draw", generation=generation, rank=rank, epoch=epoch, step=step, samples=samples)
+    def draw(
+        self, *, generation: int, rank: int, epoch: int, step: int, samples: list[int], padding: int = 0
+    ) -> None:
+        """Samples drawn for optimizer step `step` (starts at 0); several lines per step under accumulation.
+
+        The last `padding` of them fill the epoch's tail up to a multiple of the world size.
+        """
+        self._write(
+            kind="draw", generation=generation, rank=rank, epoch=epoch, step=step, samples=samples, padding=padding
+        )
 
     def end(self, *, generation: int, rank: int, step: int) -> None:
         """Training came to its end with `step` committed steps."""
@@ -65,7 +72,9 @@ class EpochAudit:
 
     epoch: int
     consumed: Counter[int]
-    """Sample id to the number of times that a committed step consumed it."""
+    """Sample id to the number of times that a committed step consumed it, padding left out."""
+    padding: int = 0
+    """Samples drawn a second time to fill the epoch's tail (`tail="pad"`)."""
 
     def missing(self, dataset_size: int) -> list[int]:
         return [sample for sample in range(dataset_size) if sample not in self.consumed]
@@ -114,17 +123,23 @@ def audit(paths: Iterable[Path]) -> Audit:
         drawn = [record["step"] for record in draws if record["generation"] == order[-1]]
         limit[order[-1]] = ends.get(order[-1], max(drawn, default=begins[order[-1]]))
     consumed: dict[int, Counter[int]] = {}
+    padding: Counter[int] = Counter()
     steps: set[int] = set()
     void = 0
     for record in draws:
         if record["step"] < limit.get(record["generation"], 0):
-            consumed.setdefault(record["epoch"], Counter()).update(record["samples"])
+            epoch, padded = record["epoch"], record["padding"]
+            consumed.setdefault(epoch, Counter()).update(record["samples"][: len(record["samples"]) - padded])
+            padding[epoch] += padded
             steps.add(record["step"])
         else:
             void += 1
     last = limit[order[-1]] if order else 0
     return Audit(
-        epochs={epoch: EpochAudit(epoch=epoch, consumed=counts) for epoch, counts in sorted(consumed.items())},
+        epochs={
+            epoch: EpochAudit(epoch=epoch, consumed=counts, padding=padding[epoch])
+            for epoch, counts in sorted(consumed.items())
+        },
         committed_steps=len(steps),
         void_draws=void,
         resume_steps=begins,

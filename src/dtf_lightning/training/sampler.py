@@ -69,6 +69,8 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         """What `len` adds for the batches before the last rescale, so that Lightning's batch counters stay right."""
         self.drawn: deque[int] | None = None
         """Indices as they were yielded, for the ledger; `None` when nobody asks."""
+        self._not_padding = 0
+        """How many of the indices in `drawn` are samples of the epoch; the rest, at the end, is padding."""
         self._order: tuple[int, torch.Tensor] | None = None
 
     def rebind(self, *, rank: int, num_replicas: int, epoch: int, cursor: int, done_here: int) -> None:
@@ -93,6 +95,17 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
             self._order = (self.epoch, order)
         return self._order[1]
 
+    def take_drawn(self, count: int) -> tuple[list[int], int]:
+        """The next `count` indices in the order in which they were drawn, and how many of them (the last) are padding.
+
+        Needs `drawn` to be a deque before the iteration begins.
+        """
+        assert self.drawn is not None
+        taken = [self.drawn.popleft() for _ in range(min(count, len(self.drawn)))]
+        padding = max(0, len(taken) - self._not_padding)
+        self._not_padding = max(0, self._not_padding - len(taken))
+        return taken, padding
+
     def remaining(self) -> int:
         """Samples that the whole world still draws in this epoch, after padding or dropping."""
         left = max(0, self.dataset_size - self.cursor)
@@ -114,6 +127,8 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         mine = rest[self.rank :: self.num_replicas]
         if self.drawn is not None:
             self.drawn.clear()
+            left = max(0, self.dataset_size - self.cursor)
+            self._not_padding = len(range(self.rank, min(left, total), self.num_replicas))
         for start in range(0, len(mine), _CHUNK):
             chunk = mine[start : start + _CHUNK].tolist()
             if self.drawn is None:
