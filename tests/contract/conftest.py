@@ -1,0 +1,36 @@
+"""Every contract test runs in three worlds: in memory, on one etcd, on three members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dtf_lightning.etcd.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.store import Store
+from support.etcd_cluster import EtcdCluster, etcd, prefix, shared_cluster
+from support.store_worlds import EtcdWorld, MemoryWorld, World
+
+__all__ = ["etcd", "prefix", "shared_cluster"]
+
+
+@pytest.fixture(params=["memory", "etcd", "three-members"])
+def world(request: pytest.FixtureRequest, etcd: EmbeddedEtcd, shared_cluster: EtcdCluster) -> World:
+    if request.param == "memory":
+        return MemoryWorld()
+    return EtcdWorld((etcd if request.param == "etcd" else shared_cluster).endpoint)
+
+
+@pytest.fixture
+def store(world: World) -> Iterator[Store]:
+    client = world.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def other(world: World) -> Iterator[Store]:
+    """A second client of the same etcd."""
+    client = world.client()
+    yield client
+    client.close()
