@@ -12,6 +12,21 @@ from collections.abc import Mapping
 AGENT_SOCKET = "DTF_AGENT_SOCKET"
 """Set by the agent for its workers: the path of the unix socket on which it listens."""
 
+RUN_ID = "DTF_RUN_ID"
+"""Set by the agent for its workers: the run, as `--rdzv-id` named it."""
+
+NODE = "DTF_NODE"
+"""Set by the agent for its workers: this node's id."""
+
+RUN_DIR = "DTF_RUN_DIR"
+"""Set by the agent for its workers when `--rdzv-conf run_dir=...` was given: where event logs go."""
+
+SIGNALS_TO_HANDLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+"""Set by torchrun: the signals for which torchelastic installs its own handler."""
+
+WORKERS_IDENTICAL = "TORCH_ELASTIC_WORKER_IDENTICAL"
+"""1 makes torchelastic skip the store in which it tells the number of local workers."""
+
 ETCD_ENDPOINT = "DTF_ETCD_ENDPOINT"
 """Where `dtf status` and `dtf drain` look for etcd when no `--endpoint` is given."""
 

@@ -1,0 +1,33 @@
+"""What this node calls itself, and where the others reach it."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+
+from dtf_lightning.etcd.endpoints import parse_endpoints
+
+
+def node_id() -> str:
+    """`<host>-<pid>-<4 hex>`: for people, and never used twice."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().split(".")[0]) or "node"
+    return f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def host_address(local_addr: str | None, endpoint: str) -> str:
+    """`local_addr`, or the address from which this machine reaches etcd: there the other nodes can answer."""
+    if local_addr:
+        return local_addr
+    for address in parse_endpoints(endpoint).addresses:
+        if address.path:
+            return "127.0.0.1"
+        try:
+            family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect(target)  # sends nothing: the kernel only picks the route
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return socket.getfqdn()
