@@ -367,8 +367,8 @@ class ElasticSession:
         planned = isinstance(error, StopForRescale)
         unwinding.strip_tracebacks(error)
         self.in_group = False
+        unwinding.restore_module(self.trainer, self._original_forward)  # first: a patched forward holds DDP alive
         unwinding.unwrap_ddp(self.trainer)
-        unwinding.restore_module(self.trainer, self._original_forward)
         unwinding.drop_loaders(self.trainer, keep_workers=self.strategy.keeps_loader)
         if not planned:
             self.group.cut()
