@@ -201,22 +201,24 @@ def _stopping(settings: ElasticSettings, state: MembershipState, now: float, wal
         return finished
     if aborted := _abort_if_beyond(settings, state, now, wall):
         return aborted
-    leaving = state.directive.leaving if state.directive is not None else ()
-    staying = [member for member in state.live if member.id not in leaving]
+    told_to_leave = state.directive.leaving if state.directive is not None else ()
+    staying = [member for member in state.live if member.id not in told_to_leave]
+    leavers = [member for member in state.live if member.id in told_to_leave]
     unready = [member for member in staying if not state.is_ready(member)]
-    still_here = [member for member in state.live if member.id in leaving] if not staying else []
-    if not unready and not still_here:
+    if not unready and (staying or not leavers):
+        for member in leavers:  # on their way out; nobody waits for their processes to end
+            state = depart(state, member, DepartureKind.LEFT, "leaves at the agreed boundary", wall)
         return _form_or_gather(settings, state, staying, now, wall)
     if _is_broken(state):
         return _fail(settings, state, now, wall)
-    arrived = len(unready) < len(staying) or any(member_id in state.departures for member_id in leaving)
-    if arrived and state.first_ready_at is None:
-        state = replace(state, first_ready_at=now)
+    arrived = len(unready) < len(staying) or any(member_id in state.departures for member_id in told_to_leave)
     unfinished = [member for member in unready if not state.has_finished(member)]
-    if unready and not unfinished:
+    if arrived and unready and not unfinished:
         # Some came to the end of training, the others to the boundary: only unwinding brings them together again.
         return _fail(settings, state, now, wall)
-    missing = unfinished or still_here
+    if arrived and state.first_ready_at is None:
+        state = replace(state, first_ready_at=now)
+    missing = unfinished or leavers
     reason = f"{len(state.live) - len(missing)} of {len(state.live)} at the boundary, waiting for {names(missing)}"
     if state.first_ready_at is None or not unfinished:
         return state, Wait(reason=reason)
