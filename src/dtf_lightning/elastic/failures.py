@@ -16,10 +16,15 @@ from dtf_lightning.settings import ElasticSettings
 
 def num_consecutive(settings: ElasticSettings, generation: Generation, failures: Sequence[Failure], wall: float) -> int:
     """Unplanned rescales in a row up to now, that of the running generation included if it broke."""
+    broke = any(failure.generation == generation.number for failure in failures)
+    return _num_earlier(settings, generation, failures, wall) + broke
+
+
+def _num_earlier(settings: ElasticSettings, generation: Generation, failures: Sequence[Failure], wall: float) -> int:
+    """The row that led to the running generation, unless it has lived for long enough."""
     breaks = [failure.at for failure in failures if failure.generation == generation.number]
-    lived = (min(breaks) if breaks else wall) - generation.unbroken_since
-    earlier = 0 if lived >= settings.failure_window else generation.num_consecutive_failures
-    return earlier + bool(breaks)
+    lived = min(breaks, default=wall) - generation.unbroken_since
+    return 0 if lived >= settings.failure_window else generation.num_consecutive_failures
 
 
 def largest_world(settings: ElasticSettings, generation: Generation, wall: float) -> int:
@@ -61,10 +66,13 @@ def list_failures(failures: Sequence[Failure]) -> str:
 def still_count(
     settings: ElasticSettings, generation: Generation, failures: Sequence[Failure], wall: float
 ) -> tuple[Failure, ...]:
-    """The failures that a next generation must remember: those in the window, or all while a row goes on."""
-    if num_consecutive(settings, generation, failures, wall) > 0:
-        return tuple(failures)
-    return tuple(failure for failure in failures if failure.at > wall - settings.failure_window)
+    """The failures that a next generation must remember: those in the window, and those of a row that goes on."""
+    row_goes_on = _num_earlier(settings, generation, failures, wall) > 0
+    return tuple(
+        failure
+        for failure in failures
+        if row_goes_on or failure.generation == generation.number or failure.at > wall - settings.failure_window
+    )
 
 
 def _workers(failure: Failure) -> str:
