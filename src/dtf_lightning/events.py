@@ -168,5 +168,5 @@ def _event(data: dict[str, Any]) -> Event:
     if cls is None:
         return UnknownEvent(at=data.get("at", 0.0), source=data.get("source", ""), data=data)
     known = {f.name for f in fields(cls)}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known}
     return cls(**values)

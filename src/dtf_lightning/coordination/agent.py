@@ -229,7 +229,7 @@ class Agent:
 
     def _time_to_wait(self) -> float | None:
         parts = (self._leadership.until, self._peers.until, self._caretaker.until, self._admission.until)
-        times = [at for at in (*parts, self._grace_ends) if at is not None]
+        times = [at for at in (*parts, self._grace_ends if self._parting is None else None) if at is not None]
         return max(0.0, min(times) - self._clock.monotonic()) if times else None
 
     def _handle(self, event: InboxEvent) -> None:
@@ -349,8 +349,6 @@ class Agent:
             log.warning("%s: %s", self.node_id, reason)
             self._part(Parting.OUT_OF_TIME, reason, after=0.0)
             self._caretaker.end_workers(reason)
-        if self.parting is not None:
-            self._grace_ends = None
 
     def _part(self, parting: Parting, reason: str, *, after: float) -> bool:
         """Have the main thread go, `after` seconds from now if the workers have not ended by then; true if that is new."""

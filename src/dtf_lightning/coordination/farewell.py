@@ -39,6 +39,4 @@ def last_writes(view: RunView, node: LocalNode, instance: str) -> tuple[Write, .
                 puts=(Delete(view.keys.leader),),
             )
         )
-    if view.drain_asked(me):
-        writes.append(Write(label="drained", compares=(), puts=(Delete(view.keys.drain(me)),)))
     return tuple(writes)

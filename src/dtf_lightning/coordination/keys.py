@@ -178,6 +178,16 @@ class RunView:
             self.revision = max(self.revision, event.kv.mod_revision)
         return changes
 
+    @property
+    def empty(self) -> bool:
+        """No key of the run is there."""
+        return not self._kvs
+
+    def lease(self, key: str) -> int:
+        """The lease under which the key lies; 0 for none."""
+        kv = self._kvs.get(key)
+        return kv.lease if kv else 0
+
     def mod_revision(self, key: str) -> int:
         """0 for an absent key, as etcd's compares have it."""
         kv = self._kvs.get(key)
