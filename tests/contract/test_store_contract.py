@@ -10,7 +10,6 @@ import pytest
 from dtf_lightning.errors import LeaseLost, StoreError, WatchCompacted
 from dtf_lightning.etcd.election import Election
 from dtf_lightning.etcd.store import Compare, Delete, EventKind, Get, KeyValue, Put, Store
-
 from support.store_worlds import World, collect, gone
 
 ABSENT = "absent"

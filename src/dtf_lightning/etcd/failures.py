@@ -29,8 +29,23 @@ class Failure(Enum):
 
 
 _STATUS = grpc.StatusCode
-# The first is grpc's when no connection could be made, the others are etcd's before it proposes anything.
-_NOT_SENT_TEXTS = ("failed to connect", "connections to all backends failing", "etcdserver: no leader", "not capable")
+# The first two are grpc's when no connection could be made, the others are etcd's before it proposes anything.
+_NOT_SENT_TEXTS = (
+    "failed to connect",
+    "connections to all backends failing",
+    "etcdserver: no leader",
+    "etcdserver: not capable",
+    "etcdserver: too many requests",
+)
+# UNKNOWN: Go errors that etcd passes on as they are, such as "context deadline exceeded" when it has no quorum.
+# INTERNAL: grpc's own for a stream that was reset.
+_NO_ANSWER_CODES = (
+    _STATUS.UNAVAILABLE,
+    _STATUS.DEADLINE_EXCEEDED,
+    _STATUS.CANCELLED,
+    _STATUS.UNKNOWN,
+    _STATUS.INTERNAL,
+)
 _STALE_TEXTS = ("invalid auth token", "revision of auth store is old")
 _REFUSED_TEXTS = ("authentication failed", "user name is empty", "permission denied", "invalid auth management")
 
@@ -46,14 +61,14 @@ def classify(error: grpc.RpcError, *, has_token: bool) -> Failure:
         return Failure.REFUSED
     if "received http2 header with status" in details.lower() or code is _STATUS.UNIMPLEMENTED:
         return Failure.NOT_ETCD
-    if code is _STATUS.UNAVAILABLE and any(text in details for text in _NOT_SENT_TEXTS):
-        return Failure.NOT_SENT
-    if code in (_STATUS.UNAVAILABLE, _STATUS.DEADLINE_EXCEEDED, _STATUS.CANCELLED):
-        return Failure.NO_ANSWER
     if "requested lease not found" in details:
         return Failure.LEASE_GONE
     if "has been compacted" in details:
         return Failure.COMPACTED
+    if any(text in details for text in _NOT_SENT_TEXTS):
+        return Failure.NOT_SENT
+    if code in _NO_ANSWER_CODES:
+        return Failure.NO_ANSWER
     return Failure.REJECTED
 
 

@@ -1,0 +1,244 @@
+"""Members of a cluster die, freeze, lose their quorum and come back, under a writer and a watch.
+
+What is compared at the end: every write that etcd has, told by the watch exactly once and in order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dtf_lightning.errors import OutcomeUnknown, StoreUnavailable
+from dtf_lightning.etcd import connect
+from dtf_lightning.etcd.etcd_store import EtcdStore
+from dtf_lightning.etcd.store import Compare, Get, Put, WatchEvent
+from support.etcd_cluster import EtcdCluster, Member
+
+PREFIX = "/failover/"
+PATIENCE = 30.0
+"""Seconds; only a test that fails waits this long."""
+
+
+class Traffic:
+    """Writes numbered keys in one thread, collects what the watch tells in another."""
+
+    def __init__(self, store: EtcdStore) -> None:
+        self.store = store
+        self.watch = store.watch(PREFIX)
+        self.events: list[WatchEvent] = []
+        self.num_written = 0
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="writer")
+        self._reader = threading.Thread(target=self._read, name="reader")
+        self._writer.start()
+        self._reader.start()
+
+    def _write(self) -> None:
+        while not self._stop.wait(0.002):
+            try:
+                self.store.put(f"{PREFIX}{self.num_written:06d}", b"", timeout=2.0)
+            except StoreUnavailable:
+                continue
+            with self._changed:
+                self.num_written += 1
+                self._changed.notify_all()
+
+    def _read(self) -> None:
+        while (batch := self.watch.get()) is not None:
+            with self._changed:
+                self.events += batch
+                self._changed.notify_all()
+
+    def flows(self, num_more: int = 20) -> None:
+        """Wait until so many more writes were acknowledged."""
+        with self._changed:
+            goal = self.num_written + num_more
+            assert self._changed.wait_for(lambda: self.num_written >= goal, PATIENCE), "writes do not go on"
+
+    def check(self) -> None:
+        """Stop writing; the watch must have told all of it. A write whose answer was lost may have been made twice."""
+        self._stop.set()
+        self._writer.join()
+        versions = {kv.key: kv.version for kv in self.store.range(PREFIX, timeout=PATIENCE).kvs}
+        assert len(versions) >= self.num_written
+        with self._changed:
+            all_told = self._changed.wait_for(lambda: len(self.events) >= sum(versions.values()), PATIENCE)
+            assert all_told, f"{len(self.events)} of {sum(versions.values())} events came"
+        revisions = [event.kv.mod_revision for event in self.events]
+        assert revisions == sorted(set(revisions))
+        assert Counter(event.kv.key for event in self.events) == versions
+
+    def close(self) -> None:
+        self._stop.set()
+        self._writer.join()
+        self.watch.cancel()
+        self._reader.join()
+
+
+def follower(cluster: EtcdCluster) -> Member:
+    leader = cluster.leader()
+    return next(member for member in cluster.members if member is not leader)
+
+
+def kill_leader(cluster: EtcdCluster, connected: Member) -> None:
+    assert cluster.leader() is not connected
+    cluster.leader().kill()
+
+
+def kill_connected(cluster: EtcdCluster, connected: Member) -> None:
+    connected.kill()
+
+
+def freeze_connected(cluster: EtcdCluster, connected: Member) -> None:
+    connected.freeze()
+
+
+@pytest.fixture
+def store_and_member(etcd_cluster: EtcdCluster) -> Iterator[tuple[EtcdStore, Member]]:
+    """A client connected to a follower."""
+    connected = follower(etcd_cluster)
+    with connect(etcd_cluster.endpoint_from(connected), quiet=True) as store:
+        yield store, connected
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("harm", [kill_leader, kill_connected, freeze_connected], ids=lambda harm: harm.__name__)
+def test_one_member_of_three(
+    etcd_cluster: EtcdCluster,
+    store_and_member: tuple[EtcdStore, Member],
+    harm: Callable[[EtcdCluster, Member], None],
+):
+    """Writes go on, no event is lost or told twice, and the lease lives."""
+    store, connected = store_and_member
+    lost = threading.Event()
+    lease = store.lease(5, on_lost=lost.set)
+    store.put("/lease", b"", lease=lease.id)
+    traffic = Traffic(store)
+    try:
+        traffic.flows()
+        harm(etcd_cluster, connected)
+        traffic.flows(200)
+        traffic.check()
+    finally:
+        traffic.close()
+    assert not lost.is_set()
+    assert store.get("/lease") is not None
+    lease.revoke()
+
+
+@pytest.mark.process
+def test_a_member_thaws(etcd_cluster: EtcdCluster, store_and_member: tuple[EtcdStore, Member]):
+    """Frozen until the client has gone on to another member, then back."""
+    store, connected = store_and_member
+    traffic = Traffic(store)
+    try:
+        traffic.flows()
+        connected.freeze()
+        traffic.flows(100)
+        connected.thaw()
+        traffic.flows(100)
+        traffic.check()
+    finally:
+        traffic.close()
+
+
+@pytest.mark.process
+def test_one_after_the_other(etcd_cluster: EtcdCluster):
+    """Each member is killed and comes back, under traffic."""
+    with connect(etcd_cluster.endpoint, quiet=True) as store:
+        traffic = Traffic(store)
+        try:
+            for member in etcd_cluster.members:
+                traffic.flows()
+                member.kill()
+                traffic.flows()
+                member.start()
+            traffic.flows()
+            traffic.check()
+        finally:
+            traffic.close()
+
+
+@pytest.mark.process
+def test_quorum_lost_and_back(etcd_cluster: EtcdCluster, store_and_member: tuple[EtcdStore, Member]):
+    """Two members die: reads and writes say that etcd is away, the watch stays silent; two members return, all goes on."""
+    store, connected = store_and_member
+    traffic = Traffic(store)
+    try:
+        traffic.flows()
+        away = [member for member in etcd_cluster.members if member is not connected]
+        for member in away:
+            member.kill()
+        with pytest.raises(StoreUnavailable, match="no answer from etcd"):
+            store.get("/x", timeout=1.5)
+        with pytest.raises((OutcomeUnknown, StoreUnavailable)):
+            store.txn([Compare("/x", "create", "=", 0)], [Put("/x", b"")], timeout=1.5)
+        with pytest.raises(StoreUnavailable):
+            store.txn([], [Get("/x")], timeout=1.5)
+        for member in away:
+            member.launch()
+        for member in away:
+            member.wait_until_ready()
+        traffic.flows()
+        traffic.check()
+    finally:
+        traffic.close()
+
+
+@pytest.mark.process
+def test_all_gone_and_back(etcd_cluster: EtcdCluster):
+    """The whole cluster is restarted. A lease that could not be renewed meanwhile is reported lost, once."""
+    num_lost = []
+    lost = threading.Event()
+
+    def on_lost() -> None:
+        num_lost.append(1)
+        lost.set()
+
+    with connect(etcd_cluster.endpoint, quiet=True) as store:
+        lease = store.lease(1, on_lost=on_lost)
+        traffic = Traffic(store)
+        try:
+            traffic.flows()
+            for member in etcd_cluster.members:
+                member.kill()
+            assert lost.wait(PATIENCE)
+            assert lease.lost
+            lease.revoke()
+            for member in etcd_cluster.members:
+                member.launch()
+            for member in etcd_cluster.members:
+                member.wait_until_ready()
+            traffic.flows()
+            traffic.check()
+        finally:
+            traffic.close()
+    assert num_lost == [1]
+
+
+@pytest.mark.process
+def test_a_write_with_a_lost_answer(etcd_cluster: EtcdCluster):
+    """The only member a client knows is frozen while it writes: `OutcomeUnknown`, and reading tells."""
+    member = follower(etcd_cluster)
+    with connect(member.endpoint, quiet=True) as store:
+        store.put("/x", b"before")
+        member.freeze()
+        with pytest.raises(OutcomeUnknown, match=r"'/x'.*may or may not have been applied"):
+            store.txn([], [Put("/x", b"after")], timeout=0.3)
+        member.thaw()
+        assert store.get("/x", timeout=PATIENCE).value in (b"before", b"after")
+
+
+@pytest.mark.process
+def test_a_write_that_was_never_sent_is_tried_again(etcd_cluster: EtcdCluster):
+    """The current endpoint is dead already: a transaction moves on to the next, without a doubt about its outcome."""
+    dead = follower(etcd_cluster)
+    dead.kill()
+    with connect(etcd_cluster.endpoint_from(dead), quiet=True) as store:
+        store._client.make_current(0)
+        assert store.txn([Compare("/x", "create", "=", 0)], [Put("/x", b"")]).succeeded
+        assert store._client.current == 1
