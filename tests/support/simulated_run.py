@@ -44,6 +44,9 @@ class SimulatedRun:
         self.wait = Wait(reason="")
         self.num_registered = 0
         self.known_dead: set[str] = set()
+        """Member ids whose end the core has been told of."""
+        self.ids_out: set[str] = set()
+        """Member ids that were in a generation and are not any more."""
         self.epoch = 0
         self.state: MembershipState
         self.take_over()
@@ -261,13 +264,19 @@ class SimulatedRun:
         ], "ranks are dense"
         survivors = [member.id for member in old.members if member.id in ids]
         assert ids[: len(survivors)] == survivors, "survivors keep their order and come first"
-        joiners = [self.records[member.node].order for member in new.members[len(survivors) :]]
+        seen = self.state.nodes
+        joiners = [seen[member.node].order for member in new.members[len(survivors) :]]
         assert joiners == sorted(joiners), "joiners come in their order of arrival"
         assert not self.known_dead & set(ids), "nobody who is known to be out is in"
-        for number, earlier in enumerate(self.generations[:-1], start=1):
-            gone = {m.id for m in earlier.members} - {m.id for m in self.generations[number].members}
-            assert not gone & set(ids), "no id comes back"
-        assert before.live is not None
+        assert not self.ids_out & set(ids), "no id comes back"
+        self.ids_out |= {member.id for member in old.members} - set(ids)
+        told = before.directive.leaving if before.directive is not None else ()
+        left_behind = {member.id for member in before.live} - set(ids) - set(told) - self.known_dead
+        assert not left_behind, "no survivor is left behind"
+        for member in new.members:
+            after = seen[member.node].ready_after
+            assert after is not None, "everybody waits for it"
+            assert member.id not in survivors or after >= old.number, "survivors have unwound"
         assert (new.store_host, new.store_port) == (f"host-{new.members[0].node}", 29500)
         assert new.instance == INSTANCE
         assert new.kind in {"start", "join", "leave", "failure", "mixed"}
