@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,11 @@ SLEEPERS = {
 }
 
 
+@cache
+def parse(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def sources(root: Path = PACKAGE) -> Iterator[tuple[str, str]]:
     for path in sorted(root.rglob("*.py")):
         yield str(path.relative_to(root)), path.read_text()
@@ -45,7 +51,7 @@ def definitions(text: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFun
                 yield name[:-1], child
             yield from walk(child, name)
 
-    return walk(ast.parse(text), "")
+    return walk(parse(text), "")
 
 
 def is_record(node: ast.ClassDef) -> bool:
@@ -56,7 +62,7 @@ def is_record(node: ast.ClassDef) -> bool:
 
 def calls(text: str, *names: str) -> bool:
     """Whether the code (not its strings or comments) uses one of the dotted names."""
-    return any(isinstance(node, ast.Attribute) and ast.unparse(node) in names for node in ast.walk(ast.parse(text)))
+    return any(isinstance(node, ast.Attribute) and ast.unparse(node) in names for node in ast.walk(parse(text)))
 
 
 def test_functions_fit_a_screen():

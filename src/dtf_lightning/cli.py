@@ -1,0 +1,162 @@
+"""The `dtf` command.
+
+Each command is an adapter: it imports what it needs when it is called (`dtf --help` is instant), asks one function, and
+prints. Exit codes: 0 done; 1 it did not work (etcd does not answer or refuses us, the run or node is not there);
+2 wrong usage; 130 ended by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dtf_lightning import environment
+from dtf_lightning.errors import DtfError, SettingsError
+
+if TYPE_CHECKING:
+    from dtf_lightning.coordination.status import RunSummary
+    from dtf_lightning.etcd.etcd_store import EtcdStore
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code. A user's mistake is one message on stderr, without a traceback."""
+    arguments = build_parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except DtfError as error:
+        print(f"dtf {arguments.name}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `dtf status | head`
+        sys.stderr.close()
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="dtf",
+        description="Lightning runs whose workers join, leave and die while training goes on.",
+        epilog="Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 ended by Ctrl-C.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    etcd = _add(commands, "etcd", _etcd, "run an etcd for this machine until Ctrl-C")
+    etcd.add_argument("--port", type=int, default=2379, help="0: a free one (default: %(default)s)")
+    etcd.add_argument("--data-dir", type=Path, metavar="DIR", help="keep the data there; without it, it is forgotten")
+
+    status = _add(
+        commands, "status", _status, "who is in a run and what it waits for; without RUN, which runs there are"
+    )
+    status.add_argument("run", nargs="?", metavar="RUN", help="the run's --rdzv-id")
+    _add_connection(status)
+
+    drain = _add(commands, "drain", _drain, "ask a node to leave its run gracefully, at the next step boundary")
+    drain.add_argument("run", metavar="RUN", help="the run's --rdzv-id")
+    drain.add_argument("node", metavar="NODE", help="the node's id as `dtf status` shows it, or its beginning")
+    _add_connection(drain)
+    return parser
+
+
+def _etcd(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.etcd.embedded import serve
+
+    return serve(arguments.port, arguments.data_dir)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.coordination.status import list_runs, read_status
+
+    with _connect(arguments) as store:
+        if arguments.run is not None:
+            lines = read_status(store, arguments.run).describe()
+        else:
+            lines = [_summary(run) for run in list_runs(store)] or ["no runs"]
+    print(*lines, sep="\n")
+    return DONE
+
+
+def _summary(run: RunSummary) -> str:
+    phase = run.phase.value if run.phase is not None else "starting"
+    return f"{run.run_id}: {phase}, {run.num_nodes} nodes, generation {run.generation}, {run.world_size} workers"
+
+
+def _drain(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.coordination.status import request_drain
+
+    with _connect(arguments) as store:
+        node = request_drain(store, arguments.run, arguments.node)
+    print(f"{node} was asked to leave run {arguments.run}; watch it go with: dtf status {arguments.run}")
+    return DONE
+
+
+def _connect(arguments: argparse.Namespace) -> EtcdStore:
+    from dtf_lightning.etcd.connection import connect
+
+    return connect(
+        arguments.endpoint or environment.etcd_endpoint(),
+        ca=arguments.ca_cert,
+        cert=arguments.cert,
+        key=arguments.key,
+        server_name=arguments.server_name,
+        user=arguments.user,
+        password=_password(arguments.password_file),
+        quiet=True,
+    )
+
+
+def _password(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the password file {path} cannot be read: {error}") from None
+
+
+def _add_connection(parser: argparse.ArgumentParser) -> None:
+    """How to reach etcd; the names are those of torchrun's --rdzv-conf."""
+    group = parser.add_argument_group("etcd")
+    group.add_argument(
+        "--endpoint",
+        help=f"host:port, several with commas, https://... or unix:PATH "
+        f"(default: ${environment.ETCD_ENDPOINT} or {environment.DEFAULT_ETCD_ENDPOINT})",
+    )
+    for name, text in (
+        ("--ca-cert", "certificate (PEM) that signed etcd's; turns TLS on"),
+        ("--cert", "client certificate (PEM), with --key"),
+        ("--key", "the client certificate's private key (PEM)"),
+        ("--password-file", "file with the etcd user's password, with --user"),
+    ):
+        group.add_argument(name, type=Path, metavar="FILE", help=text)
+    group.add_argument("--server-name", metavar="NAME", help="name in etcd's certificate, if not the endpoint's host")
+    group.add_argument("--user", help="etcd user, with --password-file")
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(command=command, name=name)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up when asked: reading the installed metadata takes longer than all the rest of --help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from dtf_lightning import __version__
+
+        print(f"dtf-lightning {__version__}")
+        parser.exit()

@@ -1,0 +1,43 @@
+"""What can be done is said where people look for it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dtf_lightning.cli import build_parser
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_names_every_command():
+    """Each `dtf` command has its row."""
+    commands = build_parser().format_help().partition("  COMMAND\n")[2]
+    names = re.findall(r"^    (\w+) ", commands, re.MULTILINE)
+    assert names
+    assert [name for name in names if f"`dtf {name}" not in README] == []
+
+
+def test_readme_names_every_make_target():
+    """Each target of the Makefile has its row, and no row is without its target."""
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)) - {"help"}
+    assert targets == set(re.findall(r"^\| `make ([a-z-]+)", README, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(map(str, (ROOT / "docs").rglob("*.md")))])
+def test_links_lead_somewhere(page):
+    """Links to files of ours; `make docs` checks anchors too."""
+    path = ROOT / page
+    links = [link for link in re.findall(r"\]\(([^)#]+)", path.read_text()) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_decision_is_listed():
+    """In the index of decisions and in the documentation's navigation."""
+    index = (ROOT / "docs/decisions/README.md").read_text()
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    records = [path.name for path in (ROOT / "docs/decisions").glob("0*.md")]
+    assert [name for name in records if name not in index or name not in navigation] == []
