@@ -1,1 +1,1 @@
-"""For tests, ours and our users': a fake clock, an in-memory store and other stand-ins for the outside world."""
+"""For tests of elastic training, ours and yours: a cluster on one machine, faults as data."""
