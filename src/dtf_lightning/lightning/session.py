@@ -43,6 +43,7 @@ from dtf_lightning.training.process_group import GenerationGroup
 from dtf_lightning.training.sampler import ElasticDistributedSampler, Tail
 from dtf_lightning.training.snapshot import StepSnapshot
 from dtf_lightning.training.state_transfer import receive_state, send_state
+from dtf_lightning.training.warm_up import warm_up
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -153,12 +154,12 @@ class ElasticSession:
             WorkerLeft: the run ended before this worker was needed.
             RunAborted, RunRefused: the coordinator's or the agent's last word.
         """
-        if not self.in_group:
-            self.group.destroy()
+        if self._fingerprint is None:
+            warm_up()  # on the node's local group
+            self._fingerprint = settings_fingerprint(self.trainer), parameter_signature(self.trainer.lightning_module)
+        self.group.destroy()
         if self.loaded_position is not None and not self.progress.trained:
             self._go_to_loaded_position(self.loaded_position)
-        if self._fingerprint is None:
-            self._fingerprint = settings_fingerprint(self.trainer), parameter_signature(self.trainer.lightning_module)
         try:
             assignment = self.link.ready(*self._fingerprint)
         except RunFinished as finished:

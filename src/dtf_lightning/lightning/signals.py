@@ -30,4 +30,5 @@ def graceful_signals(ask_to_leave: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in former.items():
-            signal.signal(number, handler)
+            # None: the handler was not installed from Python, which cannot put it back
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
