@@ -5,9 +5,11 @@ Rules that this file guards:
 * in the steady state a step costs one attribute read (`at_boundary`);
 * a worker that answered `Prepare` with boundary b does not pass boundary b + 1 before it has seen `Stop`, so the
   coordinator's choice (max over the workers + 2) lies ahead of everybody;
+* what was announced is about the generation of the last `Assign`: the listener resets it when it reads that line, so
+  that whatever follows on the socket is about the new generation;
 * the agent's end is the worker's end: no orphan trains on alone;
 * a worker that was told of a failure is unwound within `rescale_timeout`, or ends itself, so that the others need not
-  wait for it;
+  wait for it; one that waits in `ready` is unwound, whatever fails meanwhile;
 * forked children (DataLoader workers) hold none of this process's sockets, or peers would notice its death late.
 """
 
@@ -82,17 +84,23 @@ class WorkerLink:
         self._abort: messages.Abort | None = None
         self._refused: messages.Refused | None = None
         self._unwound = threading.Event()
-        self._unwound.set()
+        """Cleared with an assignment, set when this worker is out of its generation."""
         self._closed = False
-        self._send_lock = threading.Lock()
+        """The connection may end: nobody minds any more."""
+        # Reentrant: a signal handler may call `leaving` while the main thread is in `send`.
+        self._send_lock = threading.RLock()
 
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(CONNECT_TIMEOUT)
-        self._socket.connect(path)
-        self._buffer = b""
-        self.send(messages.Hello(local_rank=local_rank, pid=os.getpid()))
-        self.welcome = self._receive_welcome(path)
         _links.add(self)
+        self._buffer = b""
+        try:
+            self._socket.settimeout(CONNECT_TIMEOUT)
+            self._socket.connect(path)
+            self.send(messages.Hello(local_rank=local_rank, pid=os.getpid()))
+            self.welcome = self._receive_welcome(path)
+        except BaseException:
+            self._socket.close()
+            raise
         self._listener = threading.Thread(target=self._listen, daemon=True, name="dtf-worker-link")
         self._listener.start()
 
@@ -146,19 +154,16 @@ class WorkerLink:
     def ready(self, fingerprint: dict[str, str], parameters: tuple[str, ...]) -> messages.Assign:
         """Say that this worker is unwound (or set up) and wait for the next generation.
 
-        Raises `RunFinished`, `RunAborted`, `RunRefused`.
+        Raises `RunFinished`, `RunAborted`, `RunRefused`, and `GenerationBroken` when the generation failed before this
+        worker could enter it.
         """
-        with self._changed:
-            self._assignment = None
         self._unwound.set()
         self.send(messages.Ready(after=self.generation, fingerprint=fingerprint, parameters=parameters))
         with self._changed:
             while (assignment := self._answer_to_ready()) is None:
                 self._changed.wait()
-            self.generation = int(assignment.generation["number"])
-            self._boundary = 0
-            self._answered = self._stop = None
-            self.pending = self.broken
+            self._assignment = None
+            self._raise_if_broken()
         return assignment
 
     def active(self, step: int) -> None:
@@ -180,6 +185,8 @@ class WorkerLink:
         self.send(messages.Leaving(reason=reason))
 
     def left(self) -> None:
+        """Say goodbye; from here on the agent may end before this process does."""
+        self._closed = True
         self.send(messages.Left())
 
     def dying(self, error: str) -> None:
@@ -229,11 +236,13 @@ class WorkerLink:
 
     def _listen(self) -> None:
         self._socket.settimeout(self.welcome.heartbeat_interval)
-        while line := self._read_line():
-            self._handle(messages.decode(line))
+        try:
+            while line := self._read_line():
+                self._handle(messages.decode(line))
+        except ProtocolError as error:
+            log.error("%s", error)  # an agent that talks so is as good as gone
         with self._changed:
-            over = self._closed or self._finish is not None or self._abort is not None
-            self._changed.notify_all()
+            over = self._closed or any((self._finish, self._abort, self._refused))
         if not over:
             self.on_agent_lost()
 
@@ -241,17 +250,21 @@ class WorkerLink:
         broken = False
         with self._changed:
             match message:
-                case messages.Prepare():
-                    self._answered, self._stop, self.pending = self._boundary, None, True
+                case messages.Prepare() if message.target > self.generation:
+                    # First the mark, then the look: a main thread that counts on meanwhile sees the mark at its next
+                    # boundary and waits for this lock, so that it is at most one boundary past the answer.
+                    self.pending = True
+                    self._answered, self._stop = self._boundary, None
                     self.send(messages.At(target=message.target, boundary=self._answered))
-                case messages.Stop():
+                case messages.Stop() if message.target > self.generation:
                     self._stop, self.pending = message, True
-                case messages.Fail():
-                    if message.target > self.generation:
-                        self._failed_target, self._fail_reason = message.target, message.reason
-                        self.pending = broken = True
+                case messages.Fail() if message.target > self.generation:
+                    self._failed_target, self._fail_reason = message.target, message.reason
+                    self.pending = broken = True
+                case messages.Prepare() | messages.Stop() | messages.Fail():
+                    pass  # said again by an agent that read its keys anew: this generation is the target already
                 case messages.Assign():
-                    self._assignment = message
+                    self._enter(message)
                 case messages.Finish():
                     self._finish = message
                 case messages.Abort():
@@ -262,9 +275,22 @@ class WorkerLink:
                     raise ProtocolError(f"an agent does not send {message!r}")
             self._changed.notify_all()
         if broken:
-            self._unwound.clear()
             threading.Thread(target=self._watch_unwinding, daemon=True, name="dtf-unwind-watchdog").start()
+            self._break_off()
+
+    def _enter(self, assignment: messages.Assign) -> None:
+        self._assignment = assignment
+        self._unwound.clear()
+        self.generation = int(assignment.generation["number"])
+        self._boundary = 0
+        self._answered = self._stop = None
+        self.pending = self.broken
+
+    def _break_off(self) -> None:
+        try:
             self.on_fail()
+        except Exception:
+            log.exception("breaking the generation off failed; the main thread may unwind late, or be ended for it")
 
     def _answer_to_ready(self) -> messages.Assign | None:
         if self._abort is not None:
@@ -277,6 +303,7 @@ class WorkerLink:
 
     def _raise_if_broken(self) -> None:
         if self._abort is not None:
+            self._unwound.set()  # the main thread knows; what it does before it ends holds nobody up
             raise RunAborted(self._abort.reason)
         if self.broken:
             raise GenerationBroken(f"generation {self.generation} is broken: {self._fail_reason}")
@@ -295,7 +322,7 @@ class WorkerLink:
         os._exit(EXIT_NOT_UNWOUND)
 
     def _exit_with_the_agent(self) -> None:
-        self.on_fail()
+        self._break_off()
         sys.stderr.write(
             "dtf-lightning: the agent (torchrun) of this worker is gone; the worker ends itself, because nobody "
             "could tell it of a rescale any more. The other nodes go on without this one.\n"
@@ -305,7 +332,7 @@ class WorkerLink:
 
     def _close_in_child(self) -> None:
         with contextlib.suppress(OSError):
-            os.close(self._socket.fileno())
+            self._socket.close()
 
 
 def _after_fork_in_child() -> None:

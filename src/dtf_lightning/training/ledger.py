@@ -13,12 +13,12 @@ resume step.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,23 @@ class Ledger:
     """One worker's ledger file, append-only JSON lines.
 
     Args:
-        path: is created with its folder; an existing file is appended to.
+        path: is created with its folder; an existing file is appended to, behind its last whole line.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be made or written to; from the other methods: the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.path = path
+        _cut_torn_line_off(path)
 
     def begin(self, *, generation: int, rank: int, world_size: int, step: int, epoch: int) -> None:
         """A generation begins: its next optimizer step is `step` (steps before it are committed)."""
         self._write(kind="begin", generation=generation, rank=rank, world_size=world_size, step=step, epoch=epoch)
 
-    def draw(
-        self, *, generation: int, rank: int, epoch: int, step: int, samples: list[int], padding: int = 0
-    ) -> None:
+    def draw(self, *, generation: int, rank: int, epoch: int, step: int, samples: list[int], padding: int = 0) -> None:
         """Samples drawn for optimizer step `step` (starts at 0); several lines per step under accumulation.
 
         The last `padding` of them fill the epoch's tail up to a multiple of the world size.
@@ -60,10 +59,16 @@ class Ledger:
         self._write(kind="end", generation=generation, rank=rank, step=step)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Idempotent; nothing may be written afterwards."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _write(self, **fields: Any) -> None:
-        os.write(self._descriptor, json.dumps({"v": LEDGER_VERSION, **fields}, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps({"v": LEDGER_VERSION, **fields}, separators=(",", ":")).encode() + b"\n"
+        written = os.write(self._descriptor, line)
+        if written != len(line):
+            raise OSError(errno.ENOSPC, f"wrote {written} of {len(line)} bytes of a ledger line", str(self.path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +101,15 @@ class Audit:
     resume_steps: dict[int, int]
     """Generation to the optimizer step that it began at."""
     steps_lost: int
-    """Optimizer steps that a generation's draws should have covered and do not."""
+    """Committed optimizer steps for which no draw is on record (of those since the first generation's beginning)."""
 
 
 def audit(paths: Iterable[Path]) -> Audit:
-    """Read the ledgers of all workers of a run. A torn last line is passed over; raises `ValueError` for any other."""
+    """Read the ledgers of all workers of a run.
+
+    A torn last line is passed over. Raises `ValueError` for any other line that is no ledger line, and for members that
+    disagree about where a generation began or training ended.
+    """
     begins: dict[int, int] = {}
     ends: dict[int, int] = {}
     draws: list[dict[str, Any]] = []
@@ -108,20 +117,12 @@ def audit(paths: Iterable[Path]) -> Audit:
         for record in _records(path):
             match record["kind"]:
                 case "begin":
-                    begins.setdefault(record["generation"], record["step"])
-                    if begins[record["generation"]] != record["step"]:
-                        raise ValueError(f"{path}: two members began generation {record['generation']} at other steps")
+                    _agree(begins, record, f"{path}: two members began generation {record['generation']} at")
                 case "end":
-                    ends[record["generation"]] = record["step"]
+                    _agree(ends, record, f"{path}: two members ended generation {record['generation']} at")
                 case "draw":
                     draws.append(record)
-    order = sorted(begins)
-    # Steps below `limit` of a generation are committed: the next one began there, or training ended there.
-    limit = {g: begins[following] for g, following in pairwise(order)}
-    if order:
-        # A draw for a step is written after the step before it was committed.
-        drawn = [record["step"] for record in draws if record["generation"] == order[-1]]
-        limit[order[-1]] = ends.get(order[-1], max(drawn, default=begins[order[-1]]))
+    limit = _committed_below(begins, ends, draws)
     consumed: dict[int, Counter[int]] = {}
     padding: Counter[int] = Counter()
     steps: set[int] = set()
@@ -134,7 +135,7 @@ def audit(paths: Iterable[Path]) -> Audit:
             steps.add(record["step"])
         else:
             void += 1
-    last = limit[order[-1]] if order else 0
+    committed = range(min(begins.values(), default=0), limit[max(limit)] if limit else 0)
     return Audit(
         epochs={
             epoch: EpochAudit(epoch=epoch, consumed=counts, padding=padding[epoch])
@@ -143,8 +144,37 @@ def audit(paths: Iterable[Path]) -> Audit:
         committed_steps=len(steps),
         void_draws=void,
         resume_steps=begins,
-        steps_lost=len(set(range(last)) - steps),
+        steps_lost=len(set(committed) - steps),
     )
+
+
+def _agree(steps: dict[int, int], record: dict[str, Any], complaint: str) -> None:
+    step, earlier = record["step"], steps.setdefault(record["generation"], record["step"])
+    if earlier != step:
+        raise ValueError(f"{complaint} other steps, {earlier} and {step}; are these the ledgers of one run?")
+
+
+def _committed_below(begins: dict[int, int], ends: dict[int, int], draws: list[dict[str, Any]]) -> dict[int, int]:
+    """Generation to the step below which its draws count."""
+    if not begins:
+        return {}
+    last = max(begins)
+    # A draw for a step is written after the step before it was committed.
+    drawn = [record["step"] for record in draws if record["generation"] == last]
+    limit = {last: ends.get(last, max(drawn, default=begins[last]))}
+    lowest = begins[last]
+    for generation in sorted(begins, reverse=True)[1:]:
+        # Whatever a later generation rolled back is void, not only what the next one did: all who had it may be gone.
+        limit[generation] = lowest
+        lowest = min(lowest, begins[generation])
+    return limit
+
+
+_FIELDS: dict[Any, dict[str, type]] = {
+    "begin": {"generation": int, "rank": int, "world_size": int, "step": int, "epoch": int},
+    "draw": {"generation": int, "rank": int, "epoch": int, "step": int, "samples": list, "padding": int},
+    "end": {"generation": int, "rank": int, "step": int},
+}
 
 
 def _records(path: Path) -> Iterable[dict[str, Any]]:
@@ -158,9 +188,24 @@ def _records(path: Path) -> Iterable[dict[str, Any]]:
             if not data.endswith(b"\n") and number == data.count(b"\n") + 1:
                 return  # torn by kill -9
             raise ValueError(f"{path}:{number}: not a ledger line: {line[:80]!r}") from error
-        if record.get("v") != LEDGER_VERSION:
+        if isinstance(record, dict) and record.get("v") != LEDGER_VERSION:
             raise ValueError(
                 f"{path}:{number}: ledger version {record.get('v')!r}, this program reads {LEDGER_VERSION}; "
                 "read it with the version of dtf-lightning that wrote it"
             )
+        if not _is_ledger_line(record):
+            raise ValueError(f"{path}:{number}: not a ledger line: {line[:80]!r}")
         yield record
+
+
+def _is_ledger_line(record: Any) -> bool:
+    fields = _FIELDS.get(record.get("kind")) if isinstance(record, dict) else None
+    return fields is not None and all(type(record.get(name)) is kind for name, kind in fields.items())
+
+
+def _cut_torn_line_off(path: Path) -> None:
+    """What a killed writer left unfinished would otherwise run into the next line."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)

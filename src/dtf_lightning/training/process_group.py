@@ -3,7 +3,10 @@
 gloo has no abort: `shutdown()` and `abort()` of its process group do nothing, and a collective whose peer is frozen or
 gone half-way blocks until the group's timeout. What unblocks it is the end of its connections, so this file knows which
 sockets belong to the group (those that appear while it is formed) and shuts them down. Never the listening one: gloo's
-accept thread ends the process with `std::terminate` when its socket fails.
+accept thread ends the process with `std::terminate` when its socket fails; and none that the user's code opened before
+or later (a logger's, a database's).
+
+Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group` (both of `distributed_c10d`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import logging
 import os
 import socket
 import threading
+import weakref
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -21,6 +26,11 @@ import torch.distributed as dist
 from dtf_lightning.errors import GenerationBroken
 
 log = logging.getLogger(__name__)
+
+_MESH_SHARE = 10
+"""One try of gloo to connect the members, who are all there, gets this part of `connect_timeout`; gloo makes five."""
+
+_groups: weakref.WeakSet[GenerationGroup] = weakref.WeakSet()
 
 
 def _open_sockets() -> dict[int, str]:
@@ -44,11 +54,13 @@ class GenerationGroup:
         self._lock = threading.Lock()
         self._before: set[str] | None = None
         """Sockets that were open before the group began to form; `None` while there is no group."""
+        self._own: set[str] | None = None
+        """The group's sockets; `None` while they are still appearing, or there is no group."""
         self._cut = False
         self._forming = False
         self._formed = threading.Event()
         self.backend = ""
-        os.register_at_fork(after_in_child=self._close_in_child)
+        _groups.add(self)
 
     def form(
         self,
@@ -62,11 +74,14 @@ class GenerationGroup:
         connect_timeout: float,
         timeout: timedelta,
         device: torch.device,
+        still_wanted: Callable[[], object] = lambda: None,
     ) -> None:
         """Form the group over the store at `host:port`.
 
         `prefix` is unique for the generation; `connect_timeout` (seconds) is the wait for the store and the members,
-        `timeout` that of every collective afterwards.
+        `timeout` that of every collective afterwards (`dist.send` and `dist.recv` keep a tenth of `connect_timeout`:
+        use `isend` and `irecv` with `wait(timeout)`). `still_wanted` is called when the group can be cut already and
+        raises if the generation was declared broken before that.
 
         Raises:
             GenerationBroken: it was cut while forming.
@@ -74,26 +89,37 @@ class GenerationGroup:
         """
         with self._lock:
             self._before = set(_open_sockets().values())
+            self._own = None
             self._cut = False
             self.backend = backend
             self._forming = True
             self._formed.clear()
         try:
+            still_wanted()
             store = dist.TCPStore(
                 host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=connect_timeout)
             )
             self._raise_if_cut()
+            prefixed = dist.PrefixStore(prefix, store)
+            prefixed.set(f"arrived/{rank}", "")
+            prefixed.wait([f"arrived/{member}" for member in range(world_size)])
+            self._raise_if_cut()
+            # gloo cannot be interrupted while it connects to a member that went away right then: it waits five times
+            # the group's timeout. All members are there, so a short one does, and the real one is set afterwards.
             dist.init_process_group(
                 backend,
-                store=dist.PrefixStore(prefix, store),
+                store=prefixed,
                 rank=rank,
                 world_size=world_size,
-                timeout=timeout,
+                timeout=timedelta(seconds=connect_timeout / _MESH_SHARE),
                 device_id=device if device.type == "cuda" else None,
             )
+            dist.distributed_c10d._set_pg_timeout(timeout)
         finally:
-            self._forming = False
-            self._formed.set()
+            with self._lock:
+                self._own = set(_open_sockets().values()) - self._before
+                self._forming = False
+                self._formed.set()
         self._raise_if_cut()
 
     def _raise_if_cut(self) -> None:
@@ -135,28 +161,42 @@ class GenerationGroup:
             self._formed.wait(0.01)
 
     def _shut_connections_down(self) -> None:
-        if self._before is None:
-            return
-        for descriptor, name in _open_sockets().items():
-            if name not in self._before:
-                _shut_down(descriptor, name)
+        for descriptor, name in self._sockets().items():
+            _shut_down(descriptor, name)
+
+    def _sockets(self) -> dict[int, str]:
+        """The group's sockets, as far as they have appeared."""
+        before, own = self._before, self._own
+        if before is None:
+            return {}
+        opened = _open_sockets()
+        return {
+            descriptor: name
+            for descriptor, name in opened.items()
+            if (name not in before if own is None else name in own)
+        }
 
     def destroy(self) -> None:
         """Forget the group. Whoever is left in it sees its connections closed."""
         with self._lock:
-            self._before = None
+            self._before = self._own = None
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def _close_in_child(self) -> None:
         # A forked DataLoader worker outlives a SIGKILLed parent by up to 5 s (its watchdog's period); while it holds
         # the group's sockets, no peer sees the end of file.
-        if self._before is None:
-            return
-        for descriptor, name in _open_sockets().items():
-            if name not in self._before:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+        for descriptor in self._sockets():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def _after_fork_in_child() -> None:
+    for group in list(_groups):
+        group._close_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _shut_down(descriptor: int, name: str) -> None:
@@ -165,7 +205,9 @@ def _shut_down(descriptor: int, name: str) -> None:
         duplicate = os.dup(descriptor)
     except OSError:
         return
+    if os.readlink(f"/proc/self/fd/{duplicate}") != name:
+        os.close(duplicate)
+        return
     with socket.socket(fileno=duplicate) as connection, contextlib.suppress(OSError):
-        if os.readlink(f"/proc/self/fd/{duplicate}") == name:
-            connection.getpeername()  # raises for a listening socket, which must not be touched
-            connection.shutdown(socket.SHUT_RDWR)
+        connection.getpeername()  # raises for a listening socket, which must not be touched
+        connection.shutdown(socket.SHUT_RDWR)

@@ -7,9 +7,11 @@ talk to each other here, so that unpickling is as safe as the process group itse
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ BUCKET_BYTES = 8 << 20
 """Small tensors are gathered into buckets of this size."""
 ALONE_BYTES = 1 << 20
 """A tensor from this size on travels alone, without being copied into a bucket."""
+
+PARCEL_TIMEOUT = timedelta(minutes=30)
+"""For one parcel. Frozen and dead peers are noticed by the agents, who have the group cut: the wait ends then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,8 @@ def send_state(state: dict[str, Any], destination: int) -> int:
     skeleton = _take_tensors_out(state, tensors)
     layout = [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
     header = torch.frombuffer(bytearray(pickle.dumps((skeleton, layout))), dtype=torch.uint8)
-    dist.send(torch.tensor([header.numel()]), destination)
-    dist.send(header, destination)
+    _send(torch.tensor([header.numel()]), destination)
+    _send(header, destination)
     total = header.numel()
     for indices in _parcels(layout):
         # (sum of numel,)
@@ -42,7 +47,7 @@ def send_state(state: dict[str, Any], destination: int) -> int:
             if len(indices) == 1
             else torch.cat([_on_wire(tensors[index]) for index in indices])
         )
-        dist.send(flat, destination)
+        _send(flat, destination)
         total += flat.numel() * flat.element_size()
     return total
 
@@ -50,22 +55,35 @@ def send_state(state: dict[str, Any], destination: int) -> int:
 def receive_state(source: int) -> dict[str, Any]:
     """Receive what `send_state` sends; all tensors on the CPU."""
     size = torch.zeros(1, dtype=torch.int64)
-    dist.recv(size, source)
+    _receive(size, source)
     header = torch.empty(int(size.item()), dtype=torch.uint8)
-    dist.recv(header, source)
+    _receive(header, source)
     skeleton, layout = pickle.loads(header.numpy().tobytes())
     tensors: list[torch.Tensor] = [torch.empty(shape, dtype=dtype) for dtype, shape in layout]
     for indices in _parcels(layout):
         if len(indices) == 1:
-            dist.recv(tensors[indices[0]].view(-1), source)
+            _receive(tensors[indices[0]].view(-1), source)
             continue
         sizes = [tensors[index].numel() for index in indices]
         flat = torch.empty(sum(sizes), dtype=layout[indices[0]][0])
-        dist.recv(flat, source)
+        _receive(flat, source)
         for index, piece in zip(indices, torch.split(flat, sizes), strict=True):
             tensors[index] = piece.view(layout[index][1])
     state: dict[str, Any] = _put_tensors_back(skeleton, tensors)
     return state
+
+
+def _send(tensor: torch.Tensor, destination: int) -> None:
+    work = dist.isend(tensor, destination)
+    assert work is not None  # None: this rank is not in the group
+    work.wait(PARCEL_TIMEOUT)
+
+
+def _receive(tensor: torch.Tensor, source: int) -> None:
+    # Not `dist.recv`, whose timeout is the one of the group's forming (see `GenerationGroup.form`).
+    work = dist.irecv(tensor, source)
+    assert work is not None
+    work.wait(PARCEL_TIMEOUT)
 
 
 def _on_wire(tensor: torch.Tensor) -> torch.Tensor:
@@ -99,10 +117,11 @@ def _take_tensors_out(value: Any, tensors: list[torch.Tensor]) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_take_tensors_out(item, tensors) for item in value)
     if isinstance(value, dict):
-        copy = value.__class__() if type(value) is not dict else {}
+        # A shallow copy keeps the class and what else it holds: a state_dict's `_metadata`, a default factory.
+        taken = copy.copy(value)
         for key, item in value.items():
-            copy[key] = _take_tensors_out(item, tensors)
-        return copy
+            taken[key] = _take_tensors_out(item, tensors)
+        return taken
     return value
 
 
