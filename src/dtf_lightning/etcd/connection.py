@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 _PAUSE = 0.05
 _PROBE = 0.5
-_HOPELESS = {Trouble.CERTIFICATE, Trouble.TLS_WANTED, Trouble.TLS_UNKNOWN, Trouble.NOT_ETCD}
+_TLS = {Trouble.CERTIFICATE, Trouble.TLS_WANTED, Trouble.TLS_UNKNOWN}
+_HOPELESS = _TLS | {Trouble.NOT_ETCD}
+"""Waiting does not help."""
 _WAY_OUT = "Is the endpoint right? On a single machine, `dtf etcd` starts an etcd and prints its endpoint."
 
 
@@ -141,12 +143,10 @@ def _ask_version(client: Client, server: int, deadline: float) -> EtcdVersion | 
 def _nobody_answers(findings: list[tuple[Address, Finding]]) -> StoreError | SettingsError:
     tried = "; ".join(f"{address}: {finding.told}" for address, finding in findings)
     troubles = {finding.trouble for _, finding in findings}
-    told = f"no etcd answered. Tried {tried}."
+    told = f"no etcd answered. Tried {tried}.{'' if troubles <= _TLS else f' {_WAY_OUT}'}"
     if Trouble.CERTIFICATE in troubles:
         return AuthenticationFailed(told)
-    if troubles & _HOPELESS:
-        return SettingsError(f"{told} {_WAY_OUT}")
-    return StoreUnavailable(f"{told} {_WAY_OUT}")
+    return SettingsError(told) if troubles & _HOPELESS else StoreUnavailable(told)
 
 
 def _check_version(version: EtcdVersion, client: Client, quiet: bool) -> None:

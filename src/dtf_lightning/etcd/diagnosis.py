@@ -13,6 +13,8 @@ from dtf_lightning.etcd.tls import Tls
 # The start of an HTTP/2 connection: the preface and an empty SETTINGS frame. An HTTP/2 server answers with its own.
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 _SETTINGS_FRAME = 4
+_NO_TLS = "it does not speak TLS: use http:// and no certificates"
+_WANTS_TLS = "it hangs up on a connection without TLS: use https:// and give the CA's certificate"
 
 
 class Trouble(Enum):
@@ -69,14 +71,14 @@ def _greet(connection: socket.socket) -> Finding:
     except TimeoutError:
         return Finding(Trouble.SILENT, "it takes connections but says nothing (frozen, or not etcd)")
     except OSError as error:
-        return Finding(Trouble.TLS_WANTED, f"it hangs up on a connection without TLS ({error.strerror})")
+        return Finding(Trouble.TLS_WANTED, f"{_WANTS_TLS} ({error.strerror})")
     if len(answer) > 3 and answer[3] == _SETTINGS_FRAME:
         return Finding(Trouble.NONE, "it speaks HTTP/2, as etcd does")
     if not answer or answer[:1] == b"\x15" or b"HTTPS server" in answer:
-        return Finding(Trouble.TLS_WANTED, "it hangs up on a connection without TLS")
-    if answer.startswith(b"HTTP/1"):
-        status = answer.split(b"\r\n")[0].decode(errors="replace")
-        return Finding(Trouble.NOT_ETCD, f"it is a plain web server (answered {status!r}), not etcd")
+        return Finding(Trouble.TLS_WANTED, _WANTS_TLS)
+    if answer.startswith((b"HTTP/1", b"<")):  # old servers answer a request that they do not understand with mere HTML
+        line = answer.splitlines()[0].decode(errors="replace")
+        return Finding(Trouble.NOT_ETCD, f"it is a plain web server (answered {line!r}), not etcd")
     return Finding(Trouble.NOT_ETCD, f"it answered {answer[:24]!r}, which is not what etcd says")
 
 
@@ -98,11 +100,11 @@ def _greet_with_tls(connection: socket.socket, address: Address, tls: Tls) -> Fi
         if "alert" in reason:
             given = "our client certificate" if tls.cert else "a connection without a client certificate"
             return Finding(Trouble.CERTIFICATE, f"it refuses {given} ({reason})")
-        return Finding(Trouble.TLS_UNKNOWN, f"it does not speak TLS ({reason}): try http:// instead of https://")
+        return Finding(Trouble.TLS_UNKNOWN, f"{_NO_TLS} ({reason})")
     except TimeoutError:
         return Finding(Trouble.SILENT, "it takes connections but says nothing (frozen, or not etcd)")
     except OSError as error:
-        return Finding(Trouble.TLS_UNKNOWN, f"it hangs up on a TLS handshake ({error.strerror})")
+        return Finding(Trouble.TLS_UNKNOWN, f"{_NO_TLS} ({error.strerror})")
     if len(answer) > 3 and answer[3] == _SETTINGS_FRAME:
         return Finding(Trouble.NONE, "it speaks HTTP/2 over TLS, as etcd does")
     return Finding(Trouble.NOT_ETCD, "it speaks TLS, but not what etcd says over it")

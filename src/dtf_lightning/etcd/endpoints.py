@@ -79,6 +79,8 @@ def _parse_one(part: str) -> tuple[str, Address]:
             "an etcd endpoint holds a user name or password ('@'): pass them as `user` and `password`, "
             "so that they show up in no process list and no log"
         )
+    if not separator and part.count(":") > 1 and not part.startswith("["):
+        raise _bad(part, f"an IPv6 address needs brackets, as in [{part}]:{DEFAULT_PORT}")
     try:
         url = urlsplit(part if separator else f"//{part}")
         host, port = url.hostname, url.port
@@ -86,8 +88,6 @@ def _parse_one(part: str) -> tuple[str, Address]:
         raise _bad(part, str(error)) from None
     if not host or any(character.isspace() for character in host):
         raise _bad(part, "the host is missing" if not host else "the host holds a blank")
-    if not separator and part.count(":") > 1 and not part.startswith("["):
-        raise _bad(part, f"an IPv6 address needs brackets, as in [{part}]:{DEFAULT_PORT}")
     if url.path not in ("", "/") or url.query or url.fragment:
         raise _bad(part, f"nothing may follow the port, got {part[part.index(url.netloc) + len(url.netloc) :]!r}")
     if port == 0:
