@@ -46,7 +46,9 @@ format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## the speed tables of benchmarks/
-	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python benchmarks/rescale.py
+	$(BIN)/python benchmarks/steady_state.py
+	$(BIN)/python benchmarks/scaling.py
 
 docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
