@@ -34,6 +34,12 @@ class Member:
         return f"{self.node}#{self.incarnation}"
 
 
+def split_id(member_id: str) -> tuple[str, int]:
+    """(node, incarnation) of a member id. Raises `ValueError` for anything else."""
+    node, _, incarnation = member_id.rpartition("#")
+    return node, int(incarnation)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """One member that went without saying goodbye, or reported its generation as broken."""
@@ -72,6 +78,9 @@ class Generation:
     """Unplanned rescales in a row that led here, none of which lived for `failure_window`."""
     unbroken_since: float = 0.0
     """When the start or the last unplanned rescale formed a world; planned ones pass it on. Seconds since the epoch."""
+    retired: tuple[str, ...] = ()
+    """Ids of earlier members that are out for good: the latest of each node, latest last, the last few hundred. A node
+    that finds its own here (it was cut off when it was put out) ends its workers and starts them anew."""
     recent_worlds: tuple[tuple[float, int], ...] = ()
     """(end in seconds since the epoch, world size) of earlier generations that `failure_window` still reaches."""
 
@@ -98,6 +107,9 @@ class Generation:
             fields = dict(data)
             fields["members"] = tuple(Member(**m) for m in fields.get("members", ()))
             fields["failures"] = tuple(Failure(**f) for f in fields.get("failures", ()))
+            fields["retired"] = tuple(fields.get("retired", ()))
+            for member_id in fields["retired"]:
+                split_id(member_id)
             fields["recent_worlds"] = tuple((float(at), int(size)) for at, size in fields.get("recent_worlds", ()))
             return cls(**fields)
         except (TypeError, ValueError) as error:

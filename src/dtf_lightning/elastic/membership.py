@@ -39,8 +39,8 @@ from dtf_lightning.elastic.directives import (
     TimePassed,
     Wait,
 )
-from dtf_lightning.elastic.failures import beyond_limits, num_consecutive, still_count
-from dtf_lightning.elastic.generation import Generation, Member
+from dtf_lightning.elastic.failures import beyond_limits
+from dtf_lightning.elastic.generation import Member
 from dtf_lightning.elastic.planning import (
     deadline_of,
     describe_change,
@@ -53,7 +53,7 @@ from dtf_lightning.elastic.planning import (
     waiting_for,
 )
 from dtf_lightning.elastic.records import NodeRecord, WorkerState
-from dtf_lightning.elastic.rescale import compare
+from dtf_lightning.elastic.rescale import next_generation
 from dtf_lightning.elastic.state import (
     Departure,
     DepartureKind,
@@ -61,6 +61,7 @@ from dtf_lightning.elastic.state import (
     Phase,
     Plan,
     depart,
+    enter,
     move,
     observe,
     suspected,
@@ -409,42 +410,6 @@ def _form_or_gather(
 
 
 def _form(settings: ElasticSettings, state: MembershipState, world: Sequence[Member], now: float, wall: float) -> Step:
-    old = state.generation
-    failed = [d.member.id for d in state.departures.values() if d.kind is DepartureKind.FAILED]
-    broken = any(failure.generation == old.number for failure in state.failures)
-    change = compare(old, world, failed=failed, broken=broken or state.phase is Phase.REFORMING)
-    host = state.nodes[world[0].node]
-    worlds = [w for w in old.recent_worlds if w[0] > wall - settings.failure_window]
-    if old.number > 0:
-        worlds.append((wall, old.world_size))
-    generation = Generation(
-        number=old.number + 1,
-        members=tuple(state.nodes[member.node].member() for member in world),
-        reason=change.text,
-        kind=change.kind,
-        epoch=state.epoch,
-        instance=state.instance,
-        store_host=host.host,
-        store_port=host.store_port,
-        formed_at=wall,
-        failures=still_count(settings, old, state.failures, wall),
-        num_consecutive_failures=num_consecutive(settings, old, state.failures, wall),
-        unbroken_since=wall if broken or old.number == 0 else old.unbroken_since,
-        recent_worlds=tuple(worlds),
-    )
-    staying = {member.id for member in world}
-    retired = dict(state.retired)
-    for member in old.members:
-        if member.id not in staying:
-            retired[member.node] = max(member.incarnation, retired.get(member.node, 0))
-    state = replace(
-        move(state, Phase.STABLE, f"generation {generation.number}: {change.text}"),
-        generation=generation,
-        departures={},
-        retired=retired,
-        failures=generation.failures,
-        directive=None,
-        first_ready_at=None,
-        plan=Plan(changed_at=now),
-    )
-    return state, Form(generation=generation, reason=f"generation {generation.number}: {change.text}")
+    generation = next_generation(settings, state, world, wall)
+    reason = f"generation {generation.number}: {generation.reason}"
+    return enter(move(state, Phase.STABLE, reason), generation, now), Form(generation=generation, reason=reason)

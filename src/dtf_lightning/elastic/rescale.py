@@ -1,11 +1,17 @@
-"""From the old world to the new: who stays, who comes, who goes, and the words for it."""
+"""From the old world to the new: who stays, who comes, who goes, the words for it, and the next generation."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from dtf_lightning.elastic.generation import Generation, Member
+from dtf_lightning.elastic.failures import num_consecutive, still_count
+from dtf_lightning.elastic.generation import Generation, Member, split_id
+from dtf_lightning.elastic.state import DepartureKind, MembershipState, Phase
+from dtf_lightning.settings import ElasticSettings
+
+MAX_RETIRED = 256
+"""Ids of former members that a generation carries; who was put out longer ago does not come back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,43 @@ def compare(
         failed=tuple(member for member in gone if member.id in failed),
         broken=broken,
     )
+
+
+def next_generation(
+    settings: ElasticSettings, state: MembershipState, world: Sequence[Member], wall: float
+) -> Generation:
+    """The generation that follows the state's, of the members of `world` in this order. They all have a record."""
+    old = state.generation
+    failed = [d.member.id for d in state.departures.values() if d.kind is DepartureKind.FAILED]
+    broken = any(failure.generation == old.number for failure in state.failures)
+    change = compare(old, world, failed=failed, broken=broken or state.phase is Phase.REFORMING)
+    host = state.nodes[world[0].node]
+    worlds = [(end, size) for end, size in old.recent_worlds if end > wall - settings.failure_window]
+    if old.number > 0:
+        worlds.append((wall, old.world_size))
+    return Generation(
+        number=old.number + 1,
+        members=tuple(state.nodes[member.node].member() for member in world),
+        reason=change.text,
+        kind=change.kind,
+        epoch=state.epoch,
+        instance=state.instance,
+        store_host=host.host,
+        store_port=host.store_port,
+        formed_at=wall,
+        failures=still_count(settings, old, state.failures, wall),
+        num_consecutive_failures=num_consecutive(settings, old, state.failures, wall),
+        unbroken_since=wall if broken or old.number == 0 else old.unbroken_since,
+        retired=_remember(old.retired, (*change.left, *change.failed)),
+        recent_worlds=tuple(worlds),
+    )
+
+
+def _remember(retired: Sequence[str], gone: Sequence[Member]) -> tuple[str, ...]:
+    """The ids that stay out, one for each node."""
+    nodes = {member.node for member in gone}
+    earlier = [member_id for member_id in retired if split_id(member_id)[0] not in nodes]
+    return (*earlier, *(member.id for member in gone))[-MAX_RETIRED:]
 
 
 def _names(members: Sequence[Member]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.elastic.directives import Directive, DirectiveKind, Event, NodeChanged, NodeGone
-from dtf_lightning.elastic.generation import Failure, Generation, Member
+from dtf_lightning.elastic.generation import Failure, Generation, Member, split_id
 from dtf_lightning.elastic.records import ENDED, IllegalTransition, NodeRecord, WorkerState, follow
 from dtf_lightning.settings import ElasticSettings
 
@@ -187,6 +187,23 @@ def move(state: MembershipState, phase: Phase, why: str) -> MembershipState:
     return replace(state, phase=phase, history=(*state.history, f"{phase.value} ({why})")[-20:])
 
 
+def enter(state: MembershipState, generation: Generation, now: float) -> MembershipState:
+    """The state with the next generation in the place of its own; nobody who is out comes back."""
+    retired = dict(state.retired)
+    for member_id in generation.retired:
+        retired = _retire(retired, *split_id(member_id))
+    return replace(
+        state,
+        generation=generation,
+        departures={},
+        retired=retired,
+        failures=generation.failures,
+        directive=None,
+        first_ready_at=None,
+        plan=Plan(changed_at=now),
+    )
+
+
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
@@ -351,10 +368,8 @@ def _retired_before(generation: Generation) -> dict[str, int]:
     retired: dict[str, int] = {}
     for member in generation.members:
         retired = _retire(retired, member.node, member.incarnation - 1)
-    for failure in generation.failures:
-        node, _, incarnation = failure.member.rpartition("#")
-        if failure.num_workers > 0 and incarnation.isdecimal():
-            retired = _retire(retired, node, int(incarnation))
+    for member_id in generation.retired:
+        retired = _retire(retired, *split_id(member_id))
     return retired
 
 

@@ -6,11 +6,13 @@ does from now on what it is asked, the run comes to rest within a few steps: it 
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from dtf_lightning.elastic.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.state import Phase
@@ -18,8 +20,14 @@ from dtf_lightning.elastic.status import describe
 from support.simulated_run import INSTANCE, SimulatedRun
 
 MAX_STEPS_TO_REST = 40
-NODES = st.integers(0, 6).map(lambda number: f"n{number}")
 PICK = st.integers(0, 99)
+WHAT = [
+    *("arrive_ready", "all_do_as_asked", "train", "time_comes") * 4,
+    *("do_as_asked", "leave", "crash_and_restart", "get_ready", "coordinator_changes") * 2,
+    *("arrive", "answer", "unwind_unasked", "all_leave", "crash", "vanish", "restart", "suspect", "finish"),
+    *("finish_all_but_one", "etcd_loses_a_lease", "register_again"),
+]
+"""Names of methods, as often as they shall happen."""
 
 
 class Membership(RuleBasedStateMachine):
@@ -30,10 +38,11 @@ class Membership(RuleBasedStateMachine):
     @initialize(
         min_nodes=st.integers(1, 3),
         spare=st.integers(0, 2),
-        in_a_row=st.sampled_from([2, 100]),
-        tolerance=st.sampled_from([0.6, 100.0]),
+        num_ready=st.integers(0, 5),
+        in_a_row=st.sampled_from([100, 100, 2]),
+        tolerance=st.sampled_from([100.0, 100.0, 0.9]),
     )
-    def begin(self, min_nodes, spare, in_a_row, tolerance):
+    def begin(self, min_nodes, spare, num_ready, in_a_row, tolerance):
         self.run = SimulatedRun(
             min_nodes,
             min_nodes + spare,
@@ -41,6 +50,10 @@ class Membership(RuleBasedStateMachine):
             failure_tolerance=tolerance,
         )
         self.away: dict[str, NodeRecord] = {}
+        for _ in range(num_ready):
+            self.arrive_ready(0)
+        self.run.advance(3.0)
+        self.run.train()
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
@@ -59,82 +72,102 @@ class Membership(RuleBasedStateMachine):
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
-    @rule(node=NODES)
-    def arrive(self, node):
-        """A new agent; node ids are unique for every start of an agent, so an old one gets a new id."""
-        fresh = f"{node}.{self.run.num_registered}"
-        if len(self.run.records) < 7:
-            self.run.join(fresh)
+    @rule(what=st.sampled_from(WHAT), pick=PICK)
+    def happens(self, what, pick):
+        """One event; most are such as happen all day, so that a run gets somewhere before it is disturbed."""
+        getattr(self, what)(pick)
 
-    @rule(node=NODES)
-    def arrive_ready(self, node):
+    def arrive(self, pick):
+        """A new agent; node ids are unique for every start of an agent."""
         if len(self.run.records) < 7:
-            fresh = f"{node}.{self.run.num_registered}"
-            self.run.join(fresh)
-            self.run.ready(fresh)
+            self.run.join(f"n{self.run.num_registered}")
 
-    @rule(pick=PICK)
+    def arrive_ready(self, pick):
+        if len(self.run.records) < 7:
+            node = f"n{self.run.num_registered}"
+            self.run.join(node)
+            self.run.ready(node)
+
     def get_ready(self, pick):
         waiting = [node for node in self.here() if self.run.records[node].state is WorkerState.JOINING]
         if node := self.pick(pick, waiting):
             self.run.ready(node)
 
-    @rule(pick=PICK)
     def do_as_asked(self, pick):
         if node := self.pick(pick, self.members()):
             self.obey(node)
 
-    @rule()
-    def train(self):
+    def all_do_as_asked(self, pick):
+        for node in self.members():
+            if node in self.run.records and self.is_current(node):
+                self.obey(node)
+
+    def train(self, pick):
         self.run.train()
 
-    @rule(pick=PICK, boundary=st.integers(0, 50))
-    def answer(self, pick, boundary):
-        if self.run.phase is Phase.PREPARING and (node := self.pick(pick, self.members())):
-            self.run.answer(node, boundary=boundary)
+    def time_comes(self, pick):
+        """As much time passes as the core waits for."""
+        if self.run.wait.until is not None:
+            self.run.advance(self.run.wait.until - self.run.now)
 
-    @rule(pick=PICK)
+    def answer(self, pick):
+        if self.run.phase is Phase.PREPARING and (node := self.pick(pick, self.members())):
+            self.run.answer(node, boundary=pick)
+
     def unwind_unasked(self, pick):
         if node := self.pick(pick, self.members()):
             self.run.ready(node)
 
-    @rule(pick=PICK)
     def leave(self, pick):
-        if node := self.pick(pick, self.here()):
-            record = self.run.records[node]
-            if record.state not in (WorkerState.FAILED, WorkerState.LEFT):
-                self.run.leave(node)
+        living = [n for n in self.here() if self.run.records[n].state not in (WorkerState.FAILED, WorkerState.LEFT)]
+        if node := self.pick(pick, living):
+            self.run.leave(node)
 
-    @rule(pick=PICK)
+    def all_leave(self, pick):
+        for node in self.members():
+            self.run.leave(node)
+
     def crash(self, pick):
         if node := self.pick(pick, self.here()):
             self.run.crash(node)
 
-    @rule(pick=PICK)
+    def crash_and_restart(self, pick):
+        if node := self.pick(pick, self.here()):
+            self.run.crash(node)
+            self.run.restart(node)
+
     def vanish(self, pick):
         if node := self.pick(pick, self.here()):
             self.run.gone(node)
 
-    @rule(pick=PICK)
     def restart(self, pick):
         if node := self.pick(pick, self.here()):
             self.run.restart(node)
 
-    @rule(pick=PICK)
     def suspect(self, pick):
         if node := self.pick(pick, self.members()):
             self.run.suspect(node)
 
-    @rule(pick=PICK)
     def finish(self, pick):
         if node := self.pick(pick, self.members()):
             self.run.finish(node)
 
-    @precondition(lambda self: self.run.phase is Phase.STABLE)
-    @rule()
-    def finish_all_but_one(self):
+    def finish_all_but_one(self, pick):
         for node in self.members()[1:]:
             self.run.finish(node)
+
+    def coordinator_changes(self, pick):
+        self.run.take_over(reachable=tuple(self.away))
+
+    def etcd_loses_a_lease(self, pick):
+        """A node's key goes while its agent lives and answers; the coordinator changes at the same moment."""
+        if node := self.pick(pick, self.members()):
+            self.away[node] = self.run.records.pop(node)
+            self.run.take_over(reachable=tuple(self.away))
+
+    def register_again(self, pick):
+        if node := self.pick(pick, sorted(self.away)):
+            self.run.write(self.away.pop(node))
 
     @rule(
         pick=PICK,
@@ -162,22 +195,6 @@ class Membership(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.01, 0.1, 0.3, 3.0, 12.0, 61.0, 600.0]))
     def time_passes(self, seconds):
         self.run.advance(seconds)
-
-    @rule()
-    def coordinator_changes(self):
-        self.run.take_over(reachable=tuple(self.away))
-
-    @rule(pick=PICK)
-    def etcd_loses_a_lease(self, pick):
-        """A node's key goes while its agent lives and answers; the coordinator changes at the same moment."""
-        if node := self.pick(pick, self.members()):
-            self.away[node] = self.run.records.pop(node)
-            self.run.take_over(reachable=tuple(self.away))
-
-    @rule(pick=PICK)
-    def register_again(self, pick):
-        if node := self.pick(pick, sorted(self.away)):
-            self.run.write(self.away.pop(node))
 
     # --- coming to rest ----------------------------------------------------------------------------------------------
 
@@ -231,6 +248,24 @@ class Membership(RuleBasedStateMachine):
 
 
 Membership.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=40, derandomize=True, database=None, deadline=None
+    max_examples=200, stateful_step_count=50, derandomize=True, database=None, deadline=None
 )
 TestMembership = Membership.TestCase
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_long_lives(seed):
+    """Hundreds of events in a row, from a fixed seed: deeper than the machine's examples, which are short to shrink."""
+    chance = random.Random(seed)
+    machine = Membership()
+    for event in range(500):
+        if event == 0 or machine.run.phase in (Phase.FINISHED, Phase.ABORTED):
+            limits = chance.choice([(100, 100.0), (100, 100.0), (3, 100.0), (100, 0.7)])
+            machine.begin(chance.randint(1, 3), chance.randint(0, 2), chance.randint(0, 5), *limits)
+        if chance.random() < 0.05:
+            machine.come_to_rest()
+        elif chance.random() < 0.1:
+            machine.time_passes(chance.choice([0.01, 0.1, 0.3, 3.0, 61.0]))
+        else:
+            machine.happens(chance.choice(WHAT), chance.randrange(100))
+        machine.has_one_story()
