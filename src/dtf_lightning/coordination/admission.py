@@ -33,9 +33,11 @@ class Admission:
     refusal: str = ""
     """Why this node may not join."""
     _sent_for: str = ""
+    _send_again_at: float = 0.0
 
     def advance(self, view: RunView, node: LocalNode) -> Iterator[Write]:
         """Let the node in, or find the reason to refuse it; yields the fingerprint if the run has none yet."""
+        self.until = None
         run, worker = view.run, node.fingerprint()
         if run is None or run.phase is not RunPhase.RUNNING or run.instance != self.instance or self.refusal:
             return
@@ -63,9 +65,11 @@ class Admission:
 
     def _send(self, view: RunView, mine: Fingerprint) -> Iterator[Write]:
         now = self.clock.monotonic()
-        if self._sent_for == self.instance and self.until is not None and now < self.until:
+        if self._sent_for == self.instance and now < self._send_again_at:
+            self.until = self._send_again_at
             return
-        self._sent_for, self.until = self.instance, now + RESEND_PAUSE
+        self._sent_for = self.instance
+        self.until = self._send_again_at = now + RESEND_PAUSE
         yield Write(
             label="fingerprint",
             compares=(

@@ -109,12 +109,13 @@ class Leadership:
         )
 
     def _try(self, write: Write) -> Iterator[Write]:
-        now = self.clock.monotonic()
-        if self._in_flight is None and now >= self._retry_at:
-            self._in_flight = write
-            yield write
-        else:
-            self._wake_at(max(now, self._retry_at) + 0.01)
+        if self._in_flight is not None:
+            return  # its `WriteDone` wakes the loop
+        if self.clock.monotonic() < self._retry_at:
+            self._wake_at(self._retry_at)
+            return
+        self._in_flight = write
+        yield write
 
     def _wake_at(self, at: float | None) -> None:
         if at is not None:

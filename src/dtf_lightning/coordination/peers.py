@@ -24,6 +24,8 @@ from dtf_lightning.etcd.store import Compare, Delete
 
 PROBE_TIMEOUT = 2.0
 """Seconds that an unlisted node's agent has for an answer on the mesh."""
+PROBE_INTERVAL = 0.7
+"""Seconds between two probes; several fit into the timeout."""
 EVICT_PAUSE = 0.5
 """Seconds before an eviction is tried again."""
 
@@ -33,6 +35,7 @@ class _Away:
     record: NodeRecord
     until: float
     """Without an answer by then it is gone: monotonic seconds."""
+    probe_at: float
 
 
 @dataclass
@@ -57,7 +60,8 @@ class Peers:
     @property
     def until(self) -> float | None:
         """When `overdue` is to be asked next: monotonic seconds."""
-        return min((*(away.until for away in self._away.values()), *self._evict_at.values()), default=None)
+        times = [min(away.until, away.probe_at) for away in self._away.values()]
+        return min((*times, *self._evict_at.values()), default=None)
 
     def listed(self, record: NodeRecord) -> None:
         """The node's key is (again) there."""
@@ -76,7 +80,8 @@ class Peers:
         elif self.mesh is None:
             cause = "its lease is gone"
         else:
-            self._away[node] = _Away(record, self.clock.monotonic() + PROBE_TIMEOUT)
+            now = self.clock.monotonic()
+            self._away[node] = _Away(record, until=now + PROBE_TIMEOUT, probe_at=now + PROBE_INTERVAL)
             self.mesh.probe(node)
             return None
         self.gone.add(node)
@@ -89,7 +94,7 @@ class Peers:
         return cause if self._away.pop(node, None) is not None else None
 
     def answered(self, node: str) -> None:
-        """The mesh got a sign of life from a node that is away: look again in a while."""
+        """The mesh got a sign of life from a node that is away."""
         if node in self._away:
             self._away[node].until = self.clock.monotonic() + PROBE_TIMEOUT
 
@@ -100,10 +105,10 @@ class Peers:
         for node in late:
             del self._away[node]
             self.gone.add(node)
-        if self.mesh is not None:
-            for node, away in self._away.items():
-                if away.until - now < PROBE_TIMEOUT / 2:
-                    self.mesh.probe(node)
+        for node, away in self._away.items():
+            if self.mesh is not None and away.probe_at <= now:
+                away.probe_at = now + PROBE_INTERVAL
+                self.mesh.probe(node)
         return [(node, "its lease is gone and its agent does not answer on the mesh") for node in late]
 
     def evictions(self, view: RunView) -> Iterator[Write]:
