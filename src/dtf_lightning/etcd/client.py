@@ -53,6 +53,10 @@ class Identity:
     password: str = field(repr=False)
 
 
+class RevisionCompacted(StoreError):
+    """A read at a revision that etcd has compacted meanwhile."""
+
+
 class Client:
     """Thread-safe. Usable only in the process that made it."""
 
@@ -84,7 +88,7 @@ class Client:
         """The response. `what` says in messages what was attempted.
 
         Raises `StoreUnavailable`, `OutcomeUnknown` (only if not idempotent), `AuthenticationFailed`, `LeaseLost`,
-        `StoreError` (etcd rejected it, the store is closed, this process was forked).
+        `RevisionCompacted`, `StoreError` (etcd rejected it, the store is closed, this process was forked).
         """
         return self._call(procedure, request, what, idempotent, self._deadline(timeout), with_token=True)
 
@@ -144,6 +148,8 @@ class Client:
             raise AuthenticationFailed(f"{told}; {self._whose_fault(error)}") from error
         if failure is Failure.LEASE_GONE:
             raise LeaseLost(f"{told}; the lease has expired or was revoked, every key under it is gone") from error
+        if failure is Failure.COMPACTED:
+            raise RevisionCompacted(told) from error
         if failure is Failure.NOT_ETCD:
             raise StoreError(f"{told}; the server at this endpoint is not an etcd v3 server") from error
         raise StoreError(told) from error
@@ -161,7 +167,7 @@ class Client:
         self, procedure: rpc.Rpc, requests: Iterator[Any], *, server: int, timeout: float | None = None
     ) -> ResponseStream:
         """A stream to this server, which ends by itself when the server has lost the quorum."""
-        token = self._current_token(self._deadline(None))
+        token = self._current_token(self._deadline(timeout))
         stub = self._stub(server, procedure)
         stream: ResponseStream = stub(
             requests, timeout=timeout, metadata=[*self._metadata(token), ("hasleader", "true")]
@@ -246,6 +252,10 @@ class Client:
         self._token = token
         return token
 
+    @property
+    def has_token(self) -> bool:
+        return self._token is not None
+
     def forget_token(self, token: str | None) -> None:
         """etcd no longer takes it; unless another thread has a newer one already."""
         with self._lock:
@@ -260,11 +270,15 @@ class Client:
             return None
         token = self._token
         if token is None:
-            # One thread asks, the others wait for its token: bcrypt on the server makes each of them cost 50 ms.
-            with self._authenticating:
+            # One thread asks, the others wait for its token: a password costs the server 50 ms of bcrypt.
+            if not self._authenticating.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise StoreUnavailable(f"authenticating as {self.identity.user!r}: no token in time from etcd")
+            try:
                 token = self._token
                 if token is None:
                     token = self.authenticate(deadline)
+            finally:
+                self._authenticating.release()
         return token
 
     @staticmethod

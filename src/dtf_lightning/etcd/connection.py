@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning.errors import AuthenticationFailed, SettingsError, StoreError, StoreUnavailable
+from dtf_lightning.errors import AuthenticationFailed, SettingsError, StoreUnavailable
 from dtf_lightning.etcd.diagnosis import Finding, Trouble, diagnose
-from dtf_lightning.etcd.endpoints import Address, parse_endpoints
+from dtf_lightning.etcd.endpoints import Endpoints, parse_endpoints
 from dtf_lightning.etcd.tls import Tls
 from dtf_lightning.etcd.version import EtcdVersion, Support, parse_version, version_warning
 
@@ -95,54 +95,59 @@ def _first_answer(client: Client, deadline: float) -> EtcdVersion:
     """The version of the first server that says it is an etcd, which also becomes the current one."""
     looked = False
     while True:
+        reasons = []
         for server in range(len(client.endpoints.addresses)):
-            if (version := _ask_version(client, server, deadline)) is not None:
+            answer = _ask_version(client, server, deadline)
+            if isinstance(answer, EtcdVersion):
                 client.make_current(server)
-                return version
+                return answer
+            reasons.append(answer)
         # Waiting helps where nothing listens yet; it does not help against a wrong certificate.
         late = time.monotonic() >= deadline
         if late or not looked:
             looked = True
-            findings = [(address, diagnose(address, client.tls, _PROBE)) for address in client.endpoints.addresses]
-            if late or all(finding.trouble in _HOPELESS for _, finding in findings):
-                raise _nobody_answers(findings)
+            findings = [diagnose(address, client.tls, _PROBE) for address in client.endpoints.addresses]
+            if late or all(finding.trouble in _HOPELESS for finding in findings):
+                raise _nobody_answers(client.endpoints, findings, reasons)
         time.sleep(_PAUSE)
 
 
-def _ask_version(client: Client, server: int, deadline: float) -> EtcdVersion | None:
-    """`None` if the server does not answer. Raises for one that answers what no etcd would."""
+def _ask_version(client: Client, server: int, deadline: float) -> EtcdVersion | str:
+    """The version, or why there was no answer. Raises for an answer that no etcd would give, or none that takes us."""
     from dtf_lightning.etcd import messages as pb
     from dtf_lightning.etcd import rpc
     from dtf_lightning.etcd._grpc import grpc
     from dtf_lightning.etcd.client import ATTEMPT
     from dtf_lightning.etcd.failures import Failure, classify, describe
 
-    def ask() -> EtcdVersion:
-        timeout = max(0.05, min(ATTEMPT, deadline - time.monotonic()))
-        return parse_version(client.attempt(rpc.STATUS, pb.StatusRequest(), server=server, timeout=timeout).version)
-
+    timeout = max(0.05, min(ATTEMPT, deadline - time.monotonic()))
     try:
-        return ask()
+        return parse_version(client.attempt(rpc.STATUS, pb.StatusRequest(), server=server, timeout=timeout).version)
     except grpc.RpcError as error:
-        failure = classify(error, has_token=False)
-        if failure is Failure.REFUSED and client.identity is not None:
-            client.authenticate(deadline)
-            return ask()
-        if failure is Failure.REFUSED:
-            raise AuthenticationFailed(
-                f"etcd at {client.name_of(server)} asks who we are ({describe(error)}): give a user name and a password"
-            ) from None
-        if failure in (Failure.NOT_ETCD, Failure.REJECTED):
-            raise SettingsError(
-                f"{client.name_of(server)} is no etcd v3 server: asked for its version it answered {describe(error)}. "
-                f"{_WAY_OUT}"
-            ) from None
-        return None
+        failure, told = classify(error, has_token=False), describe(error)
+    if failure is Failure.REFUSED and client.identity is not None and not client.has_token:
+        client.authenticate(deadline)
+        return _ask_version(client, server, deadline)
+    if failure is Failure.REFUSED:
+        raise AuthenticationFailed(
+            f"etcd at {client.name_of(server)} does not tell us its version ({told}): give a user name and a password "
+            "that it knows"
+        )
+    if failure in (Failure.NOT_ETCD, Failure.REJECTED):
+        raise SettingsError(
+            f"{client.name_of(server)} is no etcd v3 server: asked for its version it answered {told}. {_WAY_OUT}"
+        )
+    return told
 
 
-def _nobody_answers(findings: list[tuple[Address, Finding]]) -> StoreError | SettingsError:
-    tried = "; ".join(f"{address}: {finding.told}" for address, finding in findings)
-    troubles = {finding.trouble for _, finding in findings}
+def _nobody_answers(
+    endpoints: Endpoints, findings: list[Finding], reasons: list[str]
+) -> AuthenticationFailed | SettingsError | StoreUnavailable:
+    tried = "; ".join(
+        f"{address}: {finding.told}{f', but did not answer ({reason})' if finding.trouble is Trouble.NONE else ''}"
+        for address, finding, reason in zip(endpoints.addresses, findings, reasons, strict=True)
+    )
+    troubles = {finding.trouble for finding in findings}
     told = f"no etcd answered. Tried {tried}.{'' if troubles <= _TLS else f' {_WAY_OUT}'}"
     if Trouble.CERTIFICATE in troubles:
         return AuthenticationFailed(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -12,11 +13,13 @@ from typing import Any
 from dtf_lightning.errors import StoreError
 from dtf_lightning.etcd import messages as pb
 from dtf_lightning.etcd import rpc
-from dtf_lightning.etcd.client import Client
+from dtf_lightning.etcd.client import Client, RevisionCompacted
 from dtf_lightning.etcd.lease import EtcdLease
 from dtf_lightning.etcd.store import Compare, Delete, Get, KeyValue, Put, RangeResult, TxnResult
 from dtf_lightning.etcd.version import EtcdVersion
 from dtf_lightning.etcd.watch import EtcdWatch
+
+log = logging.getLogger(__name__)
 
 PAGE = 500
 """Keys per answer: etcd limits the size of an answer, not only of a request."""
@@ -63,6 +66,13 @@ class EtcdStore:
 
     def range(self, prefix: str, *, timeout: float | None = None) -> RangeResult:
         deadline = time.monotonic() + (self._client.timeout if timeout is None else timeout)
+        while True:
+            try:
+                return self._snapshot(prefix, deadline)
+            except RevisionCompacted:
+                log.debug("range %r: compacted between two of its pages, read again", prefix)
+
+    def _snapshot(self, prefix: str, deadline: float) -> RangeResult:
         key, range_end = prefix_range(prefix)
         kvs: list[KeyValue] = []
         revision = 0

@@ -157,7 +157,7 @@ class EtcdWatch:
         if self._ended() or self._client.closed:
             return
         failure = classify(error, has_token=self._client.identity is not None)
-        log.debug("watch of %s on %s: %s", self._key.decode(), self._client.name_of(server), describe(error))
+        log.info("watch of %s lost %s: %s", self._key.decode(), self._client.name_of(server), describe(error))
         if failure is Failure.STALE_TOKEN:
             self._refused(describe(error))
         elif failure in (Failure.NOT_SENT, Failure.NO_ANSWER):
