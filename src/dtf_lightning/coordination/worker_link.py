@@ -239,8 +239,8 @@ class WorkerLink:
         try:
             while line := self._read_line():
                 self._handle(messages.decode(line))
-        except ProtocolError as error:
-            log.error("%s", error)  # an agent that talks so is as good as gone
+        except Exception:
+            log.exception("the agent cannot be understood, which is as good as gone")
         with self._changed:
             over = self._closed or any((self._finish, self._abort, self._refused))
         if not over:
