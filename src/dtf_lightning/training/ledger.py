@@ -17,7 +17,7 @@ import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def audit(paths: Iterable[Path]) -> Audit:
     ends: dict[int, int] = {}
     draws: list[dict[str, Any]] = []
     for path in paths:
-        for record in _records(path):
+        for record in read_ledger(path):
             match record["kind"]:
                 case "begin":
                     _agree(begins, record, f"{path}: two members began generation {record['generation']} at")
@@ -122,7 +122,7 @@ def audit(paths: Iterable[Path]) -> Audit:
                     _agree(ends, record, f"{path}: two members ended generation {record['generation']} at")
                 case "draw":
                     draws.append(record)
-    limit = _committed_below(begins, ends, draws)
+    limit = committed_below(begins, ends, draws)
     consumed: dict[int, Counter[int]] = {}
     padding: Counter[int] = Counter()
     steps: set[int] = set()
@@ -154,8 +154,8 @@ def _agree(steps: dict[int, int], record: dict[str, Any], complaint: str) -> Non
         raise ValueError(f"{complaint} other steps, {earlier} and {step}; are these the ledgers of one run?")
 
 
-def _committed_below(begins: dict[int, int], ends: dict[int, int], draws: list[dict[str, Any]]) -> dict[int, int]:
-    """Generation to the step below which its draws count."""
+def committed_below(begins: dict[int, int], ends: dict[int, int], draws: list[dict[str, Any]]) -> dict[int, int]:
+    """Generation to the step below which its draws count, from where generations began and ended and all draws."""
     if not begins:
         return {}
     last = max(begins)
@@ -177,7 +177,8 @@ _FIELDS: dict[Any, dict[str, type]] = {
 }
 
 
-def _records(path: Path) -> Iterable[dict[str, Any]]:
+def read_ledger(path: Path) -> Iterator[dict[str, Any]]:
+    """One worker's lines, checked; a torn last one is passed over. Raises `ValueError` for any other broken line."""
     data = path.read_bytes()
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line:
