@@ -139,14 +139,10 @@ def test_death_while_forming(cluster):
     c.worker.die()
     for node in (a, b):
         node.worker.unwind()
-    assert members(Generation_of(a)) == ["a#1", "b#1"]
+    assert members(a.worker.train()) == ["a#1", "b#1"]
     b.worker.die()
     assert a.worker.unwind().target == 3
     assert members(a.worker.train()) == ["a#1"]
-
-
-def Generation_of(node):  # noqa: N802  reads as what it gives
-    return node.worker.train()
 
 
 @pytest.mark.parametrize("victim", ["coordinator", "other"])

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -105,7 +105,9 @@ class FakeWorker:
 
     # --- what a real worker says in a row ----------------------------------------------------------------------------
 
-    def ready(self, after: int = 0, fingerprint: dict[str, str] | None = None, parameters: tuple[str, ...] = ()) -> None:
+    def ready(
+        self, after: int = 0, fingerprint: dict[str, str] | None = None, parameters: tuple[str, ...] = ()
+    ) -> None:
         self.say(messages.Ready(after=after, fingerprint=fingerprint or {"seed": "1"}, parameters=parameters))
 
     def train(self) -> Generation:
@@ -247,9 +249,3 @@ class FakeCluster:
 def members(generation: Generation) -> list[str]:
     """Their ids, in rank order."""
     return [member.id for member in generation.members]
-
-
-def nodes_and_workers(cluster: FakeCluster) -> Iterator[tuple[FakeNode, FakeWorker]]:
-    for node in cluster.nodes:
-        for worker in node.workers:
-            yield node, worker

@@ -26,8 +26,10 @@ from dtf_lightning.settings import AgentSettings
 
 log = logging.getLogger(__name__)
 
-CAMPAIGN_PAUSE = 0.5
+UNANSWERED_PAUSE = 0.5
 """Seconds before a campaign or resignation is tried again that etcd did not answer."""
+REFUSED_PAUSE = 0.05
+"""The same for one that was refused: somebody was first, and the watch is about to say who."""
 
 
 @dataclass
@@ -87,8 +89,8 @@ class Leadership:
         """How a write went, whoever wanted it."""
         if write is self._in_flight:
             self._in_flight = None
-            if outcome is not Outcome.APPLIED:
-                self._retry_at = self.clock.monotonic() + CAMPAIGN_PAUSE
+            pause = {Outcome.APPLIED: 0.0, Outcome.REFUSED: REFUSED_PAUSE, Outcome.UNKNOWN: UNANSWERED_PAUSE}[outcome]
+            self._retry_at = self.clock.monotonic() + pause
         elif self.coordinator is not None:
             self.coordinator.written(write, outcome)
 
