@@ -1,0 +1,261 @@
+"""Faults as data: what is to happen to which worker, where in training, at which step.
+
+    injector = FaultInjector([Fault(at="backward", step=8, rank=0)])
+    trainer = Trainer(callbacks=[ElasticCallback(), injector])
+    trainer.fit(model, DataLoader(injector.watch(dataset), ...))
+
+Every worker gets the same list, as every node runs the same script: `rank` and `generation` choose whom a fault meets.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+from torch import nn
+from torch.utils.data import Dataset, get_worker_info
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+LAG = 0.3
+"""Seconds that a laggard's collective fails later than its peers' succeeds."""
+HOLD_TIMEOUT = 30.0
+"""Seconds; longer than anything that a test holds a worker for."""
+POLL = 0.01
+
+
+class Phase(Enum):
+    """Where in training. All but the last five are places in the loop, met at `Fault.step` committed steps."""
+
+    TRAIN_START = "train_start"
+    FORWARD = "forward"  # inside, before the first layer with weights
+    BACKWARD = "backward"  # inside, before the last gradient: the peers wait in its all-reduce
+    BEFORE_OPTIMIZER_STEP = "before_optimizer_step"  # gradients are reduced, weights not changed
+    AFTER_OPTIMIZER_STEP = "after_optimizer_step"  # weights are changed, the step is not counted yet
+    BATCH_END = "batch_end"
+    LOGGING = "logging"  # needs `FaultInjector.logger`
+    VALIDATION = "validation"  # before a batch of it; the sanity check is left out
+    CHECKPOINT_SAVE = "checkpoint_save"  # before the file is written; also when the state is sent to a joiner
+    EPOCH_END = "epoch_end"
+    TRAIN_END = "train_end"
+    DATA_LOADING = "data_loading"  # at the `step`-th sample that the process, or its DataLoader worker, reads
+    DATA_WORKER = "data_worker"  # likewise, but it happens to the DataLoader worker alone
+    SETUP = "setup"  # before the first generation
+    FORMING = "forming"  # the generation is assigned, its process group is not up
+    RECEIVING = "receiving"  # the state has come from a peer and is about to be restored
+
+
+class Action(Enum):
+    """What happens to the process."""
+
+    KILL = "kill"  # kill -9
+    FREEZE = "freeze"  # SIGSTOP
+    LEAVE = "leave"  # SIGTERM
+    RAISE = "raise"  # `FaultInjected`, as the user's own error
+    LAG = "lag"  # its collective fails although its peers' has succeeded
+    HOLD = "hold"  # it waits until the file `Fault.until` is there
+
+
+class FaultInjected(Exception):
+    """The error of the user's code that a fault stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One fault. It happens at most once in a process."""
+
+    at: Phase | str
+    step: int | None = None
+    """Optimizer steps committed at that place (samples read, for the two that concern data); `None` for any."""
+    rank: int | None = None
+    """In the running generation; `None` for all."""
+    generation: int | None = 1
+    """`None` for any. Counts only once there is one."""
+    action: Action | str = Action.KILL
+    until: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", Phase(self.at))
+        object.__setattr__(self, "action", Action(self.action))
+
+
+class FaultInjector(Callback):
+    """Makes faults happen. Put it anywhere among the callbacks."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self._faults = list(faults)
+        self._trainer: pl.Trainer | None = None
+        self._owner = os.getpid()
+        self._num_read = 0
+
+    def watch(self, dataset: Dataset[Any]) -> Dataset[Any]:
+        """The data set with the faults that concern its reading. Needs forked DataLoader workers."""
+        return _WatchedDataset(dataset, self._sample_read)
+
+    def logger(self) -> Logger:
+        """A logger that keeps nothing and has the faults that concern logging."""
+        return _FaultLogger(lambda: self._meet(Phase.LOGGING))
+
+    # --- meeting a fault ---------------------------------------------------------------------------------------------
+
+    def _meet(self, phase: Phase, step: int | None = None) -> None:
+        for fault in list(self._faults):
+            if fault.at is phase and self._concerns_us(fault, step):
+                self._faults.remove(fault)
+                self._act(fault)
+
+    def _concerns_us(self, fault: Fault, step: int | None) -> bool:
+        trainer = self._trainer
+        if trainer is None:
+            return False
+        session = getattr(trainer.strategy, "session", None)
+        generation = session.generation.number if session is not None else 1
+        return (
+            fault.step in (None, trainer.global_step if step is None else step)
+            and fault.rank in (None, trainer.global_rank)
+            and (fault.generation in (None, generation) or generation == 0)
+        )
+
+    def _act(self, fault: Fault) -> None:
+        victim = os.getpid()
+        if fault.at is Phase.DATA_LOADING:
+            victim = self._owner
+        match fault.action:
+            case Action.KILL:
+                os.kill(victim, signal.SIGKILL)
+            case Action.FREEZE:
+                os.kill(victim, signal.SIGSTOP)
+            case Action.LEAVE:
+                os.kill(victim, signal.SIGTERM)
+            case Action.RAISE:
+                raise FaultInjected(f"{fault}")
+            case Action.LAG:
+                threading.Event().wait(LAG)
+                raise RuntimeError(f"Connection closed by peer (injected: {fault})")
+            case Action.HOLD:
+                _wait_for(Path(fault.until))
+            case _:
+                raise AssertionError(fault)
+
+    def _sample_read(self) -> None:
+        self._num_read += 1
+        self._meet(Phase.DATA_LOADING, self._num_read)
+        if get_worker_info() is not None:
+            self._meet(Phase.DATA_WORKER, self._num_read)
+
+    # --- Lightning's hooks -------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        self._trainer = trainer
+        self._meet(Phase.SETUP)
+        session = getattr(trainer.strategy, "session", None)
+        if session is not None:
+            form = session.group.form
+
+            def form_or_fail(**kwargs: Any) -> None:
+                self._meet(Phase.FORMING)
+                form(**kwargs)
+
+            session.group.form = form_or_fail
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        first = next(module for module in pl_module.modules() if any(True for _ in module.parameters(recurse=False)))
+        first.register_forward_pre_hook(lambda *_: self._in_forward(trainer, pl_module))
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(lambda *_: self._meet(Phase.AFTER_OPTIMIZER_STEP))
+
+    def _in_forward(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
+        if trainer.training and pl_module.training:
+            self._meet(Phase.FORWARD)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        self._meet(Phase.TRAIN_START)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Any) -> None:  # noqa: ARG002
+        if any(fault.at is Phase.BACKWARD for fault in self._faults):
+            first = next(parameter for parameter in pl_module.parameters() if parameter.requires_grad)
+
+            def in_backward(_: Any) -> None:
+                handle.remove()
+                self._meet(Phase.BACKWARD)
+
+            handle = first.register_hook(in_backward)
+
+    def on_before_optimizer_step(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        optimizer: Any,  # noqa: ARG002
+    ) -> None:
+        self._meet(Phase.BEFORE_OPTIMIZER_STEP)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._meet(Phase.BATCH_END)
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            self._meet(Phase.VALIDATION)
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        self._meet(Phase.CHECKPOINT_SAVE)
+
+    def on_load_checkpoint(self, *_: Any) -> None:
+        self._meet(Phase.RECEIVING)
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self._meet(Phase.EPOCH_END)
+
+    def on_train_end(self, *_: Any) -> None:
+        self._meet(Phase.TRAIN_END)
+
+
+class _WatchedDataset(Dataset[Any]):
+    def __init__(self, dataset: Any, sample_read: Callable[[], None]) -> None:
+        self._dataset = dataset
+        self._sample_read = sample_read
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        self._sample_read()
+        return self._dataset[index]
+
+
+class _FaultLogger(Logger):
+    def __init__(self, log: Callable[[], None]) -> None:
+        super().__init__()
+        self._log = log
+
+    @property
+    def name(self) -> str:
+        return "faults"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # noqa: ARG002
+        self._log()
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing to keep."""
+
+
+def _wait_for(path: Path) -> None:
+    end = time.monotonic() + HOLD_TIMEOUT
+    wait = threading.Event()
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"held for {HOLD_TIMEOUT:g} s, but {path} has not come")
+        wait.wait(POLL)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.elastic_run import ElasticRun
+from support.elastic_training import Training
+from support.etcd_cluster import etcd, store
+from support.fork_server import ForkServer
+
+__all__ = ["etcd", "store"]
+
+PAUSES = os.environ.get("DTF_TEST_PAUSES")
+"""A file; every test appends the pauses that it saw."""
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def make_run(request, fork_server, etcd, store, tmp_path) -> Iterator[Callable[..., ElasticRun]]:
+    """Makes runs; what they leave running is ended."""
+    runs: list[ElasticRun] = []
+
+    def make(training: Training = Training(), *, agent: dict[str, float] | None = None, **elastic: float) -> ElasticRun:  # noqa: B008
+        folder = tmp_path / f"run{len(runs)}"
+        folder.mkdir()
+        runs.append(ElasticRun(fork_server, store, etcd.endpoint, folder, training, elastic, agent or {}))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.close()
+        if PAUSES:
+            seen = [f"{event.rescale}:{1000 * event.pause:.0f}" for event in run.rescales()]
+            with Path(PAUSES).open("a") as file:
+                file.write(f"{request.node.name} {' '.join(seen)}\n")

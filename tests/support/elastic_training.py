@@ -1,0 +1,222 @@
+"""The training that process tests disturb: small, with everything that must survive a rescale, described by data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch._dynamo  # seconds at the first DDP, if it is not there
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.optim.swa_utils import get_ema_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from dtf_lightning.lightning.callback import ElasticCallback
+from dtf_lightning.testing.faults import Fault, FaultInjector
+
+FEATURES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What to train, and what goes wrong."""
+
+    faults: tuple[Fault, ...] = ()
+    num_samples: int = 132
+    batch_size: int = 4
+    max_epochs: int = 2
+    max_steps: int = -1
+    accumulate: int = 1
+    num_data_workers: int = 0
+    persistent_workers: bool = False
+    validates: bool = True
+    val_check_interval: float = 1.0
+    shuffle: bool = True
+    tail: str = "pad"
+    precision: str = "32-true"
+    batch_norm: bool = True
+    schedule: str = "step"
+    callbacks: tuple[str, ...] = ()
+    checkpoint_every: int = 0
+    """Optimizer steps; 0 for none."""
+    resume: str = ""
+    """A checkpoint."""
+    hidden: int = 32
+    until_stopped: bool = False
+    """Train until the file `stop` lies in the folder; looked at after each epoch."""
+
+
+class Samples(Dataset[Any]):
+    """Sample i is a function of i."""
+
+    def __init__(self, num_samples: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        # (num_samples, FEATURES)
+        self.inputs = torch.randn(num_samples, FEATURES, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.inputs[index], self.inputs[index].sum().view(1)
+
+
+class Model(L.LightningModule):
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        self.config = training
+        torch.manual_seed(1)
+        norm = nn.BatchNorm1d(training.hidden) if training.batch_norm else nn.Identity()
+        self.network = nn.Sequential(
+            nn.Linear(FEATURES, training.hidden), nn.ReLU(), norm, nn.Dropout(0.1), nn.Linear(training.hidden, 1)
+        )
+
+    def training_step(self, batch, batch_idx):
+        inputs, targets = batch
+        loss = nn.functional.mse_loss(self.network(inputs), targets)
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        inputs, targets = batch
+        self.log("val_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+        match self.config.schedule:
+            case "step":
+                scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5), "interval": "step"}
+            case "epoch":
+                scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5), "interval": "epoch"}
+            case "plateau":
+                plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
+                scheduler = {"scheduler": plateau, "monitor": "val_loss", "interval": "epoch"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+class StopWhenTold(Callback):
+    """Ends training after the epoch in which the file appears: all ranks together, as rank 0 saw it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.strategy.broadcast(self._path.exists())
+
+
+def train(training: Training, folder: Path, name: str) -> None:
+    """Train and write down what came out, for comparison."""
+    warnings.filterwarnings("ignore")
+    injector = FaultInjector(training.faults)
+    callbacks = [
+        ElasticCallback(tail=training.tail, ledger=True, run_dir=str(folder)),
+        injector,
+        *_callbacks(training, folder),
+    ]
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=-1 if training.until_stopped or training.max_steps > 0 else training.max_epochs,
+        max_steps=training.max_steps,
+        callbacks=callbacks,
+        logger=[CSVLogger(str(folder), name="csv"), injector.logger()],
+        default_root_dir=str(folder),
+        accumulate_grad_batches=training.accumulate,
+        precision=training.precision,
+        val_check_interval=training.val_check_interval,
+        num_sanity_val_steps=1,
+        log_every_n_steps=1,
+        enable_checkpointing=bool(training.checkpoint_every),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model = Model(training)
+    dataset = Samples(training.num_samples)
+    loader = DataLoader(
+        injector.watch(dataset),
+        batch_size=training.batch_size,
+        shuffle=training.shuffle,
+        num_workers=training.num_data_workers,
+        persistent_workers=training.persistent_workers,
+    )
+    validation = DataLoader(Samples(64), batch_size=8) if training.validates else None
+    trainer.fit(model, loader, validation, ckpt_path=training.resume or None)
+    result = describe(trainer, model)
+    (folder / f"{name}.{os.getpid()}.result").write_text(json.dumps(result))
+
+
+def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
+    if training.checkpoint_every:
+        yield ModelCheckpoint(
+            dirpath=str(folder / "checkpoints"),
+            filename="{step}",
+            every_n_train_steps=training.checkpoint_every,
+            save_top_k=-1,
+        )
+    if training.until_stopped:
+        yield StopWhenTold(folder / "stop")
+    for name in training.callbacks:
+        match name:
+            case "early_stopping":
+                yield EarlyStopping("val_loss", patience=50)
+            case "early_stopping_now":
+                yield EarlyStopping("val_loss", patience=1, min_delta=1e9)
+            case "lr_monitor":
+                yield LearningRateMonitor("step")
+            case "ema":
+                yield WeightAveraging(avg_fn=get_ema_avg_fn(0.9))
+            case "best":
+                yield ModelCheckpoint(dirpath=str(folder / "best"), monitor="val_loss", save_top_k=2)
+            case _:
+                raise ValueError(name)
+
+
+def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
+    """What all survivors must have in common, under `same`, and what a leak would show in, under `own`."""
+    optimizer = [
+        (index, key, value)
+        for index, state in enumerate(trainer.optimizers[0].state.values())
+        for key, value in sorted(state.items())
+    ]
+    same = {
+        "global_step": trainer.global_step,
+        "epoch": trainer.current_epoch,
+        "parameters": _hash(list(model.named_parameters())),
+        "optimizer": _hash(optimizer),
+        "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        "scheduler": repr(sorted(trainer.lr_scheduler_configs[0].scheduler.state_dict().items(), key=str)),
+    }
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging):
+            assert callback._average_model is not None
+            same["ema"] = _hash(list(callback._average_model.named_parameters()))
+            same["ema_step"] = callback._latest_update_step
+        if isinstance(callback, EarlyStopping):
+            same["early_stopping"] = repr(callback.state_dict())
+    return {
+        "same": same,
+        "own": {
+            "num_files": len(os.listdir("/proc/self/fd")),
+            "num_threads": threading.active_count(),
+            "buffers": _hash(list(model.named_buffers())),
+            "training": model.training,
+            "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+        },
+    }
+
+
+def _hash(items: list[Any]) -> str:
+    digest = hashlib.sha256()
+    for *key, value in items:
+        digest.update(repr(key).encode())
+        digest.update(value.detach().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
+    return digest.hexdigest()[:16]
