@@ -13,6 +13,7 @@ import pytest
 
 from dtf_lightning.errors import OutcomeUnknown, StoreUnavailable
 from dtf_lightning.etcd import connect
+from dtf_lightning.etcd import watch as watch_module
 from dtf_lightning.etcd.etcd_store import EtcdStore
 from dtf_lightning.etcd.store import Compare, Get, Put, WatchEvent
 from support.etcd_cluster import EtcdCluster, Member
@@ -144,6 +145,24 @@ def test_a_member_thaws(etcd_cluster: EtcdCluster, store_and_member: tuple[EtcdS
         traffic.check()
     finally:
         traffic.close()
+
+
+@pytest.mark.process
+def test_a_quiet_watch_on_a_frozen_member(
+    etcd_cluster: EtcdCluster, store_and_member: tuple[EtcdStore, Member], monkeypatch: pytest.MonkeyPatch
+):
+    """No call of its client notices: the watch itself asks after some silence, and moves on."""
+    monkeypatch.setattr(watch_module, "SILENCE", 0.5)
+    store, connected = store_and_member
+    watch = store.watch(PREFIX)
+    connected.freeze()
+    with connect(
+        ",".join(member.endpoint for member in etcd_cluster.members if member is not connected), quiet=True
+    ) as other:
+        other.put(PREFIX, b"while it is frozen")
+    (event,) = watch.get(PATIENCE)
+    assert event.kv.value == b"while it is frozen"
+    watch.cancel()
 
 
 @pytest.mark.process

@@ -72,6 +72,8 @@ class Client:
         self._authenticating = threading.Lock()
         self._channels: dict[int, grpc.Channel] = {}
         self._stubs: dict[tuple[int, str], Callable[..., Any]] = {}
+        self.moved = threading.Condition()
+        """Notified when another server becomes current."""
         self._current = 0
         self._token: str | None = None
         self.has_password_but_auth_is_off = False
@@ -183,14 +185,16 @@ class Client:
 
     def leave(self, server: int) -> None:
         """It failed: the next one becomes current, unless another thread has seen to that."""
-        with self._lock:
+        with self.moved:
             if self._current == server:
                 self._current = (server + 1) % len(self.endpoints.addresses)
+                self.moved.notify_all()
 
     def make_current(self, server: int) -> None:
         """The next call asks this one."""
-        with self._lock:
+        with self.moved:
             self._current = server
+            self.moved.notify_all()
 
     def name_of(self, server: int) -> str:
         return self.endpoints.addresses[server].target

@@ -3,8 +3,8 @@
 Rules:
 - The stream is opened anew from the last delivered event's revision + 1, and from nothing else. A header's revision is
   no proof that all events up to it have been sent (etcd #15220).
-- A server that says nothing for `SILENCE` seconds is asked for its status; no answer within `PROBE` and the watch moves
-  on. TCP and keep-alive pings notice a frozen process much later, or never.
+- A server that says nothing for `SILENCE` seconds, or that a call has just given up, is asked for its status; no answer
+  within `PROBE` and the watch moves on. TCP and keep-alive pings notice a frozen process much later, or never.
 - `hasleader` makes etcd end the stream when its member has lost the quorum: silence would look like "nothing changed".
 """
 
@@ -175,7 +175,8 @@ class _Stream:
         self._server = server
         self._request = request
         self._heard = time.monotonic()
-        self._done = threading.Event()
+        self._closed = False
+        self._current_then = server
         self._call = client.open_stream(rpc.WATCH, self._requests(), server=server)
 
     def __iter__(self) -> Iterator[Any]:
@@ -184,17 +185,30 @@ class _Stream:
             yield response
 
     def close(self) -> None:
-        self._done.set()
+        with self._client.moved:
+            self._closed = True
+            self._client.moved.notify_all()
         self._call.cancel()
 
     def _requests(self) -> Iterator[Any]:
         # grpc runs this in a thread of its own. Were the iterator to end, etcd would end the stream: so it stays, and
         # the thread is put to use.
         yield self._request
-        while not self._done.wait(SILENCE - min(SILENCE - 0.1, time.monotonic() - self._heard)):
-            if time.monotonic() - self._heard >= SILENCE and not self._alive():
+        while True:
+            with self._client.moved:
+                patience = max(0.1, SILENCE - (time.monotonic() - self._heard))
+                self._client.moved.wait_for(lambda: self._closed or self._given_up(), patience)
+                if self._closed:
+                    return
+                ask = self._given_up() or time.monotonic() - self._heard >= SILENCE
+                self._current_then = self._client.current
+            if ask and not self._alive():
                 self._call.cancel()
                 return
+
+    def _given_up(self) -> bool:
+        """Whether calls have moved to another server since this one was last asked."""
+        return self._client.current not in (self._server, self._current_then)
 
     def _alive(self) -> bool:
         try:
