@@ -48,9 +48,10 @@ WAYS_OUT = (
     "`--rdzv-conf mode=restart`"
 )
 NO_MASTER_PORT = (
-    "none: this run is live, its process groups are made by dtf-lightning and change while it goes on, "
-    f"so a script cannot call init_process_group() by itself. Two ways out: {WAYS_OUT}."
+    "none: live dtf-lightning run, which makes the process groups itself. Add ElasticCallback() to the Trainer's "
+    "callbacks, or (not there yet) torchrun --rdzv-conf mode=restart"
 )
+"""What a stock script's `int(MASTER_PORT)` shows in its ValueError, which is cut after 200 characters."""
 
 
 class LiveRendezvousHandler(RendezvousHandler):

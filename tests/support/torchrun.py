@@ -1,0 +1,100 @@
+"""Real torchrun in processes of their own, whose output is waited for line by line."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+PATIENCE = 90.0
+"""Seconds for anything: importing torch takes 3 of them on an idle machine, and many more on a busy one."""
+
+WORKER = Path(__file__).with_name("link_worker.py")
+"""Speaks the worker's side without torch or Lightning: quick to start."""
+
+
+class Torchrun:
+    """One node. A context manager; ends the process, with every worker, if it is still there."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        run_id: str,
+        script: str | Path = WORKER,
+        *script_arguments: str,
+        nnodes: str = "1:4",
+        num_workers: int = 1,
+        conf: str = "initial_window=0.5",
+        options: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
+    ) -> None:
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nnodes}", f"--nproc-per-node={num_workers}"),
+            *("--rdzv-backend=etcd", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}", f"--rdzv-conf={conf}"),
+            *options,
+            *(str(script), *script_arguments),
+        ]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
+        )
+        self.output = ""
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True, name="torchrun-output")
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def __enter__(self) -> Torchrun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()  # its workers see the end and go
+        self.process.wait()
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def expect(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
+        """The next line in which the pattern is found."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {pattern!r} within {timeout:g} s; the output:\n{self.output}") from None
+            if line is None:
+                self._lines.put(None)
+                raise AssertionError(f"ended without {pattern!r}; the output:\n{self.output}")
+            self.output += line
+            if found := re.search(pattern, line):
+                return found
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """The exit code, with all the output read."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"still running after {timeout:g} s; the output:\n{self.output}") from None
+            if line is None:
+                self._lines.put(None)
+                return self.process.wait(max(1.0, deadline - time.monotonic()))
+            self.output += line
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
