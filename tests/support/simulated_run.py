@@ -29,6 +29,8 @@ WALL = 1_700_000_000.0
 """Seconds since the epoch when the monotonic clock stands at 0: 2023-11-14T22:13:20Z."""
 MAX_DECISIONS = 8
 """In a row without a wait."""
+MAX_WAITS = 100
+"""That end by themselves while nothing happens."""
 
 
 class SimulatedRun:
@@ -181,11 +183,12 @@ class SimulatedRun:
     def advance(self, seconds: float) -> None:
         """Time goes by; the core is called when it asked to be."""
         end = self.now + seconds
-        while True:
+        for _ in range(MAX_WAITS):
             self.now = end if self.wait.until is None else min(end, self.wait.until)
             self.tell(TimePassed())
             if self.now >= end:
                 return
+        raise AssertionError(f"it wants to be woken without end: {self.wait}")
 
     def take_over(self, *, reachable: tuple[str, ...] = ()) -> None:
         """The coordinator dies; another one starts from the keys."""

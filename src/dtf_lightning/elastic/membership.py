@@ -137,7 +137,7 @@ def _stable(settings: ElasticSettings, state: MembershipState, now: float, wall:
     members = state.live
     num_finished = sum(state.has_finished(member) for member in members)
     planned = planned_world(settings, state)
-    wanted = {member.id for member in planned} != {member.id for member in members} and num_finished == 0
+    wanted = {member.id for member in planned} != {member.id for member in members}
     state = track(state, planned, settings.max_nodes - len(planned), wanted, now)
     counts = f"{len(members)} of {settings.max_nodes} nodes"
     if num_finished:

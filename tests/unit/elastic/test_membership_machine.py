@@ -248,7 +248,7 @@ class Membership(RuleBasedStateMachine):
 
 
 Membership.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=50, derandomize=True, database=None, deadline=None
+    max_examples=120, stateful_step_count=50, derandomize=True, database=None, deadline=None
 )
 TestMembership = Membership.TestCase
 

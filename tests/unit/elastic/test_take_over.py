@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dtf_lightning.elastic.directives import Directive, DirectiveKind
@@ -237,6 +239,17 @@ def test_an_incarnation_older_than_the_members():
     run.write(old)
     assert run.phase is Phase.STABLE
     assert run.state.departures == {}
+
+
+def test_a_death_explains_the_report():
+    """A member is gone and another reports the generation as broken: only the dead one is a failure."""
+    run = SimulatedRun()
+    run.start("a", "b", "c")
+    del run.records["c"]
+    run.records["a"] = replace(run.records["a"], suspect=1)
+    run.take_over()
+    assert (run.directive.failed, run.directive.suspects) == (("c#1",), ())
+    assert [failure.member for failure in run.state.failures] == ["c#1"]
 
 
 def test_departures_say_how():
