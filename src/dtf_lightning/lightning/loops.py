@@ -17,6 +17,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 
 from dtf_lightning.elastic.resume import LoopPhase
+from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.session import ElasticSession
 from dtf_lightning.lightning.signals import graceful_signals
 
@@ -103,6 +104,8 @@ class ElasticFitLoop(_FitLoop):
 
     def on_run_start(self) -> None:
         session, trainer = _session(self), self.trainer
+        if self._newcomer:
+            unwinding.drop_validation_loaders(self.epoch_loop.val_loop)
         if session.beginning:
             self._newcomer = False
             super().on_run_start()
