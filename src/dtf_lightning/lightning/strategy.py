@@ -112,7 +112,9 @@ class ElasticDDPStrategy(DDPStrategy):
         model: Any = None,
         **kwargs: Any,
     ) -> Any:
-        return super().optimizer_step(optimizer, self._committed(closure), model, **kwargs)
+        result = super().optimizer_step(optimizer, self._committed(closure), model, **kwargs)
+        self.session.progress.stepped = True
+        return result
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if not self._alone:
