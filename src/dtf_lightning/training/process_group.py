@@ -115,6 +115,9 @@ class GenerationGroup:
                 device_id=device if device.type == "cuda" else None,
             )
             dist.distributed_c10d._set_pg_timeout(timeout)
+        except Exception as error:
+            self._raise_if_cut(error)
+            raise
         finally:
             with self._lock:
                 self._own = set(_open_sockets().values()) - self._before
@@ -122,9 +125,9 @@ class GenerationGroup:
                 self._formed.set()
         self._raise_if_cut()
 
-    def _raise_if_cut(self) -> None:
+    def _raise_if_cut(self, cause: Exception | None = None) -> None:
         if self._cut:
-            raise GenerationBroken("the generation failed while its process group was forming")
+            raise GenerationBroken("the generation failed while its process group was forming") from cause
 
     def form_local(self, *, host: str, port: int, prefix: str, rank: int, world_size: int) -> None:
         """A group of this node's workers only, for Lightning's set-up before the first generation."""
