@@ -96,19 +96,12 @@ class GenerationGroup:
             self._formed.clear()
         try:
             still_wanted()
-            store = dist.TCPStore(
-                host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=connect_timeout)
-            )
-            self._raise_if_cut()
-            prefixed = dist.PrefixStore(prefix, store)
-            prefixed.set(f"arrived/{rank}", "")
-            prefixed.wait([f"arrived/{member}" for member in range(world_size)])
-            self._raise_if_cut()
+            store = self._meet(host, port, prefix, rank, world_size, timedelta(seconds=connect_timeout))
             # gloo cannot be interrupted while it connects to a member that went away right then: it waits five times
             # the group's timeout. All members are there, so a short one does, and the real one is set afterwards.
             dist.init_process_group(
                 backend,
-                store=prefixed,
+                store=store,
                 rank=rank,
                 world_size=world_size,
                 timeout=timedelta(seconds=connect_timeout / _MESH_SHARE),
@@ -124,6 +117,18 @@ class GenerationGroup:
                 self._forming = False
                 self._formed.set()
         self._raise_if_cut()
+
+    def _meet(
+        self, host: str, port: int, prefix: str, rank: int, world_size: int, timeout: timedelta
+    ) -> dist.PrefixStore:
+        """The generation's part of the store, once all members have arrived there."""
+        store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+        self._raise_if_cut()
+        prefixed = dist.PrefixStore(prefix, store)
+        prefixed.set(f"arrived/{rank}", "")
+        prefixed.wait([f"arrived/{member}" for member in range(world_size)])
+        self._raise_if_cut()
+        return prefixed
 
     def _raise_if_cut(self, cause: Exception | None = None) -> None:
         if self._cut:
