@@ -32,6 +32,24 @@ def make_elastic(loader: Any, *, tail: Tail) -> DataLoader[Any]:
     return remade
 
 
+def num_batches_of_share(loader: DataLoader[Any], share: float) -> int:
+    """At which number of batches an epoch ends that was to use a share of the data, e.g. 0.5, and was rescaled within.
+
+    Batches that the share would have in a world like the present one, less those that the present one would have needed
+    for the samples consumed so far, plus those that were done; at least one more, so that the epoch's last-batch hooks
+    run.
+    """
+    sampler: Any = loader.sampler
+    assert loader.batch_size is not None
+    cursor, done_here = sampler.cursor, sampler.done_here
+    sampler.cursor = sampler.done_here = 0
+    whole_epoch = len(loader)
+    sampler.cursor, sampler.done_here = cursor, done_here
+    consumed = cursor // (sampler.num_replicas * loader.batch_size)
+    done: int = done_here // loader.batch_size
+    return done + max(1, int(whole_epoch * share) - consumed)
+
+
 def _refuse_what_cannot_be_divided(loader: Any) -> None:
     if not isinstance(loader, DataLoader):
         raise SettingsError(

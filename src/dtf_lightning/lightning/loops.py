@@ -18,6 +18,7 @@ from lightning.pytorch.trainer import call
 
 from dtf_lightning.elastic.resume import LoopPhase
 from dtf_lightning.lightning import unwinding
+from dtf_lightning.lightning.loaders import num_batches_of_share
 from dtf_lightning.lightning.session import ElasticSession
 from dtf_lightning.lightning.signals import graceful_signals
 from dtf_lightning.lightning.undo import unchanged_random_state
@@ -110,10 +111,18 @@ class ElasticFitLoop(_FitLoop):
 
     def setup_data(self) -> None:
         self._in_setup, self._num_loaders = True, 0
+        limit = self.trainer.limit_train_batches
         try:
             super().setup_data()
         finally:
             self._in_setup = False
+            self.trainer.limit_train_batches = limit
+
+    def limit_epoch(self, loader: Any) -> None:
+        """For the running `setup_data`: what is left of the epoch's share of the data, as a number of batches."""
+        share = self.trainer.limit_train_batches
+        if share < 1.0:
+            self.trainer.limit_train_batches = num_batches_of_share(loader, share)
 
     def on_run_start(self) -> None:
         session, trainer = _session(self), self.trainer

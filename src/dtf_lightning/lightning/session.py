@@ -104,6 +104,8 @@ class ElasticSession:
             rank=environment.local_rank(),
             world_size=welcome.num_local_workers,
         )
+        self.trainer: Any = None
+        """The trainer that fits; `None` before."""
         self.progress = TrainingProgress()
         self.undo = Undo()
         self.generation = Generation(number=0)

@@ -22,8 +22,9 @@ def store_port() -> Iterator[int]:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Lightning's advice about workers, logging intervals and folders."""
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without Lightning's advice about workers, logging intervals and folders, and with its choice of threads made."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
