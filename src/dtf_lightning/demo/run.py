@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 
 from dtf_lightning import environment
 from dtf_lightning.demo import NUM_TRAINING_SAMPLES, report
 from dtf_lightning.demo.display import Display
-from dtf_lightning.demo.scenario import POLL, DemoFailed, Scenario
+from dtf_lightning.demo.interruption import Interruption
+from dtf_lightning.demo.scenario import DemoFailed, Scenario
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd.embedded import find_etcd
 from dtf_lightning.testing.local_cluster import LocalCluster
@@ -50,9 +47,9 @@ def run_demo(folder: Path | None, *, fast: bool, keep: bool, display: Display | 
     folder = _prepare(folder)
     min_steps, min_epochs = (20, 3) if fast else (50, 20)
     try:
-        with _interrupted_once():
+        with Interruption() as interruption:
             _greet(display, folder)
-            wrong = _run(folder, display, min_steps, min_epochs)
+            wrong = _run(folder, display, interruption, min_steps, min_epochs)
     except BaseException:
         display.clear()
         raise
@@ -69,7 +66,7 @@ def run_demo(folder: Path | None, *, fast: bool, keep: bool, display: Display | 
     return 0
 
 
-def _run(folder: Path, display: Display, min_steps: int, min_epochs: int) -> list[str]:
+def _run(folder: Path, display: Display, interruption: Interruption, min_steps: int, min_epochs: int) -> list[str]:
     stop_file, run_dir = folder / "nodes" / "stop", folder / "dtf" / RUN
     arguments = ["--folder", str(folder), "--name", "elastic", "--stop-file", str(stop_file)]
     arguments += ["--epochs", str(MAX_EPOCHS), "--batch-size", str(BATCH_SIZE)]
@@ -86,12 +83,13 @@ def _run(folder: Path, display: Display, min_steps: int, min_epochs: int) -> lis
             variables={**ONE_THREAD, "TMPDIR": temporary},
         ) as cluster,
     ):
-        scenario = Scenario(cluster, display, min_steps=min_steps, min_epochs=min_epochs, stop_file=stop_file)
-        acts = scenario.play()
+        acts = Scenario(
+            cluster, display, interruption, min_steps=min_steps, min_epochs=min_epochs, stop_file=stop_file
+        ).play()
         audit, events = cluster.audit(), cluster.events()
         pids = {name: node.pid for name, node in cluster.nodes.items()}
     num_epochs = max(audit.epochs) + 1
-    _train_undisturbed(folder, num_epochs, display)
+    _train_undisturbed(folder, num_epochs, display, interruption)
     ledgers = sorted((run_dir / "ledger").glob("*.jsonl"))
     rows = report.rows(
         rescale_costs(ledgers, NUM_TRAINING_SAMPLES), events, acts, _names((path.stem for path in ledgers), pids)
@@ -128,7 +126,7 @@ def _greet(display: Display, folder: Path) -> None:
     display.write(f"one worker; etcd {find_etcd().version} serves on this machine. All output goes to {folder}.\n")
 
 
-def _train_undisturbed(folder: Path, num_epochs: int, display: Display) -> None:
+def _train_undisturbed(folder: Path, num_epochs: int, display: Display, interruption: Interruption) -> None:
     """The same script in one process, for as many epochs."""
     display.say(f"train undisturbed for comparison: one process, {num_epochs} epochs")
     log = folder / "nodes" / "undisturbed.log"
@@ -144,10 +142,10 @@ def _train_undisturbed(folder: Path, num_epochs: int, display: Display) -> None:
             start_new_session=True,
         )
     try:
-        wait, end = threading.Event(), time.monotonic() + UNDISTURBED_TIMEOUT
+        end = time.monotonic() + UNDISTURBED_TIMEOUT
         while process.poll() is None and time.monotonic() < end:
             display.show("undisturbed training")
-            wait.wait(POLL)
+            interruption.pause()
         if process.returncode != 0:
             last = log.read_text(errors="replace")[-2000:]
             how = f"ended with {process.returncode}" if process.poll() is not None else "did not end in time"
@@ -173,21 +171,3 @@ def _results(log: report.TrainingLog, undisturbed: report.TrainingLog, num_epoch
         f"                     one folder, one version: {steps}",
         f"                     beside the undisturbed run's: tensorboard --logdir {log.folder.parents[1]}",
     ]
-
-
-@contextmanager
-def _interrupted_once() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise `KeyboardInterrupt` once: a second must not stop us from ending the processes."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    previous = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)

@@ -7,7 +7,6 @@ when a node dies that was not meant to.
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from dtf_lightning.demo.display import Display
+from dtf_lightning.demo.interruption import Interruption
 from dtf_lightning.demo.observe import LedgerTail, SeenGeneration
 from dtf_lightning.errors import DtfError
 from dtf_lightning.events import WorkerRescaled
@@ -27,9 +27,6 @@ RESCALE_TIMEOUT = 60.0
 """Seconds for a generation to form and to train for some steps."""
 
 END_TIMEOUT = 120.0
-
-POLL = 0.05
-"""Seconds between two looks at the ledgers."""
 
 LAST_LINES = 15
 """Of a node's output, when something went wrong."""
@@ -56,13 +53,21 @@ class Scenario:
         min_steps: of a generation before the next act.
         min_epochs: of the whole run.
         stop_file: is made when training is to end.
+        interruption: is asked in every wait.
     """
 
     def __init__(
-        self, cluster: LocalCluster, display: Display, *, min_steps: int, min_epochs: int, stop_file: Path
+        self,
+        cluster: LocalCluster,
+        display: Display,
+        interruption: Interruption,
+        *,
+        min_steps: int,
+        min_epochs: int,
+        stop_file: Path,
     ) -> None:
         assert cluster.run_dir is not None
-        self._cluster, self._display = cluster, display
+        self._cluster, self._display, self._interruption = cluster, display, interruption
         self._min_steps, self._min_epochs, self._stop_file = min_steps, min_epochs, stop_file
         self._tail = LedgerTail(cluster.run_dir / "ledger")
         self._generation = 0
@@ -70,7 +75,6 @@ class Scenario:
         self._meant_to_end: dict[str, int] = {}
         """Node to the exit code that it is meant to have."""
         self._acts: list[Act] = []
-        self._wait = threading.Event()
 
     def play(self) -> list[Act]:
         """Raises `DemoFailed` when something does not come about in time, or ends in another way than it should."""
@@ -174,7 +178,7 @@ class Scenario:
                 )
                 raise DemoFailed(f"{what}: did not come about within {timeout:g} s\n{words}")
             self._display.show(self._now(what))
-            self._wait.wait(POLL)
+            self._interruption.pause()
 
     def _epoch(self) -> int:
         seen = self._tail.look()

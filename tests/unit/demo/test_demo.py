@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import signal
 
 import pytest
 
 from dtf_lightning.demo import run
 from dtf_lightning.demo.display import Display
+from dtf_lightning.demo.interruption import Interruption
 from dtf_lightning.demo.observe import LedgerTail
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.training.ledger import Ledger
@@ -53,6 +55,18 @@ def test_ledgers_are_followed(tmp_path):
     seen = tail.look()
     ledger.close()
     assert (seen.number, seen.world_size, seen.steps, seen.epoch, seen.workers) == (1, 2, 2, 4, {"a.0.1"})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_taken_in_a_pause(number):
+    """Not where they come: what is being started or ended then is not lost. Afterwards all is as it was."""
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        interruption.pause()
+        signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            interruption.pause()
+    assert signal.getsignal(number) is before
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
