@@ -102,6 +102,18 @@ def test_siblings_end_with_a_dead_worker(cluster):
     assert members(a.worker.train()) == ["a#1"]
 
 
+@pytest.mark.parametrize("victim", ["coordinator", "other"])
+def test_node_goes_with_its_dead_worker(cluster, victim):
+    """A worker dies and torchelastic gives up at once: the others read the worker's end, not that of its agent."""
+    a, b = cluster.training("a", "b")
+    dead, alive = (a, b) if victim == "coordinator" else (b, a)
+    dead.worker.die()
+    cluster.wait_for(lambda view: view.nodes[dead.name].state is WorkerState.FAILED)
+    dead.agent.close()
+    assert f"{dead.name}#1 failed (worker 0 (pid 0) is gone" in alive.worker.unwind().reason
+    assert members(alive.worker.train()) == [f"{alive.name}#1"]
+
+
 def test_workers_come_back(cluster):
     """torchelastic starts a dead node's workers anew: a new incarnation joins, the old id never comes back."""
     a, b = cluster.training("a", "b")
