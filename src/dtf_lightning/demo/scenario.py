@@ -125,7 +125,9 @@ class Scenario:
         nodes = self._cluster.nodes
         for name in nodes:
             self._meant_to_end.setdefault(name, 0)
-        self._until(lambda: all(node.process.poll() is not None for node in nodes.values()), "training to end", END_TIMEOUT)
+        self._until(
+            lambda: all(node.process.poll() is not None for node in nodes.values()), "training to end", END_TIMEOUT
+        )
         for name, meant in self._meant_to_end.items():
             if nodes[name].process.returncode != meant:
                 raise DemoFailed(f"node {name} was to end with exit code {meant}; {self._last_words(nodes[name])}")
