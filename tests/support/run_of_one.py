@@ -68,6 +68,7 @@ class RunOfOne:
 
     def close(self) -> None:
         self.agent.close()
+        self.agent.said.put(None)  # if no worker ever came
         self._pump.join(DEADLINE)
 
     def _answer(self) -> None:

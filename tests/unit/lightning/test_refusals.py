@@ -143,7 +143,7 @@ def test_elastic_strategy_without_callback(tmp_path: Path, run: RunOfOne) -> Non
 def test_second_fit(tmp_path: Path, run: RunOfOne) -> None:
     """A process is part of one run; a second fit would have to join it again."""
     outcome = fit(tmp_path, elastic=True, max_epochs=1)
-    with pytest.raises(SettingsError, match="has trained in an elastic run already.*another --rdzv-id"):
+    with pytest.raises(SettingsError, match=r"has trained in an elastic run already.*another --rdzv-id"):
         outcome.trainer.fit(outcome.model, train_loader())
 
 
@@ -205,7 +205,6 @@ def test_inert_without_agent(tmp_path: Path, strategy: str,
     without = fit(tmp_path, elastic=False, loader=train_loader() if strategy == "auto" else None, max_epochs=2)
     inert.model.validated = without.model.validated
     assert inert.model.losses == without.model.losses
-    assert [type(callback) for callback in inert.trainer.callbacks][0] is ElasticCallback
     assert not pl.Trainer(callbacks=[ElasticCallback()], logger=False, barebones=False).callbacks[0].state_dict()
 
 
