@@ -152,11 +152,6 @@ class WorkerLink:
         return self._stop
 
     @property
-    def abort_reason(self) -> str | None:
-        """Why the run was ended for everybody; `None` while it goes on."""
-        return self._abort.reason if self._abort is not None else None
-
-    @property
     def fail_reason(self) -> str:
         return self._fail_reason
 
