@@ -220,6 +220,11 @@ class GenerationGroup:
         if dist.is_initialized():
             dist.destroy_process_group()
 
+    def close(self) -> None:
+        """Forget the group and hang up on the store. Idempotent."""
+        self.destroy()
+        self._store = None
+
     def _close_in_child(self) -> None:
         # A forked DataLoader worker outlives a SIGKILLed parent by up to 5 s (its watchdog's period); while it holds
         # the group's sockets, no peer sees the end of file.
