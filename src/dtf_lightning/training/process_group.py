@@ -264,4 +264,8 @@ def _shut_down(descriptor: int, name: str) -> None:
         return
     with socket.socket(fileno=duplicate) as connection, contextlib.suppress(OSError):
         connection.getpeername()  # raises for a listening socket, which must not be touched
-        connection.shutdown(socket.SHUT_RDWR)
+        # The reading half only. gloo closes the connection when it has read to the end, so that the peer sees it too. If
+        # a write failed before that, gloo's event thread would forget the send that it was for, whose waiter then
+        # sleeps until the group's timeout (gloo 2.13: `Pair::handleRemotePendingRecv` takes the send from the pending ones, and
+        # `signalException` does not find it there).
+        connection.shutdown(socket.SHUT_RD)
