@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning import environment
+from dtf_lightning import cli_checkpoints, environment
 from dtf_lightning.errors import DtfError, SettingsError
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
     drain.add_argument("run", metavar="RUN", help="the run's --rdzv-id")
     drain.add_argument("node", metavar="NODE", help="the node's id as `dtf status` shows it, or its beginning")
     _add_connection(drain)
+
+    checkpoints = _add(
+        commands, "checkpoints", cli_checkpoints.checkpoints, "what a run has saved, and whether it is whole"
+    )
+    cli_checkpoints.add_arguments(checkpoints)
     return parser
 
 

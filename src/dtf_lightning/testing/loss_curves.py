@@ -1,5 +1,4 @@
-"""Simulated loss curves: clean ones of several shapes, and what can go wrong on them. Every curve is a pure function of
-(shape, seed)."""
+"""Simulated loss curves: clean ones of several shapes, and what can go wrong on them; functions of (shape, seed)."""
 
 from __future__ import annotations
 

@@ -77,7 +77,9 @@ class DivergenceSettings:
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name}={getattr(self, name)}: expected at least 0")
         if self.warm_up > self.window:
-            raise SettingsError(f"warm_up={self.warm_up} must not exceed window={self.window}: they are the same values")
+            raise SettingsError(
+                f"warm_up={self.warm_up} must not exceed window={self.window}: they are the same values"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,11 @@ class DivergenceDetector:
         self._drift = 0.0
         self._onset: dict[DivergenceKind, int] = {}
 
+    @property
+    def is_calm(self) -> bool:
+        """Nothing out of order is being counted."""
+        return not self._onset
+
     def observe(self, value: float, step: int) -> Divergence | None:
         """Take one value; the decision, if this one makes it."""
         settings = self.settings
@@ -123,7 +130,9 @@ class DivergenceDetector:
             self._num_non_finite += 1
             self._begin(DivergenceKind.NON_FINITE, step)
             if self._num_non_finite >= settings.non_finite_patience:
-                reason = f"{self._num_non_finite} non-finite in a row ({value}), {settings.non_finite_patience} are too many"
+                reason = (
+                    f"{self._num_non_finite} non-finite in a row ({value}), {settings.non_finite_patience} are too many"
+                )
                 return self._decide(DivergenceKind.NON_FINITE, step, value, reason)
             return None
         self._num_non_finite = 0

@@ -36,9 +36,7 @@ def hyperparameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[list[di
     ]
 
 
-def restore_hyperparameters(
-    optimizers: Iterable[torch.optim.Optimizer], saved: Iterable[list[dict[str, Any]]]
-) -> None:
+def restore_hyperparameters(optimizers: Iterable[torch.optim.Optimizer], saved: Iterable[list[dict[str, Any]]]) -> None:
     """Undo what `load_state_dict` did to learning rates and the like; the moments stay loaded."""
     for optimizer, groups in zip(optimizers, saved, strict=True):
         for group, values in zip(optimizer.param_groups, groups, strict=True):

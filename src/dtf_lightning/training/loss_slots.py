@@ -98,7 +98,7 @@ class LossSlots:
         host.copy_(table, non_blocking=True)
         arrived = None
         if cuda:
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         return _Pending(host, arrived, steps)
 
@@ -107,7 +107,9 @@ def _table(losses: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """(3, num_slots): sum of the finite losses, how many they are, how many are not finite."""
     finite = torch.isfinite(losses) & present
     zero = torch.zeros_like(losses)
-    return torch.stack([torch.where(finite, losses, zero), finite.to(losses.dtype), (present & ~finite).to(losses.dtype)])
+    return torch.stack(
+        [torch.where(finite, losses, zero), finite.to(losses.dtype), (present & ~finite).to(losses.dtype)]
+    )
 
 
 def _read(table: torch.Tensor, steps: list[int]) -> list[tuple[int, float]]:

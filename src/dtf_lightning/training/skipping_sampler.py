@@ -8,9 +8,21 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Sampler
+
+
+class DrawnBatch(NamedTuple):
+    """Where a batch's samples are written down."""
+
+    drawn: array[int]
+    start: int
+    end: int
+
+    def samples(self) -> list[int]:
+        """Their indices."""
+        return self.drawn[self.start : self.end].tolist()
 
 
 class SkippingSampler(Sampler[int]):
@@ -46,9 +58,9 @@ class SkippingSampler(Sampler[int]):
         # `set_epoch` and whatever else the host looks for on its own sampler.
         return getattr(self.__dict__["sampler"], name)
 
-    def batch(self, number: int) -> list[int]:
-        """The samples of the `number`-th batch (from 0) of the running iteration."""
-        return list(self._drawn[number * self.batch_size : (number + 1) * self.batch_size])
+    def batch(self, number: int) -> DrawnBatch:
+        """The `number`-th batch (from 0) of the running iteration; stays valid when the next one begins."""
+        return DrawnBatch(self._drawn, number * self.batch_size, (number + 1) * self.batch_size)
 
     def _substitute(self, index: int) -> int:
         # Far from its neighbours, which may be bad for the same reason; coprime to most sizes, so that it gets around.

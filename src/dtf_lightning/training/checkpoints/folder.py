@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from dtf_lightning.clock import Clock, SystemClock
@@ -34,19 +34,23 @@ class CheckpointFolder:
         storage: where.
         run: whose; a run that resumes gives the same name again and finds its own.
         policy: what stays.
+        recover: finish what a writer that died has begun; not while it may be alive.
 
     Raises:
         CheckpointError: the place cannot be read or written.
     """
 
-    def __init__(self, storage: Storage, run: str, policy: Policy, clock: Clock | None = None) -> None:
+    def __init__(
+        self, storage: Storage, run: str, policy: Policy, clock: Clock | None = None, *, recover: bool = True
+    ) -> None:
         self.storage = storage
         self.policy = policy
         self._clock = clock or SystemClock()
         self._manifest = Manifest(run=run)
         with self._errors("opening"):
             self._refresh()
-            self._recover()
+            if recover:
+                self._recover()
 
     @property
     def run(self) -> str:
@@ -260,7 +264,7 @@ class CheckpointFolder:
         self._remove_doomed()
 
     @contextlib.contextmanager
-    def _errors(self, what: str):  # type: ignore[no-untyped-def]
+    def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -61,7 +61,9 @@ def load_verified(storage: Storage, record: Record, *, weights_only: bool = Fals
     """
     verdict = verify(storage, record)
     if not verdict.intact:
-        raise CheckpointDamaged(f"checkpoint {storage.location(record.name)} is {verdict.integrity.value}: {verdict.reason}")
+        raise CheckpointDamaged(
+            f"checkpoint {storage.location(record.name)} is {verdict.integrity.value}: {verdict.reason}"
+        )
     with storage.open(record.name) as file:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=weights_only)
     return state

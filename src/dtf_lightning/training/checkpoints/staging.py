@@ -64,7 +64,7 @@ class _Copier:
             return tensor.detach().clone().cpu() if tensor.device.type != "meta" else tensor.detach()
         storage = self._stage(tensor.untyped_storage())
         copied = torch.empty(0, dtype=tensor.dtype)
-        copied.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload]
+        copied.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
         if tensor_type is torch.nn.Parameter:
             return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
         return copied
@@ -76,7 +76,7 @@ class _Copier:
         self._sources.append(source)
         buffer = self._buffer(source.nbytes(), pinned=source.device.type == "cuda")
         # (nbytes,): the whole storage as bytes
-        flat = torch.empty(0, dtype=torch.uint8, device=source.device).set_(source)  # type: ignore[call-overload]
+        flat = torch.empty(0, dtype=torch.uint8, device=source.device).set_(source)
         buffer.copy_(flat, non_blocking=True)
         self._on_device |= source.device.type == "cuda"
         self._storages[key] = buffer.untyped_storage()
