@@ -47,6 +47,7 @@ class CheckpointFolder:
         self.policy = policy
         self._clock = clock or SystemClock()
         self._manifest = Manifest(run=run)
+        self._recovers = recover
         with self._errors("opening"):
             self._refresh()
             if recover:
@@ -85,7 +86,7 @@ class CheckpointFolder:
             CheckpointError: nothing was saved and nothing removed, e.g. because the disk is full.
         """
         with self._errors("saving"):
-            self._refresh()
+            self._begin()
             record = self._new_record(name, tuple(files), step, epoch, metrics or {})
             # The best list is decided with the new one in it, before anything is written or removed.
             if record.name not in self.policy.keep([*self.records, record]):
@@ -120,7 +121,7 @@ class CheckpointFolder:
             CheckpointError: as `save`.
         """
         with self._errors("saving"):
-            self._refresh()
+            self._begin()
             record = self._new_record(name, (), step, epoch, metrics or {})
             self._commit(intended=record)
             try:
@@ -139,7 +140,7 @@ class CheckpointFolder:
             CheckpointError: the manifest could not be written; the metrics are not kept.
         """
         with self._errors("annotating"):
-            self._refresh()
+            self._begin()
             changed = None
             records = []
             for record in self.records:
@@ -157,14 +158,14 @@ class CheckpointFolder:
             CheckpointError: the manifest could not be written; nothing is marked.
         """
         with self._errors("marking"):
-            self._refresh()
+            self._begin()
             self._retain([replace(r, suspect=True) if r.step >= since_step else r for r in self.records])
         return [record for record in self.records if record.suspect]
 
     def prune(self, policy: Policy, *, dry_run: bool = False) -> list[Record]:
         """Remove what `policy` does not keep, once; returns what was, or would be, removed. Raises `CheckpointError`."""
         with self._errors("pruning"):
-            self._refresh()
+            self._begin()
             kept = policy.keep(self.records)
             removed = [record for record in self.records if record.name not in kept]
             if removed and not dry_run:
@@ -199,6 +200,7 @@ class CheckpointFolder:
 
     def _admit(self, record: Record) -> Record | None:
         with self._errors("saving"):
+            self._refresh()  # `dtf checkpoints prune` may have been here while the files were written
             self._retain([*self.records, record])
         return next((kept for kept in self.records if kept.name == record.name), None)
 
@@ -211,7 +213,8 @@ class CheckpointFolder:
 
     def _settle(self, kept: Sequence[Record], removed: Sequence[Record]) -> None:
         doomed = tuple(path for record in removed for path in _paths(record))
-        self._commit(records=tuple(kept), intended=None, doomed=(*self._manifest.doomed, *doomed))
+        intended = None if self._recovers else self._manifest.intended  # the living writer's
+        self._commit(records=tuple(kept), intended=intended, doomed=(*self._manifest.doomed, *doomed))
         self._remove_doomed()
 
     def _remove_doomed(self) -> None:
@@ -228,14 +231,24 @@ class CheckpointFolder:
 
     def _give_up(self, record: Record) -> None:
         with contextlib.suppress(OSError):  # the first error is the one to tell; `intended` lets the next open clean up
-            for path in _paths(record):
-                self.storage.remove(path)
+            self._clear(record)
             self._commit(intended=None)
 
     def _commit(self, **changes: object) -> None:
         edition = replace(self._manifest, edition=self._manifest.edition + 1, **changes)  # type: ignore[arg-type]
         manifests.store(self.storage, edition)
         self._manifest = edition
+
+    def _begin(self) -> None:
+        """Know what is there, and clear away what a save that failed could not (the disk was full)."""
+        self._refresh()
+        if self._manifest.intended is not None and self._recovers:
+            self._clear(self._manifest.intended)
+
+    def _clear(self, record: Record) -> None:
+        for path in _paths(record):
+            self.storage.remove(path + TEMPORARY)
+            self.storage.remove(path)
 
     def _refresh(self) -> None:
         """Take over what another process (`dtf checkpoints prune`, a new rank 0) has written meanwhile."""
@@ -254,12 +267,12 @@ class CheckpointFolder:
             # Under its final name a file is whole: it was synced before it was renamed.
             whole = bool(intended.parts) and all(_is_whole(self.storage, part.path) for part in intended.parts)
             if whole:
+                for part in intended.parts:  # of a rename only half may have reached the disk
+                    self.storage.remove(part.path + TEMPORARY)
                 parts = tuple(checksum(self.storage, part.path) for part in intended.parts)
                 self._retain([*self.records, replace(intended, parts=parts)])
             else:
-                for path in _paths(intended):
-                    self.storage.remove(path + TEMPORARY)
-                    self.storage.remove(path)
+                self._clear(intended)
                 self._commit(intended=None)
         self._remove_doomed()
 
