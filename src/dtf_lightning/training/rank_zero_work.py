@@ -53,3 +53,28 @@ def _portable(error: BaseException) -> Exception:
             if isinstance(copied, type(error)):
                 return error
     return CheckpointError(f"rank 0 failed: {type(error).__name__}: {error}")
+
+
+def together(work: Callable[[], T], *, gather: Callable[[Any], list[Any]]) -> T:
+    """Run `work` on every rank; if it fails on one, it fails on all, and nobody is left waiting in a later collective.
+
+    Args:
+        gather: a collective that gives every rank the list of all ranks' objects.
+
+    Raises:
+        BaseException: what this rank's work raised; on the other ranks a `CheckpointError` that names the first rank.
+    """
+    result: Any = None
+    failure: BaseException | None = None
+    try:
+        result = work()
+    except BaseException as error:
+        failure = error
+    reports = gather(None if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    for rank, report in enumerate(reports):
+        if report is not None:
+            raise CheckpointError(f"rank {rank} failed: {report}")
+    done: T = result
+    return done

@@ -64,8 +64,9 @@ def test_several_monitors():
 
 
 def test_suspects_are_never_best_and_last_to_be_latest():
-    good, bad = Record(name="good", serial=1, step=1, metrics={"loss": 5.0}), Record(
-        name="bad", serial=2, step=2, metrics={"loss": 1.0}, suspect=True
+    good, bad = (
+        Record(name="good", serial=1, step=1, metrics={"loss": 5.0}),
+        Record(name="bad", serial=2, step=2, metrics={"loss": 1.0}, suspect=True),
     )
     assert BestN(1, "loss").keep([good, bad]) == {"good"}
     assert LatestN(1).keep([good, bad]) == {"good"}
