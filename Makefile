@@ -28,7 +28,7 @@ $(DOCS_STAMP): $(STAMP)
 	touch $@
 
 demo: $(STAMP)  ## train while workers join, leave and die (under three minutes)
-	$(BIN)/dtf demo
+	$(BIN)/dtf demo $(ARGS)
 
 test: $(STAMP)  ## all tests but the long random ones; ARGS='-k sampler -x' goes to pytest
 	$(BIN)/python -m pytest $(ARGS)

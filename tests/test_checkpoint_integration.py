@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,37 +97,36 @@ def run(parameters: Parameters, folder: Path, ranks: Ranks) -> Result:
     writer = CheckpointFolder(open_storage(folder), "harness", policy) if ranks.rank == 0 else None
     detector = DivergenceDetector(DivergenceSettings(window=20, warm_up=2, patience=2))
     result = Result((), None, parameters.num_steps)
-    weights = bytes(4096)
     for step in range(1, parameters.num_steps + 1):
         loss = simulated_loss(step, ranks.rank, parameters.inject_spike_at_step)
         metrics: dict[str, float] = {}
         if step % parameters.eval_interval == 0:
-            losses = ranks.gather(together(lambda: evaluate(loss, step, ranks.rank, parameters), gather=ranks.gather))
+            work = partial(evaluate, loss, step, ranks.rank, parameters)
+            losses = ranks.gather(together(work, gather=ranks.gather))
             metrics["eval_loss"] = sum(losses) / len(losses)
             result.divergence = detector.observe(metrics["eval_loss"], step)
             if result.divergence is not None:
                 result.stopped_at = step
                 break
         if step % parameters.save_interval == 0:
-
-            def save() -> tuple[Record, ...]:
-                assert writer is not None
-
-                def content(file: Any) -> None:
-                    if step == parameters.fail_at_step and parameters.fail_on_rank is None:
-                        raise OSError(28, "No space left on device")
-                    file.write(pickle.dumps({"step": step, "weights": weights}))
-
-                writer.save(f"checkpoint-{step}.ckpt", {".ckpt": content}, step=step, metrics=metrics)
-                return writer.records
-
-            result.records = from_rank_zero(save, rank=ranks.rank, broadcast=ranks.broadcast)
+            work = partial(save, writer, step, metrics, parameters)
+            result.records = from_rank_zero(work, rank=ranks.rank, broadcast=ranks.broadcast)
     if result.divergence is not None:
         onset = result.divergence.onset
         result.records = from_rank_zero(
             lambda: (writer.suspect(onset), writer.records)[1], rank=ranks.rank, broadcast=ranks.broadcast
         )
     return result
+
+
+def save(writer: CheckpointFolder, step: int, metrics: dict[str, float], parameters: Parameters) -> tuple[Record, ...]:
+    def content(file: Any) -> None:
+        if step == parameters.fail_at_step and parameters.fail_on_rank is None:
+            raise OSError(28, "No space left on device")
+        file.write(pickle.dumps({"step": step, "weights": bytes(4096)}))
+
+    writer.save(f"checkpoint-{step}.ckpt", {".ckpt": content}, step=step, metrics=metrics)
+    return writer.records
 
 
 def evaluate(loss: float, step: int, rank: int, parameters: Parameters) -> float:
@@ -163,7 +163,7 @@ def check(name: str, parameters: Parameters, folder: Path, result: Result, ranks
     else:
         spike = parameters.inject_spike_at_step
         interval = parameters.eval_interval
-        good = [step for step in range(interval, spike, interval)]
+        good = list(range(interval, spike, interval))
         triggers = (spike + interval, spike + 2 * interval)
         holds(f"the detector triggers at the evaluation of step {triggers}", result.stopped_at in triggers)
         holds("training stopped there", result.divergence is not None and max(steps) < result.stopped_at)

@@ -64,6 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     drain.add_argument("node", metavar="NODE", help="the node's id as `dtf status` shows it, or its beginning")
     _add_connection(drain)
 
+    demo = _add(commands, "demo", _demo, "train on this machine while nodes join, leave and die, and count the losses")
+    demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a new one in runs/)")
+    demo.add_argument("--fast", action="store_true", help="fewer steps and epochs")
+    demo.add_argument("--keep", action="store_true", help="keep ledgers, event logs and the nodes' output as well")
+
     checkpoints = _add(
         commands, "checkpoints", cli_checkpoints.checkpoints, "what a run has saved, and whether it is whole"
     )
@@ -101,6 +106,16 @@ def _drain(arguments: argparse.Namespace) -> int:
         node = request_drain(store, arguments.run, arguments.node)
     print(f"{node} was asked to leave run {arguments.run}; watch it go with: dtf status {arguments.run}")
     return DONE
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.demo.run import run_demo
+
+    try:
+        return run_demo(arguments.folder, fast=arguments.fast, keep=arguments.keep)
+    except KeyboardInterrupt:
+        print("dtf demo: interrupted; every process that it started has ended", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _connect(arguments: argparse.Namespace) -> EtcdStore:

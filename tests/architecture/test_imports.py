@@ -37,6 +37,7 @@ ALLOWED = {
     "safetensors": {"training"},
     "numpy": {"training", "lightning", "demo"},
     "lightning": {"lightning", "testing", "demo"},
+    "torchmetrics": {"lightning"},  # its metrics' state belongs to a step
     "lightning_utilities": {"lightning"},  # Lightning's own rank_zero_* log functions
     "yaml": {"settings"},
     "duckdb": {"results"},

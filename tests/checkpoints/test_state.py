@@ -133,7 +133,7 @@ def test_a_hanging_storage_is_an_error():
     """Every wait is finite."""
     writer, release = BackgroundWriter(timeout=0.01), threading.Event()
     writer.submit(lambda: release.wait(10))
-    with pytest.raises(CheckpointError, match="still being written after 0.01 s"):
+    with pytest.raises(CheckpointError, match="still being written"):
         writer.flush()
     release.set()
     writer.timeout = 10

@@ -102,6 +102,18 @@ def test_siblings_end_with_a_dead_worker(cluster):
     assert members(a.worker.train()) == ["a#1"]
 
 
+@pytest.mark.parametrize("victim", ["coordinator", "other"])
+def test_node_goes_with_its_dead_worker(cluster, victim):
+    """A worker dies and torchelastic gives up at once: the others read the worker's end, not that of its agent."""
+    a, b = cluster.training("a", "b")
+    dead, alive = (a, b) if victim == "coordinator" else (b, a)
+    dead.worker.die()
+    cluster.wait_for(lambda view: view.nodes[dead.name].state is WorkerState.FAILED)
+    dead.agent.close()
+    assert f"{dead.name}#1 failed (worker 0 (pid 0) is gone" in alive.worker.unwind().reason
+    assert members(alive.worker.train()) == [f"{alive.name}#1"]
+
+
 def test_workers_come_back(cluster):
     """torchelastic starts a dead node's workers anew: a new incarnation joins, the old id never comes back."""
     a, b = cluster.training("a", "b")
@@ -143,30 +155,6 @@ def test_death_while_forming(cluster):
     b.worker.die()
     assert a.worker.unwind().target == 3
     assert members(a.worker.train()) == ["a#1"]
-
-
-@pytest.mark.parametrize("victim", ["coordinator", "other"])
-def test_agent_dies(cluster, victim):
-    """An agent's process is gone (its links close, its port refuses): a peer evicts it, its workers see the end."""
-    a, b = cluster.training("a", "b")
-    dead, alive = (a, b) if victim == "coordinator" else (b, a)
-    crash(dead)
-    alive.worker.unwind()
-    generation = alive.worker.train()
-    assert (members(generation), generation.kind) == ([f"{alive.name}#1"], "failure")
-    view = cluster.wait_for(lambda view: view.leader is not None and view.leader.node == alive.name)
-    assert dead.name not in view.nodes
-
-
-def crash(node):
-    """What the others see of a kill -9: nothing is said, every socket closes."""
-    node.agent._session.close = lambda final=(): None  # no goodbye
-    node.agent._mesh.close()
-    node.agent.close()
-    node.agent._session._closing.set()
-    with node.agent._session._changed:
-        node.agent._session._changed.notify_all()
-    node.store.close()
 
 
 def test_spare_is_promoted(make_cluster):
@@ -217,11 +205,10 @@ def test_other_script_is_refused(cluster, fingerprint, parameters, difference):
 
 
 def test_other_settings_are_refused(make_cluster):
-    """A node started with another --nnodes is refused, and the setting is named."""
+    """A node started with another --nnodes is refused before its workers start, and the setting is named."""
     (a,) = make_cluster(max_nodes=4).training("a")
-    b = make_cluster(max_nodes=3).node("b")
-    b.worker.ready()
-    assert "'elastic.max_nodes' is '4' in the run and '3'" in b.worker.expect(messages.Refused).reason
+    with pytest.raises(RunRefused, match=r"'elastic\.max_nodes' is '4' in the run and '3'"):
+        make_cluster(max_nodes=3).node("b")
     assert a.worker.unread == 0
 
 
@@ -234,9 +221,9 @@ def test_finish(cluster):
     b.worker.say(messages.Finished(generation=1, step=10))
     for node in (a, b, c):
         node.worker.expect(messages.Finish)
-    view = cluster.wait_for(lambda view: view.leader is None)
+    view = cluster.wait_for(lambda view: {record.state for record in view.nodes.values()} == {WorkerState.LEFT})
     assert view.run.phase is RunPhase.FINISHED
-    assert {record.state for record in view.nodes.values()} == {WorkerState.LEFT}
+    cluster.wait_for(lambda view: view.leader is None)
     assert c.agent.parting is Parting.LEFT
 
 
@@ -296,3 +283,49 @@ def test_second_hello_of_a_rank_is_refused(cluster):
     impostor = FakeWorker(a.socket_path, 0)
     a.workers.append(impostor)
     assert "local rank 0 is attached already" in impostor.expect(messages.Refused).reason
+
+
+def test_grace_period(cluster):
+    """A worker does not come to the boundary in time: its node ends it, and torchrun does not exit with 0."""
+    (a,) = cluster.training("a")
+    b = cluster.agent("b", grace_period=0.5)
+    b.start_workers(real_pids=True)
+    b.worker.ready()
+    a.worker.stop_at_boundary()
+    a.worker.train()
+    b.worker.train()
+    b.agent.leave("SIGTERM")
+    assert b.worker.expect(messages.Stop).leave
+    assert b.processes[0].wait(10) == -9
+    with pytest.raises(SystemExit) as exit_info:
+        b.agent.check()
+    assert exit_info.value.code == 1
+    assert a.worker.expect(messages.Stop).target == 3
+    assert "b#1 died while leaving" in a.worker.unwind().reason
+    generation = a.worker.train()
+    assert (members(generation), generation.failures) == (["a#1"], ())
+
+
+def test_last_node_leaves(make_cluster):
+    """The only node leaves: the run is over, and its id starts a new run at once."""
+    (a,) = make_cluster().training("a")
+    a.agent.leave("SIGTERM")
+    assert a.worker.stop_at_boundary().leave
+    a.agent.close()
+    second = make_cluster()
+    b = second.node("b")
+    b.worker.ready(fingerprint={"seed": "another"})
+    assert b.worker.train().number == 1
+
+
+def test_last_node_fails(make_cluster):
+    """The only node's worker dies and is not started again: the run is aborted, and its id is free at once."""
+    first = make_cluster()
+    (a,) = first.training("a")
+    a.worker.die()
+    first.wait_for(lambda view: view.nodes["a"].state is WorkerState.FAILED)
+    a.agent.close()
+    assert first.view.run.phase is RunPhase.ABORTED
+    b = make_cluster().node("b")
+    b.worker.ready()
+    assert members(b.worker.train()) == ["b#1"]

@@ -60,9 +60,9 @@ class Status(grpc.RpcError):
 @pytest.mark.parametrize(
     ("code", "details", "failure"),
     [
-        (CODE.UNAVAILABLE, "failed to connect to all addresses; last error: refused", Failure.NOT_SENT),
-        (CODE.UNAVAILABLE, "etcdserver: no leader", Failure.NOT_SENT),
-        (CODE.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Failure.NOT_SENT),
+        (CODE.UNAVAILABLE, "failed to connect to all addresses; last error: refused", Failure.NOT_CONNECTED),
+        (CODE.UNAVAILABLE, "etcdserver: no leader", Failure.NOT_PROPOSED),
+        (CODE.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Failure.NOT_PROPOSED),
         (CODE.UNAVAILABLE, "Socket closed", Failure.NO_ANSWER),
         (CODE.UNAVAILABLE, "etcdserver: request timed out", Failure.NO_ANSWER),
         (CODE.UNAVAILABLE, "etcdserver: leader changed", Failure.NO_ANSWER),

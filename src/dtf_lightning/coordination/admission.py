@@ -16,6 +16,8 @@ from dtf_lightning.coordination.node import LocalNode
 from dtf_lightning.etcd.store import Compare, Put
 from dtf_lightning.settings import ElasticSettings
 
+_ELASTIC = "elastic."
+"""Before the names of the coordinator's settings, which are compared together with the workers' own."""
 RESEND_PAUSE = 2.0
 """Seconds after which a fingerprint is sent again that has not shown up among the keys."""
 
@@ -54,13 +56,26 @@ class Admission:
         if difference is None:
             node.instance = run.instance
             return
+        self._refuse(view, difference)
+
+    def check_settings(self, view: RunView) -> None:
+        """Refuse a node with other settings before its workers are started, if the run has a fingerprint already."""
+        run, theirs = view.run, view.fingerprint
+        if run is None or run.phase is not RunPhase.RUNNING or theirs is None:
+            return
+        own = Fingerprint(settings={n: v for n, v in theirs.settings.items() if n.startswith(_ELASTIC)})
+        difference = own.first_difference(self._fingerprint(Fingerprint()))
+        if difference is not None:
+            self._refuse(view, difference)
+
+    def _refuse(self, view: RunView, difference: str) -> None:
         self.refusal = (
             f"this node may not join run {view.keys.run_id!r}: {difference}. The run goes on without it; start the "
             "node with the run's script and settings, or give it a --rdzv-id of its own"
         )
 
     def _fingerprint(self, worker: Fingerprint) -> Fingerprint:
-        own = {f"elastic.{name}": str(value) for name, value in asdict(self.settings).items()}
+        own = {f"{_ELASTIC}{name}": str(value) for name, value in asdict(self.settings).items()}
         return Fingerprint(settings={**own, **worker.settings}, parameters=worker.parameters)
 
     def _send(self, view: RunView, mine: Fingerprint) -> Iterator[Write]:

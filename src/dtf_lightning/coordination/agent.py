@@ -42,6 +42,7 @@ from dtf_lightning.coordination.inbox import (
 from dtf_lightning.coordination.keys import NodeDeleted, RunKeys, RunPhase, RunView
 from dtf_lightning.coordination.leadership import Leadership, others_can_lead
 from dtf_lightning.coordination.mesh import Mesh
+from dtf_lightning.coordination.narrator import Narrator
 from dtf_lightning.coordination.node import LocalNode, Place
 from dtf_lightning.coordination.peers import Peers
 from dtf_lightning.coordination.session import Session
@@ -109,6 +110,7 @@ class Agent:
         self._peers = Peers(node, self._keys, self._mesh, self._clock)
         self._leadership = Leadership(node, self._keys, settings, self._clock, self._report)
         self._admission = Admission(settings.elastic, self._clock)
+        self._narrator = Narrator(node, self._clock)
         self._session = Session(store, self._keys, node=node, lease_ttl=settings.lease_ttl, push=push)
         self._server = WorkerServer(socket_path, push)
         self._caretaker = Caretaker(self._node, self._server, settings.elastic, self._clock, self._report)
@@ -159,6 +161,11 @@ class Agent:
     def parting(self) -> Parting | None:
         """Why this node goes; `None` while it stays."""
         return self._parting[0] if self._parting is not None else None
+
+    @property
+    def workers_went_home(self) -> bool:
+        """This incarnation left by agreement, or the run is finished: what its workers do now is their own business."""
+        return self._node.gone
 
     @property
     def num_missing(self) -> int:
@@ -228,8 +235,9 @@ class Agent:
             self._caretaker.end_workers("the agent's loop broke")
 
     def _time_to_wait(self) -> float | None:
-        parts = (self._leadership.until, self._peers.until, self._caretaker.until, self._admission.until)
-        times = [at for at in (*parts, self._grace_ends if self._parting is None else None) if at is not None]
+        grace_ends = self._grace_ends if self._parting is None else None
+        parts = (self._leadership, self._peers, self._caretaker, self._admission, self._narrator)
+        times = [at for at in (*(part.until for part in parts), grace_ends) if at is not None]
         return max(0.0, min(times) - self._clock.monotonic()) if times else None
 
     def _handle(self, event: InboxEvent) -> None:
@@ -278,6 +286,7 @@ class Agent:
         for write in self._peers.evictions(self._view):
             self._session.submit(write)
         self._peers.follow(self._view)
+        self._narrator.tell(self._view, self._node)
 
     # --- what the keys say -------------------------------------------------------------------------------------------
 
@@ -320,6 +329,9 @@ class Agent:
     def _admit(self) -> None:
         for write in self._admission.advance(self._view, self._node):
             self._session.submit(write)
+        self._refuse_if_different()
+
+    def _refuse_if_different(self) -> None:
         refusal = self._admission.refusal
         if refusal and self._part(Parting.REFUSED, refusal, after=RAISING_GRACE):
             log.error("%s: %s", self.node_id, refusal)
@@ -382,6 +394,8 @@ class Agent:
 
     def _let_workers_start(self) -> None:
         if self._waiting_starts and (self._view.revision or self._parting is not None):
+            self._admission.check_settings(self._view)
+            self._refuse_if_different()
             for reply in self._waiting_starts:
                 reply.set_result(None)
             self._waiting_starts.clear()

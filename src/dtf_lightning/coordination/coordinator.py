@@ -18,8 +18,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from enum import Enum
 
 from dtf_lightning.clock import Clock
@@ -98,17 +97,17 @@ class Coordinator:
 
     # --- what the agent calls ----------------------------------------------------------------------------------------
 
-    def advance(self, view: RunView, away: Mapping[str, NodeRecord], gone: Collection[str]) -> None:
+    def advance(self, view: RunView, away: Mapping[str, NodeRecord], gone: Mapping[str, str]) -> None:
         """Go on from what is known now.
 
-        `away`: nodes whose key is gone though they may live, by their last record; `gone`: nodes known to be out.
+        `away`: nodes whose key is gone though they may live, by their last record; `gone`: nodes known to be out, and why.
         """
         self.until = None
         if self.stage is Stage.WAITING_FOR_OLD_MEMBERS:
             self._begin(view, away, gone)
         ours = view.run is not None and view.run.instance == self._instance
         if self.stage is Stage.RESETTING and ours and not self._outbox:  # the watch has brought our own reset
-            self._lead(view, {}, ())
+            self._lead(view, {}, {})
         if self.stage is Stage.LEADING:
             now = self._clock.monotonic()
             for node in [node for node, until in self._awaited.items() if until <= now]:
@@ -153,7 +152,7 @@ class Coordinator:
 
     # --- taking over -------------------------------------------------------------------------------------------------
 
-    def _begin(self, view: RunView, away: Mapping[str, NodeRecord], gone: Collection[str]) -> None:
+    def _begin(self, view: RunView, away: Mapping[str, NodeRecord], gone: Mapping[str, str]) -> None:
         run, generation, now = view.run, view.generation, self._clock.monotonic()
         if run is not None and run.phase is not RunPhase.RUNNING:
             still_here = [r.node for r in view.nodes.values() if r.instance == run.instance and r.state not in ENDED]
@@ -195,12 +194,12 @@ class Coordinator:
         stale = (self._keys.generation, self._keys.directive, self._keys.fingerprint, self._keys.status)
         self._enqueue("begin the run", Put(self._keys.run, run.encode()), *(Delete(key) for key in stale))
 
-    def _lead(self, view: RunView, away: Mapping[str, NodeRecord], gone: Collection[str]) -> None:
+    def _lead(self, view: RunView, away: Mapping[str, NodeRecord], gone: Mapping[str, str]) -> None:
         run, generation, now = view.run, view.generation, self._clock.monotonic()
         assert run is not None
         self.stage = Stage.LEADING
         members: tuple[Member, ...] = generation.members if generation is not None else ()
-        missing = {member.node for member in members} - view.nodes.keys() - set(gone)
+        missing = {member.node for member in members} - view.nodes.keys()
         # Nodes that this agent knows to be away are its own business: it probes them and sends NodeGone or NodeChanged.
         self._awaited = dict.fromkeys(missing - away.keys(), now + self._comeback)
         self._state = take_over(
@@ -214,6 +213,8 @@ class Coordinator:
             wall=self._clock.wall(),
             reachable=missing,
         )
+        for node in missing & gone.keys():
+            self._decide(NodeGone(node, gone[node]))
 
     # --- deciding ----------------------------------------------------------------------------------------------------
 
@@ -235,8 +236,8 @@ class Coordinator:
                 self._wait = decision
                 self._wake_at(decision.until)
             case Publish(directive=directive):
-                log.info("%s: %s", directive.kind.value, decision.reason)
-                puts = [Put(self._keys.directive, encode(directive.to_json()))]
+                log.debug("%s: %s", directive.kind.value, decision.reason)
+                puts = [Put(self._keys.directive, encode(directive.to_json())), self._put_note(decision.reason)]
                 if directive.kind in (DirectiveKind.FINISH, DirectiveKind.ABORT):
                     phase = RunPhase.FINISHED if directive.kind is DirectiveKind.FINISH else RunPhase.ABORTED
                     puts.append(Put(self._keys.run, self._run_over(phase, directive.reason).encode()))
@@ -248,9 +249,11 @@ class Coordinator:
                     )
                 )
             case Form(generation=generation):
-                log.info("%s", decision.reason)
+                log.debug("%s", decision.reason)
                 self._enqueue(
-                    f"generation {generation.number}", Put(self._keys.generation, encode(generation.to_json()))
+                    f"generation {generation.number}",
+                    Put(self._keys.generation, encode(generation.to_json())),
+                    self._put_note(decision.reason),
                 )
                 self.happened.append(
                     GenerationFormed(
@@ -280,17 +283,19 @@ class Coordinator:
         """Say what is waited for, for `dtf status`: when it changes, and not too often (reasons count seconds)."""
         if self._wait is None:
             return
-        note = RunStatusNote(coordinator=self._node, reason=self._wait.reason, paused=self._wait.paused)
-        if self._note is not None and note == replace(self._note, at=0.0):
+        note = self._note
+        if note is not None and (note.reason, note.paused) == (self._wait.reason, self._wait.paused):
             return
         now = self._clock.monotonic()
         if self._outbox or now < self._noted_at + STATUS_PAUSE:
             self._wake_at(max(now, self._noted_at) + STATUS_PAUSE)
             return
-        if self._note is None or note.paused != self._note.paused:
-            log.info("%s", note.reason)
-        self._note, self._noted_at = replace(note, at=self._clock.wall()), now
-        self._enqueue("status", Put(self._keys.status, self._note.encode()))
+        self._enqueue("status", self._put_note(self._wait.reason, paused=self._wait.paused))
+
+    def _put_note(self, reason: str, *, paused: bool = False) -> Put:
+        self._note = RunStatusNote(coordinator=self._node, reason=reason, paused=paused, at=self._clock.wall())
+        self._noted_at = self._clock.monotonic()
+        return Put(self._keys.status, self._note.encode())
 
     def _enqueue(self, label: str, *puts: Put | Delete) -> None:
         fence = Compare(self._keys.leader, "create", "=", self.epoch)

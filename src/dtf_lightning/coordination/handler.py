@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.rendezvous.api import (
+    RendezvousClosedError,
     RendezvousError,
     RendezvousHandler,
     RendezvousInfo,
@@ -89,8 +90,16 @@ class LiveRendezvousHandler(RendezvousHandler):
         return False
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Start a new incarnation of this node's workers. Raises what `Agent.await_start` raises."""
+        """Start a new incarnation of this node's workers.
+
+        Raises what `Agent.await_start` raises, and `RendezvousClosedError` for workers that fail after their run.
+        """
         self._install_signal_handlers()
+        if self._num_starts and self._agent.workers_went_home:
+            raise RendezvousClosedError(
+                f"a worker failed after it had left run {self._run_id!r} or the run had finished; starting it again "
+                "would train nothing. See the worker's own error above"
+            )
         self._agent.await_start()
         self._num_starts += 1
         self._group_store = dist.HashStore()

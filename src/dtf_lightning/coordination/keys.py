@@ -7,17 +7,24 @@ prefix can take over as coordinator from it alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
+from dtf_lightning.elastic.directives import Directive
 from dtf_lightning.elastic.generation import Generation
-from dtf_lightning.elastic.membership import Directive, NodeRecord
+from dtf_lightning.elastic.records import NodeRecord
+from dtf_lightning.errors import ProtocolError
 from dtf_lightning.etcd.store import EventKind, KeyValue, RangeResult, WatchEvent
 
+log = logging.getLogger(__name__)
+
 ROOT = "/dtf/"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,11 @@ class RunInfo:
     def encode(self) -> bytes:
         return encode({**asdict(self), "phase": self.phase.value})
 
+    @classmethod
+    def decode(cls, value: bytes) -> RunInfo:
+        data = json.loads(value)
+        return cls(**{**data, "phase": RunPhase(data["phase"])})
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatusNote:
@@ -111,6 +123,11 @@ class Fingerprint:
 
     def encode(self) -> bytes:
         return encode({"settings": self.settings, "parameters": list(self.parameters)})
+
+    @classmethod
+    def decode(cls, value: bytes) -> Fingerprint:
+        data = json.loads(value)
+        return cls(settings=data["settings"], parameters=tuple(data["parameters"]))
 
     def first_difference(self, other: Fingerprint) -> str | None:
         """What differs first, as "name: theirs here, ours there"; `None` when nothing does."""
@@ -157,6 +174,7 @@ class RunView:
         self.keys = keys
         self.revision = 0
         self._kvs: dict[str, KeyValue] = {}
+        self._values: dict[str, tuple[int, object]] = {}
         self.nodes: dict[str, NodeRecord] = {}
 
     def reset(self, snapshot: RangeResult) -> list[NodeRecord | NodeDeleted]:
@@ -195,45 +213,41 @@ class RunView:
 
     @property
     def leader(self) -> LeaderClaim | None:
-        kv = self._kvs.get(self.keys.leader)
-        return LeaderClaim(json.loads(kv.value)["node"], kv.create_revision) if kv else None
+        return self._parsed(self.keys.leader, lambda kv: LeaderClaim(json.loads(kv.value)["node"], kv.create_revision))
 
     @property
     def run(self) -> RunInfo | None:
-        data = self._json(self.keys.run)
-        if data is None:
-            return None
-        known = {f.name for f in fields(RunInfo)}
-        return RunInfo(**{**{k: v for k, v in data.items() if k in known}, "phase": RunPhase(data["phase"])})
+        return self._parsed(self.keys.run, lambda kv: RunInfo.decode(kv.value))
 
     @property
     def generation(self) -> Generation | None:
-        data = self._json(self.keys.generation)
-        return Generation.from_json(data) if data is not None else None
+        return self._parsed(self.keys.generation, lambda kv: Generation.from_json(json.loads(kv.value)))
 
     @property
     def directive(self) -> Directive | None:
-        data = self._json(self.keys.directive)
-        return Directive.from_json(data) if data is not None else None
+        return self._parsed(self.keys.directive, lambda kv: Directive.from_json(json.loads(kv.value)))
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        data = self._json(self.keys.fingerprint)
-        if data is None:
-            return None
-        return Fingerprint(settings=data["settings"], parameters=tuple(data["parameters"]))
+        return self._parsed(self.keys.fingerprint, lambda kv: Fingerprint.decode(kv.value))
 
     @property
     def status(self) -> RunStatusNote | None:
-        data = self._json(self.keys.status)
-        return RunStatusNote(**data) if data is not None else None
+        return self._parsed(self.keys.status, lambda kv: RunStatusNote(**json.loads(kv.value)))
 
     def drain_asked(self, node: str) -> bool:
         return self.keys.drain(node) in self._kvs
 
-    def _json(self, key: str) -> Any:
+    def _parsed(self, key: str, parse: Callable[[KeyValue], T]) -> T | None:
+        """The key's value, parsed once per version: the loop looks at all of them after every event."""
         kv = self._kvs.get(key)
-        return json.loads(kv.value) if kv else None
+        if kv is None:
+            return None
+        revision, value = self._values.get(key, (0, None))
+        if revision != kv.mod_revision:
+            value = parse(kv)
+            self._values[key] = (kv.mod_revision, value)
+        return cast("T", value)
 
     def _learn(self, kv: KeyValue) -> list[NodeRecord | NodeDeleted]:
         known = self._kvs.get(kv.key)
@@ -242,7 +256,12 @@ class RunView:
         self._kvs[kv.key] = kv
         if not kv.key.startswith(self.keys.node("")):
             return []
-        record = NodeRecord.from_json(json.loads(kv.value), order=kv.create_revision)
+        try:
+            record = NodeRecord.from_json(json.loads(kv.value), order=kv.create_revision)
+        except (ProtocolError, ValueError) as error:
+            # Another version's node must not bring this one down; it is as if it were not there.
+            log.error("ignoring the record at %s: %s", kv.key, error)
+            return []
         self.nodes[record.node] = record
         return [record]
 

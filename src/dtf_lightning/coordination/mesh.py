@@ -23,7 +23,9 @@ from dtf_lightning.coordination.inbox import PeerAnswered, PeerDead, Push
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 2.0
-RECONNECT_PAUSE = 0.5
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between tries to connect. The first is short: a process that is being killed closes its sockets one by one, and
+for a moment its port takes connections that it will never serve."""
 _PING = b"?"
 _LINE_END = b"\n"
 
@@ -43,6 +45,7 @@ class _Link:
     state: _LinkState = _LinkState.WAITING
     socket: socket.socket | None = None
     try_at: float = 0.0
+    pause: float = FIRST_PAUSE
     was_up: bool = False
     buffer: bytes = b""
     probing: bool = False
@@ -57,7 +60,9 @@ class Mesh:
     def __init__(self, node: str, push: Push, *, host: str = "") -> None:
         self._node = node
         self._push = push
-        self._listener = socket.create_server(("", 0), backlog=128)
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._listener = socket.create_server(("", 0), family=family, backlog=128, dualstack_ipv6=both)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._host = host
@@ -192,6 +197,9 @@ class Mesh:
                 self._connect_failed(link, error.errno or 0)
                 return
         if not data:
+            if link.state is _LinkState.CONNECTING:
+                self._retry_later(link)
+                return
             self._disconnect(link)
             link.state, link.try_at = _LinkState.WAITING, 0.0  # reconnect at once: refused means dead
             return
@@ -200,18 +208,15 @@ class Mesh:
             name, found, data = link.buffer.partition(_LINE_END)
             if not found:
                 return
-            if name.decode(errors="replace") != self._expected(link):
+            if name.decode(errors="replace") != link.node:
                 self._dies(link, "another process listens on its port")
                 return
-            link.state, link.was_up = _LinkState.UP, True
+            link.state, link.was_up, link.pause = _LinkState.UP, True, FIRST_PAUSE
             if link.probing:
                 self._probe(link)
         if data and link.probing:
             link.probing = False
             self._push(PeerAnswered(link.node))
-
-    def _expected(self, link: _Link) -> str:
-        return link.node
 
     def _probe(self, link: _Link) -> None:
         link.probing = True
@@ -229,7 +234,8 @@ class Mesh:
 
     def _retry_later(self, link: _Link) -> None:
         self._disconnect(link)
-        link.state, link.try_at = _LinkState.WAITING, time.monotonic() + RECONNECT_PAUSE
+        link.state, link.try_at = _LinkState.WAITING, time.monotonic() + link.pause
+        link.pause = min(2 * link.pause, LONGEST_PAUSE)
 
     def _disconnect(self, link: _Link) -> None:
         if link.socket is not None:

@@ -46,8 +46,8 @@ class Peers:
     keys: RunKeys
     mesh: Mesh | None
     clock: Clock
-    gone: set[str] = field(default_factory=set)
-    """Nodes that are out for good; a node id is never used again."""
+    gone: dict[str, str] = field(default_factory=dict)
+    """Nodes that are out, and why."""
     _away: dict[str, _Away] = field(default_factory=dict)
     _dead: dict[str, str] = field(default_factory=dict)
     _evict_at: dict[str, float] = field(default_factory=dict)
@@ -66,8 +66,10 @@ class Peers:
     def listed(self, record: NodeRecord) -> None:
         """The node's key is (again) there."""
         self._away.pop(record.node, None)
-        if record.node not in self._dead:
-            self.gone.discard(record.node)
+        if record.node in self._dead:
+            self._evict_at.pop(record.node, None)  # its last words came late: an eviction was refused for them
+        else:
+            self.gone.pop(record.node, None)
 
     def unlisted(self, record: NodeRecord) -> str | None:
         """The node's key went: why the node is gone with it, or `None` while that is not sure."""
@@ -84,13 +86,12 @@ class Peers:
             self._away[node] = _Away(record, until=now + PROBE_TIMEOUT, probe_at=now + PROBE_INTERVAL)
             self.mesh.probe(node)
             return None
-        self.gone.add(node)
+        self.gone[node] = cause
         return cause
 
     def died(self, node: str, cause: str) -> str | None:
         """The mesh has proof: the cause, if that settles a question that was open."""
-        self._dead[node] = cause
-        self.gone.add(node)
+        self._dead[node] = self.gone[node] = cause
         return cause if self._away.pop(node, None) is not None else None
 
     def answered(self, node: str) -> None:
@@ -104,12 +105,12 @@ class Peers:
         late = [node for node, away in self._away.items() if away.until <= now]
         for node in late:
             del self._away[node]
-            self.gone.add(node)
+            self.gone[node] = "its lease is gone and its agent does not answer on the mesh"
         for node, away in self._away.items():
             if self.mesh is not None and away.probe_at <= now:
                 away.probe_at = now + PROBE_INTERVAL
                 self.mesh.probe(node)
-        return [(node, "its lease is gone and its agent does not answer on the mesh") for node in late]
+        return [(node, self.gone[node]) for node in late]
 
     def evictions(self, view: RunView) -> Iterator[Write]:
         """The transactions that take dead nodes' keys away."""

@@ -133,11 +133,11 @@ class Session:
                 closing = self._closing.is_set()
                 record = self._record if self._record is not None and not self._record_written else None
                 write = self._writes.popleft() if self._writes else None
+            if record is not None:
+                self._put_record(record)  # before the goodbye too: it says why this node goes
             if closing:
                 self._say_goodbye()
                 return
-            if record is not None:
-                self._put_record(record)
             if write is not None:
                 self._push(WriteDone(write, self._try(write)))
 

@@ -27,10 +27,10 @@ def leavers_at_stop(settings: ElasticSettings, state: MembershipState) -> tuple[
     """Who leaves at the next stop.
 
     If everybody wants to and somebody waits to come in, the first stays for one more generation and hands the state over
-    (unless the world holds one node only).
+    (unless the world holds one node only: then there is no place beside it).
     """
     leaving = tuple(member for member in state.live if state.is_leaving(member))
-    if len(leaving) == len(state.live) and settings.max_nodes > 1 and joiners(settings, state, 1):
+    if len(leaving) == len(state.live) and joiners(settings, state, 1):
         return leaving[1:]
     return leaving
 

@@ -23,7 +23,7 @@ from dtf_lightning.etcd import messages as pb
 from dtf_lightning.etcd import rpc
 from dtf_lightning.etcd._grpc import ResponseStream, check_not_forked, grpc
 from dtf_lightning.etcd.endpoints import Endpoints
-from dtf_lightning.etcd.failures import Failure, classify, describe
+from dtf_lightning.etcd.failures import TRANSIENT, Failure, classify, describe
 from dtf_lightning.etcd.tls import Tls
 
 ATTEMPT = 0.5
@@ -94,9 +94,27 @@ class Client:
         """
         return self._call(procedure, request, what, idempotent, self._deadline(timeout), with_token=True)
 
-    def attempt(self, procedure: rpc.Rpc, request: Any, *, server: int, timeout: float) -> Any:
-        """The response of this one server, once. Raises `grpc.RpcError` and `StoreError`."""
-        return self._stub(server, procedure)(request, timeout=timeout, metadata=self._metadata(self._token))
+    def attempt(
+        self, procedure: rpc.Rpc, request: Any, *, server: int, timeout: float, wait_for_ready: bool = False
+    ) -> Any:
+        """The response of this one server, once. Raises `grpc.RpcError` and `StoreError`.
+
+        `wait_for_ready`: not even "connection refused" ends it before its timeout.
+        """
+        stub = self._stub(server, procedure)
+        metadata = self._metadata(self._token)
+        return stub(request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
+
+    def wait_for_connection(self, timeout: float) -> None:
+        """Until the current server can be talked to; at most `timeout` seconds.
+
+        More than a pause: until some time after 1.76 grpc works at a connection only while a call waits for it, so that
+        calls which fail at once, however many, never see a server that has come back.
+        """
+        try:
+            self.attempt(rpc.STATUS, pb.StatusRequest(), server=self._current, timeout=timeout, wait_for_ready=True)
+        except (grpc.RpcError, StoreError, ValueError):
+            pass  # whoever calls next will hear the reason
 
     def _call(
         self, procedure: rpc.Rpc, request: Any, what: str, idempotent: bool, deadline: float, *, with_token: bool
@@ -122,7 +140,7 @@ class Client:
                 authentications += 1
                 self.forget_token(token)
                 continue
-            if failure not in (Failure.NOT_SENT, Failure.NO_ANSWER):
+            if failure not in TRANSIENT:
                 self._raise(failure, last, what, server)
             self._check_open()
             if failure is Failure.NO_ANSWER and not idempotent:
@@ -132,7 +150,11 @@ class Client:
                 ) from last
             self.leave(server)
             # A short random pause: after a restart of etcd all agents come back at once.
-            time.sleep(min(pause * random.uniform(0.5, 1.0), max(0.0, deadline - time.monotonic())))
+            this_pause = min(pause * random.uniform(0.5, 1.0), max(0.0, deadline - time.monotonic()))
+            if failure is Failure.NOT_CONNECTED:
+                self.wait_for_connection(this_pause)
+            else:
+                time.sleep(this_pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise StoreUnavailable(
             f"{what}: no answer from etcd at {self.endpoints} within {time.monotonic() - started:.1f} s, "

@@ -97,7 +97,7 @@ def _first_answer(client: Client, deadline: float) -> EtcdVersion:
     while True:
         reasons = []
         for server in range(len(client.endpoints.addresses)):
-            answer = _ask_version(client, server, deadline)
+            answer = _ask_version(client, server, deadline, patient=looked)
             if isinstance(answer, EtcdVersion):
                 client.make_current(server)
                 return answer
@@ -112,8 +112,11 @@ def _first_answer(client: Client, deadline: float) -> EtcdVersion:
         time.sleep(_PAUSE)
 
 
-def _ask_version(client: Client, server: int, deadline: float) -> EtcdVersion | str:
-    """The version, or why there was no answer. Raises for an answer that no etcd would give, or none that takes us."""
+def _ask_version(client: Client, server: int, deadline: float, *, patient: bool) -> EtcdVersion | str:
+    """The version, or why there was no answer. `patient`: a connection may take its time.
+
+    Raises for an answer that no etcd would give, and for one that will not have us.
+    """
     from dtf_lightning.etcd import messages as pb
     from dtf_lightning.etcd import rpc
     from dtf_lightning.etcd._grpc import grpc
@@ -122,12 +125,13 @@ def _ask_version(client: Client, server: int, deadline: float) -> EtcdVersion | 
 
     timeout = max(0.05, min(ATTEMPT, deadline - time.monotonic()))
     try:
-        return parse_version(client.attempt(rpc.STATUS, pb.StatusRequest(), server=server, timeout=timeout).version)
+        status = client.attempt(rpc.STATUS, pb.StatusRequest(), server=server, timeout=timeout, wait_for_ready=patient)
+        return parse_version(status.version)
     except grpc.RpcError as error:
         failure, told = classify(error, has_token=False), describe(error)
     if failure is Failure.REFUSED and client.identity is not None and not client.has_token:
         client.authenticate(deadline)
-        return _ask_version(client, server, deadline)
+        return _ask_version(client, server, deadline, patient=patient)
     if failure is Failure.REFUSED:
         raise AuthenticationFailed(
             f"etcd at {client.name_of(server)} does not tell us its version ({told}): give a user name and a password "

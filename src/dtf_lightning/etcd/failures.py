@@ -12,8 +12,10 @@ from dtf_lightning.etcd._grpc import grpc
 
 
 class Failure(Enum):
-    NOT_SENT = "not sent"
-    """No connection, or refused before it was proposed: even a write may be tried again."""
+    NOT_CONNECTED = "not connected"
+    """There was no connection to send it on: even a write may be tried again."""
+    NOT_PROPOSED = "not proposed"
+    """etcd refused it before anything was done: even a write may be tried again."""
     NO_ANSWER = "no answer"
     """A write may have been applied or not."""
     STALE_TOKEN = "stale token"
@@ -28,15 +30,12 @@ class Failure(Enum):
     """etcd understood the request and will not do it; trying again is pointless."""
 
 
+TRANSIENT = (Failure.NOT_CONNECTED, Failure.NOT_PROPOSED, Failure.NO_ANSWER)
+"""Another server, or the same one later, may do better."""
+
 _STATUS = grpc.StatusCode
-# The first two are grpc's when no connection could be made, the others are etcd's before it proposes anything.
-_NOT_SENT_TEXTS = (
-    "failed to connect",
-    "connections to all backends failing",
-    "etcdserver: no leader",
-    "etcdserver: not capable",
-    "etcdserver: too many requests",
-)
+_NOT_CONNECTED_TEXTS = ("failed to connect", "connections to all backends failing")
+_NOT_PROPOSED_TEXTS = ("etcdserver: no leader", "etcdserver: not capable", "etcdserver: too many requests")
 # UNKNOWN: Go errors that etcd passes on as they are, such as "context deadline exceeded" when it has no quorum.
 # INTERNAL: grpc's own for a stream that was reset.
 _NO_ANSWER_CODES = (
@@ -65,8 +64,10 @@ def classify(error: grpc.RpcError, *, has_token: bool) -> Failure:
         return Failure.LEASE_GONE
     if "has been compacted" in details:
         return Failure.COMPACTED
-    if any(text in details for text in _NOT_SENT_TEXTS):
-        return Failure.NOT_SENT
+    if code is _STATUS.UNAVAILABLE and any(text in details for text in _NOT_CONNECTED_TEXTS):
+        return Failure.NOT_CONNECTED
+    if any(text in details for text in _NOT_PROPOSED_TEXTS):
+        return Failure.NOT_PROPOSED
     if code in _NO_ANSWER_CODES:
         return Failure.NO_ANSWER
     return Failure.REJECTED

@@ -19,7 +19,7 @@ from dtf_lightning.etcd import messages as pb
 from dtf_lightning.etcd import rpc
 from dtf_lightning.etcd._grpc import ResponseStream, grpc
 from dtf_lightning.etcd.client import Client
-from dtf_lightning.etcd.failures import Failure, classify, describe
+from dtf_lightning.etcd.failures import TRANSIENT, Failure, classify, describe
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +130,10 @@ class EtcdLease:
             raise LeaseLost(f"lease {self._id:x}: {describe(error)}") from error
         if failure is Failure.STALE_TOKEN:
             self._client.forget_current_token()
-        elif failure in (Failure.NOT_SENT, Failure.NO_ANSWER) and not self._stop.is_set():
+        elif failure in TRANSIENT and not self._stop.is_set():
             self._client.leave(server)
+            if failure is Failure.NOT_CONNECTED:
+                self._client.wait_for_connection(RETRY)
 
     def _lose(self, reason: str) -> None:
         if self._stop.is_set():

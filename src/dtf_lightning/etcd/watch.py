@@ -23,7 +23,7 @@ from dtf_lightning.etcd import messages as pb
 from dtf_lightning.etcd import rpc
 from dtf_lightning.etcd._grpc import grpc
 from dtf_lightning.etcd.client import MAX_AUTHENTICATIONS, Client
-from dtf_lightning.etcd.failures import Failure, classify, describe
+from dtf_lightning.etcd.failures import TRANSIENT, Failure, classify, describe
 from dtf_lightning.etcd.store import EventKind, KeyValue, WatchEvent
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,10 @@ class EtcdWatch:
         log.info("watch of %s lost %s: %s", self._key.decode(), self._client.name_of(server), describe(error))
         if failure is Failure.STALE_TOKEN:
             self._refused(describe(error))
-        elif failure in (Failure.NOT_SENT, Failure.NO_ANSWER):
+        elif failure in TRANSIENT:
             self._client.leave(server)
+            if failure is Failure.NOT_CONNECTED:
+                self._client.wait_for_connection(self._pause)
         else:
             kind = AuthenticationFailed if failure is Failure.REFUSED else StoreError
             self.fail(kind(f"watch of {self._key.decode()!r}: etcd answered {describe(error)}"))
@@ -215,7 +217,7 @@ class _Stream:
             self._client.attempt(rpc.STATUS, pb.StatusRequest(), server=self._server, timeout=PROBE)
         except grpc.RpcError as error:
             # Any answer is a sign of life, a refusal too.
-            if classify(error, has_token=False) in (Failure.NOT_SENT, Failure.NO_ANSWER):
+            if classify(error, has_token=False) in TRANSIENT:
                 return False
         except (StoreError, ValueError):  # closed meanwhile
             return False

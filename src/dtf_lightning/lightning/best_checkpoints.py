@@ -92,10 +92,13 @@ class BestCheckpoints(Checkpoint):
         self.every_n_steps, self.every_n_epochs, self.on_validation = every_n_steps, every_n_epochs, on_validation
         self.dirpath: str | Path | None = dirpath
         self.filename = filename
+        self.recent = recent
         self.safetensors = safetensors
         self.run = run
         self.records: tuple[Record, ...] = ()
         """What is kept, as of the last save that all ranks know of; oldest first."""
+        self.best_model_path = ""
+        """Of the best (by the first monitor) that is kept, for `ckpt_path="best"`; Lightning's launchers set it too."""
         self._writer = BackgroundWriter(max_in_flight) if asynchronous else None
         self._stagings = [Staging() for _ in range(max_in_flight)] if asynchronous else []
         self._num_saves = 0
@@ -111,12 +114,6 @@ class BestCheckpoints(Checkpoint):
         self._before_validation: dict[str, Any] = {}
 
     # --- what users ask ----------------------------------------------------------------------------------------------
-
-    @property
-    def best_model_path(self) -> str:
-        """Path of the best (by the first monitor) that is kept, for `ckpt_path="best"`; empty if there is none."""
-        ranked = self.ranked()
-        return open_storage(self._location).location(ranked[0].name) if ranked else ""
 
     @property
     def staged_bytes(self) -> int:
@@ -273,6 +270,8 @@ class BestCheckpoints(Checkpoint):
         )
         if known is not None:
             self.records, self.run = known
+            ranked = self.ranked()
+            self.best_model_path = open_storage(self._location).location(ranked[0].name) if ranked else ""
 
     def _name_run(self, trainer: pl.Trainer) -> None:
         """Any rank can become the writer: in an elastic run all know the name from the start."""
@@ -307,9 +306,9 @@ class BestCheckpoints(Checkpoint):
 
     def _skips(self, trainer: pl.Trainer) -> bool:
         dry: Any = getattr(trainer, "fast_dev_run", False)
-        if self._suspended or dry:
+        if self._suspended or dry or trainer.state.fn != TrainerFn.FITTING:
             return True
-        return trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING
+        return trainer.sanity_checking
 
     def _metrics(self, trainer: pl.Trainer, *, measured: bool) -> dict[str, float]:
         """Those of the present weights: what validation measured only if it has just done so."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.loops import make_loops_elastic
+from dtf_lightning.lightning.refusals import refuse_module
 from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
 from dtf_lightning.lightning.strategy import ElasticDDPStrategy
 from dtf_lightning.training.sampler import TAILS, Tail
@@ -49,11 +49,14 @@ class ElasticCallback(Callback):
             SessionSettings(tail=tail, ledger=ledger, run_dir=run_dir)
         )
         """`None` where the callback is inert."""
+        self._said = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the trainer elastic, before anybody else's set-up."""
         if self.session is None:
-            rank_zero_info(INERT)
+            if not self._said:
+                self._said = True
+                rank_zero_info(INERT)
             return
         if stage != "fit":
             return
@@ -63,7 +66,7 @@ class ElasticCallback(Callback):
         """The position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
         if self.session is None:
             return {}
-        return {"progress": self.session.progress.state_dict()}
+        return {"progress": self.session.progress.state_dict() | {"validated": self.session.validated}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.session is not None:
@@ -72,7 +75,8 @@ class ElasticCallback(Callback):
 
 def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, session: ElasticSession) -> None:
     """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` for what cannot be."""
-    _refuse_what_is_not_supported(pl_module, session)
+    _refuse_a_second_fit(session)
+    refuse_module(pl_module)
     _make_strategy_elastic(trainer, session)
     make_loops_elastic(trainer)
     session.attach(trainer)
@@ -82,22 +86,11 @@ def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, session: El
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: session.link.leaving("SIGTERM")  # type: ignore[method-assign]
 
 
-def _refuse_what_is_not_supported(pl_module: pl.LightningModule, session: ElasticSession) -> None:
+def _refuse_a_second_fit(session: ElasticSession) -> None:
     if session.over or session.in_group:
         raise SettingsError(
             "this process has trained in an elastic run already; a second `fit` in the same process would have to join "
             "the run again. Start it as a run of its own, with another --rdzv-id."
-        )
-    if not pl_module.automatic_optimization:
-        raise SettingsError(
-            f"{type(pl_module).__name__} uses manual optimization; an elastic run must know where an optimizer step "
-            "begins and ends to roll it back when a worker dies. Set automatic_optimization=True, or train without "
-            "ElasticCallback."
-        )
-    if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
-        raise SettingsError(
-            f"{type(pl_module).__name__}.training_step takes `dataloader_iter` and fetches its batches itself, so that "
-            "an elastic run cannot know which samples a step has consumed. Take `batch` instead."
         )
 
 

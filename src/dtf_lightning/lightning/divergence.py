@@ -114,6 +114,21 @@ class DivergenceStopping(Callback):
                 "DivergenceStopping(action='rollback') has nothing to go back to: add a BestCheckpoints callback, "
                 "e.g. BestCheckpoints(monitor='val_loss', every_n_steps=100)"
             )
+        self._warn_of_short_memory(trainer)
+
+    def _warn_of_short_memory(self, trainer: pl.Trainer) -> None:
+        """Without a metric nothing tells good checkpoints from bad ones until the decision is made."""
+        checkpoints = self._checkpoints(trainer)
+        if checkpoints is None or self.monitor is None or not checkpoints.every_n_steps:
+            return
+        memory = checkpoints.every_n_steps * checkpoints.recent
+        delay = 2 * self.check_every + self._detector.settings.patience + self.margin
+        if memory <= delay:
+            rank_zero_warn(
+                f"BestCheckpoints(every_n_steps={checkpoints.every_n_steps}, recent={checkpoints.recent}) looks back "
+                f"{memory} steps, and a divergence may be decided up to {delay} steps after it began: all recent "
+                "checkpoints may be bad ones by then. Keep more of them, save less often, or lower check_every"
+            )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         self._world = None

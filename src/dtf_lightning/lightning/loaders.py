@@ -21,17 +21,33 @@ def make_elastic(loader: Any, *, tail: Tail) -> DataLoader[Any]:
     """
     _refuse_what_cannot_be_divided(loader)
     sampler = loader.sampler
-    if isinstance(sampler, ElasticDistributedSampler):
-        same: DataLoader[Any] = loader
-        return same
-    tail = "drop" if sampler.drop_last else tail
-    elastic = ElasticDistributedSampler(loader.dataset, shuffle=sampler.shuffle, seed=sampler.seed, tail=tail)
-    made: Any = _update_dataloader(loader, elastic)
+    if not isinstance(sampler, ElasticDistributedSampler):
+        tail = "drop" if sampler.drop_last else tail
+        sampler = ElasticDistributedSampler(loader.dataset, shuffle=sampler.shuffle, seed=sampler.seed, tail=tail)
+    made: Any = _update_dataloader(loader, sampler)
     # Lightning's `_Stateful` protocol: the position travels with the callback's state, not with the loader's.
     made.state_dict = dict
     made.load_state_dict = lambda _: None
     remade: DataLoader[Any] = made
     return remade
+
+
+def num_batches_of_share(loader: DataLoader[Any], share: float) -> int:
+    """At which number of batches an epoch ends that was to use a share of the data, e.g. 0.5, and was rescaled within.
+
+    Batches that the share would have in a world like the present one, less those that the present one would have needed
+    for the samples consumed so far, plus those that were done; at least one more, so that the epoch's last-batch hooks
+    run.
+    """
+    sampler: Any = loader.sampler
+    assert loader.batch_size is not None
+    cursor, done_here = sampler.cursor, sampler.done_here
+    sampler.cursor = sampler.done_here = 0
+    whole_epoch = len(loader)
+    sampler.cursor, sampler.done_here = cursor, done_here
+    consumed: int = cursor // (sampler.num_replicas * loader.batch_size)
+    done: int = done_here // loader.batch_size
+    return done + max(1, int(whole_epoch * share) - consumed)
 
 
 def _refuse_what_cannot_be_divided(loader: Any) -> None:
@@ -46,14 +62,16 @@ def _refuse_what_cannot_be_divided(loader: Any) -> None:
             "be divided anew when the world changes, samples would be lost or repeated. Use a map-style data set."
         )
     if loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:
+        got = "no batch size" if loader.batch_sampler is None else f"a {type(loader.batch_sampler).__name__}"
         raise SettingsError(
-            f"the training loader has the batch sampler {type(loader.batch_sampler).__name__}, which decides itself "
+            f"the training loader has {got} where a plain batch size is expected: the data decides itself "
             "what a batch is, so that the rest of an epoch cannot be divided anew. Pass "
             "DataLoader(batch_size=..., shuffle=True) instead, or give it sampler=ElasticDistributedSampler(dataset)."
         )
     sampler = loader.sampler
     wrapped = getattr(getattr(sampler, "dataset", None), "_sampler", None)  # Lightning's DistributedSamplerWrapper
-    if wrapped is not None or not isinstance(sampler, DistributedSampler):
+    # A subclass may order the samples in its own way; ours is known.
+    if type(sampler) is not DistributedSampler and not isinstance(sampler, ElasticDistributedSampler):
         name = type(sampler if wrapped is None else wrapped).__name__
         raise SettingsError(
             f"the training loader has the sampler {name}, whose order an elastic run does not know, so that it cannot "

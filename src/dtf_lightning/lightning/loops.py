@@ -17,8 +17,11 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 
 from dtf_lightning.elastic.resume import LoopPhase
+from dtf_lightning.lightning import unwinding
+from dtf_lightning.lightning.loaders import num_batches_of_share
 from dtf_lightning.lightning.session import ElasticSession
 from dtf_lightning.lightning.signals import graceful_signals
+from dtf_lightning.lightning.undo import unchanged_random_state
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -47,17 +50,19 @@ class ElasticFitLoop(_FitLoop):
     def run(self) -> None:
         session = _session(self)
         with graceful_signals(session.link.leaving):
-            self._run_generations(session)
-        self.on_run_end()
+            trained = self._run_generations(session)
+        if trained:
+            self.on_run_end()
 
-    def _run_generations(self, session: ElasticSession) -> None:
+    def _run_generations(self, session: ElasticSession) -> bool:
+        """False if there was nothing to train."""
         while True:
             caught: BaseException | None = None
             try:
                 session.enter()
-                self._train(session)
+                trained = self._train(session)
                 session.finish()
-                return
+                return trained
             except BaseException as error:
                 if not session.should_rescale(error):
                     raise
@@ -67,14 +72,14 @@ class ElasticFitLoop(_FitLoop):
             del caught
             session.leave_if_asked()
 
-    def _train(self, session: ElasticSession) -> None:
+    def _train(self, session: ElasticSession) -> bool:
         """`_FitLoop.run`, except that a pending epoch is finished even where `done` already says so."""
         resuming = session.resuming
         if resuming:
             self._mark_resumed(session)
-        self.setup_data()
-        if not resuming and self.skip:
-            return
+        self._setup_data_of_generation(session)
+        if self.skip and (session.beginning or not resuming) and session.progress.phase is LoopPhase.EPOCH_START:
+            return False
         self.reset()
         self.on_run_start()
         while (session.resuming and session.progress.phase is not LoopPhase.EPOCH_START) or not self.done:
@@ -87,6 +92,16 @@ class ElasticFitLoop(_FitLoop):
             finally:
                 self.on_iteration_done()
         self._restarting = False
+        return True
+
+    def _setup_data_of_generation(self, session: ElasticSession) -> None:
+        if self._combined_loader is None:
+            self.setup_data()
+            return
+        # Set-up (`Trainer.estimated_stepping_batches`) has made it, for a world and a position that were provisional.
+        unwinding.drop_loaders(self.trainer, keep_workers=session.strategy.keeps_loader)
+        with unchanged_random_state():
+            self.setup_data()
 
     def _mark_resumed(self, session: ElasticSession) -> None:
         """Make Lightning's own restart logic skip the hooks that this epoch has had already."""
@@ -96,13 +111,23 @@ class ElasticFitLoop(_FitLoop):
 
     def setup_data(self) -> None:
         self._in_setup, self._num_loaders = True, 0
+        limit = self.trainer.limit_train_batches
         try:
             super().setup_data()
         finally:
             self._in_setup = False
+            self.trainer.limit_train_batches = limit
+
+    def limit_epoch(self, loader: Any) -> None:
+        """For the running `setup_data`: what is left of the epoch's share of the data, as a number of batches."""
+        share = self.trainer.limit_train_batches
+        if share < 1.0:
+            self.trainer.limit_train_batches = num_batches_of_share(loader, share)
 
     def on_run_start(self) -> None:
         session, trainer = _session(self), self.trainer
+        if self._newcomer:
+            unwinding.drop_validation_loaders(self.epoch_loop.val_loop)
         if session.beginning:
             self._newcomer = False
             super().on_run_start()
@@ -126,22 +151,28 @@ class ElasticFitLoop(_FitLoop):
         if self._stale and not session.resuming:
             self._stale = False
             session.strategy.forget_loader(self)
+            if not self._should_reload_train_dl:
+                with unchanged_random_state():
+                    self.setup_data()
         session.progress.phase = session.progress.phase if session.resuming else LoopPhase.EPOCH_START
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
-        progress = _session(self).progress
-        progress.epoch_batches_done(self.trainer)
+        session = _session(self)
+        session.progress.epoch_batches_done(self.trainer)
+        session.undo.hooks_begin(self.trainer)
         super().on_advance_end()
-        progress.epoch_done()
+        session.undo.hooks_done()
+        session.progress.epoch_done()
 
 
 class ElasticEpochLoop(_TrainingEpochLoop):
     """Looks at each step boundary whether a rescale is due; counts what is committed."""
 
     def on_run_start(self, data_fetcher: Any) -> None:
-        super().on_run_start(data_fetcher)
         session = _session(self)
+        session.undo.restore_random_state()
+        super().on_run_start(data_fetcher)
         if session.resuming:
             session.resuming = False
             # From here on this is no restart for Lightning: it would skip and advance counters on its own guesses.
@@ -156,10 +187,13 @@ class ElasticEpochLoop(_TrainingEpochLoop):
         session.after_batch()
 
     def on_advance_end(self, data_fetcher: Any) -> None:
-        progress = _session(self).progress
-        progress.phase = LoopPhase.ADVANCE_END
+        session = _session(self)
+        session.progress.phase = LoopPhase.ADVANCE_END
+        if self._should_check_val_fx(data_fetcher):
+            session.undo.hooks_begin(self.trainer)
         super().on_advance_end(data_fetcher)
-        progress.phase = LoopPhase.BATCH
+        session.undo.hooks_done()
+        session.progress.phase = LoopPhase.BATCH
 
     def _broadcast_sigterm_tensor(self) -> None:
         # Lightning 2.6 broadcasts here before every batch, blocking, and swallows the exception of a dead peer. An

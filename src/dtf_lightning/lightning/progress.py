@@ -8,7 +8,7 @@ Rules that this file guards:
 * the cursor of the data counts samples of committed steps only.
 
 Private API read and written here: the `*_progress` counters of `_FitLoop`, `_TrainingEpochLoop` and its optimization
-loop, `_batches_that_stepped`.
+loop, `_batches_that_stepped`, `_skip_next_val`, the logger connector's `on_batch_end`, `update_train_step_metrics`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class TrainingProgress:
         self.epoch_end: EpochEnd | None = None
         self.trained = False
         """This worker has been part of a generation that began to train."""
+        self.stepped = False
+        """Weights have changed since the boundary, whatever Lightning's counters say."""
         self.batch_samples = 0
         """Samples that the whole world consumes per batch."""
         self.dataset_size = 0
@@ -59,6 +61,7 @@ class TrainingProgress:
     # --- told by the loops -------------------------------------------------------------------------------------------
 
     def at_step_boundary(self, trainer: pl.Trainer) -> None:
+        self.stepped = False
         batches = trainer.fit_loop.epoch_loop.batch_progress
         self.boundary = StepBoundary(
             batches_total=batches.total.completed,
@@ -100,15 +103,36 @@ class TrainingProgress:
         return {
             "phase": self.phase.value,
             "consumed": self.consumed,
+            "batch_samples": self.batch_samples,
+            "dataset_size": self.dataset_size,
             "boundary": asdict(self.boundary) if self.boundary else None,
             "epoch_end": asdict(self.epoch_end) if self.epoch_end else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.phase = LoopPhase(state["phase"])
-        self.consumed = state["consumed"]
+        self.consumed, self.stepped = state["consumed"], False
+        self.batch_samples, self.dataset_size = state["batch_samples"], state["dataset_size"]
         self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
         self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
+
+    def skip_hooks_of_checkpoint(self, trainer: pl.Trainer, *, validated: bool) -> None:
+        """A checkpoint that was saved in the last hooks of an epoch or of a validation holds what they did.
+
+        As in plain Lightning, they do not run again when it is resumed: callbacks would count them twice.
+        """
+        fit_loop: Any = trainer.fit_loop
+        if self.phase is LoopPhase.ADVANCE_END and validated:
+            fit_loop.epoch_loop._skip_next_val = True
+        if self.phase is LoopPhase.EPOCH_END:
+            assert self.epoch_end is not None
+            epochs = fit_loop.epoch_progress
+            epochs.total.completed, epochs.current.completed = (
+                self.epoch_end.processed_total + 1,
+                self.epoch_end.processed + 1,
+            )
+            fit_loop.epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
+            self.epoch_done()
 
     def settle(self, trainer: pl.Trainer) -> bool:
         """Bring the counters to the last committed position; true if a step in flight was rolled back.
@@ -147,11 +171,16 @@ class TrainingProgress:
         if self.boundary is None or self.phase not in (LoopPhase.BATCH, LoopPhase.ADVANCE_END):
             return False
         batches = epoch_loop.batch_progress
+        if self.stepped and epoch_loop.global_step == self.boundary.global_step:
+            steps = epoch_loop.automatic_optimization.optim_progress.optimizer.step
+            steps.increment_completed()  # the weights have changed, but something raised before Lightning counted it
         stepped = epoch_loop.global_step > self.boundary.global_step
         if self.phase is LoopPhase.ADVANCE_END and stepped:
             return False
         if stepped:
             total, current = batches.total.ready, batches.current.ready
+            if batches.total.completed < total:
+                _catch_up(epoch_loop)
             self.batch_done()
         else:
             total, current = self.boundary.batches_total, self.boundary.batches_in_epoch
@@ -162,3 +191,14 @@ class TrainingProgress:
         for tracker, count in ((batches.total, total), (batches.current, current)):
             tracker.ready = tracker.started = tracker.processed = tracker.completed = count
         return not stepped and begun
+
+
+def _catch_up(epoch_loop: Any) -> None:
+    """What Lightning would have done after the optimizer step that was interrupted, except for the batch-end hooks."""
+    if epoch_loop.batch_progress.total.processed < epoch_loop.batch_progress.total.ready:
+        epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if epoch_loop._num_ready_batches_reached():
+            epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+    connector = epoch_loop.trainer._logger_connector
+    connector.on_batch_end()
+    connector.update_train_step_metrics()

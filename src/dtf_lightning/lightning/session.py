@@ -36,12 +36,13 @@ from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
+from dtf_lightning.lightning.refusals import refuse_optimizers
+from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
 from dtf_lightning.training.pause import PauseClock
 from dtf_lightning.training.process_group import GenerationGroup
 from dtf_lightning.training.sampler import ElasticDistributedSampler, Tail
-from dtf_lightning.training.snapshot import StepSnapshot
 from dtf_lightning.training.state_transfer import receive_state, send_state
 from dtf_lightning.training.warm_up import warm_up
 
@@ -103,8 +104,10 @@ class ElasticSession:
             rank=environment.local_rank(),
             world_size=welcome.num_local_workers,
         )
+        self.trainer: Any = None
+        """The trainer that fits; `None` before."""
         self.progress = TrainingProgress()
-        self.snapshot = StepSnapshot()
+        self.undo = Undo()
         self.generation = Generation(number=0)
         self.in_group = False
         """A generation's process group is up; false while set-up uses the node's local group, and in a rescale."""
@@ -141,6 +144,11 @@ class ElasticSession:
         return Path(self.settings.run_dir or Path(trainer.default_root_dir) / "dtf" / self.welcome.run_id)
 
     @property
+    def validated(self) -> bool:
+        """In the hooks at the end of a validation: all its batches are done, as Lightning's logger connector knows."""
+        return self.trainer.validating and self.trainer._logger_connector._first_loop_iter is None
+
+    @property
     def strategy(self) -> ElasticDDPStrategy:
         strategy: Any = self.trainer.strategy
         return strategy  # type: ignore[no-any-return]
@@ -155,6 +163,7 @@ class ElasticSession:
             RunAborted, RunRefused: the coordinator's or the agent's last word.
         """
         if self._fingerprint is None:
+            refuse_optimizers(self.trainer)
             warm_up()  # on the node's local group
             self._fingerprint = settings_fingerprint(self.trainer), parameter_signature(self.trainer.lightning_module)
         self.group.destroy()
@@ -200,6 +209,7 @@ class ElasticSession:
             connect_timeout=self.welcome.rescale_timeout,
             timeout=self.strategy.group_timeout() or timedelta(minutes=30),
             device=self.strategy.root_device,
+            still_wanted=self.link.check,
         )
         if assignment.rank == 0 and former_rank != 0 and former.number > 0:
             take_over_rank_zero(self.trainer)
@@ -247,6 +257,7 @@ class ElasticSession:
     def _go_to_loaded_position(self, position: dict[str, Any]) -> None:
         """Go on at the exact sample of the checkpoint, as a survivor of a rescale would."""
         self.progress.load_state_dict(position)
+        self.progress.skip_hooks_of_checkpoint(self.trainer, validated=position["validated"])
         self.progress.settle(self.trainer)
         training_state.clear_restart_flags(self.trainer.fit_loop)
 
@@ -280,7 +291,7 @@ class ElasticSession:
         progress.phase = LoopPhase.BATCH
         if at_step:
             progress.at_step_boundary(self.trainer)
-            self.snapshot.take(self.trainer.lightning_module)
+            self.undo.step_begins(self.trainer)
             self.link.step = self.trainer.global_step
             if self.link.at_boundary():
                 raise StopForRescale
@@ -344,8 +355,13 @@ class ElasticSession:
     # --- 4 failures --------------------------------------------------------------------------------------------------
 
     def should_rescale(self, error: BaseException) -> bool:
-        """Whether this exception is a rescale; if not, it is this process's own end, and the others are told."""
+        """Whether this exception is a rescale; if not, it is this process's own end, and the others are told.
+
+        Raises `RunAborted` in the place of whatever the abort's end of the collectives has raised.
+        """
         self.clock.start()
+        if isinstance(error, Exception) and self.link.abort_reason is not None:
+            raise RunAborted(self.link.abort_reason) from None
         if isinstance(error, (StopForRescale, GenerationBroken)):
             return True
         if isinstance(error, Exception) and not isinstance(error, DtfError):
@@ -377,7 +393,10 @@ class ElasticSession:
         if self.progress.trained:
             self._redrawn = self.progress.settle(self.trainer)
             if self._redrawn:
-                self.snapshot.restore(self.trainer.lightning_module)
+                self.undo.roll_step_back(self.trainer)
+            self.undo.roll_hooks_back(self.trainer)
+            self.loaded_position = None  # of no meaning any more, whoever has loaded a callback state
+            self.undo.keep_random_state()
         self.clock.mark("unwind")
 
     def leave_if_asked(self) -> None:
@@ -400,6 +419,14 @@ class ElasticSession:
             self.ledger.end(
                 generation=self.generation.number, rank=self.strategy.global_rank, step=self.trainer.global_step
             )
+
+    def close(self) -> None:
+        """Hang up and let go of files and of the process group. Idempotent; the agent takes it for this worker's end."""
+        self.group.destroy()
+        self.link.close()
+        for file in (self.ledger, self.events):
+            if file is not None:
+                file.close()
 
 
 _current: ElasticSession | None = None

@@ -58,6 +58,7 @@ def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any
             for name in ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
         },
         "should_stop": trainer.should_stop,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,  # GradientAccumulationScheduler's, for this epoch
     }
 
 
@@ -75,6 +76,7 @@ def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str,
     for name, metrics in state["metrics"].items():
         getattr(trainer._logger_connector, name).update(metrics)
     trainer.should_stop = state["should_stop"]
+    trainer.accumulate_grad_batches = state["accumulate_grad_batches"]
     progress.load_state_dict(state["progress"])
 
 

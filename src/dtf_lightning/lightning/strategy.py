@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.loaders import make_elastic
@@ -19,6 +20,9 @@ from dtf_lightning.lightning.session import ElasticSession, SessionSettings, cur
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.sampler import ElasticDistributedSampler
 
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
 log = logging.getLogger("dtf_lightning")
 
 NOT_LIVE = (
@@ -26,6 +30,11 @@ NOT_LIVE = (
     "agent can tell it of joins and leaves. Start it with\n"
     "    torchrun --nnodes=1:4 --rdzv-backend=etcd --rdzv-endpoint=HOST:2379 --rdzv-id=RUN {script}\n"
     "or keep strategy='ddp' and add callbacks=[ElasticCallback()], which does nothing where there is no agent."
+)
+
+NO_CALLBACK = (
+    "Trainer(strategy={name}) fits without the callback that makes the training loops elastic: the first rescale would "
+    'end it. Write Trainer(strategy="elastic_ddp", callbacks=[ElasticCallback()]).'
 )
 
 
@@ -69,6 +78,11 @@ class ElasticDDPStrategy(DDPStrategy):
     def set_world_ranks(self) -> None:
         set_rank_zero(self.global_rank)
 
+    def setup(self, trainer: pl.Trainer) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and self.session.trainer is not trainer:
+            raise SettingsError(NO_CALLBACK.format(name=self.strategy_name))
+        super().setup(trainer)
+
     def _configure_launcher(self) -> None:
         self._launcher = None  # torchrun has launched
 
@@ -81,7 +95,7 @@ class ElasticDDPStrategy(DDPStrategy):
         """Nothing yet: the model is wrapped when a generation is entered."""
 
     def process_dataloader(self, dataloader: Any) -> Any:
-        fit_loop: Any = self.session.trainer.fit_loop
+        fit_loop: Any = self.session.trainer.fit_loop if self.session.trainer is not None else None
         if not getattr(fit_loop, "_in_setup", False):
             return dataloader
         fit_loop._num_loaders += 1
@@ -100,6 +114,8 @@ class ElasticDDPStrategy(DDPStrategy):
         assert isinstance(sampler, ElasticDistributedSampler)
         assert loader.batch_size is not None
         self.session.bind_sampler(sampler, loader.batch_size)
+        if sampler.done_here and isinstance(fit_loop.trainer.limit_train_batches, float):
+            fit_loop.limit_epoch(loader)
         return loader
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
@@ -112,7 +128,9 @@ class ElasticDDPStrategy(DDPStrategy):
         model: Any = None,
         **kwargs: Any,
     ) -> Any:
-        return super().optimizer_step(optimizer, self._committed(closure), model, **kwargs)
+        result = super().optimizer_step(optimizer, self._committed(closure), model, **kwargs)
+        self.session.progress.stepped = True
+        return result
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if not self._alone:

@@ -75,7 +75,17 @@ def drop_loaders(trainer: pl.Trainer, *, keep_workers: bool) -> None:
         if not keep_workers:
             fit_loop._data_fetcher.teardown()
         fit_loop._data_fetcher = None
+    fit_loop._combined_loader = None
+    drop_validation_loaders(validation)
+
+
+def drop_validation_loaders(validation: Any) -> None:
+    """Forget the validation loop's, so that all members of the generation build theirs anew, together.
+
+    A newcomer's, too: its sanity check has built them for a world that was provisional, unless it knew that it joins.
+    Building has a barrier, and a member that skipped it would leave the others waiting there for good.
+    """
     if validation._data_fetcher is not None:
         validation._data_fetcher.teardown()
         validation._data_fetcher = None
-    fit_loop._combined_loader = validation._combined_loader = None
+    validation._combined_loader = None

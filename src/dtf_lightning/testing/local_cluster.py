@@ -152,7 +152,7 @@ class LocalCluster:
     def store(self) -> Store:
         """A connection of the test's own."""
         if self._store is None:
-            self._store = connect(self.endpoint)
+            self._store = connect(self.endpoint, quiet=True)  # the nodes say which etcd it is
         return self._store
 
     def start(self, name: str, *, variables: Mapping[str, str] | None = None, script: str | None = None) -> LocalNode:

@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.interleaving import ObservedCondition, at_bytecode
-from support.scripted_agent import DEADLINE, ScriptedAgent, assign, welcome
 
 from dtf_lightning.coordination.messages import (
     Abort,
@@ -34,6 +32,8 @@ from dtf_lightning.coordination.messages import (
 )
 from dtf_lightning.coordination.worker_link import EXIT_AGENT_LOST, EXIT_NOT_UNWOUND, RunFinished, WorkerLink
 from dtf_lightning.errors import GenerationBroken, ProtocolError, RunAborted, RunRefused
+from support.interleaving import ObservedCondition, at_bytecode
+from support.scripted_agent import DEADLINE, ScriptedAgent, assign, welcome
 
 
 class Worker:
@@ -276,7 +276,7 @@ def test_the_rule_holds_at_every_point_of_a_race(tmp_path, passed_before):
 @given(steps=st.lists(st.integers(0, 3), min_size=2, max_size=4), data=st.data())
 def test_all_workers_stop_at_one_boundary(steps, data):
     """Several workers, each at its own place, hear Prepare at any moment: max + 2 lies ahead of everybody."""
-    boundaries = {worker: 0 for worker in range(len(steps))}
+    boundaries = dict.fromkeys(range(len(steps)), 0)
     links = [object.__new__(WorkerLink) for _ in steps]
     answers: dict[int, int] = {}
     for number, link in enumerate(links):
@@ -374,7 +374,7 @@ def test_a_suspicion_waits_for_the_verdict(trained, word, verdict):
 
 
 def test_a_suspicion_that_nobody_shares(trained):
-    agent, worker = trained
+    _, worker = trained
     assert worker.call(worker.link.suspect, "Connection closed by peer", 0.01).result(DEADLINE) is False
 
 

@@ -149,6 +149,19 @@ def test_a_full_run_keeps_spares():
     assert run.generation.kind == "mixed"
 
 
+def test_a_node_without_a_place_postpones_nothing():
+    """A leaver's place goes to a spare; a node that only starts meanwhile does not make the window start again."""
+    run = SimulatedRun(min_nodes=1, max_nodes=2)
+    run.start("a", "b")
+    run.join("c")
+    run.ready("c")
+    run.leave("a")
+    run.advance(0.15)
+    run.join("d")
+    run.advance(0.1)
+    assert run.phase is Phase.PREPARING
+
+
 def test_a_spare_takes_the_place_of_a_dead_member():
     """The survivors go on at once; the spare comes with a planned generation right behind."""
     run = SimulatedRun(min_nodes=1, max_nodes=2)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from dtf_lightning.clock import Clock, SystemClock
@@ -102,36 +102,35 @@ class CheckpointFolder:
                 raise
         return self._admit(replace(record, parts=tuple(parts)))
 
-    def adopt(
-        self,
-        name: str,
-        write: Callable[[str], Sequence[str]],
-        *,
-        step: int,
-        epoch: int = 0,
-        metrics: Mapping[str, float] | None = None,
-    ) -> Record:
-        """Save a checkpoint that is a folder of files which somebody else writes (all ranks, for sharded state).
+    def begin(self, name: str, *, step: int, epoch: int = 0, metrics: Mapping[str, float] | None = None) -> Record:
+        """Announce a checkpoint that is a folder of files which others write (all ranks, for sharded state).
 
-        Args:
-            write: gets the name of the folder, has everything written durably, returns the paths of its files,
-                relative to it; an exception means that nothing was saved.
-
-        Raises:
-            CheckpointError: as `save`.
+        `finish` or `abandon` must follow. Raises `CheckpointError`.
         """
         with self._errors("saving"):
             self._begin()
             record = self._new_record(name, (), step, epoch, metrics or {})
             self._commit(intended=record)
-            try:
-                parts = [checksum(self.storage, f"{record.name}/{path}") for path in write(record.name)]
-            except BaseException:
-                self._give_up(record)
-                raise
-        admitted = self._admit(replace(record, parts=tuple(parts)))
-        assert admitted is not None
-        return admitted
+        return record
+
+    def finish(self, record: Record, paths: Sequence[str]) -> Record | None:
+        """All files of `begin`'s record are written, durably: list it, then remove what the policy no longer keeps.
+
+        Args:
+            paths: of its files, relative to its folder.
+
+        Returns: the record; `None` when the policy does not want it.
+
+        Raises:
+            CheckpointError: it is not listed; nothing was removed.
+        """
+        with self._errors("saving"):
+            parts = tuple(checksum(self.storage, f"{record.name}/{path}") for path in paths)
+        return self._admit(replace(record, parts=parts))
+
+    def abandon(self, record: Record) -> None:
+        """Writing what `begin` announced has failed: remove what is there of it."""
+        self._give_up(record)
 
     def annotate(self, name: str, metrics: Mapping[str, float]) -> Record | None:
         """Add metrics that were measured after the saving; `None` if there is no such checkpoint (any more).

@@ -1,0 +1,128 @@
+"""What is done again must find everything as it was: logged values, metrics, callbacks' state, random numbers.
+
+Rules that this file guards:
+
+* a step that is rolled back leaves no trace in epoch means and torchmetrics (buffers and random numbers: `StepSnapshot`);
+* hooks that run again (a validation's, an epoch end's) find the callbacks' state of before, or `EarlyStopping` would
+  count the same epoch twice;
+* no survivor keeps a synchronised metric's cached value while another has to synchronise again: their collectives would
+  not match;
+* going back into the loops draws no random number: making an iterator over a DataLoader does.
+
+Private API touched here: `_ResultMetric`'s state, torchmetrics' `_defaults`, `_update_count`, `_computed` and
+`_forward_cache`, `_call_callbacks_state_dict`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.trainer import call
+from torchmetrics import Metric
+
+from dtf_lightning.training.snapshot import StepSnapshot
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+# `_ResultMetric` never changes a tensor in place: a reference is a copy.
+_RESULT_STATE = ("value", "cumulated_batch_size", "has_reset", "_update_count", "_computed", "_forward_cache")
+_METRIC_STATE = ("_update_count", "_computed", "_forward_cache")
+
+
+class Undo:
+    """Remembers at step boundaries and before hooks, restores when one of them is done again."""
+
+    def __init__(self) -> None:
+        self.snapshot = StepSnapshot()
+        self._module: torch.nn.Module | None = None
+        self._metrics: list[Metric] = []
+        self._metric_states: list[dict[str, Any]] = []
+        self._results: dict[str, dict[str, Any]] = {}
+        self._hooks: tuple[dict[str, Any], torch.Tensor] | None = None
+        """Callbacks' states and random state before the hooks that run; `None` outside."""
+        self._random: torch.Tensor | None = None
+
+    def step_begins(self, trainer: pl.Trainer) -> None:
+        """Remember what a step may change besides weights and optimizers."""
+        module = trainer.lightning_module
+        if self._module is not module:
+            self._module = module
+            self._metrics = [metric for metric in module.modules() if isinstance(metric, Metric)]
+        self.snapshot.take(module)
+        self._metric_states = [_metric_state(metric) for metric in self._metrics]
+        self._results = {
+            key: {name: value for name, value in vars(result).items() if name in _RESULT_STATE}
+            for key, result in trainer.fit_loop.epoch_loop._results.items()
+        }
+
+    def roll_step_back(self, trainer: pl.Trainer) -> None:
+        """The step that began last is done again."""
+        self.snapshot.restore(trainer.lightning_module)
+        for metric, state in zip(self._metrics, self._metric_states, strict=True):
+            vars(metric).update(state)
+        results = trainer.fit_loop.epoch_loop._results
+        for key in set(results) - set(self._results):
+            del results[key]
+        for key, state in self._results.items():
+            vars(results[key]).update(state)
+
+    def hooks_begin(self, trainer: pl.Trainer) -> None:
+        """A validation or the end of an epoch begins, whose hooks would all run again."""
+        self._hooks = copy.deepcopy(call._call_callbacks_state_dict(trainer)), torch.get_rng_state()
+
+    def hooks_done(self) -> None:
+        self._hooks = None
+
+    def roll_hooks_back(self, trainer: Any) -> None:
+        """The hooks that began last, if any are not done, run again."""
+        forget_synchronised(trainer)
+        if self._hooks is None:
+            return
+        (states, random_state), self._hooks = self._hooks, None
+        for callback in trainer.callbacks:
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+        torch.set_rng_state(random_state)
+
+    def keep_random_state(self) -> None:
+        """Remember the random state until `restore_random_state`; the first of several calls counts."""
+        if self._random is None:
+            self._random = torch.get_rng_state()
+
+    def restore_random_state(self) -> None:
+        if self._random is not None:
+            torch.set_rng_state(self._random)
+            self._random = None
+
+
+@contextmanager
+def unchanged_random_state() -> Iterator[None]:
+    """Inside, random numbers may be drawn that training does not know of."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def forget_synchronised(trainer: pl.Trainer) -> None:
+    """Drop cached results of metrics' `compute`."""
+    for result in trainer.fit_loop.epoch_loop._results.values():
+        result._computed = None
+    for module in trainer.lightning_module.modules():
+        if isinstance(module, Metric):
+            module._computed = None
+
+
+def _metric_state(metric: Metric) -> dict[str, Any]:
+    """`update` may change tensors in place and appends to lists."""
+    state = {name: vars(metric)[name] for name in _METRIC_STATE}
+    for name in metric._defaults:
+        value = getattr(metric, name)
+        state[name] = value.clone() if isinstance(value, torch.Tensor) else list(value)
+    return state
