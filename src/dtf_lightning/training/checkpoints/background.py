@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from dtf_lightning.errors import CheckpointError, SettingsError
+
+log = logging.getLogger("dtf_lightning")
 
 Job = Callable[[], object]
 
@@ -77,6 +80,8 @@ class BackgroundWriter:
             try:
                 job()
             except BaseException as error:
+                # At once: whoever leaves the run, or is killed, asks no more.
+                log.error("an asynchronous save failed: %s", error)
                 self._error = self._error or error
             # The job holds the state; let it go before the next one is accepted.
             del job

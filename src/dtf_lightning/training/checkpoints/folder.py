@@ -200,6 +200,14 @@ class CheckpointFolder:
     def _admit(self, record: Record) -> Record | None:
         with self._errors("saving"):
             self._refresh()  # `dtf checkpoints prune` may have been here while the files were written
+            if self._taken_over(record):
+                for path in _paths(record):
+                    self.storage.remove(path)
+                raise CheckpointError(
+                    f"{record.name} was written to {self.storage.url}, but another process has become the writer of run "
+                    f"{self.run} meanwhile (this one was frozen, or left the run); its checkpoints count, this one is "
+                    "given up"
+                )
             self._retain([*self.records, record])
         return next((kept for kept in self.records if kept.name == record.name), None)
 
@@ -231,7 +239,14 @@ class CheckpointFolder:
     def _give_up(self, record: Record) -> None:
         with contextlib.suppress(OSError):  # the first error is the one to tell; `intended` lets the next open clean up
             self._clear(record)
-            self._commit(intended=None)
+            self._refresh()
+            if not self._taken_over(record):
+                self._commit(intended=None)
+
+    def _taken_over(self, record: Record) -> bool:
+        """Another writer has cleared our intention away: the manifest is theirs now."""
+        intended = self._manifest.intended
+        return intended is None or (intended.name, intended.saved_at) != (record.name, record.saved_at)
 
     def _commit(self, **changes: object) -> None:
         edition = replace(self._manifest, edition=self._manifest.edition + 1, **changes)  # type: ignore[arg-type]

@@ -36,9 +36,11 @@ class Staging:
         copier = _Copier(self._buffers)
         skeleton = io.BytesIO()
         pickler = _Pickler(skeleton, copier)
-        pickler.dump(state)
+        try:
+            pickler.dump(state)
+        finally:
+            copier.wait()
         del self._buffers[copier.num_used :]
-        copier.wait()
         unpickler = _Unpickler(io.BytesIO(skeleton.getbuffer()), copier.tensors)
         return unpickler.load()
 

@@ -153,6 +153,32 @@ def test_failing_content_changes_nothing(storage):
     assert steps(folder) == [1, 2]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_writer_that_comes_back_from_the_dead(storage, fails):
+    """Frozen in the middle of a save; another one takes over and saves; the old one then changes nothing."""
+    old = CheckpointFolder(storage, "run", POLICY)
+    for step in (1, 2, 3):
+        save(old, step, float(step))
+    taken: list[CheckpointFolder] = []
+
+    def frozen(file):
+        new = CheckpointFolder(storage, "run", POLICY)
+        for step in (5, 6, 7):
+            save(new, step, float(step))
+        taken.append(new)
+        file.write(b"late")
+        if fails:
+            raise OSError("storage is gone")
+
+    with pytest.raises(CheckpointError, match="storage is gone" if fails else "another process|step=4.ckpt.tmp"):
+        old.save("step=4.ckpt", {".ckpt": frozen}, step=4)
+    again = CheckpointFolder(storage, "run", POLICY)
+    assert again.records == taken[0].records
+    assert steps(again) == [1, 2, 5, 6, 7]
+    assert all(verify(storage, record).intact for record in again.records)
+    assert not storage.exists("step=4.ckpt")
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     """A file where the folder should be: an error that says what to do."""
     (tmp_path / "file").write_text("")
