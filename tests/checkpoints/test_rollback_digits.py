@@ -90,9 +90,7 @@ def test_rollback_recovers(tmp_path, record_property):
         assert len(stopping.divergences) == stopping.num_rollbacks
         saved.append(reached)
     mean, deviation = statistics.mean(clean), statistics.stdev(clean)
-    with capsys.disabled():
-        print(
-            f"\nclean {mean:.4f} +- {deviation:.4f}, with rollback {statistics.mean(saved):.4f}, without {ruined:.4f}"
-        )
+    record_property("clean", f"{mean:.4f} +- {deviation:.4f}")
+    record_property("with rollback, without", f"{statistics.mean(saved):.4f}, {ruined:.4f}")
     assert abs(statistics.mean(saved) - mean) <= deviation
     assert ruined < mean - 3 * deviation

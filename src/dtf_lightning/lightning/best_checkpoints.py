@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -315,7 +314,7 @@ class BestCheckpoints(Checkpoint):
         found = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if not isinstance(value, torch.Tensor) or value.numel() == 1
+            if value.numel() == 1
         }
         for policy in self._best:
             if measured and policy.monitor not in found:

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from dtf_lightning.testing import loss_curves
 from dtf_lightning.training.divergence import DivergenceDetector, DivergenceKind, DivergenceSettings
 
 SETTINGS = DivergenceSettings()
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def feed(detector, values, start=0):
@@ -26,6 +28,10 @@ def test_the_table_of_the_docs():
     rows = list(loss_curves.table(40))
     assert sum(row.num_curves for row in rows) == 200
     assert [row.false_alarms for row in rows] == [0] * len(rows)
+    page = (DOCS / "checkpoints-and-divergence.md").read_text()
+    for row in rows:
+        line = f"| {row.shape} | {row.num_curves} | {row.false_alarms} | {row.spikes:.1%} | {row.drifts:.1%} |"
+        assert line in page, "the page is old: python docs/divergence_table.py --write"
     for row in rows:
         assert row.spikes >= 0.95, row
         assert row.drifts >= 0.95, row
