@@ -85,7 +85,11 @@ class Model(L.LightningModule):
         torch.manual_seed(1)
         norm = nn.BatchNorm1d(training.hidden) if training.batch_norm else nn.Identity()
         self.network = nn.Sequential(
-            nn.Linear(FEATURES, training.hidden), nn.ReLU(), norm, nn.Dropout(training.dropout), nn.Linear(training.hidden, 1)
+            nn.Linear(FEATURES, training.hidden),
+            nn.ReLU(),
+            norm,
+            nn.Dropout(training.dropout),
+            nn.Linear(training.hidden, 1),
         )
 
     def training_step(self, batch, batch_idx):
@@ -183,7 +187,11 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
                 yield WeightAveraging(avg_fn=get_ema_avg_fn(0.9))
             case "best_checkpoints" | "best_checkpoints_async":
                 yield disturbed_checkpoints(
-                    folder, training.checkpoint_every, name.endswith("async"), training.save_dies_at, training.save_waits
+                    folder,
+                    training.checkpoint_every,
+                    name.endswith("async"),
+                    training.save_dies_at,
+                    training.save_waits,
                 )
             case "divergence":
                 yield DivergenceStopping(check_every=2, action=lambda *_: None)

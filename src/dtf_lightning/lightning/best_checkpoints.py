@@ -311,11 +311,7 @@ class BestCheckpoints(Checkpoint):
 
     def _metrics(self, trainer: pl.Trainer, *, measured: bool) -> dict[str, float]:
         """Those of the present weights: what validation measured only if it has just done so."""
-        found = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if value.numel() == 1
-        }
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
         for policy in self._best:
             if measured and policy.monitor not in found:
                 rank_zero_warn(
