@@ -112,7 +112,7 @@ class _ForgetsTheFolder(PowerCut):
 def test_the_power_cuts_are_hard_enough(tmp_path, careless):
     """Without the fsync of the file, or of the folder, the same checks fail."""
     images = cuts(careless(fresh(tmp_path, "live")))
-    cut = [materialise(image, tmp_path / f"cut{number}") for number, image in enumerate(images)]
+    cut = (materialise(image, tmp_path / f"cut{number}") for number, image in enumerate(images))
     with pytest.raises(AssertionError):
         list(map(check_nothing_lost, cut))
 
