@@ -16,7 +16,7 @@ from dtf_lightning import BestCheckpoints, DivergenceStopping
 from dtf_lightning.training.divergence import DivergenceSettings
 
 BATCH = 32
-EPOCHS = 4
+EPOCHS = 6
 POISONED = (12, 13, 30)
 """Batches of every epoch whose images are a thousand times too bright and whose labels are wrong."""
 
@@ -32,7 +32,7 @@ class Digits(L.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.3)}
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 4, gamma=0.3)}
 
 
 def data(seed: int, *, poisoned: bool):

@@ -24,7 +24,7 @@ POINTS = [
     ("create", 3),  # of the manifest that lists it
     ("rename", 3),
     ("sync_folder", 3),
-    ("create", 4),  # of the next save, which removes one
+    ("unlink", 1),  # of the checkpoint that it replaces
 ]
 
 BY_DEFAULT = {("write", 3), ("rename", 2), ("rename", 3)}

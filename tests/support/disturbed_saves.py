@@ -21,7 +21,7 @@ AGAIN = 2000
 
 class DisturbedCheckpoints(BestCheckpoints):
     def __init__(self, folder: Path, dies_at: tuple[str, int] | None, waits: str, **kwargs) -> None:
-        super().__init__("loss_step", best=1, recent=2, on_validation=False, dirpath=folder / "saved", **kwargs)
+        super().__init__("loss_step", best=1, recent=1, on_validation=False, dirpath=folder / "saved", **kwargs)
         self._place, self._waits = folder, waits
         self._name, self._left = dies_at or ("", 0)
 
