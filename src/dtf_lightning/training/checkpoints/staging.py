@@ -8,16 +8,9 @@ from __future__ import annotations
 
 import io
 import pickle
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
-
-ALONE_BYTES = 1 << 20
-"""From this size on, a storage is copied in a thread of the pool."""
-
-COPY_THREADS = 2
-"""One core does not fill the memory's bandwidth; more than this would take cores from the data loaders."""
 
 
 class Staging:
@@ -54,8 +47,6 @@ class _Copier:
         self._sources: list[Any] = []
         """Kept until all is copied: an address is not used again meanwhile."""
         self._on_device = False
-        self._pool = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="dtf-checkpoint-copy")
-        self._copies: list[Future[torch.Tensor]] = []
         self.num_used = 0
         self.tensors: list[torch.Tensor] = []
 
@@ -64,9 +55,6 @@ class _Copier:
         return len(self.tensors) - 1
 
     def wait(self) -> None:
-        with self._pool:
-            for copy in self._copies:
-                copy.result()
         if self._on_device:
             torch.cuda.current_stream().synchronize()
         self._sources.clear()
@@ -91,10 +79,7 @@ class _Copier:
         buffer = self._buffer(source.nbytes(), pinned=source.device.type == "cuda")
         # (nbytes,): the whole storage as bytes
         flat = torch.empty(0, dtype=torch.uint8, device=source.device).set_(source)
-        if source.device.type == "cpu" and flat.numel() >= ALONE_BYTES:
-            self._copies.append(self._pool.submit(buffer.copy_, flat))
-        else:
-            buffer.copy_(flat, non_blocking=True)
+        buffer.copy_(flat, non_blocking=True)
         self._on_device |= source.device.type == "cuda"
         self._storages[key] = buffer.untyped_storage()
         return self._storages[key]
