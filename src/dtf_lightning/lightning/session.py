@@ -280,6 +280,8 @@ class ElasticSession:
         progress.dataset_size = sampler.dataset_size
         if self.ledger is not None:
             sampler.drawn = deque()
+        if self.sampler is not None and type(sampler) is type(self.sampler):
+            sampler.adopt_order(self.sampler)
         self.sampler = sampler
         self.batch_size = batch_size
 
