@@ -13,6 +13,7 @@ from pathlib import Path
 SCRIPTS = {
     "steady_state.py": ["--pairs", "2", "--steps", "150"],
     "rescale.py": ["--cycles", "1"],
+    "checkpoints.py": ["--quick"],
     "scaling.py": ["--cycles", "1"],
 }
 """What runs, and the arguments that make it quick."""

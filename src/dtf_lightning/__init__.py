@@ -10,15 +10,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dtf_lightning.lightning.best_checkpoints import BestCheckpoints
     from dtf_lightning.lightning.callback import ElasticCallback
+    from dtf_lightning.lightning.divergence import DivergenceStopping
     from dtf_lightning.lightning.strategy import ElasticDDPStrategy
     from dtf_lightning.training.sampler import ElasticDistributedSampler
 
     __version__: str
 
-__all__ = ["ElasticCallback", "ElasticDDPStrategy", "ElasticDistributedSampler", "__version__"]
+__all__ = [
+    "BestCheckpoints",
+    "DivergenceStopping",
+    "ElasticCallback",
+    "ElasticDDPStrategy",
+    "ElasticDistributedSampler",
+    "__version__",
+]
 
 _HOME = {
+    "BestCheckpoints": "dtf_lightning.lightning.best_checkpoints",
+    "DivergenceStopping": "dtf_lightning.lightning.divergence",
     "ElasticCallback": "dtf_lightning.lightning.callback",
     "ElasticDDPStrategy": "dtf_lightning.lightning.strategy",
     "ElasticDistributedSampler": "dtf_lightning.training.sampler",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning import environment
+from dtf_lightning import cli_checkpoints, environment
 from dtf_lightning.errors import DtfError, SettingsError
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a new one in runs/)")
     demo.add_argument("--fast", action="store_true", help="fewer steps and epochs")
     demo.add_argument("--keep", action="store_true", help="keep ledgers, event logs and the nodes' output as well")
+
+    checkpoints = _add(
+        commands, "checkpoints", cli_checkpoints.checkpoints, "what a run has saved, and whether it is whole"
+    )
+    cli_checkpoints.add_arguments(checkpoints)
     return parser
 
 

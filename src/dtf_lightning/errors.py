@@ -63,3 +63,11 @@ class RunAborted(DtfError):
 
 class ProtocolError(DtfError):
     """A peer sent what the protocol does not allow, or speaks another version. Our bug or a mixed install."""
+
+
+class CheckpointError(DtfError):
+    """A checkpoint could not be written or read; those that were there before are as they were."""
+
+
+class CheckpointDamaged(CheckpointError):
+    """A checkpoint is missing or is not what was written."""

@@ -22,7 +22,9 @@ from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from dtf_lightning.lightning.callback import ElasticCallback
+from dtf_lightning.lightning.divergence import DivergenceStopping
 from dtf_lightning.testing.faults import Fault, FaultInjector
+from support.disturbed_saves import disturbed_checkpoints
 
 FEATURES = 16
 
@@ -52,6 +54,10 @@ class Training:
     """Optimizer steps; 0 for none."""
     resume: str = ""
     """A checkpoint."""
+    save_dies_at: tuple[str, int] | None = None
+    """`best_checkpoints` only: the writer kills itself before so many file-system operations of that name."""
+    save_waits: str = ""
+    """And: the first save waits in mid-write until the file of that name is there."""
     hidden: int = 32
     until_stopped: bool = False
     """Train until the file `stop` lies in the folder; looked at after each epoch."""
@@ -160,7 +166,7 @@ def train(training: Training, folder: Path, name: str) -> None:
 
 
 def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
-    if training.checkpoint_every:
+    if training.checkpoint_every and "best_checkpoints" not in "".join(training.callbacks):
         yield ModelCheckpoint(
             dirpath=str(folder / "checkpoints"),
             filename="{step}",
@@ -179,6 +185,16 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
                 yield LearningRateMonitor("step")
             case "ema":
                 yield WeightAveraging(avg_fn=get_ema_avg_fn(0.9))
+            case "best_checkpoints" | "best_checkpoints_async":
+                yield disturbed_checkpoints(
+                    folder,
+                    training.checkpoint_every,
+                    name.endswith("async"),
+                    training.save_dies_at,
+                    training.save_waits,
+                )
+            case "divergence":
+                yield DivergenceStopping(check_every=2, action=lambda *_: None)
             case "best":
                 yield ModelCheckpoint(dirpath=str(folder / "best"), monitor="val_loss", save_top_k=2)
             case _:
@@ -205,6 +221,8 @@ def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
             assert callback._average_model is not None
             same["ema"] = _hash(list(callback._average_model.named_parameters()))
             same["ema_step"] = callback._latest_update_step
+        if isinstance(callback, DivergenceStopping):
+            same["divergence"] = repr(callback.state_dict())
         if isinstance(callback, EarlyStopping):
             same["early_stopping"] = repr(callback.state_dict())
     return {
