@@ -289,6 +289,7 @@ def fit(
     ckpt_path: Any = None,
     tail: Any = "pad",
     ledger: bool = False,
+    learning_rate: Any = None,
     run: RunOfOne | None = None,
     disturbances: Iterable[Disturbance] = (),
     datamodule: Any = None,
@@ -304,7 +305,7 @@ def fit(
     recorder = Recorder()
     everyone: list[Callback] = [recorder, *callbacks]
     if elastic:
-        everyone.insert(0, ElasticCallback(tail=tail, ledger=ledger))
+        everyone.insert(0, ElasticCallback(tail=tail, ledger=ledger, learning_rate=learning_rate))
     if run is not None:
         model.disturber = Disturber(run, disturbances)
         everyone.append(model.disturber)

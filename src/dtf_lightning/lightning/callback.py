@@ -9,10 +9,12 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.lightning.loops import make_loops_elastic
 from dtf_lightning.lightning.refusals import refuse_module
 from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
 from dtf_lightning.lightning.strategy import ElasticDDPStrategy
+from dtf_lightning.training.learning_rate import Rule
 from dtf_lightning.training.sampler import TAILS, Tail
 
 if TYPE_CHECKING:
@@ -35,16 +37,30 @@ class ElasticCallback(Callback):
         tail: what to do when the rest of an epoch does not divide by the world size: `"pad"` repeats at most
             world size - 1 samples (Lightning's way), `"drop"` leaves at most as many out.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.training.ledger.audit`).
+        learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
+            `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
+            a ramp; `None`: it does not.
         run_dir: folder of the run's event logs and ledgers; `None` for `<default_root_dir>/dtf/<run id>`.
 
     Raises:
-        SettingsError: unknown tail; on `fit`: a strategy, module or loader that cannot be made elastic.
+        SettingsError: unknown tail or rule; on `fit`: a strategy, module or loader that cannot be made elastic.
         ProtocolError: the agent is of another version.
     """
 
-    def __init__(self, *, tail: Tail = "pad", ledger: bool = False, run_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tail: Tail = "pad",
+        ledger: bool = False,
+        run_dir: str | None = None,
+        learning_rate: str | Rule | AdaptiveLearningRate | None = None,
+    ) -> None:
         if tail not in TAILS:
             raise SettingsError(f"ElasticCallback(tail={tail!r}): choose one of {', '.join(map(repr, TAILS))}")
+        if learning_rate is None or isinstance(learning_rate, AdaptiveLearningRate):
+            self.learning_rate = learning_rate
+        else:
+            self.learning_rate = AdaptiveLearningRate(learning_rate)
         self.session: ElasticSession | None = current_session(
             SessionSettings(tail=tail, ledger=ledger, run_dir=run_dir)
         )
@@ -53,6 +69,8 @@ class ElasticCallback(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the trainer elastic, before anybody else's set-up."""
+        if stage == "fit" and self.learning_rate is not None:
+            _add_behind(self, self.learning_rate, trainer)
         if self.session is None:
             if not self._said:
                 self._said = True
@@ -71,6 +89,18 @@ class ElasticCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.session is not None:
             self.session.loaded_position = state_dict.get("progress")
+
+
+def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
+    """Register one more callback while Lightning goes through the list: it is set up next."""
+    others = [other for other in trainer.callbacks if isinstance(other, AdaptiveLearningRate) and other is not added]
+    if others:
+        raise SettingsError(
+            "the trainer has an AdaptiveLearningRate besides ElasticCallback(learning_rate=...); the learning rate would "
+            "be scaled twice. Remove one of them."
+        )
+    if added not in trainer.callbacks:
+        trainer.callbacks.insert(trainer.callbacks.index(callback) + 1, added)
 
 
 def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, session: ElasticSession) -> None:
