@@ -42,7 +42,14 @@ class Training:
     validates: bool = True
     val_check_interval: float = 1.0
     shuffle: bool = True
-    tail: str = "pad"
+    tail: str | None = None
+    batch: str = "per_rank"
+    global_batch: int | None = None
+    learning_rate: str | None = None
+    optimizer: str = "adam"
+    dropout: float = 0.1
+    grow_data_on: str = ""
+    """The node whose data set is one sample longer."""
     precision: str = "32-true"
     batch_norm: bool = True
     schedule: str = "step"
@@ -78,7 +85,7 @@ class Model(L.LightningModule):
         torch.manual_seed(1)
         norm = nn.BatchNorm1d(training.hidden) if training.batch_norm else nn.Identity()
         self.network = nn.Sequential(
-            nn.Linear(FEATURES, training.hidden), nn.ReLU(), norm, nn.Dropout(0.1), nn.Linear(training.hidden, 1)
+            nn.Linear(FEATURES, training.hidden), nn.ReLU(), norm, nn.Dropout(training.dropout), nn.Linear(training.hidden, 1)
         )
 
     def training_step(self, batch, batch_idx):
@@ -92,7 +99,10 @@ class Model(L.LightningModule):
         self.log("val_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+        if self.config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        else:
+            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
         match self.config.schedule:
             case "step":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5), "interval": "step"}
@@ -119,7 +129,14 @@ def train(training: Training, folder: Path, name: str) -> None:
     warnings.filterwarnings("ignore")
     injector = FaultInjector(training.faults)
     callbacks = [
-        ElasticCallback(tail=training.tail, ledger=True, run_dir=str(folder)),
+        ElasticCallback(
+            batch=training.batch,
+            global_batch=training.global_batch,
+            tail=training.tail,
+            learning_rate=training.learning_rate,
+            ledger=True,
+            run_dir=str(folder),
+        ),
         injector,
         *_callbacks(training, folder),
     ]
@@ -140,7 +157,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         enable_model_summary=False,
     )
     model = Model(training)
-    dataset = Samples(training.num_samples)
+    dataset = Samples(training.num_samples + name.startswith(training.grow_data_on or "\0"))
     loader = DataLoader(
         injector.watch(dataset),
         batch_size=training.batch_size,
@@ -209,6 +226,7 @@ def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
             "num_threads": threading.active_count(),
             "buffers": _hash(list(model.named_buffers())),
             "training": model.training,
+            "weights": [value for parameter in model.parameters() for value in parameter.flatten().tolist()],
             "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         },
     }

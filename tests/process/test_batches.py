@@ -1,0 +1,112 @@
+"""Uneven shares on real gloo ranks: the weights are those of one process that has the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dtf_lightning.testing.faults import Fault
+from support.elastic_training import Training
+
+pytestmark = pytest.mark.process
+
+SMOOTH = {"optimizer": "sgd", "batch_norm": False, "dropout": 0.0, "validates": False, "num_samples": 50}
+"""Nothing in it depends on how a batch is divided, so that only rounding may differ."""
+
+
+def world(num_nodes: int) -> dict[str, float]:
+    """The first generation is formed when, and as soon as, so many are there."""
+    return {"max_nodes": num_nodes, "initial_window": 20.0, "max_wait": 20.0}
+
+
+_known: dict[int, list[float]] = {}
+
+
+@pytest.fixture
+def one_process(make_run: Any) -> Any:
+    """Weights after two epochs of one process that has each step's whole batch at once; trained once per batch size."""
+
+    def get(batch_size: int) -> list[float]:
+        if batch_size not in _known:
+            run = make_run(Training(**SMOOTH, batch_size=batch_size), **world(1))
+            run.start("a")
+            assert run.wait_until_over() == {"a": 0}
+            _known[batch_size] = weights(run)
+        return _known[batch_size]
+
+    return get
+
+
+def weights(run: Any) -> list[float]:
+    return next(iter(run.results().values()))["own"]["weights"]
+
+
+@pytest.mark.parametrize("num_nodes", [1, 3])
+def test_global_batch_equals_one_process(make_run, one_process, num_nodes):
+    """20 samples per step: 5 micro-batches of 4 alone, two of (4, 3, 3) among three; the last step has 10."""
+    run = make_run(Training(**SMOOTH, batch="global", global_batch=20), **world(num_nodes))
+    run.start(*"abc"[:num_nodes])
+    assert set(run.wait_until_over().values()) == {0}
+    run.check(survivors=num_nodes, epochs=2)
+    assert weights(run) == pytest.approx(one_process(20), abs=2e-6)
+
+
+@pytest.mark.parametrize("place", ["backward", "after_optimizer_step"])
+def test_global_batch_through_a_death(make_run, one_process, place):
+    """One of three dies in the second step; the two others accumulate three micro-batches where it was two."""
+    fault = Fault(at=place, step=1, rank=1)
+    run = make_run(Training(**SMOOTH, batch="global", global_batch=20, faults=(fault,)), **world(3))
+    run.start("a", "b", "c")
+    assert sorted(run.wait_until_over().values()) == [0, 0, 1]
+    run.check(survivors=2, epochs=2)
+    assert weights(run) == pytest.approx(one_process(20), abs=2e-6)
+
+
+def test_global_batch_through_a_join(make_run, one_process):
+    """A second node comes in mid-epoch; the batch of a step is that of the first generation, 4."""
+    run = make_run(max_nodes=2)
+    hold = Fault(at="batch_end", step=3, action="hold", until=str(run.folder / "joined"))
+    run.training = Training(**SMOOTH, batch="global", faults=(hold,))
+    run.start("a")
+    run.wait_for_world(1)
+    run.start("b")
+    run.wait_for(lambda view: "b" in view.nodes and view.nodes["b"].ready_after == 0, "b's readiness")
+    run.release("joined")
+    assert set(run.wait_until_over().values()) == {0}
+    run.check(survivors=2, epochs=2)
+    assert weights(run) == pytest.approx(one_process(4), abs=2e-6)
+
+
+def test_exact_tail_equals_one_process(make_run, one_process):
+    """50 samples by 12: the last step has 2 for three ranks. No hang, no padding, no sample lost."""
+    run = make_run(Training(**SMOOTH, tail="exact"), **world(3))
+    run.start("a", "b", "c")
+    assert set(run.wait_until_over().values()) == {0}
+    run.check(survivors=3, epochs=2)
+    assert weights(run) == pytest.approx(one_process(12), abs=2e-6)
+
+
+def test_exact_tail_with_accumulation_and_a_death(make_run):
+    """The rest of an epoch after a death does not divide either: still every sample once."""
+    training = Training(num_samples=70, accumulate=2, tail="exact", faults=(Fault(at="backward", step=1, rank=2),))
+    run = make_run(training, **world(3))
+    run.start("a", "b", "c")
+    assert sorted(run.wait_until_over().values()) == [0, 0, 1]
+    run.check(survivors=2, epochs=2)
+
+
+def test_data_of_another_length_is_named(make_run):
+    """Two nodes that read different data do not train together."""
+    run = make_run(Training(**SMOOTH, grow_data_on="b"), **world(2))
+    run.start("a", "b")
+    assert 0 not in run.wait_until_over().values()
+    assert "different lengths: 50 on a, 51 on b samples" in run.nodes["a"].log()
+
+
+def test_learning_rate_follows_the_world(make_run):
+    """Two, then one: all survivors hold the scheduler's own value and the same weights."""
+    run = make_run(Training(learning_rate="linear", faults=(Fault(at="backward", step=4, rank=1),)), **world(3))
+    run.start("a", "b", "c")
+    assert sorted(run.wait_until_over().values()) == [0, 0, 1]
+    run.check(survivors=2, epochs=2)
