@@ -21,6 +21,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -59,7 +60,7 @@ class Redistribution:
         return list(zip(moved.tolist(), self.before[moved].tolist(), self.owners[moved].tolist(), strict=True))
 
     def shards_of(self, rank: int) -> list[int]:
-        return np.flatnonzero(self.owners == rank).tolist()  # type: ignore[no-any-return]
+        return np.flatnonzero(self.owners == rank).tolist()
 
     @property
     def cost(self) -> float:
@@ -69,7 +70,7 @@ class Redistribution:
     @property
     def loads(self) -> Weights:
         """Weight per worker. Shape (num_workers,)."""
-        return np.bincount(self.owners, self.weights, self.num_workers)
+        return np.bincount(self.owners, self.weights, self.num_workers).astype(np.float64)
 
     def validate(self) -> None:
         """Raises `AssertionError` where the plan breaks its own rules: that is our bug."""
@@ -119,11 +120,12 @@ def plan(
         raise SettingsError(f"before has ranks from {held.min()} to {held.max()}; expected {GONE} to {num_workers - 1}")
     if not bool(np.all(np.isfinite(size) & (size > 0))):
         raise SettingsError("weights must be finite numbers above 0")
-    start = held if mode == "incremental" else np.full(num_shards, GONE, np.int64)
     if weights is None:
-        owners = _least_moves(start, num_workers) if mode == "incremental" else _contiguous(num_shards, num_workers)
+        owners = _least_moves(held, num_workers) if mode == "incremental" else _contiguous(num_shards, num_workers)
+    elif mode == "incremental":
+        owners = _weighted(held, num_workers, size)
     else:
-        owners = _weighted(start, num_workers, size)
+        owners = _in_rounds(num_workers, size)
     made = Redistribution(before=held, owners=owners, weights=size, num_workers=num_workers)
     made.validate()
     return made
@@ -148,7 +150,7 @@ def contiguous_ranges(length: int, num_workers: int) -> list[tuple[int, int]]:
         raise SettingsError(f"cannot divide {length} among {num_workers} workers; there must be at least one")
     quota, extra = divmod(length, num_workers)
     bounds = [rank * quota + min(rank, extra) for rank in range(num_workers + 1)]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(pairwise(bounds))
 
 
 def _quotas(num_shards: int, held: Ranks) -> Ranks:
@@ -174,6 +176,22 @@ def _least_moves(before: Ranks, num_workers: int) -> Ranks:
     to_move = np.sort(order[place >= allowed])
     owners = before.copy()
     owners[to_move] = np.repeat(np.arange(num_workers), np.maximum(0, quotas - held))
+    return owners
+
+
+def _in_rounds(num_workers: int, weights: Weights) -> Ranks:
+    """Afresh: in each round every worker gets one shard, the lightest worker the heaviest of the round.
+
+    Loads ascending and weights descending: no two workers can come to differ by more than the heaviest shard.
+    """
+    owners = np.empty(len(weights), np.int64)
+    loads = np.zeros(num_workers)
+    order = np.argsort(-weights, kind="stable")
+    for begin in range(0, len(order), num_workers):
+        shards = order[begin : begin + num_workers]
+        lightest = np.argsort(loads, kind="stable")[: len(shards)]
+        owners[shards] = lightest
+        loads[lightest] += weights[shards]
     return owners
 
 
