@@ -13,17 +13,25 @@ if TYPE_CHECKING:
     from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
     from dtf_lightning.lightning.callback import ElasticCallback
     from dtf_lightning.lightning.strategy import ElasticDDPStrategy
-    from dtf_lightning.training.sampler import ElasticDistributedSampler
+    from dtf_lightning.training.sampler import ElasticDistributedSampler, WeightedElasticSampler
 
     __version__: str
 
-__all__ = ["AdaptiveLearningRate", "ElasticCallback", "ElasticDDPStrategy", "ElasticDistributedSampler", "__version__"]
+__all__ = [
+    "AdaptiveLearningRate",
+    "ElasticCallback",
+    "ElasticDDPStrategy",
+    "ElasticDistributedSampler",
+    "WeightedElasticSampler",
+    "__version__",
+]
 
 _HOME = {
     "AdaptiveLearningRate": "dtf_lightning.lightning.adaptive_learning_rate",
     "ElasticCallback": "dtf_lightning.lightning.callback",
     "ElasticDDPStrategy": "dtf_lightning.lightning.strategy",
     "ElasticDistributedSampler": "dtf_lightning.training.sampler",
+    "WeightedElasticSampler": "dtf_lightning.training.sampler",
 }
 
 

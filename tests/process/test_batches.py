@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -101,12 +102,22 @@ def test_data_of_another_length_is_named(make_run):
     run = make_run(Training(**SMOOTH, grow_data_on="b"), **world(2))
     run.start("a", "b")
     assert 0 not in run.wait_until_over().values()
-    assert "different lengths: 50 on a, 51 on b samples" in run.nodes["a"].log()
+    logs = run.nodes["a"].log() + run.nodes["b"].log()  # the first to notice ends the other
+    assert re.search("different lengths: (50 on a, 51 on b|51 on b, 50 on a) samples", logs)
 
 
-def test_learning_rate_follows_the_world(make_run):
-    """Two, then one: all survivors hold the scheduler's own value and the same weights."""
-    run = make_run(Training(learning_rate="linear", faults=(Fault(at="backward", step=4, rank=1),)), **world(3))
+def test_global_batch_smaller_than_the_world(make_run):
+    """Known when the first generation is formed: an error for all, before anything is trained."""
+    run = make_run(Training(**SMOOTH, batch="global", global_batch=1), **world(2))
+    run.start("a", "b")
+    assert 0 not in run.wait_until_over().values()
+    assert "global_batch=1 is smaller than the world of 2 ranks" in run.nodes["a"].log() + run.nodes["b"].log()
+
+
+@pytest.mark.parametrize("rule", ["linear", "adam_sde", "adascale"])
+def test_learning_rate_follows_the_world(make_run, rule):
+    """Three, then two: the survivors hold the scheduler's own value and the same weights and optimizer state."""
+    run = make_run(Training(learning_rate=rule, faults=(Fault(at="backward", step=4, rank=1),)), **world(3))
     run.start("a", "b", "c")
     assert sorted(run.wait_until_over().values()) == [0, 0, 1]
     run.check(survivors=2, epochs=2)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,6 +81,8 @@ class AdaptiveLearningRate(Callback):
         self._ramps: list[Ramp] = []
         """One per optimizer, which may step at different times."""
         self._estimate = GainEstimate()
+        self._observed: GainEstimate | None = None
+        """With the running step's gradients; counts when that step is committed, on all ranks or on none."""
         self._local_squares: list[torch.Tensor] = []
         self._undo: list[Callable[[], object]] = []
 
@@ -121,6 +123,7 @@ class AdaptiveLearningRate(Callback):
     def on_before_zero_grad(self, *_: Any) -> None:
         """A step begins; what a rolled-back one has left is of no meaning."""
         self._local_squares.clear()
+        self._observed = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Log the factors as `lr-factor`, beside the scheduler's own values that `LearningRateMonitor` logs."""
@@ -162,6 +165,8 @@ class AdaptiveLearningRate(Callback):
             with scaled(optimizer.param_groups, factor, adam_sde=self.adam_sde):
                 result = original(*args, **kwargs)
             self._ramps[index] = self._ramps[index].stepped()
+            if self._observed is not None:
+                self._estimate, self._observed = self._observed, None
             return result
 
         def unwrap() -> None:
@@ -221,7 +226,8 @@ class AdaptiveLearningRate(Callback):
             for p in group["params"]
             if p.grad is not None
         )
-        self._estimate.observe(
+        self._observed = replace(self._estimate)
+        self._observed.observe(
             mean_square=float(local) / world_size,
             square_of_mean=square_of_mean,
             num_gradients=world_size * accumulated,

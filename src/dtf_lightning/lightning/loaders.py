@@ -82,5 +82,6 @@ def _refuse_what_cannot_be_divided(loader: Any) -> None:
         raise SettingsError(
             f"the training loader has the sampler {name}, whose order an elastic run does not know, so that it cannot "
             "be divided anew when the world changes. Use DataLoader(shuffle=True) or (shuffle=False) with "
-            "Trainer(use_distributed_sampler=True), or sampler=ElasticDistributedSampler(dataset)."
+            "Trainer(use_distributed_sampler=True), or sampler=ElasticDistributedSampler(dataset); for weights "
+            "sampler=WeightedElasticSampler(dataset, weights), for an order of your own a subclass with make_order(epoch)."
         )
