@@ -72,7 +72,7 @@ def test_global_batch_through_a_join(make_run, one_process):
     run.start("a")
     run.wait_for_world(1)
     run.start("b")
-    run.wait_for(lambda view: "b" in view.nodes and view.nodes["b"].ready_after == 0, "b's readiness")
+    run.wait_for(lambda view: view.directive is not None and view.directive.target == 2, "the preparation of b's join")
     run.release("joined")
     assert set(run.wait_until_over().values()) == {0}
     run.check(survivors=2, epochs=2)
