@@ -121,3 +121,11 @@ def test_learning_rate_follows_the_world(make_run, rule):
     run.start("a", "b", "c")
     assert sorted(run.wait_until_over().values()) == [0, 0, 1]
     run.check(survivors=2, epochs=2)
+
+
+def test_one_cycle_with_a_global_batch(make_run):
+    """Its set-up looks at the data in a provisional world; nodes that start one after the other agree all the same."""
+    run = make_run(Training(**SMOOTH, batch="global", global_batch=20, schedule="onecycle"), **world(2))
+    run.start("a", "b")
+    assert set(run.wait_until_over().values()) == {0}
+    run.check(survivors=2, epochs=2)

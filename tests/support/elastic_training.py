@@ -106,6 +106,10 @@ class Model(L.LightningModule):
         match self.config.schedule:
             case "step":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5), "interval": "step"}
+            case "onecycle":
+                steps = int(self.trainer.estimated_stepping_batches)
+                one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)
+                scheduler = {"scheduler": one_cycle, "interval": "step"}
             case "epoch":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5), "interval": "epoch"}
             case "plateau":

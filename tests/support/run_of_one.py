@@ -292,6 +292,7 @@ def fit(
     learning_rate: Any = None,
     batch: Any = "per_rank",
     global_batch: int | None = None,
+    elastic_seed: int | None = None,
     run: RunOfOne | None = None,
     disturbances: Iterable[Disturbance] = (),
     datamodule: Any = None,
@@ -308,7 +309,8 @@ def fit(
     everyone: list[Callback] = [recorder, *callbacks]
     if elastic:
         elastic_callback = ElasticCallback(
-            tail=tail, ledger=ledger, learning_rate=learning_rate, batch=batch, global_batch=global_batch
+            tail=tail, ledger=ledger, learning_rate=learning_rate, batch=batch, global_batch=global_batch,
+            seed=elastic_seed,
         )
         everyone.insert(0, elastic_callback)
     if run is not None:

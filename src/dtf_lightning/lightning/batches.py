@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.training.batches import ElasticBatchSampler, StepPlan, check_world
+from dtf_lightning.training.random_numbers import loader_generator, seed_of, seed_process
 from dtf_lightning.training.sampler import ElasticDistributedSampler
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class RunningBatches:
     """One worker's; bound anew for each epoch and each generation."""
 
     def __init__(self) -> None:
+        self.loader: DataLoader[Any] | None = None
         self.sampler: ElasticDistributedSampler | None = None
         self.plan: StepPlan | None = None
         """`None` where every rank's batches have the loader's size, padded or cut at the epoch's end."""
@@ -57,7 +59,9 @@ class RunningBatches:
         progress.dataset_size = sampler.dataset_size
         if recorded:
             sampler.drawn = deque()
+        self.loader = loader
         self.sampler, self._batch_size = sampler, loader.batch_size
+        self.seed_loader(session)
         if isinstance(loader.batch_sampler, ElasticBatchSampler):
             self._make_plan(session, loader, loader.batch_sampler, done)
 
@@ -67,6 +71,18 @@ class RunningBatches:
         if self.plan is not None and self._index < len(self.plan):
             session.progress.batch_samples = self.plan.sizes[self._index]
             self.loss_weight = self.plan.weight(self._index, session.strategy.global_rank)
+        if session.settings.seed is not None:
+            step, epoch = session.trainer.global_step, session.trainer.current_epoch
+            micro_batch = (done - self.done_before) % session.trainer.accumulate_grad_batches
+            rank = session.strategy.global_rank
+            seed_process(seed_of(session.settings.seed, epoch, step, micro_batch, rank))
+
+    def seed_loader(self, session: ElasticSession) -> None:
+        """The workers of the iterator that is made next draw numbers of their own, by their place in the epoch."""
+        if session.settings.seed is None or self.loader is None:
+            return
+        place = session.trainer.current_epoch, session.progress.consumed, session.strategy.global_rank
+        self.loader.generator = loader_generator(seed_of(session.settings.seed, *place))
 
     def take_drawn(self) -> tuple[list[int], int]:
         """The running batch's samples, and how many of them (the last) are padding."""

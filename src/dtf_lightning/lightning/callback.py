@@ -42,6 +42,8 @@ class ElasticCallback(Callback):
             world size - 1 samples (Lightning's way, the default of `"per_rank"`), `"drop"` leaves at most as many out,
             `"exact"` trains every sample once and weighs gradients by samples (the default of all other policies).
             The weights take it that `training_step` returns a mean over the batch's samples.
+        seed: makes random numbers (torch, numpy, Python, DataLoader workers) a function of (seed, epoch, step, rank), so
+            that no rescale, retry or validation shifts them; `None`: they go on from wherever they are.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.training.ledger.audit`).
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
@@ -61,6 +63,7 @@ class ElasticCallback(Callback):
         tail: EpochTail | None = None,
         ledger: bool = False,
         run_dir: str | None = None,
+        seed: int | None = None,
         learning_rate: str | Rule | AdaptiveLearningRate | None = None,
     ) -> None:
         batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail)
@@ -74,7 +77,7 @@ class ElasticCallback(Callback):
         else:
             self.learning_rate = AdaptiveLearningRate(learning_rate)
         self.session: ElasticSession | None = current_session(
-            SessionSettings(batches=batches, ledger=ledger, run_dir=run_dir)
+            SessionSettings(batches=batches, ledger=ledger, run_dir=run_dir, seed=seed)
         )
         """`None` where the callback is inert."""
         self._said = False

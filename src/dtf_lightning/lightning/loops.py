@@ -159,6 +159,7 @@ class ElasticFitLoop(_FitLoop):
                 with unchanged_random_state():
                     self.setup_data()
         session.progress.phase = session.progress.phase if session.resuming else LoopPhase.EPOCH_START
+        session.batches.seed_loader(session)
         super().on_advance_start()
 
     def on_advance_end(self) -> None:

@@ -77,6 +77,7 @@ class SessionSettings:
     batches: BatchSettings = field(default_factory=BatchSettings)
     ledger: bool = False
     run_dir: str | None = None
+    seed: int | None = None
 
 
 class ElasticSession:
@@ -196,7 +197,15 @@ class ElasticSession:
         self.link.active(step)
 
     def _settings(self) -> dict[str, str]:
-        return settings_fingerprint(self.trainer) | self.settings.batches.fingerprint()
+        return (
+            settings_fingerprint(self.trainer)
+            | self.settings.batches.fingerprint()
+            | {
+                "ElasticCallback(seed)": str(self.settings.seed),
+                # the user's: a plan has set its own for a world that was provisional
+                "Trainer(accumulate_grad_batches)": str(self.batches.accumulate),
+            }
+        )
 
     def _form(self, assignment: Assign) -> None:
         former_rank, former = self.strategy.global_rank, self.generation
