@@ -52,6 +52,7 @@ class Training:
     """The node whose data set is one sample longer."""
     precision: str = "32-true"
     batch_norm: bool = True
+    dropout: float = 0.1
     schedule: str = "step"
     callbacks: tuple[str, ...] = ()
     checkpoint_every: int = 0
@@ -156,7 +157,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         val_check_interval=training.val_check_interval,
         num_sanity_val_steps=1,
         log_every_n_steps=1,
-        enable_checkpointing=bool(training.checkpoint_every),
+        enable_checkpointing=bool(training.checkpoint_every) or "best" in training.callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
