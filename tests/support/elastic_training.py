@@ -47,7 +47,6 @@ class Training:
     global_batch: int | None = None
     learning_rate: str | None = None
     optimizer: str = "adam"
-    dropout: float = 0.1
     grow_data_on: str = ""
     """The node whose data set is one sample longer."""
     precision: str = "32-true"

@@ -89,8 +89,10 @@ class AdaptiveLearningRate(Callback):
     # --- what users ask ----------------------------------------------------------------------------------------------
 
     def factors(self) -> list[float]:
-        """Each optimizer's factor for its next step, as far as the world stays as it is."""
-        gain = self._gain() if self.adascale else 1.0
+        """Each optimizer's factor for its next step, as far as the world stays that of the last one."""
+        if not self.adascale or self._world_size is None or self.reference is None:
+            return [ramp.value for ramp in self._ramps]
+        gain = self._gain(self._world_size, self.reference)
         return [ramp.value * gain for ramp in self._ramps]
 
     # --- Lightning's hooks -------------------------------------------------------------------------------------------
@@ -160,11 +162,14 @@ class AdaptiveLearningRate(Callback):
 
         @functools.wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
-            self._look_at_world()
-            factor = self.factors()[index]
+            world_size = self._trainer.world_size
+            reference, ramps = self._for_world(world_size)
+            factor = ramps[index].value * (self._gain(world_size, reference) if self.adascale else 1.0)
             with scaled(optimizer.param_groups, factor, adam_sde=self.adam_sde):
                 result = original(*args, **kwargs)
-            self._ramps[index] = self._ramps[index].stepped()
+            # Only a committed step counts: whoever did not make it has not seen the new world either.
+            ramps[index] = ramps[index].stepped()
+            self.reference, self._world_size, self._ramps = reference, world_size, ramps
             if self._observed is not None:
                 self._estimate, self._observed = self._observed, None
             return result
@@ -180,19 +185,15 @@ class AdaptiveLearningRate(Callback):
         optimizer.step = step
         self._undo.append(unwrap)
 
-    def _look_at_world(self) -> None:
-        """Members see a new world at the same step: all of them, and only then, change their ramps."""
-        world_size = self._trainer.world_size
+    def _for_world(self, world_size: int) -> tuple[int, list[Ramp]]:
+        """The reference and the ramps of a step in a world of this size."""
+        reference = world_size if self.reference is None else self.reference
         if world_size == self._world_size:
-            return
-        if self.reference is None:
-            self.reference = world_size
-        target = checked_factor(self.rule, world_size, self.reference)
+            return reference, list(self._ramps)
+        target = checked_factor(self.rule, world_size, reference)
         if self._world_size is None:  # the first step: there is no old factor to start from
-            self._ramps = [Ramp(start=target, target=target, steps=r.steps, shape=r.shape) for r in self._ramps]
-        else:
-            self._ramps = [ramp.toward(target) for ramp in self._ramps]
-        self._world_size = world_size
+            return reference, [replace(ramp, start=target, target=target) for ramp in self._ramps]
+        return reference, [ramp.toward(target) for ramp in self._ramps]
 
     def _refuse(self, optimizer: torch.optim.Optimizer) -> None:
         if self.adam_sde and not all({"betas", "eps"} <= group.keys() for group in optimizer.param_groups):
@@ -233,7 +234,5 @@ class AdaptiveLearningRate(Callback):
             num_gradients=world_size * accumulated,
         )
 
-    def _gain(self) -> float:
-        world_size, reference = self._trainer.world_size, self.reference or self._trainer.world_size
-        accumulated = self._trainer.accumulate_grad_batches
-        return self._estimate.gain(world_size / reference, reference * accumulated)
+    def _gain(self, world_size: int, reference: int) -> float:
+        return self._estimate.gain(world_size / reference, reference * self._trainer.accumulate_grad_batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -258,6 +259,28 @@ def test_a_death_around_the_step_keeps_the_rate(tmp_path: Path, run: RunOfOne, p
     assert run.num_generations() == 2
     assert_same_weights(elastic, plain)
     assert elastic.learning_rates() == plain.learning_rates()
+
+
+def test_a_step_that_fails_has_not_seen_the_world() -> None:
+    """In the middle of a ramp a new world's first step fails, on this rank only: its peers' ramps have not moved either."""
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), BASE)
+    trainer: Any = SimpleNamespace(world_size=1, optimizers=[optimizer], scaler=None)
+    rate = AdaptiveLearningRate(ramp_steps=4)
+    rate.on_train_start(trainer, model)  # type: ignore[arg-type]
+    for trainer.world_size in (1, 2, 2):
+        optimizer.step()
+    before = copy.deepcopy(rate.state_dict())
+    trainer.world_size = 3
+
+    def dies() -> float:
+        raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(RuntimeError):
+        optimizer.step(dies)
+    assert rate.state_dict() == before
+    assert rate.factors() == [1.5]
+    assert optimizer.param_groups[0]["lr"] == BASE
 
 
 @pytest.mark.parametrize(
