@@ -423,7 +423,7 @@ class ElasticSession:
 
     def close(self) -> None:
         """Hang up and let go of files and of the process group. Idempotent; the agent takes it for this worker's end."""
-        self.group.destroy()
+        self.group.close()
         self.link.close()
         for file in (self.ledger, self.events):
             if file is not None:
