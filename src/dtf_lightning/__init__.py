@@ -10,29 +10,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
     from dtf_lightning.lightning.best_checkpoints import BestCheckpoints
     from dtf_lightning.lightning.callback import ElasticCallback
     from dtf_lightning.lightning.divergence import DivergenceStopping
     from dtf_lightning.lightning.strategy import ElasticDDPStrategy
-    from dtf_lightning.training.sampler import ElasticDistributedSampler
+    from dtf_lightning.training.sampler import ElasticDistributedSampler, WeightedElasticSampler
 
     __version__: str
 
 __all__ = [
+    "AdaptiveLearningRate",
     "BestCheckpoints",
     "DivergenceStopping",
     "ElasticCallback",
     "ElasticDDPStrategy",
     "ElasticDistributedSampler",
+    "WeightedElasticSampler",
     "__version__",
 ]
 
 _HOME = {
+    "AdaptiveLearningRate": "dtf_lightning.lightning.adaptive_learning_rate",
     "BestCheckpoints": "dtf_lightning.lightning.best_checkpoints",
     "DivergenceStopping": "dtf_lightning.lightning.divergence",
     "ElasticCallback": "dtf_lightning.lightning.callback",
     "ElasticDDPStrategy": "dtf_lightning.lightning.strategy",
     "ElasticDistributedSampler": "dtf_lightning.training.sampler",
+    "WeightedElasticSampler": "dtf_lightning.training.sampler",
 }
 
 

@@ -64,6 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     drain.add_argument("node", metavar="NODE", help="the node's id as `dtf status` shows it, or its beginning")
     _add_connection(drain)
 
+    audit = _add(commands, "audit", _audit, "which samples a run consumed, missed and repeated, by epoch and worker")
+    audit.add_argument("folder", type=Path, metavar="RUN_DIR", help="the run's folder, with ledger/*.jsonl")
+    audit.add_argument("--samples", type=int, metavar="N", help="samples per epoch (default: the highest number + 1)")
+    audit.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
     demo = _add(commands, "demo", _demo, "train on this machine while nodes join, leave and die, and count the losses")
     demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a new one in runs/)")
     demo.add_argument("--fast", action="store_true", help="fewer steps and epochs")
@@ -106,6 +111,19 @@ def _drain(arguments: argparse.Namespace) -> int:
         node = request_drain(store, arguments.run, arguments.node)
     print(f"{node} was asked to leave run {arguments.run}; watch it go with: dtf status {arguments.run}")
     return DONE
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    import json
+
+    from dtf_lightning.results.ledger_audit import audit_run
+
+    report = audit_run(arguments.folder, dataset_size=arguments.samples)
+    if arguments.json:
+        print(json.dumps(report.to_json()))
+    else:
+        print(*report.describe(), sep="\n")
+    return DONE if report.clean else FAILED
 
 
 def _demo(arguments: argparse.Namespace) -> int:

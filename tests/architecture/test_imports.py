@@ -136,7 +136,7 @@ def test_public_names():
     import dtf_lightning
 
     assert set(dtf_lightning.__all__) <= set(dir(dtf_lightning))
-    with pytest.raises(AttributeError, match="'Elastic'; public names are BestCheckpoints"):
+    with pytest.raises(AttributeError, match="'Elastic'; public names are AdaptiveLearningRate"):
         dtf_lightning.Elastic  # noqa: B018 - the access is the test
     for home in dtf_lightning._HOME.values():
         path = PACKAGE.parent.joinpath(*home.split(".")).with_suffix(".py")

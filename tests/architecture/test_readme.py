@@ -48,7 +48,13 @@ def test_every_decision_is_listed():
 
 NAMED = {
     name
-    for page in ("README.md", "docs/guarantees.md", "docs/troubleshooting.md", "docs/checkpoints-and-divergence.md")
+    for page in (
+        "README.md",
+        "docs/guarantees.md",
+        "docs/troubleshooting.md",
+        "docs/checkpoints-and-divergence.md",
+        "docs/data-and-learning-rate.md",
+    )
     for name in re.findall(
         r"`(tests/[\w/]+(?:\.py)?(?:::\w+)?)`", (ROOT / page).read_text() if (ROOT / page).exists() else ""
     )

@@ -44,7 +44,13 @@ class Training:
     validates: bool = True
     val_check_interval: float = 1.0
     shuffle: bool = True
-    tail: str = "pad"
+    tail: str | None = None
+    batch: str = "per_rank"
+    global_batch: int | None = None
+    learning_rate: str | None = None
+    optimizer: str = "adam"
+    grow_data_on: str = ""
+    """The node whose data set is one sample longer."""
     precision: str = "32-true"
     batch_norm: bool = True
     dropout: float = 0.1
@@ -103,10 +109,17 @@ class Model(L.LightningModule):
         self.log("val_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+        if self.config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        else:
+            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
         match self.config.schedule:
             case "step":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5), "interval": "step"}
+            case "onecycle":
+                steps = int(self.trainer.estimated_stepping_batches)
+                one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)
+                scheduler = {"scheduler": one_cycle, "interval": "step"}
             case "epoch":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5), "interval": "epoch"}
             case "plateau":
@@ -130,7 +143,14 @@ def train(training: Training, folder: Path, name: str) -> None:
     warnings.filterwarnings("ignore")
     injector = FaultInjector(training.faults)
     callbacks = [
-        ElasticCallback(tail=training.tail, ledger=True, run_dir=str(folder)),
+        ElasticCallback(
+            batch=training.batch,
+            global_batch=training.global_batch,
+            tail=training.tail,
+            learning_rate=training.learning_rate,
+            ledger=True,
+            run_dir=str(folder),
+        ),
         injector,
         *_callbacks(training, folder),
     ]
@@ -151,7 +171,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         enable_model_summary=False,
     )
     model = Model(training)
-    dataset = Samples(training.num_samples)
+    dataset = Samples(training.num_samples + name.startswith(training.grow_data_on or "\0"))
     loader = DataLoader(
         injector.watch(dataset),
         batch_size=training.batch_size,
@@ -232,6 +252,7 @@ def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
             "num_threads": threading.active_count(),
             "buffers": _hash(list(model.named_buffers())),
             "training": model.training,
+            "weights": [value for parameter in model.parameters() for value in parameter.flatten().tolist()],
             "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         },
     }

@@ -298,8 +298,12 @@ def fit(
     loader: Any = None,
     validate: Any = True,
     ckpt_path: Any = None,
-    tail: Any = "pad",
+    tail: Any = None,
     ledger: bool = False,
+    learning_rate: Any = None,
+    batch: Any = "per_rank",
+    global_batch: int | None = None,
+    elastic_seed: int | None = None,
     run: RunOfOne | None = None,
     disturbances: Iterable[Disturbance] = (),
     datamodule: Any = None,
@@ -315,7 +319,11 @@ def fit(
     recorder = Recorder()
     everyone: list[Callback] = [recorder, *callbacks]
     if elastic:
-        everyone.insert(0, ElasticCallback(tail=tail, ledger=ledger))
+        elastic_callback = ElasticCallback(
+            tail=tail, ledger=ledger, learning_rate=learning_rate, batch=batch, global_batch=global_batch,
+            seed=elastic_seed,
+        )
+        everyone.insert(0, elastic_callback)
     if run is not None:
         model.disturber = Disturber(run, disturbances)
         everyone.append(model.disturber)

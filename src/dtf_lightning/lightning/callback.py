@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.lightning.loops import make_loops_elastic
-from dtf_lightning.lightning.refusals import refuse_module
+from dtf_lightning.lightning.refusals import refuse_module, refuse_trainer
 from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
 from dtf_lightning.lightning.strategy import ElasticDDPStrategy
-from dtf_lightning.training.sampler import TAILS, Tail
+from dtf_lightning.training.batches import BatchPolicy, BatchSettings, EpochTail
+from dtf_lightning.training.learning_rate import Rule
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -32,27 +34,58 @@ class ElasticCallback(Callback):
     Works with Lightning's default strategy, with `strategy="ddp"`, and with `strategy="elastic_ddp"`.
 
     Args:
+        batch: `"per_rank"`: the loader's batch size on every rank, a step grows and shrinks with the world;
+            `"global"`: a step has the same samples in every world, each rank accumulates its share in micro-batches of
+            at most the loader's batch size; or a `dtf_lightning.training.batches.BatchPolicy`.
+        global_batch: samples per optimizer step of `"global"`; `None`: as many as the first generation's step has.
         tail: what to do when the rest of an epoch does not divide by the world size: `"pad"` repeats at most
-            world size - 1 samples (Lightning's way), `"drop"` leaves at most as many out.
+            world size - 1 samples (Lightning's way, the default of `"per_rank"`), `"drop"` leaves at most as many out,
+            `"exact"` trains every sample once and weighs gradients by samples (the default of all other policies).
+            The weights take it that `training_step` returns a mean over the batch's samples.
+        seed: makes random numbers (torch, numpy, Python, DataLoader workers) a function of (seed, epoch, step, rank), so
+            that no rescale, retry or validation shifts them; `None`: they go on from wherever they are.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.training.ledger.audit`).
+        learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
+            `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
+            a ramp; `None`: it does not.
         run_dir: folder of the run's event logs and ledgers; `None` for `<default_root_dir>/dtf/<run id>`.
 
     Raises:
-        SettingsError: unknown tail; on `fit`: a strategy, module or loader that cannot be made elastic.
+        SettingsError: unknown policy, tail or rule, or a contradiction; on `fit`: a strategy, module or loader that cannot be made elastic.
         ProtocolError: the agent is of another version.
     """
 
-    def __init__(self, *, tail: Tail = "pad", ledger: bool = False, run_dir: str | None = None) -> None:
-        if tail not in TAILS:
-            raise SettingsError(f"ElasticCallback(tail={tail!r}): choose one of {', '.join(map(repr, TAILS))}")
+    def __init__(
+        self,
+        *,
+        batch: Literal["per_rank", "global"] | BatchPolicy = "per_rank",
+        global_batch: int | None = None,
+        tail: EpochTail | None = None,
+        ledger: bool = False,
+        run_dir: str | None = None,
+        seed: int | None = None,
+        learning_rate: str | Rule | AdaptiveLearningRate | None = None,
+    ) -> None:
+        batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail)
+        if batch == "global" and learning_rate not in (None, "none"):
+            raise SettingsError(
+                "ElasticCallback(batch='global', learning_rate=...): a step has the same samples in every world, so that "
+                "its learning rate needs no rule. Remove learning_rate, or use batch='per_rank'."
+            )
+        if learning_rate is None or isinstance(learning_rate, AdaptiveLearningRate):
+            self.learning_rate = learning_rate
+        else:
+            self.learning_rate = AdaptiveLearningRate(learning_rate)
         self.session: ElasticSession | None = current_session(
-            SessionSettings(tail=tail, ledger=ledger, run_dir=run_dir)
+            SessionSettings(batches=batches, ledger=ledger, run_dir=run_dir, seed=seed)
         )
         """`None` where the callback is inert."""
         self._said = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the trainer elastic, before anybody else's set-up."""
+        if stage == "fit" and self.learning_rate is not None:
+            _add_behind(self, self.learning_rate, trainer)
         if self.session is None:
             if not self._said:
                 self._said = True
@@ -73,10 +106,23 @@ class ElasticCallback(Callback):
             self.session.loaded_position = state_dict.get("progress")
 
 
+def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
+    """Register one more callback while Lightning goes through the list: it is set up next."""
+    others = [other for other in trainer.callbacks if isinstance(other, AdaptiveLearningRate) and other is not added]
+    if others:
+        raise SettingsError(
+            "the trainer has an AdaptiveLearningRate besides ElasticCallback(learning_rate=...); the learning rate would "
+            "be scaled twice. Remove one of them."
+        )
+    if added not in trainer.callbacks:
+        trainer.callbacks.insert(trainer.callbacks.index(callback) + 1, added)
+
+
 def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, session: ElasticSession) -> None:
     """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` for what cannot be."""
     _refuse_a_second_fit(session)
     refuse_module(pl_module)
+    refuse_trainer(trainer, session.settings.batches)
     _make_strategy_elastic(trainer, session)
     make_loops_elastic(trainer)
     session.attach(trainer)

@@ -11,20 +11,26 @@ from lightning.pytorch.utilities.data import _update_dataloader
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.training.sampler import ElasticDistributedSampler, Tail
+from dtf_lightning.training.batches import BatchSettings, ElasticBatchSampler
+from dtf_lightning.training.sampler import ElasticDistributedSampler
 
 
-def make_elastic(loader: Any, *, tail: Tail) -> DataLoader[Any]:
+def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any]:
     """The loader with an `ElasticDistributedSampler` in the place of its `DistributedSampler`.
+
+    With an `ElasticBatchSampler` too where steps are planned.
 
     Raises `SettingsError` for loaders whose order cannot be divided anew in mid-epoch.
     """
     _refuse_what_cannot_be_divided(loader)
     sampler = loader.sampler
     if not isinstance(sampler, ElasticDistributedSampler):
-        tail = "drop" if sampler.drop_last else tail
+        tail: Any = "drop" if sampler.drop_last or settings.tail == "drop" else "pad"
         sampler = ElasticDistributedSampler(loader.dataset, shuffle=sampler.shuffle, seed=sampler.seed, tail=tail)
     made: Any = _update_dataloader(loader, sampler)
+    if settings.planned:
+        # A DataLoader forbids it once it is made, for the sake of iterators that exist; here there is none yet.
+        object.__setattr__(made, "batch_sampler", ElasticBatchSampler(sampler, loader.batch_size))
     # Lightning's `_Stateful` protocol: the position travels with the callback's state, not with the loader's.
     made.state_dict = dict
     made.load_state_dict = lambda _: None
@@ -76,5 +82,6 @@ def _refuse_what_cannot_be_divided(loader: Any) -> None:
         raise SettingsError(
             f"the training loader has the sampler {name}, whose order an elastic run does not know, so that it cannot "
             "be divided anew when the world changes. Use DataLoader(shuffle=True) or (shuffle=False) with "
-            "Trainer(use_distributed_sampler=True), or sampler=ElasticDistributedSampler(dataset)."
+            "Trainer(use_distributed_sampler=True), or sampler=ElasticDistributedSampler(dataset); for weights "
+            "sampler=WeightedElasticSampler(dataset, weights), for an order of your own a subclass with make_order(epoch)."
         )

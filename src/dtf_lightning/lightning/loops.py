@@ -1,7 +1,9 @@
 """Lightning's two training loops, made to be left and entered again. The only overrides of Lightning's private API:
 
 * `_FitLoop`: `run`, `setup_data`, `on_run_start`, `on_advance_start`, `on_advance_end`;
-* `_TrainingEpochLoop`: `on_run_start`, `advance`, `on_advance_end`, `_broadcast_sigterm_tensor`.
+* `_TrainingEpochLoop`: `on_run_start`, `advance`, `on_advance_end`, `_broadcast_sigterm_tensor`,
+  `_accumulated_batches_reached`;
+* `_AutomaticOptimization`: `_make_zero_grad_fn`.
 
 A rescale unwinds to `ElasticFitLoop.run` and no further: set-up hooks, the sanity check and loggers are not run again,
 optimizers and metrics live on. Written against Lightning 2.6; `tests/architecture/test_lightning_api.py` fails when one
@@ -13,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 
@@ -31,6 +34,7 @@ def make_loops_elastic(trainer: pl.Trainer) -> None:
     """Turn the trainer's own loop objects into elastic ones; their state stays."""
     trainer.fit_loop.__class__ = ElasticFitLoop
     trainer.fit_loop.epoch_loop.__class__ = ElasticEpochLoop
+    trainer.fit_loop.epoch_loop.automatic_optimization.__class__ = ElasticOptimization
 
 
 def _session(loop: Any) -> ElasticSession:
@@ -155,6 +159,7 @@ class ElasticFitLoop(_FitLoop):
                 with unchanged_random_state():
                     self.setup_data()
         session.progress.phase = session.progress.phase if session.resuming else LoopPhase.EPOCH_START
+        session.batches.seed_loader(session)
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
@@ -200,3 +205,18 @@ class ElasticEpochLoop(_TrainingEpochLoop):
         # Lightning 2.6 broadcasts here before every batch, blocking, and swallows the exception of a dead peer. An
         # agreed boundary needs no collective: see `WorkerLink.at_boundary`.
         return
+
+    def _accumulated_batches_reached(self) -> bool:
+        ready = self.batch_progress.current.ready - _session(self).batches.done_before
+        return ready % self.trainer.accumulate_grad_batches == 0
+
+
+class ElasticOptimization(_AutomaticOptimization):
+    """Counts the micro-batches of a step from the batch at which the generation began, for that decides their number."""
+
+    def _make_zero_grad_fn(self, batch_idx: int, optimizer: Any) -> Any:
+        accumulate = self.trainer.accumulate_grad_batches
+        if (batch_idx - _session(self).batches.done_before) % accumulate:
+            return None
+        # Lightning compares with a count of its own, which begins with the epoch.
+        return super()._make_zero_grad_fn(batch_idx if batch_idx % accumulate == 0 else 0, optimizer)

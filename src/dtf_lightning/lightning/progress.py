@@ -59,6 +59,8 @@ class TrainingProgress:
         self.batch_samples = 0
         """Samples that the whole world consumes per batch."""
         self.dataset_size = 0
+        self.first_step = 0
+        """Samples in an optimizer step of the run's first generation; 0 before."""
 
     # --- told by the loops -------------------------------------------------------------------------------------------
 
@@ -107,6 +109,7 @@ class TrainingProgress:
             "consumed": self.consumed,
             "batch_samples": self.batch_samples,
             "dataset_size": self.dataset_size,
+            "first_step": self.first_step,
             "boundary": asdict(self.boundary) if self.boundary else None,
             "epoch_end": asdict(self.epoch_end) if self.epoch_end else None,
         }
@@ -115,6 +118,7 @@ class TrainingProgress:
         self.phase = LoopPhase(state["phase"])
         self.consumed, self.stepped = state["consumed"], False
         self.batch_samples, self.dataset_size = state["batch_samples"], state["dataset_size"]
+        self.first_step = state.get("first_step", 0)  # checkpoints before 0.1.0 do not have it
         self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
         self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
 

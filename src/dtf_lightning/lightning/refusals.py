@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+
+    from dtf_lightning.training.batches import BatchSettings
 
 
 def refuse_module(pl_module: pl.LightningModule) -> None:
@@ -37,3 +40,23 @@ def refuse_optimizers(trainer: pl.Trainer) -> None:
                 "a step in which a worker dies cannot be rolled back. Use an optimizer that evaluates the loss once "
                 "per step (SGD, Adam, ...), or train without ElasticCallback."
             )
+
+
+def refuse_trainer(trainer: pl.Trainer, batches: BatchSettings) -> None:
+    """Raises `SettingsError` for trainer arguments that a batch policy cannot honour."""
+    if not batches.planned:
+        return
+    what = f"ElasticCallback(batch={batches.batch!r}, tail={batches.tail or 'exact'!r}) plans an epoch's steps ahead"
+    if batches.batch != "per_rank" and trainer.accumulate_grad_batches != 1:
+        raise SettingsError(
+            f"{what} and decides how many batches are accumulated; got "
+            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}). Leave it at 1."
+        )
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+        raise SettingsError(f"{what}; a GradientAccumulationScheduler would change them. Remove it.")
+    if trainer.limit_train_batches not in (None, 1.0):
+        raise SettingsError(
+            f"{what}; got Trainer(limit_train_batches={trainer.limit_train_batches}), which would end an epoch in "
+            "the middle of one. Use a smaller data set (torch.utils.data.Subset), or max_steps."
+        )

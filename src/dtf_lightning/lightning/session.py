@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,22 +31,24 @@ from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.events import EventLog, WorkerRescaled
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning import unwinding
+from dtf_lightning.lightning.batches import RunningBatches
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.undo import Undo
+from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
 from dtf_lightning.training.pause import PauseClock
 from dtf_lightning.training.process_group import GenerationGroup
-from dtf_lightning.training.sampler import ElasticDistributedSampler, Tail
 from dtf_lightning.training.state_transfer import receive_state, send_state
 from dtf_lightning.training.warm_up import warm_up
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from torch.utils.data import DataLoader
 
     from dtf_lightning.lightning.strategy import ElasticDDPStrategy
 
@@ -73,9 +74,10 @@ class WorkerLeft(SystemExit):
 class SessionSettings:
     """What `ElasticCallback` and `ElasticDDPStrategy` were given."""
 
-    tail: Tail = "pad"
+    batches: BatchSettings = field(default_factory=BatchSettings)
     ledger: bool = False
     run_dir: str | None = None
+    seed: int | None = None
 
 
 class ElasticSession:
@@ -116,7 +118,7 @@ class ElasticSession:
         self.over = False
         """Training came to its end with all members: whoever dies now is missed no more."""
         self.clock = PauseClock()
-        self.sampler: ElasticDistributedSampler | None = None
+        self.batches = RunningBatches()
         self.ledger: Ledger | None = None
         self.events: EventLog | None = None
         self._fingerprint: tuple[dict[str, str], tuple[str, ...]] | None = None
@@ -132,6 +134,7 @@ class ElasticSession:
     def attach(self, trainer: pl.Trainer) -> None:
         """Bind to the trainer that will fit; before its set-up hooks."""
         self.trainer = trainer
+        self.batches.accumulate = trainer.accumulate_grad_batches
         self._original_forward = trainer.lightning_module.__dict__.get("forward")
         folder = self.run_dir(trainer)
         name = f"{self.welcome.node}.{environment.local_rank()}.{self.welcome.incarnation}"
@@ -165,7 +168,7 @@ class ElasticSession:
         if self._fingerprint is None:
             refuse_optimizers(self.trainer)
             warm_up()  # on the node's local group
-            self._fingerprint = settings_fingerprint(self.trainer), parameter_signature(self.trainer.lightning_module)
+            self._fingerprint = self._settings(), parameter_signature(self.trainer.lightning_module)
         self.group.destroy()
         if self.loaded_position is not None and not self.progress.trained:
             self._go_to_loaded_position(self.loaded_position)
@@ -192,6 +195,17 @@ class ElasticSession:
                 epoch=self.trainer.current_epoch,
             )
         self.link.active(step)
+
+    def _settings(self) -> dict[str, str]:
+        return (
+            settings_fingerprint(self.trainer)
+            | self.settings.batches.fingerprint()
+            | {
+                "ElasticCallback(seed)": str(self.settings.seed),
+                # the user's: a plan has set its own for a world that was provisional
+                "Trainer(accumulate_grad_batches)": str(self.batches.accumulate),
+            }
+        )
 
     def _form(self, assignment: Assign) -> None:
         former_rank, former = self.strategy.global_rank, self.generation
@@ -263,33 +277,18 @@ class ElasticSession:
 
     # --- 3 training --------------------------------------------------------------------------------------------------
 
-    def bind_sampler(self, sampler: ElasticDistributedSampler, batch_size: int) -> None:
-        """Give the sampler its place in the world and in the epoch."""
-        epoch_loop = self.trainer.fit_loop.epoch_loop
-        progress = self.progress
-        in_epoch = self.resuming and progress.phase is not LoopPhase.EPOCH_START
-        done = epoch_loop.batch_progress.current.completed if in_epoch else 0
-        sampler.rebind(
-            rank=self.strategy.global_rank,
-            num_replicas=self.strategy.world_size,
-            epoch=self.trainer.current_epoch,
-            cursor=progress.consumed if in_epoch else 0,
-            done_here=done * batch_size,
-        )
-        progress.batch_samples = self.strategy.world_size * batch_size
-        progress.dataset_size = sampler.dataset_size
-        if self.ledger is not None:
-            sampler.drawn = deque()
-        if self.sampler is not None and type(sampler) is type(self.sampler):
-            sampler.adopt_order(self.sampler)
-        self.sampler = sampler
-        self.batch_size = batch_size
+    def bind_loader(self, loader: DataLoader[Any]) -> None:
+        """Give the training loader its place in the world and in the epoch."""
+        in_epoch = self.resuming and self.progress.phase is not LoopPhase.EPOCH_START
+        self.batches.bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
 
     def before_batch(self) -> None:
         """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
         epoch_loop = self.trainer.fit_loop.epoch_loop
         progress = self.progress
-        at_step = epoch_loop.batch_progress.current.completed % self.trainer.accumulate_grad_batches == 0
+        done = epoch_loop.batch_progress.current.completed
+        at_step = (done - self.batches.done_before) % self.trainer.accumulate_grad_batches == 0
+        self.batches.begin(self, done)
         progress.phase = LoopPhase.BATCH
         if at_step:
             progress.at_step_boundary(self.trainer)
@@ -302,8 +301,8 @@ class ElasticSession:
 
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
-        if self.ledger is not None and self.sampler is not None:
-            samples, padding = self.sampler.take_drawn(self.batch_size)
+        if self.ledger is not None and self.batches.sampler is not None:
+            samples, padding = self.batches.take_drawn()
             self.ledger.draw(
                 generation=self.generation.number,
                 rank=self.strategy.global_rank,

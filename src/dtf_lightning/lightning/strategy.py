@@ -108,18 +108,24 @@ class ElasticDDPStrategy(DDPStrategy):
         if kept is not None and kept.dataset is dataloader.dataset and kept.batch_size == dataloader.batch_size:
             loader = kept  # its persistent workers live on
         else:
-            loader = make_elastic(dataloader, tail=self.session.settings.tail)
+            loader = make_elastic(dataloader, self.session.settings.batches)
             self._kept_loader = loader if loader.persistent_workers else None
         sampler = loader.sampler
         assert isinstance(sampler, ElasticDistributedSampler)
-        assert loader.batch_size is not None
-        self.session.bind_sampler(sampler, loader.batch_size)
+        self.session.bind_loader(loader)
         if sampler.done_here and isinstance(fit_loop.trainer.limit_train_batches, float):
             fit_loop.limit_epoch(loader)
         return loader
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
         self.session.batch_drawn()
+
+    def backward(
+        self, closure_loss: torch.Tensor, optimizer: torch.optim.Optimizer | None, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        weight = self.session.batches.loss_weight
+        loss = closure_loss if weight == 1.0 else closure_loss * weight
+        return super().backward(loss, optimizer, *args, **kwargs)
 
     def optimizer_step(
         self,

@@ -11,7 +11,7 @@ the rest but lose or repeat the step in flight; here the cursor moves with commi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -41,9 +41,10 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         seed: the same on all ranks.
         tail: what to do when the rest of an epoch does not divide by the world size: `pad` repeats at most
             `num_replicas - 1` samples of the epoch's beginning (Lightning's way), `drop` leaves at most as many out.
+        num_samples: samples per epoch, for a subclass whose `make_order` gives other than the data set has.
 
     Raises:
-        SettingsError: unknown tail, or an empty data set.
+        SettingsError: unknown tail, an empty data set, or `num_samples` below 1; later: an order of another length.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         shuffle: bool = True,
         seed: int = 0,
         tail: Tail = "pad",
+        num_samples: int | None = None,
     ) -> None:
         if tail not in TAILS:
             raise SettingsError(f"tail={tail!r} is unknown; choose one of {', '.join(map(repr, TAILS))}")
@@ -62,7 +64,10 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
             raise SettingsError("an elastic sampler needs a data set with a length of at least 1")
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.tail: Tail = tail
-        self.dataset_size = len(dataset)
+        if num_samples is not None and num_samples < 1:
+            raise SettingsError(f"{type(self).__name__}(num_samples={num_samples}): must be at least 1")
+        self.dataset_size = len(dataset) if num_samples is None else num_samples
+        """Samples per epoch."""
         self.cursor = 0
         """Samples of this epoch that the whole world has consumed."""
         self.done_here = 0
@@ -86,19 +91,33 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
     def order(self) -> torch.Tensor:
         """The epoch's global order. Shape (dataset_size,), int64; computed once per epoch."""
         if self._order is None or self._order[0] != self.epoch:
-            if self.shuffle:
-                generator = torch.Generator()
-                generator.manual_seed(self.seed + self.epoch)
-                order = torch.randperm(self.dataset_size, generator=generator)
-            else:
-                order = torch.arange(self.dataset_size)
+            order = torch.as_tensor(self.make_order(self.epoch), dtype=torch.int64)
+            if order.shape != (self.dataset_size,):
+                raise SettingsError(
+                    f"{type(self).__name__}.make_order returned the shape {tuple(order.shape)} for epoch {self.epoch}; "
+                    f"expected ({self.dataset_size},), one index per sample of the epoch (set num_samples otherwise)"
+                )
             self._order = (self.epoch, order)
         return self._order[1]
 
     def adopt_order(self, other: ElasticDistributedSampler) -> None:
         """Take over the order that another sampler of the same data has computed: a permutation of 10M takes 0.5 s."""
-        if (self.dataset_size, self.seed, self.shuffle) == (other.dataset_size, other.seed, other.shuffle):
+        same_kind = type(self) is type(other) is ElasticDistributedSampler  # a subclass may make orders of its own
+        if same_kind and (self.dataset_size, self.seed, self.shuffle) == (other.dataset_size, other.seed, other.shuffle):
             self._order = other._order
+
+    def make_order(self, epoch: int) -> torch.Tensor:
+        """The samples of an epoch in the order in which the whole world draws them. Shape (dataset_size,), int64.
+
+        The protocol for orders of your own (weights, buckets, a curriculum): override this and, if an epoch has another
+        number of samples than the data set, pass `num_samples`. The result must depend on `self.seed` and the epoch
+        only, never on the rank or the world: every rank computes it alone, and again after each rescale.
+        """
+        if not self.shuffle:
+            return torch.arange(self.dataset_size)
+        generator = torch.Generator()
+        generator.manual_seed(self.seed + epoch)
+        return torch.randperm(self.dataset_size, generator=generator)
 
     def take_drawn(self, count: int) -> tuple[list[int], int]:
         """The next `count` indices in the order in which they were drawn, and how many of them (the last) are padding.
@@ -142,3 +161,51 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
                 for index in chunk:
                     self.drawn.append(index)
                     yield index
+
+
+class WeightedElasticSampler(ElasticDistributedSampler):
+    """`torch.utils.data.WeightedRandomSampler` for a world that changes: one draw for all ranks, divided anew.
+
+    Args:
+        dataset: anything with a length.
+        weights: of each sample; need not sum to 1.
+        num_samples: draws per epoch; `None`: as many as the data set has.
+        replacement: whether a sample may be drawn more than once in an epoch, which `dtf audit` then shows as repeated.
+        seed: the same on all ranks.
+
+    Raises:
+        SettingsError: weights of another number, below 0, not finite or all 0; more draws than samples with weight
+            without replacement.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        weights: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        replacement: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dataset, seed=seed, num_samples=num_samples)
+        self.replacement = replacement
+        # (len(dataset),)
+        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        length = len(dataset)  # type: ignore[arg-type]
+        if self.weights.shape != (length,):
+            raise SettingsError(
+                f"weights have the shape {tuple(self.weights.shape)}; expected ({length},), one per sample"
+            )
+        if not bool(torch.isfinite(self.weights).all() & (self.weights >= 0).all() & (self.weights.sum() > 0)):
+            raise SettingsError("weights must be finite, not below 0, and not all 0")
+        drawable = int((self.weights > 0).sum())
+        if not replacement and self.dataset_size > drawable:
+            raise SettingsError(
+                f"num_samples={self.dataset_size} without replacement, but only {drawable} samples have a weight; "
+                "pass a smaller num_samples or replacement=True"
+            )
+
+    def make_order(self, epoch: int) -> torch.Tensor:
+        generator = torch.Generator()
+        generator.manual_seed(self.seed + epoch)
+        return torch.multinomial(self.weights, self.dataset_size, self.replacement, generator=generator)

@@ -160,6 +160,30 @@ def test_unknown_tail() -> None:
         ElasticCallback(tail="round")
 
 
+@pytest.mark.parametrize(
+    ("callback", "trainer", "message"),
+    [
+        ({"batch": "global"}, {"accumulate_grad_batches": 2}, r"got Trainer\(accumulate_grad_batches=2\)"),
+        ({"batch": "global"}, {"limit_train_batches": 3}, r"got Trainer\(limit_train_batches=3\)"),
+        ({"tail": "exact"}, {"limit_train_batches": 0.5}, r"tail='exact'\) plans .* got Trainer\(limit_train_batches=0.5"),
+        (
+            {"tail": "exact"},
+            {"callbacks": [pl.callbacks.GradientAccumulationScheduler({0: 1, 1: 2})]},
+            "a GradientAccumulationScheduler would change them",
+        ),
+    ],
+)
+def test_batch_policies(tmp_path: Path, run: RunOfOne, callback: Any, trainer: Any, message: str) -> None:
+    """Steps that are planned ahead cannot be cut or regrouped by others."""
+    with pytest.raises(SettingsError, match=message):
+        fit(tmp_path, elastic=True, **callback, **trainer)
+
+
+def test_global_batch_needs_no_rule() -> None:
+    with pytest.raises(SettingsError, match="same samples in every world, so that its learning rate needs no rule"):
+        ElasticCallback(batch="global", learning_rate="linear")
+
+
 def under_stock_torchrun(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     """What torchelastic sets for its only worker; the store at `port` is the agent's."""
     for name, value in {
