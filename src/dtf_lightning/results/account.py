@@ -41,6 +41,7 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
         **_curves(store, run),
         "checkpoints": _checkpoints(store, run, began),
         "audits": store.rows("SELECT * EXCLUDE (run) FROM audits WHERE run = ? ORDER BY epoch", [run]),
+        "epochs": epoch_ranges(store.rows("FROM audits WHERE run = ? ORDER BY epoch", [run])),
         "costs": store.rows("SELECT * EXCLUDE (run) FROM costs WHERE run = ? ORDER BY generation", [run]),
         "events": _events(store, run, began),
         "corrupt": store.rows("SELECT file, line, problem FROM corrupt_lines WHERE run = ? ORDER BY ALL", [run]),
@@ -194,6 +195,18 @@ def _words(kind: str, data: dict[str, Any]) -> str:
             return f"generation {data['generation']} with {data['world_size']} workers: {data['reason']}"
         case _:
             return f"run {data['phase']}: {data['reason']}"
+
+
+def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Audits of epochs, those in a row with the same findings put together."""
+    found: list[dict[str, Any]] = []
+    for audit in audits:
+        same = {key: audit[key] for key in ("complete", "consumed", "missing", "repeated", "padding")}
+        if found and all(found[-1][key] == value for key, value in same.items()):
+            found[-1]["epoch"] = f"{found[-1]['epoch']}".partition("–")[0] + f"–{audit['epoch']}"
+        else:
+            found.append({"epoch": f"{audit['epoch']}", **same})
+    return found
 
 
 def _stragglers(store: ResultsStore, run: str) -> list[dict[str, Any]]:

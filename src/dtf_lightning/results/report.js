@@ -35,7 +35,7 @@ function bytes(value) {
 // Nodes are host-pid-random: on one host the host says nothing.
 function shortener(run) {
   const hosts = new Set(run.timeline.map((worker) => worker.host));
-  return (name) => (hosts.size === 1 ? name.replace(`${[...hosts][0].split(".")[0]}-`, "") : name);
+  return (name) => (hosts.size === 1 ? name.replaceAll(`${[...hosts][0].split(".")[0]}-`, "") : name);
 }
 
 function section(title, note, ...children) {
@@ -48,8 +48,9 @@ function chart(title, note, height, build) {
 }
 function table(head, rows) {
   const numeric = head.map((_, i) => rows.every((row) => /^[-–\d.,%\s]*(ms|s|B|KiB|MiB|GiB|TiB)?$/.test(String(row[i] ?? ""))));
+  const long = head.map((_, i) => rows.some((row) => String(row[i] ?? "").length > 24));
   const cell = (tag, value, i) => {
-    const node = el(tag, numeric[i] ? { class: "number" } : {});
+    const node = el(tag, numeric[i] ? { class: "number" } : long[i] ? { class: "long" } : {});
     node.append(value instanceof Node ? value : String(value ?? "–"));
     return node;
   };
@@ -65,7 +66,7 @@ function layout(height, extra = {}) {
     height, margin: { l: narrow ? 40 : 56, r: 12, t: 26, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: css("--soft"), size: 12, family: "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif" },
     hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--ink") } },
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 } }, hovermode: "closest",
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 }, traceorder: "normal" }, hovermode: "closest",
     dragmode: narrow ? false : "zoom", ...extra,
     xaxis: { ...axis, ...(extra.xaxis || {}) }, yaxis: { ...axis, ...(extra.yaxis || {}) },
     ...(extra.yaxis2 ? { yaxis2: { ...axis, ...extra.yaxis2 } } : {}),
@@ -170,7 +171,7 @@ function tables(run) {
     run.generations.map((g) => [g.generation, short(g.reason), g.world_size, number(g.step), ms(g.pause), ms(g.worst_pause),
       ...(run.costs.length ? [cost.get(g.generation)?.steps_lost, cost.get(g.generation)?.steps_redone] : [])])))];
   if (run.audits.length) found.push(section("Audit of samples", "From the workers' ledgers: what committed steps consumed, epoch by epoch. An epoch in which a run was stopped is not whole.",
-    table(["epoch", "", "consumed", "missing", "repeated", "padding"], run.audits.map((a) => [a.epoch, el("span", { class: "pill" }, a.complete ? (a.missing + a.repeated ? "look here" : "every sample once") : "not whole"), number(a.consumed), number(a.missing), number(a.repeated), number(a.padding)]))));
+    table(["epoch", "", "consumed", "missing", "repeated", "padding"], run.epochs.map((a) => [a.epoch, el("span", { class: "pill" }, a.complete ? (a.missing + a.repeated ? "look here" : "every sample once") : "not whole"), number(a.consumed), number(a.missing), number(a.repeated), number(a.padding)]))));
   if (run.checkpoints.length) found.push(section("Checkpoints", "", table(["step", "epoch", "file", "size", "took", ""],
     run.checkpoints.map((c) => [c.step, c.epoch, c.path.split("/").pop(), bytes(c.size), ms(c.seconds), el("span", { class: "pill" }, c.pruned ? "pruned" : "kept")]))));
   if (run.events.length) found.push(section("What happened", "As the agents wrote it down; seconds since the run's start.", table(["s", ""], run.events.map((e) => [e.time.toFixed(1), short(e.text)]))));

@@ -55,7 +55,7 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
     if account["audits"]:
         names = ("epoch", "consumed", "missing", "repeated", "padding")
         found += ["", *heading("Samples", markdown)]
-        found += table(names, [[audit[name] for name in names] for audit in account["audits"]], markdown)
+        found += table(names, [[audit[name] for name in names] for audit in account["epochs"]], markdown)
     return found
 
 
