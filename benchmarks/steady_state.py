@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import read_steps, table
+from measure import StepsFile, table
 
 from dtf_lightning.etcd.embedded import EmbeddedEtcd
 
@@ -33,18 +33,21 @@ def step_time(mode: str, endpoint: str, number: int, steps: int, model: str) -> 
         else ["--standalone"]
     )
     with tempfile.TemporaryDirectory(prefix="dtf-bench-") as folder:
-        subprocess.run(
+        run = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", *rendezvous),
                 *(str(SCRIPT), "--mode", mode, "--folder", folder, "--model", model, f"--max-steps={steps}"),
             ],
-            check=True,
+            check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1", "BENCH_NODE": "x"},
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        if run.returncode:
+            raise SystemExit(f"the {mode} run failed:\n{run.stderr[-3000:]}")
         per_worker: dict[int, list[float]] = {}
-        for step in read_steps(Path(folder) / "steps" / "x.txt"):
+        for step in StepsFile(Path(folder) / "steps" / "x.txt").read():
             if step.step > WARM_UP_STEPS:
                 per_worker.setdefault(step.pid, []).append(step.at)
     times = next(iter(per_worker.values()))

@@ -82,8 +82,8 @@ def main() -> None:
 
         callbacks.append(ElasticCallback(run_dir=str(arguments.folder / "run")))
     else:
-        world = int(os.environ["WORLD_SIZE"])
-        options = {"strategy": "ddp", "devices": 1, "num_nodes": world // int(os.environ["LOCAL_WORLD_SIZE"])}
+        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        options = {"strategy": "ddp", "devices": local, "num_nodes": world // local}
     if arguments.mode == "restart":
         callbacks.append(ModelCheckpoint(dirpath=last.parent, every_n_train_steps=50, save_last=True, save_top_k=0))
     trainer = L.Trainer(

@@ -44,3 +44,20 @@ def test_every_decision_is_listed():
     navigation = (ROOT / "mkdocs.yml").read_text()
     records = [path.name for path in (ROOT / "docs/decisions").glob("0*.md")]
     assert [name for name in records if name not in index or name not in navigation] == []
+
+
+NAMED = {
+    name
+    for page in ("README.md", "docs/guarantees.md", "docs/troubleshooting.md")
+    for name in re.findall(
+        r"`(tests/[\w/]+(?:\.py)?(?:::\w+)?)`", (ROOT / page).read_text() if (ROOT / page).exists() else ""
+    )
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_named_tests_exist(name):
+    """A promise that names its test names one that is there."""
+    path, _, function = name.partition("::")
+    assert (ROOT / path).exists()
+    assert not function or re.search(rf"^def {function}\(", (ROOT / path).read_text(), re.MULTILINE)

@@ -96,6 +96,13 @@ def test_left_behind(node):
     assert "generation 2 was formed without this node" in node.record().detail
 
 
+def test_retired_before_it_was_handed_a_generation(node):
+    """The node was put out of generation 1 while it was cut off, and only ever sees generation 2: it does not wait on."""
+    others = Generation(number=2, members=(Member(node="b", incarnation=1, num_workers=1),), retired=("a#1",))
+    assert told(node, others) == []
+    assert node.record().state is WorkerState.FAILED
+
+
 def test_leaver_is_left_when_all_workers_have_said_so(node):
     """Both workers leave at the boundary; their ends are no failures then."""
     told(node, generation(1))

@@ -240,7 +240,8 @@ class LocalNode:
             self.fail(f"put out of the run by the coordinator: {pending.reason}")
             return
         if not is_member:
-            if self.ever_in_a_generation:
+            # Retired without having been handed a generation: it was away while it was put out, and would wait forever.
+            if self.ever_in_a_generation or member_id in current.retired:
                 self.fail(f"generation {current.number} was formed without this node ({current.reason})")
             return
         broken = pending is not None and pending.kind is DirectiveKind.FAIL

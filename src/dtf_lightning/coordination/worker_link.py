@@ -4,7 +4,8 @@ Rules that this file guards:
 
 * in the steady state a step costs one attribute read (`at_boundary`);
 * a worker that answered `Prepare` with boundary b does not pass boundary b + 1 before it has seen `Stop`, so the
-  coordinator's choice (max over the workers + 2) lies ahead of everybody;
+  coordinator's choice (max over the workers + 2) lies ahead of everybody; only when etcd is away meanwhile it trains on,
+  and a late `Stop` then counts at once;
 * what was announced is about the generation of the last `Assign`: the listener resets it when it reads that line, so
   that whatever follows on the socket is about the new generation;
 * the agent's end is the worker's end: no orphan trains on alone;
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 EXIT_AGENT_LOST = 70
 EXIT_NOT_UNWOUND = 71
+STOP_PATIENCE = 5.0
+"""Seconds that a worker which has answered `Prepare` waits for `Stop`, then trains on: etcd being away stops nobody."""
 CONNECT_TIMEOUT = 30.0
 """Seconds to connect and be welcomed."""
 
@@ -71,6 +74,7 @@ class WorkerLink:
         """The generation that this worker is, or was last, part of."""
         self.step = 0
         """The last global step, for heartbeats; written by the training loop without a lock."""
+        self.stop_patience = STOP_PATIENCE
         self.pending = False
         """Something is to be looked at: the one attribute that a step reads."""
         self._changed = threading.Condition()
@@ -121,7 +125,10 @@ class WorkerLink:
                     return self._boundary >= self._stop.boundary
                 if self._answered is None or self._boundary < self._answered + 2:
                     return False
-                self._changed.wait()
+                if not self._changed.wait(self.stop_patience):
+                    # etcd may have gone away between the two. Going on is safe: no step can be done without the
+                    # others, so whoever has seen `Stop` and this worker part at the same committed step.
+                    self._answered = None
 
     def check(self) -> None:
         """Raise `GenerationBroken` or `RunAborted` if one was announced; for use between boundaries."""
@@ -133,6 +140,11 @@ class WorkerLink:
     def broken(self) -> bool:
         """A failure of the current generation was announced."""
         return self._failed_target > self.generation
+
+    @property
+    def abort_reason(self) -> str | None:
+        """Why the coordinator ended the run; `None` while it has not."""
+        return self._abort.reason if self._abort is not None else None
 
     @property
     def stopping(self) -> messages.Stop | None:

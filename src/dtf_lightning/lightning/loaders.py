@@ -45,7 +45,7 @@ def num_batches_of_share(loader: DataLoader[Any], share: float) -> int:
     sampler.cursor = sampler.done_here = 0
     whole_epoch = len(loader)
     sampler.cursor, sampler.done_here = cursor, done_here
-    consumed = cursor // (sampler.num_replicas * loader.batch_size)
+    consumed: int = cursor // (sampler.num_replicas * loader.batch_size)
     done: int = done_here // loader.batch_size
     return done + max(1, int(whole_epoch * share) - consumed)
 

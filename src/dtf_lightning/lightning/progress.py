@@ -8,13 +8,15 @@ Rules that this file guards:
 * the cursor of the data counts samples of committed steps only.
 
 Private API read and written here: the `*_progress` counters of `_FitLoop`, `_TrainingEpochLoop` and its optimization
-loop, `_batches_that_stepped`.
+loop, `_batches_that_stepped`, `_skip_next_val`, the logger connector's `on_batch_end`, `update_train_step_metrics`.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import WeightAveraging
 
 from dtf_lightning.elastic.resume import LoopPhase, Position
 
@@ -179,10 +181,8 @@ class TrainingProgress:
             return False
         if stepped:
             total, current = batches.total.ready, batches.current.ready
-            if batches.total.processed < total:
-                epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
-                if epoch_loop._num_ready_batches_reached():
-                    epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+            if batches.total.completed < total:
+                _catch_up(epoch_loop)
             self.batch_done()
         else:
             total, current = self.boundary.batches_total, self.boundary.batches_in_epoch
@@ -193,3 +193,23 @@ class TrainingProgress:
         for tracker, count in ((batches.total, total), (batches.current, current)):
             tracker.ready = tracker.started = tracker.processed = tracker.completed = count
         return not stepped and begun
+
+
+def _catch_up(epoch_loop: Any) -> None:
+    """What Lightning would have done after the optimizer step that was interrupted.
+
+    Batch-end hooks are not called: some have run already, and theirs is not to know how often. An average of weights is
+    the exception, or the members' averages would drift apart.
+    """
+    if epoch_loop.batch_progress.total.processed < epoch_loop.batch_progress.total.ready:
+        epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if epoch_loop._num_ready_batches_reached():
+            epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+    trainer = epoch_loop.trainer
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging):  # averages each step once, however often it is called
+            callback.on_train_batch_end(trainer, trainer.lightning_module, None, None, epoch_loop.batch_idx)
+    connector = trainer._logger_connector
+    if connector._first_loop_iter is not None:  # None: nothing was logged here, the position is a checkpoint's
+        connector.on_batch_end()
+        connector.update_train_step_metrics()

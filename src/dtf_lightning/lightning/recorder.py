@@ -170,8 +170,11 @@ class RunRecorder:
         elif step - self._last_step >= self._every:
             self.sample(trainer)
 
-    def sample(self, trainer: pl.Trainer) -> None:
-        """Write down what was done since the last sample."""
+    def sample(self, trainer: pl.Trainer, *, failing: bool = False) -> None:
+        """Write down what was done since the last sample.
+
+        `failing`: a collective may hang on the device, so that nobody must wait for the device.
+        """
         step = trainer.global_step
         if self._last_step is None or step == self._last_step:
             return
@@ -188,8 +191,8 @@ class RunRecorder:
                 seconds=time.monotonic() - self._sample_began,
                 samples=self._samples,
                 data_wait=wait - self._wait_before,
-                loss=_finite(self._loss),
-                lr=trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None,
+                loss=None if failing else _finite(self._loss),
+                lr=_finite(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None,
                 rss=resident_memory(),
                 device_memory=device_memory(trainer.strategy.root_device),
             )

@@ -213,6 +213,7 @@ class ElasticSession:
             connect_timeout=self.welcome.rescale_timeout,
             timeout=self.strategy.group_timeout() or timedelta(minutes=30),
             device=self.strategy.root_device,
+            still_wanted=self.link.check,
         )
         if assignment.rank == 0 and former_rank != 0 and former.number > 0:
             take_over_rank_zero(self.trainer)
@@ -348,9 +349,14 @@ class ElasticSession:
     # --- 4 failures --------------------------------------------------------------------------------------------------
 
     def should_rescale(self, error: BaseException) -> bool:
-        """Whether this exception is a rescale; if not, it is this process's own end, and the others are told."""
-        self.recorder.sample(self.trainer)
+        """Whether this exception is a rescale; if not, it is this process's own end, and the others are told.
+
+        Raises `RunAborted` in the place of whatever the abort's end of the collectives has raised.
+        """
+        self.recorder.sample(self.trainer, failing=True)
         self.clock.start()
+        if isinstance(error, Exception) and self.link.abort_reason is not None:
+            raise RunAborted(self.link.abort_reason) from None
         if isinstance(error, (StopForRescale, GenerationBroken)):
             return True
         if isinstance(error, Exception) and not isinstance(error, DtfError):

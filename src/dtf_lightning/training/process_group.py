@@ -18,6 +18,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -44,6 +45,13 @@ def _open_sockets() -> dict[int, str]:
     return sockets
 
 
+@dataclass(frozen=True)
+class _StoreConnection:
+    address: tuple[str, int]
+    store: dist.TCPStore
+    sockets: frozenset[str]
+
+
 class GenerationGroup:
     """The default process group of torch.distributed, one generation at a time.
 
@@ -59,6 +67,7 @@ class GenerationGroup:
         self._cut = False
         self._forming = False
         self._formed = threading.Event()
+        self._store: _StoreConnection | None = None
         self.backend = ""
         _groups.add(self)
 
@@ -113,7 +122,8 @@ class GenerationGroup:
             raise
         finally:
             with self._lock:
-                self._own = set(_open_sockets().values()) - self._before
+                stores = self._store.sockets if self._store is not None else frozenset()
+                self._own = set(_open_sockets().values()) - self._before - stores
                 self._forming = False
                 self._formed.set()
         self._raise_if_cut()
@@ -122,13 +132,30 @@ class GenerationGroup:
         self, host: str, port: int, prefix: str, rank: int, world_size: int, timeout: timedelta
     ) -> dist.PrefixStore:
         """The generation's part of the store, once all members have arrived there."""
-        store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
-        self._raise_if_cut()
-        prefixed = dist.PrefixStore(prefix, store)
-        prefixed.set(f"arrived/{rank}", "")
-        prefixed.wait([f"arrived/{member}" for member in range(world_size)])
-        self._raise_if_cut()
+        try:
+            store = self._connect(host, port, timeout)
+            self._raise_if_cut()
+            prefixed = dist.PrefixStore(prefix, store)
+            prefixed.set(f"arrived/{rank}", "")
+            prefixed.wait([f"arrived/{member}" for member in range(world_size)])
+            self._raise_if_cut()
+        except Exception:
+            self._store = None
+            raise
         return prefixed
+
+    def _connect(self, host: str, port: int, timeout: timedelta) -> dist.TCPStore:
+        """The store at that address; the same agent's is kept from generation to generation.
+
+        Connecting looks the peer's name up, which takes 5 s where reverse DNS does not answer.
+        """
+        kept = self._store
+        if kept is None or kept.address != (host, port):
+            before = set(_open_sockets().values())
+            store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+            kept = _StoreConnection((host, port), store, frozenset(set(_open_sockets().values()) - before))
+            self._store = kept
+        return kept.store
 
     def _raise_if_cut(self, cause: Exception | None = None) -> None:
         if self._cut:
@@ -153,6 +180,8 @@ class GenerationGroup:
             if self._before is None:
                 return
             already, self._cut = self._cut, True
+            if self._forming and self._store is not None:
+                _shut_all_down(self._store.sockets)  # the main thread may wait in it
             if "nccl" in self.backend and dist.is_initialized():
                 # The way out of a hung NCCL collective from another thread (torch >= 2.6); does nothing to gloo.
                 dist.distributed_c10d._abort_process_group()
@@ -205,6 +234,12 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _shut_all_down(names: frozenset[str]) -> None:
+    for descriptor, name in _open_sockets().items():
+        if name in names:
+            _shut_down(descriptor, name)
 
 
 def _shut_down(descriptor: int, name: str) -> None:

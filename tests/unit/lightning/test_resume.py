@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from support.run_of_one import Net, Outcome, assert_same_weights, fit, plain_loader, train_loader
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 STEPS_PER_EPOCH = 6
 
@@ -152,4 +154,4 @@ def test_elastic_checkpoint_with_inert_callback(
     assert rest.model.losses == whole.model.losses[6:]
     assert_same_weights(rest, whole)
     assert train_loader().batch_size == loader.batch_size
-    assert STEPS_PER_EPOCH * 3 == rest.trainer.global_step
+    assert rest.trainer.global_step == STEPS_PER_EPOCH * 3

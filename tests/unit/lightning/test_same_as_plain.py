@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import pytest
-from torch.utils.data import DataLoader
 
 from support.run_of_one import (
-    Net, RunOfOne, assert_same_training, fit, plain_loader, train_loader, val_loader,
+    Net,
+    RunOfOne,
+    assert_same_training,
+    fit,
+    plain_loader,
+    train_loader,
+    val_loader,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
 
 TRAINERS: dict[str, dict[str, Any]] = {
     "defaults": {},

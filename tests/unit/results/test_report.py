@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +127,18 @@ def decode(png: bytes) -> list[bytes]:
         rows.append(bytes(row))
         above = row
     return rows
+
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/observability.md"])
+def test_sql_of_the_documentation(page, run_dir, tmp_path, capsys):
+    """Runs as it is written there."""
+    db = str(tmp_path / "results.duckdb")
+    assert main(["results", "sync", str(run_dir), "--db", db, "--parquet", str(tmp_path / "out")]) == 0
+    queries = re.findall(r'dtf results query "(.*)"', (ROOT / page).read_text())
+    assert queries
+    for query in queries:
+        assert main(["results", "query", query, "--db", db]) == 0
+    assert "failure" in capsys.readouterr().out
