@@ -133,3 +133,14 @@ def test_suspect_is_forgotten_when_unwound(node):
     assert (node.record().suspect, node.record().detail) == (1, "reset")
     say(node, messages.Ready(after=1), messages.Ready(after=1))
     assert node.record().suspect == 0
+
+
+@pytest.mark.parametrize("order", ["death first", "signal first"])
+def test_sibling_of_a_dead_worker_does_not_make_the_node_leave(node, order):
+    """torchelastic ends the siblings of a dead worker with SIGTERM, which they report: the node is to come back."""
+    told(node, generation(1))
+    first, second = node.workers.values()
+    happens = [lambda: node.lost(first, "killed"), lambda: node.said(second, messages.Leaving(reason="SIGTERM"), 1.0)]
+    for happen in happens if order == "death first" else reversed(happens):
+        happen()
+    assert (node.leaving, node.record().state) == ("", WorkerState.FAILED)

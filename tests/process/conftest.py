@@ -50,10 +50,11 @@ def make_run(request, fork_server, etcd, store, tmp_path) -> Iterator[Callable[.
     """Makes runs; what they leave running is ended."""
     runs: list[ElasticRun] = []
 
-    def make(training: Training = Training(), *, agent: dict[str, float] | None = None, **elastic: float) -> ElasticRun:  # noqa: B008
+    def make(training: Training = Training(), *, run_id: str | None = None, **elastic: float) -> ElasticRun:  # noqa: B008
         folder = tmp_path / f"run{len(runs)}"
         folder.mkdir()
-        runs.append(ElasticRun(fork_server, store, etcd.endpoint, folder, training, elastic, agent or {}))
+        runs.append(ElasticRun(fork_server, store, etcd.endpoint, folder, training, elastic))
+        runs[-1].run_id = run_id or runs[-1].run_id
         return runs[-1]
 
     yield make

@@ -62,9 +62,7 @@ def test_option(make_run, training):
 
 def test_dropped_tail(make_run):
     """`tail="drop"`: at most world size - 1 samples of an epoch are left out, none is repeated."""
-    run = make_run(
-        Training(faults=(Fault(at="backward", step=4, rank=0),), tail="drop", num_samples=137), **exactly(3)
-    )
+    run = make_run(Training(faults=(Fault(at="backward", step=4, rank=0),), tail="drop", num_samples=137), **exactly(3))
     run.start("a", "b", "c")
     run.wait_until_over(failed=1)
     run.check(survivors=2, epochs=2, dropped=2)
@@ -72,9 +70,7 @@ def test_dropped_tail(make_run):
 
 def test_early_stop(make_run):
     """EarlyStopping's decision in the epoch of a death: both survivors stop after it."""
-    training = Training(
-        faults=(Fault(at="forward", step=13, rank=0),), callbacks=("early_stopping_now",), max_epochs=9
-    )
+    training = Training(faults=(Fault(at="forward", step=13, rank=0),), callbacks=("early_stopping_now",), max_epochs=9)
     run = make_run(training, **exactly(3))
     run.start("a", "b", "c")
     run.wait_until_over(failed=1)

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,18 +148,41 @@ class ElasticRun:
             if generation is None or generation.number <= after or generation.world_size != num_workers:
                 return False
             records = [view.nodes.get(member.node) for member in generation.members]
-            return all(r is not None and r.state.value == "active" and r.generation == generation.number for r in records)
+            return all(
+                r is not None and r.state.value == "active" and r.generation == generation.number for r in records
+            )
 
         generation = self.wait_for(trains, f"a world of {num_workers} after generation {after}").generation
         assert generation is not None
         return generation.number
 
+    def wait_for_members(self, names: Iterable[str]) -> None:
+        """Until the generation that trains consists of these nodes."""
+
+        def trains(view: RunView) -> bool:
+            generation = view.generation
+            if generation is None or {member.node for member in generation.members} != set(names):
+                return False
+            return all(view.nodes[name].generation == generation.number for name in names if name in view.nodes)
+
+        self.wait_for(trains, f"a generation of {sorted(names)}")
+
+    def wait_for_steps(self, number: int) -> None:
+        """Until so many more batches have been drawn."""
+
+        def drawn() -> int:
+            return sum(path.read_bytes().count(b"draw") for path in self.folder.glob("ledger/*.jsonl"))
+
+        target = drawn() + number
+        self._poll(lambda: drawn() >= target, f"{number} more batches")
+
     def wait_for_file(self, path: Path) -> None:
         self._poll(path.exists, f"the file {path.name}")
 
-    def wait_for_log(self, name: str, text: str) -> None:
-        """Until the worker of this node has printed `text`."""
-        self._poll(lambda: text in self.nodes[name].log(), f"{text!r} from {name}")
+    def wait_for_log(self, name: str, text: str, *, of_agent: bool = False) -> None:
+        """Until the first worker of this node, or its agent, has printed `text`."""
+        node = self.nodes[name]
+        self._poll(lambda: text in (node.agent_log() if of_agent else node.log()), f"{text!r} from {name}")
 
     def _poll(self, condition: Callable[[], bool], description: str) -> None:
         end, wait = time.monotonic() + PATIENCE, threading.Event()
@@ -167,8 +190,8 @@ class ElasticRun:
             assert time.monotonic() < end, f"{description} did not come: {self.last_words()}"
             wait.wait(0.01)
 
-    def wait_until_over(self, *, failed: int = 0) -> dict[str, int]:
-        """The exit codes of all nodes, as torchrun's would be; so many of them must have failed."""
+    def wait_until_over(self, *, failed: int | None = 0) -> dict[str, int]:
+        """The exit codes of all nodes, as torchrun's would be; so many of them (`None`: any) must have failed."""
         codes = {}
         end = time.monotonic() + PATIENCE
         for name, node in self.nodes.items():
@@ -178,7 +201,9 @@ class ElasticRun:
                 raise AssertionError(f"{name} does not end: {self.last_words()}")
             codes[name] = code
         num_failed = sum(code != 0 for code in codes.values())
-        assert num_failed == failed, f"exit codes {codes}, expected {failed} of them not to be 0: {self.last_words()}"
+        assert failed in (None, num_failed), (
+            f"exit codes {codes}, expected {failed} of them not to be 0: {self.last_words()}"
+        )
         return codes
 
     def _dump_stacks(self) -> None:
@@ -194,34 +219,52 @@ class ElasticRun:
 
     # --- what must hold ----------------------------------------------------------------------------------------------
 
-    def results(self) -> dict[str, dict[str, Any]]:
-        """What those who came to the end wrote down, by worker."""
-        return {path.name.rsplit(".", 2)[0]: json.loads(path.read_text()) for path in self.folder.glob("*.result")}
-
     def audit(self) -> Audit:
         return audit(sorted(self.folder.glob("ledger/*.jsonl")))
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What those who came to the end wrote down, by worker."""
+        return read_results(self.folder)
 
     def rescales(self) -> list[WorkerRescaled]:
         """What the workers measured, in time order."""
         events = [event for path in self.folder.glob("events/*.jsonl") for event in read_events(path)]
         return sorted((e for e in events if isinstance(e, WorkerRescaled)), key=lambda e: e.at)
 
-    def check(self, *, survivors: int, epochs: int | None = None, dropped: int = 0, complete: bool = True) -> None:
-        """Survivors are identical; every sample of every epoch was consumed exactly once, but `dropped` per epoch.
+    def check(self, *, survivors: int, **expected: Any) -> None:
+        """As `check_survivors`, with the nodes' last words."""
+        assert len(self.results()) == survivors, f"survivors: {sorted(self.results())}; {self.last_words()}"
+        check_survivors(self.folder, self.training, survivors=survivors, **expected)
 
-        `complete` False: the last epoch was not trained to its end, on purpose.
-        """
-        results = self.results()
-        assert len(results) == survivors, f"survivors: {sorted(results)}; {self.last_words()}"
-        first, *others = (result["same"] for result in results.values())
-        for other in others:
-            assert other == first, results
-        account = self.audit()
-        assert account.steps_lost == 0
-        assert account.committed_steps == first["global_step"]
-        if epochs is not None:
-            assert len(account.epochs) == epochs
-        for epoch in account.epochs.values():
-            assert not epoch.repeated(), f"epoch {epoch.epoch}"
-            if complete or epoch.epoch < max(account.epochs):
-                assert len(epoch.missing(self.training.num_samples)) <= dropped, f"epoch {epoch.epoch}"
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.name.rsplit(".", 2)[0]: json.loads(path.read_text()) for path in folder.glob("*.result")}
+
+
+def check_survivors(
+    folder: Path,
+    training: Training,
+    *,
+    survivors: int,
+    epochs: int | None = None,
+    dropped: int = 0,
+    complete: bool = True,
+) -> None:
+    """Survivors are identical; every sample of every epoch was consumed exactly once, but `dropped` per epoch.
+
+    `complete` False: the last epoch was not trained to its end, on purpose.
+    """
+    results = read_results(folder)
+    assert len(results) == survivors, sorted(results)
+    first, *others = (result["same"] for result in results.values())
+    for other in others:
+        assert other == first, results
+    account = audit(sorted(folder.glob("ledger/*.jsonl")))
+    assert account.steps_lost == 0
+    assert account.committed_steps == first["global_step"]
+    if epochs is not None:
+        assert len(account.epochs) == epochs
+    for epoch in account.epochs.values():
+        assert not epoch.repeated(), f"epoch {epoch.epoch}"
+        if complete or epoch.epoch < max(account.epochs):
+            assert len(epoch.missing(training.num_samples)) <= dropped, f"epoch {epoch.epoch}"

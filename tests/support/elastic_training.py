@@ -79,7 +79,11 @@ class Model(L.LightningModule):
         torch.manual_seed(1)
         norm = nn.BatchNorm1d(training.hidden) if training.batch_norm else nn.Identity()
         self.network = nn.Sequential(
-            nn.Linear(FEATURES, training.hidden), nn.ReLU(), norm, nn.Dropout(training.dropout), nn.Linear(training.hidden, 1)
+            nn.Linear(FEATURES, training.hidden),
+            nn.ReLU(),
+            norm,
+            nn.Dropout(training.dropout),
+            nn.Linear(training.hidden, 1),
         )
 
     def training_step(self, batch, batch_idx):

@@ -347,7 +347,10 @@ class Agent:
         node = self._node
         if self._view.drain_asked(self.node_id):
             node.leaving = node.leaving or "drained by an operator"
-        if not node.leaving or self.parting is not None:
+        if self.parting is not None:
+            return
+        if not node.leaving:
+            self._grace_ends = None
             return
         now = self._clock.monotonic()
         if self._grace_ends is None:

@@ -70,6 +70,7 @@ class LocalNode:
         """The run's instance, once this incarnation was compared with the run's fingerprint and let in."""
         self.leaving = ""
         """Why this node leaves; empty while it does not."""
+        self._asked_by_worker = False
         self.failed = ""
         """Why this incarnation failed; empty while it lives."""
         self.gone = False
@@ -116,7 +117,10 @@ class LocalNode:
             case messages.Finished():
                 worker.finished = message.generation
             case messages.Leaving():
-                self.leaving = self.leaving or message.reason
+                # Of a failed incarnation this is no wish to go: torchelastic ends a dead worker's siblings with SIGTERM
+                # before it starts them all anew.
+                if not self.failed and not self.leaving:
+                    self.leaving, self._asked_by_worker = message.reason, True
             case messages.Left():
                 worker.released = True
                 self._note_gone()
@@ -143,8 +147,11 @@ class LocalNode:
 
     def fail(self, reason: str) -> None:
         """This incarnation is out; the first reason stays."""
-        if not self.gone:
-            self.failed = self.failed or reason
+        if self.gone:
+            return
+        self.failed = self.failed or reason
+        if self._asked_by_worker:  # a sibling's SIGTERM, heard before the failure that was its reason
+            self.leaving, self._asked_by_worker = "", False
 
     # --- what the node says ------------------------------------------------------------------------------------------
 

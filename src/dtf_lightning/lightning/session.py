@@ -284,6 +284,8 @@ class ElasticSession:
         progress.dataset_size = sampler.dataset_size
         if self.ledger is not None:
             sampler.drawn = deque()
+        if self.sampler is not None and type(sampler) is type(self.sampler):
+            sampler.adopt_order(self.sampler)
         self.sampler = sampler
         self.batch_size = batch_size
 
@@ -423,7 +425,7 @@ class ElasticSession:
 
     def close(self) -> None:
         """Hang up and let go of files and of the process group. Idempotent; the agent takes it for this worker's end."""
-        self.group.destroy()
+        self.group.close()
         self.link.close()
         self.recorder.close()
         if self.ledger is not None:

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
-from torch import nn
 from torch.utils.data import Dataset, get_worker_info
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from torch import nn
 
 LAG = 0.3
 """Seconds that a laggard's collective fails later than its peers' succeeds."""
@@ -191,7 +191,7 @@ class FaultInjector(Callback):
                 handle.remove()
                 self._meet(Phase.BACKWARD)
 
-            handle = first.register_hook(in_backward)
+            handle = first.register_hook(in_backward)  # type: ignore[no-untyped-call]
 
     def on_before_optimizer_step(
         self,

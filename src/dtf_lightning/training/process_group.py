@@ -102,7 +102,8 @@ class GenerationGroup:
             self._cut = False
             self.backend = backend
             self._forming = True
-            self._formed.clear()
+            self._formed = threading.Event()
+        formed = False
         try:
             still_wanted()
             store = self._meet(host, port, prefix, rank, world_size, timedelta(seconds=connect_timeout))
@@ -117,6 +118,7 @@ class GenerationGroup:
                 device_id=device if device.type == "cuda" else None,
             )
             dist.distributed_c10d._set_pg_timeout(timeout)
+            formed = True
         except Exception as error:
             self._raise_if_cut(error)
             raise
@@ -124,6 +126,8 @@ class GenerationGroup:
             with self._lock:
                 stores = self._store.sockets if self._store is not None else frozenset()
                 self._own = set(_open_sockets().values()) - self._before - stores
+                if self._cut or not formed:
+                    self._store = None  # shut down, or not to be trusted: the next generation connects anew
                 self._forming = False
                 self._formed.set()
         self._raise_if_cut()
@@ -132,16 +136,12 @@ class GenerationGroup:
         self, host: str, port: int, prefix: str, rank: int, world_size: int, timeout: timedelta
     ) -> dist.PrefixStore:
         """The generation's part of the store, once all members have arrived there."""
-        try:
-            store = self._connect(host, port, timeout)
-            self._raise_if_cut()
-            prefixed = dist.PrefixStore(prefix, store)
-            prefixed.set(f"arrived/{rank}", "")
-            prefixed.wait([f"arrived/{member}" for member in range(world_size)])
-            self._raise_if_cut()
-        except Exception:
-            self._store = None
-            raise
+        store = self._connect(host, port, timeout)
+        self._raise_if_cut()
+        prefixed = dist.PrefixStore(prefix, store)
+        prefixed.set(f"arrived/{rank}", "")
+        prefixed.wait([f"arrived/{member}" for member in range(world_size)])
+        self._raise_if_cut()
         return prefixed
 
     def _connect(self, host: str, port: int, timeout: timedelta) -> dist.TCPStore:
@@ -186,16 +186,22 @@ class GenerationGroup:
                 # The way out of a hung NCCL collective from another thread (torch >= 2.6); does nothing to gloo.
                 dist.distributed_c10d._abort_process_group()
             self._shut_connections_down()
-            forming = self._forming
+            forming, formed = self._forming, self._formed
         if forming and not already:
-            threading.Thread(target=self._cut_until_formed, daemon=True, name="dtf-group-cutter").start()
+            cutter = threading.Thread(
+                target=self._cut_until_formed, args=(formed,), daemon=True, name="dtf-group-cutter"
+            )
+            cutter.start()
 
-    def _cut_until_formed(self) -> None:
-        """Connections appear one after the other while a group forms: cut until the main thread has noticed."""
-        while self._forming:
+    def _cut_until_formed(self, formed: threading.Event) -> None:
+        """Connections appear one after the other while a group forms: cut until the main thread has noticed.
+
+        `formed` is that of the group that was cut: the next one may be forming before this thread looks again.
+        """
+        while not formed.wait(0.01):
             with self._lock:
-                self._shut_connections_down()
-            self._formed.wait(0.01)
+                if not formed.is_set():
+                    self._shut_connections_down()
 
     def _shut_connections_down(self) -> None:
         for descriptor, name in self._sockets().items():
@@ -219,6 +225,11 @@ class GenerationGroup:
             self._before = self._own = None
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def close(self) -> None:
+        """Forget the group and hang up on the store. Idempotent."""
+        self.destroy()
+        self._store = None
 
     def _close_in_child(self) -> None:
         # A forked DataLoader worker outlives a SIGKILLed parent by up to 5 s (its watchdog's period); while it holds

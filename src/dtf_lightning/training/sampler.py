@@ -95,6 +95,11 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
             self._order = (self.epoch, order)
         return self._order[1]
 
+    def adopt_order(self, other: ElasticDistributedSampler) -> None:
+        """Take over the order that another sampler of the same data has computed: a permutation of 10M takes 0.5 s."""
+        if (self.dataset_size, self.seed, self.shuffle) == (other.dataset_size, other.seed, other.shuffle):
+            self._order = other._order
+
     def take_drawn(self, count: int) -> tuple[list[int], int]:
         """The next `count` indices in the order in which they were drawn, and how many of them (the last) are padding.
 

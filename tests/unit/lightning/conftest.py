@@ -14,8 +14,10 @@ import pytest
 @pytest.fixture(scope="session")
 def store_port() -> Iterator[int]:
     """A TCPStore as an agent hosts it; generations take prefixes of their own."""
+    import torch
     import torch.distributed as dist
 
+    torch.set_num_threads(1)  # tiny models: more threads only wait for each other
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     yield store.port
     del store

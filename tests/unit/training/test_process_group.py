@@ -78,6 +78,21 @@ def test_cut_while_forming(start_ranks, store, new_prefix):
     rank.call("destroy")
 
 
+def test_next_generation_after_a_cut_while_connecting(start_ranks, store, new_prefix):
+    """All have met, one goes before it has connected, the rest is cut: the same store serves the next generation."""
+    (rank,), prefix = start_ranks(1), new_prefix()
+    store.set(f"{prefix}/arrived/1", "")
+    rank.start("form", store.port, prefix, 0, 2, 600.0)
+    store.wait([f"{prefix}/0//cpu//0/0"])  # its own address: it connects
+    rank.cut()
+    with pytest.raises(RankFailed) as caught:
+        rank.result()
+    assert caught.value.kind == "GenerationBroken", caught.value
+    rank.call("destroy")
+    rank.call("form", store.port, new_prefix(), 0, 1)
+    assert rank.call("all_reduce") == 1
+
+
 def test_a_member_that_does_not_come(start_ranks, store, new_prefix):
     """The wait is finite, and its end counts as a failed collective."""
     (rank,) = start_ranks(1)

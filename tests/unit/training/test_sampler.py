@@ -210,3 +210,16 @@ def test_settings_that_cannot_work(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         ElasticDistributedSampler(dataset, **arguments)
     assert isinstance(caught.value, SettingsError) or "rank" in arguments
+
+
+def test_order_is_adopted_from_a_sampler_of_the_same_data():
+    """A rescale makes a new sampler: it need not permute the data again, and other data's order is not taken."""
+    first = ElasticDistributedSampler(range(20), seed=3)
+    first.set_epoch(2)
+    order = first.order()
+    same, other = ElasticDistributedSampler(range(20), seed=3), ElasticDistributedSampler(range(20), seed=4)
+    for sampler in (same, other):
+        sampler.set_epoch(2)
+        sampler.adopt_order(first)
+    assert same.order() is order
+    assert other.order().tolist() != order.tolist()
