@@ -69,6 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--samples", type=int, metavar="N", help="samples per epoch (default: the highest number + 1)")
     audit.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
+    report = _add(commands, "report", _report, "what happened to a run and what it cost, as an HTML page or as text")
+    report.add_argument("run_dir", nargs="+", type=Path, metavar="RUN_DIR", help="a run's folder; several: compare")
+    report.add_argument("--format", choices=("html", "text", "md", "json"), default="html", help="(default: html)")
+    report.add_argument("--output", type=Path, metavar="FILE", help="(default: report.html in the first folder)")
+
+    _add_results(commands)
+
     demo = _add(commands, "demo", _demo, "train on this machine while nodes join, leave and die, and count the losses")
     demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a new one in runs/)")
     demo.add_argument("--fast", action="store_true", help="fewer steps and epochs")
@@ -124,6 +131,50 @@ def _audit(arguments: argparse.Namespace) -> int:
     else:
         print(*report.describe(), sep="\n")
     return DONE if report.clean else FAILED
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.results.report import write_report
+
+    written = write_report(arguments.run_dir, arguments.format, arguments.output)
+    print(written)
+    return DONE
+
+
+def _results_sync(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.results.store import ResultsStore
+
+    with ResultsStore(arguments.db) as store:
+        for run_dir in arguments.run_dir:
+            done = store.sync(run_dir)
+            print(f"{done.run}: {done.new_lines} new lines from {done.files} files")
+            for problem in done.corrupt:
+                print(f"passed over: {problem}", file=sys.stderr)
+        if arguments.parquet is not None:
+            print(f"{len(store.export_parquet(arguments.parquet))} Parquet files in {arguments.parquet}")
+    return DONE
+
+
+def _results_query(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.results.store import ResultsStore
+
+    if not arguments.db.exists():
+        raise SettingsError(f"there is no database {arguments.db}: make it with dtf results sync RUN_DIR")
+    with ResultsStore(arguments.db, read_only=True) as store:
+        print(store.query(arguments.sql))
+    return DONE
+
+
+def _add_results(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    results = commands.add_parser("results", help="runs in a DuckDB database, for questions in SQL")
+    actions = results.add_subparsers(title="commands", required=True, metavar="ACTION")
+    sync = _add(actions, "sync", _results_sync, "take in what is new in runs' folders; twice changes nothing")
+    sync.add_argument("run_dir", nargs="+", type=Path, metavar="RUN_DIR", help="<default_root_dir>/dtf/<run id>")
+    sync.add_argument("--parquet", type=Path, metavar="DIR", help="export every view there, too")
+    query = _add(actions, "query", _results_query, "print the answer to one SQL query")
+    query.add_argument("sql", metavar="SQL")
+    for action in (sync, query):
+        action.add_argument("--db", type=Path, default=Path("results.duckdb"), help="(default: %(default)s)")
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -151,7 +151,9 @@ class AgentSettings:
         None, "Path of a file that holds the etcd user's password and nothing else; needs `user`."
     )
     config: str | None = _setting(None, "Path of a YAML file with the same keys; `--rdzv-conf` wins over it.")
-    run_dir: str | None = _setting(None, "Folder for the agent's event log; none is written without it.")
+    run_dir: str | None = _setting(
+        None, "Folder for event logs and ledgers; without it the script's, <default_root_dir>/dtf/<run id>."
+    )
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -41,6 +41,7 @@ ALLOWED = {
     "lightning_utilities": {"lightning"},  # Lightning's own rank_zero_* log functions
     "yaml": {"settings"},
     "duckdb": {"results"},
+    "plotly": {"results"},
     "tensorboard": {"results", "demo"},
     "sklearn": {"demo"},
     "rich": {"demo"},

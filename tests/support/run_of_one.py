@@ -320,7 +320,11 @@ def fit(
     everyone: list[Callback] = [recorder, *callbacks]
     if elastic:
         elastic_callback = ElasticCallback(
-            tail=tail, ledger=ledger, learning_rate=learning_rate, batch=batch, global_batch=global_batch,
+            tail=tail,
+            ledger=ledger,
+            learning_rate=learning_rate,
+            batch=batch,
+            global_batch=global_batch,
             seed=elastic_seed,
         )
         everyone.insert(0, elastic_callback)

@@ -42,6 +42,7 @@ from dtf_lightning.coordination.inbox import (
 from dtf_lightning.coordination.keys import NodeDeleted, RunKeys, RunPhase, RunView
 from dtf_lightning.coordination.leadership import Leadership, others_can_lead
 from dtf_lightning.coordination.mesh import Mesh
+from dtf_lightning.coordination.messages import Ready
 from dtf_lightning.coordination.narrator import Narrator
 from dtf_lightning.coordination.node import LocalNode, Place
 from dtf_lightning.coordination.peers import Peers
@@ -50,7 +51,7 @@ from dtf_lightning.coordination.worker_server import WorkerServer
 from dtf_lightning.elastic.records import NodeRecord, WorkerState
 from dtf_lightning.errors import DtfError, RunAborted, RunRefused
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events import Event, EventLog, NodeGoneEvent
+from dtf_lightning.events import Event, EventLog, NodeGoneEvent, events_path
 from dtf_lightning.settings import AgentSettings
 
 log = logging.getLogger(__name__)
@@ -249,6 +250,8 @@ class Agent:
             case WriteDone(write=write, outcome=outcome):
                 self._leadership.written(write, outcome)
             case WorkerSaid(connection=connection, message=message):
+                if isinstance(message, Ready) and message.run_dir and self._event_log is not None:
+                    self._event_log.open(events_path(message.run_dir, self.node_id))
                 self._caretaker.hear(connection, message)
             case WorkerGone(connection=connection, cause=cause):
                 self._caretaker.gone(connection, cause)

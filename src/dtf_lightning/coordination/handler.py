@@ -37,7 +37,7 @@ from dtf_lightning.coordination.host import host_address, node_id
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events import EventLog
+from dtf_lightning.events import EventLog, events_path
 from dtf_lightning.settings import AgentSettings
 
 log = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ def create_handler(params: RendezvousParameters) -> LiveRendezvousHandler:
         host=host,
         store_port=tcp_store.port,
         socket_path=str(socket_dir / "agent.sock"),
-        event_log=EventLog(Path(settings.run_dir) / "events" / f"{node}.jsonl") if settings.run_dir else None,
+        event_log=EventLog(events_path(settings.run_dir, node) if settings.run_dir else None),
     )
     environment.write(
         {

@@ -44,6 +44,8 @@ class Ready(Message):
     """World-independent settings by name; compared with the run's before a newcomer is let in."""
     parameters: tuple[str, ...] = ()
     """`name dtype shape` of every parameter and buffer, in order; compared likewise."""
+    run_dir: str = ""
+    """Where this worker writes its event log: the agent's belongs beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

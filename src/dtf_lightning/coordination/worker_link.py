@@ -163,14 +163,16 @@ class WorkerLink:
                 self._abort is None
             )
 
-    def ready(self, fingerprint: dict[str, str], parameters: tuple[str, ...]) -> messages.Assign:
+    def ready(self, fingerprint: dict[str, str], parameters: tuple[str, ...], *, run_dir: str = "") -> messages.Assign:
         """Say that this worker is unwound (or set up) and wait for the next generation.
 
         Raises `RunFinished`, `RunAborted`, `RunRefused`, and `GenerationBroken` when the generation failed before this
         worker could enter it.
         """
         self._unwound.set()
-        self.send(messages.Ready(after=self.generation, fingerprint=fingerprint, parameters=parameters))
+        self.send(
+            messages.Ready(after=self.generation, fingerprint=fingerprint, parameters=parameters, run_dir=run_dir)
+        )
         with self._changed:
             while (assignment := self._answer_to_ready()) is None:
                 self._changed.wait()

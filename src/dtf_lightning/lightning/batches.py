@@ -31,7 +31,7 @@ class RunningBatches:
         self.loss_weight = 1.0
         """Of the batch that runs."""
         self._index = 0
-        self._batch_size = 0
+        self.batch_size = 0
         self._compared = False
         self.accumulate = 1
         """The user's `Trainer(accumulate_grad_batches)`; a plan sets its own."""
@@ -62,7 +62,7 @@ class RunningBatches:
         if self.sampler is not None:
             sampler.adopt_order(self.sampler)
         self.loader = loader
-        self.sampler, self._batch_size = sampler, loader.batch_size
+        self.sampler, self.batch_size = sampler, loader.batch_size
         self.seed_loader(session)
         if isinstance(loader.batch_sampler, ElasticBatchSampler):
             self._make_plan(session, loader, loader.batch_sampler, done)
@@ -90,7 +90,7 @@ class RunningBatches:
         """The running batch's samples, and how many of them (the last) are padding."""
         assert self.sampler is not None
         if self.plan is None:
-            return self.sampler.take_drawn(self._batch_size)
+            return self.sampler.take_drawn(self.batch_size)
         share = self.plan.share(self._index, self.sampler.rank)
         samples, _ = self.sampler.take_drawn(max(1, share))
         return samples, len(samples) - share
@@ -109,7 +109,7 @@ class RunningBatches:
             policy,
             samples_left=sampler.dataset_size - sampler.cursor,
             world_size=sampler.num_replicas,
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             drop_last=settings.tail == "drop" or loader.drop_last,
         )
         self.done_before = batch_sampler.batches_done = done

@@ -95,6 +95,18 @@ class ElasticCallback(Callback):
             return
         make_elastic(trainer, pl_module, self.session)
 
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002  Lightning's signature
+        if self.session is not None:
+            self.session.recorder.batch_done(outputs)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if self.session is not None:
+            self.session.recorder.validation_begins()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if self.session is not None:
+            self.session.recorder.validation_done(trainer)
+
     def state_dict(self) -> dict[str, Any]:
         """The position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
         if self.session is None:

@@ -189,6 +189,7 @@ class ElasticEpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: Any) -> None:
         session = _session(self)
         session.before_batch()
+        session.recorder.account.data_wanted()
         super().advance(data_fetcher)
         session.after_batch()
 

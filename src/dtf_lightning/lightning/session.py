@@ -13,22 +13,19 @@ The life of a worker, in the order of this file's methods:
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
 from dtf_lightning import environment
 from dtf_lightning.coordination.messages import Assign
 from dtf_lightning.coordination.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.generation import Generation
-from dtf_lightning.elastic.resume import LoopPhase, Position, ResumePlan, choose_leader
+from dtf_lightning.elastic.resume import LoopPhase
 from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
-from dtf_lightning.events import EventLog, WorkerRescaled
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.batches import RunningBatches
@@ -36,14 +33,16 @@ from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
+from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
+from dtf_lightning.lightning.resuming import share_state
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
 from dtf_lightning.training.pause import PauseClock
 from dtf_lightning.training.process_group import GenerationGroup
-from dtf_lightning.training.state_transfer import receive_state, send_state
+from dtf_lightning.training.time_account import Bucket
 from dtf_lightning.training.warm_up import warm_up
 
 if TYPE_CHECKING:
@@ -117,10 +116,10 @@ class ElasticSession:
         """The next pass through the epoch loop goes on at a position, instead of beginning an epoch."""
         self.over = False
         """Training came to its end with all members: whoever dies now is missed no more."""
-        self.clock = PauseClock()
+        self.recorder = RunRecorder(welcome, environment.local_rank())
+        self.clock = PauseClock(account=self.recorder.account)
         self.batches = RunningBatches()
         self.ledger: Ledger | None = None
-        self.events: EventLog | None = None
         self._fingerprint: tuple[dict[str, str], tuple[str, ...]] | None = None
         self._original_forward: Any = None
         self._redrawn = False
@@ -138,13 +137,14 @@ class ElasticSession:
         self._original_forward = trainer.lightning_module.__dict__.get("forward")
         folder = self.run_dir(trainer)
         name = f"{self.welcome.node}.{environment.local_rank()}.{self.welcome.incarnation}"
-        self.events = EventLog(folder / "events" / f"{name}.jsonl")
+        self.recorder.open(folder, trainer)
         if self.settings.ledger:
             self.ledger = Ledger(folder / "ledger" / f"{name}.jsonl")
 
     def run_dir(self, trainer: pl.Trainer) -> Path:
         """Where this run's events and ledgers lie."""
-        return Path(self.settings.run_dir or Path(trainer.default_root_dir) / "dtf" / self.welcome.run_id)
+        given = self.settings.run_dir or environment.read(environment.RUN_DIR)
+        return Path(given or Path(trainer.default_root_dir) / "dtf" / self.welcome.run_id).absolute()
 
     @property
     def validated(self) -> bool:
@@ -172,15 +172,16 @@ class ElasticSession:
         self.group.destroy()
         if self.loaded_position is not None and not self.progress.trained:
             self._go_to_loaded_position(self.loaded_position)
+        self.recorder.account.charge(self.recorder.account.current)
         try:
-            assignment = self.link.ready(*self._fingerprint)
+            assignment = self.link.ready(*self._fingerprint, run_dir=str(self.run_dir(self.trainer)))
         except RunFinished as finished:
+            self.recorder.ended(str(finished), self.trainer.global_step)
             raise WorkerLeft(str(finished)) from None
         self.clock.mark("wait")
         self._form(assignment)
         self.clock.mark("group")
-        plan = self._agree()
-        self._share_state(plan)
+        share_state(self)
         self.clock.mark("state")
         self.strategy.wrap_model(sync=self.generation.number == 1)
         self.in_group = True
@@ -194,6 +195,7 @@ class ElasticSession:
                 step=step,
                 epoch=self.trainer.current_epoch,
             )
+        self.recorder.entered(self.generation, self.strategy.global_rank, step, self.trainer.current_epoch)
         self.link.active(step)
 
     def _settings(self) -> dict[str, str]:
@@ -228,46 +230,6 @@ class ElasticSession:
         if assignment.rank == 0 and former_rank != 0 and former.number > 0:
             take_over_rank_zero(self.trainer)
 
-    def _agree(self) -> ResumePlan:
-        mine = self.progress.position(self.trainer)
-        phases = list(LoopPhase)
-        # (world_size, 5): every member's position
-        row = torch.tensor(
-            [int(mine.trained), mine.global_step, mine.batches_total, phases.index(mine.phase), mine.samples]
-        )
-        rows = [torch.empty_like(row) for _ in range(self.generation.world_size)]
-        dist.all_gather(rows, row)
-        positions = [
-            Position(
-                trained=bool(trained), global_step=step, batches_total=batches, phase=phases[phase], samples=samples
-            )
-            for trained, step, batches, phase, samples in (row.tolist() for row in rows)
-        ]
-        self.beginning = not any(position.trained for position in positions)
-        plan = choose_leader(positions)
-        if self.beginning and len(set(positions)) == 1:
-            # Nobody has trained and all have loaded the same: DDP's broadcast of the weights is enough.
-            return replace(plan, sources={})
-        return plan
-
-    def _share_state(self, plan: ResumePlan) -> None:
-        rank = self.strategy.global_rank
-        self.resuming = not self.beginning
-        if self.beginning:
-            box = [(training_state.dump_start(self.trainer), self.loaded_position is not None)]
-            dist.broadcast_object_list(box, src=plan.leader_rank)
-            start, self.resuming = box[0]
-            training_state.load_start(self.trainer, start)
-        receivers = [receiver for receiver, source in plan.sources.items() if source == rank]
-        if receivers:
-            state = training_state.dump_state(self.trainer, self.progress)
-            for receiver in receivers:
-                send_state(state, receiver)
-        elif rank in plan.sources:
-            training_state.load_state(self.trainer, self.progress, receive_state(plan.sources[rank]))
-        self.loaded_position = None
-        self.progress.trained = True
-
     def _go_to_loaded_position(self, position: dict[str, Any]) -> None:
         """Go on at the exact sample of the checkpoint, as a survivor of a rescale would."""
         self.progress.load_state_dict(position)
@@ -292,6 +254,7 @@ class ElasticSession:
         progress.phase = LoopPhase.BATCH
         if at_step:
             progress.at_step_boundary(self.trainer)
+            self.recorder.account.step_begins()
             self.undo.step_begins(self.trainer)
             self.link.step = self.trainer.global_step
             if self.link.at_boundary():
@@ -301,6 +264,7 @@ class ElasticSession:
 
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
+        self.recorder.account.data_there()
         if self.ledger is not None and self.batches.sampler is not None:
             samples, padding = self.batches.take_drawn()
             self.ledger.draw(
@@ -324,25 +288,13 @@ class ElasticSession:
         pause = self.clock.stop()
         if pause is not None:
             self._report(pause)
+        self.recorder.committed(self.trainer, self.progress.batch_samples)
 
     def _report(self, pause: float) -> None:
         generation = self.generation
-        if self.events is not None:
-            self.events.write(
-                WorkerRescaled(
-                    generation=generation.number,
-                    at=time.time(),
-                    source=f"{self.welcome.node}/{self.cluster_environment.local_rank()}",
-                    rescale=generation.kind,
-                    reason=generation.reason,
-                    world_size=generation.world_size,
-                    rank=self.strategy.global_rank,
-                    step=self.trainer.global_step,
-                    pause=pause,
-                    phases=self.clock.phases,
-                    redrawn=self._redrawn,
-                )
-            )
+        self.recorder.rescaled(
+            step=self.trainer.global_step, pause=pause, phases=self.clock.phases, redrawn=self._redrawn
+        )
         if self.strategy.global_rank == 0:
             log.info(
                 "generation %d: %d workers go on at step %d after a pause of %.0f ms (%s)",
@@ -360,6 +312,7 @@ class ElasticSession:
 
         Raises `RunAborted` in the place of whatever the abort's end of the collectives has raised.
         """
+        self.recorder.sample(self.trainer, failing=True)
         self.clock.start()
         if isinstance(error, Exception) and self.link.abort_reason is not None:
             raise RunAborted(self.link.abort_reason) from None
@@ -375,6 +328,7 @@ class ElasticSession:
                 return True
         if not isinstance(error, (WorkerLeft, RunAborted)):
             self.link.dying(f"{type(error).__name__}: {error}"[:2000])
+            self.recorder.ended(f"{type(error).__name__}: {error}"[:2000], self.trainer.global_step)
             self.group.cut()
         return False
 
@@ -395,6 +349,7 @@ class ElasticSession:
             self._redrawn = self.progress.settle(self.trainer)
             if self._redrawn:
                 self.undo.roll_step_back(self.trainer)
+                self.recorder.account.step_undone()
             self.undo.roll_hooks_back(self.trainer)
             self.loaded_position = None  # of no meaning any more, whoever has loaded a callback state
             self.undo.keep_random_state()
@@ -404,6 +359,7 @@ class ElasticSession:
         """Leave if the planned rescale was this node's leaving. Raises `WorkerLeft`."""
         stop = self.link.stopping
         if stop is not None and stop.leave and not self.link.broken:
+            self.recorder.ended(stop.reason, self.trainer.global_step)
             self.link.left()
             raise WorkerLeft(stop.reason)
 
@@ -414,8 +370,11 @@ class ElasticSession:
 
         Raises `GenerationBroken` when a member died before it had finished: the others need this one's state.
         """
+        self.recorder.sample(self.trainer)
+        self.recorder.account.enter(Bucket.WAITING)
         self.link.finished(self.trainer.global_step)
         self.over = True
+        self.recorder.ended("finished", self.trainer.global_step)
         if self.ledger is not None:
             self.ledger.end(
                 generation=self.generation.number, rank=self.strategy.global_rank, step=self.trainer.global_step
@@ -425,9 +384,9 @@ class ElasticSession:
         """Hang up and let go of files and of the process group. Idempotent; the agent takes it for this worker's end."""
         self.group.close()
         self.link.close()
-        for file in (self.ledger, self.events):
-            if file is not None:
-                file.close()
+        self.recorder.close()
+        if self.ledger is not None:
+            self.ledger.close()
 
 
 _current: ElasticSession | None = None

@@ -138,6 +138,16 @@ class ElasticDDPStrategy(DDPStrategy):
         self.session.progress.stepped = True
         return result
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        recorder = self.session.recorder
+        before = recorder.checkpoint_begins()
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+        recorder.checkpoint_done(before, self.session.trainer, str(filepath))
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        super().remove_checkpoint(filepath)
+        self.session.recorder.checkpoint_pruned(self.session.trainer, str(filepath))
+
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if not self._alone:
             self._tolerant(lambda: super(ElasticDDPStrategy, self).barrier(*args, **kwargs), None)

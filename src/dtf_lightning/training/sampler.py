@@ -103,7 +103,11 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
     def adopt_order(self, other: ElasticDistributedSampler) -> None:
         """Take over the order that another sampler of the same data has computed: a permutation of 10M takes 0.5 s."""
         same_kind = type(self) is type(other) is ElasticDistributedSampler  # a subclass may make orders of its own
-        if same_kind and (self.dataset_size, self.seed, self.shuffle) == (other.dataset_size, other.seed, other.shuffle):
+        if same_kind and (self.dataset_size, self.seed, self.shuffle) == (
+            other.dataset_size,
+            other.seed,
+            other.shuffle,
+        ):
             self._order = other._order
 
     def make_order(self, epoch: int) -> torch.Tensor:

@@ -165,7 +165,11 @@ def test_unknown_tail() -> None:
     [
         ({"batch": "global"}, {"accumulate_grad_batches": 2}, r"got Trainer\(accumulate_grad_batches=2\)"),
         ({"batch": "global"}, {"limit_train_batches": 3}, r"got Trainer\(limit_train_batches=3\)"),
-        ({"tail": "exact"}, {"limit_train_batches": 0.5}, r"tail='exact'\) plans .* got Trainer\(limit_train_batches=0.5"),
+        (
+            {"tail": "exact"},
+            {"limit_train_batches": 0.5},
+            r"tail='exact'\) plans .* got Trainer\(limit_train_batches=0.5",
+        ),
         (
             {"tail": "exact"},
             {"callbacks": [pl.callbacks.GradientAccumulationScheduler({0: 1, 1: 2})]},

@@ -1,0 +1,59 @@
+"""How the members of a new generation come to hold one state: compare positions, then send what is newest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from dtf_lightning.elastic.resume import LoopPhase, Position, ResumePlan, choose_leader
+from dtf_lightning.lightning import state as training_state
+from dtf_lightning.training.state_transfer import receive_state, send_state
+
+if TYPE_CHECKING:
+    from dtf_lightning.lightning.session import ElasticSession
+
+
+def share_state(session: ElasticSession) -> None:
+    """Leave all members with the state of the furthest one. A collective: every member calls it."""
+    trainer, progress = session.trainer, session.progress
+    plan = _agree(session)
+    rank = session.strategy.global_rank
+    session.resuming = not session.beginning
+    if session.beginning:
+        box = [(training_state.dump_start(trainer), session.loaded_position is not None)]
+        dist.broadcast_object_list(box, src=plan.leader_rank)
+        start, session.resuming = box[0]
+        training_state.load_start(trainer, start)
+    receivers = [receiver for receiver, source in plan.sources.items() if source == rank]
+    if receivers:
+        state = training_state.dump_state(trainer, progress)
+        for receiver in receivers:
+            send_state(state, receiver)
+    elif rank in plan.sources:
+        training_state.load_state(trainer, progress, receive_state(plan.sources[rank]))
+    session.loaded_position = None
+    progress.trained = True
+
+
+def _agree(session: ElasticSession) -> ResumePlan:
+    mine = session.progress.position(session.trainer)
+    phases = list(LoopPhase)
+    # (world_size, 5): every member's position
+    row = torch.tensor(
+        [int(mine.trained), mine.global_step, mine.batches_total, phases.index(mine.phase), mine.samples]
+    )
+    rows = [torch.empty_like(row) for _ in range(session.generation.world_size)]
+    dist.all_gather(rows, row)
+    positions = [
+        Position(trained=bool(trained), global_step=step, batches_total=batches, phase=phases[phase], samples=samples)
+        for trained, step, batches, phase, samples in (row.tolist() for row in rows)
+    ]
+    session.beginning = not any(position.trained for position in positions)
+    plan = choose_leader(positions)
+    if session.beginning and len(set(positions)) == 1:
+        # Nobody has trained and all have loaded the same: DDP's broadcast of the weights is enough.
+        return replace(plan, sources={})
+    return plan

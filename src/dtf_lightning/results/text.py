@@ -1,0 +1,142 @@
+"""A run's account as text for terminals, as Markdown, and two runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dtf_lightning.results.account import BUCKETS
+
+LABELS = {
+    "productive": "productive", "data_wait": "waiting for data", "validation": "validation", "checkpoint": "checkpoints",
+    "startup": "start-up", "waiting": "waiting for peers", "rescale_unwind": "rescale: unwind",
+    "rescale_group": "rescale: group", "rescale_state": "rescale: state", "rescale_wrap": "rescale: wrap",
+    "rescale_first_step": "rescale: first step", "lost": "lost work",
+}  # fmt: skip
+"""Of the buckets, for people."""
+
+
+def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
+    """The whole account."""
+    run, goodput = account["run"], account["goodput"]
+    title = f"run {run['run']}"
+    found = [f"# {title}" if markdown else title, ""]
+    found += [
+        (
+            f"{run['started']}, {duration(run['seconds'])}; {run['steps'] or 0} steps in {run['generations'] or 0} "
+            f"generations by {run['workers']} workers"
+        ),
+        (
+            f"goodput {goodput['goodput']:.1%} of {duration(goodput['wall'])} worker time "
+            f"({goodput['after_startup']:.1%} without start-up)"
+        ),
+    ]
+    found += [f"attention: {line}" for line in warnings(account)]
+    found += ["", *heading("Generations", markdown)]
+    found += table(
+        ("generation", "why", "world", "at step", "pause ms", "worst"),
+        [
+            (g["generation"], g["reason"], g["world_size"], g["step"], milliseconds(g["pause"]),
+             milliseconds(g["worst_pause"]))
+            for g in account["generations"]
+        ],
+        markdown,
+    )  # fmt: skip
+    found += ["", *heading("Where the time went", markdown)]
+    found += table(
+        ("bucket", "seconds", "share"),
+        [
+            (LABELS[bucket], f"{goodput['total'][bucket]:.2f}", f"{goodput['total'][bucket] / goodput['wall']:.1%}")
+            for bucket in BUCKETS
+            if goodput["total"][bucket]
+        ],
+        markdown,
+    )
+    if account["audits"]:
+        names = ("epoch", "consumed", "missing", "repeated", "padding")
+        found += ["", *heading("Samples", markdown)]
+        found += table(names, [[audit[name] for name in names] for audit in account["epochs"]], markdown)
+    return found
+
+
+def warnings(account: dict[str, Any]) -> list[str]:
+    """What is not as one would wish."""
+    found = [
+        f"epoch {audit['epoch']}: {audit['missing']} samples missing, {audit['repeated']} repeated"
+        for audit in account["audits"]
+        if audit["complete"] and (audit["missing"] or audit["repeated"])
+    ]
+    if account["mixed"]:
+        found.append(f"the nodes differ in {', '.join(account['mixed'])}")
+    found += [
+        f"{slow['worker']} waits {1000 * slow['wait']:.1f} ms for data per step, the median worker "
+        f"{1000 * slow['usual']:.1f} ms"
+        for slow in account["stragglers"]
+    ]
+    if account["corrupt"]:
+        first = account["corrupt"][0]
+        found.append(
+            f"{len(account['corrupt'])} corrupt lines in the logs, the first: {first['file']}:{first['line']}: "
+            f"{first['problem']}"
+        )
+    return found
+
+
+def comparison(accounts: Sequence[dict[str, Any]], *, markdown: bool = False) -> list[str]:
+    """Runs side by side."""
+
+    def row(label: str, values: Iterable[Any]) -> list[Any]:
+        return [label, *values]
+
+    body = [
+        row("steps", (a["run"]["steps"] for a in accounts)),
+        row("seconds", (f"{a['run']['seconds']:.1f}" for a in accounts)),
+        row("generations", (a["run"]["generations"] for a in accounts)),
+        row("goodput", (f"{a['goodput']['goodput']:.1%}" for a in accounts)),
+        row("last loss", (_last(a["curves"]["loss"]) for a in accounts)),
+        row("worst pause ms", (milliseconds(max((r["pause"] for r in a["rescales"]), default=None)) for a in accounts)),
+    ]
+    body += [
+        row(metric, (_last([value for _, value in a["evaluations"].get(metric, [])]) for a in accounts))
+        for metric in sorted({metric for a in accounts for metric in a["evaluations"]})
+    ]
+    body += [
+        row(f"{LABELS[bucket]} s", (f"{a['goodput']['total'][bucket]:.2f}" for a in accounts))
+        for bucket in BUCKETS
+        if any(a["goodput"]["total"][bucket] for a in accounts)
+    ]
+    return table(("", *(a["run"]["run"] for a in accounts)), body, markdown)
+
+
+def _last(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{known[-1]:.4g}" if known else "-"
+
+
+def heading(text: str, markdown: bool) -> list[str]:
+    """Of a section, underlined or with Markdown's marks."""
+    return [f"## {text}", ""] if markdown else [text, "-" * len(text)]
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[Any]], markdown: bool) -> list[str]:
+    """Aligned columns, or Markdown's."""
+    rows = [[str(cell) for cell in row] for row in (head, *body)]
+    if markdown:
+        cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+        return [f"| {cells[0]} |", "|" + "---|" * len(head), *(f"| {row} |" for row in cells[1:])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Without the unit; a dash for what is not known."""
+    return "-" if seconds is None else f"{1000 * seconds:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 5 s`, `2 h 7 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
