@@ -134,6 +134,12 @@ class AgentSettings:
         "From SIGTERM to the end of the workers, for a graceful leave. Longer than `max_wait` and a step is sensible.",
         unit="seconds",
     )
+    stop_grace: float = _setting(
+        5.0,
+        "Restart mode: from SIGTERM to SIGKILL of workers that are to be started anew. Workers that save on SIGTERM "
+        "need as long as a save takes.",
+        unit="seconds",
+    )
     attach_timeout: float = _setting(
         300.0,
         "A worker that has not constructed `ElasticCallback` by then is a stock script: error.",
@@ -161,7 +167,7 @@ class AgentSettings:
             "lease_ttl must be at least 2 s (etcd grants no less at its default election timeout), "
             f"got {self.lease_ttl:g} s",
         )
-        for name in ("grace_period", "attach_timeout"):
+        for name in ("grace_period", "attach_timeout", "stop_grace"):
             _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
         _check(
             self.grace_period > self.elastic.stability_window,

@@ -315,6 +315,9 @@ class Agent:
         if run is None:
             return
         if run.phase is RunPhase.RUNNING:
+            if run.mode != "live" and any(other != self.node_id for other in self._view.nodes):
+                reason = f"run {self._keys.run_id!r} is in mode={run.mode}, this node in mode=live"
+                self._part(Parting.REFUSED, f"{reason}; give it the same mode, or a --rdzv-id of its own", after=0.0)
             if admission.instance != run.instance:
                 if node.ever_in_a_generation and not node.gone:
                     node.fail(f"the run was begun anew without this node (instance {run.instance})")
