@@ -17,14 +17,26 @@ class Step:
     step: int
 
 
-def read_steps(path: Path) -> list[Step]:
-    """The steps of one node, in order; a torn last line is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    return [
-        Step(float(at), int(pid), int(world), int(step)) for at, pid, world, step in (line.split() for line in lines)
-    ]
+class StepsFile:
+    """The steps of one node, read on from where the last look ended: a benchmark must not load what it measures."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.steps: list[Step] = []
+        self._offset = 0
+
+    def read(self) -> list[Step]:
+        """All steps so far, in order; a torn last line is left for the next look."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                whole, _, _ = file.read().rpartition(b"\n")
+            if whole:
+                self._offset += len(whole) + 1
+                for line in whole.split(b"\n"):
+                    at, pid, world, step = line.split()
+                    self.steps.append(Step(float(at), int(pid), int(world), int(step)))
+        return self.steps
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from measure import Pause, Step, first_pause, milliseconds, read_steps, table
+from measure import Pause, Step, StepsFile, first_pause, milliseconds, table
 
 from dtf_lightning.testing.local_cluster import LocalCluster, LocalNode
 
@@ -42,6 +42,7 @@ class Bench:
 
     def __init__(self, folder: Path, model: str) -> None:
         self.folder, self.model = folder, model
+        self.files: dict[str, StepsFile] = {}
         self.cluster = LocalCluster(
             SCRIPT,
             ["--mode", "live", "--folder", str(folder), "--model", model],
@@ -55,7 +56,9 @@ class Bench:
         return self.cluster.start(name, variables={"BENCH_NODE": name})
 
     def steps(self, name: str) -> list[Step]:
-        return read_steps(self.folder / "steps" / f"{name}.txt")
+        if name not in self.files:
+            self.files[name] = StepsFile(self.folder / "steps" / f"{name}.txt")
+        return self.files[name].read()
 
     def wait_for_steps(self, world_size: int, after: float) -> None:
         """Until every survivor has made some steps in this world, begun after `after`."""
@@ -73,7 +76,7 @@ class Bench:
         found: list[Pause] = []
 
         def there() -> bool:
-            pauses = [first_pause(self.steps(name), after, event=event) for name in SURVIVORS]
+            pauses = [first_pause(self.steps(name)[-1000:], after, event=event) for name in SURVIVORS]
             found[:] = [pause for pause in pauses if pause is not None]
             return len(found) == len(SURVIVORS)
 

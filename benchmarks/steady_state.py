@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import read_steps, table
+from measure import StepsFile, table
 
 from dtf_lightning.etcd.embedded import EmbeddedEtcd
 
@@ -47,7 +47,7 @@ def step_time(mode: str, endpoint: str, number: int, steps: int, model: str) -> 
         if run.returncode:
             raise SystemExit(f"the {mode} run failed:\n{run.stderr[-3000:]}")
         per_worker: dict[int, list[float]] = {}
-        for step in read_steps(Path(folder) / "steps" / "x.txt"):
+        for step in StepsFile(Path(folder) / "steps" / "x.txt").read():
             if step.step > WARM_UP_STEPS:
                 per_worker.setdefault(step.pid, []).append(step.at)
     times = next(iter(per_worker.values()))
