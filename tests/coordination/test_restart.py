@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from support.torchrun import PATIENCE, Torchrun
 
 pytestmark = pytest.mark.process
 
-STOCK = __file__.replace("coordination/test_restart.py", "support/stock_ddp.py")
+STOCK = str(Path(__file__).parents[1] / "support/stock_ddp.py")
 CONF = "mode=restart,initial_window=0.3"
 
 
@@ -49,8 +51,6 @@ def is_gone(pid: int) -> None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    import select
-
     try:
         assert select.select([pidfd], [], [], PATIENCE)[0], f"process {pid} lives on"
     finally:

@@ -154,7 +154,7 @@ def test_script_without_callback(start, tmp_path):
     ("options", "message"),
     [
         ({"conf": "stabilty_window=1"}, "unknown key 'stabilty_window' (did you mean 'stability_window'?)"),
-        ({"conf": "mode=restart"}, "mode=restart: not there yet"),
+        ({"conf": "mode=restrt"}, "mode must be one of live, restart, auto"),
         ({"options": ("--rdzv-endpoint=127.0.0.1:1",)}, "nothing listens there (connection refused)"),
     ],
 )

@@ -300,12 +300,9 @@ class RestartAgent:
             elif run.phase is RunPhase.FINISHED and asked:
                 log.info("run %r is finished: %s", self._keys.run_id, run.reason)
                 self._part(lambda: SystemExit(0))
-            return
-        if run is not None and self._instance and asked and self._entered is None:
+        elif run is not None and self._instance and asked and self._entered is None:
             self._part(lambda: SystemExit(0))  # it waited for a place in a run that is over
-            return
-        refusal = self._run_keys.refusal(run) if run is not None else ""
-        if refusal:
+        elif run is not None and (refusal := self._run_keys.refusal(run)):
             self._part(lambda: RunRefused(refusal))
         elif run is not None and run.phase is RunPhase.RUNNING and run.mode == RESTART:
             self._instance = run.instance
@@ -396,7 +393,8 @@ class RestartAgent:
     def _ask(self, asked: RoundAsked) -> None:
         self._asked, self._kill_at = asked, None
         if self._entered is not None and not self._stop_reason and not self._record.suspect:
-            self._note_failure("its workers failed")  # torchelastic saw it first
+            # torchelastic saw it first
+            self._record = replace(self._record, suspect=self._number, detail="its workers failed")
 
     def _failed(self, cause: str) -> None:
         if self._asked is not None or self._record.finished == self._number:
@@ -406,10 +404,7 @@ class RestartAgent:
         self.workers.terminate()
         if not self._stop_reason and self._parting is None:
             log.info("%s: %s", self.node_id, cause)
-            self._note_failure(cause)
-
-    def _note_failure(self, cause: str) -> None:
-        self._record = replace(self._record, suspect=self._number, detail=cause)
+            self._record = replace(self._record, suspect=self._number, detail=cause)
 
     def _kill_if_late(self) -> None:
         if self._kill_at is not None and self._clock.monotonic() >= self._kill_at:
