@@ -119,9 +119,9 @@ class AgentSettings:
 
     elastic: ElasticSettings
     mode: str = _setting(
-        "live",
-        "`live`: workers keep their processes over a rescale. `restart`: torchelastic starts them anew. "
-        "`auto`: live for scripts that construct `ElasticCallback`, restart for others.",
+        "auto",
+        "`live`: workers keep their processes over a rescale. `restart`: torchelastic starts them anew, any script will "
+        "do. `auto`: restart for a script whose text does not name `dtf_lightning`, live for all others.",
     )
     lease_ttl: float = _setting(
         5.0,

@@ -46,7 +46,9 @@ def phase_id(value):
 def test_worker_dies(make_run, phase, rank):
     """One of three dies there; the two others finish both epochs together."""
     at, step, options = phase
-    run = make_run(Training(faults=(Fault(at=at, step=step, rank=rank),), **options), **world(2 if at == "setup" else 3))
+    run = make_run(
+        Training(faults=(Fault(at=at, step=step, rank=rank),), **options), **world(2 if at == "setup" else 3)
+    )
     run.start("a", "b", "c")
     codes = run.wait_until_over()
     assert sorted(codes.values()) == [0, 0, 1]

@@ -142,7 +142,9 @@ class ElasticRun:
             if generation is None or generation.number <= after or generation.world_size != num_workers:
                 return False
             records = [view.nodes.get(member.node) for member in generation.members]
-            return all(r is not None and r.state.value == "active" and r.generation == generation.number for r in records)
+            return all(
+                r is not None and r.state.value == "active" and r.generation == generation.number for r in records
+            )
 
         generation = self.wait_for(trains, f"a world of {num_workers} after generation {after}").generation
         assert generation is not None

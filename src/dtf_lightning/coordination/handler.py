@@ -29,7 +29,8 @@ from torch.distributed.elastic.rendezvous.api import (
 
 from dtf_lightning import environment
 from dtf_lightning.coordination.agent import Agent
-from dtf_lightning.coordination.host import host_address, node_id, training_script
+from dtf_lightning.coordination.host import host_address, node_id
+from dtf_lightning.coordination.modes import resolve_mode, training_script
 from dtf_lightning.coordination.signals import LeaveOnSignal
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd import connect
@@ -151,7 +152,8 @@ def create_handler(params: RendezvousParameters) -> RendezvousHandler:
     settings = AgentSettings.from_rdzv_conf(params.min_nodes, params.max_nodes, params.config)
     store = connect(params.endpoint, **_credentials(settings))
     host = host_address(params.local_addr, params.endpoint)
-    create = _create_restart_handler if settings.mode == "restart" else _create_live_handler
+    mode = resolve_mode(settings.mode, training_script(sys.argv))
+    create = _create_restart_handler if mode == "restart" else _create_live_handler
     return create(params, settings, store, host, node_id())
 
 
@@ -187,7 +189,7 @@ def _create_restart_handler(
 
     watchdog = Watchdog(node)
     event_log = _event_log(settings, node)
-    script = training_script(sys.argv)
+    script = Path(training_script(sys.argv)).name
     agent = RestartAgent(store, settings, params.run_id, node=node, host=host, script=script, event_log=event_log)
     environment.remove(environment.AGENT_SOCKET)
     _tell_workers(params, settings, node)

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import socket
-from pathlib import Path
 
 from dtf_lightning.etcd.endpoints import parse_endpoints
 
@@ -32,15 +31,3 @@ def host_address(local_addr: str | None, endpoint: str) -> str:
         except OSError:
             continue
     return socket.getfqdn()
-
-
-def training_script(argv: list[str]) -> str:
-    """The name of the script that torchrun was asked for; empty when another program starts the agent."""
-    if not argv or not re.search(r"torchrun$|torch/distributed/(run|launch)\.py$", argv[0]):
-        return ""
-    from torch.distributed.run import get_args_parser
-
-    try:
-        return Path(get_args_parser().parse_args(argv[1:]).training_script).name
-    except SystemExit:  # argparse's way to refuse; torchrun itself has taken these arguments
-        return ""
