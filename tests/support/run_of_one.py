@@ -35,7 +35,7 @@ class RunOfOne:
         self.store_port = store_port
         self.instance = uuid.uuid4().hex
         self.heard: list[messages.Message] = []
-        self._last_words = False
+        self._heard_more = threading.Condition()
         self._pump = threading.Thread(target=self._answer, name="run-of-one", daemon=True)
         self._pump.start()
 
@@ -60,6 +60,12 @@ class RunOfOne:
         self.agent.send(messages.Fail(target=link.generation + 1, reason="n2#1 died"))
         _wait(link, lambda: link.broken)
 
+    def wait_to_hear(self, kind: type[messages.Message]) -> messages.Message:
+        """What the worker said of this kind, now or soon."""
+        with self._heard_more:
+            assert self._heard_more.wait_for(lambda: any(isinstance(one, kind) for one in self.heard), DEADLINE), kind
+        return next(one for one in self.heard if isinstance(one, kind))
+
     def kinds(self) -> list[str]:
         return [message.kind for message in self.heard]
 
@@ -73,7 +79,9 @@ class RunOfOne:
 
     def _answer(self) -> None:
         while (message := self.agent.said.get()) is not None:
-            self.heard.append(message)
+            with self._heard_more:
+                self.heard.append(message)
+                self._heard_more.notify_all()
             match message:
                 case messages.Ready():
                     number = message.after + 1
@@ -106,6 +114,9 @@ class Disturber(Callback):
 
     def __init__(self, run: RunOfOne, disturbances: Iterable[Disturbance]) -> None:
         self.run, self.left = run, list(disturbances)
+
+    def __deepcopy__(self, memo: Any) -> Disturber:
+        return self  # averages copy the module, which holds this
 
     def happen(self, trainer: pl.Trainer, hook: str) -> None:
         for disturbance in self.left:

@@ -190,7 +190,7 @@ class ElasticEpochLoop(_TrainingEpochLoop):
         session = _session(self)
         session.progress.phase = LoopPhase.ADVANCE_END
         if self._should_check_val_fx(data_fetcher):
-            session.undo.hooks_begin(self.trainer)
+            session.undo.validation_begins(self.trainer)
         super().on_advance_end(data_fetcher)
         session.undo.hooks_done()
         session.progress.phase = LoopPhase.BATCH

@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.callbacks import WeightAveraging
+
 from dtf_lightning.elastic.resume import LoopPhase, Position
 
 if TYPE_CHECKING:
@@ -194,11 +196,20 @@ class TrainingProgress:
 
 
 def _catch_up(epoch_loop: Any) -> None:
-    """What Lightning would have done after the optimizer step that was interrupted, except for the batch-end hooks."""
+    """What Lightning would have done after the optimizer step that was interrupted.
+
+    Batch-end hooks are not called: some have run already, and theirs is not to know how often. An average of weights is
+    the exception, or the members' averages would drift apart.
+    """
     if epoch_loop.batch_progress.total.processed < epoch_loop.batch_progress.total.ready:
         epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
         if epoch_loop._num_ready_batches_reached():
             epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-    connector = epoch_loop.trainer._logger_connector
-    connector.on_batch_end()
-    connector.update_train_step_metrics()
+    trainer = epoch_loop.trainer
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging):  # averages each step once, however often it is called
+            callback.on_train_batch_end(trainer, trainer.lightning_module, None, None, epoch_loop.batch_idx)
+    connector = trainer._logger_connector
+    if connector._first_loop_iter is not None:  # None: nothing was logged here, the position is a checkpoint's
+        connector.on_batch_end()
+        connector.update_train_step_metrics()

@@ -5,6 +5,7 @@ Rules that this file guards:
 * a step that is rolled back leaves no trace in epoch means and torchmetrics (buffers and random numbers: `StepSnapshot`);
 * hooks that run again (a validation's, an epoch end's) find the callbacks' state of before, or `EarlyStopping` would
   count the same epoch twice;
+* a validation that is interrupted while somebody (`WeightAveraging`) has swapped other weights in leaves the right ones;
 * no survivor keeps a synchronised metric's cached value while another has to synchronise again: their collectives would
   not match;
 * going back into the loops draws no random number: making an iterator over a DataLoader does.
@@ -21,7 +22,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
 from dtf_lightning.training.snapshot import StepSnapshot
@@ -45,6 +48,8 @@ class Undo:
         self._results: dict[str, dict[str, Any]] = {}
         self._hooks: tuple[dict[str, Any], torch.Tensor] | None = None
         """Callbacks' states and random state before the hooks that run; `None` outside."""
+        self._weights: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """Tensors that the hooks that run may swap, and what was in them."""
         self._random: torch.Tensor | None = None
 
     def step_begins(self, trainer: pl.Trainer) -> None:
@@ -71,13 +76,29 @@ class Undo:
         for key, state in self._results.items():
             vars(results[key]).update(state)
 
+    @torch.no_grad()
+    def validation_begins(self, trainer: pl.Trainer) -> None:
+        """Like `hooks_begin`, and remember the weights if anybody could swap them. Costs a copy of them then."""
+        self.hooks_begin(trainer)
+        swappers = _possible_swappers(trainer)
+        if swappers:
+            modules = [trainer.lightning_module, *(value for owner in swappers for value in _modules_of(owner))]
+            self._weights = [
+                (tensor, tensor.detach().clone())
+                for module in modules
+                for tensor in module.state_dict().values()
+                if isinstance(tensor, torch.Tensor)
+            ]
+
     def hooks_begin(self, trainer: pl.Trainer) -> None:
         """A validation or the end of an epoch begins, whose hooks would all run again."""
         self._hooks = copy.deepcopy(call._call_callbacks_state_dict(trainer)), torch.get_rng_state()
 
     def hooks_done(self) -> None:
         self._hooks = None
+        self._weights = []
 
+    @torch.no_grad()
     def roll_hooks_back(self, trainer: Any) -> None:
         """The hooks that began last, if any are not done, run again."""
         forget_synchronised(trainer)
@@ -87,6 +108,9 @@ class Undo:
         for callback in trainer.callbacks:
             if callback.state_key in states:
                 callback.load_state_dict(states[callback.state_key])
+        for tensor, value in self._weights:
+            tensor.copy_(value)
+        self._weights = []
         torch.set_rng_state(random_state)
 
     def keep_random_state(self) -> None:
@@ -117,6 +141,22 @@ def forget_synchronised(trainer: pl.Trainer) -> None:
     for module in trainer.lightning_module.modules():
         if isinstance(module, Metric):
             module._computed = None
+
+
+def _possible_swappers(trainer: Any) -> list[Any]:
+    """Whoever has code of their own where a validation begins; of Lightning's callbacks only one changes weights."""
+    return [
+        owner
+        for owner in (trainer.lightning_module, *trainer.callbacks)
+        if (isinstance(owner, WeightAveraging) or not type(owner).__module__.startswith("lightning."))
+        and any(is_overridden(hook, owner) for hook in ("on_validation_start", "on_validation_epoch_start"))
+    ]
+
+
+def _modules_of(owner: Any) -> list[torch.nn.Module]:
+    if isinstance(owner, torch.nn.Module):
+        return []
+    return [value for value in vars(owner).values() if isinstance(value, torch.nn.Module)]
 
 
 def _metric_state(metric: Metric) -> dict[str, Any]:

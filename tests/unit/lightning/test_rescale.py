@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torchmetrics
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dtf_lightning.coordination import messages
 from dtf_lightning.training.ledger import audit
 from support.run_of_one import (
     Disturbance,
@@ -247,8 +248,8 @@ def test_user_error_is_no_rescale(tmp_path: Path, run: RunOfOne) -> None:
 
     with pytest.raises(ZeroDivisionError, match="in the user's code"):
         fit(tmp_path, elastic=True, model=Broken())
+    assert run.wait_to_hear(messages.Dying).error == "ZeroDivisionError: in the user's code"
     assert run.kinds() == ["hello", "ready", "active", "dying"]
-    assert run.heard[-1].error == "ZeroDivisionError: in the user's code"
 
 
 def test_ledger(tmp_path: Path, run: RunOfOne) -> None:
@@ -262,3 +263,38 @@ def test_ledger(tmp_path: Path, run: RunOfOne) -> None:
     assert [(epoch.missing(24), epoch.repeated()) for epoch in result.epochs.values()] == [([], {})] * 3
     assert result.steps_lost == 0
     assert result.committed_steps == 18
+
+
+class Swapping(Callback):
+    """A user's own average of weights: keeps the real ones aside while the average is validated."""
+
+    def __init__(self) -> None:
+        self.average: dict[str, Any] = {}
+        self.aside: dict[str, Any] = {}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        for name, value in pl_module.state_dict().items():
+            self.average[name] = (self.average.get(name, value) + value.clone()) / 2
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.aside = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        pl_module.load_state_dict(self.average)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.load_state_dict(self.aside)
+
+
+@pytest.mark.parametrize("place", ["validation_step", "on_validation_start", "on_validation_end", "after_step",
+                                   "on_train_epoch_end", "on_train_batch_end"])  # fmt: skip
+@pytest.mark.parametrize("make", [lambda: EMAWeightAveraging(decay=0.5), Swapping], ids=["lightning's", "user's"])
+def test_weight_averaging(tmp_path: Path, run: RunOfOne, place: str, make: Callable[[], Any]) -> None:
+    """Averages swap the weights for a validation; one that is interrupted must not train on with the average."""
+    if make is Swapping and place == "after_step":
+        pytest.skip("a user's batch-end hook is not called for a step that was interrupted after its weights changed")
+    averages = [make(), make()]
+    plain = fit(tmp_path, elastic=False, callbacks=[averages[0]])
+    disturbances = [Disturbance(place, 6, "told"), Disturbance(place, 12, "collective")]
+    elastic = fit(tmp_path, elastic=True, callbacks=[averages[1]], run=run, disturbances=disturbances)
+    assert run.num_generations() == 3
+    assert_same_weights(elastic, plain)
+    assert elastic.metrics() == plain.metrics()
