@@ -134,6 +134,12 @@ class AgentSettings:
         "From SIGTERM to the end of the workers, for a graceful leave. Longer than `max_wait` and a step is sensible.",
         unit="seconds",
     )
+    notice: str | None = _setting(
+        None,
+        "Where to ask for preemption notices: a URL of the machine's metadata server, or `package.module:callable` that "
+        "returns `None` or a `Notice`. The node then leaves as on SIGTERM, with the time that is left.",
+    )
+    notice_interval: float = _setting(5.0, "Between two questions for a preemption notice.", unit="seconds")
     stop_grace: float = _setting(
         5.0,
         "Restart mode: from SIGTERM to SIGKILL of workers that are to be started anew. Workers that save on SIGTERM "
@@ -167,7 +173,7 @@ class AgentSettings:
             "lease_ttl must be at least 2 s (etcd grants no less at its default election timeout), "
             f"got {self.lease_ttl:g} s",
         )
-        for name in ("grace_period", "attach_timeout", "stop_grace"):
+        for name in ("grace_period", "attach_timeout", "stop_grace", "notice_interval"):
             _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
         _check(
             self.grace_period > self.elastic.stability_window,

@@ -165,3 +165,34 @@ def test_two_runs_with_one_id(start, tmp_path):
     assert "the run has --nnodes=1:4, this node 1:2" in refused[1].output
     assert "is in mode=restart, this node in mode=live" in refused[2].output
     assert node.process.poll() is None
+
+
+def test_slurm_warning_then_sigterm(start):
+    """SIGUSR1 leaves gracefully, and the SIGTERM that follows it is not yet the second signal."""
+    stays, leaves = start(), start()
+    worker_of(leaves, "[01] of 2")
+    leaves.signal(signal.SIGUSR1)
+    leaves.signal(signal.SIGTERM)
+    assert leaves.wait() == 0, leaves.output
+    assert "SIGUSR1: this node leaves" in leaves.output
+    worker_of(stays, "0 of 1")
+
+
+def test_preemption_notice(start, tmp_path):
+    """The cloud's notice is enough: the node leaves, the other goes on."""
+    source = tmp_path / "my_notice.py"
+    taken = tmp_path / "taken"
+    source.write_text(
+        "from pathlib import Path\nfrom dtf_lightning.coordination.notice import Notice\n"
+        f"def ask():\n    return Notice('spot notice', 20.0) if Path({str(taken)!r}).exists() else None\n"
+    )
+    stays = start()
+    leaves = start(
+        conf=f"{CONF},notice=my_notice:ask,notice_interval=0.1",
+        env={"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    worker_of(leaves, "[01] of 2")
+    taken.touch()
+    assert leaves.wait() == 0, leaves.output
+    stays.expect("leaves: spot notice")
+    worker_of(stays, "0 of 1")

@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ from dtf_lightning import environment
 from dtf_lightning.coordination.agent import Agent
 from dtf_lightning.coordination.host import host_address, node_id
 from dtf_lightning.coordination.modes import resolve_mode, training_script
+from dtf_lightning.coordination.notice import NoticePoller, notice_source
 from dtf_lightning.coordination.signals import LeaveOnSignal
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd import connect
@@ -64,7 +66,9 @@ class LiveRendezvousHandler(RendezvousHandler):
         store: Store,
         tcp_store: dist.Store,
         socket_dir: Path,
+        poller: NoticePoller | None = None,
     ) -> None:
+        self._poller = poller
         self._tcp_store = tcp_store  # lives as long as the agent: workers' groups are made on it
         self._socket_dir = socket_dir
         self._backend = params.backend
@@ -138,6 +142,8 @@ class LiveRendezvousHandler(RendezvousHandler):
     def close(self) -> None:
         """Take the node out of the run. Idempotent."""
         atexit.unregister(self.close)
+        if self._poller is not None:
+            self._poller.close()
         self._agent.close()
         self._store.close()
         shutil.rmtree(self._socket_dir, ignore_errors=True)
@@ -150,6 +156,8 @@ def create_handler(params: RendezvousParameters) -> RendezvousHandler:
     """
     _log_to_stderr()
     settings = AgentSettings.from_rdzv_conf(params.min_nodes, params.max_nodes, params.config)
+    if settings.notice is not None:
+        notice_source(settings.notice)  # its mistakes are the user's to hear of before anything is started
     store = connect(params.endpoint, **_credentials(settings))
     host = host_address(params.local_addr, params.endpoint)
     mode = resolve_mode(settings.mode, training_script(sys.argv))
@@ -176,7 +184,8 @@ def _create_live_handler(
     environment.write({environment.AGENT_SOCKET: str(socket_dir / "agent.sock")})
     _tell_workers(params, settings, node)
     agent.start()
-    return LiveRendezvousHandler(params, settings, agent, store, tcp_store, socket_dir)
+    poller = _start_poller(settings, agent.leave)
+    return LiveRendezvousHandler(params, settings, agent, store, tcp_store, socket_dir, poller)
 
 
 def _create_restart_handler(
@@ -194,7 +203,16 @@ def _create_restart_handler(
     environment.remove(environment.AGENT_SOCKET)
     _tell_workers(params, settings, node)
     agent.start()
-    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog)
+    poller = _start_poller(settings, agent.leave)
+    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller)
+
+
+def _start_poller(settings: AgentSettings, leave: Callable[[str, float | None], None]) -> NoticePoller | None:
+    if settings.notice is None:
+        return None
+    poller = NoticePoller(notice_source(settings.notice), settings.notice_interval, leave)
+    poller.start()
+    return poller
 
 
 def _event_log(settings: AgentSettings, node: str) -> EventLog | None:

@@ -103,6 +103,7 @@ class RestartAgent:
         self._retry_at = 0.0
         self._until: float | None = None
         self._kill_at: float | None = None
+        self._grace = settings.grace_period
         self._thread = threading.Thread(target=self._run, daemon=True, name="dtf-agent")
         self._closed = False
         # Between the loop and torchelastic's main thread.
@@ -144,13 +145,11 @@ class RestartAgent:
         """
         records, num_members = self._records, len(generation.members)
         with self._changed:
-            self._changed.wait_for(lambda: self._broken or len(records.num_workers(generation)) == num_members)
+            self._changed.wait_for(
+                lambda: self._stop_reason or self._parting or len(records.num_workers(generation)) == num_members
+            )
             known = records.num_workers(generation)
         return [known.get(member.node, member.num_workers) for member in generation.members]
-
-    @property
-    def _broken(self) -> bool:
-        return bool(self._stop_reason) or self._parting is not None
 
     def finished(self, timeout: float) -> bool:
         """All workers of this node ended well: wait for the other members. Whether they ended in time."""
@@ -172,14 +171,14 @@ class RestartAgent:
         if not reason and parting is None:
             return 0
         # Here and not in the loop: a worker that torchelastic sees ended before it asks is a failure to it.
-        self.workers.end(self._settings.stop_grace if parting is None else self._settings.grace_period)
+        self.workers.end(self._settings.stop_grace if parting is None else self._grace)
         if parting is not None:
             raise parting()
         return 1
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, within: float | None = None) -> None:
         """Leave: the others go on without this node. Safe in a signal handler."""
-        self._inbox.put(LeaveAsked(reason))
+        self._inbox.put(LeaveAsked(reason, within))
 
     @property
     def parting(self) -> bool:
@@ -251,7 +250,8 @@ class RestartAgent:
                 self._failed(f"worker process {pid}: {cause}")
             case WorkersFinished():
                 self._record = replace(self._record, finished=self._number, state=WorkerState.SYNCING)
-            case LeaveAsked(reason=reason):
+            case LeaveAsked(reason=reason, within=within):
+                self._grace = self._grace if within is None else min(self._grace, within)
                 self._record = replace(self._record, leaving=True, detail=self._record.detail or reason)
             case _:
                 raise AssertionError(f"nobody sends this in restart mode: {event!r}")

@@ -13,6 +13,7 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 
 from dtf_lightning.coordination.local_workers import Watchdog
+from dtf_lightning.coordination.notice import NoticePoller
 from dtf_lightning.coordination.restart_agent import RestartAgent
 from dtf_lightning.coordination.round_store import RoundStore
 from dtf_lightning.coordination.signals import LeaveOnSignal
@@ -31,7 +32,9 @@ class RestartRendezvousHandler(RendezvousHandler):
         store: Store,
         host: str,
         watchdog: Watchdog,
+        poller: NoticePoller | None = None,
     ) -> None:
+        self._poller = poller
         self._backend = params.backend
         self._run_id = params.run_id
         self._agent = agent
@@ -83,6 +86,8 @@ class RestartRendezvousHandler(RendezvousHandler):
     def close(self) -> None:
         """Take the node out of the run. Idempotent."""
         atexit.unregister(self.close)
+        if self._poller is not None:
+            self._poller.close()
         self._agent.workers.kill()  # torchelastic has ended them, unless it was interrupted
         self._agent.close()
         self._store.close()

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT at the agent: the first leaves gracefully, the second stops at once."""
+"""SIGTERM and SIGINT at the agent: the first leaves gracefully, the second stops at once. SIGUSR1 only ever leaves.
+
+Slurm's `--signal=USR1@120` is a warning, which SIGTERM follows: that one is then the first, not the second.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from dtf_lightning import environment
 
 
 class LeaveOnSignal:
-    """Takes the two signals over from torchelastic, which installs handlers for those that its variable lists.
+    """Takes the signals over from torchelastic, which installs handlers for those that its variable lists.
 
     Args:
         text: what the first signal tells the user.
@@ -40,6 +43,12 @@ class LeaveOnSignal:
         environment.write({environment.SIGNALS_TO_HANDLE: ",".join(others) or "SIGHUP"})
         for handled in (signal.SIGTERM, signal.SIGINT):
             signal.signal(handled, self._on_signal)
+        signal.signal(signal.SIGUSR1, self._on_warning)
+
+    def _on_warning(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        os.write(sys.stderr.fileno(), f"\n{name}: {self._text}.\n".encode())
+        self._leave(name)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
