@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dtf_lightning.etcd.embedded import EmbeddedEtcd
 
-PATIENCE = 120.0
+PATIENCE = 60.0
 SCRIPT = """
 import time
 started = float(open("/proc/uptime").read().split()[0]) - int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19]) / 100
@@ -158,6 +158,7 @@ def main() -> None:
             for name, arguments in (("etcd restart", ours), ("c10d tuned", theirs)):
                 for event, times in measure(name, arguments, script).items():
                     found.setdefault((event, name), []).append(times)
+                    print(f"{name}: {event}: {times[0]:.2f} s, {times[1]:.2f} s of it imports", file=sys.stderr)
     print("| event | rendezvous | median, imports in | of it imports | without imports | runs |")
     print("|---|---|---|---|---|---|")
     for (event, name), times in sorted(found.items()):

@@ -96,8 +96,9 @@ def test_kill_worker(start):
 
 def test_kill_agent(start):
     """kill -9 of the agent with group rank 0, which hosts the store: no orphan, the other goes on at once."""
-    first, second = start(), start()
-    first.expect("group rank 0 here")
+    first = start()
+    worker_of(first, "0 of 1")
+    second = start()
     worker_of(second, "1 of 2")
     pid = worker_of(first, "0 of 2")
     first.signal(signal.SIGKILL)
@@ -108,7 +109,9 @@ def test_kill_agent(start):
 
 def test_kill_node(start):
     """kill -9 of worker and agent together, one of them being rank 0: the other goes on, and a new node joins it."""
-    first, second = start(), start()
+    first = start()
+    worker_of(first, "0 of 1")
+    second = start()
     worker_of(second, "1 of 2")
     pid = worker_of(first, "0 of 2")
     first.signal(signal.SIGKILL)
@@ -124,7 +127,9 @@ def test_silent_peer_is_noticed_while_workers_live(start, tmp_path):
     script.write_text(
         "import os, signal\nprint('rank', os.environ['RANK'], os.environ['WORLD_SIZE'], flush=True)\nsignal.pause()\n"
     )
-    first, second = start(str(script)), start(str(script))
+    first = start(str(script))
+    first.expect("rank 0 1")
+    second = start(str(script))
     first.expect("rank 0 2")
     second.expect("rank 1 2")
     first.signal(signal.SIGKILL)
