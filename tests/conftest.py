@@ -5,11 +5,16 @@ Collecting the unit tests imports neither torch nor Lightning: this file must no
 
 from __future__ import annotations
 
+import os
 import uuid
 
 import pytest
 
 from support import leaks
+
+# torch's TCPStore looks up the name of whoever it connects to. Where reverse DNS does not answer, that takes 5 s now and
+# then; nothing here depends on a name.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 pytest_plugins = ["pytester"]  # for the police's own test
 

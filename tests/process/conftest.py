@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.elastic_run import ElasticRun
+from dtf_lightning.etcd import connect
+from support.elastic_run import ElasticRun, exactly
 from support.elastic_training import Training
 from support.etcd_cluster import etcd, store
 from support.fork_server import ForkServer
@@ -22,6 +24,25 @@ def fork_server() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(fork_server, etcd, tmp_path_factory) -> Callable[[Training, int], dict[str, Any]]:
+    """What a training comes to, in a world of so many, when nothing goes wrong; found out once."""
+    known: dict[tuple[Training, int], dict[str, Any]] = {}
+
+    def find_out(training: Training, world_size: int) -> dict[str, Any]:
+        if (training, world_size) not in known:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            with connect(etcd.endpoint, quiet=True) as store:
+                run = ElasticRun(fork_server, store, etcd.endpoint, folder, training, exactly(world_size))
+                run.start(*"abcdefgh"[:world_size])
+                run.wait_until_over()
+            run.check(survivors=world_size)
+            known[training, world_size] = next(iter(run.results().values()))["same"]
+        return known[training, world_size]
+
+    return find_out
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ class Training:
     tail: str = "pad"
     precision: str = "32-true"
     batch_norm: bool = True
+    dropout: float = 0.1
     schedule: str = "step"
     callbacks: tuple[str, ...] = ()
     checkpoint_every: int = 0
@@ -78,7 +79,7 @@ class Model(L.LightningModule):
         torch.manual_seed(1)
         norm = nn.BatchNorm1d(training.hidden) if training.batch_norm else nn.Identity()
         self.network = nn.Sequential(
-            nn.Linear(FEATURES, training.hidden), nn.ReLU(), norm, nn.Dropout(0.1), nn.Linear(training.hidden, 1)
+            nn.Linear(FEATURES, training.hidden), nn.ReLU(), norm, nn.Dropout(training.dropout), nn.Linear(training.hidden, 1)
         )
 
     def training_step(self, batch, batch_idx):
@@ -135,7 +136,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         val_check_interval=training.val_check_interval,
         num_sanity_val_steps=1,
         log_every_n_steps=1,
-        enable_checkpointing=bool(training.checkpoint_every),
+        enable_checkpointing=bool(training.checkpoint_every) or "best" in training.callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -176,7 +176,8 @@ class ElasticEpochLoop(_TrainingEpochLoop):
         if session.resuming:
             session.resuming = False
             # From here on this is no restart for Lightning: it would skip and advance counters on its own guesses.
-            self._restarting = self.val_loop._restarting = False
+            fit_loop: Any = self.trainer.fit_loop
+            self._restarting = self.val_loop._restarting = fit_loop._restarting = False
             if session.progress.phase is LoopPhase.ADVANCE_END:
                 self.on_advance_end(data_fetcher)
 

@@ -62,7 +62,8 @@ class Action(Enum):
     FREEZE = "freeze"  # SIGSTOP
     LEAVE = "leave"  # SIGTERM
     RAISE = "raise"  # `FaultInjected`, as the user's own error
-    LAG = "lag"  # its collective fails although its peers' has succeeded
+    FAIL = "fail"  # its collective fails
+    LAG = "lag"  # its collective fails, long after its peers' has succeeded
     HOLD = "hold"  # it waits until the file `Fault.until` is there
 
 
@@ -139,8 +140,9 @@ class FaultInjector(Callback):
                 os.kill(victim, signal.SIGTERM)
             case Action.RAISE:
                 raise FaultInjected(f"{fault}")
-            case Action.LAG:
-                threading.Event().wait(LAG)
+            case Action.FAIL | Action.LAG:
+                if fault.action is Action.LAG:
+                    threading.Event().wait(LAG)
                 raise RuntimeError(f"Connection closed by peer (injected: {fault})")
             case Action.HOLD:
                 _wait_for(Path(fault.until))
