@@ -10,7 +10,7 @@ DOCS_STAMP := $(VENV)/docs.stamp
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos lint format bench docs clean
+.PHONY: help demo test test-torchx test-chaos lint format bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,11 @@ test: $(STAMP)  ## all tests but the long random ones; ARGS='-k sampler -x' goes
 test-chaos: $(STAMP)  ## the long random fault runs
 	$(BIN)/python -m pytest -m chaos $(ARGS)
 
+test-torchx:  ## the torchx tests, in an environment of their own
+	test -x .venv-torchx/bin/python || "$(PYTHON)" -m venv .venv-torchx
+	.venv-torchx/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,torchx]' kubernetes
+	.venv-torchx/bin/python -m pytest tests/launch $(ARGS)
+
 lint: $(STAMP)  ## ruff (lint and format check) and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,5 +60,5 @@ docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:  ## remove what make has made
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
+	rm -rf $(VENV) .venv-torchx build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

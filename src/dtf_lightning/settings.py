@@ -119,9 +119,9 @@ class AgentSettings:
 
     elastic: ElasticSettings
     mode: str = _setting(
-        "live",
-        "`live`: workers keep their processes over a rescale. `restart`: torchelastic starts them anew. "
-        "`auto`: live for scripts that construct `ElasticCallback`, restart for others.",
+        "auto",
+        "`live`: workers keep their processes over a rescale. `restart`: torchelastic starts them anew, any script will "
+        "do. `auto`: restart for a script whose text does not name `dtf_lightning`, live for all others.",
     )
     lease_ttl: float = _setting(
         5.0,
@@ -132,6 +132,18 @@ class AgentSettings:
     grace_period: float = _setting(
         30.0,
         "From SIGTERM to the end of the workers, for a graceful leave. Longer than `max_wait` and a step is sensible.",
+        unit="seconds",
+    )
+    notice: str | None = _setting(
+        None,
+        "Where to ask for preemption notices: a URL of the machine's metadata server, or `package.module:callable` that "
+        "returns `None` or a `Notice`. The node then leaves as on SIGTERM, with the time that is left.",
+    )
+    notice_interval: float = _setting(5.0, "Between two questions for a preemption notice.", unit="seconds")
+    stop_grace: float = _setting(
+        5.0,
+        "Restart mode: from SIGTERM to SIGKILL of workers that are to be started anew. Workers that save on SIGTERM "
+        "need as long as a save takes.",
         unit="seconds",
     )
     attach_timeout: float = _setting(
@@ -163,7 +175,7 @@ class AgentSettings:
             "lease_ttl must be at least 2 s (etcd grants no less at its default election timeout), "
             f"got {self.lease_ttl:g} s",
         )
-        for name in ("grace_period", "attach_timeout"):
+        for name in ("grace_period", "attach_timeout", "stop_grace", "notice_interval"):
             _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
         _check(
             self.grace_period > self.elastic.stability_window,

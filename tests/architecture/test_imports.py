@@ -23,6 +23,7 @@ LAYERS = [
     {"results"},
     {"testing"},
     {"demo"},
+    {"launch"},
     {"cli", "cli_checkpoints"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
@@ -45,6 +46,7 @@ ALLOWED = {
     "tensorboard": {"results", "demo"},
     "sklearn": {"demo"},
     "rich": {"demo"},
+    "torchx": {"launch"},
 }
 
 # The core decides; it does not look at the clock, the disk, the network or chance.
@@ -123,6 +125,7 @@ def test_the_core_is_pure():
         "import dtf_lightning; dir(dtf_lightning); dtf_lightning.__version__",
         "import dtf_lightning.coordination.entry_points",
         "import dtf_lightning.cli",
+        "import dtf_lightning.launch.torchx_dist, dtf_lightning.launch.torchx_elastic",
     ],
 )
 def test_imports_nothing_heavy(statement):

@@ -133,7 +133,7 @@ def test_stock_ddp_script(start, tmp_path):
     """A script that makes its own process group dies at once, and the error names both ways out."""
     script = tmp_path / "stock.py"
     script.write_text(textwrap.dedent(STOCK_DDP))
-    node = start(str(script))
+    node = start(str(script), conf="mode=live")
     assert node.wait() == 1
     assert "ValueError" in node.output
     assert "Add ElasticCallback() to the Trainer's callbacks" in node.output
@@ -144,7 +144,7 @@ def test_script_without_callback(start, tmp_path):
     """A script that never constructs the callback is stopped after attach_timeout, with the same ways out."""
     script = tmp_path / "alone.py"
     script.write_text("import signal\nsignal.pause()\n")
-    node = start(str(script), conf="attach_timeout=0.5")
+    node = start(str(script), conf="mode=live,attach_timeout=0.5")
     assert node.wait() == 1
     assert "1 workers of this node have not constructed `ElasticCallback` within 0.5 s" in node.output
     assert "add `ElasticCallback()`" in node.output
@@ -154,7 +154,7 @@ def test_script_without_callback(start, tmp_path):
     ("options", "message"),
     [
         ({"conf": "stabilty_window=1"}, "unknown key 'stabilty_window' (did you mean 'stability_window'?)"),
-        ({"conf": "mode=restart"}, "mode=restart: not there yet"),
+        ({"conf": "mode=restrt"}, "mode must be one of live, restart, auto"),
         ({"options": ("--rdzv-endpoint=127.0.0.1:1",)}, "nothing listens there (connection refused)"),
     ],
 )

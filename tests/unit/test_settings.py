@@ -21,7 +21,7 @@ def elastic(**fields) -> ElasticSettings:
 def test_defaults_are_allowed():
     """Nothing but the number of nodes needs to be said."""
     settings = AgentSettings(elastic=elastic())
-    assert settings.mode == "live"
+    assert settings.mode == "auto"
     assert settings.elastic.stability_window == 0.2
 
 

@@ -117,6 +117,7 @@ class Agent:
         self._caretaker = Caretaker(self._node, self._server, settings.elastic, self._clock, self._report)
         self._thread = threading.Thread(target=self._run, daemon=True, name="dtf-agent")
         self._record: NodeRecord | None = None
+        self._grace = settings.grace_period
         self._grace_ends: float | None = None
         self._waiting_starts: list[Future[None]] = []
         self._closed = False
@@ -178,9 +179,9 @@ class Agent:
         """Seconds since this incarnation was started; 0 before."""
         return self._clock.monotonic() - self._started_at if self._started_at is not None else 0.0
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, within: float | None = None) -> None:
         """Leave gracefully: at an agreed boundary, or at once when in no generation. Safe in a signal handler."""
-        self._inbox.put(LeaveAsked(reason))
+        self._inbox.put(LeaveAsked(reason, within))
 
     def end_workers(self, reason: str) -> None:
         """SIGKILL this node's workers. Safe in a signal handler."""
@@ -265,7 +266,8 @@ class Agent:
                 self._waiting_starts.append(reply)
             case WorkersStarting(num_workers=num_workers):
                 self._caretaker.begin(num_workers)
-            case LeaveAsked(reason=reason):
+            case LeaveAsked(reason=reason, within=within):
+                self._grace = self._grace if within is None else min(self._grace, within)
                 self._node.leaving = self._node.leaving or reason
             case WorkersToEnd(reason=reason):
                 self._caretaker.end_workers(reason)
@@ -318,6 +320,9 @@ class Agent:
         if run is None:
             return
         if run.phase is RunPhase.RUNNING:
+            if run.mode != "live" and any(other != self.node_id for other in self._view.nodes):
+                reason = f"run {self._keys.run_id!r} is in mode={run.mode}, this node in mode=live"
+                self._part(Parting.REFUSED, f"{reason}; give it the same mode, or a --rdzv-id of its own", after=0.0)
             if admission.instance != run.instance:
                 if node.ever_in_a_generation and not node.gone:
                     node.fail(f"the run was begun anew without this node (instance {run.instance})")
@@ -354,8 +359,8 @@ class Agent:
             return
         now = self._clock.monotonic()
         if self._grace_ends is None:
-            log.info("%s: leaves (%s), within %g s", self.node_id, node.leaving, self._settings.grace_period)
-            self._grace_ends = now + self._settings.grace_period
+            log.info("%s: leaves (%s), within %g s", self.node_id, node.leaving, self._grace)
+            self._grace_ends = now + self._grace
         if node.failed or node.gone:
             self._part(Parting.LEFT, node.leaving, after=GOING_GRACE)
         elif node.waits or not node.ever_in_a_generation:
@@ -363,7 +368,7 @@ class Agent:
             self._caretaker.tell(node.leave_uncoordinated(f"this node leaves: {node.leaving}"))
             self._part(Parting.LEFT, node.leaving, after=GOING_GRACE)
         elif now >= self._grace_ends:
-            reason = f"not gone {self._settings.grace_period:g} s after it was asked to leave ({node.leaving})"
+            reason = f"not gone {self._grace:g} s after it was asked to leave ({node.leaving})"
             log.warning("%s: %s", self.node_id, reason)
             self._part(Parting.OUT_OF_TIME, reason, after=0.0)
             self._caretaker.end_workers(reason)

@@ -10,18 +10,15 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.rendezvous.api import (
     RendezvousClosedError,
     RendezvousError,
@@ -34,6 +31,9 @@ from torch.distributed.elastic.rendezvous.api import (
 from dtf_lightning import environment
 from dtf_lightning.coordination.agent import Agent
 from dtf_lightning.coordination.host import host_address, node_id
+from dtf_lightning.coordination.modes import resolve_mode, training_script
+from dtf_lightning.coordination.notice import NoticePoller, notice_source
+from dtf_lightning.coordination.signals import LeaveOnSignal
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.store import Store
@@ -45,12 +45,12 @@ log = logging.getLogger(__name__)
 ROLE_INFO_KEY = "torchelastic/role_info/0"
 """torchelastic writes the number of local workers here, just before it starts them; nobody else tells a handler."""
 WAYS_OUT = (
-    "add `ElasticCallback()` from dtf_lightning to the Lightning Trainer's callbacks, or (not there yet) run with "
+    "add `ElasticCallback()` from dtf_lightning to the Lightning Trainer's callbacks, or run the script as it is with "
     "`--rdzv-conf mode=restart`"
 )
 NO_MASTER_PORT = (
     "none: live dtf-lightning run, which makes the process groups itself. Add ElasticCallback() to the Trainer's "
-    "callbacks, or (not there yet) torchrun --rdzv-conf mode=restart"
+    "callbacks, or torchrun --rdzv-conf mode=restart"
 )
 """What a stock script's `int(MASTER_PORT)` shows in its ValueError, which is cut after 200 characters."""
 
@@ -66,7 +66,9 @@ class LiveRendezvousHandler(RendezvousHandler):
         store: Store,
         tcp_store: dist.Store,
         socket_dir: Path,
+        poller: NoticePoller | None = None,
     ) -> None:
+        self._poller = poller
         self._tcp_store = tcp_store  # lives as long as the agent: workers' groups are made on it
         self._socket_dir = socket_dir
         self._backend = params.backend
@@ -75,7 +77,8 @@ class LiveRendezvousHandler(RendezvousHandler):
         self._agent = agent
         self._store = store
         self._num_starts = 0
-        self._num_signals = 0
+        text = f"this node leaves run {self._run_id!r} at the next step boundary (at most {settings.grace_period:g} s)"
+        self._signals = LeaveOnSignal(text, agent.leave, agent.end_workers)
         self._group_store: dist.Store | None = None
         atexit.register(self.close)
 
@@ -94,7 +97,7 @@ class LiveRendezvousHandler(RendezvousHandler):
 
         Raises what `Agent.await_start` raises, and `RendezvousClosedError` for workers that fail after their run.
         """
-        self._install_signal_handlers()
+        self._signals.install()
         if self._num_starts and self._agent.workers_went_home:
             raise RendezvousClosedError(
                 f"a worker failed after it had left run {self._run_id!r} or the run had finished; starting it again "
@@ -139,53 +142,32 @@ class LiveRendezvousHandler(RendezvousHandler):
     def close(self) -> None:
         """Take the node out of the run. Idempotent."""
         atexit.unregister(self.close)
+        if self._poller is not None:
+            self._poller.close()
         self._agent.close()
         self._store.close()
         shutil.rmtree(self._socket_dir, ignore_errors=True)
 
-    # --- signals -----------------------------------------------------------------------------------------------------
 
-    def _install_signal_handlers(self) -> None:
-        """Take SIGTERM and SIGINT over: the first leaves gracefully, the second at once.
-
-        torchelastic installs its own handlers, when it starts the workers, for the signals that the variable lists.
-        """
-        if self._num_starts or threading.current_thread() is not threading.main_thread():
-            return
-        names = [name.strip() for name in (environment.read(environment.SIGNALS_TO_HANDLE) or "").split(",")]
-        others = [name for name in names if name and name not in ("SIGTERM", "SIGINT")]
-        environment.write({environment.SIGNALS_TO_HANDLE: ",".join(others) or "SIGHUP"})
-        for handled in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(handled, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        self._num_signals += 1
-        if self._num_signals == 1:
-            # os.write: print() may hold the lock of the very buffer that this handler interrupted.
-            os.write(
-                sys.stderr.fileno(),
-                f"\n{name}: this node leaves run {self._run_id!r} at the next step boundary (at most "
-                f"{self._settings.grace_period:g} s); once more to stop it at once.\n".encode(),
-            )
-            self._agent.leave(name)
-            return
-        self._agent.end_workers(f"second {name}")
-        raise SignalException(f"{name}, the second signal: stopped at once", signal.Signals(number))
-
-
-def create_handler(params: RendezvousParameters) -> LiveRendezvousHandler:
+def create_handler(params: RendezvousParameters) -> RendezvousHandler:
     """The handler for `torchrun --rdzv-backend=etcd`.
 
     Raises `SettingsError` (flags, --rdzv-conf), `StoreUnavailable`, `AuthenticationFailed` (etcd).
     """
     _log_to_stderr()
     settings = AgentSettings.from_rdzv_conf(params.min_nodes, params.max_nodes, params.config)
-    if settings.mode != "live":
-        raise SettingsError(f"--rdzv-conf mode={settings.mode}: not there yet, this version knows mode=live only")
+    if settings.notice is not None:
+        notice_source(settings.notice)  # its mistakes are the user's to hear of before anything is started
     store = connect(params.endpoint, **_credentials(settings))
     host = host_address(params.local_addr, params.endpoint)
-    node = node_id()
+    mode = resolve_mode(settings.mode, training_script(sys.argv))
+    create = _create_restart_handler if mode == "restart" else _create_live_handler
+    return create(params, settings, store, host, node_id())
+
+
+def _create_live_handler(
+    params: RendezvousParameters, settings: AgentSettings, store: Store, host: str, node: str
+) -> RendezvousHandler:
     # Bound to all interfaces; the generation's store for whoever is put on this node.
     tcp_store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
     socket_dir = Path(tempfile.mkdtemp(prefix="dtf-"))
@@ -197,19 +179,56 @@ def create_handler(params: RendezvousParameters) -> LiveRendezvousHandler:
         host=host,
         store_port=tcp_store.port,
         socket_path=str(socket_dir / "agent.sock"),
-        event_log=EventLog(events_path(settings.run_dir, node) if settings.run_dir else None),
+        event_log=_event_log(settings, node),
     )
+    environment.write({environment.AGENT_SOCKET: str(socket_dir / "agent.sock")})
+    _tell_workers(params, settings, node)
+    agent.start()
+    poller = _start_poller(settings, agent.leave)
+    return LiveRendezvousHandler(params, settings, agent, store, tcp_store, socket_dir, poller)
+
+
+def _create_restart_handler(
+    params: RendezvousParameters, settings: AgentSettings, store: Store, host: str, node: str
+) -> RendezvousHandler:
+    # Imported here: a live run has no use for it.
+    from dtf_lightning.coordination.local_workers import Watchdog
+    from dtf_lightning.coordination.restart_agent import RestartAgent
+    from dtf_lightning.coordination.restart_handler import RestartRendezvousHandler
+
+    watchdog = Watchdog(node)
+    event_log = _event_log(settings, node)
+    script = Path(training_script(sys.argv)).name
+    agent = RestartAgent(store, settings, params.run_id, node=node, host=host, script=script, event_log=event_log)
+    environment.remove(environment.AGENT_SOCKET)
+    _tell_workers(params, settings, node)
+    agent.start()
+    poller = _start_poller(settings, agent.leave)
+    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller)
+
+
+def _start_poller(settings: AgentSettings, leave: Callable[[str, float | None], None]) -> NoticePoller | None:
+    if settings.notice is None:
+        return None
+    poller = NoticePoller(notice_source(settings.notice), settings.notice_interval, leave)
+    poller.start()
+    return poller
+
+
+def _event_log(settings: AgentSettings, node: str) -> EventLog:
+    """Without a folder in the settings, the log waits until the workers name theirs."""
+    return EventLog(events_path(settings.run_dir, node) if settings.run_dir else None)
+
+
+def _tell_workers(params: RendezvousParameters, settings: AgentSettings, node: str) -> None:
     environment.write(
         {
-            environment.AGENT_SOCKET: str(socket_dir / "agent.sock"),
             environment.RUN_ID: params.run_id,
             environment.NODE: node,
             environment.RUN_DIR: settings.run_dir or "",
-            environment.WORKERS_IDENTICAL: "0",  # a group of one has nothing to gain, and we read that store
+            environment.WORKERS_IDENTICAL: "0",  # we answer the store in which torchelastic tells its workers' number
         }
     )
-    agent.start()
-    return LiveRendezvousHandler(params, settings, agent, store, tcp_store, socket_dir)
 
 
 def _credentials(settings: AgentSettings) -> dict[str, Any]:

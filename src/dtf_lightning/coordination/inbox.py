@@ -107,6 +107,8 @@ class WorkersStarting:
 @dataclass(frozen=True)
 class LeaveAsked:
     reason: str
+    within: float | None = None
+    """Seconds that are left, where they are known: they may be fewer than `grace_period`."""
 
 
 @dataclass(frozen=True)

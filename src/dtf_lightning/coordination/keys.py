@@ -90,6 +90,10 @@ class RunInfo:
     """Seconds since the epoch."""
     min_nodes: int = 1
     max_nodes: int = 1
+    mode: str = "live"
+    """`live` or `restart`: the two do not mix."""
+    script: str = ""
+    """Restart mode: the training script's name; empty when it is not known."""
 
     def encode(self) -> bytes:
         return encode({**asdict(self), "phase": self.phase.value})

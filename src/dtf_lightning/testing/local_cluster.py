@@ -115,7 +115,8 @@ class LocalCluster:
         self.script, self.arguments = str(script), list(arguments)
         self.folder, self.run_id, self.run_dir = folder, run_id, run_dir
         self.nnodes, self.nproc_per_node, self.max_restarts = nnodes, nproc_per_node, max_restarts
-        self.rdzv_conf = dict(rdzv_conf or {})
+        # Its scripts may construct the callback in another file, which mode=auto does not see.
+        self.rdzv_conf = {"mode": "live", **(rdzv_conf or {})}
         self.variables = {"OMP_NUM_THREADS": "1", **(variables or {})}
         self.nodes: dict[str, LocalNode] = {}
         self.etcd: EmbeddedEtcd | None = None

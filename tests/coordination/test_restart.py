@@ -1,0 +1,203 @@
+"""mode=restart under real torchrun: a stock DDP script, which knows nothing of this package, survives every fault."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+
+import pytest
+
+from dtf_lightning.coordination.keys import RunKeys, RunView
+from dtf_lightning.etcd import connect
+from support.torchrun import PATIENCE, Torchrun
+
+pytestmark = pytest.mark.process
+
+STOCK = str(Path(__file__).parents[1] / "support/stock_ddp.py")
+CONF = "mode=restart,initial_window=0.3"
+
+
+@pytest.fixture
+def end_file(tmp_path):
+    return tmp_path / "end"
+
+
+@pytest.fixture
+def start(etcd, run_id, end_file):
+    """Starts nodes of one run."""
+    made: list[Torchrun] = []
+
+    def start(script: str = STOCK, *, conf: str = CONF, **options: object) -> Torchrun:
+        made.append(Torchrun(etcd.endpoint, run_id, script, str(end_file), conf=conf, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield start
+    for node in made:
+        node.__exit__()
+
+
+def worker_of(node: Torchrun, place: str) -> int:
+    """The pid of the node's worker, once it trains in this place."""
+    pid = int(node.expect(rf"worker pid (\d+) rank {place}")[1])
+    node.expect(f"trains: rank {place}")
+    return pid
+
+
+def is_gone(pid: int) -> None:
+    """Waits for the end of a process that is not ours."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([pidfd], [], [], PATIENCE)[0], f"process {pid} lives on"
+    finally:
+        os.close(pidfd)
+
+
+def test_join_leave_and_finish(start, etcd, run_id, end_file):
+    """A node joins, another leaves on SIGTERM, the rest finish with equal weights; then the id can be used again."""
+    first = start()
+    worker_of(first, "0 of 1")
+    second = start()
+    worker_of(second, "1 of 2")
+    worker_of(first, "0 of 2")
+    first.signal(signal.SIGTERM)
+    first.expect("SIGTERM: this node leaves")
+    assert first.wait() == 0, first.output
+    worker_of(second, "0 of 1")
+    end_file.touch()
+    second.expect("finished rank 0 of 1 same weights True")
+    assert second.wait() == 0, second.output
+    store = connect(etcd.endpoint, quiet=True)
+    view = RunView(RunKeys(run_id))
+    view.reset(store.range(view.keys.prefix))
+    store.close()
+    assert (dict(view.nodes), view.run.phase.value) == ({}, "finished")
+    again = start(options=("--max-restarts=0",))
+    again.expect("round 1: 1 node")
+    assert again.wait() == 0, again.output
+
+
+def test_kill_worker(start):
+    """kill -9 of one of two workers: its node starts both anew, the other node too, without spending a restart of its own."""
+    other = start(options=("--max-restarts=0",))
+    worker_of(other, "0 of 1")
+    victim = start(num_workers=2, options=("--max-restarts=1",))
+    pid = worker_of(victim, "1 of 3")
+    worker_of(other, "0 of 3")
+    os.kill(pid, signal.SIGKILL)
+    worker_of(other, "0 of 3")
+    worker_of(victim, "[12] of 3")
+    assert "SIGKILL" in victim.output
+
+
+def test_kill_agent(start):
+    """kill -9 of the agent with group rank 0, which hosts the store: no orphan, the other goes on at once."""
+    first = start()
+    worker_of(first, "0 of 1")
+    second = start()
+    worker_of(second, "1 of 2")
+    pid = worker_of(first, "0 of 2")
+    first.signal(signal.SIGKILL)
+    is_gone(pid)
+    worker_of(second, "0 of 1")
+    assert "its agent's process is gone" in second.output
+
+
+def test_kill_node(start):
+    """kill -9 of worker and agent together, one of them being rank 0: the other goes on, and a new node joins it."""
+    first = start()
+    worker_of(first, "0 of 1")
+    second = start()
+    worker_of(second, "1 of 2")
+    pid = worker_of(first, "0 of 2")
+    first.signal(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    worker_of(second, "0 of 1")
+    third = start()
+    worker_of(third, "1 of 2")
+
+
+def test_silent_peer_is_noticed_while_workers_live(start, tmp_path):
+    """A node dies whose workers do not talk to each other: the mesh tells, no collective has to fail."""
+    script = tmp_path / "quiet.py"
+    script.write_text(
+        "import os, signal\nprint('rank', os.environ['RANK'], os.environ['WORLD_SIZE'], flush=True)\nsignal.pause()\n"
+    )
+    first = start(str(script))
+    first.expect("rank 0 1")
+    second = start(str(script))
+    first.expect("rank 0 2")
+    second.expect("rank 1 2")
+    first.signal(signal.SIGKILL)
+    second.expect("rank 0 1")
+
+
+def test_worker_that_ignores_sigterm(start):
+    """It is killed after stop_grace, and the log says so."""
+    deaf = start(conf=f"{CONF},stop_grace=0.2", env={"IGNORE_SIGTERM": "1"})
+    worker_of(deaf, "0 of 1")
+    second = start()
+    worker_of(second, "1 of 2")
+    worker_of(deaf, "0 of 2")
+    assert "ignored SIGTERM for 0.2 s: killed" in deaf.output
+
+
+def test_crash_at_import(start):
+    """A restart loop ends after max_consecutive_failures, with the user's traceback above the reason."""
+    node = start(
+        conf=f"{CONF},max_consecutive_failures=1", options=("--max-restarts=100",), env={"FAIL_AT_IMPORT": "1"}
+    )
+    assert node.wait() == 1
+    users, ours = node.output.index("ValueError: the user's own mistake"), node.output.index("RunAborted")
+    assert users < ours
+    assert "2 failures in a row" in node.output
+
+
+def test_two_runs_with_one_id(start, tmp_path):
+    """Another script, another --nnodes or live mode under the id of a run: refused by name, the run goes on."""
+    node = start()
+    worker_of(node, "0 of 1")
+    other = tmp_path / "other.py"
+    other.write_text("")
+    refused = [start(str(other)), start(nnodes="1:2"), start(conf="mode=live")]
+    codes = [each.wait() for each in refused]
+    assert codes == [1, 1, 1]
+    assert "the run trains 'stock_ddp.py', this node 'other.py'" in refused[0].output
+    assert "the run has --nnodes=1:4, this node 1:2" in refused[1].output
+    assert "is in mode=restart, this node in mode=live" in refused[2].output
+    assert node.process.poll() is None
+
+
+def test_slurm_warning_then_sigterm(start):
+    """SIGUSR1 leaves gracefully, and the SIGTERM that follows it is not yet the second signal."""
+    stays, leaves = start(), start()
+    worker_of(leaves, "[01] of 2")
+    leaves.signal(signal.SIGUSR1)
+    leaves.signal(signal.SIGTERM)
+    assert leaves.wait() == 0, leaves.output
+    assert "SIGUSR1: this node leaves" in leaves.output
+    worker_of(stays, "0 of 1")
+
+
+def test_preemption_notice(start, tmp_path):
+    """The cloud's notice is enough: the node leaves, the other goes on."""
+    source = tmp_path / "my_notice.py"
+    taken = tmp_path / "taken"
+    source.write_text(
+        "from pathlib import Path\nfrom dtf_lightning.coordination.notice import Notice\n"
+        f"def ask():\n    return Notice('spot notice', 20.0) if Path({str(taken)!r}).exists() else None\n"
+    )
+    stays = start()
+    leaves = start(
+        conf=f"{CONF},notice=my_notice:ask,notice_interval=0.1",
+        env={"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    worker_of(leaves, "[01] of 2")
+    taken.touch()
+    assert leaves.wait() == 0, leaves.output
+    stays.expect("leaves: spot notice")
+    worker_of(stays, "0 of 1")
