@@ -15,8 +15,16 @@ from typing import Any
 import lightning as L
 import torch
 import torch._dynamo  # seconds at the first DDP, if it is not there
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, Dataset
@@ -65,6 +73,9 @@ class Training:
     save_waits: str = ""
     """And: the first save waits in mid-write until the file of that name is there."""
     hidden: int = 32
+    tensorboard: bool = False
+    progress_bar: str = ""
+    """`tqdm` or `rich`."""
     until_stopped: bool = False
     """Train until the file `stop` lies in the folder; looked at after each epoch."""
 
@@ -159,7 +170,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         max_epochs=-1 if training.until_stopped or training.max_steps > 0 else training.max_epochs,
         max_steps=training.max_steps,
         callbacks=callbacks,
-        logger=[CSVLogger(str(folder), name="csv"), injector.logger()],
+        logger=[CSVLogger(str(folder), name="csv"), injector.logger(), *_tensorboard(training, folder)],
         default_root_dir=str(folder),
         accumulate_grad_batches=training.accumulate,
         precision=training.precision,
@@ -167,7 +178,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         num_sanity_val_steps=1,
         log_every_n_steps=1,
         enable_checkpointing=bool(training.checkpoint_every) or "best" in training.callbacks,
-        enable_progress_bar=False,
+        enable_progress_bar=bool(training.progress_bar),
         enable_model_summary=False,
     )
     model = Model(training)
@@ -183,6 +194,11 @@ def train(training: Training, folder: Path, name: str) -> None:
     trainer.fit(model, loader, validation, ckpt_path=training.resume or None)
     result = describe(trainer, model)
     (folder / f"{name}.{os.getpid()}.result").write_text(json.dumps(result))
+
+
+def _tensorboard(training: Training, folder: Path) -> Iterator[TensorBoardLogger]:
+    if training.tensorboard:
+        yield TensorBoardLogger(str(folder), name="tensorboard")
 
 
 def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
@@ -219,6 +235,8 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
                 yield ModelCheckpoint(dirpath=str(folder / "best"), monitor="val_loss", save_top_k=2)
             case _:
                 raise ValueError(name)
+    if training.progress_bar:  # the last: at an epoch's end, on rank 0 only, it computes synchronised metrics
+        yield TQDMProgressBar() if training.progress_bar == "tqdm" else RichProgressBar()
 
 
 def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:

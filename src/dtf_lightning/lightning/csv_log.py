@@ -1,6 +1,6 @@
 """The CSV of a run: what its rows say, and how another process goes on with it.
 
-Private API touched here: `CSVLogger`'s experiment writer (`metrics_keys`).
+Private API touched here: `CSVLogger`'s `_experiment`, its experiment writer's `metrics_keys`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import csv
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger
@@ -27,16 +29,28 @@ def go_on(logger: CSVLogger, again: int) -> set[tuple[str, int]]:
     path = Path(logger.log_dir, "metrics.csv")
     if not path.is_file():
         return set()
-    with path.open(newline="") as file:
-        header = next(csv.reader(file), [])
-    there = _cut(path, header, again)
+    there = _cut(path, _header(path), again)
+    open_kept(logger)
+    return there
+
+
+def open_kept(logger: CSVLogger) -> None:
+    """Open the logger's experiment without losing what another process wrote."""
+    path = Path(logger.log_dir, "metrics.csv")
+    if getattr(rank_zero_only, "rank", 0) != 0 or logger._experiment is not None or not path.is_file():
+        return
+    header = _header(path)
     aside = path.rename(path.with_suffix(".kept"))
     try:
         experiment = logger.experiment
     finally:
         aside.rename(path)
     experiment.metrics_keys = header
-    return there
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def _cut(path: Path, header: list[str], again: int) -> set[tuple[str, int]]:

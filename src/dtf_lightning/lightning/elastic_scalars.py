@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dtf_lightning.events import StepsDone
@@ -55,10 +56,11 @@ def lr_factor(trainer: pl.Trainer) -> float:
     return float(factors[0]) if factors else 1.0
 
 
-def rescale_text(generation: Generation, step: int, pause: float | None, phases: dict[str, float]) -> str:
-    """A rescale in Markdown."""
-    text = (
-        f"**generation {generation.number}**: {generation.world_size} workers from step {step} on. {generation.reason}"
+def rescale_text(generations: Sequence[Generation], step: int, pause: float | None, phases: dict[str, float]) -> str:
+    """A rescale in Markdown; of several generations where the first ones broke before they had trained."""
+    text = "\n\n".join(
+        f"**generation {generation.number}**: {generation.world_size} workers at step {step}. {generation.reason}"
+        for generation in generations
     )
     if pause is not None:
         parts = ", ".join(f"{phase.replace('_', ' ')} {1000 * seconds:.0f}" for phase, seconds in phases.items())

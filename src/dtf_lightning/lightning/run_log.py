@@ -72,11 +72,15 @@ class RunLog:
     def __init__(self) -> None:
         self.holding = False
         """Between the first step and the end of training; before and after, everything passes through."""
+        self.resumed = False
+        """The log is one that an earlier start of this run has begun; it is still to be taken over."""
         self._loggers: list[Any] = []
         self._write: list[Callable[..., Any]] = []
         """Each logger's own `log_metrics`."""
         self._pending: list[Entry] = []
         self._recent: deque[tuple[float, Entry]] = deque(maxlen=MAX_KEPT)
+        self._there: dict[int, set[tuple[str, int]]] = {}
+        """By logger: what its log says already of the steps around the last take-over."""
         self._flush_due = 0.0
         self._laid_out = False
 
@@ -140,6 +144,15 @@ class RunLog:
             tensorboard_log.flush(self._loggers[index])
 
     def _put(self, entry: Entry) -> None:
+        there = self._there.get(entry.logger)
+        if there:
+            keys = entry.keys(self._loggers[entry.logger])
+            metrics = {
+                name: value for (name, value), key in zip(entry.metrics.items(), keys, strict=True) if key not in there
+            }
+            if not metrics:
+                return
+            entry = Entry(entry.logger, metrics, entry.step, entry.text)
         if entry.text:
             for tag, text in entry.metrics.items():
                 tensorboard_log.add_text(self._loggers[entry.logger], tag, text, entry.step)
@@ -163,24 +176,23 @@ class RunLog:
 
     def take_over(self, trainer: pl.Trainer, phase: LoopPhase) -> None:
         """Go on in the log of the former rank 0. `phase`: where training goes on."""
-        stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
-        # Hooks at an epoch's end log at the step before.
-        again = stepped - 1 if phase is LoopPhase.EPOCH_END else stepped
+        self.resumed = False
+        # The last step is committed, and a validation of its weights is valid, whoever did it.
+        again = trainer.fit_loop.epoch_loop._batches_that_stepped + (phase is LoopPhase.ADVANCE_END)
         for index, logger in enumerate(self._loggers):
-            mine = [entry for _, entry in self._recent if entry.logger == index]
-            known = {key for entry in mine for key in entry.keys(logger)}
             if isinstance(logger, TensorBoardLogger):
-                there = tensorboard_log.go_on(logger, again, known)
+                there = tensorboard_log.go_on(logger, again)
                 self._laid_out = again > 0 or any(tag.endswith(tensorboard_log.LAYOUT_TAG) for tag, _ in there)
             elif isinstance(logger, CSVLogger):
                 there = csv_log.go_on(logger, again)
             else:
                 continue  # these write at once, and nothing can be taken back
-            for entry in mine:
-                keys = dict(zip(entry.metrics, entry.keys(logger), strict=True))
-                missing = {name: value for name, value in entry.metrics.items() if keys[name] not in there}
-                if missing:
-                    self._put(Entry(index, missing, entry.step, entry.text))
+            self._there[index] = there
+            for _, entry in self._recent:
+                if entry.logger == index:
+                    self._put(entry)
+            # From here on only hooks that are done again could say something twice.
+            self._there[index] = {(name, step) for name, step in there if step >= again - 2}
         self.flush()
 
     # --- which log it is ---------------------------------------------------------------------------------------------
@@ -210,9 +222,12 @@ class RunLog:
                 fresh, former = Path(logger.log_dir), logger.version
                 _forget_fresh(logger)
                 adopt_version(logger, version)
+                self.resumed = True
                 if not Path(logger.log_dir).is_dir():  # of another folder, or removed by somebody
                     adopt_version(logger, former)
                     continue
+                if isinstance(logger, CSVLogger):
+                    csv_log.open_kept(logger)
                 for callback in trainer.checkpoint_callbacks:
                     if isinstance(callback, ModelCheckpoint) and _is_inside(callback.dirpath, fresh):
                         callback.dirpath = folders.get(callback.state_key, callback.dirpath)

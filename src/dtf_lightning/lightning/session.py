@@ -128,8 +128,8 @@ class ElasticSession:
         self._original_forward: Any = None
         self.redrawn = False
         """The last rescale rolled a step back, whose samples are drawn again."""
-        self.first_step = False
-        """The generation's first batch is still to be committed."""
+        self.untold: list[Generation] = []
+        """Generations since the last batch that was committed: usually one or none."""
         self.loaded_position: dict[str, Any] | None = None
         """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
         self.beginning = True
@@ -207,7 +207,8 @@ class ElasticSession:
             )
         self.recorder.entered(self.generation, self.strategy.global_rank, step, self.trainer.current_epoch)
         progress_bars.show_world(self.trainer, self.generation)
-        self.run_log.holding = self.first_step = True
+        self.run_log.holding = True
+        self.untold.append(self.generation)
         self.link.active(step)
 
     def _settings(self) -> dict[str, str]:

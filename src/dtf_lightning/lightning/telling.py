@@ -33,9 +33,9 @@ def take_rank_zero(session: ElasticSession, former: tuple[int, int]) -> None:
     folder = session.run_dir(trainer)
     if generation == 0 and session.generation.number > 1:  # all who trained before are gone
         session.run_log.resume(trainer, folder)
-    if rank != 0 and session.generation.number > 1:
+    if session.run_log.resumed or (rank != 0 and session.generation.number > 1):
         session.run_log.take_over(trainer, phase)
-        if generation > 0:
+        if rank != 0 and generation > 0:
             progress_bars.take_over(trainer, in_epoch=phase is not LoopPhase.EPOCH_START)
     if rank != 0 or generation == 0:
         session.run_log.remember(folder, dump_start(trainer))
@@ -46,9 +46,9 @@ def batch_committed(session: ElasticSession, pause: float | None) -> None:
     trainer, generation, scalars = session.trainer, session.generation, session.scalars
     if pause is not None:
         _rescaled(session, pause)
-    if session.first_step:
-        session.first_step = False
-        text = rescale_text(generation, trainer.global_step, pause, session.clock.phases)
+    if session.untold:
+        text = rescale_text(session.untold, trainer.global_step, pause, session.clock.phases)
+        session.untold.clear()
         session.run_log.add(trainer, scalars.of_generation(trainer, generation, pause), {RESCALES: text})
     sample = session.recorder.committed(trainer, session.progress.batch_samples)
     if sample is not None:

@@ -3,7 +3,7 @@
 TensorBoard reads the files of a folder in the order of their names, which begin with the time, and takes them for one
 log. `SessionLog.START` in it voids what was written before for that step and later ones.
 
-Private API touched here: the logger's `_experiment` and `_kwargs`, the names that TensorBoard's writer keeps of its file.
+Private API touched here: the logger's `_experiment`, the writer's `file_writer`, the names that TensorBoard's writer keeps of its file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import struct
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,23 +67,23 @@ def flush(logger: TensorBoardLogger) -> None:
         logger._experiment.flush()
 
 
-def go_on(logger: TensorBoardLogger, again: int, known: Set[tuple[str, int]]) -> set[tuple[str, int]]:
-    """Open the log that another process has written to.
+def go_on(logger: TensorBoardLogger, again: int) -> set[tuple[str, int]]:
+    """Open the log that another process has written to; what it says of step `again` and later ones is void.
 
-    Args:
-        again: steps from here on will be logged again, but for those in `known`.
-
-    Returns: (tag, step) of what the log's end holds and what counts.
+    Returns: (tag, step) of the values at the log's end that count.
     """
     folder = Path(logger.log_dir)
     there = set() if "://" in str(logger.log_dir) else _values_at_end(folder)
-    void = any(step >= again and tag[0] != "_" and (tag, step) not in known for tag, step in there)
-    if void:
-        there = {(tag, step) for tag, step in there if step < again}
-        logger._kwargs["purge_step"] = again
-    experiment = logger.experiment
-    logger._kwargs.pop("purge_step", None)
+    experiment: Any = logger.experiment
     _sort_last(experiment, folder)
+    if any(step >= again and tag[0] != "_" for tag, step in there):
+        from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
+            Event,
+            SessionLog,
+        )
+
+        there = {(tag, step) for tag, step in there if step < again}
+        experiment.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), again)
     return there
 
 
@@ -109,7 +109,7 @@ def _values_at_end(folder: Path) -> set[tuple[str, int]]:
 
 def _values(data: bytes, offset: int) -> Iterator[tuple[str, int]]:
     from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.event_pb2 import Event
 
     while offset + 12 <= len(data):
         (length,) = struct.unpack_from("<Q", data, offset)
