@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "dtf_lightning"
 
 # Story first, hosts last: a part imports from its own line and the lines above it.
 LAYERS = [
-    {"__version__", "errors", "clock", "settings", "events", "environment"},
+    {"__version__", "errors", "clock", "settings", "events", "event_kinds", "environment"},
     {"elastic"},
     {"etcd"},
     {"coordination"},

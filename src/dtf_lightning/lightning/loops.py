@@ -203,7 +203,8 @@ class ElasticEpochLoop(_TrainingEpochLoop):
             session.undo.validation_begins(self.trainer)
         super().on_advance_end(data_fetcher)
         session.undo.hooks_done()
-        session.commit_logs()
+        if session.stepped:
+            session.run_log.commit()
         session.progress.phase = LoopPhase.BATCH
 
     def _broadcast_sigterm_tensor(self) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dtf_lightning import environment
-from dtf_lightning.coordination.messages import Assign
+from dtf_lightning.coordination.messages import Assign, Happened
 from dtf_lightning.coordination.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.generation import Generation
 from dtf_lightning.elastic.resume import LoopPhase
@@ -32,6 +32,7 @@ from dtf_lightning.lightning.batches import RunningBatches
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.lightning.elastic_scalars import ElasticScalars
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
+from dtf_lightning.lightning.pace import Pace
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero
 from dtf_lightning.lightning.recorder import RunRecorder
@@ -118,9 +119,12 @@ class ElasticSession:
         """The next pass through the epoch loop goes on at a position, instead of beginning an epoch."""
         self.over = False
         """Training came to its end with all members: whoever dies now is missed no more."""
-        self.recorder = RunRecorder(welcome, environment.local_rank())
+        self.recorder = RunRecorder(
+            welcome, environment.local_rank(), lambda event: self.link.send(Happened(event=event.to_json()))
+        )
         self.scalars = ElasticScalars(self.recorder.account)
         self.run_log = RunLog()
+        self.pace = Pace()
         self.clock = PauseClock(account=self.recorder.account)
         self.batches = RunningBatches()
         self.ledger: Ledger | None = None
@@ -297,13 +301,15 @@ class ElasticSession:
         """Called when the batch is committed: its optimizer stepped, or it is part of an accumulation."""
         self.progress.batch_done()
         telling.batch_committed(self, self.clock.stop())
-        self.commit_logs()
-
-    def commit_logs(self) -> None:
-        """The last step is committed, unless micro-batches of the next one have been trained since."""
-        boundary = self.progress.boundary
-        if boundary is None or self.trainer.global_step > boundary.global_step:
+        if self.stepped:
             self.run_log.commit()
+            self.pace.step(self)
+
+    @property
+    def stepped(self) -> bool:
+        """The optimizer has stepped since the last boundary: no micro-batch of an accumulation is open."""
+        boundary = self.progress.boundary
+        return boundary is None or self.trainer.global_step > boundary.global_step
 
     # --- 4 failures --------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
+from dtf_lightning.event_kinds import words
 from dtf_lightning.results.store import ResultsStore
 from dtf_lightning.training.hardware import COMPARED
 from dtf_lightning.training.time_account import Bucket
@@ -170,31 +171,16 @@ def _events(store: ResultsStore, run: str, began: datetime) -> list[dict[str, An
     rows = store.rows(
         """
         SELECT time, source, kind, data FROM events WHERE run = ? AND kind IN
-            ('node_joined', 'node_gone', 'leader_elected', 'worker_lost', 'run_ended', 'generation_formed')
+            ('node_joined', 'node_gone', 'leader_elected', 'worker_lost', 'run_ended', 'generation_formed', 'diverged',
+             'rolled_back', 'learning_rate_scaled', 'straggler')
         ORDER BY time
         """,
         [run],
     )
     return [
-        {"time": _since(row["time"], began), "kind": row["kind"], "text": _words(row["kind"], json.loads(row["data"]))}
+        {"time": _since(row["time"], began), "kind": row["kind"], "text": words(json.loads(row["data"]))}
         for row in rows
     ]
-
-
-def _words(kind: str, data: dict[str, Any]) -> str:
-    match kind:
-        case "node_joined":
-            return f"{data['node']} started {data['num_workers']} workers (start {data['incarnation']})"
-        case "node_gone":
-            return f"{data['node']} is gone: {data['cause']}"
-        case "leader_elected":
-            return f"{data['node']} coordinates (epoch {data['epoch']})"
-        case "worker_lost":
-            return f"{data['node']}/{data['local_rank']} was lost: {data['reason']}"
-        case "generation_formed":
-            return f"generation {data['generation']} with {data['world_size']} workers: {data['reason']}"
-        case _:
-            return f"run {data['phase']}: {data['reason']}"
 
 
 def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
