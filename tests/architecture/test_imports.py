@@ -24,7 +24,7 @@ LAYERS = [
     {"testing"},
     {"demo"},
     {"launch"},
-    {"cli", "cli_checkpoints"},
+    {"cli", "cli_checkpoints", "cli_progress"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from statistics import median
 from typing import Any
 
 from dtf_lightning.event_kinds import words
+from dtf_lightning.results.pool import differences, paces, stragglers
 from dtf_lightning.results.store import ResultsStore
 from dtf_lightning.training.hardware import COMPARED
 from dtf_lightning.training.time_account import Bucket
 
 MAX_POINTS = 2000
 """Of a line in a chart."""
-SLOW = 1.25
-"""A worker whose median step takes this much longer than the median worker's is named."""
-MIN_SAMPLES = 3
-"""Step samples without which a worker is not judged."""
 
 BUCKETS = [bucket.value for bucket in Bucket]
 PHASES = ["unwind", "wait", "group", "state", "wrap", "first_step"]
@@ -51,7 +47,9 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
     account["mixed"] = [
         key for key in COMPARED if len({json.dumps(node.get(key), sort_keys=True) for node in hardware.values()}) > 1
     ]
-    account["stragglers"] = _stragglers(store, run)
+    account["differences"] = differences(hardware, account["mixed"])
+    account["paces"] = paces(store, run)
+    account["stragglers"] = stragglers(account["paces"])
     return account
 
 
@@ -193,24 +191,3 @@ def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             found.append({"epoch": f"{audit['epoch']}", **same})
     return found
-
-
-def _stragglers(store: ResultsStore, run: str) -> list[dict[str, Any]]:
-    """Workers that were busy clearly longer per step than the median worker of their generation.
-
-    All workers' steps take equally long, because they wait for each other; what differs is the time before the
-    gradients are exchanged. Waiting for data is the part of it that every worker knows of itself.
-    """
-    rows = store.rows(
-        "SELECT source AS worker, median(data_wait / steps) AS wait, median(seconds / steps) AS step, count(*) AS n "
-        "FROM step_samples WHERE run = ? AND steps > 0 GROUP BY source HAVING n >= ? ORDER BY worker",
-        [run, MIN_SAMPLES],
-    )
-    if len(rows) < 2:
-        return []
-    usual = median(row["wait"] for row in rows)
-    return [
-        {"worker": row["worker"], "wait": row["wait"], "usual": usual, "step": row["step"]}
-        for row in rows
-        if row["wait"] > SLOW * usual and row["wait"] - usual > 0.05 * row["step"]
-    ]
