@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 
 import pytest
 
+from dtf_lightning.training import process_group
 from support.ranks import DEADLINE, RankFailed
 
 pytestmark = pytest.mark.process
@@ -162,6 +164,17 @@ def test_cut_leaves_other_sockets_alone(start_ranks, store, new_prefix):
     with pytest.raises(RankFailed):
         ranks[0].call("all_reduce")
     assert ranks[0].call("use_pairs") == [b"hello", b"hello"]
+
+
+def test_a_cut_ends_reading_and_leaves_writing():
+    """gloo forgets the waiter of a send whose write fails, so a cut must not make writes fail."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as mine:
+        theirs, _ = server.accept()
+        with theirs:
+            process_group._shut_down(mine.fileno(), os.readlink(f"/proc/self/fd/{mine.fileno()}"))
+            assert mine.recv(1) == b""
+            mine.sendall(b"x")
+            assert theirs.recv(1) == b"x"
 
 
 def test_a_forked_child_does_not_hide_its_parents_death(start_group):
