@@ -11,6 +11,7 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dtf_lightning.events import StragglerSeen, read_events
 from support.elastic_training import Training
 
 pytestmark = pytest.mark.process
@@ -18,13 +19,13 @@ pytestmark = pytest.mark.process
 
 def test_one_log(make_run):
     """Rank 0 is killed, the next one leaves, its successor is killed too, others join: one TensorBoard folder and one
-    CSV, each curve point by point without a gap, as TensorBoard's own reader reads them; each rank 0 has one bar."""
-    training = Training(until_stopped=True, batch_norm=False, tensorboard=True, progress_bar="tqdm")
+    CSV, each curve point by point without a gap, as TensorBoard's own reader reads them; each rank 0 has its bar. One node
+    is slow: it is named."""
+    training = Training(until_stopped=True, batch_norm=False, tensorboard=True, progress_bar="tqdm", slow_on="d")
     run = make_run(training, failure_tolerance=10, max_consecutive_failures=10)
-    run.start("a")
-    run.wait_for_world(1)
-    run.start("b", "c", "d")
-    generation = run.wait_for_world(4)
+    for number, name in enumerate("abcd", start=1):
+        run.start(name)
+        generation = run.wait_for_world(number)
     for victim, left in (("a", 3), ("b", 2)):
         run.wait_for_steps(40)
         if victim == "a":
@@ -37,7 +38,7 @@ def test_one_log(make_run):
     run.wait_for_steps(40)
     psutil.Process(run.nodes["c"].worker_pids()[0]).kill()
     run.wait_for_world(2, after=generation)
-    run.wait_for_steps(20)
+    run.wait_for_log("d", "d/0 is slow: it is busy")  # d is rank 0 now
     run.stop()
     run.wait_until_over(failed=2)
     run.check(survivors=2)
@@ -71,3 +72,6 @@ def test_one_log(make_run):
         bars = run.nodes[name].log()
         assert re.search(r"Epoch \d+: .*world=\d, gen=\d+", bars), bars[-2000:]
     assert "Epoch" not in run.nodes["e"].log()
+
+    events = [event for path in run.folder.glob("events/*.jsonl") for event in read_events(path)]
+    assert {event.worker for event in events if isinstance(event, StragglerSeen)} == {"d/0"}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,12 +30,15 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from dtf_lightning.lightning import pace
 from dtf_lightning.lightning.callback import ElasticCallback
 from dtf_lightning.lightning.divergence import DivergenceStopping
 from dtf_lightning.testing.faults import Fault, FaultInjector
+from dtf_lightning.training import stragglers
 from support.disturbed_saves import disturbed_checkpoints
 
 FEATURES = 16
+SLOW = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,8 @@ class Training:
     optimizer: str = "adam"
     grow_data_on: str = ""
     """The node whose data set is one sample longer."""
+    slow_on: str = ""
+    """The node whose forward pass takes `SLOW` seconds longer; all look for stragglers all the time."""
     precision: str = "32-true"
     batch_norm: bool = True
     dropout: float = 0.1
@@ -96,6 +102,8 @@ class Samples(Dataset[Any]):
 
 
 class Model(L.LightningModule):
+    is_slow = False
+
     def __init__(self, training: Training) -> None:
         super().__init__()
         self.config = training
@@ -111,6 +119,9 @@ class Model(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         inputs, targets = batch
+        until = time.thread_time() + SLOW * self.is_slow
+        while time.thread_time() < until:
+            pass
         loss = nn.functional.mse_loss(self.network(inputs), targets)
         self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
         return loss
@@ -182,6 +193,9 @@ def train(training: Training, folder: Path, name: str) -> None:
         enable_model_summary=False,
     )
     model = Model(training)
+    if training.slow_on:
+        model.is_slow = name.startswith(training.slow_on)
+        pace.LOOK_SECONDS, stragglers.MIN_SECONDS = 0.2, 0.0
     dataset = Samples(training.num_samples + name.startswith(training.grow_data_on or "\0"))
     loader = DataLoader(
         injector.watch(dataset),
