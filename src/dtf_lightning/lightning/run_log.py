@@ -181,7 +181,7 @@ class RunLog:
         again = trainer.fit_loop.epoch_loop._batches_that_stepped + (phase is LoopPhase.ADVANCE_END)
         for index, logger in enumerate(self._loggers):
             if isinstance(logger, TensorBoardLogger):
-                there = tensorboard_log.go_on(logger, again)
+                there = tensorboard_log.go_on(logger, again, sum(len(e.metrics) for _, e in self._recent))
                 self._laid_out = again > 0 or any(tag.endswith(tensorboard_log.LAYOUT_TAG) for tag, _ in there)
             elif isinstance(logger, CSVLogger):
                 there = csv_log.go_on(logger, again)
@@ -216,9 +216,11 @@ class RunLog:
         except (OSError, ValueError, KeyError, TypeError):
             return
         for logger, version in zip(self._loggers, versions, strict=False):
-            if not isinstance(logger, HELD) or version is None or version == logger.version:
+            if not isinstance(logger, HELD) or version is None:
                 continue
-            if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+            if version == logger.version:  # the user has named it
+                self.resumed = True
+            elif isinstance(logger, (TensorBoardLogger, CSVLogger)):
                 fresh, former = Path(logger.log_dir), logger.version
                 _forget_fresh(logger)
                 adopt_version(logger, version)

@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 FILE_PREFIX = "events.out.tfevents."
 TEXT_SUFFIX = "/text_summary"
 """TensorBoard's, of a text's name."""
-TAIL = 1 << 20
-"""Bytes of a log's end that are looked at."""
+TAIL = 1 << 18
+"""Bytes of a log's end that are looked at, at least."""
+VALUE_SIZE = 200
+"""Bytes that a value takes in the file, at most."""
 MAX_RECORD = 1 << 24
 LAYOUT_TAG = "custom_scalars__config__"
 
@@ -67,13 +69,16 @@ def flush(logger: TensorBoardLogger) -> None:
         logger._experiment.flush()
 
 
-def go_on(logger: TensorBoardLogger, again: int) -> set[tuple[str, int]]:
+def go_on(logger: TensorBoardLogger, again: int, num_values: int) -> set[tuple[str, int]]:
     """Open the log that another process has written to; what it says of step `again` and later ones is void.
+
+    Args:
+        num_values: so many of its last values are asked for.
 
     Returns: (tag, step) of the values at the log's end that count.
     """
     folder = Path(logger.log_dir)
-    there = set() if "://" in str(logger.log_dir) else _values_at_end(folder)
+    there = set() if "://" in str(logger.log_dir) else _values_at_end(folder, max(TAIL, VALUE_SIZE * num_values))
     experiment: Any = logger.experiment
     _sort_last(experiment, folder)
     if any(step >= again and tag[0] != "_" for tag, step in there):
@@ -87,10 +92,9 @@ def go_on(logger: TensorBoardLogger, again: int) -> set[tuple[str, int]]:
     return there
 
 
-def _values_at_end(folder: Path) -> set[tuple[str, int]]:
-    """(tag, step) of the last values; those of hyperparameters and of the layout begin with an underscore."""
+def _values_at_end(folder: Path, left: int) -> set[tuple[str, int]]:
+    """(tag, step) of the last values, from the last `left` bytes; those of hyperparameters and of the layout begin with an underscore."""
     found: set[tuple[str, int]] = set()
-    left = TAIL
     for path in sorted(folder.glob(f"{FILE_PREFIX}*"), reverse=True):
         if left <= 0:
             break

@@ -231,6 +231,18 @@ def test_resumed_run_goes_on_in_its_log(tmp_path: Path, start_run: Callable[...,
     assert steps == list(range(18))
 
 
+def test_named_log_is_resumed(tmp_path: Path, start_run: Callable[..., Any]) -> None:
+    """With a version of the user's: what was logged behind the checkpoint is void, no step is twice."""
+    for epochs, checkpoint in ((2, None), (3, tmp_path / "step=8.ckpt")):
+        start_run()
+        checkpoints = ModelCheckpoint(tmp_path, every_n_train_steps=8, save_top_k=-1, filename="{step}")
+        logger = TensorBoardLogger(tmp_path, name="", version="mine")
+        fit(tmp_path, elastic=True, logger=logger, callbacks=[checkpoints], enable_checkpointing=True,
+            max_epochs=epochs, ckpt_path=checkpoint)  # fmt: skip
+    shown = curves(read(tmp_path / "mine", purge=True))
+    assert [step for step, _ in shown["loss_step"]] == list(range(18))
+
+
 def test_another_training_gets_another_log(tmp_path: Path, start_run: Callable[..., Any]) -> None:
     """The same run id from the start, without a checkpoint: a log of its own, as in plain Lightning."""
     for _ in range(2):
