@@ -1,7 +1,9 @@
 """Workers compare how long they are busy with a step of their own, and name the one that holds the others up.
 
-Costs one small all-gather every `LOOK_SECONDS` or so. The times are DDP's own, which it measures in the first steps of a
-generation and in every hundredth (or every one, where steps are long).
+Costs three looks at the clock per step and one small all-gather every `LOOK_SECONDS` or so. Backward's time, up to the
+last gradient, is DDP's own, which it measures in the first steps of a generation and in every hundredth (or every one,
+where steps are long). Forward's is from the batch's arrival to the loss, without the strategy's collectives: with
+`self.log(..., sync_dist=True)` the quick wait for the slow there, too. On CUDA it is DDP's, which has them in it.
 
 Private API touched here: DDP's `_get_ddp_logging_data`, `_set_ddp_runtime_logging_sample_rate`.
 """
@@ -11,6 +13,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +50,24 @@ class Pace:
         """Steps of the generation at which all look; every member has the same."""
         self._first_step = self._last_step = 0
         self._last_at = self._last_wait = 0.0
+        self._forward = self._forward_began = self._collectives = self._collectives_before = 0.0
+
+    def forward_begins(self) -> None:
+        """The batch is there."""
+        self._forward_began, self._collectives_before = time.monotonic(), self._collectives
+
+    def forward_done(self) -> None:
+        """The loss is there."""
+        self._forward += time.monotonic() - self._forward_began - (self._collectives - self._collectives_before)
+
+    @contextmanager
+    def collective(self) -> Iterator[None]:
+        """Inside, this worker waits for the others."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._collectives += time.monotonic() - began
 
     def step(self, session: ElasticSession) -> None:
         """An optimizer step is committed. A collective, when it is time to look: all members call it for every step."""
@@ -61,14 +83,18 @@ class Pace:
     def _remember(self, session: ElasticSession, step: int) -> None:
         self._last_step, self._last_at = step, time.monotonic()
         self._last_wait = session.recorder.account.of(Bucket.DATA_WAIT)
+        self._forward = 0.0
 
     def _look(self, session: ElasticSession, generation: Generation, step: int) -> None:
         steps = step - self._last_step
         seconds = (time.monotonic() - self._last_at) / steps
         wait = (session.recorder.account.of(Bucket.DATA_WAIT) - self._last_wait) / steps
+        forward, backward = _compute_seconds(session.strategy.model)
+        if session.strategy.root_device.type == "cpu":
+            forward = self._forward / steps
         self._remember(session, step)
         # (2,): seconds busy and seconds in all, of a step
-        mine = torch.tensor([wait + _compute_seconds(session.strategy.model), seconds], dtype=torch.float64)
+        mine = torch.tensor([wait + forward + backward, seconds], dtype=torch.float64)
         rows = [torch.empty_like(mine) for _ in range(generation.world_size)]
         dist.all_gather(rows, mine)
         busy = dict(zip(workers(generation), (float(row[0]) for row in rows), strict=True))
@@ -101,12 +127,12 @@ def workers(generation: Generation) -> list[str]:
     return [f"{member.node}/{local}" for member in generation.members for local in range(member.num_workers)]
 
 
-def _compute_seconds(model: Any) -> float:
-    """Of forward and of backward up to the last gradient, in the last step that DDP has measured."""
+def _compute_seconds(model: Any) -> tuple[float, float]:
+    """Of forward, and of backward up to the last gradient, in the last step that DDP has measured."""
     if not isinstance(model, DistributedDataParallel):
-        return 0.0
+        return 0.0, 0.0
     data: Any = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
-    return 1e-9 * float(data.get("forward_compute_time", 0) + data.get("backward_compute_time", 0))
+    return 1e-9 * data.get("forward_compute_time", 0), 1e-9 * data.get("backward_compute_time", 0)
 
 
 def _sample_every(model: Any, steps: int) -> None:

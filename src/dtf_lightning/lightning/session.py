@@ -280,6 +280,7 @@ class ElasticSession:
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
         self.recorder.account.data_there()
+        self.pace.forward_begins()
         if self.ledger is not None and self.batches.sampler is not None:
             samples, padding = self.batches.take_drawn()
             self.ledger.draw(

@@ -125,6 +125,7 @@ class ElasticDDPStrategy(DDPStrategy):
     ) -> torch.Tensor:
         weight = self.session.batches.loss_weight
         loss = closure_loss if weight == 1.0 else closure_loss * weight
+        self.session.pace.forward_done()
         return super().backward(loss, optimizer, *args, **kwargs)
 
     def optimizer_step(
@@ -165,7 +166,8 @@ class ElasticDDPStrategy(DDPStrategy):
     def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
         if self._alone:
             return tensor.unsqueeze(0)
-        return super().all_gather(tensor, group, sync_grads)
+        with self.session.pace.collective():
+            return super().all_gather(tensor, group, sync_grads)
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002  Lightning's name
         """Counts the process group's members, not `world_size`, which is provisional during set-up."""
@@ -228,7 +230,8 @@ class ElasticDDPStrategy(DDPStrategy):
     def _tolerant(self, collective: Callable[[], Any], alone: Any) -> Any:
         """After the end of training, a member that dies is missed no more: go on alone."""
         try:
-            return collective()
+            with self.session.pace.collective():
+                return collective()
         except RuntimeError as error:
             if not (self.session.over and is_communication_error(error)):
                 raise
