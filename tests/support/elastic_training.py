@@ -112,7 +112,8 @@ class Model(L.LightningModule):
         if self.config.optimizer == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
         else:
-            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+            scale = self.trainer.world_size if self.config.schedule == "lambda" else 1
+            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3 * scale)
         match self.config.schedule:
             case "step":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5), "interval": "step"}
@@ -120,6 +121,10 @@ class Model(L.LightningModule):
                 steps = int(self.trainer.estimated_stepping_batches)
                 one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)
                 scheduler = {"scheduler": one_cycle, "interval": "step"}
+            case "lambda":  # what no state of the scheduler contains
+                num_steps = self.trainer.estimated_stepping_batches
+                decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step / num_steps))
+                scheduler = {"scheduler": decay, "interval": "step"}
             case "epoch":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5), "interval": "epoch"}
             case "plateau":
@@ -156,7 +161,9 @@ def train(training: Training, folder: Path, name: str) -> None:
     ]
     trainer = L.Trainer(
         accelerator="cpu",
-        max_epochs=-1 if training.until_stopped or training.max_steps > 0 else training.max_epochs,
+        max_epochs=-1
+        if (training.until_stopped and training.schedule != "lambda") or training.max_steps > 0
+        else training.max_epochs,
         max_steps=training.max_steps,
         callbacks=callbacks,
         logger=[CSVLogger(str(folder), name="csv"), injector.logger()],

@@ -29,6 +29,7 @@ from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.batches import RunningBatches
+from dtf_lightning.lightning.beginning import Beginning, seen_by
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
@@ -36,6 +37,7 @@ from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
 from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
+from dtf_lightning.lightning.schedulers import hold_at_the_end
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
@@ -125,6 +127,10 @@ class ElasticSession:
         self._redrawn = False
         self.loaded_position: dict[str, Any] | None = None
         """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
+        self.configured_for: Beginning | None = None
+        """What `configure_optimizers` has seen; `None` before it was called."""
+        self.run_began: Beginning | None = None
+        """What it has to see, on every worker; `None` before the run has begun."""
         self.beginning = True
         """No member has trained before this generation: all run their `on_train_start` hooks together."""
 
@@ -167,6 +173,8 @@ class ElasticSession:
         """
         if self._fingerprint is None:
             refuse_optimizers(self.trainer)
+            hold_at_the_end(self.trainer)
+            self.configured_for = seen_by(self.trainer)
             warm_up()  # on the node's local group
             self._fingerprint = self._settings(), parameter_signature(self.trainer.lightning_module)
         self.group.destroy()
