@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,6 +82,19 @@ def test_deaths(make_run, alone):
     run.wait_until_over(failed=2)
     run.check(survivors=2, epochs=2)
     assert bits(run) == alone
+
+
+def test_checkpoint_in_another_world(make_run, alone):
+    """Three save after step 3, in mid-epoch, and all die in step 4; two go on from there."""
+    calm = Training(**EIGHT, checkpoint_every=3)
+    first = make_run(replace(calm, faults=(Fault(at="forward", step=4, generation=None),)), **exactly(3))
+    first.start("a", "b", "c")
+    first.wait_until_over(failed=3)
+    (checkpoint,) = (first.folder / "checkpoints").glob("*.ckpt")
+    second = make_run(replace(calm, resume=str(checkpoint), checkpoint_every=0), **exactly(2))
+    second.start("a", "b")
+    second.wait_until_over()
+    assert bits(second) == alone
 
 
 def test_more_workers_than_logical_ranks(make_run):
