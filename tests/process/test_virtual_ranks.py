@@ -98,8 +98,9 @@ def test_checkpoint_in_another_world(make_run, alone):
 
 
 def test_more_workers_than_logical_ranks(make_run):
-    """Three nodes for two logical ranks: the third is refused with a reason, the others train."""
-    run = make_run(Training(virtual_ranks=2, max_epochs=1, validates=False, batch_norm=False), **exactly(3))
+    """Three nodes for two logical ranks: the third is refused with a reason, the others train, from the same weights."""
+    training = Training(virtual_ranks=2, max_epochs=1, validates=False, batch_norm=False, seeded=False)
+    run = make_run(training, **exactly(3))
     run.start("a", "b", "c")
     codes = run.wait_until_over(failed=1)
     run.check(survivors=2, epochs=1)

@@ -69,6 +69,8 @@ class Training:
     """`best_checkpoints` only: the writer kills itself before so many file-system operations of that name."""
     save_waits: str = ""
     """And: the first save waits in mid-write until the file of that name is there."""
+    seeded: bool = True
+    """All nodes begin with the same weights."""
     hidden: int = 32
     until_stopped: bool = False
     """Train until the file `stop` lies in the folder; looked at after each epoch."""
@@ -95,7 +97,10 @@ class Model(L.LightningModule):
     def __init__(self, training: Training) -> None:
         super().__init__()
         self.config = training
-        torch.manual_seed(1)
+        if training.seeded:
+            torch.manual_seed(1)
+        else:
+            torch.seed()
         norm = nn.BatchNorm1d(training.hidden) if training.batch_norm else nn.Identity()
         self.network = nn.Sequential(
             nn.Linear(FEATURES, training.hidden),

@@ -191,7 +191,7 @@ class ElasticSession:
         self.clock.mark("group")
         share_state(self)
         self.clock.mark("state")
-        self.strategy.wrap_model(sync=self.generation.number == 1)
+        self.strategy.wrap_model(sync=self.beginning)
         self.in_group = True
         self.clock.mark("wrap")
         step = self.trainer.global_step

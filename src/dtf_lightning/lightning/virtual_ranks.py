@@ -30,7 +30,7 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.training.batches import ElasticBatchSampler
-from dtf_lightning.training.canonical_sum import FlatLayout, Vectors, add, sum_over_workers, write
+from dtf_lightning.training.canonical_sum import FlatLayout, Tensors, add, sum_over_workers
 from dtf_lightning.training.random_numbers import seed_of, seed_process
 from dtf_lightning.training.sampler import ElasticDistributedSampler
 from dtf_lightning.training.virtual_ranks import TreeSum, VirtualPlan
@@ -73,8 +73,6 @@ class VirtualRanks:
         self._tree = TreeSum(add)
         self._layout: FlatLayout | None = None
         self._layout_for: Any = None
-        self._last: Vectors | None = None
-        """The last step's sums, in which its gradients lie."""
         self._aside = Undo()
 
     # --- set-up ------------------------------------------------------------------------------------------------------
@@ -183,47 +181,55 @@ class VirtualRanks:
     @torch.no_grad()
     def _collect(self, session: ElasticSession, logical: int, *, counts: bool) -> None:
         parameters = self._parameters(session)
-        snapshot = session.undo.snapshot
-        layout = self._layout_of(parameters, [now for _, now, _ in snapshot.buffers()])
-        vectors = layout.take()
-        views = layout.views(vectors)
-        there = views[0].new_tensor([counts and parameter.grad is not None for parameter in parameters])
-        moved: list[torch.Tensor | None] = []
-        weight = session.batches.loss_weight
-        for name, now, before in snapshot.buffers():
+        gradients: Tensors = []
+        for parameter in parameters:
+            if not counts or parameter.grad is None:
+                gradients.append(torch.zeros_like(parameter))
+            elif parameter.grad.layout is not torch.strided:
+                raise SettingsError(
+                    "virtual_ranks needs dense gradients, which it adds in one order; got a sparse one. Use "
+                    "torch.nn.Embedding(sparse=False)."
+                )
+            else:
+                gradients.append(parameter.grad)
+        there = self._flags([counts and parameter.grad is not None for parameter in parameters], parameters[0])
+        moves = self._moves(session, logical, counts=counts)
+        for parameter in parameters:
+            parameter.grad = None
+        session.undo.snapshot.restore_buffers()
+        self._tree.push(logical, [there, *gradients, *moves])
+
+    def _moves(self, session: ElasticSession, logical: int, *, counts: bool) -> Tensors:
+        """What the logical rank contributes to each buffer."""
+        moves: Tensors = []
+        for name, now, before in session.undo.snapshot.buffers():
             if now.shape != before.shape:
                 raise SettingsError(
                     f"the buffer {name} changed its shape from {tuple(before.shape)} to {tuple(now.shape)} in a "
                     "training step; with virtual_ranks buffers must keep their shapes"
                 )
-            if before.is_floating_point():
+            if not before.is_floating_point():
+                moves.append(now.clone() if logical == 0 else torch.zeros_like(now))
+            elif counts:
                 # where: infinity minus infinity is no number
-                moved.append(torch.where(now == before, 0, now - before).mul_(weight) if counts else None)
+                moves.append(torch.where(now == before, 0, now - before).mul_(session.batches.loss_weight))
             else:
-                moved.append(now if logical == 0 else None)
-        write(views, [there, *(parameter.grad if counts else None for parameter in parameters), *moved])
-        for parameter in parameters:
-            parameter.grad = None
-        snapshot.restore_buffers()
-        for freed in self._tree.push(logical, vectors):
-            layout.give_back(freed)
-        if self._last is not None:
-            layout.give_back(self._last)  # its gradients are gone
-            self._last = None
+                moves.append(torch.zeros_like(before))
+        return moves
 
     @torch.no_grad()
     def reduce(self, session: ElasticSession) -> None:
         """Give all workers the step's gradients and buffers, and the optimizer its random numbers. A collective."""
         assert self._plan is not None
-        assert self._layout is not None
-        sums = sum_over_workers(self._tree, num_logical=self.num_logical, blocks=self._plan.blocks, layout=self._layout)
+        parameters, buffers = self._parameters(session), list(session.undo.snapshot.buffers())
+        layout = self._layout_of(parameters, [now for _, now, _ in buffers])
+        there, *sums = sum_over_workers(
+            self._tree, num_logical=self.num_logical, blocks=self._plan.blocks, layout=layout
+        )
         self._tree = TreeSum(add)
-        self._last = sums
-        parameters = self._parameters(session)
-        there, *views = self._layout.views(sums)
-        for parameter, view, present in zip(parameters, views, there.tolist(), strict=False):
-            parameter.grad = view if present else None
-        for (_, now, before), moved in zip(session.undo.snapshot.buffers(), views[len(parameters) :], strict=True):
+        for parameter, gradient, present in zip(parameters, sums, there.tolist(), strict=False):
+            parameter.grad = gradient if present else None
+        for (_, now, before), moved in zip(buffers, sums[len(parameters) :], strict=True):
             if before.is_floating_point():
                 now.add_(moved)
             else:
@@ -238,10 +244,13 @@ class VirtualRanks:
         assert self._plan is not None
         what = self._plan.world_size, [id(parameter) for parameter in parameters], [buffer.shape for buffer in buffers]
         if self._layout is None or self._layout_for != what:
-            there = torch.empty(len(parameters), dtype=parameters[0].dtype, device=parameters[0].device)
-            self._layout = FlatLayout([there, *parameters, *buffers], self._plan.world_size)
-            self._layout_for, self._last = what, None
+            there = self._flags([False] * len(parameters), parameters[0])
+            self._layout, self._layout_for = FlatLayout([there, *parameters, *buffers], self._plan.world_size), what
         return self._layout
+
+    def _flags(self, values: list[bool], like: torch.Tensor) -> torch.Tensor:
+        """Whether each parameter has a gradient, as numbers that can be added."""
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
 
     def _seed_of(self, index: int, stream: int) -> int:
         assert self._plan is not None

@@ -1,29 +1,32 @@
 """Gradients of logical ranks, added over all workers in one order: the same bits in any world.
 
-Each logical rank's gradients are copied into flat vectors, one per dtype. A worker adds the vectors of whole subtrees
-(`training/virtual_ranks.py`), sends each other worker that one's chunk of every sum, adds its own chunk of all workers'
-sums along the tree, and gathers the chunks. Where a worker's block is one subtree (2, 4 or 8 workers of 8 logical ranks)
-it sends and receives what a ring all-reduce does: twice the gradients. Every element is added by itself, so that it does
-not matter where chunks begin.
+A worker adds the gradients of whole subtrees (`training/virtual_ranks.py`) as they come. Each of these sums is then
+copied into flat vectors, one per dtype; every worker sends each other worker that one's chunk of its sums, adds its own
+chunk of all workers' sums along the tree, and the chunks are gathered. Where a worker's block is one subtree (2, 4 or 8
+workers of 8 logical ranks) it sends and receives what a ring all-reduce does: twice the gradients. Every element is added
+by itself, so that it does not matter where chunks begin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from dtf_lightning.errors import SettingsError
-from dtf_lightning.training.virtual_ranks import TreeSum, total, whole_subtrees
+from dtf_lightning.training.virtual_ranks import Node, TreeSum, total, whole_subtrees
 
-Vectors = list[torch.Tensor]
-"""One flat vector per dtype; the layout says where each tensor lies in them."""
+Tensors = list[torch.Tensor]
+"""What is added: gradients, moves of buffers."""
+
+
+def add(one: Tensors, other: Tensors) -> None:
+    """To the first, in place."""
+    torch._foreach_add_(one, other)
 
 
 class FlatLayout:
-    """Where tensors lie in flat vectors.
+    """Where tensors lie in flat vectors, which are kept for the next step.
 
     Args:
         like: tensors of the shapes, dtypes and device that are to be added.
@@ -32,80 +35,48 @@ class FlatLayout:
 
     def __init__(self, like: Sequence[torch.Tensor], world_size: int) -> None:
         self._places: list[tuple[int, int, torch.Size]] = []
-        dtypes: list[torch.dtype] = []
-        lengths: list[int] = []
         self._device = like[0].device
+        self.world_size = world_size
+        lengths: dict[torch.dtype, int] = {}
         for tensor in like:
-            if tensor.dtype not in dtypes:
-                dtypes.append(tensor.dtype)
-                lengths.append(0)
-            vector = dtypes.index(tensor.dtype)
-            self._places.append((vector, lengths[vector], tensor.shape))
-            lengths[vector] += tensor.numel()
-        self._kinds = [
-            (-(-length // world_size) * world_size, dtype) for length, dtype in zip(lengths, dtypes, strict=True)
-        ]
-        self._free: list[Vectors] = []
+            start = lengths.setdefault(tensor.dtype, 0)
+            self._places.append((list(lengths).index(tensor.dtype), start, tensor.shape))
+            lengths[tensor.dtype] += tensor.numel()
+        self._kinds = [(-(-length // world_size) * world_size, dtype) for dtype, length in lengths.items()]
+        self._vectors: list[list[torch.Tensor]] = []
 
-    def take(self) -> Vectors:
-        """Vectors to write into; what they hold is of no meaning, except that the padding is finite."""
-        if self._free:
-            return self._free.pop()
-        return [torch.zeros(length, dtype=dtype, device=self._device) for length, dtype in self._kinds]
+    def vectors(self, number: int) -> list[torch.Tensor]:
+        """The `number`-th set, one vector per dtype."""
+        while number >= len(self._vectors):
+            self._vectors.append([torch.zeros(size, dtype=kind, device=self._device) for size, kind in self._kinds])
+        return self._vectors[number]
 
-    def give_back(self, vectors: Vectors) -> None:
-        """These are not needed any more."""
-        self._free.append(vectors)
-
-    def views(self, vectors: Vectors) -> list[torch.Tensor]:
-        """The tensors, as views."""
+    def views(self, vectors: list[torch.Tensor]) -> Tensors:
+        """The tensors in them."""
         return [vectors[v][start : start + shape.numel()].view(shape) for v, start, shape in self._places]
 
 
-def add(one: Vectors, other: Vectors) -> None:
-    """To the first, in place."""
-    for mine, theirs in zip(one, other, strict=True):
-        mine.add_(theirs)
-
-
-def _add_chunk(one: torch.Tensor, other: torch.Tensor) -> None:
-    one.add_(other)
-
-
 @torch.no_grad()
-def write(views: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor | None]) -> None:
-    """Copy; zeros for what is not there. Raises `SettingsError` for sparse gradients."""
-    pairs = [(view, tensor) for view, tensor in zip(views, tensors, strict=True) if tensor is not None]
-    if any(tensor.layout is not torch.strided for _, tensor in pairs):
-        raise SettingsError(
-            "virtual_ranks needs dense gradients, which it adds in one order; got a sparse one. Use "
-            "torch.nn.Embedding(sparse=False)."
-        )
-    if pairs:
-        torch._foreach_copy_([view for view, _ in pairs], [tensor for _, tensor in pairs])
-    for view, tensor in zip(views, tensors, strict=True):
-        if tensor is None:
-            view.zero_()
-
-
-@torch.no_grad()
-def sum_over_workers(mine: TreeSum, *, num_logical: int, blocks: Sequence[range], layout: FlatLayout) -> Vectors:
+def sum_over_workers(mine: TreeSum, *, num_logical: int, blocks: Sequence[range], layout: FlatLayout) -> Tensors:
     """The sum over all logical ranks. A collective of the workers whose logical ranks `blocks` are, by rank.
 
-    The vectors of `mine` are used up. Raises torch's errors when a peer is gone.
+    What `mine` holds is used up; the result is good until the next sum with this layout. Raises torch's errors when a
+    peer is gone.
     """
     if len(blocks) == 1:
-        return total(dict(zip(mine.nodes, mine.sums, strict=True)), num_logical, add)
+        alone: Tensors = total(dict(zip(mine.nodes, mine.sums, strict=True)), num_logical, add)
+        return alone
     nodes = [whole_subtrees(leaves) for leaves in blocks]
-    result = layout.take()
+    result = layout.vectors(0)
+    sums = [layout.vectors(1 + number) for number in range(len(mine.sums))]
+    for vectors, tensors in zip(sums, mine.sums, strict=True):
+        torch._foreach_copy_(layout.views(vectors), tensors)
     for vector, whole in enumerate(result):
-        _sum_vector([sums[vector] for sums in mine.sums], whole, nodes, num_logical)
-    for sums in mine.sums:
-        layout.give_back(sums)
-    return result
+        _sum_vector([vectors[vector] for vectors in sums], whole, nodes, num_logical)
+    return layout.views(result)
 
 
-def _sum_vector(sums: list[torch.Tensor], result: torch.Tensor, nodes: list[list[Any]], num_logical: int) -> None:
+def _sum_vector(sums: Tensors, result: torch.Tensor, nodes: list[list[Node]], num_logical: int) -> None:
     world_size = len(nodes)
     chunk = result.numel() // world_size
     # (world_size, number of my sums, chunk): what each worker gets from me
@@ -120,3 +91,7 @@ def _sum_vector(sums: list[torch.Tensor], result: torch.Tensor, nodes: list[list
     )
     parts = dict(zip([node for theirs in nodes for node in theirs], received.unbind(), strict=True))
     dist.all_gather_into_tensor(result, total(parts, num_logical, _add_chunk))
+
+
+def _add_chunk(one: torch.Tensor, other: torch.Tensor) -> None:
+    one.add_(other)

@@ -67,16 +67,14 @@ class TreeSum:
         self.nodes: list[Node] = []
         self.sums: list[Any] = []
 
-    def push(self, leaf: int, value: Any) -> list[Any]:
-        """Take the next leaf; returns the values that are not needed any more, for reuse."""
+    def push(self, leaf: int, value: Any) -> None:
+        """Take the next leaf."""
         self.nodes.append((0, leaf))
         self.sums.append(value)
-        freed = []
         while _siblings(self.nodes):
             self.nodes[-2:] = [_parent(self.nodes[-1])]
-            freed.append(self.sums.pop())
-            self._add(self.sums[-1], freed[-1])
-        return freed
+            last = self.sums.pop()
+            self._add(self.sums[-1], last)
 
 
 def total(sums: dict[Node, Value], num_leaves: int, add: Callable[[Value, Value], None]) -> Value:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from dtf_lightning import AdaptiveLearningRate
+from dtf_lightning.coordination import messages
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.callback import ElasticCallback
 from dtf_lightning.lightning.virtual_ranks import VirtualRanks
@@ -110,6 +111,9 @@ def test_equals_a_loop_by_hand(tmp_path: Path, run: RunOfOne, clip: float | None
         assert torch.equal(value, expected[name]), name
     assert made.trainer.global_step == 6
     assert made.model.unused.grad is None
+    settings = run.wait_to_hear(messages.Ready).fingerprint
+    assert settings["torch threads (OMP_NUM_THREADS)"] == "1", "a node with another number is refused by name"
+    assert settings["hardware"]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
