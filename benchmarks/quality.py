@@ -103,15 +103,18 @@ class Run:
 
     def _live(self) -> None:
         waits = ["--waits", *map(str, self.borders)]
-        with self._cluster("live", waits, {**LIVE, "initial_window": "4"}, "1:4") as cluster:
+        with self._cluster("live", waits, {**LIVE, "initial_window": "1.5"}, "1:4") as cluster:
             first, second, third = self.borders
-            for name in "ab":
-                cluster.start(name)
-            self._change(cluster, first, lambda: [cluster.start(name) for name in "cd"], joining=2)
+            self._start(cluster, "ab")
+            self._change(cluster, first, lambda: self._start(cluster, "cd"), joining=2)
             self._change(cluster, second, lambda: [cluster.nodes[n].send(signal.SIGTERM) for n in "bcd"], leaving=3)
-            self._change(cluster, third, lambda: [cluster.start(name) for name in "ef"], joining=2)
+            self._change(cluster, third, lambda: self._start(cluster, "ef"), joining=2)
             codes = cluster.wait(2 * PATIENCE)
             check({name: codes[name] for name in "aef"})  # torchrun's code for a SIGTERM is 1
+
+    def _start(self, cluster: LocalCluster, names: str) -> None:
+        for name in names:
+            cluster.start(name, variables={"BENCH_NODE": name, "BENCH_TOGETHER": names})
 
     def _change(self, cluster: LocalCluster, epoch: int, act: object, *, joining: int = 0, leaving: int = 0) -> None:
         """Bring or send away nodes while all workers wait at the beginning of an epoch."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -131,6 +132,15 @@ class Phases(Callback):
             file.write(json.dumps(line) + "\n")
 
 
+def come_together(folder: Path) -> None:
+    """Nodes that join together check in together, however long each has taken to start."""
+    names = os.environ.get("BENCH_TOGETHER", "")
+    if names:
+        (folder / f"up-{os.environ['BENCH_NODE']}").touch()
+        while not all((folder / f"up-{name}").exists() for name in names):
+            threading.Event().wait(0.02)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
@@ -153,6 +163,7 @@ def main() -> None:
         if arguments.rule is None
         else {"learning_rate": arguments.rule, "tail": "exact"}
     )
+    come_together(arguments.folder)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=arguments.until or EPOCHS[task],
