@@ -15,6 +15,7 @@ SCRIPTS = {
     "rescale.py": ["--cycles", "1"],
     "checkpoints.py": ["--quick"],
     "scaling.py": ["--cycles", "1"],
+    "virtual_ranks.py": ["--rounds", "1", "--steps", "40"],
 }
 """What runs, and the arguments that make it quick."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import threading
 import warnings
 from collections.abc import Iterator
@@ -47,6 +48,10 @@ class Training:
     tail: str | None = None
     batch: str = "per_rank"
     global_batch: int | None = None
+    virtual_ranks: int | None = None
+    augments: bool = False
+    """Samples are read with random noise."""
+    clip: float | None = None
     learning_rate: str | None = None
     optimizer: str = "adam"
     grow_data_on: str = ""
@@ -64,15 +69,18 @@ class Training:
     """`best_checkpoints` only: the writer kills itself before so many file-system operations of that name."""
     save_waits: str = ""
     """And: the first save waits in mid-write until the file of that name is there."""
+    seeded: bool = True
+    """All nodes begin with the same weights."""
     hidden: int = 32
     until_stopped: bool = False
     """Train until the file `stop` lies in the folder; looked at after each epoch."""
 
 
 class Samples(Dataset[Any]):
-    """Sample i is a function of i."""
+    """Sample i is a function of i, and of random numbers if it is augmented."""
 
-    def __init__(self, num_samples: int) -> None:
+    def __init__(self, num_samples: int, *, augments: bool = False) -> None:
+        self.augments = augments
         generator = torch.Generator().manual_seed(0)
         # (num_samples, FEATURES)
         self.inputs = torch.randn(num_samples, FEATURES, generator=generator)
@@ -81,14 +89,18 @@ class Samples(Dataset[Any]):
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.inputs[index], self.inputs[index].sum().view(1)
+        noise = torch.rand(FEATURES) + random.random() if self.augments else 0
+        return self.inputs[index] + noise, self.inputs[index].sum().view(1)
 
 
 class Model(L.LightningModule):
     def __init__(self, training: Training) -> None:
         super().__init__()
         self.config = training
-        torch.manual_seed(1)
+        if training.seeded:
+            torch.manual_seed(1)
+        else:
+            torch.seed()
         norm = nn.BatchNorm1d(training.hidden) if training.batch_norm else nn.Identity()
         self.network = nn.Sequential(
             nn.Linear(FEATURES, training.hidden),
@@ -152,6 +164,7 @@ def train(training: Training, folder: Path, name: str) -> None:
             batch=training.batch,
             global_batch=training.global_batch,
             tail=training.tail,
+            virtual_ranks=training.virtual_ranks,
             learning_rate=training.learning_rate,
             ledger=True,
             run_dir=str(folder),
@@ -169,6 +182,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         logger=[CSVLogger(str(folder), name="csv"), injector.logger()],
         default_root_dir=str(folder),
         accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.clip,
         precision=training.precision,
         val_check_interval=training.val_check_interval,
         num_sanity_val_steps=1,
@@ -178,7 +192,8 @@ def train(training: Training, folder: Path, name: str) -> None:
         enable_model_summary=False,
     )
     model = Model(training)
-    dataset = Samples(training.num_samples + name.startswith(training.grow_data_on or "\0"))
+    num_samples = training.num_samples + name.startswith(training.grow_data_on or "\0")
+    dataset = Samples(num_samples, augments=training.augments)
     loader = DataLoader(
         injector.watch(dataset),
         batch_size=training.batch_size,

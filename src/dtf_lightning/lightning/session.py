@@ -39,6 +39,7 @@ from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
 from dtf_lightning.lightning.schedulers import hold_at_the_end
 from dtf_lightning.lightning.undo import Undo
+from dtf_lightning.lightning.virtual_ranks import VirtualRanks
 from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
@@ -121,6 +122,8 @@ class ElasticSession:
         self.recorder = RunRecorder(welcome, environment.local_rank())
         self.clock = PauseClock(account=self.recorder.account)
         self.batches = RunningBatches()
+        self.virtual: VirtualRanks | None = None
+        """With `virtual_ranks`: who adds their gradients up."""
         self.ledger: Ledger | None = None
         self._fingerprint: tuple[dict[str, str], tuple[str, ...]] | None = None
         self._original_forward: Any = None
@@ -140,6 +143,9 @@ class ElasticSession:
         """Bind to the trainer that will fit; before its set-up hooks."""
         self.trainer = trainer
         self.batches.accumulate = trainer.accumulate_grad_batches
+        if self.settings.batches.virtual_ranks is not None:
+            self.virtual = VirtualRanks(self.settings.batches.virtual_ranks)
+            self.virtual.attach(trainer)
         self._original_forward = trainer.lightning_module.__dict__.get("forward")
         folder = self.run_dir(trainer)
         name = f"{self.welcome.node}.{environment.local_rank()}.{self.welcome.incarnation}"
@@ -186,12 +192,14 @@ class ElasticSession:
         except RunFinished as finished:
             self.recorder.ended(str(finished), self.trainer.global_step)
             raise WorkerLeft(str(finished)) from None
+        if self.virtual is not None:
+            self.virtual.refuse_superfluous(assignment.rank, assignment.world_size, self.welcome.node)
         self.clock.mark("wait")
         self._form(assignment)
         self.clock.mark("group")
         share_state(self)
         self.clock.mark("state")
-        self.strategy.wrap_model(sync=self.generation.number == 1)
+        self.strategy.wrap_model(sync=self.beginning)
         self.in_group = True
         self.clock.mark("wrap")
         step = self.trainer.global_step
@@ -210,6 +218,7 @@ class ElasticSession:
         return (
             settings_fingerprint(self.trainer)
             | self.settings.batches.fingerprint()
+            | (self.virtual.fingerprint(self.strategy.root_device) if self.virtual is not None else {})
             | {
                 "ElasticCallback(seed)": str(self.settings.seed),
                 # the user's: a plan has set its own for a world that was provisional
@@ -273,6 +282,8 @@ class ElasticSession:
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
         self.recorder.account.data_there()
+        if self.virtual is not None:
+            self.virtual.before_training_step()
         if self.ledger is not None and self.batches.sampler is not None:
             samples, padding = self.batches.take_drawn()
             self.ledger.draw(
