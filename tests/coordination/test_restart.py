@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dtf_lightning.coordination.keys import RunKeys, RunView
@@ -43,6 +46,21 @@ def worker_of(node: Torchrun, place: str) -> int:
     pid = int(node.expect(rf"worker pid (\d+) rank {place}")[1])
     node.expect(f"trains: rank {place}")
     return pid
+
+
+def children(pid: int) -> set[int]:
+    return {child.pid for child in psutil.Process(pid).children()}
+
+
+def two_spares(agent: int) -> set[int]:
+    """The agent's spares, some of which are workers now, once there are two."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        found = {pid for pid in children(agent) if "spare_process" in Path(f"/proc/{pid}/cmdline").read_text()}
+        if len(found) == 2:
+            return found
+        threading.Event().wait(0.02)
+    raise AssertionError(f"no second spare within {PATIENCE:g} s")
 
 
 def is_gone(pid: int) -> None:
@@ -201,3 +219,19 @@ def test_preemption_notice(start, tmp_path):
     assert leaves.wait() == 0, leaves.output
     stays.expect("leaves: spot notice")
     worker_of(stays, "0 of 1")
+
+
+def test_warm(start):
+    """warm=true: the killed worker's successor had imported before; kill -9 of the agent leaves no spare behind."""
+    node = start(conf=f"{CONF},warm=true,warm_delay=0.05", options=("--max-restarts=1",))
+    node.expect("1 spares are ready")
+    pid = worker_of(node, "0 of 1")
+    spares = two_spares(node.process.pid)  # the worker was one itself
+    assert pid in spares
+    os.kill(pid, signal.SIGKILL)
+    successor = worker_of(node, "0 of 1")
+    assert successor in spares - {pid}
+    left = children(agent)
+    node.signal(signal.SIGKILL)
+    for each in left:
+        is_gone(each)

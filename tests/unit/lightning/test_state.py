@@ -12,15 +12,16 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
-    EMAWeightAveraging,
     GradientAccumulationScheduler,
     ModelCheckpoint,
 )
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import Precision
+from torch.optim.swa_utils import get_ema_avg_fn
 
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.state import dump_start, dump_state, load_start, load_state
+from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 from support.run_of_one import Net, plain_loader, val_loader
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Exchange(Callback):
 def trainer_with(folder: Path, exchange: Exchange, scheduler: str, scale: float) -> tuple[pl.Trainer, Hooked]:
     model = Hooked(scheduler=scheduler)
     callbacks = [
-        Counting(), EMAWeightAveraging(decay=0.5), EarlyStopping("val_loss", mode="max"),
+        Counting(), *(average(avg_fn=get_ema_avg_fn(0.5)) for average in WEIGHT_AVERAGING), EarlyStopping("val_loss", mode="max"),
         GradientAccumulationScheduler({1: 2}), ModelCheckpoint(folder / "ckpt", monitor="val_loss"), exchange,
     ]  # fmt: skip
     trainer = pl.Trainer(
