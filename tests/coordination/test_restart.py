@@ -231,7 +231,7 @@ def test_warm(start):
     os.kill(pid, signal.SIGKILL)
     successor = worker_of(node, "0 of 1")
     assert successor in spares - {pid}
-    left = children(agent)
+    left = children(node.process.pid)
     node.signal(signal.SIGKILL)
     for each in left:
         is_gone(each)
