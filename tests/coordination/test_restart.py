@@ -1,4 +1,4 @@
-"""mode=restart under real torchrun: a stock DDP script, which knows nothing of this package, survives every fault."""
+"""Restart mode under real torchrun: stock scripts, which know nothing of this package, survive every fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from support.torchrun import PATIENCE, Torchrun
 pytestmark = pytest.mark.process
 
 STOCK = str(Path(__file__).parents[1] / "support/stock_ddp.py")
-CONF = "mode=restart,initial_window=0.3"
+FSDP = str(Path(__file__).parents[1] / "support/stock_fsdp.py")
+CONF = "initial_window=0.3"
+"""mode=auto, as users have it: it chooses restart for these scripts."""
 
 
 @pytest.fixture
@@ -32,8 +34,8 @@ def start(etcd, run_id, end_file):
     """Starts nodes of one run."""
     made: list[Torchrun] = []
 
-    def start(script: str = STOCK, *, conf: str = CONF, **options: object) -> Torchrun:
-        made.append(Torchrun(etcd.endpoint, run_id, script, str(end_file), conf=conf, **options))  # type: ignore[arg-type]
+    def start(script: str = STOCK, argument: str = "", *, conf: str = CONF, **options: object) -> Torchrun:
+        made.append(Torchrun(etcd.endpoint, run_id, script, argument or str(end_file), conf=conf, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield start
@@ -78,8 +80,9 @@ def is_gone(pid: int) -> None:
 def test_join_leave_and_finish(start, etcd, run_id, end_file):
     """A node joins, another leaves on SIGTERM, the rest finish with equal weights; then the id can be used again."""
     first = start()
+    first.expect("mode=auto: .*stock_ddp.py does not name dtf_lightning")
     worker_of(first, "0 of 1")
-    second = start()
+    second = start(conf="mode=restart,initial_window=0.3")  # the same, said
     worker_of(second, "1 of 2")
     worker_of(first, "0 of 2")
     first.signal(signal.SIGTERM)
@@ -137,6 +140,22 @@ def test_kill_node(start):
     worker_of(second, "0 of 1")
     third = start()
     worker_of(third, "1 of 2")
+
+
+def test_fsdp(start, tmp_path):
+    """A sharded model with checkpoints of its own: join, kill -9 of a worker, kill -9 of rank 0's agent; it never starts over."""
+    first = start(FSDP, str(tmp_path))
+    first.expect("trains: rank 0 of 1")
+    second = start(FSDP, str(tmp_path), options=("--max-restarts=1",))
+    joined = second.expect(r"worker pid (\d+) rank 1 of 2 from step (\d+)")
+    second.expect("trains: rank 1 of 2")
+    os.kill(int(joined[1]), signal.SIGKILL)
+    again = second.expect(r"rank 1 of 2 from step (\d+)")
+    second.expect("trains: rank 1 of 2")
+    first.signal(signal.SIGKILL)
+    alone = second.expect(r"rank 0 of 1 from step (\d+)")
+    assert 0 < int(joined[2]) < int(again[1]) < int(alone[1])
+    second.expect("trains: rank 0 of 1")
 
 
 def test_silent_peer_is_noticed_while_workers_live(start, tmp_path):
