@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import select
+import shlex
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,8 +21,9 @@ from support.torchrun import PATIENCE, Torchrun
 
 pytestmark = pytest.mark.process
 
-STOCK = str(Path(__file__).parents[1] / "support/stock_ddp.py")
-FSDP = str(Path(__file__).parents[1] / "support/stock_fsdp.py")
+ROOT = Path(__file__).parents[2]
+STOCK = str(ROOT / "tests/support/stock_ddp.py")
+FSDP = str(ROOT / "tests/support/stock_fsdp.py")
 CONF = "initial_window=0.3"
 """mode=auto, as users have it: it chooses restart for these scripts."""
 
@@ -41,6 +45,16 @@ def start(etcd, run_id, end_file):
     yield start
     for node in made:
         node.__exit__()
+
+
+def readme_command(endpoint: str, run_id: str, end_file: Path) -> list[str]:
+    """The line of the README; only what a test must choose for itself is replaced: etcd's port, the id, the script."""
+    [line] = re.findall(r"^torchrun .*mode=restart train\.py$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    words = shlex.split(line)
+    words[words.index("--rdzv-endpoint=127.0.0.1:2379")] = f"--rdzv-endpoint={endpoint}"
+    words[words.index("--rdzv-id=run8")] = f"--rdzv-id={run_id}"
+    assert (words[0], words[-1]) == ("torchrun", "train.py")
+    return [sys.executable, "-m", "torch.distributed.run", *words[1:-1], STOCK, str(end_file)]
 
 
 def worker_of(node: Torchrun, place: str) -> int:
@@ -82,7 +96,7 @@ def test_join_leave_and_finish(start, etcd, run_id, end_file):
     first = start()
     first.expect("mode=auto: .*stock_ddp.py does not name dtf_lightning")
     worker_of(first, "0 of 1")
-    second = start(conf="mode=restart,initial_window=0.3")  # the same, said
+    second = start(command=readme_command(etcd.endpoint, run_id, end_file))
     worker_of(second, "1 of 2")
     worker_of(first, "0 of 2")
     first.signal(signal.SIGTERM)
