@@ -160,7 +160,7 @@ def test_round_trip(tmp_path: Path, scheduler: str) -> None:
     assert receiver.progress.consumed == 8
     assert other.checkpoint_callback.dirpath == str(tmp_path / "a" / "ckpt")
     assert other.logger.version == trainer.logger.version
-    assert "averaging_state" in checkpoint or "current_model_state" in checkpoint
+    assert "averaging_state" in checkpoint or "current_model_state" in checkpoint or not WEIGHT_AVERAGING
     assert checkpoint["lr_schedulers"][0]["last_epoch"] > 0
     assert checkpoint["callbacks"]["Counting"]["count"] > 0
 
