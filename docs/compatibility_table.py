@@ -42,6 +42,8 @@ GROUPS = {
         "tests/coordination/test_restart.py::test_join_leave_and_finish",
         "tests/coordination/test_restart.py::test_kill_worker",
         "tests/coordination/test_restart.py::test_kill_agent",
+        "tests/coordination/test_restart.py::test_fsdp",
+        "tests/coordination/test_restart.py::test_hugging_face_trainer",
     ],
 }
 TOOLS = ("mypy", "ruff", "types-")
@@ -50,9 +52,9 @@ HEADER = f"""# Compatibility
 
 Written by `make compatibility` (`docs/compatibility_table.py`), which runs a part of the tests in a fresh environment for
 each row: *unit* (the elastic core, the training parts, the Lightning adapters), *etcd* (client and store contract), *live*
-(join, leave, kill -9 of a worker and of a node under Lightning; real torchrun), *restart* (a stock DDP script through join,
-leave, kill -9 of a worker and of an agent). Everything on Linux, x86-64, CPU, gloo; torch {TORCH} is the only torch that
-was tried. A cell says how many tests passed, or which failed.
+(join, leave, kill -9 of a worker and of a node under Lightning; real torchrun), *restart* (stock scripts, plain DDP and
+FSDP, through join, leave, kill -9 of a worker and of an agent; in the first row a Hugging Face Trainer too). Everything on
+Linux, x86-64, CPU, gloo; torch {TORCH} is the only torch that was tried. A cell says how many tests passed, or which failed.
 
 | combination | Python | torch | Lightning | etcd | unit | etcd client | live | restart | run on |
 |---|---|---|---|---|---|---|---|---|---|
@@ -66,10 +68,12 @@ class Combination:
     newer_python: bool = False
     debian_etcd: bool = False
     groups: Sequence[str] = tuple(GROUPS)
+    more: Sequence[str] = ()
+    """Packages that only some tests need."""
 
 
 COMBINATIONS = (
-    Combination("pinned", "2.6.6"),
+    Combination("pinned", "2.6.6", more=("transformers", "accelerate")),
     Combination("first of this minor", "2.6.0"),
     Combination("minor before", "2.5.6"),
     Combination("Debian's etcd", "2.6.6", debian_etcd=True, groups=("etcd", "live", "restart")),
@@ -104,7 +108,7 @@ def make_environment(folder: Path, python: str, combination: Combination) -> Pat
     inside = folder / "bin/python"
     lightning = combination.lightning
     pins = [f"torch=={TORCH}", f"lightning=={lightning}", f"pytorch-lightning=={lightning}"]
-    checked(inside, "-m", "pip", "install", "--quiet", *pins, *requirements())
+    checked(inside, "-m", "pip", "install", "--quiet", *pins, *requirements(), *combination.more)
     checked(inside, "-m", "pip", "install", "--quiet", "--no-deps", ROOT)
     return inside
 

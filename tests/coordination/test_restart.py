@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import select
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
 STOCK = str(ROOT / "tests/support/stock_ddp.py")
+TRAINER = str(ROOT / "tests/support/stock_trainer.py")
 FSDP = str(ROOT / "tests/support/stock_fsdp.py")
 CONF = "initial_window=0.3"
 """mode=auto, as users have it: it chooses restart for these scripts."""
@@ -170,6 +172,20 @@ def test_fsdp(start, tmp_path):
     alone = second.expect(r"rank 0 of 1 from step (\d+)")
     assert 0 < int(joined[2]) < int(again[1]) < int(alone[1])
     second.expect("trains: rank 0 of 1")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="`make compatibility` installs it")
+def test_hugging_face_trainer(start, tmp_path):
+    """The real Trainer: a node joins, its worker is killed, the first agent is killed; it goes on from its checkpoints."""
+    first = start(TRAINER, str(tmp_path))
+    first.expect("trains: rank 0 of 1 from step 1")
+    second = start(TRAINER, str(tmp_path), options=("--max-restarts=1",))
+    joined = second.expect(r"worker pid (\d+) trains: rank 1 of 2 from step (\d+)")
+    os.kill(int(joined[1]), signal.SIGKILL)
+    again = second.expect(r"trains: rank 1 of 2 from step (\d+)")
+    first.signal(signal.SIGKILL)
+    alone = second.expect(r"trains: rank 0 of 1 from step (\d+)")
+    assert 1 < int(joined[2]) < int(again[1]) < int(alone[1])
 
 
 def test_silent_peer_is_noticed_while_workers_live(start, tmp_path):

@@ -162,6 +162,8 @@ def create_handler(params: RendezvousParameters) -> RendezvousHandler:
     store = connect(params.endpoint, **_credentials(settings))
     host = host_address(params.local_addr, params.endpoint)
     mode = resolve_mode(settings.mode, training_script(sys.argv))
+    if settings.warm and mode != "restart":
+        log.warning("warm=true is of use in restart mode only; this run is live")
     create = _create_restart_handler if mode == "restart" else _create_live_handler
     return create(params, settings, store, host, node_id())
 
@@ -210,13 +212,13 @@ def _create_restart_handler(
 
 
 def _start_spares(settings: AgentSettings, adopt: Callable[[int], None]) -> Spares | None:
-    script, num_workers = training_script(sys.argv), num_workers_asked(sys.argv)
     if not settings.warm:
         return None
+    script = training_script(sys.argv)
     if not Path(script).is_file():
         log.warning("warm=true needs torchrun with a script's path (not -m), got %r: workers start cold", script)
         return None
-    spares = Spares(script, num_workers, settings.warm_delay, adopt)
+    spares = Spares(script, num_workers_asked(sys.argv), settings.warm_delay, adopt)
     spares.install()
     spares.fill()
     return spares
