@@ -74,8 +74,8 @@ class Combination:
 
 COMBINATIONS = (
     Combination("pinned", "2.6.6", more=("transformers", "accelerate")),
-    Combination("first of this minor", "2.6.0"),
-    Combination("minor before", "2.5.6"),
+    Combination("first of this minor", "2.6.0", groups=("unit", "live", "restart")),
+    Combination("minor before", "2.5.6", groups=("unit", "live", "restart")),
     Combination("Debian's etcd", "2.6.6", debian_etcd=True, groups=("etcd", "live", "restart")),
     Combination("newer Python", "2.6.6", newer_python=True),
 )
