@@ -160,15 +160,19 @@ def row(combination: Combination, folder: Path, newer_python: str) -> str:
     return " | ".join((f"| {combination.name}", *versions, *cells, f"{system} |"))
 
 
+def write(line: str) -> None:
+    """Put the row into the page in its place; the others stay."""
+    lines = [*re.findall(r"^\| .*$", PAGE.read_text() if PAGE.exists() else "", re.MULTILINE), line]
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+    PAGE.write_text(HEADER + "".join(f"{rows[each.name]}\n" for each in COMBINATIONS if each.name in rows))
+
+
 def main() -> None:
     names = [combination.name for combination in COMBINATIONS]
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", action="append", choices=names)
     parser.add_argument("--newer-python", default="", help="an interpreter; without it that row is left out")
     options = parser.parse_args()
-    rows = dict.fromkeys(names, "")
-    if PAGE.exists():
-        rows.update(re.findall(r"^(?=\| (.+?) \|)(\|.*)$", PAGE.read_text().partition("|---|")[2], re.MULTILINE))
     for combination in COMBINATIONS:
         if (options.only and combination.name not in options.only) or (
             combination.newer_python and not options.newer_python
@@ -176,12 +180,11 @@ def main() -> None:
             continue
         folder = Path(tempfile.mkdtemp(prefix="dtf-compatibility-"))
         try:
-            rows[combination.name] = row(combination, folder, options.newer_python)
+            line = row(combination, folder, options.newer_python)
         finally:
             shutil.rmtree(folder)
-        footer = PAGE.read_text().partition("\n\n## ")[1:] if PAGE.exists() else ()
-        PAGE.write_text(HEADER + "\n".join(line for name in names if (line := rows[name])) + "\n" + "".join(footer))
-        print(rows[combination.name], flush=True)
+        print(line, flush=True)
+        write(line)
 
 
 if __name__ == "__main__":
