@@ -16,7 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch._dynamo  # seconds at the first DDP, if it is not there
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dtf_lightning.lightning.callback import ElasticCallback
 from dtf_lightning.lightning.divergence import DivergenceStopping
+from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 from dtf_lightning.testing.faults import Fault, FaultInjector
 from support.disturbed_saves import disturbed_checkpoints
 
@@ -226,7 +227,7 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
             case "lr_monitor":
                 yield LearningRateMonitor("step")
             case "ema":
-                yield WeightAveraging(avg_fn=get_ema_avg_fn(0.9))
+                yield from (average(avg_fn=get_ema_avg_fn(0.9)) for average in WEIGHT_AVERAGING)
             case "best_checkpoints" | "best_checkpoints_async":
                 yield disturbed_checkpoints(
                     folder,
@@ -259,7 +260,7 @@ def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
         "scheduler": repr(sorted(trainer.lr_scheduler_configs[0].scheduler.state_dict().items(), key=str)),
     }
     for callback in trainer.callbacks:
-        if isinstance(callback, WeightAveraging):
+        if isinstance(callback, WEIGHT_AVERAGING):
             assert callback._average_model is not None
             same["ema"] = _hash(list(callback._average_model.named_parameters()))
             same["ema_step"] = callback._latest_update_step

@@ -16,9 +16,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import WeightAveraging
-
 from dtf_lightning.elastic.resume import LoopPhase, Position
+from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -211,7 +210,7 @@ def _catch_up(epoch_loop: Any) -> None:
             epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
     trainer = epoch_loop.trainer
     for callback in trainer.callbacks:
-        if isinstance(callback, WeightAveraging):  # averages each step once, however often it is called
+        if isinstance(callback, WEIGHT_AVERAGING):  # averages each step once, however often it is called
             callback.on_train_batch_end(trainer, trainer.lightning_module, None, None, epoch_loop.batch_idx)
     connector = trainer._logger_connector
     if connector._first_loop_iter is not None:  # None: nothing was logged here, the position is a checkpoint's
