@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.lightning.evaluation import Evaluation, check_evaluation
 from dtf_lightning.lightning.loops import make_loops_elastic
 from dtf_lightning.lightning.refusals import refuse_module, refuse_trainer
 from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
@@ -44,6 +45,8 @@ class ElasticCallback(Callback):
             The weights take it that `training_step` returns a mean over the batch's samples.
         seed: makes random numbers (torch, numpy, Python, DataLoader workers) a function of (seed, epoch, step, rank), so
             that no rescale, retry or validation shifts them; `None`: they go on from wherever they are.
+        evaluation: of validation and test loaders: `"padded"`: Lightning's way, which evaluates up to world size - 1 samples
+            twice; `"exact"`: each sample once, in any world.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.training.ledger.audit`).
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
@@ -64,9 +67,11 @@ class ElasticCallback(Callback):
         ledger: bool = False,
         run_dir: str | None = None,
         seed: int | None = None,
+        evaluation: Evaluation = "padded",
         learning_rate: str | Rule | AdaptiveLearningRate | None = None,
     ) -> None:
         batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail)
+        check_evaluation(evaluation)
         if batch == "global" and learning_rate not in (None, "none"):
             raise SettingsError(
                 "ElasticCallback(batch='global', learning_rate=...): a step has the same samples in every world, so that "
@@ -77,7 +82,7 @@ class ElasticCallback(Callback):
         else:
             self.learning_rate = AdaptiveLearningRate(learning_rate)
         self.session: ElasticSession | None = current_session(
-            SessionSettings(batches=batches, ledger=ledger, run_dir=run_dir, seed=seed)
+            SessionSettings(batches=batches, ledger=ledger, run_dir=run_dir, seed=seed, evaluation=evaluation)
         )
         """`None` where the callback is inert."""
         self._said = False

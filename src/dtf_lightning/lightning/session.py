@@ -30,12 +30,14 @@ from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.batches import RunningBatches
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
+from dtf_lightning.lightning.evaluation import Evaluation
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
 from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
+from dtf_lightning.lightning.streams import StreamLoader
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
@@ -77,6 +79,7 @@ class SessionSettings:
     ledger: bool = False
     run_dir: str | None = None
     seed: int | None = None
+    evaluation: Evaluation = "padded"
 
 
 class ElasticSession:
@@ -118,7 +121,7 @@ class ElasticSession:
         """Training came to its end with all members: whoever dies now is missed no more."""
         self.recorder = RunRecorder(welcome, environment.local_rank())
         self.clock = PauseClock(account=self.recorder.account)
-        self.batches = RunningBatches()
+        self.batches = self.progress.data = RunningBatches()
         self.ledger: Ledger | None = None
         self._fingerprint: tuple[dict[str, str], tuple[str, ...]] | None = None
         self._original_forward: Any = None
@@ -239,10 +242,14 @@ class ElasticSession:
 
     # --- 3 training --------------------------------------------------------------------------------------------------
 
-    def bind_loader(self, loader: DataLoader[Any]) -> None:
-        """Give the training loader its place in the world and in the epoch."""
+    def bind_loader(self, loader: DataLoader[Any] | StreamLoader, *, first: bool = True) -> None:
+        """Give a training loader its place in the world and in the epoch."""
         in_epoch = self.resuming and self.progress.phase is not LoopPhase.EPOCH_START
-        self.batches.bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
+        if first and isinstance(loader, StreamLoader):
+            self.batches.bind_streams(self, loader, in_epoch=in_epoch)
+            return
+        bind: Any = self.batches.bind if first else self.batches.bind_another
+        bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
 
     def before_batch(self) -> None:
         """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
@@ -265,8 +272,9 @@ class ElasticSession:
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
         self.recorder.account.data_there()
-        if self.ledger is not None and self.batches.sampler is not None:
-            samples, padding = self.batches.take_drawn()
+        if self.ledger is None:
+            return
+        for samples, padding in self.batches.draws():
             self.ledger.draw(
                 generation=self.generation.number,
                 rank=self.strategy.global_rank,
