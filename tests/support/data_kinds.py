@@ -42,9 +42,10 @@ class InStreams(IterableDataset[Any]):
         self.epoch = epoch
 
     def shard(self, num_shards: int, index: int) -> IterableDataset[Any]:
-        indices = torch.arange(index, len(self.source), num_shards)
+        indices = range(index, len(self.source), num_shards)
         generator = torch.Generator().manual_seed(1000 * self.epoch + index)
-        return self.kind(self.source, indices[torch.randperm(len(indices), generator=generator)].tolist())
+        order = torch.randperm(len(indices), generator=generator).tolist()
+        return self.kind(self.source, [indices[place] for place in order])
 
     def __iter__(self) -> Iterator[Any]:
         for index in range(self.num_shards):

@@ -46,7 +46,8 @@ class RunningBatches:
         """Of the batch that runs."""
         self._index = 0
         self.batch_size = 0
-        self._compared = False
+        self._compared: set[int] = set()
+        """Loaders whose lengths have been compared with the other members'."""
         self.accumulate = 1
         """The user's `Trainer(accumulate_grad_batches)`; a plan sets its own."""
         self.streams: StreamLoader | None = None
@@ -114,6 +115,8 @@ class RunningBatches:
             assert isinstance(sampler, ElasticDistributedSampler)
             sampler.cycled = True
         assert loader.batch_size is not None
+        another: Any = loader.sampler
+        self._compare_lengths(session, another.dataset_size)
         self._place(session, loader, in_epoch=in_epoch, cursor=0, recorded=recorded)
         self._others.append(loader)
         # What counts an epoch's progress is all samples, whichever loader they come from.
@@ -124,12 +127,12 @@ class RunningBatches:
         """The same for iterable data. Raises `SettingsError` for another number of streams than the others have."""
         progress, trainer = session.progress, session.trainer
         self._former, self._places, self._others = self.state_dict(), [], []
-        self._compare_lengths(session, loader.num_streams, "streams")
+        self._compare_lengths(session, loader.places.num_streams, "streams")
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed if in_epoch else 0
         if session.in_group:
             rank = session.strategy.global_rank
             former = self._former_part("streams")
-            loader.bind(former, members=members_of(session), rank=rank, epoch=trainer.current_epoch, done=done)
+            loader.places.bind(former, members=members_of(session), rank=rank, epoch=trainer.current_epoch, done=done)
             if session.beginning:
                 warn_of_rereading(loader.dataset)
         progress.dataset_size = UNKNOWN_SIZE
@@ -185,11 +188,20 @@ class RunningBatches:
             "mode": self.mode,
             "places": [place.to_json() for place in self._places],
             "shards": sharded.state_dict() if sharded is not None else None,
-            "streams": self.streams.state_dict_of_streams() if self.streams is not None else None,
+            "streams": self.streams.places.state_dict() if self.streams is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         self._former, self._bound = state, False
+
+    def _length_in_run(self, index: int) -> int:
+        """Samples that the loader has for the members that have trained, or streams; 0 where they did not say."""
+        if self._former is None:
+            return 0
+        streams, places = self._former["streams"], self._former["places"]
+        if streams is not None:
+            return len(streams["owners"])
+        return int(places[index]["size"]) if index < len(places) else 0
 
     def _former_part(self, name: str) -> dict[str, Any] | None:
         part: dict[str, Any] | None = self._former[name] if self._former is not None else None
@@ -200,9 +212,9 @@ class RunningBatches:
         self._index = done - self.done_before
         if self.streams is not None:
             boundary = session.progress.boundary  # of the epoch before, at an epoch's first batch
-            self.streams.forget_before(min(done, boundary.batches_in_epoch) if boundary is not None else 0)
-            session.progress.batch_samples = self.streams.samples_of(done)
-            self.loss_weight = self.streams.weight_of(done)
+            self.streams.places.forget_before(min(done, boundary.batches_in_epoch) if boundary is not None else 0)
+            session.progress.batch_samples = self.streams.places.samples_of(done)
+            self.loss_weight = self.streams.places.weight_of(done)
         if self.plan is not None and self._index < len(self.plan):
             session.progress.batch_samples = self.plan.sizes[self._index]
             self.loss_weight = self.plan.weight(self._index, session.strategy.global_rank)
@@ -222,13 +234,26 @@ class RunningBatches:
                 # The first loader's place has no index: it is what it was when there was only one.
                 loader.generator = loader_generator(seed_of(session.settings.seed, *place, *([index] if index else [])))
 
+    @property
+    def num_streams(self) -> int | None:
+        """Of iterable data."""
+        return self.streams.places.num_streams if self.streams is not None else None
+
+    @property
+    def num_samples(self) -> int | None:
+        """That an epoch has, over all loaders; `None` where nobody knows."""
+        if self.sampler is None:
+            return None
+        others: list[Any] = [loader.sampler for loader in self._others]
+        return self.sampler.dataset_size + sum(int(sampler.dataset_size) for sampler in others)
+
     def draws(self) -> Iterator[tuple[list[int], int]]:
         """The running batch's samples, and how many of them (the last) are padding; for each loader that gave any.
 
         Of several loaders each has numbers of its own, one loader's behind the other's.
         """
         if self.streams is not None:
-            yield self.streams.drawn_in(self._index + self.done_before), 0
+            yield self.streams.places.drawn_in(self._index + self.done_before), 0
         elif self.sampler is not None and self.plan is not None:
             share = self.plan.share(self._index, self.sampler.rank)
             samples, _ = self.sampler.take_drawn(max(1, share))
@@ -266,12 +291,13 @@ class RunningBatches:
 
     def _compare_lengths(self, session: ElasticSession, length: int, unit: str = "samples") -> None:
         """Nodes that read different data would train different samples under the same numbers."""
-        if self._compared or not session.in_group:
+        index = len(self._places)
+        if index in self._compared or not session.in_group:
             return
-        self._compared = True
+        self._compared.add(index)
         node = session.welcome.node
         if not session.beginning:
-            lengths = {node: length, "the run": session.progress.dataset_size or length}
+            lengths = {node: length, "the run": self._length_in_run(index) or session.progress.dataset_size or length}
         else:
             members: list[Any] = [None] * session.generation.world_size
             dist.all_gather_object(members, (node, length))

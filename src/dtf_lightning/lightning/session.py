@@ -282,6 +282,7 @@ class ElasticSession:
                 step=self.trainer.global_step,
                 samples=samples,
                 padding=padding,
+                num_streams=self.batches.num_streams,
             )
 
     def before_optimizer_step(self) -> None:

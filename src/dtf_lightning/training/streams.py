@@ -21,7 +21,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
+
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.training.redistribution import GONE, carry_over, plan
 
 SHARE_EVERY = 100
 """Batches between two sharings of states, if the data set has no `share_every` of its own."""
@@ -130,6 +134,146 @@ class StreamReader(IterableDataset[Drawn]):
         for _ in islice(iterator, opening.skip):
             pass
         return stream, iterator
+
+
+class StreamPlaces:
+    """Who reads which stream, and how far each has been read: in every rank the same, but for what is its own.
+
+    Batches are numbered from the epoch's beginning, over all generations.
+    """
+
+    def __init__(self, num_streams: int) -> None:
+        self.num_streams = num_streams
+        self.epoch, self.rank = 0, 0
+        self.members: list[str] = []
+        """The ranks' names; empty before the first generation."""
+        # (num_streams,): rank of each stream's reader
+        self.owners = np.full(num_streams, GONE, np.int64)
+        self.states: dict[int, tuple[int, Any]] = {}
+        """This rank's streams to (samples, state)."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._places: dict[int, list[int]] = {0: [0] * self.num_streams}
+        """Number of batches of the epoch to each stream's samples in them; since the last optimizer step and ahead."""
+        self._shared: list[dict[int, tuple[int, Any]]] = []
+        """What all ranks hold, oldest first: stream to (samples, state). Two: the newest may be ahead of what is
+        committed."""
+        self._own: dict[int, tuple[list[tuple[int, int]], int]] = {}
+        """Batch to this rank's (stream, sample number in it), and the samples of all ranks."""
+        self.states = {}
+
+    def bind(self, former: dict[str, Any] | None, *, members: list[str], rank: int, epoch: int, done: int) -> None:
+        """Take this generation's streams.
+
+        Args:
+            former: `state_dict` of the generation before.
+            members: the ranks' names, which nobody else ever has.
+            rank: this worker's.
+            epoch: that runs.
+            done: its batches that are committed; 0 at its beginning.
+
+        Raises:
+            SettingsError: another number of streams than the run has, or a position that is not one of streams.
+        """
+        if former is not None and len(former["owners"]) != self.num_streams:
+            raise SettingsError(
+                f"the run has {len(former['owners'])} streams, this worker's data set {self.num_streams}; num_shards "
+                "must be the same on every node and in every world"
+            )
+        if done and (former is None or former["epoch"] != epoch or done not in former["places"]):
+            raise SettingsError(
+                "the position in mid-epoch is not one of streams, so that nobody knows how far each was read. Resume "
+                "from a checkpoint of a run with the same data set, or of an epoch's end."
+            )
+        self.epoch, self.rank, self.members = epoch, rank, members
+        self._begin()
+        if former is not None:
+            place = {name: new for new, name in enumerate(members)}
+            moved = {old: place[name] for old, name in enumerate(former["members"]) if name in place}
+            self.owners = carry_over(former["owners"], moved)
+            if done:
+                self._places = {done: former["places"][done]}
+                self._shared = list(former["shared"])
+        self.owners = plan(self.num_streams, len(members), before=self.owners).owners
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._begin()
+
+    def state_dict(self) -> dict[str, Any]:
+        """From which the next generation goes on, whatever batch is the last that is committed."""
+        return {
+            "epoch": self.epoch,
+            "members": list(self.members),
+            "owners": self.owners.tolist(),
+            "places": dict(self._places),
+            "shared": list(self._shared),
+        }
+
+    def openings(self) -> dict[int, Opening]:
+        """Where this rank opens its streams."""
+        places, openings = self._places[self.first], {}
+        for stream in np.flatnonzero(self.owners == self.rank).tolist():
+            known = [shared[stream] for shared in self._shared if stream in shared]
+            at, state = next(((a, s) for a, s in reversed(known) if a <= places[stream]), (0, None))
+            openings[stream] = Opening(at=at, state=state, skip=places[stream] - at)
+        return openings
+
+    @property
+    def first(self) -> int:
+        """The first batch that is not committed, when a generation or an epoch begins."""
+        return min(self._places)
+
+    def agreed(self, batch: int, drawn: Drawn | None, counts: list[int]) -> bool:
+        """All ranks together have drawn these many samples of each stream for a batch; false: none, the epoch is over.
+
+        Args:
+            batch: its number in the epoch.
+            drawn: this rank's part; `None`: it has nothing left.
+            counts: over all ranks, per stream.
+        """
+        total = sum(counts)
+        if total == 0:
+            return False
+        before = self._places[batch]
+        after = [place + count for place, count in zip(before, counts, strict=True)]
+        own: list[tuple[int, int]] = []
+        if drawn is not None:
+            own = [(s, before[s] + i) for s, count in drawn.counts.items() for i in range(count)]
+            self.states |= {stream: (after[stream], state) for stream, state in drawn.states.items()}
+        self._own[batch] = own, total
+        self._places[batch + 1] = after
+        return True
+
+    def share(self, everyone: list[dict[int, tuple[int, Any]]]) -> None:
+        """All ranks' states are known to all."""
+        newest = dict(self._shared[-1]) if self._shared else {}
+        for theirs in everyone:
+            newest |= theirs
+        self._shared = [*self._shared[-1:], newest]
+
+    def forget_before(self, batch: int) -> None:
+        """Nothing goes back behind this batch of the epoch any more."""
+        for number in [number for number in self._places if number < batch]:
+            del self._places[number]
+        for number in [number for number in self._own if number < batch]:
+            del self._own[number]
+
+    def samples_of(self, batch: int) -> int:
+        """Of all ranks in a batch of the epoch; 0 behind its end."""
+        return self._own[batch][1] if batch in self._own else 0
+
+    def weight_of(self, batch: int) -> float:
+        """What this rank's mean loss of the batch is multiplied by, so that every sample of it weighs the same."""
+        own, total = self._own.get(batch, ([], 0))
+        return len(own) * len(self.members) / total if total else 1.0
+
+    def drawn_in(self, batch: int) -> list[int]:
+        """Sample ids for the ledger: place in the stream times the number of streams, plus the stream."""
+        own, _ = self._own.get(batch, ([], 0))
+        return [place * self.num_streams + stream for stream, place in own]
 
 
 def has_state(stream: Any) -> bool:
