@@ -16,6 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from measure import table
 
 from dtf_lightning import DivergenceStopping
@@ -63,13 +65,13 @@ def stalls(repetitions: int) -> tuple[list[float], list[float], float, int]:
         return synchronous, asynchronous[1:], asynchronous[0], staging.num_bytes
 
 
-def detection(num_steps: int) -> float:
-    """Seconds per step in DivergenceStopping's hooks, one process on the CPU."""
+def detection(num_steps: int, rank: int = 0, world_size: int = 1) -> float:
+    """Seconds per step in DivergenceStopping's hooks on the CPU; with several ranks their collective is in it."""
     stopping = DivergenceStopping()
     stopping._slots = LossSlots(stopping.check_every, torch.device("cpu"))
-    stopping._world = (0, 1)
+    stopping._world = (0, world_size)
     trainer = SimpleNamespace(
-        global_step=0, world_size=1, strategy=SimpleNamespace(),
+        global_step=0, world_size=world_size, is_global_zero=rank == 0, strategy=SimpleNamespace(reduce=reduce),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=0)),
     )  # fmt: skip
     losses = [torch.tensor(2.0 + 0.01 * (step % 7)) for step in range(100)]
@@ -79,6 +81,31 @@ def detection(num_steps: int) -> float:
         stopping.on_train_batch_start(trainer)
         stopping.on_train_batch_end(trainer, None, losses[step % 100])
     return (time.perf_counter() - start) / num_steps
+
+
+def reduce(table: torch.Tensor, reduce_op: str) -> torch.Tensor:
+    """As Lightning's DDP strategy does."""
+    assert reduce_op == "sum"
+    dist.all_reduce(table)
+    return table
+
+
+def detection_in_rank(rank: int, num_steps: int, store: str, results: mp.SimpleQueue) -> None:
+    """One of two processes."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    cost = min(detection(num_steps, rank, world_size=2) for _ in range(3))
+    if rank == 0:
+        results.put(cost)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def detection_of_two(num_steps: int) -> float:
+    """Seconds per step with two ranks over gloo."""
+    results = mp.get_context("spawn").SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(detection_in_rank, (num_steps, f"{folder}/store", results), nprocs=2)
+    return results.get()
 
 
 def main() -> None:
@@ -95,8 +122,16 @@ def main() -> None:
     ]  # fmt: skip
     print(table("Stall of a 200 MB save (median)", ["save", "seconds", "of a synchronous one", "memory held"], rows))
     cost = min(detection(2_000 if quick else 20_000) for _ in range(3))
-    rows = [[f"{1e6 * cost:.1f} us", f"{100 * cost / STEP:.2f} %", f"{cost / 0.005 * 1e3:.1f} ms"]]
-    print(table("DivergenceStopping", ["per step", f"of a step of {1e3 * STEP:.0f} ms", "0.5 % of a step of"], rows))
+    costs = {"1": cost, "2": detection_of_two(2_000 if quick else 20_000)}
+    rows = [
+        [ranks, f"{1e6 * cost:.1f} us", f"{100 * cost / STEP:.2f} %", f"{cost / 0.005 * 1e3:.1f} ms"]
+        for ranks, cost in costs.items()
+    ]
+    print(
+        table(
+            "DivergenceStopping", ["ranks", "per step", f"of a step of {1e3 * STEP:.0f} ms", "0.5 % of a step of"], rows
+        )
+    )
 
 
 if __name__ == "__main__":
