@@ -207,6 +207,7 @@ class ElasticSession:
             | self.settings.batches.fingerprint()
             | {
                 "ElasticCallback(seed)": str(self.settings.seed),
+                "ElasticCallback(evaluation)": self.settings.evaluation,
                 # the user's: a plan has set its own for a world that was provisional
                 "Trainer(accumulate_grad_batches)": str(self.batches.accumulate),
             }

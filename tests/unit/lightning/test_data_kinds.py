@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -95,12 +96,14 @@ def train(start_run: Any, folder: Path, disturbances: list[Disturbance], **argum
     return fit(folder, elastic=True, run=run, disturbances=disturbances, **arguments), run
 
 
-@pytest.mark.parametrize("policy", [{}, {"tail": "exact"}], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+EXACT = {"tail": "exact"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [*((kind, {}) for kind in KINDS), ("shards", EXACT), ("streams", EXACT), ("stateful", EXACT)]
+)
 def test_through_rescales(tmp_path: Path, start_run: Any, kind: str, policy: dict[str, Any]) -> None:
     """A planned rescale, deaths before and after an optimizer step, and one in an epoch's last hooks."""
-    if policy and kind not in ("shards", "streams", "stateful"):
-        pytest.skip("one of each kind is enough")
     make = KINDS[kind]
     whole, _ = train(start_run, tmp_path / "whole", [], loader=make(), **policy)
     disturbed, run = train(start_run, tmp_path / "disturbed", DISTURBANCES, loader=make(), **policy)
@@ -118,6 +121,16 @@ def test_shards_that_stay_are_not_loaded_again(tmp_path: Path, start_run: Any) -
     loader = in_shards()
     train(start_run, tmp_path, DISTURBANCES, loader=loader)
     assert sorted(loader.dataset.loaded) == list(range(5))
+
+
+def test_streams_of_a_datamodule(tmp_path: Path, start_run: Any) -> None:
+    class Module(pl.LightningDataModule):
+        def train_dataloader(self) -> DataLoader:
+            return in_streams()
+
+    whole, _ = train(start_run, tmp_path / "whole", [], loader=in_streams(), validate=None)
+    disturbed, _ = train(start_run, tmp_path / "disturbed", DISTURBANCES, datamodule=Module())
+    assert_same_weights(disturbed, whole)
 
 
 def test_streams_with_accumulation(tmp_path: Path, start_run: Any) -> None:
