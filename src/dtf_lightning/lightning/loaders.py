@@ -24,6 +24,9 @@ def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any] | Stre
 
     Raises `SettingsError` for loaders whose order cannot be divided anew in mid-epoch.
     """
+    if isinstance(loader, StreamLoader) or isinstance(getattr(loader, "batch_sampler", None), ElasticBatchSampler):
+        made_before: DataLoader[Any] | StreamLoader = loader  # Lightning puts it into the user's CombinedLoader
+        return made_before
     if isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset):
         return StreamLoader(loader, settings)
     if _is_stateful(loader):

@@ -176,6 +176,15 @@ def test_several_loaders(tmp_path: Path, start_run: Any, mode: str) -> None:
         assert all(max(epoch.consumed.values()) == 1 for epoch in account.epochs.values())
 
 
+@pytest.mark.parametrize(("kind", "policy"), [("streams", {}), ("shards", EXACT), ("stateful", {})])
+def test_one_in_a_combined_loader(tmp_path: Path, start_run: Any, kind: str, policy: dict[str, Any]) -> None:
+    """The user's `CombinedLoader` object lives through all generations, with what was put into it."""
+    whole, _ = train(start_run, tmp_path / "whole", [], loader=KINDS[kind](), **policy)
+    combined = CombinedLoader([KINDS[kind]()], "min_size")
+    disturbed, _ = train(start_run, tmp_path / "both", DISTURBANCES, model=Pairs(), loader=combined, **policy)
+    assert_same_weights(disturbed, whole)
+
+
 def test_a_list_of_loaders(tmp_path: Path, start_run: Any) -> None:
     """What Lightning makes a cycle of."""
     both, _ = train(start_run, tmp_path, DISTURBANCES[:1], model=Pairs(), loader=[train_loader(), train_loader()])
