@@ -213,8 +213,6 @@ class RunningBatches:
         if self.streams is not None:
             boundary = session.progress.boundary  # of the epoch before, at an epoch's first batch
             self.streams.places.forget_before(min(done, boundary.batches_in_epoch) if boundary is not None else 0)
-            session.progress.batch_samples = self.streams.places.samples_of(done)
-            self.loss_weight = self.streams.places.weight_of(done)
         if self.plan is not None and self._index < len(self.plan):
             session.progress.batch_samples = self.plan.sizes[self._index]
             self.loss_weight = self.plan.weight(self._index, session.strategy.global_rank)
@@ -223,6 +221,13 @@ class RunningBatches:
             micro_batch = (done - self.done_before) % session.trainer.accumulate_grad_batches
             rank = session.strategy.global_rank
             seed_process(seed_of(session.settings.seed, epoch, step, micro_batch, rank))
+
+    def drawn(self, session: ElasticSession) -> None:
+        """The batch that has begun is there: only now is it known how much of it streams had left."""
+        if self.streams is not None:
+            batch = self._index + self.done_before
+            session.progress.batch_samples = self.streams.places.samples_of(batch)
+            self.loss_weight = self.streams.places.weight_of(batch)
 
     def seed_loader(self, session: ElasticSession) -> None:
         """The workers of the iterator that is made next draw numbers of their own, by their place in the epoch."""

@@ -273,6 +273,7 @@ class ElasticSession:
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
         self.recorder.account.data_there()
+        self.batches.drawn(self)
         if self.ledger is None:
             return
         for samples, padding in self.batches.draws():

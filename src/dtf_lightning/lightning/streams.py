@@ -50,12 +50,9 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Any]:
         _shutdown_workers_and_reset_iterator(self)
-        # In set-up there is no generation yet with which a batch could be agreed.
-        return self._iterate() if self.places.members else iter(())
-
-    def _iterate(self) -> Iterator[Any]:
-        places, share_every = self.places, getattr(self.dataset, "share_every", SHARE_EVERY)
-        number = places.first
+        places = self.places
+        if not places.members:
+            return iter(())  # in set-up there is no generation yet with which a batch could be agreed
         reader = StreamReader(
             self.dataset,
             places.openings(),
@@ -63,9 +60,14 @@ class StreamLoader:
             batch_size=self.batch_size,
             collate=self.given.collate_fn,
             drop_last=self.given.drop_last,
-            share_every=share_every,
+            share_every=getattr(self.dataset, "share_every", SHARE_EVERY),
         )
-        batches = self._iterator = iter(self._loader(reader))
+        # Here and not at the first batch, as every DataLoader does: it draws a random number.
+        self._iterator = iter(self._loader(reader))
+        return self._agreed(reader, self._iterator, places.first)
+
+    def _agreed(self, reader: StreamReader, batches: Iterator[Drawn], number: int) -> Iterator[Any]:
+        places = self.places
         last: Any = None
         while True:
             drawn: Drawn | None = next(batches, None)
@@ -77,7 +79,7 @@ class StreamLoader:
             if not places.agreed(number, drawn, counts.tolist()):
                 return
             number += 1
-            if number % share_every == 0:
+            if number % reader.share_every == 0:
                 everyone: list[Any] = [None] * len(places.members)
                 dist.all_gather_object(everyone, places.states)
                 places.share(everyone)

@@ -38,7 +38,8 @@ class ShardedElasticDataset(Dataset[Any], ABC):
 
     Args:
         shard_sizes: samples in each shard.
-        num_cached: loaded shards that are kept, the latest used; `None`: all that this worker owns.
+        num_cached: loaded shards that a process keeps, the latest used; `None`: all that this worker owns, which needs
+            DataLoader(num_workers=0): loader workers are not told of a new assignment, and would keep what has moved.
 
     Raises:
         SettingsError: no shards, an empty one, or `num_cached` below 1.

@@ -268,7 +268,8 @@ class StreamPlaces:
     def weight_of(self, batch: int) -> float:
         """What this rank's mean loss of the batch is multiplied by, so that every sample of it weighs the same."""
         own, total = self._own.get(batch, ([], 0))
-        return len(own) * len(self.members) / total if total else 1.0
+        assert total, f"batch {batch} is not agreed"
+        return len(own) * len(self.members) / total
 
     def drawn_in(self, batch: int) -> list[int]:
         """Sample ids for the ledger: place in the stream times the number of streams, plus the stream."""

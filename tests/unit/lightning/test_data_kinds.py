@@ -123,6 +123,16 @@ def test_shards_that_stay_are_not_loaded_again(tmp_path: Path, start_run: Any) -
     assert sorted(loader.dataset.loaded) == list(range(5))
 
 
+def test_streams_of_a_limited_epoch(tmp_path: Path, start_run: Any) -> None:
+    """Lightning does not read ahead where it knows the number of batches; the rest of the streams is left out."""
+    whole, _ = train(start_run, tmp_path / "whole", [], loader=in_streams(), limit_train_batches=4)
+    folder = tmp_path / "disturbed"
+    disturbed, _ = train(start_run, folder, DISTURBANCES, loader=in_streams(), limit_train_batches=4)
+    assert_same_weights(disturbed, whole)
+    account = audit((folder / "dtf").rglob("ledger/*.jsonl"))
+    assert [epoch.consumed for epoch in account.epochs.values()] == [Counter(range(16))] * 3
+
+
 def test_streams_of_a_datamodule(tmp_path: Path, start_run: Any) -> None:
     class Module(pl.LightningDataModule):
         def train_dataloader(self) -> DataLoader:
