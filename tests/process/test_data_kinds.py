@@ -67,7 +67,10 @@ def test_a_join_and_a_leave(make_run: Any, data: str) -> None:
 
 @pytest.mark.parametrize("place", ["validation", "backward"])
 def test_exact_evaluation(make_run: Any, place: str) -> None:
-    """50 samples by three ranks, then by two: each counts once in the metric, also of a validation that is run again."""
+    """50 samples by three ranks, then by two: each counts once in the metric, also of a validation that is run again.
+
+    And in `trainer.test` afterwards, whose metric synchronises at every step.
+    """
     fault = Fault(at=place, rank=1, step=11 if place == "validation" else 13)
     training = Training(evaluation="exact", num_validated=50, batch_norm=False, dropout=0.0, faults=(fault,))
     run = make_run(training, **exactly(3))
@@ -77,3 +80,4 @@ def test_exact_evaluation(make_run: Any, place: str) -> None:
     for result in run.results().values():
         own = result["own"]
         assert own["metrics"]["val_loss"] == pytest.approx(own["loss_of_all_validated"], rel=1e-5)
+        assert own["tested"]["test_loss_epoch"] == pytest.approx(own["loss_of_all_validated"], rel=1e-5)

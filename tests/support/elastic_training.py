@@ -117,6 +117,10 @@ class Model(L.LightningModule):
         inputs, targets = batch
         self.log("val_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True)
 
+    def test_step(self, batch, batch_idx):
+        inputs, targets = batch
+        self.log("test_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True, on_step=True)
+
     def configure_optimizers(self):
         if self.config.optimizer == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
@@ -197,6 +201,8 @@ def train(training: Training, folder: Path, name: str) -> None:
     validation = DataLoader(validated, batch_size=8) if training.validates else None
     trainer.fit(model, loaders, validation, ckpt_path=training.resume or None)
     result = describe(trainer, model)
+    if training.evaluation == "exact":
+        (result["own"]["tested"],) = trainer.test(model, validation, verbose=False)
     result["own"]["loaded"] = getattr(loader.dataset, "loaded", [])
     model.eval()
     with torch.no_grad():

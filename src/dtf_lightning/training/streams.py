@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -56,9 +56,8 @@ class Opening:
     skip: int = 0
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A batch and what it is made of."""
+class Drawn(NamedTuple):
+    """A batch and what it is made of; a tuple, so that a DataLoader can pin its memory."""
 
     batch: Any
     counts: Mapping[int, int]

@@ -83,8 +83,7 @@ KINDS: dict[str, Any] = {
     "streams": in_streams,
     "streams_read_ahead": lambda: in_streams(num_workers=2, prefetch_factor=3),
     "streams_without_state": lambda: in_streams(share_every=0),
-    "stateful": in_stateful,
-    "stateful_read_ahead": lambda: in_stateful(num_workers=1),
+    "stateful": lambda: in_stateful(num_workers=1),
     "stateful_streams": in_stateful_streams,
 }
 
