@@ -55,6 +55,7 @@ bench: $(STAMP)  ## the speed tables of benchmarks/
 	$(BIN)/python benchmarks/steady_state.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/redistribution.py
+	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/checkpoints.py
 
 docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors

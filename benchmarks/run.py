@@ -16,6 +16,7 @@ SCRIPTS = {
     "checkpoints.py": ["--quick"],
     "scaling.py": ["--cycles", "1"],
     "redistribution.py": ["--repeat", "2"],
+    "streams.py": ["--batches", "200"],
 }
 """What runs, and the arguments that make it quick."""
 

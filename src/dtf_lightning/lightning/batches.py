@@ -150,6 +150,18 @@ class RunningBatches:
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed if in_epoch else 0
         former = self._former if in_epoch else None
         index, again = len(self._places), False
+        if index and done and (former is None or index >= len(former["places"])):
+            raise SettingsError(
+                f"the position in mid-epoch does not say where training loader number {index + 1} stands; resume from a "
+                "checkpoint of a run with the same loaders, or of an epoch's end"
+            )
+        if done and former is not None and not isinstance(sampler, ShardedElasticSampler):
+            for kind in ("shards", "streams"):
+                if former[kind] is not None:
+                    raise SettingsError(
+                        f"the position in mid-epoch is one of {kind}, the training loader has a plain data set; resume with "
+                        "the same data set, or from a checkpoint of an epoch's end"
+                    )
         if former is not None and len(former["places"]) > 1:
             cursor, again = Place(**former["places"][index]).after(done - former["done"], former["mode"])
         sampler.rebind(

@@ -221,6 +221,30 @@ def test_resumed_from_a_checkpoint(tmp_path: Path, start_run: Any, kind: str) ->
 
 
 @pytest.mark.parametrize(
+    ("saved", "loader", "message"),
+    [
+        (train_loader, lambda: [train_loader(), train_loader()], "not say where training loader number 2 stands"),
+        (train_loader, in_streams, "position in mid-epoch is not one of streams"),
+        (train_loader, in_shards, "position in mid-epoch is not one of sharded data"),
+        (in_shards, lambda: train_loader(dataset=Data(NUM_SAMPLES)), "mid-epoch is one of shards, the training loader"),
+        (
+            in_streams,
+            lambda: train_loader(dataset=Data(NUM_SAMPLES)),
+            "mid-epoch is one of streams, the training loader",
+        ),
+    ],
+)
+def test_resumed_from_a_checkpoint_of_other_data(
+    tmp_path: Path, start_run: Any, saved: Any, loader: Any, message: str
+) -> None:
+    """Nothing is repeated or skipped in silence."""
+    keeper = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")
+    train(start_run, tmp_path, [], loader=saved(), callbacks=[keeper], enable_checkpointing=True, max_epochs=1)
+    with pytest.raises(SettingsError, match=message):
+        train(start_run, tmp_path, [], model=Pairs(), loader=loader(), ckpt_path=tmp_path / "step=4.ckpt")
+
+
+@pytest.mark.parametrize(
     ("loader", "arguments", "message"),
     [
         (lambda: [train_loader(), in_streams()], {}, "several training loaders, and one of them is of iterable data"),
