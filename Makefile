@@ -54,6 +54,8 @@ bench: $(STAMP)  ## the speed and quality tables of benchmarks/
 	$(BIN)/python benchmarks/rescale.py
 	$(BIN)/python benchmarks/steady_state.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/redistribution.py
+	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/virtual_ranks.py
 	$(BIN)/python benchmarks/quality.py

@@ -18,6 +18,7 @@ import torch
 import torch._dynamo  # seconds at the first DDP, if it is not there
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, Dataset
@@ -26,6 +27,7 @@ from dtf_lightning.lightning.callback import ElasticCallback
 from dtf_lightning.lightning.divergence import DivergenceStopping
 from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 from dtf_lightning.testing.faults import Fault, FaultInjector
+from support.data_kinds import InShards, InStreams
 from support.disturbed_saves import disturbed_checkpoints
 
 FEATURES = 16
@@ -43,7 +45,11 @@ class Training:
     accumulate: int = 1
     num_data_workers: int = 0
     persistent_workers: bool = False
+    data: str = "map"
+    """Or `shards`, `streams`, `forgetful_streams`, `several`: two loaders side by side, one of which ends early."""
     validates: bool = True
+    num_validated: int = 64
+    evaluation: str = "padded"
     val_check_interval: float = 1.0
     shuffle: bool = True
     tail: str | None = None
@@ -112,7 +118,10 @@ class Model(L.LightningModule):
         )
 
     def training_step(self, batch, batch_idx):
-        inputs, targets = batch
+        if self.config.data == "several":
+            inputs, targets = map(torch.cat, zip(*[part for part in batch if part is not None], strict=True))
+        else:
+            inputs, targets = batch
         loss = nn.functional.mse_loss(self.network(inputs), targets)
         self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
         return loss
@@ -120,6 +129,10 @@ class Model(L.LightningModule):
     def validation_step(self, batch, batch_idx):
         inputs, targets = batch
         self.log("val_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True)
+
+    def test_step(self, batch, batch_idx):
+        inputs, targets = batch
+        self.log("test_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True, on_step=True)
 
     def configure_optimizers(self):
         if self.config.optimizer == "sgd":
@@ -167,6 +180,7 @@ def train(training: Training, folder: Path, name: str) -> None:
             tail=training.tail,
             virtual_ranks=training.virtual_ranks,
             learning_rate=training.learning_rate,
+            evaluation=training.evaluation,
             ledger=True,
             run_dir=str(folder),
         ),
@@ -196,16 +210,40 @@ def train(training: Training, folder: Path, name: str) -> None:
     num_samples = training.num_samples + name.startswith(training.grow_data_on or "\0")
     dataset = Samples(num_samples, augments=training.augments)
     loader = DataLoader(
-        injector.watch(dataset),
+        _of_kind(training.data, dataset, injector),
         batch_size=training.batch_size,
-        shuffle=training.shuffle,
+        shuffle=training.shuffle if "streams" not in training.data else None,
         num_workers=training.num_data_workers,
         persistent_workers=training.persistent_workers,
     )
-    validation = DataLoader(Samples(64), batch_size=8) if training.validates else None
-    trainer.fit(model, loader, validation, ckpt_path=training.resume or None)
+    loaders: Any = loader
+    if training.data == "several":
+        other = DataLoader(Samples(training.num_samples // 2), batch_size=training.batch_size, shuffle=True)
+        loaders = CombinedLoader([loader, other], "max_size")
+    validated = Samples(training.num_validated)
+    validation = DataLoader(validated, batch_size=8) if training.validates else None
+    trainer.fit(model, loaders, validation, ckpt_path=training.resume or None)
     result = describe(trainer, model)
+    if training.evaluation == "exact":
+        (result["own"]["tested"],) = trainer.test(model, validation, verbose=False)
+    result["own"]["loaded"] = getattr(loader.dataset, "loaded", [])
+    model.eval()
+    with torch.no_grad():
+        inputs, targets = torch.utils.data.default_collate([validated[i] for i in range(len(validated))])
+        result["own"]["loss_of_all_validated"] = float(nn.functional.mse_loss(model.network(inputs), targets))
     (folder / f"{name}.{os.getpid()}.result").write_text(json.dumps(result))
+
+
+def _of_kind(kind: str, dataset: Samples, injector: FaultInjector) -> Any:
+    match kind:
+        case "shards":
+            sizes = [1 + 5 * (i % 4) for i in range(len(dataset) // 10)]
+            return InShards(dataset, [*sizes, len(dataset) - sum(sizes)])
+        case "streams":
+            return InStreams(dataset, num_shards=5, share_every=3)
+        case "forgetful_streams":
+            return InStreams(dataset, num_shards=2, share_every=0)
+    return injector.watch(dataset)
 
 
 def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:

@@ -120,6 +120,8 @@ class ElasticFitLoop(_FitLoop):
         limit = self.trainer.limit_train_batches
         try:
             super().setup_data()
+            if self._combined_loader is not None:
+                _session(self).batches.mode = self._combined_loader._mode
         finally:
             self._in_setup = False
             self.trainer.limit_train_batches = limit

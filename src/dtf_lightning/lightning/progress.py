@@ -22,6 +22,8 @@ from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
+    from dtf_lightning.lightning.batches import RunningBatches
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepBoundary:
@@ -58,6 +60,8 @@ class TrainingProgress:
         self.batch_samples = 0
         """Samples that the whole world consumes per batch."""
         self.dataset_size = 0
+        self.data: RunningBatches | None = None
+        """Whatever else there is to say of the place in the data: shards, streams, several loaders."""
         self.first_step = 0
         """Samples in an optimizer step of the run's first generation; 0 before."""
 
@@ -109,6 +113,7 @@ class TrainingProgress:
             "batch_samples": self.batch_samples,
             "dataset_size": self.dataset_size,
             "first_step": self.first_step,
+            "data": self.data.state_dict() if self.data is not None else None,
             "boundary": asdict(self.boundary) if self.boundary else None,
             "epoch_end": asdict(self.epoch_end) if self.epoch_end else None,
         }
@@ -118,6 +123,8 @@ class TrainingProgress:
         self.consumed, self.stepped = state["consumed"], False
         self.batch_samples, self.dataset_size = state["batch_samples"], state["dataset_size"]
         self.first_step = state.get("first_step", 0)  # checkpoints before 0.1.0 do not have it
+        if self.data is not None:
+            self.data.load_state_dict(state.get("data"))
         self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
         self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
 

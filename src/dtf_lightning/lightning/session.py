@@ -31,6 +31,7 @@ from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.batches import RunningBatches
 from dtf_lightning.lightning.beginning import Beginning, seen_by
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
+from dtf_lightning.lightning.evaluation import Evaluation
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
@@ -38,6 +39,7 @@ from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
 from dtf_lightning.lightning.schedulers import hold_at_the_end
+from dtf_lightning.lightning.streams import StreamLoader
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.lightning.virtual_ranks import VirtualRanks
 from dtf_lightning.training.batches import BatchSettings
@@ -80,6 +82,7 @@ class SessionSettings:
     ledger: bool = False
     run_dir: str | None = None
     seed: int | None = None
+    evaluation: Evaluation = "padded"
 
 
 class ElasticSession:
@@ -121,7 +124,7 @@ class ElasticSession:
         """Training came to its end with all members: whoever dies now is missed no more."""
         self.recorder = RunRecorder(welcome, environment.local_rank())
         self.clock = PauseClock(account=self.recorder.account)
-        self.batches = RunningBatches()
+        self.batches = self.progress.data = RunningBatches()
         self.virtual: VirtualRanks | None = None
         """With `virtual_ranks`: who adds their gradients up."""
         self.ledger: Ledger | None = None
@@ -221,6 +224,7 @@ class ElasticSession:
             | (self.virtual.fingerprint(self.strategy.root_device) if self.virtual is not None else {})
             | {
                 "ElasticCallback(seed)": str(self.settings.seed),
+                "ElasticCallback(evaluation)": self.settings.evaluation,
                 # the user's: a plan has set its own for a world that was provisional
                 "Trainer(accumulate_grad_batches)": str(self.batches.accumulate),
             }
@@ -256,10 +260,14 @@ class ElasticSession:
 
     # --- 3 training --------------------------------------------------------------------------------------------------
 
-    def bind_loader(self, loader: DataLoader[Any]) -> None:
-        """Give the training loader its place in the world and in the epoch."""
+    def bind_loader(self, loader: DataLoader[Any] | StreamLoader, *, first: bool = True) -> None:
+        """Give a training loader its place in the world and in the epoch."""
         in_epoch = self.resuming and self.progress.phase is not LoopPhase.EPOCH_START
-        self.batches.bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
+        if first and isinstance(loader, StreamLoader):
+            self.batches.bind_streams(self, loader, in_epoch=in_epoch)
+            return
+        bind: Any = self.batches.bind if first else self.batches.bind_another
+        bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
 
     def before_batch(self) -> None:
         """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
@@ -284,8 +292,10 @@ class ElasticSession:
         self.recorder.account.data_there()
         if self.virtual is not None:
             self.virtual.before_training_step()
-        if self.ledger is not None and self.batches.sampler is not None:
-            samples, padding = self.batches.take_drawn()
+        self.batches.drawn(self)
+        if self.ledger is None:
+            return
+        for samples, padding in self.batches.draws():
             self.ledger.draw(
                 generation=self.generation.number,
                 rank=self.strategy.global_rank,
@@ -293,6 +303,7 @@ class ElasticSession:
                 step=self.trainer.global_step,
                 samples=samples,
                 padding=padding,
+                num_streams=self.batches.num_streams,
             )
 
     def before_optimizer_step(self) -> None:
