@@ -15,6 +15,9 @@ SCRIPTS = {
     "rescale.py": ["--cycles", "1"],
     "checkpoints.py": ["--quick"],
     "scaling.py": ["--cycles", "1"],
+    "virtual_ranks.py": ["--rounds", "1", "--steps", "40"],
+    "redistribution.py": ["--repeat", "2"],
+    "streams.py": ["--batches", "200"],
 }
 """What runs, and the arguments that make it quick."""
 

@@ -146,6 +146,16 @@ class AgentSettings:
         "need as long as a save takes.",
         unit="seconds",
     )
+    warm: bool = _setting(
+        False,
+        "Restart mode: keep one process per worker that has imported the script's packages already, and start the next "
+        "workers from those. Costs their memory.",
+    )
+    warm_delay: float = _setting(
+        10.0,
+        "With `warm`: from the start of workers to that of the next spares, whose imports load the machine.",
+        unit="seconds",
+    )
     attach_timeout: float = _setting(
         300.0,
         "A worker that has not constructed `ElasticCallback` by then is a stock script: error.",
@@ -175,7 +185,7 @@ class AgentSettings:
             "lease_ttl must be at least 2 s (etcd grants no less at its default election timeout), "
             f"got {self.lease_ttl:g} s",
         )
-        for name in ("grace_period", "attach_timeout", "stop_grace", "notice_interval"):
+        for name in ("grace_period", "attach_timeout", "stop_grace", "notice_interval", "warm_delay"):
             _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
         _check(
             self.grace_period > self.elastic.stability_window,

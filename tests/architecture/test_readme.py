@@ -55,6 +55,7 @@ NAMED = {
         "docs/checkpoints-and-divergence.md",
         "docs/data-and-learning-rate.md",
         "docs/observability.md",
+        "docs/clusters.md",
     )
     for name in re.findall(
         r"`(tests/[\w/]+(?:\.py)?(?:::\w+)?)`", (ROOT / page).read_text() if (ROOT / page).exists() else ""

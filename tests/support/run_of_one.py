@@ -305,6 +305,7 @@ def fit(
     batch: Any = "per_rank",
     global_batch: int | None = None,
     elastic_seed: int | None = None,
+    virtual_ranks: int | None = None,
     run: RunOfOne | None = None,
     disturbances: Iterable[Disturbance] = (),
     datamodule: Any = None,
@@ -327,6 +328,7 @@ def fit(
             batch=batch,
             global_batch=global_batch,
             seed=elastic_seed,
+            virtual_ranks=virtual_ranks,
         )
         everyone.insert(0, elastic_callback)
     if run is not None:

@@ -31,9 +31,10 @@ from torch.distributed.elastic.rendezvous.api import (
 from dtf_lightning import environment
 from dtf_lightning.coordination.agent import Agent
 from dtf_lightning.coordination.host import host_address, node_id
-from dtf_lightning.coordination.modes import resolve_mode, training_script
+from dtf_lightning.coordination.modes import num_workers_asked, resolve_mode, training_script
 from dtf_lightning.coordination.notice import NoticePoller, notice_source
 from dtf_lightning.coordination.signals import LeaveOnSignal
+from dtf_lightning.coordination.spares import Spares
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.store import Store
@@ -161,6 +162,8 @@ def create_handler(params: RendezvousParameters) -> RendezvousHandler:
     store = connect(params.endpoint, **_credentials(settings))
     host = host_address(params.local_addr, params.endpoint)
     mode = resolve_mode(settings.mode, training_script(sys.argv))
+    if settings.warm and mode != "restart":
+        log.warning("warm=true is of use in restart mode only; this run is live")
     create = _create_restart_handler if mode == "restart" else _create_live_handler
     return create(params, settings, store, host, node_id())
 
@@ -203,8 +206,22 @@ def _create_restart_handler(
     environment.remove(environment.AGENT_SOCKET)
     _tell_workers(params, settings, node)
     agent.start()
+    spares = _start_spares(settings, agent.workers.adopt)
     poller = _start_poller(settings, agent.leave)
-    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller)
+    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller, spares)
+
+
+def _start_spares(settings: AgentSettings, adopt: Callable[[int], None]) -> Spares | None:
+    if not settings.warm:
+        return None
+    script = training_script(sys.argv)
+    if not Path(script).is_file():
+        log.warning("warm=true needs torchrun with a script's path (not -m), got %r: workers start cold", script)
+        return None
+    spares = Spares(script, num_workers_asked(sys.argv), settings.warm_delay, adopt)
+    spares.install()
+    spares.fill()
+    return spares
 
 
 def _start_poller(settings: AgentSettings, leave: Callable[[str, float | None], None]) -> NoticePoller | None:

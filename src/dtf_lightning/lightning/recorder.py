@@ -311,7 +311,7 @@ def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
         "model": type(module).__name__,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "optimizer": ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers),
-        "dataset_size": sampler.dataset_size if sampler is not None else None,
+        "dataset_size": batches.num_samples,
         "batch_size": batches.batch_size if sampler is not None else None,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "precision": str(trainer.precision),

@@ -29,8 +29,10 @@ from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.lightning import progress_bars, telling, unwinding
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning.batches import RunningBatches
+from dtf_lightning.lightning.beginning import Beginning, seen_by
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.lightning.elastic_scalars import ElasticScalars
+from dtf_lightning.lightning.evaluation import Evaluation
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.pace import Pace
 from dtf_lightning.lightning.progress import TrainingProgress
@@ -39,7 +41,10 @@ from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
 from dtf_lightning.lightning.run_log import RunLog
+from dtf_lightning.lightning.schedulers import hold_at_the_end
+from dtf_lightning.lightning.streams import StreamLoader
 from dtf_lightning.lightning.undo import Undo
+from dtf_lightning.lightning.virtual_ranks import VirtualRanks
 from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
@@ -80,6 +85,7 @@ class SessionSettings:
     ledger: bool = False
     run_dir: str | None = None
     seed: int | None = None
+    evaluation: Evaluation = "padded"
 
 
 class ElasticSession:
@@ -126,7 +132,9 @@ class ElasticSession:
         self.run_log = RunLog()
         self.pace = Pace()
         self.clock = PauseClock(account=self.recorder.account)
-        self.batches = RunningBatches()
+        self.batches = self.progress.data = RunningBatches()
+        self.virtual: VirtualRanks | None = None
+        """With `virtual_ranks`: who adds their gradients up."""
         self.ledger: Ledger | None = None
         self._fingerprint: tuple[dict[str, str], tuple[str, ...]] | None = None
         self._original_forward: Any = None
@@ -136,6 +144,10 @@ class ElasticSession:
         """Generations since the last batch that was committed: usually one or none."""
         self.loaded_position: dict[str, Any] | None = None
         """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
+        self.configured_for: Beginning | None = None
+        """What `configure_optimizers` has seen; `None` before it was called."""
+        self.run_began: Beginning | None = None
+        """What it has to see, on every worker; `None` before the run has begun."""
         self.beginning = True
         """No member has trained before this generation: all run their `on_train_start` hooks together."""
 
@@ -145,6 +157,9 @@ class ElasticSession:
         """Bind to the trainer that will fit; before its set-up hooks."""
         self.trainer = trainer
         self.batches.accumulate = trainer.accumulate_grad_batches
+        if self.settings.batches.virtual_ranks is not None:
+            self.virtual = VirtualRanks(self.settings.batches.virtual_ranks)
+            self.virtual.attach(trainer)
         self._original_forward = trainer.lightning_module.__dict__.get("forward")
         folder = self.run_dir(trainer)
         name = f"{self.welcome.node}.{environment.local_rank()}.{self.welcome.incarnation}"
@@ -179,6 +194,8 @@ class ElasticSession:
         """
         if self._fingerprint is None:
             refuse_optimizers(self.trainer)
+            hold_at_the_end(self.trainer)
+            self.configured_for = seen_by(self.trainer)
             warm_up()  # on the node's local group
             self._fingerprint = self._settings(), parameter_signature(self.trainer.lightning_module)
         self.group.destroy()
@@ -190,6 +207,8 @@ class ElasticSession:
         except RunFinished as finished:
             self.recorder.ended(str(finished), self.trainer.global_step)
             raise WorkerLeft(str(finished)) from None
+        if self.virtual is not None:
+            self.virtual.refuse_superfluous(assignment.rank, assignment.world_size, self.welcome.node)
         self.clock.mark("wait")
         former = (self.strategy.global_rank, self.generation.number)
         self._form(assignment)
@@ -197,7 +216,7 @@ class ElasticSession:
         share_state(self)
         telling.take_rank_zero(self, former)
         self.clock.mark("state")
-        self.strategy.wrap_model(sync=self.generation.number == 1)
+        self.strategy.wrap_model(sync=self.beginning)
         self.in_group = True
         self.clock.mark("wrap")
         step = self.trainer.global_step
@@ -219,8 +238,10 @@ class ElasticSession:
         return (
             settings_fingerprint(self.trainer)
             | self.settings.batches.fingerprint()
+            | (self.virtual.fingerprint(self.strategy.root_device) if self.virtual is not None else {})
             | {
                 "ElasticCallback(seed)": str(self.settings.seed),
+                "ElasticCallback(evaluation)": self.settings.evaluation,
                 # the user's: a plan has set its own for a world that was provisional
                 "Trainer(accumulate_grad_batches)": str(self.batches.accumulate),
             }
@@ -253,10 +274,14 @@ class ElasticSession:
 
     # --- 3 training --------------------------------------------------------------------------------------------------
 
-    def bind_loader(self, loader: DataLoader[Any]) -> None:
-        """Give the training loader its place in the world and in the epoch."""
+    def bind_loader(self, loader: DataLoader[Any] | StreamLoader, *, first: bool = True) -> None:
+        """Give a training loader its place in the world and in the epoch."""
         in_epoch = self.resuming and self.progress.phase is not LoopPhase.EPOCH_START
-        self.batches.bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
+        if first and isinstance(loader, StreamLoader):
+            self.batches.bind_streams(self, loader, in_epoch=in_epoch)
+            return
+        bind: Any = self.batches.bind if first else self.batches.bind_another
+        bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
 
     def before_batch(self) -> None:
         """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
@@ -281,8 +306,12 @@ class ElasticSession:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
         self.recorder.account.data_there()
         self.pace.forward_begins()
-        if self.ledger is not None and self.batches.sampler is not None:
-            samples, padding = self.batches.take_drawn()
+        if self.virtual is not None:
+            self.virtual.before_training_step()
+        self.batches.drawn(self)
+        if self.ledger is None:
+            return
+        for samples, padding in self.batches.draws():
             self.ledger.draw(
                 generation=self.generation.number,
                 rank=self.strategy.global_rank,
@@ -290,6 +319,7 @@ class ElasticSession:
                 step=self.trainer.global_step,
                 samples=samples,
                 padding=padding,
+                num_streams=self.batches.num_streams,
             )
 
     def before_optimizer_step(self) -> None:
@@ -302,15 +332,9 @@ class ElasticSession:
         """Called when the batch is committed: its optimizer stepped, or it is part of an accumulation."""
         self.progress.batch_done()
         telling.batch_committed(self, self.clock.stop())
-        if self.stepped:
+        if self.progress.no_step_open(self.trainer):
             self.run_log.commit()
             self.pace.step(self)
-
-    @property
-    def stepped(self) -> bool:
-        """The optimizer has stepped since the last boundary: no micro-batch of an accumulation is open."""
-        boundary = self.progress.boundary
-        return boundary is None or self.trainer.global_step > boundary.global_step
 
     # --- 4 failures --------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.lightning.loaders import make_elastic
+from dtf_lightning.lightning.evaluation import evaluate_once
+from dtf_lightning.lightning.loaders import make_elastic, same_data
 from dtf_lightning.lightning.rank_zero import set_rank_zero
 from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
 from dtf_lightning.training.communication import is_communication_error
@@ -97,25 +98,31 @@ class ElasticDDPStrategy(DDPStrategy):
     def process_dataloader(self, dataloader: Any) -> Any:
         fit_loop: Any = self.session.trainer.fit_loop if self.session.trainer is not None else None
         if not getattr(fit_loop, "_in_setup", False):
-            return dataloader
+            return self._evaluated(dataloader)
         fit_loop._num_loaders += 1
-        if fit_loop._num_loaders > 1:
-            raise SettingsError(
-                "this run has several training loaders; an elastic run can divide the rest of an epoch anew for one "
-                "only. Combine the data sets (torch.utils.data.ConcatDataset, StackDataset) into one DataLoader."
-            )
-        kept = self._kept_loader
-        if kept is not None and kept.dataset is dataloader.dataset and kept.batch_size == dataloader.batch_size:
+        first = fit_loop._num_loaders == 1
+        kept = self._kept_loader if first else None
+        if kept is not None and same_data(kept, dataloader) and kept.batch_size == dataloader.batch_size:
             loader = kept  # its persistent workers live on
         else:
             loader = make_elastic(dataloader, self.session.settings.batches)
-            self._kept_loader = loader if loader.persistent_workers else None
+            if first:
+                self._kept_loader = loader if getattr(loader, "persistent_workers", False) else None
+        self.session.bind_loader(loader, first=first)
         sampler = loader.sampler
-        assert isinstance(sampler, ElasticDistributedSampler)
-        self.session.bind_loader(loader)
-        if sampler.done_here and isinstance(fit_loop.trainer.limit_train_batches, float):
+        if (
+            isinstance(sampler, ElasticDistributedSampler)
+            and sampler.done_here
+            and isinstance(fit_loop.trainer.limit_train_batches, float)
+        ):
             fit_loop.limit_epoch(loader)
         return loader
+
+    def _evaluated(self, loader: Any) -> Any:
+        trainer = self.session.trainer
+        if self.session.settings.evaluation != "exact" or trainer is None or trainer.predicting:
+            return loader
+        return evaluate_once(loader, rank=self.global_rank, world_size=self.world_size)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
         self.session.batch_drawn()
@@ -126,7 +133,21 @@ class ElasticDDPStrategy(DDPStrategy):
         weight = self.session.batches.loss_weight
         loss = closure_loss if weight == 1.0 else closure_loss * weight
         self.session.pace.forward_done()
-        return super().backward(loss, optimizer, *args, **kwargs)
+        virtual = self.session.virtual
+        if virtual is None:
+            return super().backward(loss, optimizer, *args, **kwargs)
+        virtual.backward(
+            self.session, lambda: super(ElasticDDPStrategy, self).backward(loss, optimizer, *args, **kwargs)
+        )
+        return loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        virtual = self.session.virtual
+        if virtual is None:
+            return super().training_step(*args, **kwargs)
+        return virtual.training_step(
+            self.session.trainer, lambda: super(ElasticDDPStrategy, self).training_step(*args, **kwargs)
+        )
 
     def optimizer_step(
         self,
@@ -189,12 +210,16 @@ class ElasticDDPStrategy(DDPStrategy):
             self._alone = False
 
     def wrap_model(self, *, sync: bool) -> None:
-        """Wrap the module in DDP for the process group that is up.
+        """Wrap the module in DDP for the process group that is up; not with virtual ranks, which are added without it.
 
         Args:
             sync: broadcast rank 0's weights; false when all members hold the same state already.
         """
         self.model = self.lightning_module
+        if self.session.virtual is not None:
+            if sync:
+                self.session.virtual.share_start(self.session.trainer.lightning_module)
+            return
         self._ddp_kwargs["init_sync"] = sync
         super().configure_ddp()
 
@@ -222,6 +247,8 @@ class ElasticDDPStrategy(DDPStrategy):
     def _committed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def checked() -> Any:
             result = closure()
+            if self.session.virtual is not None:
+                self.session.virtual.reduce(self.session)
             self.session.before_optimizer_step()
             return result
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.events import SCHEMA_VERSION, EventLogError, NewerEvents, UnknownEvent, parse_event
-from dtf_lightning.training.ledger import audit
+from dtf_lightning.results.ledger_audit import audit_run
 from dtf_lightning.training.rescale_audit import rescale_costs
 
 if TYPE_CHECKING:
@@ -187,21 +187,23 @@ def _sync_ledgers(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: 
         "WHERE run = ? AND kind = 'training_described'",
         [report.run],
     ).fetchone()
-    if not ledgers or not size or size[0] is None:
+    if not ledgers or not size:
         return
     try:
-        found, costs = audit(ledgers), rescale_costs(ledgers, size[0])
+        found = audit_run(run_dir, dataset_size=size[0])
+        # Of streams nobody knows how many samples they should have had.
+        costs = rescale_costs(ledgers, size[0]) if size[0] is not None else []
     except ValueError as error:
         report.corrupt.append(str(error))
         return
-    last = max(found.epochs, default=0)
-    for number, epoch in found.epochs.items():
-        missing = size[0] - len(epoch.consumed)
-        complete = number < last or missing == 0
-        repeated = sum(epoch.repeated().values())
+    last = max((epoch.epoch for epoch in found.epochs), default=0)
+    for epoch in found.epochs:
+        missing = len(epoch.missing)
+        complete = epoch.epoch < last or missing == 0
+        repeated = sum(len(repetition.by) - 1 for repetition in epoch.repeated)
         connection.execute(
             "INSERT INTO audits VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [report.run, number, complete, len(epoch.consumed), missing, repeated, epoch.padding],
+            [report.run, epoch.epoch, complete, epoch.consumed, missing, repeated, epoch.padding],
         )
     for cost in costs:
         connection.execute(

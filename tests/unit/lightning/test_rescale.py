@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torchmetrics
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from torch.optim.swa_utils import get_ema_avg_fn
 
 from dtf_lightning.coordination import messages
+from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 from dtf_lightning.training.ledger import audit
 from support.run_of_one import (
     Disturbance,
@@ -264,9 +267,13 @@ class Swapping(Callback):
         pl_module.load_state_dict(self.aside)
 
 
+EMA = [partial(average, avg_fn=get_ema_avg_fn(0.5)) for average in WEIGHT_AVERAGING]
+"""Lightning's own; 2.5 has none."""
+
+
 @pytest.mark.parametrize("place", ["validation_step", "on_validation_start", "on_validation_end", "after_step",
                                    "on_train_epoch_end", "on_train_batch_end"])  # fmt: skip
-@pytest.mark.parametrize("make", [lambda: EMAWeightAveraging(decay=0.5), Swapping], ids=["lightning's", "user's"])
+@pytest.mark.parametrize("make", [*EMA, Swapping])
 def test_weight_averaging(tmp_path: Path, run: RunOfOne, place: str, make: Callable[[], Any]) -> None:
     """Averages swap the weights for a validation; one that is interrupted must not train on with the average."""
     if make is Swapping and place == "after_step":
