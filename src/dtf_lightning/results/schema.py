@@ -124,20 +124,39 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_tables, _views
 """Version n of the database is what the first n of them make."""
 
 
-def migrate(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Bring the database up to this program's version. Raises `SettingsError` for a newer or a foreign database."""
-    found = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'dtf_schema'").fetchone()
+def check_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
+    """The database's version. Raises `SettingsError` for one that is newer, older (to a reader), or foreign."""
+    version = _version(connection, name)
+    if version < len(MIGRATIONS):
+        raise SettingsError(
+            f"{name} has schema version {version}, this program reads {len(MIGRATIONS)}: bring it up to date with dtf "
+            "results sync RUN_DIR"
+        )
+    return version
+
+
+def _version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
+    # fetchall, here and elsewhere: a result that is not read to its end keeps the connection busy.
+    tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     version = 0
-    if found and found[0]:
-        row = connection.execute("SELECT max(version) FROM dtf_schema").fetchone()
-        version = row[0] if row and row[0] is not None else 0
-    elif connection.execute("SELECT count(*) FROM duckdb_tables()").fetchall() != [(0,)]:
+    if "dtf_schema" in tables:
+        ((version,),) = connection.execute("SELECT coalesce(max(version), 0) FROM dtf_schema").fetchall()
+    elif tables:
         raise SettingsError(f"{name} is a database of another program: give a file of its own with --db")
     if version > len(MIGRATIONS):
         raise SettingsError(
             f"{name} has schema version {version}, this program knows {len(MIGRATIONS)}: use a newer dtf-lightning, or "
             "delete the file and sync anew (the event logs are the truth)"
         )
+    return int(version)
+
+
+def migrate(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Bring the database up to this program's version, each step whole or not at all.
+
+    Raises `SettingsError` for a newer or a foreign database.
+    """
+    version = _version(connection, name)
     for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.begin()
         try:
