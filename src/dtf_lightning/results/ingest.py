@@ -86,7 +86,7 @@ def sync_run(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> SyncReport
         report = SyncReport(_name_of(connection, run_dir))
         for path in files:
             _sync_file(connection, path, report)
-        if report.files:
+        if _ledgers_changed(connection, run_dir, report) or report.files:
             _sync_ledgers(connection, run_dir, report)
         connection.commit()
     except BaseException:
@@ -254,6 +254,18 @@ def _check_ranges(event: Event) -> None:
             value = getattr(event, name)
             if kind in _LIMITS and value is not None and not -_LIMITS[kind] < value < _LIMITS[kind]:
                 raise EventLogError(f"{event.kind}: {name} is {value!r}, which it cannot be")
+
+
+def _ledgers_changed(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: SyncReport) -> bool:
+    """Whether a ledger has another size than at the last sync; notes the sizes."""
+    sizes = {f"ledger/{path.name}": path.stat().st_size for path in run_dir.glob("ledger/*.jsonl")}
+    known = "SELECT file, bytes FROM files WHERE run = ? AND file LIKE 'ledger/%'"
+    if dict(connection.execute(known, [report.run]).fetchall()) == sizes:
+        return False
+    connection.executemany(
+        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, 0)", [[report.run, file, size] for file, size in sizes.items()]
+    )
+    return True
 
 
 def _sync_ledgers(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: SyncReport) -> None:

@@ -65,7 +65,12 @@ VIEWS = {
             min((e.data->>'step')::BIGINT) AS step, min((e.data->>'epoch')::INTEGER) AS epoch, min(e.time) AS began,
             any_value(CAST(e.data->'members' AS VARCHAR[])) AS members,
             any_value(CAST(e.data->'failed' AS VARCHAR[])) AS failed
-        FROM events e WHERE e.kind = 'generation_entered' GROUP BY e.run, generation
+        FROM events e WHERE e.kind = 'generation_entered'
+            -- In restart mode only agents write, and know no steps.
+            OR (e.kind = 'generation_formed' AND NOT EXISTS (
+                SELECT 1 FROM events w WHERE w.run = e.run AND w.kind = 'generation_entered'
+            ))
+        GROUP BY e.run, (e.data->>'generation')::INTEGER
     """,
     "rescales": f"""
         SELECT {_WORKER}, time, (data->>'generation')::INTEGER AS generation, data->>'rescale' AS rescale,
@@ -108,14 +113,16 @@ VIEWS = {
         QUALIFY row_number() OVER (PARTITION BY run, file ORDER BY line DESC) = 1
     """,
     "runs": """
-        SELECT k.run, k.folder, (SELECT min(started) FROM workers w WHERE w.run = k.run) AS started,
-            (SELECT max(ended) FROM workers w WHERE w.run = k.run) AS ended,
+        SELECT k.run, k.folder,
+            least((SELECT min(started) FROM workers w WHERE w.run = k.run), span.first) AS started,
+            coalesce((SELECT max(ended) FROM workers w WHERE w.run = k.run), span.last) AS ended,
             (SELECT count(*) FROM workers w WHERE w.run = k.run) AS workers,
             (SELECT max(generation) FROM generations g WHERE g.run = k.run) AS generations,
             (SELECT max(step) FROM step_samples s WHERE s.run = k.run) AS steps,
             (SELECT count(*) FROM corrupt_lines c WHERE c.run = k.run) AS corrupt_lines,
             (SELECT sum(productive) / sum(wall) FROM goodput p WHERE p.run = k.run) AS goodput
         FROM known_runs k
+        LEFT JOIN (SELECT run, min(time) AS first, max(time) AS last FROM events GROUP BY run) span ON span.run = k.run
     """,
 }
 """Name to query; in the order in which they need each other."""

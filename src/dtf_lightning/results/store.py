@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -68,11 +69,19 @@ class ResultsStore:
             return add_events(self.connection, run, file, events)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyRelation:
-        """A relation: `.fetchall()`, `.arrow()`, `.df()`. Raises `SettingsError` with DuckDB's words for wrong SQL."""
+        """A relation: `.fetchall()`, `.df()`, `.filter()`... Raises `SettingsError` with DuckDB's words for wrong SQL."""
         try:
             return self.connection.sql(sql, params=list(parameters) or None)
         except duckdb.Error as error:
             raise SettingsError(f"the query failed: {error}") from None
+
+    def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The answer as a `pyarrow.Table`. Raises like `query`, and `SettingsError` without pyarrow."""
+        if importlib.util.find_spec("pyarrow") is None:
+            raise SettingsError("Arrow tables need pyarrow: pip install 'dtf-lightning[arrow]'")
+        relation = self.query(sql, parameters)
+        with self._in_words("the query failed"):
+            return relation.to_arrow_table()
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The answer as one dictionary a row. Raises like `query`."""
