@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "dtf_lightning"
 
 # Story first, hosts last: a part imports from its own line and the lines above it.
 LAYERS = [
-    {"__version__", "errors", "clock", "settings", "events", "environment"},
+    {"__version__", "errors", "clock", "settings", "events", "event_tail", "environment"},
     {"elastic"},
     {"etcd"},
     {"coordination"},
@@ -47,6 +47,8 @@ ALLOWED = {
     "sklearn": {"demo"},
     "rich": {"demo"},
     "torchx": {"launch"},
+    "prometheus_client": {"coordination"},
+    "opentelemetry": {"coordination"},
 }
 
 # The core decides; it does not look at the clock, the disk, the network or chance.
