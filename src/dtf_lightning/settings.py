@@ -171,6 +171,7 @@ class AgentSettings:
         None,
         "Serve Prometheus metrics of this node on this port; 0 takes a free one, which is logged and written to "
         "`<run_dir>/metrics/`. Needs the extra `metrics`.",
+        unit="port",
     )
     traces: bool = _setting(
         False,
