@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning import cli_checkpoints, environment
+from dtf_lightning import cli_checkpoints, cli_watch, environment
 from dtf_lightning.errors import DtfError, SettingsError
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     status.add_argument("run", nargs="?", metavar="RUN", help="the run's --rdzv-id")
     _add_connection(status)
+
+    watch = _add(
+        commands, "watch", _watch, "a live view of a run: nodes, generation, step, loss, what happens; ends with it"
+    )
+    cli_watch.add_arguments(watch)
+    _add_connection(watch)
 
     drain = _add(commands, "drain", _drain, "ask a node to leave its run gracefully, at the next step boundary")
     drain.add_argument("run", metavar="RUN", help="the run's --rdzv-id")
@@ -104,6 +110,11 @@ def _status(arguments: argparse.Namespace) -> int:
             lines = [_summary(run) for run in list_runs(store)] or ["no runs"]
     print(*lines, sep="\n")
     return DONE
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    with _connect(arguments) as store:
+        return cli_watch.watch(arguments, store)
 
 
 def _summary(run: RunSummary) -> str:

@@ -24,7 +24,7 @@ LAYERS = [
     {"testing"},
     {"demo"},
     {"launch"},
-    {"cli", "cli_checkpoints"},
+    {"cli", "cli_checkpoints", "cli_watch"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
@@ -45,7 +45,7 @@ ALLOWED = {
     "plotly": {"results"},
     "tensorboard": {"results", "demo"},
     "sklearn": {"demo"},
-    "rich": {"demo"},
+    "rich": {"demo", "results"},
     "torchx": {"launch"},
     "prometheus_client": {"coordination"},
     "opentelemetry": {"coordination"},
