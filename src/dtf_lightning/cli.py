@@ -76,7 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
     report = _add(commands, "report", _report, "what happened to a run and what it cost, as an HTML page or as text")
-    report.add_argument("run_dir", nargs="+", type=Path, metavar="RUN_DIR", help="a run's folder; several: compare")
+    report.add_argument(
+        "run_dir", nargs="+", type=Path, metavar="RUN_DIR",
+        help="a run's folder, or one with a single run in dtf/; several: compare",
+    )  # fmt: skip
     report.add_argument("--format", choices=("html", "text", "md", "json"), default="html", help="(default: html)")
     report.add_argument("--output", type=Path, metavar="FILE", help="(default: report.html in the first folder)")
 
@@ -85,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = _add(commands, "demo", _demo, "train on this machine while nodes join, leave and die, and count the losses")
     demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a new one in runs/)")
     demo.add_argument("--fast", action="store_true", help="fewer steps and epochs")
-    demo.add_argument("--keep", action="store_true", help="keep ledgers, event logs and the nodes' output as well")
+    demo.add_argument("--keep", action="store_true", help="keep the nodes' output as well")
 
     checkpoints = _add(
         commands, "checkpoints", cli_checkpoints.checkpoints, "what a run has saved, and whether it is whole"

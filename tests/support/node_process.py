@@ -41,6 +41,8 @@ class NodeSpec:
     agent: Mapping[str, float] = field(default_factory=dict)
     num_workers: int = 1
     num_restarts: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to the agent's, which its workers have from it."""
 
     @property
     def socket_path(self) -> str:
@@ -57,6 +59,7 @@ class _Worker:
 def run_node(spec: NodeSpec) -> None:
     """What torchrun does, as far as the agent sees. Ends with 0, or 1 when its workers failed."""
     _set_up_logging()
+    os.environ.update(spec.environment)
     gates: list[int] = []
     starts = [
         [_fork_worker(spec, rank, gates) for rank in range(spec.num_workers)] for _ in range(spec.num_restarts + 1)

@@ -74,13 +74,8 @@ class _Lines:
 
 def sync_run(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> SyncReport:
     """Take in what is new in the run's folder. Raises `SettingsError` (no run's folder, newer events)."""
-    run_dir = run_dir.absolute()
+    run_dir = find_run(run_dir)
     files = sorted(run_dir.glob("events/*.jsonl"))
-    if not files:
-        raise SettingsError(
-            f"{run_dir} is no run's folder: it has no events/*.jsonl. A run's folder is "
-            "<default_root_dir>/dtf/<run id>, or what ElasticCallback(run_dir=...) was given"
-        )
     connection.begin()
     try:
         report = SyncReport(_name_of(connection, run_dir))
@@ -93,6 +88,21 @@ def sync_run(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> SyncReport
         connection.rollback()
         raise
     return report
+
+
+def find_run(folder: Path) -> Path:
+    """The run's folder: this one, or the only one in its `dtf/`. Raises `SettingsError`, naming those there are."""
+    folder = folder.absolute()
+    if any(folder.glob("events/*.jsonl")):
+        return folder
+    below = sorted({path.parents[1] for path in folder.glob("dtf/*/events/*.jsonl")})
+    if len(below) == 1:
+        return below[0]
+    there = f"; the runs in it are: {', '.join(map(str, below))}" if below else ""
+    raise SettingsError(
+        f"{folder} is no run's folder: it has no events/*.jsonl{there}. A run's folder is "
+        "<default_root_dir>/dtf/<run id>, or what ElasticCallback(run_dir=...) was given"
+    )
 
 
 def _name_of(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> str:

@@ -156,8 +156,8 @@ def differences(before: RunStatus | None, now: RunStatus) -> list[str]:
     found = []
     old = {node.node: node for node in before.nodes} if before is not None else {}
     if before is not None and now.phase in (RunPhase.RUNNING, None):
-        found += [f"{node.node}: {_says(node)}" for node in now.nodes if _role(old.get(node.node)) != _role(node)]
         found += [f"{name} is gone" for name in sorted(old.keys() - {node.node for node in now.nodes})]
+        found += [f"{node.node}: {_says(node)}" for node in now.nodes if _role(old.get(node.node)) != _role(node)]
     number = before.generation.number if before is not None and before.generation is not None else 0
     generation = now.generation
     if generation is not None and generation.number != number:

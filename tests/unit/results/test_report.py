@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-import zlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from dtf_lightning.cli import main
 from dtf_lightning.results.account import epoch_ranges, gather
 from dtf_lightning.results.page import page
 from support import browser
+from support.reports import LOOK, TITLES
 
 
 @pytest.fixture
@@ -77,56 +77,47 @@ def test_nothing_of_the_data_becomes_markup(store, run_dir):
     assert "<script>alert" not in text
 
 
-@pytest.mark.process
-def test_in_a_browser(written):
-    """Every chart has marks, nothing is loaded, the console has no error."""
-    dom, errors = browser.dom(written)
-    assert errors == []
-    charts = dom.count('class="chart')
-    assert charts == 6
-    assert dom.count('class="main-svg"') >= charts
-    assert len(re.findall(r'class="point"', dom)) >= 10  # bars and markers
-    assert len(re.findall(r'class="js-line"', dom)) >= 3
-    assert "every sample once" in dom
-    assert not re.search(r'(?:src|href)="https?:', written.read_text().partition('<script type="application/json"')[0])
+VIEWS = [
+    browser.View(name="desktop", script=LOOK),
+    browser.View(name="dark", dark=True, script=LOOK),
+    browser.View(name="phone", width=360, height=740, fragment="#dark", script=LOOK),
+]
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("fragment", "is_dark"), [("#light", False), ("#dark", True)])
-def test_light_and_dark(written, tmp_path, fragment, is_dark):
-    """The picture is not blank and has the theme's background; at the width of a phone nothing is cut off."""
-    picture = browser.screenshot(written, tmp_path / "shot.png", width=500, height=900, fragment=fragment)
-    pixels = decode(picture.read_bytes())
-    corner = sum(pixels[0][:3]) / 3
-    assert (corner < 60) is is_dark
-    assert len({row[x : x + 3] for row in pixels[::7] for x in range(0, len(row), 33)}) > 20
+def test_in_a_browser(written, tmp_path):
+    """A real one: each chart has marks, nothing is loaded, no error, light and dark, and all fits a phone."""
+    seen = browser.look(written, VIEWS, tmp_path)
+    for name, view in seen.items():
+        assert (view.errors, view.requests) == ([], []), name
+        assert [chart["title"] for chart in view.value["charts"]] == TITLES, name
+        assert [chart["title"] for chart in view.value["charts"] if not chart["marks"]] == [], name
+        assert view.colors > 20, f"{name} is blank: {view.picture}"
+        assert (view.value["overflow"], view.value["wide"], view.value["small"]) == (0, [], 0), name
+        for text in ("every sample once", "Checkpoints", "pruned", "kept", "Environment", "Net", "Generations"):
+            assert text in view.value["text"], (name, text)
+    assert {name: view.value["theme"] for name, view in seen.items()} == {
+        "desktop": "light", "dark": "dark", "phone": "dark",
+    }  # fmt: skip
+    assert seen["dark"].brightness < 0.3 < 0.8 < seen["desktop"].brightness
+    assert seen["phone"].brightness < 0.3
+    assert all(280 < chart["width"] <= 340 for chart in seen["phone"].value["charts"])
 
 
-def decode(png: bytes) -> list[bytes]:
-    """Rows of an 8-bit RGB or RGBA PNG."""
-    width, height, depth, color = struct.unpack(">IIBB", png[16:26])
-    assert (depth, color in (2, 6)) == (8, True)
-    size, data, at = {2: 3, 6: 4}[color], b"", 8
-    while at < len(png):
-        (length,) = struct.unpack(">I", png[at : at + 4])
-        if png[at + 4 : at + 8] == b"IDAT":
-            data += png[at + 8 : at + 8 + length]
-        at += length + 12
-    raw, rows, above = zlib.decompress(data), [], bytearray(width * size)
-    for y in range(height):
-        kind, row = (
-            raw[y * (width * size + 1)],
-            bytearray(raw[y * (width * size + 1) + 1 : (y + 1) * (width * size + 1)]),
-        )
-        for i in range(len(row)):
-            left, up = row[i - size] if i >= size else 0, above[i]
-            corner = above[i - size] if i >= size else 0
-            guess = left + up - corner
-            paeth = min((left, up, corner), key=lambda value: abs(guess - value))
-            row[i] = (row[i] + (0, left, up, (left + up) // 2, paeth)[kind]) & 255
-        rows.append(bytes(row))
-        above = row
-    return rows
+@pytest.mark.process
+def test_comparison_in_a_browser(run_dir, tmp_path):
+    """Two runs: side by side first, both lines in each chart, then each for itself."""
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    page = tmp_path / "both.html"
+    assert main(["report", str(run_dir), str(other), "--output", str(page)]) == 0
+    views = [browser.View(name="both", script=LOOK), browser.View(name="phone", width=360, height=740, script=LOOK)]
+    for name, view in browser.look(page, views, tmp_path).items():
+        assert (view.errors, view.requests) == ([], []), name
+        charts = {chart["title"]: chart["marks"] for chart in view.value["charts"][:3]}
+        assert charts == {"Loss": 2, "Validation": 4, "Throughput": 4}, name
+        assert "Side by side" in view.value["text"]
+        assert (view.value["overflow"], view.value["wide"]) == (0, []), name
 
 
 ROOT = Path(__file__).parents[3]

@@ -18,6 +18,7 @@ from dtf_lightning.results import ingest, schema
 from dtf_lightning.results.account import gather
 from dtf_lightning.results.schema import MIGRATIONS, VIEWS
 from dtf_lightning.results.store import ResultsStore
+from support.reports import BALANCE
 
 
 def everything(store):
@@ -363,11 +364,3 @@ def test_buckets_sum_to_wall(store, run_dir):
     """The goodput view keeps every second that workers wrote down."""
     store.sync(run_dir)
     assert store.query(BALANCE).fetchall() == []
-
-
-BALANCE = """
-    SELECT worker, wall, total FROM (
-        SELECT worker, wall, list_sum([productive, data_wait, validation, checkpoint, startup, waiting, rescale_unwind,
-            rescale_group, rescale_state, rescale_wrap, rescale_first_step, lost]) AS total FROM goodput
-    ) WHERE abs(total - wall) > 0.01 * wall
-"""
