@@ -55,6 +55,7 @@ bench: $(STAMP)  ## the speed tables of benchmarks/
 	$(BIN)/python benchmarks/steady_state.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/results.py
 
 docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

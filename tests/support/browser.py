@@ -39,8 +39,6 @@ class View:
     width: int = 1200
     height: int = 1000
     fragment: str = ""
-    dark: bool = False
-    """What the system's colours are."""
     script: str = "null"
     """Its value, as JSON, is the view's `value`."""
 
@@ -62,8 +60,9 @@ class Seen:
     """The mean of those points: 0 is black, 1 is white."""
 
 
-def look(page: Path, views: Sequence[View], folder: Path) -> dict[str, Seen]:
-    """Show the page in each view. Skips the test where there is no browser."""
+def look(page: Path, views: Sequence[View], folder: Path, *, dark: bool = False) -> dict[str, Seen]:
+    """Show the page in each view, on a system with light or dark colours. Skips the test where there is no browser."""
+    flags = f"{FLAGS} --blink-settings=preferredColorScheme={int(not dark)}"
     job = folder / "job.json"
     job.write_text(
         json.dumps({"page": page.as_uri(), "folder": str(folder), "views": [asdict(view) for view in views]})
@@ -73,7 +72,7 @@ def look(page: Path, views: Sequence[View], folder: Path) -> dict[str, Seen]:
         capture_output=True,
         text=True,
         timeout=DEADLINE,
-        env={**os.environ, "QT_QPA_PLATFORM": "offscreen", "QTWEBENGINE_CHROMIUM_FLAGS": FLAGS, "HOME": str(folder)},
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen", "QTWEBENGINE_CHROMIUM_FLAGS": flags, "HOME": str(folder)},
     )
     if result.returncode == NO_BROWSER:
         pytest.skip(f"{HINT}: {result.stderr.strip()}")
@@ -93,7 +92,7 @@ SETTLE = 400
 def main(job: dict[str, Any]) -> None:
     """Show the views one after the other, in one browser."""
     try:
-        from PyQt6.QtCore import Qt, QTimer, QUrl
+        from PyQt6.QtCore import QTimer, QUrl
         from PyQt6.QtWebEngineCore import QWebEnginePage, QWebEngineProfile, QWebEngineUrlRequestInterceptor
         from PyQt6.QtWebEngineWidgets import QWebEngineView
         from PyQt6.QtWidgets import QApplication
@@ -133,8 +132,6 @@ def main(job: dict[str, Any]) -> None:
         view = left[0]
         errors.clear()
         requests.clear()
-        scheme = Qt.ColorScheme.Dark if view["dark"] else Qt.ColorScheme.Light
-        application.styleHints().setColorScheme(scheme)
         window.resize(view["width"], view["height"])
         # A page that is shown already only scrolls to another fragment.
         page.setUrl(QUrl(f"{job['page']}?{view['name']}{view['fragment']}"))

@@ -215,7 +215,7 @@ function setTheme(theme) {
 const runs = DATA.runs, root = document.getElementById("report"), first = runs[0];
 const toggle = el("button", { id: "theme", type: "button" });
 root.append(el("header", {}, el("div", {}, el("h1", {}, runs.map((run) => run.run.run).join(" and ")),
-  el("p", { class: "soft" }, runs.length > 1 ? "two runs compared" : `${first.description.model || "A model"} · ${first.run.started} · ${duration(first.run.seconds)} · ${first.run.workers} workers in ${first.generations.length} generations`)), toggle));
+  el("p", { class: "soft" }, runs.length > 1 ? `${runs.length} runs compared` : `${first.description.model || "A model"} · ${first.run.started} · ${duration(first.run.seconds)} · ${first.run.workers} workers in ${first.generations.length} generations`)), toggle));
 for (const run of runs) if (run.warnings.length) root.append(el("section", { class: "attention" }, el("ul", {}, ...run.warnings.map((text) => el("li", {}, runs.length > 1 ? `${run.run.run}: ${text}` : text)))));
 if (runs.length === 1) root.append(tiles(first), timeline(first), ...curves(runs));
 else root.append(comparison(runs), ...curves(runs));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def test_text(run_dir, capsys):
     assert re.search(r"^2 +b#1 failed: 2 -> 1 nodes +1 +12 +100 +100$", text, re.MULTILINE)
     assert re.search(r"^lost work +0\.85 +5\.3%$", text, re.MULTILINE)
     assert re.search(r"^0 +8 +0 +0 +1$", text, re.MULTILINE)
+    assert re.search(r"^2 +failure +20 +30 +0 +0 +0 +50$", text, re.MULTILINE)  # pauses by phase
+    assert re.search(r"^10 +0 +c1 +5 +100 +pruned$", text, re.MULTILINE)
+    assert re.search(r"^20 +0 +c2 +6 +100 +kept$", text, re.MULTILINE)
+    assert re.search(r"^model +Net$", text, re.MULTILINE)  # environment
 
 
 def test_markdown_and_json(run_dir, capsys):
@@ -67,6 +72,23 @@ def test_no_runs(tmp_path, capsys):
     assert "is no run's folder" in capsys.readouterr().err
 
 
+def test_folder_above(run_dir, tmp_path, capsys):
+    """The only run below `dtf/` need not be named; of several the error names all."""
+    shutil.copytree(run_dir, tmp_path / "here" / "dtf" / "one")
+    assert main(["report", str(tmp_path / "here")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "here" / "dtf" / "one" / "report.html")
+    shutil.copytree(run_dir, tmp_path / "here" / "dtf" / "two")
+    assert main(["report", str(tmp_path / "here")]) == 1
+    assert "the runs in it are: " in (errors := capsys.readouterr().err)
+    assert "dtf/one, " in errors
+
+
+def test_page_that_cannot_be_written(run_dir, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["report", str(run_dir), "--output", str(tmp_path / "file" / "page.html")]) == 1
+    assert "page.html: Not a directory; name a file with --output" in capsys.readouterr().err
+
+
 def test_nothing_of_the_data_becomes_markup(store, run_dir):
     """Names come from other machines and from users."""
     store.sync(run_dir)
@@ -79,7 +101,7 @@ def test_nothing_of_the_data_becomes_markup(store, run_dir):
 
 VIEWS = [
     browser.View(name="desktop", script=LOOK),
-    browser.View(name="dark", dark=True, script=LOOK),
+    browser.View(name="dark", fragment="#dark", script=LOOK),
     browser.View(name="phone", width=360, height=740, fragment="#dark", script=LOOK),
 ]
 
@@ -112,7 +134,8 @@ def test_comparison_in_a_browser(run_dir, tmp_path):
     page = tmp_path / "both.html"
     assert main(["report", str(run_dir), str(other), "--output", str(page)]) == 0
     views = [browser.View(name="both", script=LOOK), browser.View(name="phone", width=360, height=740, script=LOOK)]
-    for name, view in browser.look(page, views, tmp_path).items():
+    for name, view in browser.look(page, views, tmp_path, dark=True).items():
+        assert (view.value["theme"], view.brightness < 0.3) == ("dark", True)  # as the system has it
         assert (view.errors, view.requests) == ([], []), name
         charts = {chart["title"]: chart["marks"] for chart in view.value["charts"][:3]}
         assert charts == {"Loss": 2, "Validation": 4, "Throughput": 4}, name
@@ -124,12 +147,22 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/observability.md"])
-def test_sql_of_the_documentation(page, run_dir, tmp_path, capsys):
-    """Runs as it is written there."""
-    db = str(tmp_path / "results.duckdb")
-    assert main(["results", "sync", str(run_dir), "--db", db, "--parquet", str(tmp_path / "out")]) == 0
-    queries = re.findall(r'dtf results query "(.*)"', (ROOT / page).read_text())
-    assert queries
-    for query in queries:
-        assert main(["results", "query", query, "--db", db]) == 0
+def test_commands_of_the_documentation(page, run_dir, tmp_path, monkeypatch, capsys):
+    """Commands, SQL and Python run as they are written there, in a folder with the runs that they name."""
+    for name in ("run7", "run8"):
+        shutil.copytree(run_dir, tmp_path / "here" / "dtf" / name)
+    monkeypatch.chdir(tmp_path / "here")
+    text = (ROOT / page).read_text()
+    commands = re.findall(r"^(dtf (?:report|results|audit) .*?) *(?:#.*)?$", text, re.MULTILINE)
+    assert any("SELECT" in command for command in commands)
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0, command
     assert "failure" in capsys.readouterr().out
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if "ResultsStore" in block:
+            if "arrow" in block:
+                pytest.importorskip("pyarrow", reason="Arrow needs pyarrow: pip install 'dtf-lightning[arrow]'")
+            names = {}
+            exec(block, names)
+            assert names["pauses"] == [(2, 0.1)]
+            assert names["losses"].num_rows == 2

@@ -215,8 +215,11 @@ def test_newer_and_foreign_databases(tmp_path, run_dir):
     path = tmp_path / "x.duckdb"
     with ResultsStore(path) as store:
         store.connection.execute("INSERT INTO dtf_schema VALUES (99, NULL)")
-    with pytest.raises(SettingsError, match=f"schema version 99, this program knows {len(MIGRATIONS)}: use a newer"):
-        ResultsStore(path)
+    for read_only in (False, True):
+        with pytest.raises(
+            SettingsError, match=f"schema version 99, this program knows {len(MIGRATIONS)}: use a newer"
+        ):
+            ResultsStore(path, read_only=read_only)
     with duckdb.connect(str(tmp_path / "foreign.duckdb")) as foreign:
         foreign.execute("CREATE TABLE mine (x INT)")
     with pytest.raises(SettingsError, match="another program"):
@@ -248,6 +251,17 @@ def test_migrations_one_by_one(tmp_path, run_dir, monkeypatch):
         assert store.rows("SELECT table_name FROM duckdb_tables() WHERE table_name = 'half'") == []
         store.sync(run_dir)
         assert len(store.rows("FROM runs")) == 1
+
+
+def test_folder_that_cannot_be_written_to(tmp_path, run_dir):
+    """The database and the export say what cannot be written; nothing is a traceback."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"the database .*/file/x\.duckdb cannot be opened: "):
+        ResultsStore(tmp_path / "file" / "x.duckdb")
+    with ResultsStore() as store:
+        store.sync(run_dir)
+        with pytest.raises(SettingsError, match=r"the export to .*/file/out failed: "):
+            store.export_parquet(tmp_path / "file" / "out")
 
 
 def test_full_disk(tmp_path, run_dir):
