@@ -80,6 +80,22 @@ def test_cut_while_forming(start_ranks, store, new_prefix):
     rank.call("destroy")
 
 
+def test_cut_while_the_store_does_not_answer(start_ranks, store, new_prefix):
+    """Its host dies as it is connected: torch would sleep for many seconds before it tried again."""
+    (rank,) = start_ranks(1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        rank.start("form", silent.getsockname()[1], new_prefix(), 0, 2, 600.0)
+        connection, _ = silent.accept()
+        with connection:
+            rank.cut()
+            with pytest.raises(RankFailed) as caught:
+                rank.result()
+    assert caught.value.kind == "GenerationBroken", caught.value
+    rank.call("destroy")
+    rank.call("form", store.port, new_prefix(), 0, 1)
+    assert rank.call("all_reduce") == 1
+
+
 def test_next_generation_after_a_cut_while_connecting(start_ranks, store, new_prefix):
     """All have met, one goes before it has connected, the rest is cut: the same store serves the next generation."""
     (rank,), prefix = start_ranks(1), new_prefix()
