@@ -36,6 +36,8 @@ class View:
     """One look at the page."""
 
     name: str
+    page: str = ""
+    """Another page's address."""
     width: int = 1200
     height: int = 1000
     fragment: str = ""
@@ -100,6 +102,7 @@ def main(job: dict[str, Any]) -> None:
         print(error, file=sys.stderr)
         raise SystemExit(NO_BROWSER) from None
 
+    pages = {view["page"] or job["page"] for view in job["views"]}
     errors: list[str] = []
     requests: list[str] = []
 
@@ -111,7 +114,7 @@ def main(job: dict[str, Any]) -> None:
     class Requests(QWebEngineUrlRequestInterceptor):
         def interceptRequest(self, info) -> None:
             address = info.requestUrl().toString()
-            if not address.startswith(("data:", "blob:")) and address.partition("?")[0] != job["page"]:
+            if not address.startswith(("data:", "blob:")) and address.partition("?")[0] not in pages:
                 requests.append(address)
 
     application = QApplication(["browser"])
@@ -134,7 +137,7 @@ def main(job: dict[str, Any]) -> None:
         requests.clear()
         window.resize(view["width"], view["height"])
         # A page that is shown already only scrolls to another fragment.
-        page.setUrl(QUrl(f"{job['page']}?{view['name']}{view['fragment']}"))
+        page.setUrl(QUrl(f"{view['page'] or job['page']}?{view['name']}{view['fragment']}"))
 
     def loaded(good: bool) -> None:
         if not good:

@@ -81,6 +81,11 @@ def sync_run(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> SyncReport
         report = SyncReport(_name_of(connection, run_dir))
         for path in files:
             _sync_file(connection, path, report)
+        if report.corrupt and not _knows_events(connection, report.run):
+            raise SettingsError(
+                f"{run_dir} is no run's folder: no line in its events/*.jsonl is an event, the first is "
+                f"{report.corrupt[0]}"
+            )
         if _ledgers_changed(connection, run_dir, report) or report.files:
             _sync_ledgers(connection, run_dir, report)
         connection.commit()
@@ -88,6 +93,11 @@ def sync_run(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> SyncReport
         connection.rollback()
         raise
     return report
+
+
+def _knows_events(connection: duckdb.DuckDBPyConnection, run: str) -> bool:
+    tables = "(SELECT run FROM events UNION ALL SELECT run FROM step_samples)"
+    return bool(connection.execute(f"SELECT 1 FROM {tables} WHERE run = ? LIMIT 1", [run]).fetchall())
 
 
 def find_run(folder: Path) -> Path:

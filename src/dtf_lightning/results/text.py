@@ -31,6 +31,8 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
         (
             f"goodput {goodput['goodput']:.1%} of {duration(goodput['wall'])} worker time "
             f"({goodput['after_startup']:.1%} without start-up)"
+            if goodput["wall"]
+            else "no worker has written down what its time went into"
         ),
     ]
     found += [f"attention: {line}" for line in warnings(account)]
@@ -45,9 +47,9 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
         markdown,
     )  # fmt: skip
     found += _pauses(account, markdown)
-    found += ["", *heading("Where the time went", markdown)]
+    found += ["", *heading("Where the time went", markdown)] if goodput["wall"] else []
     found += table(
-        ("bucket", "seconds", "share"),
+        ("bucket", "seconds", "share") if goodput["wall"] else (),
         [
             (LABELS[bucket], f"{goodput['total'][bucket]:.2f}", f"{goodput['total'][bucket] / goodput['wall']:.1%}")
             for bucket in BUCKETS
@@ -166,7 +168,9 @@ def heading(text: str, markdown: bool) -> list[str]:
 
 def table(head: Sequence[str], body: Iterable[Sequence[Any]], markdown: bool) -> list[str]:
     """Aligned columns, or Markdown's."""
-    rows = [[str(cell) for cell in row] for row in (head, *body)]
+    rows = [["-" if cell is None else str(cell) for cell in row] for row in (head, *body)]
+    if not head:
+        return []
     if markdown:
         cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
         return [f"| {cells[0]} |", "|" + "---|" * len(head), *(f"| {row} |" for row in cells[1:])]

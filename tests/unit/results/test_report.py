@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dtf_lightning.cli import main
+from dtf_lightning.events import EventLog, GenerationFormed, events_path
 from dtf_lightning.results.account import epoch_ranges, gather
 from dtf_lightning.results.page import page
 from support import browser
@@ -106,10 +107,25 @@ VIEWS = [
 ]
 
 
+def report_of_agents(tmp_path):
+    """Of a run in restart mode, in which no worker writes."""
+    log = EventLog(events_path(tmp_path / "agents", "a"))
+    log.write(GenerationFormed(at=6.0, source="a", generation=1, rescale="start", reason="all are here",
+                               members=("a#1",), world_size=1))  # fmt: skip
+    log.close()
+    assert main(["report", str(tmp_path / "agents")]) == 0
+    return tmp_path / "agents" / "report.html"
+
+
 @pytest.mark.process
 def test_in_a_browser(written, tmp_path):
     """A real one: each chart has marks, nothing is loaded, no error, light and dark, and all fits a phone."""
-    seen = browser.look(written, VIEWS, tmp_path)
+    agents_alone = browser.View(name="agents", page=report_of_agents(tmp_path).as_uri(), script=LOOK)
+    seen = browser.look(written, [*VIEWS, agents_alone], tmp_path)
+    without_workers = seen.pop("agents")
+    assert (without_workers.errors, without_workers.requests) == ([], [])
+    assert without_workers.value["charts"] == []
+    assert "all are here" in without_workers.value["text"]
     for name, view in seen.items():
         assert (view.errors, view.requests) == ([], []), name
         assert [chart["title"] for chart in view.value["charts"]] == TITLES, name

@@ -195,8 +195,16 @@ def test_newer_version_rolls_everything_back(store, run_dir):
 
 
 def test_folder_of_another_program(store, tmp_path):
+    """Without event logs, and with files of that name that hold none; nothing of it is kept."""
     with pytest.raises(SettingsError, match="is no run's folder"):
         store.sync(tmp_path)
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "x.jsonl").write_text('{"event": "click"}\n{"event": "scroll"}\n')
+    with pytest.raises(
+        SettingsError, match=r"no line in its events/\*\.jsonl is an event, the first is .*x\.jsonl:1: "
+    ):
+        store.sync(tmp_path)
+    assert store.rows("FROM runs") == store.rows("FROM corrupt_lines") == []
 
 
 def test_runs_of_one_name(store, run_dir, tmp_path):
