@@ -220,9 +220,8 @@ def test_copied_beside_the_next_step(tmp_path, clamps):
         return {record.step: torch.load(folder / record.name, weights_only=False) for record in checkpoints.records}
 
     expected, found = saved(asynchronous=False), saved(asynchronous=True)
-    assert set(range(1, 17)) - set(found) <= (
-        {1} if clamps else set()
-    )  # after one that was torn, it waits for the copy
+    assert set(found) <= set(range(1, 17))
+    assert len(found) >= (15 if clamps else 16)  # after one that was torn, training waits for the copies
     for step, checkpoint in found.items():
         assert compare(expected[step]["state_dict"], checkpoint["state_dict"]) == []
         assert compare(tensors(expected[step]["optimizer_states"]), tensors(checkpoint["optimizer_states"])) == []
