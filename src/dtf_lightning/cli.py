@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dtf_lightning import cli_checkpoints, cli_watch, environment
+from dtf_lightning.cli_progress import Progress
 from dtf_lightning.errors import DtfError, SettingsError
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from dtf_lightning.results.report import write_report
 
-    written = write_report(arguments.run_dir, arguments.format, arguments.output)
+    with Progress(_amount(*arguments.run_dir)):
+        written = write_report(arguments.run_dir, arguments.format, arguments.output)
     print(written)
     return DONE
 
@@ -160,13 +162,20 @@ def _results_sync(arguments: argparse.Namespace) -> int:
 
     with ResultsStore(arguments.db) as store:
         for run_dir in arguments.run_dir:
-            done = store.sync(run_dir)
+            with Progress(_amount(run_dir)):
+                done = store.sync(run_dir)
             print(f"{done.run}: {done.new_lines} new lines from {done.files} files")
             for problem in done.corrupt:
                 print(f"passed over: {problem}", file=sys.stderr)
         if arguments.parquet is not None:
             print(f"{len(store.export_parquet(arguments.parquet))} Parquet files in {arguments.parquet}")
     return DONE
+
+
+def _amount(*run_dirs: Path) -> str:
+    """What is to be read, for people who wait."""
+    size = sum(path.stat().st_size for run_dir in run_dirs for path in run_dir.glob("events/*.jsonl"))
+    return f"{', '.join(run_dir.name for run_dir in run_dirs)}: {size / (1 << 20):.1f} MiB of events"
 
 
 def _results_query(arguments: argparse.Namespace) -> int:

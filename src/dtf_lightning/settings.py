@@ -362,7 +362,7 @@ def _parse(name: str, setting: Field[Any], value: Any, source: str) -> Any:
     expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(
         kind.removesuffix(" | None"), "text"
     )
-    unit = f" of {setting.metadata['unit']}" if setting.metadata["unit"] and kind != "bool" else ""
+    unit = f" of {setting.metadata['unit']}" if setting.metadata["unit"] and kind in ("int", "float") else ""
     raise SettingsError(f"{source}: {name} must be {expected}{unit}, got {value!r}")
 
 

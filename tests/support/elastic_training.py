@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,18 +16,29 @@ from typing import Any
 import lightning as L
 import torch
 import torch._dynamo  # seconds at the first DDP, if it is not there
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from dtf_lightning.lightning import pace
 from dtf_lightning.lightning.callback import ElasticCallback
 from dtf_lightning.lightning.divergence import DivergenceStopping
 from dtf_lightning.testing.faults import Fault, FaultInjector
+from dtf_lightning.training import stragglers
 from support.disturbed_saves import disturbed_checkpoints
 
 FEATURES = 16
+SLOW = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +63,8 @@ class Training:
     optimizer: str = "adam"
     grow_data_on: str = ""
     """The node whose data set is one sample longer."""
+    slow_on: str = ""
+    """The node whose forward pass takes `SLOW` seconds longer; all look for stragglers all the time."""
     precision: str = "32-true"
     batch_norm: bool = True
     dropout: float = 0.1
@@ -65,6 +79,9 @@ class Training:
     save_waits: str = ""
     """And: the first save waits in mid-write until the file of that name is there."""
     hidden: int = 32
+    tensorboard: bool = False
+    progress_bar: str = ""
+    """`tqdm` or `rich`."""
     until_stopped: bool = False
     """Train until the file `stop` lies in the folder; looked at after each epoch."""
 
@@ -85,6 +102,8 @@ class Samples(Dataset[Any]):
 
 
 class Model(L.LightningModule):
+    is_slow = False
+
     def __init__(self, training: Training) -> None:
         super().__init__()
         self.config = training
@@ -100,6 +119,9 @@ class Model(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         inputs, targets = batch
+        until = time.thread_time() + SLOW * self.is_slow
+        while time.thread_time() < until:
+            pass
         loss = nn.functional.mse_loss(self.network(inputs), targets)
         self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
         return loss
@@ -159,7 +181,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         max_epochs=-1 if training.until_stopped or training.max_steps > 0 else training.max_epochs,
         max_steps=training.max_steps,
         callbacks=callbacks,
-        logger=[CSVLogger(str(folder), name="csv"), injector.logger()],
+        logger=[CSVLogger(str(folder), name="csv"), injector.logger(), *_tensorboard(training, folder)],
         default_root_dir=str(folder),
         accumulate_grad_batches=training.accumulate,
         precision=training.precision,
@@ -167,10 +189,13 @@ def train(training: Training, folder: Path, name: str) -> None:
         num_sanity_val_steps=1,
         log_every_n_steps=1,
         enable_checkpointing=bool(training.checkpoint_every) or "best" in training.callbacks,
-        enable_progress_bar=False,
+        enable_progress_bar=bool(training.progress_bar),
         enable_model_summary=False,
     )
     model = Model(training)
+    if training.slow_on:
+        model.is_slow = name.startswith(training.slow_on)
+        pace.LOOK_SECONDS, stragglers.MIN_SECONDS = 0.2, 0.0
     dataset = Samples(training.num_samples + name.startswith(training.grow_data_on or "\0"))
     loader = DataLoader(
         injector.watch(dataset),
@@ -183,6 +208,11 @@ def train(training: Training, folder: Path, name: str) -> None:
     trainer.fit(model, loader, validation, ckpt_path=training.resume or None)
     result = describe(trainer, model)
     (folder / f"{name}.{os.getpid()}.result").write_text(json.dumps(result))
+
+
+def _tensorboard(training: Training, folder: Path) -> Iterator[TensorBoardLogger]:
+    if training.tensorboard:
+        yield TensorBoardLogger(str(folder), name="tensorboard")
 
 
 def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
@@ -219,6 +249,8 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
                 yield ModelCheckpoint(dirpath=str(folder / "best"), monitor="val_loss", save_top_k=2)
             case _:
                 raise ValueError(name)
+    if training.progress_bar:  # the last: at an epoch's end, on rank 0 only, it computes synchronised metrics
+        yield TQDMProgressBar() if training.progress_bar == "tqdm" else RichProgressBar()
 
 
 def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:

@@ -92,8 +92,7 @@ class Metrics:
         self.port = int(self._server.server_port)
 
     def take(self, event: Event) -> None:
-        """Count it, and show what it says."""
-        self._counters["events"].labels(event.kind).inc()
+        """Show what it says, and count it."""
         match event:
             case WorkerRescaled():
                 self._rescale(event)
@@ -119,6 +118,7 @@ class Metrics:
                     "leader_elected": "coordinator_terms",
                 }  # fmt: skip
                 self._counters[names[event.kind]].inc()
+        self._counters["events"].labels(event.kind).inc()
 
     def _rescale(self, event: WorkerRescaled) -> None:
         if event.generation > self._rescaled:  # once, however many workers the node has

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.lightning import telling
 from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.lightning.loops import make_loops_elastic
 from dtf_lightning.lightning.refusals import refuse_module, refuse_trainer
@@ -115,7 +116,7 @@ class ElasticCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.session is not None:
-            self.session.loaded_position = state_dict.get("progress")
+            telling.loaded(self.session, state_dict.get("progress"))
 
 
 def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:

@@ -29,11 +29,13 @@ def share_state(session: ElasticSession) -> None:
         training_state.load_start(trainer, start)
     receivers = [receiver for receiver, source in plan.sources.items() if source == rank]
     if receivers:
-        state = training_state.dump_state(trainer, progress)
+        state = training_state.dump_state(trainer, progress) | {"recent_log": session.run_log.recent()}
         for receiver in receivers:
             send_state(state, receiver)
     elif rank in plan.sources:
-        training_state.load_state(trainer, progress, receive_state(plan.sources[rank]))
+        state = receive_state(plan.sources[rank])
+        training_state.load_state(trainer, progress, state)
+        session.run_log.adopt_recent(state["recent_log"])
     session.loaded_position = None
     progress.trained = True
 

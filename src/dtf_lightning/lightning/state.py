@@ -6,7 +6,7 @@ loops, callbacks, the data module, and whatever the user's `on_save_checkpoint` 
 on disk does not need: logged metrics, `should_stop`, where loggers and checkpoint callbacks write.
 
 Private API touched here: the checkpoint connector's `_loaded_checkpoint`, the logger connector's metric dictionaries,
-the loops' restart flags, loggers' `_version`.
+the loops' restart flags.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops import _Loop
+
+from dtf_lightning.lightning.run_log import adopt_version
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -85,8 +87,7 @@ def _adopt_folders(trainer: pl.Trainer, start: dict[str, Any]) -> None:
         if isinstance(callback, ModelCheckpoint) and callback.state_key in start["checkpoint_folders"]:
             callback.dirpath = start["checkpoint_folders"][callback.state_key]
     for logger, version in zip(trainer.loggers, start["logger_versions"], strict=False):
-        if hasattr(logger, "_version"):
-            logger._version = version
+        adopt_version(logger, version)
 
 
 def clear_restart_flags(loop: _Loop) -> None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from statistics import median
 from typing import Any
 
+from dtf_lightning.event_kinds import words
+from dtf_lightning.results.pool import differences, paces, stragglers
 from dtf_lightning.results.store import ResultsStore
 from dtf_lightning.training.hardware import COMPARED
 from dtf_lightning.training.time_account import Bucket
 
 MAX_POINTS = 2000
 """Of a line in a chart."""
-SLOW = 1.25
-"""A worker whose median step takes this much longer than the median worker's is named."""
-MIN_SAMPLES = 3
-"""Step samples without which a worker is not judged."""
 
 BUCKETS = [bucket.value for bucket in Bucket]
 PHASES = ["unwind", "wait", "group", "state", "wrap", "first_step"]
@@ -50,7 +47,9 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
     account["mixed"] = [
         key for key in COMPARED if len({json.dumps(node.get(key), sort_keys=True) for node in hardware.values()}) > 1
     ]
-    account["stragglers"] = _stragglers(store, run)
+    account["differences"] = differences(hardware, account["mixed"])
+    account["paces"] = paces(store, run)
+    account["stragglers"] = stragglers(account["paces"])
     return account
 
 
@@ -170,31 +169,16 @@ def _events(store: ResultsStore, run: str, began: datetime | None) -> list[dict[
     rows = store.rows(
         """
         SELECT time, source, kind, data FROM events WHERE run = ? AND kind IN
-            ('node_joined', 'node_gone', 'leader_elected', 'worker_lost', 'run_ended', 'generation_formed')
+            ('node_joined', 'node_gone', 'leader_elected', 'worker_lost', 'run_ended', 'generation_formed', 'diverged',
+             'rolled_back', 'learning_rate_scaled', 'straggler')
         ORDER BY time
         """,
         [run],
     )
     return [
-        {"time": _since(row["time"], began), "kind": row["kind"], "text": _words(row["kind"], json.loads(row["data"]))}
+        {"time": _since(row["time"], began), "kind": row["kind"], "text": words(json.loads(row["data"]))}
         for row in rows
     ]
-
-
-def _words(kind: str, data: dict[str, Any]) -> str:
-    match kind:
-        case "node_joined":
-            return f"{data['node']} started {data['num_workers']} workers (start {data['incarnation']})"
-        case "node_gone":
-            return f"{data['node']} is gone: {data['cause']}"
-        case "leader_elected":
-            return f"{data['node']} coordinates (epoch {data['epoch']})"
-        case "worker_lost":
-            return f"{data['node']}/{data['local_rank']} was lost: {data['reason']}"
-        case "generation_formed":
-            return f"generation {data['generation']} with {data['world_size']} workers: {data['reason']}"
-        case _:
-            return f"run {data['phase']}: {data['reason']}"
 
 
 def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -207,24 +191,3 @@ def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             found.append({"epoch": f"{audit['epoch']}", **same})
     return found
-
-
-def _stragglers(store: ResultsStore, run: str) -> list[dict[str, Any]]:
-    """Workers that were busy clearly longer per step than the median worker of their generation.
-
-    All workers' steps take equally long, because they wait for each other; what differs is the time before the
-    gradients are exchanged. Waiting for data is the part of it that every worker knows of itself.
-    """
-    rows = store.rows(
-        "SELECT source AS worker, median(data_wait / steps) AS wait, median(seconds / steps) AS step, count(*) AS n "
-        "FROM step_samples WHERE run = ? AND steps > 0 GROUP BY source HAVING n >= ? ORDER BY worker",
-        [run, MIN_SAMPLES],
-    )
-    if len(rows) < 2:
-        return []
-    usual = median(row["wait"] for row in rows)
-    return [
-        {"worker": row["worker"], "wait": row["wait"], "usual": usual, "step": row["step"]}
-        for row in rows
-        if row["wait"] > SLOW * usual and row["wait"] - usual > 0.05 * row["step"]
-    ]

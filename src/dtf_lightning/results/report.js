@@ -176,12 +176,14 @@ function tables(run) {
     run.checkpoints.map((c) => [c.step, c.epoch, c.path.split("/").pop(), bytes(c.size), ms(c.seconds), el("span", { class: "pill" }, c.pruned ? "pruned" : "kept")]))));
   if (run.events.length) found.push(section("What happened", "As the agents wrote it down; seconds since the run's start.", table(["s", ""], run.events.map((e) => [e.time.toFixed(1), short(e.text)]))));
   if (run.corrupt.length) found.push(section("Corrupt lines", "Passed over.", table(["file", "line", "problem"], run.corrupt.map((c) => [c.file, c.line, c.problem]))));
+  if (run.paces.length) found.push(section("Workers beside the median", "Busy with a step of its own: waiting for data, forward, backward; not waiting for the others.",
+    table(["worker", "busy", "relative"], run.paces.map((p) => [short(p.worker), ms(p.busy), p.relative.toFixed(2)]))));
   const nodes = Object.entries(run.hardware);
   const sizes = new Set(["memory", "memory_limit", "disk", "disk_free"]);
   const keys = [...new Set(nodes.flatMap(([, hardware]) => Object.keys(hardware)))];
-  const show = (key, value) => (sizes.has(key) ? bytes(value) : Array.isArray(value) ? value.map((device) => `${device.name} (${bytes(device.memory)})`).join(", ") || "none" : value);
+  const show = (key, value) => (sizes.has(key) ? bytes(value) : Array.isArray(value) ? value.map((one) => (one.memory || one.total ? `${one.name} (${bytes(one.memory || one.total)})` : one.name)).join(", ") || "none" : value);
   const differs = (key) => new Set(nodes.map(([, hardware]) => JSON.stringify(hardware[key]))).size > 1;
-  const shared = keys.filter((key) => !differs(key)), own = keys.filter((key) => differs(key) && key !== "disk_free");
+  const shared = keys.filter((key) => !differs(key)), own = keys.filter((key) => differs(key) && key !== "disk_free" && key !== "disks");
   const description = Object.entries(run.description).map(([key, value]) => [key.replaceAll("_", " "), typeof value === "number" ? number(value) : value]);
   if (nodes.length || description.length) found.push(section("Environment", `What is trained, and what its ${nodes.length} nodes have in common.`,
     table(["", ""], [...description, ...(nodes.length ? shared.map((key) => [key.replaceAll("_", " "), show(key, nodes[0][1][key])]) : [])])));

@@ -57,6 +57,13 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
         ],
         markdown,
     )
+    if account["paces"]:
+        found += ["", *heading("Workers beside the median", markdown)]
+        found += table(
+            ("worker", "busy ms of a step", "relative"),
+            [(pace["worker"], f"{1000 * pace['busy']:.1f}", f"{pace['relative']:.2f}") for pace in account["paces"]],
+            markdown,
+        )
     if account["audits"]:
         names = ("epoch", "consumed", "missing", "repeated", "padding")
         found += ["", *heading("Samples", markdown)]
@@ -114,11 +121,10 @@ def warnings(account: dict[str, Any]) -> list[str]:
         for audit in account["audits"]
         if audit["complete"] and (audit["missing"] or audit["repeated"])
     ]
-    if account["mixed"]:
-        found.append(f"the nodes differ in {', '.join(account['mixed'])}")
+    found += [f"the nodes differ: {difference}" for difference in account["differences"]]
     found += [
-        f"{slow['worker']} waits {1000 * slow['wait']:.1f} ms for data per step, the median worker "
-        f"{1000 * slow['usual']:.1f} ms"
+        f"{slow['worker']} is slow: busy {1000 * slow['busy']:.1f} ms of a step, {slow['relative']:.2f} times the median "
+        f"worker; all others wait for it"
         for slow in account["stragglers"]
     ]
     if account["corrupt"]:

@@ -17,8 +17,9 @@ from dtf_lightning.coordination.keys import RunPhase
 from dtf_lightning.coordination.status import RunStatus
 from dtf_lightning.elastic.status import NodeStatus, Role
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.event_kinds import IMPORTANT, words
 from dtf_lightning.event_tail import EventTail
-from dtf_lightning.events import CheckpointSaved, Evaluated, Event, StepsDone, WorkerLost, WorkerRescaled
+from dtf_lightning.events import Event, StepsDone, WorkerRescaled
 
 MAX_EVENTS = 200
 MAX_LOSSES = 2000
@@ -60,6 +61,8 @@ class WatchedRun:
     """Seconds since the epoch, and words."""
     new: list[tuple[float, str]] = field(default_factory=list)
     """Those of the last look."""
+    _known: set[tuple[float, str]] = field(default_factory=set)
+    """Events that were taken already: etcd shows the last ones again, and the logs hold them, too."""
 
     @property
     def over(self) -> bool:
@@ -71,10 +74,12 @@ class WatchedRun:
         found = self._follow_etcd()
         if self.tail is not None:
             for event in self.tail.look():
-                words = self._take(event)
-                if words:
-                    found.append((event.at, words))
-        self.new = sorted(found, key=lambda event: event[0])  # what is of one moment stays in its order
+                text = self._take(event)
+                if text:
+                    found.append((event.at, text))
+        fresh = [event for event in dict.fromkeys(found) if event not in self._known]
+        self._known.update(fresh)
+        self.new = sorted(fresh, key=lambda event: event[0])  # what is of one moment stays in its order
         self.events.extend(self.new)
 
     def _follow_etcd(self) -> list[tuple[float, str]]:
@@ -93,7 +98,8 @@ class WatchedRun:
         if not problem and self.status is not None:
             found += differences(before, self.status)
         now = time.time()
-        return [(now, words) for words in found]
+        told = list(self.status.events) if self.status is not None and not problem else []
+        return told + [(now, text) for text in found]
 
     def _take(self, event: Event) -> str:
         """Note what the event says; words where people want to read them."""
@@ -107,13 +113,8 @@ class WatchedRun:
             case WorkerRescaled(rank=0):
                 self.step = max(self.step, event.step)
                 return f"{event.rescale}: {event.world_size} workers train again after {1000 * event.pause:.0f} ms"
-            case WorkerLost():
-                return f"{event.node}/{event.local_rank} was lost: {event.reason}"
-            case CheckpointSaved():
-                return f"checkpoint at step {event.step}: {event.path}"
-            case Evaluated():
-                values = ", ".join(f"{name} {value:.4g}" for name, value in sorted(event.metrics.items()))
-                return f"validation at step {event.step}: {values}"
+            case _ if event.kind in IMPORTANT:
+                return words(event.to_json())
         return ""
 
     def line(self) -> str:
@@ -152,20 +153,12 @@ def phase_words(status: RunStatus) -> str:
 
 
 def differences(before: RunStatus | None, now: RunStatus) -> list[str]:
-    """What has happened between two looks, in words."""
+    """What has changed between two looks and is no event, in words."""
     found = []
     old = {node.node: node for node in before.nodes} if before is not None else {}
     if before is not None and now.phase in (RunPhase.RUNNING, None):
         found += [f"{name} is gone" for name in sorted(old.keys() - {node.node for node in now.nodes})]
         found += [f"{node.node}: {_says(node)}" for node in now.nodes if _role(old.get(node.node)) != _role(node)]
-    number = before.generation.number if before is not None and before.generation is not None else 0
-    generation = now.generation
-    if generation is not None and generation.number != number:
-        found.append(
-            f"generation {generation.number} ({generation.kind}), {generation.world_size} workers: {generation.reason}"
-        )
-    if before is not None and now.coordinator not in (None, before.coordinator):
-        found.append(f"{now.coordinator} coordinates")
     if now.phase is not None and (before is None or now.phase is not before.phase):
         found.append(f"run {now.phase.value}" + (f": {now.reason}" if now.phase is not RunPhase.RUNNING else ""))
     elif before is not None and now.paused != before.paused:
@@ -219,8 +212,8 @@ class PlainScreen:
         pass
 
     def show(self, run: WatchedRun) -> None:
-        for at, words in run.new:
-            self._print(at, words)
+        for at, text in run.new:
+            self._print(at, text)
         line, now = run.line(), time.monotonic()
         head = line.partition(", epoch")[0] if not run.problem else run.problem
         if head != self._shown or now - self._at >= PLAIN_INTERVAL or run.over:
