@@ -10,18 +10,23 @@ from dtf_lightning import __version__
 from dtf_lightning.events import (
     CheckpointPruned,
     CheckpointSaved,
+    Diverged,
     Evaluated,
     Event,
     GenerationEntered,
     GenerationFormed,
     LeaderElected,
+    LearningRateScaled,
     NodeGoneEvent,
     NodeJoined,
+    RolledBack,
     StepsDone,
+    StragglerSeen,
     TimeSpent,
     WorkerEnded,
     WorkerLost,
     WorkerRescaled,
+    WorkersPaced,
     WorkerStarted,
 )
 
@@ -45,6 +50,9 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "evaluation": ("Last value of a metric of validations; where rank 0 is.", ("metric",)),
     "goodput_ratio": ("Share of a worker's time since its start that went into committed steps.", ("worker",)),
     "time_seconds": ("A worker's time since its start, by what it went into.", ("worker", "bucket")),
+    "learning_rate_factor": ("That the world's size gives the learning rate; where rank 0 is.", ("optimizer",)),
+    "busy_seconds": ("Of a step, without waiting for the others; every worker's, where rank 0 is.", ("worker",)),
+    "straggler": ("1 while a worker is slower than the others; where rank 0 is.", ("worker",)),
     "checkpoint_bytes": ("Size of the last checkpoint; where rank 0 is.", ()),
     "checkpoint_step": ("Optimizer step of the last checkpoint; where rank 0 is.", ()),
 }
@@ -55,6 +63,8 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "worker_deaths": ("Workers of this node that were lost.", ()),
     "nodes_gone": ("Nodes that died, as the coordinator saw it; where the coordinator is.", ()),
     "coordinator_terms": ("Times that this node has become coordinator.", ()),
+    "divergences": ("Times that training diverged; where rank 0 is.", ("kind",)),
+    "rollbacks": ("Rollbacks after a divergence that were done; where rank 0 is.", ()),
     "checkpoints": ("Checkpoints saved; where rank 0 is.", ()),
     "checkpoints_pruned": ("Checkpoints removed; where rank 0 is.", ()),
     "samples": ("Samples that the world consumed while rank 0 was on this node.", ()),
@@ -112,6 +122,8 @@ class Metrics:
                 self._set(checkpoint_bytes=event.size, checkpoint_step=event.step)
             case WorkerStarted() | WorkerEnded() | WorkerLost() | NodeJoined():
                 self._worker(event)
+            case LearningRateScaled() | WorkersPaced() | StragglerSeen() | Diverged() | RolledBack():
+                self._of_rank_zero(event)
             case CheckpointPruned() | NodeGoneEvent() | LeaderElected():
                 names = {
                     "checkpoint_pruned": "checkpoints_pruned", "node_gone": "nodes_gone",
@@ -163,6 +175,21 @@ class Metrics:
                 self._counters["node_starts"].inc()
                 self._workers.clear()
         self._set(workers=len(self._workers))
+
+    def _of_rank_zero(self, event: LearningRateScaled | WorkersPaced | StragglerSeen | Diverged | RolledBack) -> None:
+        match event:
+            case LearningRateScaled():
+                for optimizer, factor in event.factors.items():
+                    self._gauges["learning_rate_factor"].labels(optimizer).set(factor)
+            case WorkersPaced():
+                for worker, busy in event.busy.items():
+                    self._gauges["busy_seconds"].labels(worker).set(busy)
+            case StragglerSeen():
+                self._gauges["straggler"].labels(event.worker).set(0 if event.over else 1)
+            case Diverged():
+                self._counters["divergences"].labels(event.divergence).inc()
+            case RolledBack():
+                self._counters["rollbacks"].inc(int(event.done))
 
     def _set(self, **values: float) -> None:
         for name, value in values.items():

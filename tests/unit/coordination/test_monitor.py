@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from dtf_lightning.coordination.metrics import Metrics
+from dtf_lightning.coordination.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
 from dtf_lightning.coordination.monitor import Monitor, start_monitor
 from dtf_lightning.coordination.traces import Traces
 from dtf_lightning.errors import SettingsError
@@ -21,16 +21,21 @@ from dtf_lightning.event_tail import EventTail
 from dtf_lightning.events import (
     CheckpointPruned,
     CheckpointSaved,
+    Diverged,
     Evaluated,
     EventLog,
     GenerationEntered,
     LeaderElected,
+    LearningRateScaled,
     NodeGoneEvent,
     NodeJoined,
+    RolledBack,
     StepsDone,
+    StragglerSeen,
     TimeSpent,
     WorkerLost,
     WorkerRescaled,
+    WorkersPaced,
     WorkerStarted,
     events_path,
 )
@@ -68,6 +73,11 @@ EVENTS = [
     CheckpointSaved(at=103.0, source="a/0", generation=2, step=23, epoch=1, path="c", seconds=0.2, size=7),
     CheckpointPruned(at=103.1, source="a/0", step=23, path="b"),
     TimeSpent(at=104.0, source="a/0", generation=2, incarnation=1, wall=10.0, seconds={"productive": 7.5, "startup": 2.5}),
+    LearningRateScaled(at=104.1, source="a/0", generation=2, step=23, world_size=2, rule="linear", factors={"0": 2.0}),
+    WorkersPaced(at=104.2, source="a/0", generation=2, step=23, seconds=0.2, busy={"a/0": 0.05, "c/0": 0.15}),
+    StragglerSeen(at=104.3, source="a/0", generation=2, step=23, worker="c/0", busy=0.15, usual=0.05),
+    Diverged(at=104.4, source="a/0", generation=2, divergence="spike", onset=20, step=23, reason="loss", action="rollback"),
+    RolledBack(at=104.5, source="a/0", generation=2, step=20, done=True, reason="back to step 20"),
     WorkerLost(at=105.0, source="a", node="a", local_rank=0, reason="killed"),
 ]  # fmt: skip
 
@@ -120,7 +130,9 @@ def test_metrics(logs):
         "dtf_coordinator_terms_total": 1, "dtf_node_starts_total": 1, "dtf_workers": 0, "dtf_samples_total": 80,
         "dtf_checkpoints_total": 1, "dtf_checkpoints_pruned_total": 1, "dtf_checkpoint_bytes": 7,
         'dtf_rescale_pause_seconds_sum{kind="failure"}': 0.1, 'dtf_rescale_phase_seconds_sum{phase="wait"}': 0.03,
-        'dtf_events_total{kind="worker_rescaled"}': 1,
+        'dtf_events_total{kind="worker_rescaled"}': 1, 'dtf_learning_rate_factor{optimizer="0"}': 2,
+        'dtf_busy_seconds{worker="c/0"}': 0.15, 'dtf_straggler{worker="c/0"}': 1,
+        'dtf_divergences_total{kind="spike"}': 1, "dtf_rollbacks_total": 1,
     }  # fmt: skip
     assert {name: found.get(name) for name in expected} == expected
     assert not target_file.exists()
@@ -299,3 +311,10 @@ def test_port_is_free_again():
     metrics = Metrics(0, "r", "a")
     metrics.close()
     Metrics(metrics.port, "r", "a").close()
+
+
+def test_every_metric_is_documented():
+    """In docs/observability.md, by its name in Prometheus."""
+    page = (Path(__file__).parents[3] / "docs" / "observability.md").read_text()
+    names = [*GAUGES, *(f"{name}_total" for name in COUNTERS), *HISTOGRAMS]
+    assert [name for name in names if f"`dtf_{name}`" not in page] == []
