@@ -139,6 +139,8 @@ def start_monitor(settings: AgentSettings, run_id: str, node: str, host: str, ev
                 "no metrics: port %d cannot be served (%s); metrics_port=0 takes a free one; training goes on",
                 settings.metrics_port, error.strerror or error,
             )  # fmt: skip
+        except Exception as error:  # another package's code; training has nothing to do with it
+            log.warning("no metrics: %r; training goes on", error)
     if settings.traces:
         try:
             from dtf_lightning.coordination.traces import Traces

@@ -23,6 +23,8 @@ from dtf_lightning.events import Event, StepsDone, WorkerRescaled
 
 MAX_EVENTS = 200
 MAX_LOSSES = 2000
+FIRST_EVENTS = 20
+"""Of what happened before the first look."""
 PLAIN_INTERVAL = 10.0
 """Seconds after which a line is printed without a terminal although nothing but the step has changed."""
 
@@ -35,7 +37,7 @@ class WorkerView:
     """What one worker wrote last."""
 
     step: int = 0
-    samples_per_second: float = 0.0
+    steps_per_second: float = 0.0
     memory: int = 0
 
 
@@ -54,6 +56,8 @@ class WatchedRun:
     """When the problem began: monotonic seconds."""
     step: int = 0
     epoch: int = 0
+    samples_per_second: float = 0.0
+    """Of the whole world, as rank 0 saw it last."""
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LOSSES))
     """Of rank 0, the oldest first."""
     workers: dict[str, WorkerView] = field(default_factory=dict)
@@ -78,8 +82,10 @@ class WatchedRun:
                 if text:
                     found.append((event.at, text))
         fresh = [event for event in dict.fromkeys(found) if event not in self._known]
+        first = not self._known
         self._known.update(fresh)
         self.new = sorted(fresh, key=lambda event: event[0])  # what is of one moment stays in its order
+        self.new = self.new[-FIRST_EVENTS:] if first else self.new
         self.events.extend(self.new)
 
     def _follow_etcd(self) -> list[tuple[float, str]]:
@@ -105,13 +111,13 @@ class WatchedRun:
         """Note what the event says; words where people want to read them."""
         match event:
             case StepsDone():
-                self.step, self.epoch = max(self.step, event.step), max(self.epoch, event.epoch)
-                rate = event.samples / event.seconds if event.seconds else 0.0
-                self.workers[event.source] = WorkerView(event.step, rate, event.rss)
-                if event.rank == 0 and event.loss is not None:
-                    self.losses.append(event.loss)
+                self.step, self.epoch, seconds = event.step, event.epoch, event.seconds or float("inf")
+                self.workers[event.source] = WorkerView(event.step, event.steps / seconds, event.rss)
+                if event.rank == 0:
+                    self.samples_per_second = event.samples / seconds
+                    self.losses += [event.loss] if event.loss is not None else []
             case WorkerRescaled(rank=0):
-                self.step = max(self.step, event.step)
+                self.step = event.step
                 return f"{event.rescale}: {event.world_size} workers train again after {1000 * event.pause:.0f} ms"
             case _ if event.kind in IMPORTANT:
                 return words(event.to_json())
@@ -131,6 +137,8 @@ class WatchedRun:
             parts.append(f"epoch {self.epoch}, step {self.step}")
         if self.losses:
             parts.append(f"loss {self.losses[-1]:.4g}")
+        if self.samples_per_second:
+            parts.append(f"{self.samples_per_second:.0f} samples/s")
         if self.problem:
             parts.append(f"{self.problem} (for {time.monotonic() - self.since:.0f} s)")
         return ", ".join(parts)
@@ -142,7 +150,7 @@ class WatchedRun:
             return None
         return WorkerView(
             max(view.step for view in views),
-            max(view.samples_per_second for view in views),
+            max(view.steps_per_second for view in views),
             sum(view.memory for view in views),
         )
 

@@ -79,7 +79,7 @@ def _head(run: WatchedRun) -> Text:
         text.append(f"{generation.world_size} workers on {len(generation.members)} nodes", style="default")
         text.append(f" of {status.min_nodes} to {status.max_nodes}", style="dim")
     if run.step:
-        text.append(f"  epoch {run.epoch}  step {run.step}", style="default")
+        text.append(f"  epoch {run.epoch}  step {run.step}  {run.samples_per_second:.0f} samples/s", style="default")
     if status.reason:
         text.append(f"\n{status.reason}", style="dim")
     return text
@@ -90,7 +90,7 @@ def _nodes(run: WatchedRun) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("node", "role", "state", "ranks"):
         table.add_column(name)
-    for name in ("step", "samples/s", "memory"):
+    for name in ("step", "steps/s", "memory"):
         table.add_column(name, justify="right")
     table.add_column("")
     for node in run.status.nodes:
@@ -99,7 +99,7 @@ def _nodes(run: WatchedRun) -> Table:
         view = run.of_node(node.node)
         numbers = ("-", "-", "-")
         if view is not None:
-            numbers = (str(view.step), f"{view.samples_per_second:.0f}", f"{view.memory / 2**20:.0f} MiB")
+            numbers = (str(view.step), f"{view.steps_per_second:.1f}", f"{view.memory / 2**20:.0f} MiB")
         star = "coordinator" if node.node == run.status.coordinator else ""
         table.add_row(
             node.node, Text(node.role.value, style=ROLE_STYLES[node.role.value]), node.state, ranks, *numbers,

@@ -130,7 +130,7 @@ def test_steps_and_losses_come_from_the_logs(logs):
     _, lines = shown(JOINED, DONE, tail=logs)
     assert "join: 2 workers train again after 120 ms" in lines
     assert "evaluated at step 8: val_loss 0.25" in lines
-    assert lines[-1].endswith("0 workers, epoch 1, step 8, loss 0.5")
+    assert lines[-1].endswith("0 workers, epoch 1, step 8, loss 0.5, 80 samples/s")
 
 
 def test_state_is_repeated_now_and_then(monkeypatch):
@@ -175,8 +175,8 @@ def test_screen(logs, monkeypatch):
             run.look()
             screen.show(run)
     last = out.getvalue()
-    for text in ("run r", "running", "generation 2 (join)", "2 workers on 2 nodes", "epoch 1  step 8", "coordinator",
-                 "80", "50 MiB", "█▃▁", "0.5", "etcd is away: nobody answers", "join: 2 workers train again"):  # fmt: skip
+    for text in ("run r", "running", "generation 2 (join)", "2 workers on 2 nodes", "epoch 1  step 8  80 samples/s", "coordinator",
+                 "10.0", "50 MiB", "█▃▁", "0.5", "etcd is away: nobody answers", "join: 2 workers train again"):  # fmt: skip
         assert text in last, text
     assert last.rstrip().endswith("\x1b[?25h")  # the cursor is back
 
