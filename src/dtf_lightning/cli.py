@@ -184,7 +184,7 @@ def _results_query(arguments: argparse.Namespace) -> int:
     if not arguments.db.exists():
         raise SettingsError(f"there is no database {arguments.db}: make it with dtf results sync RUN_DIR")
     with ResultsStore(arguments.db, read_only=True) as store:
-        print(store.query(arguments.sql))
+        print(store.text(arguments.sql))
     return DONE
 
 

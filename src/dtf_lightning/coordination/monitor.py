@@ -13,6 +13,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -97,7 +98,7 @@ class Monitor:
             self._write_targets(folder)
         for event in self._tail.look():
             for sink in list(self._sinks):
-                self._protect(sink, lambda sink=sink, event=event: sink.take(event))  # type: ignore[misc]  # defaults
+                self._protect(sink, partial(sink.take, event))
 
     def _protect(self, sink: Sink, call: Callable[[], None]) -> None:
         try:

@@ -75,6 +75,12 @@ class ResultsStore:
         except duckdb.Error as error:
             raise SettingsError(f"the query failed: {error}") from None
 
+    def text(self, sql: str) -> str:
+        """The answer as a table for a terminal, its first rows if there are many. Raises like `query`."""
+        relation = self.query(sql)
+        with self._in_words("the query failed"):
+            return str(relation)
+
     def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The answer as a `pyarrow.Table`. Raises like `query`, and `SettingsError` without pyarrow."""
         if importlib.util.find_spec("pyarrow") is None:
@@ -86,7 +92,8 @@ class ResultsStore:
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The answer as one dictionary a row. Raises like `query`."""
         relation = self.query(sql, parameters)
-        return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+        with self._in_words("the query failed"):
+            return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
     def export_parquet(self, folder: str | Path) -> list[Path]:
         """One file per view and table. Raises `SettingsError` when they cannot be written."""

@@ -365,9 +365,14 @@ def test_parquet(store, run_dir, tmp_path):
     assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/out/steps.parquet'").fetchall() == [(2,)]
 
 
-def test_wrong_sql(store):
+def test_wrong_sql(store, run_dir):
+    """What DuckDB says, before it runs and while it runs."""
     with pytest.raises(SettingsError, match=r"the query failed: .*nowhere"):
         store.query("FROM nowhere")
+    store.sync(run_dir)
+    for ask in (store.text, store.rows):
+        with pytest.raises(SettingsError, match=r"the query failed: .*Could not convert string 'a/0' to INT32"):
+            ask("SELECT worker::INTEGER FROM steps")
 
 
 @pytest.mark.process
