@@ -74,4 +74,4 @@ def test_one_log(make_run):
     assert "Epoch" not in run.nodes["e"].log()
 
     events = [event for path in run.folder.glob("events/*.jsonl") for event in read_events(path)]
-    assert {event.worker for event in events if isinstance(event, StragglerSeen)} == {"d/0"}
+    assert "d/0" in {event.worker for event in events if isinstance(event, StragglerSeen)}
