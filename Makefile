@@ -57,6 +57,7 @@ bench: $(STAMP)  ## the speed and quality tables of benchmarks/
 	$(BIN)/python benchmarks/redistribution.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/virtual_ranks.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/restart.py

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning import cli_checkpoints, environment
+from dtf_lightning import cli_checkpoints, cli_watch, environment
 from dtf_lightning.cli_progress import Progress
 from dtf_lightning.errors import DtfError, SettingsError
 
@@ -60,6 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("run", nargs="?", metavar="RUN", help="the run's --rdzv-id")
     _add_connection(status)
 
+    watch = _add(
+        commands, "watch", _watch, "a live view of a run: nodes, generation, step, loss, what happens; ends with it"
+    )
+    cli_watch.add_arguments(watch)
+    _add_connection(watch)
+
     drain = _add(commands, "drain", _drain, "ask a node to leave its run gracefully, at the next step boundary")
     drain.add_argument("run", metavar="RUN", help="the run's --rdzv-id")
     drain.add_argument("node", metavar="NODE", help="the node's id as `dtf status` shows it, or its beginning")
@@ -71,7 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
     report = _add(commands, "report", _report, "what happened to a run and what it cost, as an HTML page or as text")
-    report.add_argument("run_dir", nargs="+", type=Path, metavar="RUN_DIR", help="a run's folder; several: compare")
+    report.add_argument(
+        "run_dir", nargs="+", type=Path, metavar="RUN_DIR",
+        help="a run's folder, or one with a single run in dtf/; several: compare",
+    )  # fmt: skip
     report.add_argument("--format", choices=("html", "text", "md", "json"), default="html", help="(default: html)")
     report.add_argument("--output", type=Path, metavar="FILE", help="(default: report.html in the first folder)")
 
@@ -80,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = _add(commands, "demo", _demo, "train on this machine while nodes join, leave and die, and count the losses")
     demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a new one in runs/)")
     demo.add_argument("--fast", action="store_true", help="fewer steps and epochs")
-    demo.add_argument("--keep", action="store_true", help="keep ledgers, event logs and the nodes' output as well")
+    demo.add_argument("--keep", action="store_true", help="keep the nodes' output as well")
 
     checkpoints = _add(
         commands, "checkpoints", cli_checkpoints.checkpoints, "what a run has saved, and whether it is whole"
@@ -105,6 +114,11 @@ def _status(arguments: argparse.Namespace) -> int:
             lines = [_summary(run) for run in list_runs(store)] or ["no runs"]
     print(*lines, sep="\n")
     return DONE
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    with _connect(arguments) as store:
+        return cli_watch.watch(arguments, store)
 
 
 def _summary(run: RunSummary) -> str:
@@ -170,7 +184,7 @@ def _results_query(arguments: argparse.Namespace) -> int:
     if not arguments.db.exists():
         raise SettingsError(f"there is no database {arguments.db}: make it with dtf results sync RUN_DIR")
     with ResultsStore(arguments.db, read_only=True) as store:
-        print(store.query(arguments.sql))
+        print(store.text(arguments.sql))
     return DONE
 
 

@@ -116,6 +116,7 @@ class EventLog:
         self._warned = False
         self._closed = False
         self._waiting: deque[Event] = deque(maxlen=MAX_WAITING)
+        self.path: Path | None = None
         if path is not None:
             self.open(path)
 
@@ -123,7 +124,7 @@ class EventLog:
         """Write to this file from now on, what has waited first; does nothing for a log that has its file already."""
         if self._fd >= 0 or self._warned or self._closed:
             return
-        path = Path(path)
+        self.path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -32,6 +32,7 @@ from dtf_lightning import environment
 from dtf_lightning.coordination.agent import Agent
 from dtf_lightning.coordination.host import host_address, node_id
 from dtf_lightning.coordination.modes import num_workers_asked, resolve_mode, training_script
+from dtf_lightning.coordination.monitor import Monitor, start_monitor
 from dtf_lightning.coordination.notice import NoticePoller, notice_source
 from dtf_lightning.coordination.signals import LeaveOnSignal
 from dtf_lightning.coordination.spares import Spares
@@ -68,8 +69,10 @@ class LiveRendezvousHandler(RendezvousHandler):
         tcp_store: dist.Store,
         socket_dir: Path,
         poller: NoticePoller | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self._poller = poller
+        self._monitor = monitor
         self._tcp_store = tcp_store  # lives as long as the agent: workers' groups are made on it
         self._socket_dir = socket_dir
         self._backend = params.backend
@@ -146,6 +149,8 @@ class LiveRendezvousHandler(RendezvousHandler):
         if self._poller is not None:
             self._poller.close()
         self._agent.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self._store.close()
         shutil.rmtree(self._socket_dir, ignore_errors=True)
 
@@ -174,6 +179,7 @@ def _create_live_handler(
     # Bound to all interfaces; the generation's store for whoever is put on this node.
     tcp_store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
     socket_dir = Path(tempfile.mkdtemp(prefix="dtf-"))
+    event_log = _event_log(settings, node)
     agent = Agent(
         store,
         settings,
@@ -182,13 +188,14 @@ def _create_live_handler(
         host=host,
         store_port=tcp_store.port,
         socket_path=str(socket_dir / "agent.sock"),
-        event_log=_event_log(settings, node),
+        event_log=event_log,
     )
     environment.write({environment.AGENT_SOCKET: str(socket_dir / "agent.sock")})
     _tell_workers(params, settings, node)
     agent.start()
     poller = _start_poller(settings, agent.leave)
-    return LiveRendezvousHandler(params, settings, agent, store, tcp_store, socket_dir, poller)
+    monitor = start_monitor(settings, params.run_id, node, host, event_log)
+    return LiveRendezvousHandler(params, settings, agent, store, tcp_store, socket_dir, poller, monitor)
 
 
 def _create_restart_handler(
@@ -208,7 +215,8 @@ def _create_restart_handler(
     agent.start()
     spares = _start_spares(settings, agent.workers.adopt)
     poller = _start_poller(settings, agent.leave)
-    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller, spares)
+    monitor = start_monitor(settings, params.run_id, node, host, event_log)
+    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller, spares, monitor)
 
 
 def _start_spares(settings: AgentSettings, adopt: Callable[[int], None]) -> Spares | None:

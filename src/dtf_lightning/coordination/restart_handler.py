@@ -13,6 +13,7 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 
 from dtf_lightning.coordination.local_workers import Watchdog
+from dtf_lightning.coordination.monitor import Monitor
 from dtf_lightning.coordination.notice import NoticePoller
 from dtf_lightning.coordination.restart_agent import RestartAgent
 from dtf_lightning.coordination.round_store import RoundStore
@@ -35,9 +36,11 @@ class RestartRendezvousHandler(RendezvousHandler):
         watchdog: Watchdog,
         poller: NoticePoller | None = None,
         spares: Spares | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self._spares = spares
         self._poller = poller
+        self._monitor = monitor
         self._backend = params.backend
         self._run_id = params.run_id
         self._agent = agent
@@ -97,5 +100,7 @@ class RestartRendezvousHandler(RendezvousHandler):
             self._spares.close()
         self._agent.workers.kill()  # torchelastic has ended them, unless it was interrupted
         self._agent.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self._store.close()
         self._watchdog.close()

@@ -28,7 +28,7 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
             **head,
             "started": _text(began),
             "ended": _text(head["ended"]),
-            "seconds": _since(head["ended"], began) if began else 0.0,
+            "seconds": _since(head["ended"], began),
         },
         "description": _description(store, run),
         "generations": _generations(store, run, began),
@@ -53,8 +53,8 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
     return account
 
 
-def _since(time: datetime | None, began: datetime) -> float:
-    return (time - began).total_seconds() if time is not None else 0.0
+def _since(time: datetime | None, began: datetime | None) -> float:
+    return (time - began).total_seconds() if time is not None and began is not None else 0.0
 
 
 def _text(time: datetime | None) -> str:
@@ -78,7 +78,7 @@ def _hardware(store: ResultsStore, run: str) -> dict[str, dict[str, Any]]:
     return {row["node"]: json.loads(row["hardware"]) for row in rows}
 
 
-def _generations(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _generations(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     rows = store.rows(
         f"""
         SELECT g.* EXCLUDE (run), median(r.pause) AS pause, max(r.pause) AS worst_pause,
@@ -91,7 +91,7 @@ def _generations(store: ResultsStore, run: str, began: datetime) -> list[dict[st
     return [{**row, "began": _since(row["began"], began)} for row in rows]
 
 
-def _timeline(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _timeline(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     """Each worker's stays in generations, in seconds since the run's start."""
     found = []
     for worker in store.rows("FROM workers WHERE run = ? ORDER BY started, worker", [run]):
@@ -133,7 +133,7 @@ def _goodput(store: ResultsStore, run: str) -> dict[str, Any]:
     }
 
 
-def _rescales(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _rescales(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     rows = store.rows("SELECT * EXCLUDE (run) FROM rescales WHERE run = ? ORDER BY generation, worker", [run])
     return [{**row, "time": _since(row["time"], began)} for row in rows]
 
@@ -159,12 +159,12 @@ def _curves(store: ResultsStore, run: str) -> dict[str, Any]:
     return {"curves": dict(zip(names, map(list, columns), strict=True)), "evaluations": metrics}
 
 
-def _checkpoints(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _checkpoints(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     rows = store.rows("SELECT * EXCLUDE (run) FROM checkpoints WHERE run = ? ORDER BY time", [run])
     return [{**row, "time": _since(row["time"], began), "pruned": row["pruned"] is not None} for row in rows]
 
 
-def _events(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _events(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     """What people want to read, in words."""
     rows = store.rows(
         """

@@ -82,6 +82,18 @@ def test_read_only_folder(tmp_path: Path, run: RunOfOne, caplog: Any) -> None:
     assert len([r for r in caplog.records if "the event log cannot be written" in r.message]) == 1
 
 
+def test_full_disk(tmp_path: Path, run: RunOfOne, caplog: Any) -> None:
+    """Every write to the log fails for want of room: one warning, and training goes on."""
+    log = tmp_path / "dtf" / "run" / "events" / "n1.0.1.jsonl"
+    log.parent.mkdir(parents=True)
+    log.symlink_to("/dev/full")
+    outcome = fit(tmp_path, elastic=True, run=run)
+    assert outcome.trainer.global_step == 18
+    warnings = [r.message for r in caplog.records if "the event log cannot be written" in r.message]
+    assert len(warnings) == 1
+    assert "No space left on device" in warnings[0]
+
+
 class Clock:
     """Moved by hand; the wall clock runs along."""
 
