@@ -211,20 +211,6 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
                 f"{name}:{number}: not a ledger line: {line[:80]!r} (one of {count} in this file); is this a ledger of "
                 "dtf-lightning?"
             )
-
-
-def _broken_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """With their numbers, from 1."""
-    for number, line in enumerate(data.splitlines(), start=1):
-        try:
-            found = json.loads(line)
-            kind = found["kind"]
-            whole = kind in ("begin", "draw", "end") and {"step", "generation"} <= found.keys()
-            whole = whole and (kind != "draw" or {"samples", "padding"} <= found.keys())
-        except (ValueError, TypeError, KeyError):
-            whole = False
-        if not whole:
-            yield number, line
     versions = [row[0] for row in database.execute("SELECT DISTINCT v FROM lines WHERE v IS NOT NULL").fetchall()]
     if versions not in ([], [LEDGER_VERSION]):
         raise SettingsError(
@@ -239,6 +225,20 @@ def _broken_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
         raise SettingsError(
             f"generation {disagreeing[0]} began at different steps, {disagreeing[1]}: are these the ledgers of one run?"
         )
+
+
+def _broken_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """With their numbers, from 1."""
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            found = json.loads(line)
+            kind = found["kind"]
+            whole = kind in ("begin", "draw", "end") and {"step", "generation"} <= found.keys()
+            whole = whole and (kind != "draw" or {"samples", "padding"} <= found.keys())
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            yield number, line
 
 
 def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:
