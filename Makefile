@@ -10,7 +10,7 @@ DOCS_STAMP := $(VENV)/docs.stamp
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torchx test-chaos lint format bench docs clean
+.PHONY: help demo test test-torchx test-chaos lint format bench compatibility docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,9 +54,17 @@ bench: $(STAMP)  ## the speed and quality tables of benchmarks/
 	$(BIN)/python benchmarks/rescale.py
 	$(BIN)/python benchmarks/steady_state.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/redistribution.py
+	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/virtual_ranks.py
 	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/restart.py
+	$(BIN)/python benchmarks/restart.py --warm
+
+compatibility: $(STAMP)  ## docs/compatibility.md, from tests in fresh environments (half an hour)
+	$(BIN)/python docs/compatibility_table.py $(ARGS)
 
 docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

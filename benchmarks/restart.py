@@ -1,8 +1,12 @@
 """Restart mode against torch's own c10d rendezvous at its best settings: event to first step of all, and the imports' share.
 
-`python benchmarks/restart.py [--repeat N]`: one machine, real torchrun, a stock DDP script. Times are wall-clock seconds
-from the event to the last remaining worker's first step in the new world. Imports are measured on the same machine in
-the same run, as the time from a worker's start to the end of its imports (maximum over the workers).
+`python benchmarks/restart.py [--repeat N] [--warm] [--lightning]`: one machine, real torchrun, three nodes of one worker,
+a stock DDP script. Seconds from the event to the last worker's first step in the new world:
+
+    event --agents, interpreter--> script starts --imports--> its code begins --group and step--> first step
+
+The parts are those of the worker whose imports end last: all step together, so the others wait for it. A join counts
+from when the joiner asks for its place: its torchrun, and its spare with `warm=true`, have been started by then.
 """
 
 from __future__ import annotations
@@ -19,17 +23,23 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from measure import table
 
 from dtf_lightning.etcd.embedded import EmbeddedEtcd
 
 PATIENCE = 60.0
 SCRIPT = """
-import time
-started = float(open("/proc/uptime").read().split()[0]) - int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19]) / 100
-import os, torch, torch.distributed as dist
+import os, time
+started = time.monotonic()
+{imports}
+import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-imports = float(open("/proc/uptime").read().split()[0]) - int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19]) / 100
+import torch._dynamo  # DDP's first forward imports it
+imported = time.monotonic()
 dist.init_process_group("gloo")
 model = DistributedDataParallel(torch.nn.Linear(4, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -39,42 +49,71 @@ while True:
     optimizer.step()
     step += 1
     if step == 1:
-        print(f"STEP {os.getpid()} {dist.get_rank()} {dist.get_world_size()} {imports:.3f}", flush=True)
+        print("STEP", os.getpid(), dist.get_world_size(), started, imported, time.monotonic(), flush=True)
     time.sleep(0.005)
 """
 C10D = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3,join_timeout=60"
 
 
+@dataclass(frozen=True)
+class FirstStep:
+    """When one worker got where: monotonic seconds, the same clock for all processes."""
+
+    started: float
+    imported: float
+    stepped: float
+
+
+@dataclass(frozen=True)
+class Times:
+    """One event. Seconds."""
+
+    total: float
+    agents: float
+    imports: float
+    step: float
+
+    @property
+    def without_imports(self) -> float:
+        return self.total - self.imports
+
+
 class Node:
-    """One torchrun. Puts (when, node, pid, world size, seconds of imports) of every first step into the queue."""
+    """One torchrun. Puts (itself, world size, `FirstStep`) of every first step into the queue."""
 
     def __init__(self, arguments: list[str], script: Path, steps: queue.Queue) -> None:
         self.process = subprocess.Popen(
             [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--nnodes=1:4",
-                "--max-restarts=100",
-                *arguments,
-                str(script),
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1:4", "--max-restarts=100"),
+                *(*arguments, str(script)),
             ],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+                "LOGLEVEL": "INFO",
+                "PYTHONUNBUFFERED": "1",
+            },
         )
         self.steps = steps
         self.pids: set[int] = set()
+        self.asked_at: list[float] = []
+        self.lines: list[str] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self) -> None:
         for line in self.process.stdout:
-            if found := re.search(r"STEP (\d+) \d+ (\d+) ([\d.]+)", line):
+            self.lines.append(f"{time.monotonic():.3f} {line}")
+            if re.search("Rendezvous'ing worker group|spares are ready", line):
+                self.asked_at.append(time.monotonic())
+            if found := re.search(r"STEP (\d+) (\d+) (\S+) (\S+) (\S+)", line):
                 self.pids.add(int(found[1]))
-                self.steps.put((time.monotonic(), self, int(found[1]), int(found[2]), float(found[3])))
+                self.steps.put((self, int(found[2]), FirstStep(*(float(found[part]) for part in (3, 4, 5)))))
 
     def kill(self) -> None:
         self.process.kill()
@@ -86,19 +125,25 @@ class Node:
         self.process.wait()
 
 
-def wait_for_world(steps: queue.Queue, nodes: set[Node], size: int) -> tuple[float, float]:
-    """(when the last of `nodes` made its first step in a world of `size`, longest imports)."""
-    seen: dict[Node, tuple[float, float]] = {}
+def wait_for_world(steps: queue.Queue, nodes: set[Node], size: int) -> list[FirstStep]:
+    """The first step of each of `nodes` in a world of this size."""
+    seen: dict[Node, FirstStep] = {}
     deadline = time.monotonic() + PATIENCE
     while seen.keys() != nodes:
-        when, node, _, world, imports = steps.get(timeout=max(0.1, deadline - time.monotonic()))
+        node, world, first = steps.get(timeout=max(0.1, deadline - time.monotonic()))
         if world == size and node in nodes:
-            seen[node] = (when, imports)
-    return max(when for when, _ in seen.values()), max(imports for _, imports in seen.values())
+            seen[node] = first
+    return list(seen.values())
 
 
-def measure(name: str, arguments: list[str], script: Path) -> dict[str, tuple[float, float]]:
-    """Join, kill -9 of a worker, kill -9 of agent and worker, SIGTERM of an agent: (seconds, seconds of imports)."""
+def times(event: float, steps: list[FirstStep]) -> Times:
+    last = max(steps, key=lambda step: step.imported)
+    stepped = max(step.stepped for step in steps)
+    return Times(stepped - event, last.started - event, last.imported - last.started, stepped - last.imported)
+
+
+def measure(name: str, arguments: list[str], script: Path, settle: float) -> dict[str, Times]:
+    """Join, kill -9 of a worker, kill -9 of agent and worker, SIGTERM of an agent."""
     steps: queue.Queue = queue.Queue()
     made: list[Node] = []
 
@@ -107,30 +152,30 @@ def measure(name: str, arguments: list[str], script: Path) -> dict[str, tuple[fl
         return made[-1]
 
     results = {}
+    quiet = threading.Event()
     try:
-        a = node()
-        wait_for_world(steps, {a}, 1)
-        b = node()
+        a, b = node(), node()
         wait_for_world(steps, {a, b}, 2)
-        before = time.monotonic()
+        quiet.wait(settle)
         c = node()
-        when, imports = wait_for_world(steps, {a, b, c}, 3)
-        # A joiner's own start of torchrun (one more import of torch) is no part of the rescale.
-        results["join"] = (when - before, 2 * imports)
+        joined = wait_for_world(steps, {a, b, c}, 3)
+        results["join"] = times(c.asked_at[-1], joined)
+        quiet.wait(settle)
         before = time.monotonic()
         os.kill(max(c.pids), signal.SIGKILL)
-        when, imports = wait_for_world(steps, {a, b, c}, 3)
-        results["kill -9 worker"] = (when - before, imports)
+        results["kill -9 worker"] = times(before, wait_for_world(steps, {a, b, c}, 3))
+        quiet.wait(settle)
         before = time.monotonic()
         c.kill()
-        when, imports = wait_for_world(steps, {a, b}, 2)
-        results["kill -9 agent and worker"] = (when - before, imports)
+        results["kill -9 agent and worker"] = times(before, wait_for_world(steps, {a, b}, 2))
+        quiet.wait(settle)
         before = time.monotonic()
         b.process.terminate()
-        when, imports = wait_for_world(steps, {a}, 1)
-        results["SIGTERM agent"] = (when - before, imports)
+        results["SIGTERM agent"] = times(before, wait_for_world(steps, {a}, 1))
     except queue.Empty:
         print(f"{name}: no new world within {PATIENCE:g} s", file=sys.stderr)
+        for number, each in enumerate(made):
+            print(f"--- node {number}:\n{''.join(each.lines[-15:])}", file=sys.stderr)
     finally:
         for each in made:
             each.kill()
@@ -142,30 +187,44 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+def rows(found: dict[tuple[str, str], list[Times]]) -> list[Sequence[str]]:
+    def median(all_times: list[Times], part: str) -> str:
+        return f"{statistics.median(getattr(each, part) for each in all_times):.2f}"
+
+    parts = ("total", "imports", "without_imports", "agents", "step")
+    return [
+        (event, name, *(median(all_times, part) for part in parts), str(len(all_times)))
+        for (event, name), all_times in sorted(found.items())
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeat", type=int, default=3)
-    repeat = parser.parse_args().repeat
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    parser.add_argument("--warm", action="store_true", help="compare warm=true with cold starts instead of with c10d")
+    parser.add_argument("--lightning", action="store_true", help="a script that imports Lightning too")
+    options = parser.parse_args()
+    found: dict[tuple[str, str], list[Times]] = {}
     with tempfile.TemporaryDirectory() as folder, EmbeddedEtcd() as etcd:
         script = Path(folder) / "train.py"
-        script.write_text(SCRIPT)
-        for number in range(repeat):
-            ours = ["--rdzv-backend=etcd", f"--rdzv-endpoint={etcd.endpoint}", f"--rdzv-id=bench{number}"]
-            ours.append("--rdzv-conf=mode=restart,initial_window=0.3,stability_window=0.1")
-            theirs = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", f"--rdzv-id=bench{number}"]
-            theirs.append(f"--rdzv-conf={C10D}")
-            for name, arguments in (("etcd restart", ours), ("c10d tuned", theirs)):
-                for event, times in measure(name, arguments, script).items():
-                    found.setdefault((event, name), []).append(times)
-                    print(f"{name}: {event}: {times[0]:.2f} s, {times[1]:.2f} s of it imports", file=sys.stderr)
-    print("| event | rendezvous | median, imports in | of it imports | without imports | runs |")
-    print("|---|---|---|---|---|---|")
-    for (event, name), times in sorted(found.items()):
-        whole = statistics.median(total for total, _ in times)
-        imports = statistics.median(imports for _, imports in times)
-        without = statistics.median(total - imports for total, imports in times)
-        print(f"| {event} | {name} | {whole:.2f} s | {imports:.2f} s | {without:.2f} s | {len(times)} |")
+        script.write_text(SCRIPT.format(imports="import lightning" if options.lightning else ""))
+        for number in range(options.repeat):
+            ours = ["--rdzv-backend=etcd", f"--rdzv-endpoint={etcd.endpoint}"]
+            conf = "--rdzv-conf=mode=restart,initial_window=0.3"
+            c10d = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", f"--rdzv-conf={C10D}"]
+            variants = {"etcd restart": [*ours, f"{conf}"]}
+            if options.warm:
+                variants["etcd restart, warm"] = [*ours, f"{conf},warm=true,warm_delay=1"]
+            else:
+                variants["c10d tuned"] = [*c10d, "--monitor-interval=0.1"]
+            for name, arguments in variants.items():
+                run_id = f"--rdzv-id=bench-{len(name)}-{number}"
+                settle = 10.0 if "warm" in name else 0.5  # the next spares import meanwhile
+                for event, one in measure(name, [*arguments, run_id], script, settle).items():
+                    found.setdefault((event, name), []).append(one)
+                    print(f"{name}: {event}: {one}", file=sys.stderr)
+    header = ("event", "rendezvous", "total", "imports", "without imports", "agents", "group and step", "n")
+    print(table("Restart mode, seconds (medians)", header, rows(found)))
 
 
 if __name__ == "__main__":

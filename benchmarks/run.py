@@ -16,6 +16,8 @@ SCRIPTS = {
     "checkpoints.py": ["--quick"],
     "scaling.py": ["--cycles", "1"],
     "virtual_ranks.py": ["--rounds", "1", "--steps", "40"],
+    "redistribution.py": ["--repeat", "2"],
+    "streams.py": ["--batches", "200"],
 }
 """What runs, and the arguments that make it quick."""
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dtf_lightning.lightning.divergence import DivergenceStopping
     from dtf_lightning.lightning.strategy import ElasticDDPStrategy
     from dtf_lightning.training.sampler import ElasticDistributedSampler, WeightedElasticSampler
+    from dtf_lightning.training.shards import ShardedElasticDataset, ShardedElasticSampler
 
     __version__: str
 
@@ -26,6 +27,8 @@ __all__ = [
     "ElasticCallback",
     "ElasticDDPStrategy",
     "ElasticDistributedSampler",
+    "ShardedElasticDataset",
+    "ShardedElasticSampler",
     "WeightedElasticSampler",
     "__version__",
 ]
@@ -37,6 +40,8 @@ _HOME = {
     "ElasticCallback": "dtf_lightning.lightning.callback",
     "ElasticDDPStrategy": "dtf_lightning.lightning.strategy",
     "ElasticDistributedSampler": "dtf_lightning.training.sampler",
+    "ShardedElasticDataset": "dtf_lightning.training.shards",
+    "ShardedElasticSampler": "dtf_lightning.training.shards",
     "WeightedElasticSampler": "dtf_lightning.training.sampler",
 }
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning import cli_checkpoints, environment
+from dtf_lightning import cli_checkpoints, cli_watch, environment
+from dtf_lightning.cli_progress import Progress
 from dtf_lightning.errors import DtfError, SettingsError
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("run", nargs="?", metavar="RUN", help="the run's --rdzv-id")
     _add_connection(status)
 
+    watch = _add(
+        commands, "watch", _watch, "a live view of a run: nodes, generation, step, loss, what happens; ends with it"
+    )
+    cli_watch.add_arguments(watch)
+    _add_connection(watch)
+
     drain = _add(commands, "drain", _drain, "ask a node to leave its run gracefully, at the next step boundary")
     drain.add_argument("run", metavar="RUN", help="the run's --rdzv-id")
     drain.add_argument("node", metavar="NODE", help="the node's id as `dtf status` shows it, or its beginning")
@@ -70,7 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
     report = _add(commands, "report", _report, "what happened to a run and what it cost, as an HTML page or as text")
-    report.add_argument("run_dir", nargs="+", type=Path, metavar="RUN_DIR", help="a run's folder; several: compare")
+    report.add_argument(
+        "run_dir", nargs="+", type=Path, metavar="RUN_DIR",
+        help="a run's folder, or one with a single run in dtf/; several: compare",
+    )  # fmt: skip
     report.add_argument("--format", choices=("html", "text", "md", "json"), default="html", help="(default: html)")
     report.add_argument("--output", type=Path, metavar="FILE", help="(default: report.html in the first folder)")
 
@@ -79,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = _add(commands, "demo", _demo, "train on this machine while nodes join, leave and die, and count the losses")
     demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a new one in runs/)")
     demo.add_argument("--fast", action="store_true", help="fewer steps and epochs")
-    demo.add_argument("--keep", action="store_true", help="keep ledgers, event logs and the nodes' output as well")
+    demo.add_argument("--keep", action="store_true", help="keep the nodes' output as well")
 
     checkpoints = _add(
         commands, "checkpoints", cli_checkpoints.checkpoints, "what a run has saved, and whether it is whole"
@@ -104,6 +114,11 @@ def _status(arguments: argparse.Namespace) -> int:
             lines = [_summary(run) for run in list_runs(store)] or ["no runs"]
     print(*lines, sep="\n")
     return DONE
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    with _connect(arguments) as store:
+        return cli_watch.watch(arguments, store)
 
 
 def _summary(run: RunSummary) -> str:
@@ -136,7 +151,8 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from dtf_lightning.results.report import write_report
 
-    written = write_report(arguments.run_dir, arguments.format, arguments.output)
+    with Progress(_amount(*arguments.run_dir)):
+        written = write_report(arguments.run_dir, arguments.format, arguments.output)
     print(written)
     return DONE
 
@@ -146,7 +162,8 @@ def _results_sync(arguments: argparse.Namespace) -> int:
 
     with ResultsStore(arguments.db) as store:
         for run_dir in arguments.run_dir:
-            done = store.sync(run_dir)
+            with Progress(_amount(run_dir)):
+                done = store.sync(run_dir)
             print(f"{done.run}: {done.new_lines} new lines from {done.files} files")
             for problem in done.corrupt:
                 print(f"passed over: {problem}", file=sys.stderr)
@@ -155,13 +172,19 @@ def _results_sync(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _amount(*run_dirs: Path) -> str:
+    """What is to be read, for people who wait."""
+    size = sum(path.stat().st_size for run_dir in run_dirs for path in run_dir.glob("events/*.jsonl"))
+    return f"{', '.join(run_dir.name for run_dir in run_dirs)}: {size / (1 << 20):.1f} MiB of events"
+
+
 def _results_query(arguments: argparse.Namespace) -> int:
     from dtf_lightning.results.store import ResultsStore
 
     if not arguments.db.exists():
         raise SettingsError(f"there is no database {arguments.db}: make it with dtf results sync RUN_DIR")
     with ResultsStore(arguments.db, read_only=True) as store:
-        print(store.query(arguments.sql))
+        print(store.text(arguments.sql))
     return DONE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from dtf_lightning.cli_progress import Progress
 from dtf_lightning.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
@@ -74,7 +75,11 @@ def _list(storage: Storage, runs: dict[str, Loaded], *, loud: bool) -> int:
     for run, loaded in runs.items():
         records = loaded.manifest.records if loaded.manifest else ()
         listed += records
-        verdicts = [verify(storage, record) for record in records]
+        verdicts = []
+        with Progress(f"run {run}: reading checkpoints", sum(record.size for record in records)) as progress:
+            for record in records:
+                verdicts.append(verify(storage, record))
+                progress.advance(record.size)
         num_bad += sum(not verdict.intact for verdict in verdicts) + len(loaded.damaged)
         if loud:
             print(f"run {run}:")

@@ -45,6 +45,12 @@ def write(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
+def replace(variables: Mapping[str, str]) -> None:
+    """Make the environment of this process exactly this."""
+    os.environ.clear()
+    os.environ.update(variables)
+
+
 def remove(name: str) -> None:
     """Unset a variable; an unset one is no error."""
     os.environ.pop(name, None)

@@ -17,17 +17,82 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+from dtf_lightning.event_kinds import (
+    KINDS,
+    SCHEMA_VERSION,
+    CheckpointPruned,
+    CheckpointSaved,
+    DirectiveIssued,
+    Diverged,
+    Evaluated,
+    Event,
+    GenerationEntered,
+    GenerationFormed,
+    HardwareSeen,
+    LeaderElected,
+    LearningRateScaled,
+    NodeGoneEvent,
+    NodeJoined,
+    RolledBack,
+    RunEnded,
+    StepsDone,
+    StragglerSeen,
+    TimeSpent,
+    TrainingDescribed,
+    UnknownEvent,
+    WorkerEnded,
+    WorkerLost,
+    WorkerRescaled,
+    WorkersPaced,
+    WorkerStarted,
+)
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
-
 MAX_WAITING = 1000
 """Events that a log keeps which does not know yet where its file is; the oldest go first."""
+
+
+__all__ = [
+    "KINDS",
+    "SCHEMA_VERSION",
+    "CheckpointPruned",
+    "CheckpointSaved",
+    "DirectiveIssued",
+    "Diverged",
+    "Evaluated",
+    "Event",
+    "EventLog",
+    "EventLogError",
+    "GenerationEntered",
+    "GenerationFormed",
+    "HardwareSeen",
+    "LeaderElected",
+    "LearningRateScaled",
+    "NewerEvents",
+    "NodeGoneEvent",
+    "NodeJoined",
+    "RolledBack",
+    "RunEnded",
+    "StepsDone",
+    "StragglerSeen",
+    "TimeSpent",
+    "TrainingDescribed",
+    "UnknownEvent",
+    "WorkerEnded",
+    "WorkerLost",
+    "WorkerRescaled",
+    "WorkerStarted",
+    "WorkersPaced",
+    "events_path",
+    "parse_event",
+    "read_events",
+]
 
 
 class EventLogError(ValueError):
@@ -36,256 +101,6 @@ class EventLogError(ValueError):
 
 class NewerEvents(EventLogError):
     """Written by a newer version of this package: nothing is wrong with the file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One thing that happened. `at` is in seconds since the epoch; who says so is `source`."""
-
-    kind: ClassVar[str]
-    at: float
-    source: str = ""
-    """A node id, or `node/local_rank` for a worker."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {"v": SCHEMA_VERSION, "kind": self.kind, **asdict(self)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeJoined(Event):
-    kind: ClassVar[str] = "node_joined"
-    node: str
-    incarnation: int
-    num_workers: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeGoneEvent(Event):
-    kind: ClassVar[str] = "node_gone"
-    node: str
-    cause: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaderElected(Event):
-    kind: ClassVar[str] = "leader_elected"
-    node: str
-    epoch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DirectiveIssued(Event):
-    kind: ClassVar[str] = "directive"
-    directive: str
-    target: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationFormed(Event):
-    kind: ClassVar[str] = "generation_formed"
-    generation: int
-    rescale: str
-    """`start`, `join`, `leave`, `failure` or `mixed`."""
-    reason: str
-    members: tuple[str, ...]
-    world_size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerRescaled(Event):
-    """A worker's view of one rescale, written after its first step in the new generation."""
-
-    kind: ClassVar[str] = "worker_rescaled"
-    generation: int
-    rescale: str
-    reason: str
-    world_size: int
-    rank: int
-    step: int
-    """Optimizer steps committed when the first step of the new generation was done."""
-    pause: float
-    """Seconds from the beginning of the unwinding to the end of the first step."""
-    phases: dict[str, float]
-    """Seconds by phase: unwind, wait, group, state, wrap, first_step."""
-    redrawn: bool
-    """A step in flight was rolled back and its samples were drawn again."""
-    incarnation: int = 0
-    """Which start of the node's workers this is, from 1; 0 where an older version did not say. Since version 2."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerLost(Event):
-    kind: ClassVar[str] = "worker_lost"
-    node: str
-    local_rank: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunEnded(Event):
-    kind: ClassVar[str] = "run_ended"
-    phase: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerStarted(Event):
-    """A worker has checked in with its agent and sets up."""
-
-    kind: ClassVar[str] = "worker_started"
-    run_id: str
-    node: str
-    local_rank: int
-    incarnation: int
-    pid: int
-    host: str
-    started_at: float
-    """When the process was started: seconds since the epoch."""
-    joiner: bool
-    """The run trained already."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerEnded(Event):
-    """A worker's part in the run is over; one that is killed writes none."""
-
-    kind: ClassVar[str] = "worker_ended"
-    incarnation: int
-    reason: str
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationEntered(Event):
-    """A worker has formed a generation's process group and holds the same state as all its members."""
-
-    kind: ClassVar[str] = "generation_entered"
-    generation: int
-    rescale: str
-    reason: str
-    members: tuple[str, ...]
-    world_size: int
-    rank: int
-    incarnation: int
-    step: int
-    epoch: int
-    formed_at: float
-    """When the coordinator decided on it: seconds since the epoch."""
-    failed: tuple[str, ...] = ()
-    """Members whose failure led to it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingDescribed(Event):
-    """What is trained and how, once per worker."""
-
-    kind: ClassVar[str] = "training_described"
-    description: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HardwareSeen(Event):
-    """What the node has, once per generation by its first worker."""
-
-    kind: ClassVar[str] = "hardware"
-    generation: int
-    node: str
-    hardware: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepsDone(Event):
-    """Optimizer steps that this worker has committed since its last such event."""
-
-    kind: ClassVar[str] = "steps"
-    generation: int
-    world_size: int
-    rank: int
-    epoch: int
-    step: int
-    """Optimizer steps committed in all."""
-    steps: int
-    """Of which since the last event."""
-    seconds: float
-    """Since the last event, or since the generation's first step."""
-    samples: int
-    """That the whole world consumed in these steps."""
-    data_wait: float
-    """Seconds of them that this worker waited for data."""
-    loss: float | None = None
-    """This worker's own, of the last batch; `None` where it is none or not finite."""
-    lr: float | None = None
-    rss: int = 0
-    """Bytes of host memory that this process holds."""
-    device_memory: int | None = None
-    """Peak bytes allocated on the device; `None` without one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated(Event):
-    """A validation's results, by rank 0."""
-
-    kind: ClassVar[str] = "evaluated"
-    generation: int
-    epoch: int
-    step: int
-    seconds: float
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSaved(Event):
-    """By rank 0."""
-
-    kind: ClassVar[str] = "checkpoint_saved"
-    generation: int
-    step: int
-    epoch: int
-    path: str
-    seconds: float
-    size: int
-    """Bytes; 0 where the path is not on this machine."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointPruned(Event):
-    """By rank 0."""
-
-    kind: ClassVar[str] = "checkpoint_pruned"
-    step: int
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeSpent(Event):
-    """What this worker's time went into so far, since its process was started."""
-
-    kind: ClassVar[str] = "time_spent"
-    generation: int
-    incarnation: int
-    wall: float
-    """Seconds since the process was started, by the wall clock."""
-    seconds: dict[str, float]
-    """By bucket (`dtf_lightning.training.time_account`), by the monotonic clock."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnknownEvent(Event):
-    """A line of a kind that this version does not know, as it was read."""
-
-    kind: ClassVar[str] = "unknown"
-    data: dict[str, Any]
-
-
-KINDS: dict[str, type[Event]] = {
-    cls.kind: cls
-    for cls in (
-        NodeJoined, NodeGoneEvent, LeaderElected, DirectiveIssued, GenerationFormed, WorkerRescaled, WorkerLost, RunEnded,
-        WorkerStarted, WorkerEnded, GenerationEntered, TrainingDescribed, HardwareSeen, StepsDone, Evaluated,
-        CheckpointSaved, CheckpointPruned, TimeSpent,
-    )
-}  # fmt: skip
 
 
 class EventLog:
@@ -301,6 +116,7 @@ class EventLog:
         self._warned = False
         self._closed = False
         self._waiting: deque[Event] = deque(maxlen=MAX_WAITING)
+        self.path: Path | None = None
         if path is not None:
             self.open(path)
 
@@ -308,7 +124,7 @@ class EventLog:
         """Write to this file from now on, what has waited first; does nothing for a log that has its file already."""
         if self._fd >= 0 or self._warned or self._closed:
             return
-        path = Path(path)
+        self.path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

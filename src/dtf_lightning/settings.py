@@ -146,6 +146,16 @@ class AgentSettings:
         "need as long as a save takes.",
         unit="seconds",
     )
+    warm: bool = _setting(
+        False,
+        "Restart mode: keep one process per worker that has imported the script's packages already, and start the next "
+        "workers from those. Costs their memory.",
+    )
+    warm_delay: float = _setting(
+        10.0,
+        "With `warm`: from the start of workers to that of the next spares, whose imports load the machine.",
+        unit="seconds",
+    )
     attach_timeout: float = _setting(
         300.0,
         "A worker that has not constructed `ElasticCallback` by then is a stock script: error.",
@@ -167,6 +177,18 @@ class AgentSettings:
         None, "Folder for event logs and ledgers; without it the script's, <default_root_dir>/dtf/<run id>."
     )
 
+    metrics_port: int | None = _setting(
+        None,
+        "Serve Prometheus metrics of this node on this port; 0 takes a free one, which is logged and written to "
+        "`<run_dir>/metrics/`. Needs the extra `metrics`.",
+        unit="port",
+    )
+    traces: bool = _setting(
+        False,
+        "One OpenTelemetry trace for each rescale, over OTLP/HTTP to where the `OTEL_...` variables say. Needs the extra "
+        "`traces`.",
+    )
+
     def __post_init__(self) -> None:
         _check_types(self)
         _check(self.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
@@ -175,12 +197,16 @@ class AgentSettings:
             "lease_ttl must be at least 2 s (etcd grants no less at its default election timeout), "
             f"got {self.lease_ttl:g} s",
         )
-        for name in ("grace_period", "attach_timeout", "stop_grace", "notice_interval"):
+        for name in ("grace_period", "attach_timeout", "stop_grace", "notice_interval", "warm_delay"):
             _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
         _check(
             self.grace_period > self.elastic.stability_window,
             f"grace_period ({self.grace_period:g} s) must exceed stability_window "
             f"({self.elastic.stability_window:g} s), or no node can ever leave by agreement: raise grace_period or lower stability_window",
+        )
+        _check(
+            self.metrics_port is None or 0 <= self.metrics_port < 65536,
+            f"metrics_port must be a port or 0, got {self.metrics_port}",
         )
         for name, partner in (("cert", "key"), ("user", "password_file")):
             given, missing = (name, partner) if getattr(self, name) else (partner, name)
@@ -335,7 +361,7 @@ def _parse(name: str, setting: Field[Any], value: Any, source: str) -> Any:
     try:
         if kind == "bool":
             return value if isinstance(value, bool) else _WORDS[str(value).strip().lower()]
-        if kind == "int" and not isinstance(value, bool | float):
+        if kind.startswith("int") and not isinstance(value, bool | float):
             return int(value)
         if kind == "float" and not isinstance(value, bool):
             return float(value)
@@ -343,8 +369,10 @@ def _parse(name: str, setting: Field[Any], value: Any, source: str) -> Any:
             return value
     except (KeyError, ValueError, TypeError):
         pass
-    expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(kind, "text")
-    unit = f" of {setting.metadata['unit']}" if setting.metadata["unit"] and kind != "bool" else ""
+    expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(
+        kind.removesuffix(" | None"), "text"
+    )
+    unit = f" of {setting.metadata['unit']}" if setting.metadata["unit"] and kind in ("int", "float") else ""
     raise SettingsError(f"{source}: {name} must be {expected}{unit}, got {value!r}")
 
 

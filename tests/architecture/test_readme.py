@@ -54,6 +54,8 @@ NAMED = {
         "docs/troubleshooting.md",
         "docs/checkpoints-and-divergence.md",
         "docs/data-and-learning-rate.md",
+        "docs/observability.md",
+        "docs/clusters.md",
     )
     for name in re.findall(
         r"`(tests/[\w/]+(?:\.py)?(?:::\w+)?)`", (ROOT / page).read_text() if (ROOT / page).exists() else ""

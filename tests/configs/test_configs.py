@@ -76,6 +76,24 @@ def seconds_to_stop(name: str) -> float:
             return float(re.search(r"--signal=B:USR1@(\d+)", slurm())[1])
 
 
+class StrictLoader(yaml.SafeLoader):
+    """YAML lets a key stand twice and keeps the last: a lint of its own."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key stands twice: {keys} at {node.start_mark}"
+        return super().construct_mapping(node, deep)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
+def test_yaml_is_clean(path):
+    """No key twice, no tab, no blank at a line's end, and every document has something in it."""
+    text = path.read_text()
+    assert all(yaml.load_all(text, Loader=StrictLoader))
+    assert "\t" not in text
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+
+
 @pytest.mark.parametrize(("name", "command"), list(torchrun_commands()))
 def test_every_command_and_key(name, command, tmp_path):
     """torchrun's own parser takes the options, our settings take every key, and the grace period fits in the platform's."""

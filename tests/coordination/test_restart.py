@@ -1,12 +1,19 @@
-"""mode=restart under real torchrun: a stock DDP script, which knows nothing of this package, survives every fault."""
+"""Restart mode under real torchrun: stock scripts, which know nothing of this package, survive every fault."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import select
+import shlex
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dtf_lightning.coordination.keys import RunKeys, RunView
@@ -15,8 +22,12 @@ from support.torchrun import PATIENCE, Torchrun
 
 pytestmark = pytest.mark.process
 
-STOCK = str(Path(__file__).parents[1] / "support/stock_ddp.py")
-CONF = "mode=restart,initial_window=0.3"
+ROOT = Path(__file__).parents[2]
+STOCK = str(ROOT / "tests/support/stock_ddp.py")
+TRAINER = str(ROOT / "tests/support/stock_trainer.py")
+FSDP = str(ROOT / "tests/support/stock_fsdp.py")
+CONF = "initial_window=0.3"
+"""mode=auto, as users have it: it chooses restart for these scripts."""
 
 
 @pytest.fixture
@@ -29,8 +40,8 @@ def start(etcd, run_id, end_file):
     """Starts nodes of one run."""
     made: list[Torchrun] = []
 
-    def start(script: str = STOCK, *, conf: str = CONF, **options: object) -> Torchrun:
-        made.append(Torchrun(etcd.endpoint, run_id, script, str(end_file), conf=conf, **options))  # type: ignore[arg-type]
+    def start(script: str = STOCK, argument: str = "", *, conf: str = CONF, **options: object) -> Torchrun:
+        made.append(Torchrun(etcd.endpoint, run_id, script, argument or str(end_file), conf=conf, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield start
@@ -38,11 +49,36 @@ def start(etcd, run_id, end_file):
         node.__exit__()
 
 
+def readme_command(endpoint: str, run_id: str, end_file: Path) -> list[str]:
+    """The line of the README; only what a test must choose for itself is replaced: etcd's port, the id, the script."""
+    [line] = re.findall(r"^torchrun .*mode=restart train\.py$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    words = shlex.split(line)
+    words[words.index("--rdzv-endpoint=127.0.0.1:2379")] = f"--rdzv-endpoint={endpoint}"
+    words[words.index("--rdzv-id=run8")] = f"--rdzv-id={run_id}"
+    assert (words[0], words[-1]) == ("torchrun", "train.py")
+    return [sys.executable, "-m", "torch.distributed.run", *words[1:-1], STOCK, str(end_file)]
+
+
 def worker_of(node: Torchrun, place: str) -> int:
     """The pid of the node's worker, once it trains in this place."""
     pid = int(node.expect(rf"worker pid (\d+) rank {place}")[1])
     node.expect(f"trains: rank {place}")
     return pid
+
+
+def children(pid: int) -> set[int]:
+    return {child.pid for child in psutil.Process(pid).children()}
+
+
+def two_spares(agent: int) -> set[int]:
+    """The agent's spares, some of which are workers now, once there are two."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        found = {pid for pid in children(agent) if "spare_process" in Path(f"/proc/{pid}/cmdline").read_text()}
+        if len(found) == 2:
+            return found
+        threading.Event().wait(0.02)
+    raise AssertionError(f"no second spare within {PATIENCE:g} s")
 
 
 def is_gone(pid: int) -> None:
@@ -60,8 +96,9 @@ def is_gone(pid: int) -> None:
 def test_join_leave_and_finish(start, etcd, run_id, end_file):
     """A node joins, another leaves on SIGTERM, the rest finish with equal weights; then the id can be used again."""
     first = start()
+    first.expect("mode=auto: .*stock_ddp.py does not name dtf_lightning")
     worker_of(first, "0 of 1")
-    second = start()
+    second = start(command=readme_command(etcd.endpoint, run_id, end_file))
     worker_of(second, "1 of 2")
     worker_of(first, "0 of 2")
     first.signal(signal.SIGTERM)
@@ -119,6 +156,36 @@ def test_kill_node(start):
     worker_of(second, "0 of 1")
     third = start()
     worker_of(third, "1 of 2")
+
+
+def test_fsdp(start, tmp_path):
+    """A sharded model with checkpoints of its own: join, kill -9 of a worker, kill -9 of rank 0's agent; it never starts over."""
+    first = start(FSDP, str(tmp_path))
+    first.expect("trains: rank 0 of 1")
+    second = start(FSDP, str(tmp_path), options=("--max-restarts=1",))
+    joined = second.expect(r"worker pid (\d+) rank 1 of 2 from step (\d+)")
+    second.expect("trains: rank 1 of 2")
+    os.kill(int(joined[1]), signal.SIGKILL)
+    again = second.expect(r"rank 1 of 2 from step (\d+)")
+    second.expect("trains: rank 1 of 2")
+    first.signal(signal.SIGKILL)
+    alone = second.expect(r"rank 0 of 1 from step (\d+)")
+    assert 0 < int(joined[2]) < int(again[1]) < int(alone[1])
+    second.expect("trains: rank 0 of 1")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="`make compatibility` installs it")
+def test_hugging_face_trainer(start, tmp_path):
+    """The real Trainer: a node joins, its worker is killed, the first agent is killed; it goes on from its checkpoints."""
+    first = start(TRAINER, str(tmp_path))
+    first.expect("trains: rank 0 of 1 from step 1")
+    second = start(TRAINER, str(tmp_path), options=("--max-restarts=1",))
+    joined = second.expect(r"worker pid (\d+) trains: rank 1 of 2 from step (\d+)")
+    os.kill(int(joined[1]), signal.SIGKILL)
+    again = second.expect(r"trains: rank 1 of 2 from step (\d+)")
+    first.signal(signal.SIGKILL)
+    alone = second.expect(r"trains: rank 0 of 1 from step (\d+)")
+    assert 1 < int(joined[2]) < int(again[1]) < int(alone[1])
 
 
 def test_silent_peer_is_noticed_while_workers_live(start, tmp_path):
@@ -201,3 +268,19 @@ def test_preemption_notice(start, tmp_path):
     assert leaves.wait() == 0, leaves.output
     stays.expect("leaves: spot notice")
     worker_of(stays, "0 of 1")
+
+
+def test_warm(start):
+    """warm=true: the killed worker's successor had imported before; kill -9 of the agent leaves no spare behind."""
+    node = start(conf=f"{CONF},warm=true,warm_delay=0.05", options=("--max-restarts=1",))
+    node.expect("1 spares are ready")
+    pid = worker_of(node, "0 of 1")
+    spares = two_spares(node.process.pid)  # the worker was one itself
+    assert pid in spares
+    os.kill(pid, signal.SIGKILL)
+    successor = worker_of(node, "0 of 1")
+    assert successor in spares - {pid}
+    left = children(node.process.pid)
+    node.signal(signal.SIGKILL)
+    for each in left:
+        is_gone(each)

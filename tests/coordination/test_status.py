@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dtf_lightning.coordination.keys import RunPhase
+from dtf_lightning.coordination.messages import Happened
 from dtf_lightning.coordination.status import list_runs, read_status, request_drain
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd.memory import MemoryStore
+from dtf_lightning.events import Evaluated
 from support.agents import FakeCluster
 
 
@@ -32,6 +34,27 @@ def test_status(cluster):
     text = "\n".join(status.describe())
     assert "generation 1 (start), 2 nodes, 2 workers, 1 to 4 nodes" in text
     assert "a  member, active, ranks 0-0 (coordinator)" in text
+
+
+def test_last_events(cluster):
+    """What a worker tells its agent, and what the agents saw, newest last; a node has its last twenty at most."""
+    _, b = cluster.training("a", "b")
+    worker = b.worker
+    for step in range(30):
+        event = Evaluated(
+            at=4e9 + step, source="b/0", generation=1, epoch=0, step=step, seconds=0.1, metrics={"acc": 0.5}
+        )
+        worker.say(Happened(event=event.to_json()))
+    worker.say(Happened(event={"kind": "of another version"}))
+    last = "evaluated at step 29: acc 0.5"
+    cluster.wait_for(lambda view: any(text == last for _, text in view.happenings()))
+    events = [text for _, text in read_status(cluster.store, cluster.run_id).events]
+    assert "evaluated at step 10: acc 0.5" in events
+    assert "evaluated at step 9: acc 0.5" not in events
+    cluster.wait_for(lambda view: any("generation 1 with 2 workers" in text for _, text in view.happenings()))
+    told = read_status(cluster.store, cluster.run_id).describe()
+    assert "last events:" in told
+    assert told[-1].endswith(last)
 
 
 def test_runs(cluster, backend):

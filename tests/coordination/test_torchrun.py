@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
+import threading
+import time
+import urllib.request
 
 import pytest
 
@@ -40,12 +43,25 @@ def worker(end_file, *arguments):
     return (str(WORKER), str(end_file), *arguments)
 
 
-def test_train_join_and_finish(start, etcd, run_id, end_file):
-    """Two workers train, a node joins, all finish: both torchruns exit with 0 and the agents' keys are gone."""
-    first = start(*worker(end_file), num_workers=2)
+def test_train_join_and_finish(start, etcd, run_id, end_file, tmp_path):
+    """Two workers train, a node joins, all finish: both torchruns exit with 0 and the agents' keys are gone.
+
+    Beside it, the first node serves metrics on a port of its choice.
+    """
+    first = start(
+        *worker(end_file),
+        num_workers=2,
+        conf=f"initial_window=0.5,metrics_port=0,traces=true,run_dir={tmp_path / 'run'}",
+    )
+    address = first.expect(r"metrics at (http://\S+)")[1]
     first.expect("generation 1 rank [01] of 2")
     second = start(*worker(end_file))
     second.expect("generation 2 rank 2 of 3")
+    wait, end = threading.Event(), time.monotonic() + 30
+    while "dtf_world_size 3.0" not in urllib.request.urlopen(address, timeout=10).read().decode():
+        assert time.monotonic() < end, urllib.request.urlopen(address, timeout=10).read().decode()
+        wait.wait(0.05)
+    assert len(list((tmp_path / "run" / "metrics").glob("*.json"))) == 1
     end_file.touch()
     assert (first.wait(), second.wait()) == (0, 0), first.output + second.output
     store = connect(etcd.endpoint, quiet=True)

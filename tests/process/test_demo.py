@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dtf_lightning.results.store import ResultsStore
+from support import browser
+from support.reports import BALANCE, LOOK, TITLES
+
 DTF = Path(sys.executable).with_name("dtf")
 
 DEADLINE = 280.0
@@ -53,7 +57,26 @@ def test_everything_holds(tmp_path):
     assert re.search(r"^Validation accuracy  0\.9\d\d after \d+ epochs; 0\.9\d\d undisturbed", printed, re.MULTILINE)
     assert "Everything held." in printed
     is_continuous(tmp_path / "demo" / "tensorboard" / "elastic")
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["tensorboard"]  # no --keep
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["dtf", "tensorboard"]  # no --keep
+    its_report(tmp_path)
+
+
+def its_report(folder: Path) -> None:
+    """`dtf report` on the demo's folder, in a browser; its seconds add up, its samples are complete."""
+    command = [DTF, "report", folder / "demo", "--output", folder / "report.html"]
+    subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    (seen,) = browser.look(folder / "report.html", [browser.View(name="demo", script=LOOK)], folder).values()
+    assert (seen.errors, seen.requests) == ([], [])
+    assert [chart["title"] for chart in seen.value["charts"] if not chart["marks"]] == []
+    assert [chart["title"] for chart in seen.value["charts"]] == TITLES
+    assert seen.colors > 20
+    assert "every sample once" in seen.value["text"]
+    with ResultsStore() as store:
+        assert store.sync(folder / "demo").corrupt == []
+        assert store.query(BALANCE).fetchall() == []
+        assert store.query("SELECT count(*) FROM rescales WHERE pause <= 0").fetchall() == [(0,)]
+        assert store.query("SELECT max(generation), count(DISTINCT generation) FROM rescales").fetchall() == [(7, 6)]
+        assert store.query("SELECT sum(missing + repeated) FROM audits WHERE complete").fetchall() == [(0,)]
 
 
 def is_continuous(log: Path) -> None:

@@ -15,10 +15,10 @@ from support.elastic_training import Training
 pytestmark = pytest.mark.process
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_resume_at_the_exact_sample(make_run, world):
+@pytest.mark.parametrize(("world", "data"), [(1, "map"), (2, "map"), (4, "map"), (2, "streams"), (4, "shards")])
+def test_resume_at_the_exact_sample(make_run, world, data):
     """Three workers save after step 15, in mid-epoch, and all die in step 17; the second epoch's samples are still drawn once."""
-    calm = Training(checkpoint_every=15, callbacks=("ema",), batch_norm=False)
+    calm = Training(data=data, checkpoint_every=15, callbacks=("ema",), batch_norm=False)
     training = replace(calm, faults=(Fault(at="forward", step=17, generation=None),))
     first = make_run(training, **exactly(3))
     first.start("a", "b", "c")

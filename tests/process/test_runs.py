@@ -89,7 +89,7 @@ def test_torchrun(etcd, tmp_path):
         nnodes="1:2",
         nproc_per_node=2,
         max_restarts=1,
-        rdzv_conf={"initial_window": "20", "max_wait": "20"},
+        rdzv_conf={"mode": "live", "initial_window": "20", "max_wait": "20"},  # the callback is in another file
         variables={"PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))},
     )
     with cluster:

@@ -1,41 +1,170 @@
-"""A headless Chromium, asked for a screenshot and for what a page says of itself."""
+"""A headless browser for the tests: Chromium, as Qt packages it for PyPI (`PyQt6-WebEngine`, of the extra `dev`).
+
+Run as a program it shows one page several times (`python browser.py JOB.json`) and writes down what it saw. In a process
+of its own: Qt wants the main thread, and leaves processes behind when it is not ended.
+"""
 
 from __future__ import annotations
 
-import re
-import shutil
+import json
+import os
 import subprocess
-import tempfile
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DEADLINE = 120.0
+"""Seconds for all views of a page."""
+
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--enable-logging=stderr",
-)  # fmt: skip
-DEADLINE = 90.0
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-quic --disable-sync "
+    "--hide-scrollbars"
+)
+
+HINT = (
+    "no browser: pip install PyQt6-WebEngine, of the extra 'dev' (it needs the system's libnss3, libxkbcommon, libEGL and "
+    "libGL: with apt, libnss3 libxkbcommon0 libegl1 libgl1 libxcomposite1 libxdamage1 libxrandr2 libasound2)"
+)
 
 
-def browse(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run it once with a fresh profile; skips the test where there is no Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH")
-    with tempfile.TemporaryDirectory(prefix="dtf-chromium-", ignore_cleanup_errors=True) as profile:
-        return subprocess.run(
-            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=8000", *arguments, url],
-            capture_output=True, text=True, timeout=DEADLINE,
-        )  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One look at the page."""
+
+    name: str
+    page: str = ""
+    """Another page's address."""
+    width: int = 1200
+    height: int = 1000
+    fragment: str = ""
+    script: str = "null"
+    """Its value, as JSON, is the view's `value`."""
 
 
-def dom(path: Path) -> tuple[str, list[str]]:
-    """The page after its scripts ran, and its errors on the console."""
-    result = browse(path.as_uri(), "--dump-dom", "--window-size=1200,1000")
-    return result.stdout, re.findall(r"CONSOLE[^\n]*(?:[Ee]rror|refused|Failed)[^\n]*", result.stderr)
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one look saw."""
+
+    value: Any
+    errors: list[str]
+    """Of the page's console, and what it could not load."""
+    requests: list[str]
+    """Addresses that the page asked for, itself excepted."""
+    picture: Path
+    """A PNG of the window."""
+    colors: int
+    """Different ones among the picture's points, every seventh in both directions."""
+    brightness: float
+    """The mean of those points: 0 is black, 1 is white."""
 
 
-def screenshot(path: Path, target: Path, *, width: int = 1200, height: int = 2400, fragment: str = "") -> Path:
-    """A picture of the page."""
-    browse(f"{path.as_uri()}{fragment}", f"--screenshot={target}", f"--window-size={width},{height}")
-    return target
+def look(page: Path, views: Sequence[View], folder: Path, *, dark: bool = False) -> dict[str, Seen]:
+    """Show the page in each view, on a system with light or dark colours. Skips the test where there is no browser."""
+    flags = f"{FLAGS} --blink-settings=preferredColorScheme={int(not dark)}"
+    job = folder / "job.json"
+    job.write_text(
+        json.dumps({"page": page.as_uri(), "folder": str(folder), "views": [asdict(view) for view in views]})
+    )
+    result = subprocess.run(
+        [sys.executable, __file__, str(job)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen", "QTWEBENGINE_CHROMIUM_FLAGS": flags, "HOME": str(folder)},
+    )
+    if result.returncode == NO_BROWSER:
+        pytest.skip(f"{HINT}: {result.stderr.strip()}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    seen = json.loads((folder / "seen.json").read_text())
+    return {
+        name: Seen(**{**found, "value": json.loads(found["value"]), "picture": folder / f"{name}.png"})
+        for name, found in seen.items()
+    }
+
+
+NO_BROWSER = 77
+SETTLE = 400
+"""Milliseconds from a page's end of loading to the look at it: charts draw themselves in animation frames."""
+
+
+def main(job: dict[str, Any]) -> None:
+    """Show the views one after the other, in one browser."""
+    try:
+        from PyQt6.QtCore import QTimer, QUrl
+        from PyQt6.QtWebEngineCore import QWebEnginePage, QWebEngineProfile, QWebEngineUrlRequestInterceptor
+        from PyQt6.QtWebEngineWidgets import QWebEngineView
+        from PyQt6.QtWidgets import QApplication
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(NO_BROWSER) from None
+
+    pages = {view["page"] or job["page"] for view in job["views"]}
+    errors: list[str] = []
+    requests: list[str] = []
+
+    class Page(QWebEnginePage):
+        def javaScriptConsoleMessage(self, level, message, line, source) -> None:
+            if level is QWebEnginePage.JavaScriptConsoleMessageLevel.ErrorMessageLevel:
+                errors.append(f"{source}:{line}: {message}")
+
+    class Requests(QWebEngineUrlRequestInterceptor):
+        def interceptRequest(self, info) -> None:
+            address = info.requestUrl().toString()
+            if not address.startswith(("data:", "blob:")) and address.partition("?")[0] not in pages:
+                requests.append(address)
+
+    application = QApplication(["browser"])
+    profile = QWebEngineProfile()  # off the record: nothing is stored
+    interceptor = Requests()
+    profile.setUrlRequestInterceptor(interceptor)
+    window = QWebEngineView()
+    page = Page(profile, window)
+    window.setPage(page)
+    window.show()
+    left, seen = list(job["views"]), {}
+
+    def next_view() -> None:
+        if not left:
+            Path(job["folder"], "seen.json").write_text(json.dumps(seen))
+            application.quit()
+            return
+        view = left[0]
+        errors.clear()
+        requests.clear()
+        window.resize(view["width"], view["height"])
+        # A page that is shown already only scrolls to another fragment.
+        page.setUrl(QUrl(f"{view['page'] or job['page']}?{view['name']}{view['fragment']}"))
+
+    def loaded(good: bool) -> None:
+        if not good:
+            errors.append("the page did not load")
+        QTimer.singleShot(SETTLE, lambda: page.runJavaScript(f"JSON.stringify({left[0]['script']})", note))
+
+    def note(value: str) -> None:
+        view = left.pop(0)
+        picture = window.grab().toImage()
+        picture.save(str(Path(job["folder"], f"{view['name']}.png")))
+        points = [picture.pixelColor(x, y) for x in range(0, picture.width(), 7) for y in range(0, picture.height(), 7)]
+        seen[view["name"]] = {
+            "value": value or "null",
+            "errors": list(errors),
+            "requests": list(requests),
+            "colors": len({point.rgb() for point in points}),
+            "brightness": sum(point.lightnessF() for point in points) / len(points),
+        }
+        next_view()
+
+    page.loadFinished.connect(loaded)
+    QTimer.singleShot(0, next_view)
+    application.exec()
+    window.close()
+    page.deleteLater()
+    application.processEvents()
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

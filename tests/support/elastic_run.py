@@ -78,6 +78,7 @@ class ElasticRun:
     training: Training
     elastic: Mapping[str, float] = field(default_factory=dict)
     agent: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     run_id: str = field(default_factory=lambda: f"run-{uuid.uuid4().hex[:8]}")
     nodes: dict[str, ForkedNode] = field(default_factory=dict)
 
@@ -96,6 +97,7 @@ class ElasticRun:
                 agent=self.agent,
                 num_workers=num_workers,
                 num_restarts=num_restarts,
+                environment=self.environment,
             )
             self.nodes[name] = ForkedNode(spec, self.server.fork(run_node, self.folder / f"{name}.log", spec), self)
 

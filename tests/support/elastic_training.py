@@ -7,6 +7,7 @@ import json
 import os
 import random
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +17,31 @@ from typing import Any
 import lightning as L
 import torch
 import torch._dynamo  # seconds at the first DDP, if it is not there
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from dtf_lightning.lightning import pace
 from dtf_lightning.lightning.callback import ElasticCallback
 from dtf_lightning.lightning.divergence import DivergenceStopping
+from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 from dtf_lightning.testing.faults import Fault, FaultInjector
+from dtf_lightning.training import stragglers
+from support.data_kinds import InShards, InStreams
 from support.disturbed_saves import disturbed_checkpoints
 
 FEATURES = 16
+SLOW = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +56,11 @@ class Training:
     accumulate: int = 1
     num_data_workers: int = 0
     persistent_workers: bool = False
+    data: str = "map"
+    """Or `shards`, `streams`, `forgetful_streams`, `several`: two loaders side by side, one of which ends early."""
     validates: bool = True
+    num_validated: int = 64
+    evaluation: str = "padded"
     val_check_interval: float = 1.0
     shuffle: bool = True
     tail: str | None = None
@@ -56,6 +74,8 @@ class Training:
     optimizer: str = "adam"
     grow_data_on: str = ""
     """The node whose data set is one sample longer."""
+    slow_on: str = ""
+    """The node whose forward pass takes `SLOW` seconds longer; all look for stragglers all the time."""
     precision: str = "32-true"
     batch_norm: bool = True
     dropout: float = 0.1
@@ -72,6 +92,9 @@ class Training:
     seeded: bool = True
     """All nodes begin with the same weights."""
     hidden: int = 32
+    tensorboard: bool = False
+    progress_bar: str = ""
+    """`tqdm` or `rich`."""
     until_stopped: bool = False
     """Train until the file `stop` lies in the folder; looked at after each epoch."""
 
@@ -94,6 +117,8 @@ class Samples(Dataset[Any]):
 
 
 class Model(L.LightningModule):
+    is_slow = False
+
     def __init__(self, training: Training) -> None:
         super().__init__()
         self.config = training
@@ -111,7 +136,13 @@ class Model(L.LightningModule):
         )
 
     def training_step(self, batch, batch_idx):
-        inputs, targets = batch
+        if self.config.data == "several":
+            inputs, targets = map(torch.cat, zip(*[part for part in batch if part is not None], strict=True))
+        else:
+            inputs, targets = batch
+        until = time.thread_time() + SLOW * self.is_slow
+        while time.thread_time() < until:
+            pass
         loss = nn.functional.mse_loss(self.network(inputs), targets)
         self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
         return loss
@@ -120,11 +151,16 @@ class Model(L.LightningModule):
         inputs, targets = batch
         self.log("val_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True)
 
+    def test_step(self, batch, batch_idx):
+        inputs, targets = batch
+        self.log("test_loss", nn.functional.mse_loss(self.network(inputs), targets), sync_dist=True, on_step=True)
+
     def configure_optimizers(self):
         if self.config.optimizer == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
         else:
-            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+            scale = self.trainer.world_size if self.config.schedule == "lambda" else 1
+            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3 * scale)
         match self.config.schedule:
             case "step":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5), "interval": "step"}
@@ -132,6 +168,10 @@ class Model(L.LightningModule):
                 steps = int(self.trainer.estimated_stepping_batches)
                 one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)
                 scheduler = {"scheduler": one_cycle, "interval": "step"}
+            case "lambda":  # what no state of the scheduler contains
+                num_steps = self.trainer.estimated_stepping_batches
+                decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step / num_steps))
+                scheduler = {"scheduler": decay, "interval": "step"}
             case "epoch":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5), "interval": "epoch"}
             case "plateau":
@@ -161,6 +201,7 @@ def train(training: Training, folder: Path, name: str) -> None:
             tail=training.tail,
             virtual_ranks=training.virtual_ranks,
             learning_rate=training.learning_rate,
+            evaluation=training.evaluation,
             ledger=True,
             run_dir=str(folder),
         ),
@@ -169,10 +210,12 @@ def train(training: Training, folder: Path, name: str) -> None:
     ]
     trainer = L.Trainer(
         accelerator="cpu",
-        max_epochs=-1 if training.until_stopped or training.max_steps > 0 else training.max_epochs,
+        max_epochs=-1
+        if (training.until_stopped and training.schedule != "lambda") or training.max_steps > 0
+        else training.max_epochs,
         max_steps=training.max_steps,
         callbacks=callbacks,
-        logger=[CSVLogger(str(folder), name="csv"), injector.logger()],
+        logger=[CSVLogger(str(folder), name="csv"), injector.logger(), *_tensorboard(training, folder)],
         default_root_dir=str(folder),
         accumulate_grad_batches=training.accumulate,
         gradient_clip_val=training.clip,
@@ -181,23 +224,55 @@ def train(training: Training, folder: Path, name: str) -> None:
         num_sanity_val_steps=1,
         log_every_n_steps=1,
         enable_checkpointing=bool(training.checkpoint_every) or "best" in training.callbacks,
-        enable_progress_bar=False,
+        enable_progress_bar=bool(training.progress_bar),
         enable_model_summary=False,
     )
     model = Model(training)
+    if training.slow_on:
+        model.is_slow = name.startswith(training.slow_on)
+        pace.LOOK_SECONDS, stragglers.MIN_SECONDS = 0.2, 0.0
     num_samples = training.num_samples + name.startswith(training.grow_data_on or "\0")
     dataset = Samples(num_samples, augments=training.augments)
     loader = DataLoader(
-        injector.watch(dataset),
+        _of_kind(training.data, dataset, injector),
         batch_size=training.batch_size,
-        shuffle=training.shuffle,
+        shuffle=training.shuffle if "streams" not in training.data else None,
         num_workers=training.num_data_workers,
         persistent_workers=training.persistent_workers,
     )
-    validation = DataLoader(Samples(64), batch_size=8) if training.validates else None
-    trainer.fit(model, loader, validation, ckpt_path=training.resume or None)
+    loaders: Any = loader
+    if training.data == "several":
+        other = DataLoader(Samples(training.num_samples // 2), batch_size=training.batch_size, shuffle=True)
+        loaders = CombinedLoader([loader, other], "max_size")
+    validated = Samples(training.num_validated)
+    validation = DataLoader(validated, batch_size=8) if training.validates else None
+    trainer.fit(model, loaders, validation, ckpt_path=training.resume or None)
     result = describe(trainer, model)
+    if training.evaluation == "exact":
+        (result["own"]["tested"],) = trainer.test(model, validation, verbose=False)
+    result["own"]["loaded"] = getattr(loader.dataset, "loaded", [])
+    model.eval()
+    with torch.no_grad():
+        inputs, targets = torch.utils.data.default_collate([validated[i] for i in range(len(validated))])
+        result["own"]["loss_of_all_validated"] = float(nn.functional.mse_loss(model.network(inputs), targets))
     (folder / f"{name}.{os.getpid()}.result").write_text(json.dumps(result))
+
+
+def _tensorboard(training: Training, folder: Path) -> Iterator[TensorBoardLogger]:
+    if training.tensorboard:
+        yield TensorBoardLogger(str(folder), name="tensorboard")
+
+
+def _of_kind(kind: str, dataset: Samples, injector: FaultInjector) -> Any:
+    match kind:
+        case "shards":
+            sizes = [1 + 5 * (i % 4) for i in range(len(dataset) // 10)]
+            return InShards(dataset, [*sizes, len(dataset) - sum(sizes)])
+        case "streams":
+            return InStreams(dataset, num_shards=5, share_every=3)
+        case "forgetful_streams":
+            return InStreams(dataset, num_shards=2, share_every=0)
+    return injector.watch(dataset)
 
 
 def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
@@ -219,7 +294,7 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
             case "lr_monitor":
                 yield LearningRateMonitor("step")
             case "ema":
-                yield WeightAveraging(avg_fn=get_ema_avg_fn(0.9))
+                yield from (average(avg_fn=get_ema_avg_fn(0.9)) for average in WEIGHT_AVERAGING)
             case "best_checkpoints" | "best_checkpoints_async":
                 yield disturbed_checkpoints(
                     folder,
@@ -234,6 +309,8 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
                 yield ModelCheckpoint(dirpath=str(folder / "best"), monitor="val_loss", save_top_k=2)
             case _:
                 raise ValueError(name)
+    if training.progress_bar:  # the last: at an epoch's end, on rank 0 only, it computes synchronised metrics
+        yield TQDMProgressBar() if training.progress_bar == "tqdm" else RichProgressBar()
 
 
 def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
@@ -252,7 +329,7 @@ def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
         "scheduler": repr(sorted(trainer.lr_scheduler_configs[0].scheduler.state_dict().items(), key=str)),
     }
     for callback in trainer.callbacks:
-        if isinstance(callback, WeightAveraging):
+        if isinstance(callback, WEIGHT_AVERAGING):
             assert callback._average_model is not None
             same["ema"] = _hash(list(callback._average_model.named_parameters()))
             same["ema_step"] = callback._latest_update_step

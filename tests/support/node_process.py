@@ -17,7 +17,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from dtf_lightning.coordination.agent import Agent
+from dtf_lightning.coordination.monitor import start_monitor
 from dtf_lightning.etcd import connect
+from dtf_lightning.events import EventLog
 from dtf_lightning.settings import AgentSettings, ElasticSettings
 from support.elastic_training import Training, train
 from support.fork_server import fork_child
@@ -39,6 +41,8 @@ class NodeSpec:
     agent: Mapping[str, float] = field(default_factory=dict)
     num_workers: int = 1
     num_restarts: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to the agent's, which its workers have from it."""
 
     @property
     def socket_path(self) -> str:
@@ -55,23 +59,28 @@ class _Worker:
 def run_node(spec: NodeSpec) -> None:
     """What torchrun does, as far as the agent sees. Ends with 0, or 1 when its workers failed."""
     _set_up_logging()
+    os.environ.update(spec.environment)
     gates: list[int] = []
     starts = [
         [_fork_worker(spec, rank, gates) for rank in range(spec.num_workers)] for _ in range(spec.num_restarts + 1)
     ]
     store = connect(spec.endpoint, quiet=True)
     tcp_store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    settings = AgentSettings(elastic=ElasticSettings(**spec.elastic), **spec.agent)  # type: ignore[arg-type]
+    event_log = EventLog()
     agent = Agent(
         store,
-        AgentSettings(elastic=ElasticSettings(**spec.elastic), **spec.agent),  # type: ignore[arg-type]
+        settings,
         spec.run_id,
         node=spec.name,
         host="127.0.0.1",
         store_port=tcp_store.port,
         socket_path=spec.socket_path,
+        event_log=event_log,
     )
     signal.signal(signal.SIGTERM, lambda *_: agent.leave("SIGTERM"))
     agent.start()
+    monitor = start_monitor(settings, spec.run_id, spec.name, "127.0.0.1", event_log)
     try:
         for number, workers in enumerate(starts, start=1):
             agent.await_start()
@@ -85,6 +94,8 @@ def run_node(spec: NodeSpec) -> None:
                 break
     finally:
         agent.close()
+        if monitor is not None:
+            monitor.close()
         store.close()
     raise SystemExit(int(any(codes)))
 

@@ -67,7 +67,8 @@ class RunOfOne:
         return next(one for one in self.heard if isinstance(one, kind))
 
     def kinds(self) -> list[str]:
-        return [message.kind for message in self.heard]
+        """What the worker said, in order, but for what it tells those who watch the run."""
+        return [message.kind for message in self.heard if not isinstance(message, messages.Happened)]
 
     def num_generations(self) -> int:
         return self.kinds().count("active")

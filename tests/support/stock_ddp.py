@@ -1,5 +1,5 @@
 # ruff: noqa: T201  (its output is what the tests wait for)
-"""A stock DDP script: knows torch and nothing of dtf_lightning. Trains until the file named first exists.
+"""A stock DDP script: knows torch and nothing of this package. Trains until the file named first exists.
 
 Says who it is, then every step; checks that all ranks hold the same weights. `FAIL_AT_IMPORT` in the environment makes
 it raise at once, `IGNORE_SIGTERM` makes it deaf.

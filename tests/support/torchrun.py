@@ -33,8 +33,10 @@ class Torchrun:
         conf: str = "initial_window=0.5",
         options: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        command: list[str] | None = None,
     ) -> None:
-        command = [
+        """`command`: the whole of it, instead of what the other arguments say."""
+        command = command or [
             *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nnodes}", f"--nproc-per-node={num_workers}"),
             *("--rdzv-backend=etcd", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}", f"--rdzv-conf={conf}"),
             *options,

@@ -23,6 +23,7 @@ from enum import Enum
 from dtf_lightning.clock import Clock, SystemClock
 from dtf_lightning.coordination.admission import Admission
 from dtf_lightning.coordination.caretaker import RAISING_GRACE, Caretaker
+from dtf_lightning.coordination.chronicle import Chronicle
 from dtf_lightning.coordination.farewell import last_writes
 from dtf_lightning.coordination.inbox import (
     CloseAsked,
@@ -42,7 +43,7 @@ from dtf_lightning.coordination.inbox import (
 from dtf_lightning.coordination.keys import NodeDeleted, RunKeys, RunPhase, RunView
 from dtf_lightning.coordination.leadership import Leadership, others_can_lead
 from dtf_lightning.coordination.mesh import Mesh
-from dtf_lightning.coordination.messages import Ready
+from dtf_lightning.coordination.messages import Happened, Ready
 from dtf_lightning.coordination.narrator import Narrator
 from dtf_lightning.coordination.node import LocalNode, Place
 from dtf_lightning.coordination.peers import Peers
@@ -112,6 +113,7 @@ class Agent:
         self._leadership = Leadership(node, self._keys, settings, self._clock, self._report)
         self._admission = Admission(settings.elastic, self._clock)
         self._narrator = Narrator(node, self._clock)
+        self._chronicle = Chronicle(node, self._keys, self._clock)
         self._session = Session(store, self._keys, node=node, lease_ttl=settings.lease_ttl, push=push)
         self._server = WorkerServer(socket_path, push)
         self._caretaker = Caretaker(self._node, self._server, settings.elastic, self._clock, self._report)
@@ -238,7 +240,7 @@ class Agent:
 
     def _time_to_wait(self) -> float | None:
         grace_ends = self._grace_ends if self._parting is None else None
-        parts = (self._leadership, self._peers, self._caretaker, self._admission, self._narrator)
+        parts = (self._leadership, self._peers, self._caretaker, self._admission, self._narrator, self._chronicle)
         times = [at for at in (*(part.until for part in parts), grace_ends) if at is not None]
         return max(0.0, min(times) - self._clock.monotonic()) if times else None
 
@@ -249,10 +251,13 @@ class Agent:
             case StoreChanged(events=events):
                 self._follow(self._view.apply(events))
             case WriteDone(write=write, outcome=outcome):
-                self._leadership.written(write, outcome)
+                if not self._chronicle.written(write, outcome):
+                    self._leadership.written(write, outcome)
             case WorkerSaid(connection=connection, message=message):
                 if isinstance(message, Ready) and message.run_dir and self._event_log is not None:
                     self._event_log.open(events_path(message.run_dir, self.node_id))
+                if isinstance(message, Happened):
+                    self._chronicle.add(message.event)
                 self._caretaker.hear(connection, message)
             case WorkerGone(connection=connection, cause=cause):
                 self._caretaker.gone(connection, cause)
@@ -292,6 +297,8 @@ class Agent:
             self._session.submit(write)
         self._peers.follow(self._view)
         self._narrator.tell(self._view, self._node)
+        for write in self._chronicle.due(listed=self.node_id in self._view.nodes):
+            self._session.submit(write)
 
     # --- what the keys say -------------------------------------------------------------------------------------------
 
@@ -412,5 +419,6 @@ class Agent:
             self._waiting_starts.clear()
 
     def _report(self, event: Event) -> None:
+        self._chronicle.add(event.to_json())
         if self._event_log is not None:
             self._event_log.write(event)

@@ -31,9 +31,11 @@ from torch.distributed.elastic.rendezvous.api import (
 from dtf_lightning import environment
 from dtf_lightning.coordination.agent import Agent
 from dtf_lightning.coordination.host import host_address, node_id
-from dtf_lightning.coordination.modes import resolve_mode, training_script
+from dtf_lightning.coordination.modes import num_workers_asked, resolve_mode, training_script
+from dtf_lightning.coordination.monitor import Monitor, start_monitor
 from dtf_lightning.coordination.notice import NoticePoller, notice_source
 from dtf_lightning.coordination.signals import LeaveOnSignal
+from dtf_lightning.coordination.spares import Spares
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.store import Store
@@ -67,8 +69,10 @@ class LiveRendezvousHandler(RendezvousHandler):
         tcp_store: dist.Store,
         socket_dir: Path,
         poller: NoticePoller | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self._poller = poller
+        self._monitor = monitor
         self._tcp_store = tcp_store  # lives as long as the agent: workers' groups are made on it
         self._socket_dir = socket_dir
         self._backend = params.backend
@@ -145,6 +149,8 @@ class LiveRendezvousHandler(RendezvousHandler):
         if self._poller is not None:
             self._poller.close()
         self._agent.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self._store.close()
         shutil.rmtree(self._socket_dir, ignore_errors=True)
 
@@ -161,6 +167,8 @@ def create_handler(params: RendezvousParameters) -> RendezvousHandler:
     store = connect(params.endpoint, **_credentials(settings))
     host = host_address(params.local_addr, params.endpoint)
     mode = resolve_mode(settings.mode, training_script(sys.argv))
+    if settings.warm and mode != "restart":
+        log.warning("warm=true is of use in restart mode only; this run is live")
     create = _create_restart_handler if mode == "restart" else _create_live_handler
     return create(params, settings, store, host, node_id())
 
@@ -171,6 +179,7 @@ def _create_live_handler(
     # Bound to all interfaces; the generation's store for whoever is put on this node.
     tcp_store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
     socket_dir = Path(tempfile.mkdtemp(prefix="dtf-"))
+    event_log = _event_log(settings, node)
     agent = Agent(
         store,
         settings,
@@ -179,13 +188,14 @@ def _create_live_handler(
         host=host,
         store_port=tcp_store.port,
         socket_path=str(socket_dir / "agent.sock"),
-        event_log=_event_log(settings, node),
+        event_log=event_log,
     )
     environment.write({environment.AGENT_SOCKET: str(socket_dir / "agent.sock")})
     _tell_workers(params, settings, node)
     agent.start()
     poller = _start_poller(settings, agent.leave)
-    return LiveRendezvousHandler(params, settings, agent, store, tcp_store, socket_dir, poller)
+    monitor = start_monitor(settings, params.run_id, node, host, event_log)
+    return LiveRendezvousHandler(params, settings, agent, store, tcp_store, socket_dir, poller, monitor)
 
 
 def _create_restart_handler(
@@ -203,8 +213,23 @@ def _create_restart_handler(
     environment.remove(environment.AGENT_SOCKET)
     _tell_workers(params, settings, node)
     agent.start()
+    spares = _start_spares(settings, agent.workers.adopt)
     poller = _start_poller(settings, agent.leave)
-    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller)
+    monitor = start_monitor(settings, params.run_id, node, host, event_log)
+    return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller, spares, monitor)
+
+
+def _start_spares(settings: AgentSettings, adopt: Callable[[int], None]) -> Spares | None:
+    if not settings.warm:
+        return None
+    script = training_script(sys.argv)
+    if not Path(script).is_file():
+        log.warning("warm=true needs torchrun with a script's path (not -m), got %r: workers start cold", script)
+        return None
+    spares = Spares(script, num_workers_asked(sys.argv), settings.warm_delay, adopt)
+    spares.install()
+    spares.fill()
+    return spares
 
 
 def _start_poller(settings: AgentSettings, leave: Callable[[str, float | None], None]) -> NoticePoller | None:

@@ -6,6 +6,7 @@ prefix can take over as coordinator from it alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable
@@ -63,6 +64,9 @@ class RunKeys:
 
     def node(self, node: str) -> str:
         return f"{self.prefix}nodes/{node}"
+
+    def events(self, node: str) -> str:
+        return f"{self.prefix}events/{node}"
 
     def drain(self, node: str) -> str:
         return f"{self.prefix}drain/{node}"
@@ -238,6 +242,15 @@ class RunView:
     @property
     def status(self) -> RunStatusNote | None:
         return self._parsed(self.keys.status, lambda kv: RunStatusNote(**json.loads(kv.value)))
+
+    def happenings(self) -> list[tuple[float, str]]:
+        """(seconds since the epoch, text) of the nodes' last important events, oldest first."""
+        found: list[tuple[float, str]] = []
+        for key, kv in self._kvs.items():
+            if key.startswith(self.keys.events("")):
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # another version's
+                    found += [(float(event["at"]), str(event["text"])) for event in json.loads(kv.value)]
+        return sorted(found)
 
     def drain_asked(self, node: str) -> bool:
         return self.keys.drain(node) in self._kvs

@@ -53,6 +53,7 @@ class LocalWorkers:
         self._pidfds: dict[int, int] = {}
         """Pid to pidfd, of workers that live; under the lock."""
         self._seen: set[int] = set()
+        self._adopted: set[int] = set()
         self._num_expected = 0
         self._look_until = 0.0
         self._frozen = False
@@ -68,6 +69,11 @@ class LocalWorkers:
             self._num_expected, self._frozen = num_workers, False
             self._look_until = time.monotonic() + LOOK_PATIENCE
         self._wake()
+
+    def adopt(self, pid: int) -> None:
+        """This child is a worker although its environment, as the kernel shows it, does not say so."""
+        with self._lock:
+            self._adopted.add(pid)
 
     def freeze(self) -> None:
         """SIGSTOP, also for those that are found later."""
@@ -146,7 +152,7 @@ class LocalWorkers:
 
     def _look(self) -> None:
         for pid in _children() - self._seen:
-            if not has_mark(pid, self._mark) or not _is_worker(pid):
+            if not has_mark(pid, self._mark) or not (pid in self._adopted or _is_worker(pid)):
                 continue
             try:
                 pidfd = os.pidfd_open(pid)

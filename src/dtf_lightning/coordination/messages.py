@@ -111,6 +111,15 @@ class Heartbeat(Message):
     step: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Happened(Message):
+    """Something that people who watch the run want to know."""
+
+    kind: ClassVar[str] = "happened"
+    event: dict[str, Any]
+    """As in the event log."""
+
+
 # --- agent to worker -------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +200,7 @@ class Refused(Message):
 _KINDS: dict[str, type[Message]] = {
     cls.kind: cls
     for cls in (
-        Hello, Ready, At, Active, Suspect, Leaving, Left, Finished, Dying, Heartbeat,
+        Hello, Ready, At, Active, Suspect, Leaving, Left, Finished, Dying, Heartbeat, Happened,
         Welcome, Prepare, Stop, Fail, Assign, Finish, Abort, Refused,
     )
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from argparse import Namespace
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -13,14 +14,27 @@ OUR_NAME = "dtf_lightning"
 
 def training_script(argv: list[str]) -> str:
     """The script's path, or `-m`'s module; empty when another program than torchrun starts the agent."""
+    arguments = _torchrun_arguments(argv)
+    return str(arguments.training_script) if arguments is not None else ""
+
+
+def num_workers_asked(argv: list[str]) -> int:
+    """torchrun's `--nproc-per-node`; 1 when another program starts the agent."""
+    from torch.distributed.run import determine_local_world_size
+
+    arguments = _torchrun_arguments(argv)
+    return int(determine_local_world_size(arguments.nproc_per_node)) if arguments is not None else 1
+
+
+def _torchrun_arguments(argv: list[str]) -> Namespace | None:
     if not argv or not re.search(r"torchrun$|torch/distributed/(run|launch)\.py$", argv[0]):
-        return ""
+        return None
     from torch.distributed.run import get_args_parser
 
     try:
-        return str(get_args_parser().parse_args(argv[1:]).training_script)
+        return get_args_parser().parse_args(argv[1:])
     except SystemExit:  # argparse's way to refuse; torchrun itself has taken these arguments
-        return ""
+        return None
 
 
 def resolve_mode(mode: str, script: str) -> str:

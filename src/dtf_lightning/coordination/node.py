@@ -126,7 +126,7 @@ class LocalNode:
                 self._note_gone()
             case messages.Dying():
                 self.fail(f"worker {worker.local_rank} failed: {_first_line(message.error)}")
-            case messages.Heartbeat():
+            case messages.Heartbeat() | messages.Happened():
                 pass
             case _:
                 raise AssertionError(f"a worker does not send {message!r}")

@@ -13,10 +13,12 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 
 from dtf_lightning.coordination.local_workers import Watchdog
+from dtf_lightning.coordination.monitor import Monitor
 from dtf_lightning.coordination.notice import NoticePoller
 from dtf_lightning.coordination.restart_agent import RestartAgent
 from dtf_lightning.coordination.round_store import RoundStore
 from dtf_lightning.coordination.signals import LeaveOnSignal
+from dtf_lightning.coordination.spares import Spares
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.settings import AgentSettings
 
@@ -33,8 +35,12 @@ class RestartRendezvousHandler(RendezvousHandler):
         host: str,
         watchdog: Watchdog,
         poller: NoticePoller | None = None,
+        spares: Spares | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
+        self._spares = spares
         self._poller = poller
+        self._monitor = monitor
         self._backend = params.backend
         self._run_id = params.run_id
         self._agent = agent
@@ -61,6 +67,8 @@ class RestartRendezvousHandler(RendezvousHandler):
     def next_rendezvous(self) -> RendezvousInfo:
         """The next round. Raises what `RestartAgent.next_round` raises."""
         self._signals.install()
+        if self._spares is not None and self._round_store is None:
+            self._spares.wait_until_ready()  # the others train on while a joiner imports
         # Fresh for every round: nothing of an earlier one can be met in it.
         self._tcp_store = tcp_store = dist.TCPStore(self._host, 0, is_master=True, wait_for_workers=False)
         generation = self._agent.next_round(tcp_store.port)
@@ -88,7 +96,11 @@ class RestartRendezvousHandler(RendezvousHandler):
         atexit.unregister(self.close)
         if self._poller is not None:
             self._poller.close()
+        if self._spares is not None:
+            self._spares.close()
         self._agent.workers.kill()  # torchelastic has ended them, unless it was interrupted
         self._agent.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self._store.close()
         self._watchdog.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from dtf_lightning.coordination.keys import ROOT, RunInfo, RunKeys, RunPhase, RunView, run_id_of
@@ -12,6 +13,9 @@ from dtf_lightning.elastic.status import NodeStatus, node_statuses
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd.store import Compare, Put, RangeResult, Store
 from dtf_lightning.settings import ElasticSettings
+
+SHOWN = 10
+"""Events in the lines for a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,8 @@ class RunStatus:
     max_nodes: int
     started_at: float
     """Seconds since the epoch; 0 when it is not known."""
+    events: tuple[tuple[float, str], ...] = ()
+    """(seconds since the epoch, text) of the last important events of the nodes that are here, oldest first."""
 
     def describe(self) -> list[str]:
         """The status in lines, for a terminal."""
@@ -54,6 +60,9 @@ class RunStatus:
             star = " (coordinator)" if node.node == self.coordinator else ""
             detail = f": {node.detail}" if node.detail else ""
             lines.append(f"  {node.node}  {node.role.value}, {node.state}, {ranks}{star}{detail}")
+        if self.events:
+            lines.append("last events:")
+        lines += [f"  {time.strftime('%H:%M:%S', time.localtime(at))}  {text}" for at, text in self.events[-SHOWN:]]
         return lines
 
 
@@ -99,6 +108,7 @@ def read_status(store: Store, run_id: str) -> RunStatus:
         min_nodes=run.min_nodes,
         max_nodes=run.max_nodes,
         started_at=run.started_at,
+        events=tuple(view.happenings()),
     )
 
 

@@ -6,7 +6,6 @@ A fixed number of epochs would be over before the last node leaves on one machin
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
@@ -55,15 +53,6 @@ class DigitsClassifier(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-class FlushingLogger(TensorBoardLogger):
-    """Writes through: a rank 0 that is killed must not take two minutes of its log along."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics(metrics, step)
-        self.experiment.flush()
-
-
 class StopWhenTold(Callback):
     """End training after the epoch in which the file has appeared; all workers follow rank 0's look at it."""
 
@@ -100,7 +89,7 @@ def main() -> None:
         accelerator="cpu",
         max_epochs=arguments.epochs,
         callbacks=[ElasticCallback(ledger=True), *stop],
-        logger=FlushingLogger(arguments.folder / "tensorboard", name=arguments.name),
+        logger=TensorBoardLogger(arguments.folder / "tensorboard", name=arguments.name),
         default_root_dir=arguments.folder,
         log_every_n_steps=LOG_EVERY_N_STEPS,
         enable_checkpointing=False,

@@ -38,7 +38,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 def run_demo(folder: Path | None, *, fast: bool, keep: bool, display: Display | None = None) -> int:
     """Run it and print it; 0 if everything held, 1 if not. Call it from the main thread.
 
-    `folder` None: a new one under `runs/`. `fast`: fewer steps and epochs. `keep`: leave ledgers and logs of the nodes.
+    `folder` None: a new one under `runs/`. `fast`: fewer steps and epochs. `keep`: leave the nodes' output.
 
     Raises `SettingsError` (a folder in use; scikit-learn or etcd missing), `DemoFailed`, and `KeyboardInterrupt` on
     Ctrl-C and SIGTERM; all processes have ended by then.
@@ -61,8 +61,7 @@ def run_demo(folder: Path | None, *, fast: bool, keep: bool, display: Display | 
         return 1
     display.write(f"\nEverything held. It took {display.elapsed:.0f} s.")
     if not keep:
-        for used in ("dtf", "nodes"):
-            shutil.rmtree(folder / used)
+        shutil.rmtree(folder / "nodes")
     return 0
 
 
@@ -170,4 +169,5 @@ def _results(log: report.TrainingLog, undisturbed: report.TrainingLog, num_epoch
         f"TensorBoard log      {log.folder}",
         f"                     one folder, one version: {steps}",
         f"                     beside the undisturbed run's: tensorboard --logdir {log.folder.parents[1]}",
+        f"What happened, as a page: dtf report {log.folder.parents[2]}",
     ]

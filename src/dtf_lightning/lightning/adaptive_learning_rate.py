@@ -19,6 +19,8 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.events import LearningRateScaled
+from dtf_lightning.lightning.recording import recorder_of
 from dtf_lightning.training.adascale import GainEstimate
 from dtf_lightning.training.learning_rate import (
     RAMP_SHAPES,
@@ -83,6 +85,8 @@ class AdaptiveLearningRate(Callback):
         self._estimate = GainEstimate()
         self._observed: GainEstimate | None = None
         """With the running step's gradients; counts when that step is committed, on all ranks or on none."""
+        self._told: tuple[int, list[float]] | None = None
+        """Step and factors that the event log knows."""
         self._local_squares: list[torch.Tensor] = []
         self._undo: list[Callable[[], object]] = []
 
@@ -129,6 +133,7 @@ class AdaptiveLearningRate(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Log the factors as `lr-factor`, beside the scheduler's own values that `LearningRateMonitor` logs."""
+        self._tell(trainer)
         if not trainer.loggers or not trainer._logger_connector.should_update_logs:
             return
         factors = self.factors()
@@ -137,6 +142,20 @@ class AdaptiveLearningRate(Callback):
             logger.log_metrics(
                 dict(zip(names, factors, strict=True)), step=trainer.fit_loop.epoch_loop._batches_that_stepped
             )
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        """The event log of an elastic run: a change; of those that go on from step to step some."""
+        recorder = recorder_of(trainer)
+        step, told = trainer.global_step, self._told
+        if recorder is None or (told is not None and 0 <= step - told[0] < recorder.every):
+            return
+        factors = self.factors()
+        if told is None or told[1] != factors:
+            named = {str(index): factor for index, factor in enumerate(factors)}
+            recorder.happened(
+                LearningRateScaled, step=step, world_size=trainer.world_size, rule=self.name, factors=named
+            )
+            self._told = (step, factors)
 
     def teardown(self, *_: Any, **__: Any) -> None:
         self._unwrap()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from dtf_lightning.errors import CheckpointError, SettingsError
+from dtf_lightning.lightning.recording import stall, tell_checkpoints
 from dtf_lightning.training.checkpoints.background import BackgroundWriter
 from dtf_lightning.training.checkpoints.folder import CheckpointFolder
 from dtf_lightning.training.checkpoints.formats import load_verified, safetensors_file, torch_file
@@ -115,6 +117,8 @@ class BestCheckpoints(Checkpoint):
         self._measured: set[str] = set()
         """Metrics that validation logs: between two validations they are those of older weights."""
         self._before_validation: dict[str, Any] = {}
+        self._told: tuple[Record, ...] = ()
+        self._stalls: dict[int, float] = {}
 
     # --- what users ask ----------------------------------------------------------------------------------------------
 
@@ -207,6 +211,7 @@ class BestCheckpoints(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         if self._last is not None:
             self._learn(trainer, lambda: self._settled_folder().records)
+            self._tell(trainer)
             rank_zero_info(summary(self.records, self._location, self._best))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
@@ -229,6 +234,13 @@ class BestCheckpoints(Checkpoint):
     def _save(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         if self._skips(trainer) or trainer.global_step == 0:
             return
+        began = time.monotonic()
+        with stall(trainer):
+            self._save_now(trainer, metrics)
+        self._stalls[trainer.global_step] = time.monotonic() - began
+        self._tell(trainer)
+
+    def _save_now(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         self._name_run(trainer)
         step, epoch = trainer.global_step, trainer.current_epoch
         name = f"{self.filename.format(epoch=epoch, step=step)}.ckpt"
@@ -295,6 +307,11 @@ class BestCheckpoints(Checkpoint):
             self.records, self.run = known
             ranked = self.ranked()
             self.best_model_path = open_storage(self._location).location(ranked[0].name) if ranked else ""
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        """The event log of an elastic run; of an asynchronous save with the next one, or at the end."""
+        told, self._told = self._told, self.records
+        tell_checkpoints(trainer, told, self.records, self._stalls, self._location)
 
     def _name_run(self, trainer: pl.Trainer) -> None:
         """Any rank can become the writer: in an elastic run all know the name from the start."""

@@ -9,7 +9,9 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.lightning import telling
 from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.lightning.evaluation import Evaluation, check_evaluation
 from dtf_lightning.lightning.loops import make_loops_elastic
 from dtf_lightning.lightning.refusals import refuse_module, refuse_trainer
 from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
@@ -47,6 +49,8 @@ class ElasticCallback(Callback):
             hardware with the same number of torch threads. `tail` is `"exact"` or `"drop"`; `seed=None` is the sampler's.
         seed: makes random numbers (torch, numpy, Python, DataLoader workers) a function of (seed, epoch, step, rank), so
             that no rescale, retry or validation shifts them; `None`: they go on from wherever they are.
+        evaluation: of validation and test loaders: `"padded"`: Lightning's way, which evaluates up to world size - 1 samples
+            twice; `"exact"`: each sample once, in any world.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.training.ledger.audit`).
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
@@ -68,9 +72,11 @@ class ElasticCallback(Callback):
         run_dir: str | None = None,
         seed: int | None = None,
         virtual_ranks: int | None = None,
+        evaluation: Evaluation = "padded",
         learning_rate: str | Rule | AdaptiveLearningRate | None = None,
     ) -> None:
         batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail, virtual_ranks=virtual_ranks)
+        check_evaluation(evaluation)
         if batch == "global" and learning_rate not in (None, "none"):
             raise SettingsError(
                 "ElasticCallback(batch='global', learning_rate=...): a step has the same samples in every world, so that "
@@ -81,7 +87,7 @@ class ElasticCallback(Callback):
         else:
             self.learning_rate = AdaptiveLearningRate(learning_rate)
         self.session: ElasticSession | None = current_session(
-            SessionSettings(batches=batches, ledger=ledger, run_dir=run_dir, seed=seed)
+            SessionSettings(batches=batches, ledger=ledger, run_dir=run_dir, seed=seed, evaluation=evaluation)
         )
         """`None` where the callback is inert."""
         self._said = False
@@ -119,7 +125,7 @@ class ElasticCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.session is not None:
-            self.session.loaded_position = state_dict.get("progress")
+            telling.loaded(self.session, state_dict.get("progress"))
 
 
 def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:

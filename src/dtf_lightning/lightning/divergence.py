@@ -13,7 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.events import Diverged, RolledBack
 from dtf_lightning.lightning.best_checkpoints import BestCheckpoints
+from dtf_lightning.lightning.recording import recorder_of
 from dtf_lightning.lightning.rollback import Rollback, watch_samples
 from dtf_lightning.training.checkpoints.record import Mode
 from dtf_lightning.training.divergence import Divergence, DivergenceDetector, DivergenceKind, DivergenceSettings
@@ -239,6 +241,16 @@ class DivergenceStopping(Callback):
         self.divergences.append(divergence)
         where = f"step {divergence.onset} to {divergence.step}, seen at step {trainer.global_step}"
         rank_zero_warn(f"training diverges ({divergence.kind.value}, {where}): {divergence.reason}")
+        recorder = recorder_of(trainer)
+        if recorder is not None:
+            recorder.happened(
+                Diverged,
+                divergence=divergence.kind.value,
+                onset=divergence.onset,
+                step=divergence.step,
+                reason=divergence.reason,
+                action=self.action if isinstance(self.action, str) else getattr(self.action, "__name__", "callable"),
+            )
         if callable(self.action):
             self.action(divergence, trainer, pl_module)
             self._calm_down()
@@ -251,6 +263,8 @@ class DivergenceStopping(Callback):
                 self._exclude(divergence, trainer)
                 self._calm_down()
             rank_zero_warn(outcome.reason)
+            if recorder is not None:
+                recorder.happened(RolledBack, step=trainer.global_step, done=outcome.done, reason=outcome.reason)
             if outcome.done:
                 return
         self._stop(trainer, good_until)

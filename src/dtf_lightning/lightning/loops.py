@@ -20,7 +20,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 
 from dtf_lightning.elastic.resume import LoopPhase
-from dtf_lightning.lightning import unwinding
+from dtf_lightning.lightning import beginning, progress_bars, unwinding
 from dtf_lightning.lightning.loaders import num_batches_of_share
 from dtf_lightning.lightning.session import ElasticSession
 from dtf_lightning.lightning.signals import graceful_signals
@@ -82,6 +82,10 @@ class ElasticFitLoop(_FitLoop):
         if resuming:
             self._mark_resumed(session)
         self._setup_data_of_generation(session)
+        if session.beginning:
+            beginning.begin(session)
+        if resuming:
+            progress_bars.go_on(self.trainer)
         if self.skip and (session.beginning or not resuming) and session.progress.phase is LoopPhase.EPOCH_START:
             return False
         self.reset()
@@ -118,6 +122,8 @@ class ElasticFitLoop(_FitLoop):
         limit = self.trainer.limit_train_batches
         try:
             super().setup_data()
+            if self._combined_loader is not None:
+                _session(self).batches.mode = self._combined_loader._mode
         finally:
             self._in_setup = False
             self.trainer.limit_train_batches = limit
@@ -168,6 +174,7 @@ class ElasticFitLoop(_FitLoop):
         session.undo.hooks_begin(self.trainer)
         super().on_advance_end()
         session.undo.hooks_done()
+        session.run_log.commit()
         session.progress.epoch_done()
 
 
@@ -200,6 +207,8 @@ class ElasticEpochLoop(_TrainingEpochLoop):
             session.undo.validation_begins(self.trainer)
         super().on_advance_end(data_fetcher)
         session.undo.hooks_done()
+        if session.progress.no_step_open(self.trainer):
+            session.run_log.commit()
         session.progress.phase = LoopPhase.BATCH
 
     def _broadcast_sigterm_tensor(self) -> None:

@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import WeightAveraging
-
 from dtf_lightning.elastic.resume import LoopPhase, Position
+from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+
+    from dtf_lightning.lightning.batches import RunningBatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class TrainingProgress:
         self.batch_samples = 0
         """Samples that the whole world consumes per batch."""
         self.dataset_size = 0
+        self.data: RunningBatches | None = None
+        """Whatever else there is to say of the place in the data: shards, streams, several loaders."""
         self.first_step = 0
         """Samples in an optimizer step of the run's first generation; 0 before."""
 
@@ -73,6 +76,10 @@ class TrainingProgress:
             consumed=self.consumed,
             global_step=trainer.global_step,
         )
+
+    def no_step_open(self, trainer: pl.Trainer) -> bool:
+        """The optimizer has stepped since the last boundary: what was done since then is not rolled back."""
+        return self.boundary is None or trainer.global_step > self.boundary.global_step
 
     def batch_done(self) -> None:
         self.consumed = min(self.dataset_size, self.consumed + self.batch_samples)
@@ -110,6 +117,7 @@ class TrainingProgress:
             "batch_samples": self.batch_samples,
             "dataset_size": self.dataset_size,
             "first_step": self.first_step,
+            "data": self.data.state_dict() if self.data is not None else None,
             "boundary": asdict(self.boundary) if self.boundary else None,
             "epoch_end": asdict(self.epoch_end) if self.epoch_end else None,
         }
@@ -119,6 +127,8 @@ class TrainingProgress:
         self.consumed, self.stepped = state["consumed"], False
         self.batch_samples, self.dataset_size = state["batch_samples"], state["dataset_size"]
         self.first_step = state.get("first_step", 0)  # checkpoints before 0.1.0 do not have it
+        if self.data is not None:
+            self.data.load_state_dict(state.get("data"))
         self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
         self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
 
@@ -211,7 +221,7 @@ def _catch_up(epoch_loop: Any) -> None:
             epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
     trainer = epoch_loop.trainer
     for callback in trainer.callbacks:
-        if isinstance(callback, WeightAveraging):  # averages each step once, however often it is called
+        if isinstance(callback, WEIGHT_AVERAGING):  # averages each step once, however often it is called
             callback.on_train_batch_end(trainer, trainer.lightning_module, None, None, epoch_loop.batch_idx)
     connector = trainer._logger_connector
     if connector._first_loop_iter is not None:  # None: nothing was logged here, the position is a checkpoint's

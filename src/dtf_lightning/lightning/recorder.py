@@ -12,6 +12,8 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import torch
 
 from dtf_lightning.coordination.messages import Welcome
 from dtf_lightning.elastic.generation import Generation
+from dtf_lightning.event_kinds import IMPORTANT
 from dtf_lightning.events import (
     CheckpointPruned,
     CheckpointSaved,
@@ -46,9 +49,13 @@ ACCOUNT_INTERVAL = 2.0
 
 
 class RunRecorder:
-    """One worker's events. Opened when the trainer is known; all before and after is passed over."""
+    """One worker's events. Opened when the trainer is known; all before and after is passed over.
 
-    def __init__(self, welcome: Welcome, local_rank: int) -> None:
+    `tell`: is given the important ones, for those who watch the run.
+    """
+
+    def __init__(self, welcome: Welcome, local_rank: int, tell: Callable[[Event], object] = lambda _: None) -> None:
+        self._tell = tell
         self.account = TimeAccount(age=process_age())
         self._welcome = welcome
         self._local_rank = local_rank
@@ -58,7 +65,8 @@ class RunRecorder:
         self._rank = 0
         self._described = False
         self._ended = False
-        self._every = 50
+        self.every = 50
+        """Optimizer steps between two samples."""
         self._account_due = 0.0
         self._loss: torch.Tensor | None = None
         self._validation_began = 0.0
@@ -74,7 +82,7 @@ class RunRecorder:
     def open(self, folder: Path, trainer: pl.Trainer) -> None:
         """Write to `<folder>/events/` from now on; a folder that cannot be written to costs a warning."""
         welcome = self._welcome
-        self._folder, self._every = folder, max(1, int(getattr(trainer, "log_every_n_steps", 0) or 50))
+        self._folder, self.every = folder, max(1, int(getattr(trainer, "log_every_n_steps", 0) or 50))
         self._log = EventLog(events_path(folder, f"{welcome.node}.{self._local_rank}.{welcome.incarnation}"))
         self._write(
             WorkerStarted(
@@ -158,8 +166,8 @@ class RunRecorder:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self._loss = loss if isinstance(loss, torch.Tensor) else None
 
-    def committed(self, trainer: pl.Trainer, samples: int) -> None:
-        """A batch is committed; `samples` were consumed by the whole world."""
+    def committed(self, trainer: pl.Trainer, samples: int) -> StepsDone | None:
+        """A batch is committed; `samples` were consumed by the whole world. Returns the sample if one was due."""
         step = trainer.global_step
         self._samples += samples
         if self._last_step is None:
@@ -167,39 +175,40 @@ class RunRecorder:
                 self._described = True
                 self._write(TrainingDescribed(**self._now(), description=describe_training(trainer)))
             self._begin_sample(step)
-        elif step - self._last_step >= self._every:
-            self.sample(trainer)
+        elif step - self._last_step >= self.every:
+            return self.sample(trainer)
+        return None
 
-    def sample(self, trainer: pl.Trainer, *, failing: bool = False) -> None:
+    def sample(self, trainer: pl.Trainer, *, failing: bool = False) -> StepsDone | None:
         """Write down what was done since the last sample.
 
         `failing`: a collective may hang on the device, so that nobody must wait for the device.
         """
         step = trainer.global_step
         if self._last_step is None or step == self._last_step:
-            return
+            return None
         wait = self.account.of(Bucket.DATA_WAIT)
-        self._write(
-            StepsDone(
-                **self._now(),
-                generation=self._generation.number,
-                world_size=self._generation.world_size,
-                rank=self._rank,
-                epoch=trainer.current_epoch,
-                step=step,
-                steps=step - self._last_step,
-                seconds=time.monotonic() - self._sample_began,
-                samples=self._samples,
-                data_wait=wait - self._wait_before,
-                loss=None if failing else _finite(self._loss),
-                lr=_finite(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None,
-                rss=resident_memory(),
-                device_memory=device_memory(trainer.strategy.root_device),
-            )
+        done = StepsDone(
+            **self._now(),
+            generation=self._generation.number,
+            world_size=self._generation.world_size,
+            rank=self._rank,
+            epoch=trainer.current_epoch,
+            step=step,
+            steps=step - self._last_step,
+            seconds=time.monotonic() - self._sample_began,
+            samples=self._samples,
+            data_wait=wait - self._wait_before,
+            loss=None if failing else _finite(self._loss),
+            lr=_finite(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None,
+            rss=resident_memory(),
+            device_memory=device_memory(trainer.strategy.root_device),
         )
+        self._write(done)
         self._begin_sample(step)
         if time.monotonic() >= self._account_due:
             self._write_account()
+        return done
 
     def _begin_sample(self, step: int) -> None:
         self._last_step, self._samples = step, 0
@@ -250,6 +259,15 @@ class RunRecorder:
                 )
             )
 
+    @contextmanager
+    def checkpoint(self) -> Iterator[None]:
+        """Inside, training stands still for a checkpoint that somebody else writes down."""
+        before = self.account.enter(Bucket.CHECKPOINT)
+        try:
+            yield
+        finally:
+            self.account.enter(before)
+
     def checkpoint_pruned(self, trainer: pl.Trainer, path: str) -> None:
         if self._rank == 0:
             self._write(CheckpointPruned(**self._now(), step=trainer.global_step, path=path))
@@ -272,9 +290,16 @@ class RunRecorder:
     def _now(self) -> dict[str, Any]:
         return {"at": time.time(), "source": self._source}
 
+    def happened(self, kind: Callable[..., Event], **fields: Any) -> None:
+        """Something that rank 0 writes down for all: an event's class and its fields, of which this adds who and when."""
+        if self._rank == 0:
+            self._write(kind(**self._now(), generation=self._generation.number, **fields))
+
     def _write(self, event: Event) -> None:
         if self._log is not None:
             self._log.write(event)
+        if event.kind in IMPORTANT:
+            self._tell(event)
 
 
 def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
@@ -286,7 +311,7 @@ def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
         "model": type(module).__name__,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "optimizer": ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers),
-        "dataset_size": sampler.dataset_size if sampler is not None else None,
+        "dataset_size": batches.num_samples,
         "batch_size": batches.batch_size if sampler is not None else None,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "precision": str(trainer.precision),

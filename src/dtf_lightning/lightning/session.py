@@ -21,21 +21,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dtf_lightning import environment
-from dtf_lightning.coordination.messages import Assign
+from dtf_lightning.coordination.messages import Assign, Happened
 from dtf_lightning.coordination.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.generation import Generation
 from dtf_lightning.elastic.resume import LoopPhase
 from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
+from dtf_lightning.lightning import progress_bars, telling, unwinding
 from dtf_lightning.lightning import state as training_state
-from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.batches import RunningBatches
+from dtf_lightning.lightning.beginning import Beginning, seen_by
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
+from dtf_lightning.lightning.elastic_scalars import ElasticScalars
+from dtf_lightning.lightning.evaluation import Evaluation
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
+from dtf_lightning.lightning.pace import Pace
 from dtf_lightning.lightning.progress import TrainingProgress
-from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
+from dtf_lightning.lightning.rank_zero import set_rank_zero
 from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
+from dtf_lightning.lightning.run_log import RunLog
+from dtf_lightning.lightning.schedulers import hold_at_the_end
+from dtf_lightning.lightning.streams import StreamLoader
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.lightning.virtual_ranks import VirtualRanks
 from dtf_lightning.training.batches import BatchSettings
@@ -78,6 +85,7 @@ class SessionSettings:
     ledger: bool = False
     run_dir: str | None = None
     seed: int | None = None
+    evaluation: Evaluation = "padded"
 
 
 class ElasticSession:
@@ -117,17 +125,29 @@ class ElasticSession:
         """The next pass through the epoch loop goes on at a position, instead of beginning an epoch."""
         self.over = False
         """Training came to its end with all members: whoever dies now is missed no more."""
-        self.recorder = RunRecorder(welcome, environment.local_rank())
+        self.recorder = RunRecorder(
+            welcome, environment.local_rank(), lambda event: self.link.send(Happened(event=event.to_json()))
+        )
+        self.scalars = ElasticScalars(self.recorder.account)
+        self.run_log = RunLog()
+        self.pace = Pace()
         self.clock = PauseClock(account=self.recorder.account)
-        self.batches = RunningBatches()
+        self.batches = self.progress.data = RunningBatches()
         self.virtual: VirtualRanks | None = None
         """With `virtual_ranks`: who adds their gradients up."""
         self.ledger: Ledger | None = None
         self._fingerprint: tuple[dict[str, str], tuple[str, ...]] | None = None
         self._original_forward: Any = None
-        self._redrawn = False
+        self.redrawn = False
+        """The last rescale rolled a step back, whose samples are drawn again."""
+        self.untold: list[Generation] = []
+        """Generations since the last batch that was committed: usually one or none."""
         self.loaded_position: dict[str, Any] | None = None
         """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
+        self.configured_for: Beginning | None = None
+        """What `configure_optimizers` has seen; `None` before it was called."""
+        self.run_began: Beginning | None = None
+        """What it has to see, on every worker; `None` before the run has begun."""
         self.beginning = True
         """No member has trained before this generation: all run their `on_train_start` hooks together."""
 
@@ -144,6 +164,7 @@ class ElasticSession:
         folder = self.run_dir(trainer)
         name = f"{self.welcome.node}.{environment.local_rank()}.{self.welcome.incarnation}"
         self.recorder.open(folder, trainer)
+        self.run_log.attach(trainer)
         if self.settings.ledger:
             self.ledger = Ledger(folder / "ledger" / f"{name}.jsonl")
 
@@ -173,6 +194,8 @@ class ElasticSession:
         """
         if self._fingerprint is None:
             refuse_optimizers(self.trainer)
+            hold_at_the_end(self.trainer)
+            self.configured_for = seen_by(self.trainer)
             warm_up()  # on the node's local group
             self._fingerprint = self._settings(), parameter_signature(self.trainer.lightning_module)
         self.group.destroy()
@@ -187,9 +210,11 @@ class ElasticSession:
         if self.virtual is not None:
             self.virtual.refuse_superfluous(assignment.rank, assignment.world_size, self.welcome.node)
         self.clock.mark("wait")
+        former = (self.strategy.global_rank, self.generation.number)
         self._form(assignment)
         self.clock.mark("group")
         share_state(self)
+        telling.take_rank_zero(self, former)
         self.clock.mark("state")
         self.strategy.wrap_model(sync=self.beginning)
         self.in_group = True
@@ -204,6 +229,9 @@ class ElasticSession:
                 epoch=self.trainer.current_epoch,
             )
         self.recorder.entered(self.generation, self.strategy.global_rank, step, self.trainer.current_epoch)
+        progress_bars.show_world(self.trainer, self.generation)
+        self.run_log.holding = True
+        self.untold.append(self.generation)
         self.link.active(step)
 
     def _settings(self) -> dict[str, str]:
@@ -213,13 +241,13 @@ class ElasticSession:
             | (self.virtual.fingerprint(self.strategy.root_device) if self.virtual is not None else {})
             | {
                 "ElasticCallback(seed)": str(self.settings.seed),
+                "ElasticCallback(evaluation)": self.settings.evaluation,
                 # the user's: a plan has set its own for a world that was provisional
                 "Trainer(accumulate_grad_batches)": str(self.batches.accumulate),
             }
         )
 
     def _form(self, assignment: Assign) -> None:
-        former_rank, former = self.strategy.global_rank, self.generation
         self.generation = Generation.from_json(assignment.generation)
         self.cluster_environment.enter(rank=assignment.rank, world_size=assignment.world_size)
         environment.set_rank(assignment.rank)
@@ -236,8 +264,6 @@ class ElasticSession:
             device=self.strategy.root_device,
             still_wanted=self.link.check,
         )
-        if assignment.rank == 0 and former_rank != 0 and former.number > 0:
-            take_over_rank_zero(self.trainer)
 
     def _go_to_loaded_position(self, position: dict[str, Any]) -> None:
         """Go on at the exact sample of the checkpoint, as a survivor of a rescale would."""
@@ -248,10 +274,14 @@ class ElasticSession:
 
     # --- 3 training --------------------------------------------------------------------------------------------------
 
-    def bind_loader(self, loader: DataLoader[Any]) -> None:
-        """Give the training loader its place in the world and in the epoch."""
+    def bind_loader(self, loader: DataLoader[Any] | StreamLoader, *, first: bool = True) -> None:
+        """Give a training loader its place in the world and in the epoch."""
         in_epoch = self.resuming and self.progress.phase is not LoopPhase.EPOCH_START
-        self.batches.bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
+        if first and isinstance(loader, StreamLoader):
+            self.batches.bind_streams(self, loader, in_epoch=in_epoch)
+            return
+        bind: Any = self.batches.bind if first else self.batches.bind_another
+        bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
 
     def before_batch(self) -> None:
         """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
@@ -262,6 +292,7 @@ class ElasticSession:
         self.batches.begin(self, done)
         progress.phase = LoopPhase.BATCH
         if at_step:
+            self.run_log.commit()
             progress.at_step_boundary(self.trainer)
             self.recorder.account.step_begins()
             self.undo.step_begins(self.trainer)
@@ -274,10 +305,13 @@ class ElasticSession:
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
         self.recorder.account.data_there()
+        self.pace.forward_begins()
         if self.virtual is not None:
             self.virtual.before_training_step()
-        if self.ledger is not None and self.batches.sampler is not None:
-            samples, padding = self.batches.take_drawn()
+        self.batches.drawn(self)
+        if self.ledger is None:
+            return
+        for samples, padding in self.batches.draws():
             self.ledger.draw(
                 generation=self.generation.number,
                 rank=self.strategy.global_rank,
@@ -285,6 +319,7 @@ class ElasticSession:
                 step=self.trainer.global_step,
                 samples=samples,
                 padding=padding,
+                num_streams=self.batches.num_streams,
             )
 
     def before_optimizer_step(self) -> None:
@@ -296,25 +331,10 @@ class ElasticSession:
     def after_batch(self) -> None:
         """Called when the batch is committed: its optimizer stepped, or it is part of an accumulation."""
         self.progress.batch_done()
-        pause = self.clock.stop()
-        if pause is not None:
-            self._report(pause)
-        self.recorder.committed(self.trainer, self.progress.batch_samples)
-
-    def _report(self, pause: float) -> None:
-        generation = self.generation
-        self.recorder.rescaled(
-            step=self.trainer.global_step, pause=pause, phases=self.clock.phases, redrawn=self._redrawn
-        )
-        if self.strategy.global_rank == 0:
-            log.info(
-                "generation %d: %d workers go on at step %d after a pause of %.0f ms (%s)",
-                generation.number,
-                generation.world_size,
-                self.trainer.global_step,
-                1000 * pause,
-                generation.reason,
-            )
+        telling.batch_committed(self, self.clock.stop())
+        if self.progress.no_step_open(self.trainer):
+            self.run_log.commit()
+            self.pace.step(self)
 
     # --- 4 failures --------------------------------------------------------------------------------------------------
 
@@ -341,6 +361,8 @@ class ElasticSession:
             self.link.dying(f"{type(error).__name__}: {error}"[:2000])
             self.recorder.ended(f"{type(error).__name__}: {error}"[:2000], self.trainer.global_step)
             self.group.cut()
+            self.run_log.commit()
+        self.run_log.holding = False
         return False
 
     # --- 5 unwinding -------------------------------------------------------------------------------------------------
@@ -349,6 +371,7 @@ class ElasticSession:
         """Bring this process to a clean, resumable position without a process group."""
         planned = isinstance(error, StopForRescale)
         unwinding.strip_tracebacks(error)
+        progress_bars.pause(self.trainer)
         self.in_group = False
         unwinding.restore_module(self.trainer, self._original_forward)  # first: a patched forward holds DDP alive
         unwinding.unwrap_ddp(self.trainer)
@@ -357,13 +380,19 @@ class ElasticSession:
             self.group.cut()
         self.group.destroy()
         if self.progress.trained:
-            self._redrawn = self.progress.settle(self.trainer)
-            if self._redrawn:
+            in_step = self.progress.phase is LoopPhase.BATCH
+            self.redrawn = self.progress.settle(self.trainer)
+            if in_step and self.progress.phase is LoopPhase.ADVANCE_END:  # forward over a step: it is committed
+                self.run_log.commit()
+            if self.redrawn:
                 self.undo.roll_step_back(self.trainer)
                 self.recorder.account.step_undone()
             self.undo.roll_hooks_back(self.trainer)
             self.loaded_position = None  # of no meaning any more, whoever has loaded a callback state
             self.undo.keep_random_state()
+        self.run_log.drop()
+        if planned:
+            self.run_log.flush()
         self.clock.mark("unwind")
 
     def leave_if_asked(self) -> None:
@@ -371,6 +400,7 @@ class ElasticSession:
         stop = self.link.stopping
         if stop is not None and stop.leave and not self.link.broken:
             self.recorder.ended(stop.reason, self.trainer.global_step)
+            progress_bars.close(self.trainer)
             self.link.left()
             raise WorkerLeft(stop.reason)
 
@@ -382,9 +412,11 @@ class ElasticSession:
         Raises `GenerationBroken` when a member died before it had finished: the others need this one's state.
         """
         self.recorder.sample(self.trainer)
+        self.run_log.commit()
         self.recorder.account.enter(Bucket.WAITING)
         self.link.finished(self.trainer.global_step)
         self.over = True
+        self.run_log.holding = False
         self.recorder.ended("finished", self.trainer.global_step)
         if self.ledger is not None:
             self.ledger.end(

@@ -6,7 +6,7 @@ loops, callbacks, the data module, and whatever the user's `on_save_checkpoint` 
 on disk does not need: logged metrics, `should_stop`, where loggers and checkpoint callbacks write.
 
 Private API touched here: the checkpoint connector's `_loaded_checkpoint`, the logger connector's metric dictionaries,
-the loops' restart flags, loggers' `_version`.
+the loops' restart flags.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops import _Loop
+
+from dtf_lightning.lightning.run_log import adopt_version
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -34,16 +36,16 @@ def dump_start(trainer: pl.Trainer) -> dict[str, Any]:
             if isinstance(callback, ModelCheckpoint)
         },
         "logger_versions": [logger.version for logger in trainer.loggers],
-        # e.g. OneCycleLR's total_steps, from a world size that was provisional
-        "lr_schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
     }
 
 
 def load_start(trainer: pl.Trainer, start: dict[str, Any]) -> None:
     """Become like the sender of `dump_start`."""
-    _adopt_folders(trainer, start)
-    for config, state in zip(trainer.lr_scheduler_configs, start["lr_schedulers"], strict=True):
-        config.scheduler.load_state_dict(state)
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.state_key in start["checkpoint_folders"]:
+            callback.dirpath = start["checkpoint_folders"][callback.state_key]
+    for logger, version in zip(trainer.loggers, start["logger_versions"], strict=False):
+        adopt_version(logger, version)
 
 
 def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any
 
 def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str, Any]) -> None:
     """Become what the sender of `dump_state` is."""
-    _adopt_folders(trainer, state["start"])
+    load_start(trainer, state["start"])
     connector = trainer._checkpoint_connector
     connector._loaded_checkpoint = state["checkpoint"]
     connector.restore_datamodule()
@@ -78,15 +80,6 @@ def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str,
     trainer.should_stop = state["should_stop"]
     trainer.accumulate_grad_batches = state["accumulate_grad_batches"]
     progress.load_state_dict(state["progress"])
-
-
-def _adopt_folders(trainer: pl.Trainer, start: dict[str, Any]) -> None:
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.state_key in start["checkpoint_folders"]:
-            callback.dirpath = start["checkpoint_folders"][callback.state_key]
-    for logger, version in zip(trainer.loggers, start["logger_versions"], strict=False):
-        if hasattr(logger, "_version"):
-            logger._version = version
 
 
 def clear_restart_flags(loop: _Loop) -> None:

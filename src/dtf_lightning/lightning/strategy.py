@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.lightning.evaluation import evaluate_once
 from dtf_lightning.lightning.loaders import make_elastic, same_data
 from dtf_lightning.lightning.rank_zero import set_rank_zero
 from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
@@ -97,25 +98,31 @@ class ElasticDDPStrategy(DDPStrategy):
     def process_dataloader(self, dataloader: Any) -> Any:
         fit_loop: Any = self.session.trainer.fit_loop if self.session.trainer is not None else None
         if not getattr(fit_loop, "_in_setup", False):
-            return dataloader
+            return self._evaluated(dataloader)
         fit_loop._num_loaders += 1
-        if fit_loop._num_loaders > 1:
-            raise SettingsError(
-                "this run has several training loaders; an elastic run can divide the rest of an epoch anew for one "
-                "only. Combine the data sets (torch.utils.data.ConcatDataset, StackDataset) into one DataLoader."
-            )
-        kept = self._kept_loader
+        first = fit_loop._num_loaders == 1
+        kept = self._kept_loader if first else None
         if kept is not None and same_data(kept, dataloader) and kept.batch_size == dataloader.batch_size:
             loader = kept  # its persistent workers live on
         else:
             loader = make_elastic(dataloader, self.session.settings.batches)
-            self._kept_loader = loader if loader.persistent_workers else None
+            if first:
+                self._kept_loader = loader if getattr(loader, "persistent_workers", False) else None
+        self.session.bind_loader(loader, first=first)
         sampler = loader.sampler
-        assert isinstance(sampler, ElasticDistributedSampler)
-        self.session.bind_loader(loader)
-        if sampler.done_here and isinstance(fit_loop.trainer.limit_train_batches, float):
+        if (
+            isinstance(sampler, ElasticDistributedSampler)
+            and sampler.done_here
+            and isinstance(fit_loop.trainer.limit_train_batches, float)
+        ):
             fit_loop.limit_epoch(loader)
         return loader
+
+    def _evaluated(self, loader: Any) -> Any:
+        trainer = self.session.trainer
+        if self.session.settings.evaluation != "exact" or trainer is None or trainer.predicting:
+            return loader
+        return evaluate_once(loader, rank=self.global_rank, world_size=self.world_size)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
         self.session.batch_drawn()
@@ -125,6 +132,7 @@ class ElasticDDPStrategy(DDPStrategy):
     ) -> torch.Tensor:
         weight = self.session.batches.loss_weight
         loss = closure_loss if weight == 1.0 else closure_loss * weight
+        self.session.pace.forward_done()
         virtual = self.session.virtual
         if virtual is None:
             return super().backward(loss, optimizer, *args, **kwargs)
@@ -179,7 +187,8 @@ class ElasticDDPStrategy(DDPStrategy):
     def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
         if self._alone:
             return tensor.unsqueeze(0)
-        return super().all_gather(tensor, group, sync_grads)
+        with self.session.pace.collective():
+            return super().all_gather(tensor, group, sync_grads)
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002  Lightning's name
         """Counts the process group's members, not `world_size`, which is provisional during set-up."""
@@ -248,7 +257,8 @@ class ElasticDDPStrategy(DDPStrategy):
     def _tolerant(self, collective: Callable[[], Any], alone: Any) -> Any:
         """After the end of training, a member that dies is missed no more: go on alone."""
         try:
-            return collective()
+            with self.session.pace.collective():
+                return collective()
         except RuntimeError as error:
             if not (self.session.over and is_communication_error(error)):
                 raise

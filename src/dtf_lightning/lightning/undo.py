@@ -22,11 +22,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
+from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 from dtf_lightning.training.snapshot import StepSnapshot
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _possible_swappers(trainer: Any) -> list[Any]:
     return [
         owner
         for owner in (trainer.lightning_module, *trainer.callbacks)
-        if (isinstance(owner, WeightAveraging) or not type(owner).__module__.startswith("lightning."))
+        if (isinstance(owner, WEIGHT_AVERAGING) or not type(owner).__module__.startswith("lightning."))
         and any(is_overridden(hook, owner) for hook in ("on_validation_start", "on_validation_epoch_start"))
     ]
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from statistics import median
 from typing import Any
 
+from dtf_lightning.event_kinds import words
+from dtf_lightning.results.pool import differences, paces, stragglers
 from dtf_lightning.results.store import ResultsStore
 from dtf_lightning.training.hardware import COMPARED
 from dtf_lightning.training.time_account import Bucket
 
 MAX_POINTS = 2000
 """Of a line in a chart."""
-SLOW = 1.25
-"""A worker whose median step takes this much longer than the median worker's is named."""
-MIN_SAMPLES = 3
-"""Step samples without which a worker is not judged."""
 
 BUCKETS = [bucket.value for bucket in Bucket]
 PHASES = ["unwind", "wait", "group", "state", "wrap", "first_step"]
@@ -31,7 +28,7 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
             **head,
             "started": _text(began),
             "ended": _text(head["ended"]),
-            "seconds": _since(head["ended"], began) if began else 0.0,
+            "seconds": _since(head["ended"], began),
         },
         "description": _description(store, run),
         "generations": _generations(store, run, began),
@@ -50,12 +47,14 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
     account["mixed"] = [
         key for key in COMPARED if len({json.dumps(node.get(key), sort_keys=True) for node in hardware.values()}) > 1
     ]
-    account["stragglers"] = _stragglers(store, run)
+    account["differences"] = differences(hardware, account["mixed"])
+    account["paces"] = paces(store, run)
+    account["stragglers"] = stragglers(account["paces"])
     return account
 
 
-def _since(time: datetime | None, began: datetime) -> float:
-    return (time - began).total_seconds() if time is not None else 0.0
+def _since(time: datetime | None, began: datetime | None) -> float:
+    return (time - began).total_seconds() if time is not None and began is not None else 0.0
 
 
 def _text(time: datetime | None) -> str:
@@ -79,7 +78,7 @@ def _hardware(store: ResultsStore, run: str) -> dict[str, dict[str, Any]]:
     return {row["node"]: json.loads(row["hardware"]) for row in rows}
 
 
-def _generations(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _generations(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     rows = store.rows(
         f"""
         SELECT g.* EXCLUDE (run), median(r.pause) AS pause, max(r.pause) AS worst_pause,
@@ -92,7 +91,7 @@ def _generations(store: ResultsStore, run: str, began: datetime) -> list[dict[st
     return [{**row, "began": _since(row["began"], began)} for row in rows]
 
 
-def _timeline(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _timeline(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     """Each worker's stays in generations, in seconds since the run's start."""
     found = []
     for worker in store.rows("FROM workers WHERE run = ? ORDER BY started, worker", [run]):
@@ -134,7 +133,7 @@ def _goodput(store: ResultsStore, run: str) -> dict[str, Any]:
     }
 
 
-def _rescales(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _rescales(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     rows = store.rows("SELECT * EXCLUDE (run) FROM rescales WHERE run = ? ORDER BY generation, worker", [run])
     return [{**row, "time": _since(row["time"], began)} for row in rows]
 
@@ -160,41 +159,26 @@ def _curves(store: ResultsStore, run: str) -> dict[str, Any]:
     return {"curves": dict(zip(names, map(list, columns), strict=True)), "evaluations": metrics}
 
 
-def _checkpoints(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _checkpoints(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     rows = store.rows("SELECT * EXCLUDE (run) FROM checkpoints WHERE run = ? ORDER BY time", [run])
     return [{**row, "time": _since(row["time"], began), "pruned": row["pruned"] is not None} for row in rows]
 
 
-def _events(store: ResultsStore, run: str, began: datetime) -> list[dict[str, Any]]:
+def _events(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     """What people want to read, in words."""
     rows = store.rows(
         """
         SELECT time, source, kind, data FROM events WHERE run = ? AND kind IN
-            ('node_joined', 'node_gone', 'leader_elected', 'worker_lost', 'run_ended', 'generation_formed')
+            ('node_joined', 'node_gone', 'leader_elected', 'worker_lost', 'run_ended', 'generation_formed', 'diverged',
+             'rolled_back', 'learning_rate_scaled', 'straggler')
         ORDER BY time
         """,
         [run],
     )
     return [
-        {"time": _since(row["time"], began), "kind": row["kind"], "text": _words(row["kind"], json.loads(row["data"]))}
+        {"time": _since(row["time"], began), "kind": row["kind"], "text": words(json.loads(row["data"]))}
         for row in rows
     ]
-
-
-def _words(kind: str, data: dict[str, Any]) -> str:
-    match kind:
-        case "node_joined":
-            return f"{data['node']} started {data['num_workers']} workers (start {data['incarnation']})"
-        case "node_gone":
-            return f"{data['node']} is gone: {data['cause']}"
-        case "leader_elected":
-            return f"{data['node']} coordinates (epoch {data['epoch']})"
-        case "worker_lost":
-            return f"{data['node']}/{data['local_rank']} was lost: {data['reason']}"
-        case "generation_formed":
-            return f"generation {data['generation']} with {data['world_size']} workers: {data['reason']}"
-        case _:
-            return f"run {data['phase']}: {data['reason']}"
 
 
 def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -207,24 +191,3 @@ def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             found.append({"epoch": f"{audit['epoch']}", **same})
     return found
-
-
-def _stragglers(store: ResultsStore, run: str) -> list[dict[str, Any]]:
-    """Workers that were busy clearly longer per step than the median worker of their generation.
-
-    All workers' steps take equally long, because they wait for each other; what differs is the time before the
-    gradients are exchanged. Waiting for data is the part of it that every worker knows of itself.
-    """
-    rows = store.rows(
-        "SELECT source AS worker, median(data_wait / steps) AS wait, median(seconds / steps) AS step, count(*) AS n "
-        "FROM step_samples WHERE run = ? AND steps > 0 GROUP BY source HAVING n >= ? ORDER BY worker",
-        [run, MIN_SAMPLES],
-    )
-    if len(rows) < 2:
-        return []
-    usual = median(row["wait"] for row in rows)
-    return [
-        {"worker": row["worker"], "wait": row["wait"], "usual": usual, "step": row["step"]}
-        for row in rows
-        if row["wait"] > SLOW * usual and row["wait"] - usual > 0.05 * row["step"]
-    ]

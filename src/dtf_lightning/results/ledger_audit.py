@@ -24,7 +24,7 @@ SHOWN = 10
 
 _COLUMNS = (
     "{v: 'INTEGER', kind: 'VARCHAR', generation: 'INTEGER', rank: 'INTEGER', world_size: 'INTEGER', epoch: 'INTEGER', "
-    "step: 'BIGINT', samples: 'BIGINT[]', padding: 'INTEGER'}"
+    "step: 'BIGINT', samples: 'BIGINT[]', padding: 'INTEGER', num_streams: 'INTEGER'}"
 )
 
 _LINES = f"""
@@ -54,6 +54,15 @@ _CONSUMED = """
 CREATE TEMP TABLE consumed AS
 SELECT epoch, generation, worker, rank, step, unnest(samples[: len(samples) - padding]) AS sample
 FROM lines JOIN limits USING (generation) WHERE kind = 'draw' AND step < below
+"""
+
+# All numbers below the size; of iterable data those of each stream up to the last that any epoch has consumed.
+_UNIVERSE = """
+CREATE TEMP TABLE universe AS
+WITH streams AS (SELECT coalesce(max(num_streams), 1) AS n, max(num_streams) IS NULL AS whole FROM lines),
+     tops AS (SELECT sample % n AS stream, max(sample) AS top FROM consumed, streams GROUP BY stream)
+SELECT numbers.range AS sample FROM range($size) numbers, streams
+WHERE whole OR numbers.range <= (SELECT top FROM tops WHERE stream = numbers.range % n)
 """
 
 
@@ -153,7 +162,8 @@ def audit_run(folder: Path, *, dataset_size: int | None = None) -> AuditReport:
 
     Args:
         folder: the run's, or that of its ledgers.
-        dataset_size: samples per epoch; `None`: as many as the highest sample number in any ledger says.
+        dataset_size: samples per epoch; `None`: as many as the highest sample number in any ledger says. Iterable data
+            has as many as the epoch that consumed the most of each stream.
 
     Raises:
         SettingsError: no ledgers there, or files that are none, of another version, or not of one run.
@@ -166,17 +176,18 @@ def audit_run(folder: Path, *, dataset_size: int | None = None) -> AuditReport:
             database.execute(statement)
         if dataset_size is None:
             dataset_size = _one(database, "SELECT coalesce(max(sample) + 1, 0) FROM consumed")
+        database.execute(_UNIVERSE, {"size": dataset_size})
         return AuditReport(
             ledgers=len(paths),
             generations=_one(database, "SELECT count(*) FROM limits"),
-            dataset_size=dataset_size,
+            dataset_size=_one(database, "SELECT count(*) FROM universe"),
             ended=_one(database, "SELECT count(*) FROM lines WHERE kind = 'end'") > 0,
             committed_steps=_one(database, "SELECT count(DISTINCT step) FROM consumed"),
             void_draws=_one(
                 database,
                 "SELECT count(*) FROM lines JOIN limits USING (generation) WHERE kind = 'draw' AND step >= below",
             ),
-            epochs=tuple(_epochs(database, dataset_size)),
+            epochs=tuple(_epochs(database)),
         )
 
 
@@ -211,7 +222,7 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
         )
 
 
-def _epochs(database: duckdb.DuckDBPyConnection, dataset_size: int) -> Iterator[EpochReport]:
+def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:
     padding = dict(
         database.execute(
             "SELECT epoch, sum(padding)::BIGINT FROM lines JOIN limits USING (generation) "
@@ -225,9 +236,9 @@ def _epochs(database: duckdb.DuckDBPyConnection, dataset_size: int) -> Iterator[
             [epoch],
         ).fetchall()
         missing = database.execute(
-            "SELECT range FROM range(?) ANTI JOIN (SELECT sample FROM consumed WHERE epoch = ?) ON sample = range "
-            "ORDER BY range",
-            [dataset_size, epoch],
+            "SELECT sample FROM universe ANTI JOIN (SELECT sample FROM consumed WHERE epoch = ?) USING (sample) "
+            "ORDER BY sample",
+            [epoch],
         ).fetchall()
         repeated = database.execute(
             "SELECT sample, list(worker || ' (rank ' || rank || ', generation ' || generation || ', step ' || step || ')' "

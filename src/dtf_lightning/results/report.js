@@ -87,8 +87,8 @@ function tiles(run) {
   const complete = run.audits.filter((audit) => audit.complete);
   const wrong = complete.reduce((sum, audit) => sum + audit.missing + audit.repeated, 0);
   const found = [
-    ["goodput", percent(run.goodput.goodput), "good"],
-    ["goodput without start-up", percent(run.goodput.after_startup), "good"],
+    ["goodput", run.goodput.wall ? percent(run.goodput.goodput) : "–", "good"],
+    ["goodput without start-up", run.goodput.wall ? percent(run.goodput.after_startup) : "–", "good"],
     ["optimizer steps", number(run.run.steps), ""],
     ["rescales", number(Math.max(0, run.generations.length - 1)), ""],
     ["worst pause", pauses.length ? ms(Math.max(...pauses)) : "–", ""],
@@ -176,12 +176,14 @@ function tables(run) {
     run.checkpoints.map((c) => [c.step, c.epoch, c.path.split("/").pop(), bytes(c.size), ms(c.seconds), el("span", { class: "pill" }, c.pruned ? "pruned" : "kept")]))));
   if (run.events.length) found.push(section("What happened", "As the agents wrote it down; seconds since the run's start.", table(["s", ""], run.events.map((e) => [e.time.toFixed(1), short(e.text)]))));
   if (run.corrupt.length) found.push(section("Corrupt lines", "Passed over.", table(["file", "line", "problem"], run.corrupt.map((c) => [c.file, c.line, c.problem]))));
+  if (run.paces.length) found.push(section("Workers beside the median", "Busy with a step of its own: waiting for data, forward, backward; not waiting for the others.",
+    table(["worker", "busy", "relative"], run.paces.map((p) => [short(p.worker), ms(p.busy), p.relative.toFixed(2)]))));
   const nodes = Object.entries(run.hardware);
   const sizes = new Set(["memory", "memory_limit", "disk", "disk_free"]);
   const keys = [...new Set(nodes.flatMap(([, hardware]) => Object.keys(hardware)))];
-  const show = (key, value) => (sizes.has(key) ? bytes(value) : Array.isArray(value) ? value.map((device) => `${device.name} (${bytes(device.memory)})`).join(", ") || "none" : value);
+  const show = (key, value) => (sizes.has(key) ? bytes(value) : Array.isArray(value) ? value.map((one) => (one.memory || one.total ? `${one.name} (${bytes(one.memory || one.total)})` : one.name)).join(", ") || "none" : value);
   const differs = (key) => new Set(nodes.map(([, hardware]) => JSON.stringify(hardware[key]))).size > 1;
-  const shared = keys.filter((key) => !differs(key)), own = keys.filter((key) => differs(key) && key !== "disk_free");
+  const shared = keys.filter((key) => !differs(key)), own = keys.filter((key) => differs(key) && key !== "disk_free" && key !== "disks");
   const description = Object.entries(run.description).map(([key, value]) => [key.replaceAll("_", " "), typeof value === "number" ? number(value) : value]);
   if (nodes.length || description.length) found.push(section("Environment", `What is trained, and what its ${nodes.length} nodes have in common.`,
     table(["", ""], [...description, ...(nodes.length ? shared.map((key) => [key.replaceAll("_", " "), show(key, nodes[0][1][key])]) : [])])));
@@ -215,14 +217,16 @@ function setTheme(theme) {
 const runs = DATA.runs, root = document.getElementById("report"), first = runs[0];
 const toggle = el("button", { id: "theme", type: "button" });
 root.append(el("header", {}, el("div", {}, el("h1", {}, runs.map((run) => run.run.run).join(" and ")),
-  el("p", { class: "soft" }, runs.length > 1 ? "two runs compared" : `${first.description.model || "A model"} · ${first.run.started} · ${duration(first.run.seconds)} · ${first.run.workers} workers in ${first.generations.length} generations`)), toggle));
+  el("p", { class: "soft" }, runs.length > 1 ? `${runs.length} runs compared` : `${first.description.model || "A model"} · ${first.run.started} · ${duration(first.run.seconds)} · ${first.run.workers} workers in ${first.generations.length} generations`)), toggle));
 for (const run of runs) if (run.warnings.length) root.append(el("section", { class: "attention" }, el("ul", {}, ...run.warnings.map((text) => el("li", {}, runs.length > 1 ? `${run.run.run}: ${text}` : text)))));
-if (runs.length === 1) root.append(tiles(first), timeline(first), ...curves(runs));
-else root.append(comparison(runs), ...curves(runs));
+// Of a run in restart mode only agents write: it has generations, but no steps.
+const steps = runs.some((run) => run.curves.step.length) ? curves(runs) : [];
+if (runs.length === 1) root.append(tiles(first), ...(first.timeline.length ? [timeline(first)] : []), ...steps);
+else root.append(comparison(runs), ...steps);
 for (const run of runs) {
   if (runs.length > 1) root.append(el("h1", {}, run.run.run));
   const waits = pauses(run);
-  root.append(goodput(run), ...(waits ? [waits] : []), ...tables(run));
+  root.append(...(run.goodput.wall ? [goodput(run)] : []), ...(waits ? [waits] : []), ...tables(run));
 }
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const asked = location.hash === "#dark" || location.hash === "#light" ? location.hash.slice(1) : null;

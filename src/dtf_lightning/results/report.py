@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.results.account import gather
+from dtf_lightning.results.ingest import find_run
 from dtf_lightning.results.page import page
 from dtf_lightning.results.store import ResultsStore
 from dtf_lightning.results.text import comparison, lines
@@ -26,7 +27,7 @@ def write_report(run_dirs: Sequence[Path], form: str, output: Path | None) -> st
         accounts = [gather(store, store.sync(run_dir).run) for run_dir in run_dirs]
     match form:
         case "html":
-            text, output = page(accounts), output or run_dirs[0] / "report.html"
+            text, output = page(accounts), output or find_run(run_dirs[0]) / "report.html"
         case "json":
             text = json.dumps(accounts if len(accounts) > 1 else accounts[0], default=str, indent=2)
         case _:

@@ -65,7 +65,12 @@ VIEWS = {
             min((e.data->>'step')::BIGINT) AS step, min((e.data->>'epoch')::INTEGER) AS epoch, min(e.time) AS began,
             any_value(CAST(e.data->'members' AS VARCHAR[])) AS members,
             any_value(CAST(e.data->'failed' AS VARCHAR[])) AS failed
-        FROM events e WHERE e.kind = 'generation_entered' GROUP BY e.run, generation
+        FROM events e WHERE e.kind = 'generation_entered'
+            -- In restart mode only agents write, and know no steps.
+            OR (e.kind = 'generation_formed' AND NOT EXISTS (
+                SELECT 1 FROM events w WHERE w.run = e.run AND w.kind = 'generation_entered'
+            ))
+        GROUP BY e.run, (e.data->>'generation')::INTEGER
     """,
     "rescales": f"""
         SELECT {_WORKER}, time, (data->>'generation')::INTEGER AS generation, data->>'rescale' AS rescale,
@@ -108,14 +113,16 @@ VIEWS = {
         QUALIFY row_number() OVER (PARTITION BY run, file ORDER BY line DESC) = 1
     """,
     "runs": """
-        SELECT k.run, k.folder, (SELECT min(started) FROM workers w WHERE w.run = k.run) AS started,
-            (SELECT max(ended) FROM workers w WHERE w.run = k.run) AS ended,
+        SELECT k.run, k.folder,
+            least((SELECT min(started) FROM workers w WHERE w.run = k.run), span.first) AS started,
+            coalesce((SELECT max(ended) FROM workers w WHERE w.run = k.run), span.last) AS ended,
             (SELECT count(*) FROM workers w WHERE w.run = k.run) AS workers,
             (SELECT max(generation) FROM generations g WHERE g.run = k.run) AS generations,
             (SELECT max(step) FROM step_samples s WHERE s.run = k.run) AS steps,
             (SELECT count(*) FROM corrupt_lines c WHERE c.run = k.run) AS corrupt_lines,
             (SELECT sum(productive) / sum(wall) FROM goodput p WHERE p.run = k.run) AS goodput
         FROM known_runs k
+        LEFT JOIN (SELECT run, min(time) AS first, max(time) AS last FROM events GROUP BY run) span ON span.run = k.run
     """,
 }
 """Name to query; in the order in which they need each other."""
@@ -124,20 +131,39 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_tables, _views
 """Version n of the database is what the first n of them make."""
 
 
-def migrate(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Bring the database up to this program's version. Raises `SettingsError` for a newer or a foreign database."""
-    found = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'dtf_schema'").fetchone()
+def check_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
+    """The database's version. Raises `SettingsError` for one that is newer, older (to a reader), or foreign."""
+    version = _version(connection, name)
+    if version < len(MIGRATIONS):
+        raise SettingsError(
+            f"{name} has schema version {version}, this program reads {len(MIGRATIONS)}: bring it up to date with dtf "
+            "results sync RUN_DIR"
+        )
+    return version
+
+
+def _version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
+    # fetchall, here and elsewhere: a result that is not read to its end keeps the connection busy.
+    tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     version = 0
-    if found and found[0]:
-        row = connection.execute("SELECT max(version) FROM dtf_schema").fetchone()
-        version = row[0] if row and row[0] is not None else 0
-    elif connection.execute("SELECT count(*) FROM duckdb_tables()").fetchall() != [(0,)]:
+    if "dtf_schema" in tables:
+        ((version,),) = connection.execute("SELECT coalesce(max(version), 0) FROM dtf_schema").fetchall()
+    elif tables:
         raise SettingsError(f"{name} is a database of another program: give a file of its own with --db")
     if version > len(MIGRATIONS):
         raise SettingsError(
             f"{name} has schema version {version}, this program knows {len(MIGRATIONS)}: use a newer dtf-lightning, or "
             "delete the file and sync anew (the event logs are the truth)"
         )
+    return int(version)
+
+
+def migrate(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Bring the database up to this program's version, each step whole or not at all.
+
+    Raises `SettingsError` for a newer or a foreign database.
+    """
+    version = _version(connection, name)
     for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.begin()
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import Any
 
-from dtf_lightning.results.account import BUCKETS
+from dtf_lightning.results.account import BUCKETS, PHASES
 
 LABELS = {
     "productive": "productive", "data_wait": "waiting for data", "validation": "validation", "checkpoint": "checkpoints",
@@ -29,6 +31,8 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
         (
             f"goodput {goodput['goodput']:.1%} of {duration(goodput['wall'])} worker time "
             f"({goodput['after_startup']:.1%} without start-up)"
+            if goodput["wall"]
+            else "no worker has written down what its time went into"
         ),
     ]
     found += [f"attention: {line}" for line in warnings(account)]
@@ -42,9 +46,10 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
         ],
         markdown,
     )  # fmt: skip
-    found += ["", *heading("Where the time went", markdown)]
+    found += _pauses(account, markdown)
+    found += ["", *heading("Where the time went", markdown)] if goodput["wall"] else []
     found += table(
-        ("bucket", "seconds", "share"),
+        ("bucket", "seconds", "share") if goodput["wall"] else (),
         [
             (LABELS[bucket], f"{goodput['total'][bucket]:.2f}", f"{goodput['total'][bucket] / goodput['wall']:.1%}")
             for bucket in BUCKETS
@@ -52,11 +57,61 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
         ],
         markdown,
     )
+    if account["paces"]:
+        found += ["", *heading("Workers beside the median", markdown)]
+        found += table(
+            ("worker", "busy ms of a step", "relative"),
+            [(pace["worker"], f"{1000 * pace['busy']:.1f}", f"{pace['relative']:.2f}") for pace in account["paces"]],
+            markdown,
+        )
     if account["audits"]:
         names = ("epoch", "consumed", "missing", "repeated", "padding")
         found += ["", *heading("Samples", markdown)]
         found += table(names, [[audit[name] for name in names] for audit in account["epochs"]], markdown)
-    return found
+    return found + _checkpoints(account, markdown) + _environment(account, markdown)
+
+
+def _pauses(account: dict[str, Any], markdown: bool) -> list[str]:
+    rows = [
+        (g["generation"], g["rescale"], *(milliseconds(g[phase]) for phase in PHASES))
+        for g in account["generations"]
+        if g["pause"] is not None
+    ]
+    if not rows:
+        return []
+    head = ("generation", "rescale", *(phase.replace("_", " ") for phase in PHASES))
+    return ["", *heading("Pauses by phase, ms", markdown), *table(head, rows, markdown)]
+
+
+def _checkpoints(account: dict[str, Any], markdown: bool) -> list[str]:
+    if not account["checkpoints"]:
+        return []
+    rows = [
+        (c["step"], c["epoch"], PurePath(c["path"]).name, c["size"], milliseconds(c["seconds"]),
+         "pruned" if c["pruned"] else "kept")
+        for c in account["checkpoints"]
+    ]  # fmt: skip
+    head = ("step", "epoch", "file", "bytes", "took ms", "")
+    return ["", *heading("Checkpoints", markdown), *table(head, rows, markdown)]
+
+
+def _environment(account: dict[str, Any], markdown: bool) -> list[str]:
+    """What is trained, and what the nodes have; what differs between them by node."""
+    rows = [(key.replace("_", " "), _value(value)) for key, value in account["description"].items()]
+    nodes = account["hardware"]
+    for key in dict.fromkeys(key for hardware in nodes.values() for key in hardware):
+        values = {node: _value(hardware.get(key)) for node, hardware in nodes.items()}
+        if len(set(values.values())) == 1:
+            rows.append((key.replace("_", " "), next(iter(values.values()))))
+        elif key != "disk_free":
+            rows += [(f"{key.replace('_', ' ')} of {node}", value) for node, value in values.items()]
+    if not rows:
+        return []
+    return ["", *heading("Environment", markdown), *table(("", ""), rows, markdown)]
+
+
+def _value(value: Any) -> str:
+    return "-" if value is None or value == [] else value if isinstance(value, str) else json.dumps(value)
 
 
 def warnings(account: dict[str, Any]) -> list[str]:
@@ -66,11 +121,10 @@ def warnings(account: dict[str, Any]) -> list[str]:
         for audit in account["audits"]
         if audit["complete"] and (audit["missing"] or audit["repeated"])
     ]
-    if account["mixed"]:
-        found.append(f"the nodes differ in {', '.join(account['mixed'])}")
+    found += [f"the nodes differ: {difference}" for difference in account["differences"]]
     found += [
-        f"{slow['worker']} waits {1000 * slow['wait']:.1f} ms for data per step, the median worker "
-        f"{1000 * slow['usual']:.1f} ms"
+        f"{slow['worker']} is slow: busy {1000 * slow['busy']:.1f} ms of a step, {slow['relative']:.2f} times the median "
+        f"worker; all others wait for it"
         for slow in account["stragglers"]
     ]
     if account["corrupt"]:
@@ -120,7 +174,9 @@ def heading(text: str, markdown: bool) -> list[str]:
 
 def table(head: Sequence[str], body: Iterable[Sequence[Any]], markdown: bool) -> list[str]:
     """Aligned columns, or Markdown's."""
-    rows = [[str(cell) for cell in row] for row in (head, *body)]
+    rows = [["-" if cell is None else str(cell) for cell in row] for row in (head, *body)]
+    if not head:
+        return []
     if markdown:
         cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
         return [f"| {cells[0]} |", "|" + "---|" * len(head), *(f"| {row} |" for row in cells[1:])]

@@ -93,7 +93,8 @@ class LocalCluster:
         run_id: `--rdzv-id`.
         run_dir: where the workers write events and ledgers (`ElasticCallback(run_dir=...)`), if known.
         endpoint: of an etcd that runs already; `None` starts one for this cluster.
-        nnodes, nproc_per_node, max_restarts, rdzv_conf: torchrun's flags.
+        nnodes, nproc_per_node, max_restarts, rdzv_conf: torchrun's flags. Without `mode` it is auto, as for a user: a
+            script that constructs the callback in another file needs `{"mode": "live"}`.
         variables: added to the environment of every node.
     """
 
@@ -115,8 +116,7 @@ class LocalCluster:
         self.script, self.arguments = str(script), list(arguments)
         self.folder, self.run_id, self.run_dir = folder, run_id, run_dir
         self.nnodes, self.nproc_per_node, self.max_restarts = nnodes, nproc_per_node, max_restarts
-        # Its scripts may construct the callback in another file, which mode=auto does not see.
-        self.rdzv_conf = {"mode": "live", **(rdzv_conf or {})}
+        self.rdzv_conf = dict(rdzv_conf or {})
         self.variables = {"OMP_NUM_THREADS": "1", **(variables or {})}
         self.nodes: dict[str, LocalNode] = {}
         self.etcd: EmbeddedEtcd | None = None

@@ -8,18 +8,25 @@ import platform
 import resource
 import shutil
 import socket
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-COMPARED = ("cpu", "cores", "memory", "devices", "driver", "python", "torch", "nccl", "lightning", "dtf_lightning")
+from dtf_lightning.training.container import container_limits
+from dtf_lightning.training.devices import describe_devices
+
+COMPARED = (
+    "cpu", "cores", "cores_physical", "cpu_limit", "memory", "memory_limit", "devices", "driver", "cuda", "rocm", "python",
+    "torch", "nccl", "lightning", "dtf_lightning",
+)  # fmt: skip
 """What makes a pool of nodes mixed when it differs."""
 
 
 def describe_hardware(folder: Path) -> dict[str, Any]:
-    """Names and numbers of this node; what cannot be found out is left out. Sizes in bytes. `folder`: whose disk."""
+    """Names and numbers of this node; what cannot be found out is left out. Sizes in bytes. `folder`: the run's."""
     found: dict[str, Any] = {
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -27,17 +34,41 @@ def describe_hardware(folder: Path) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "devices": [],
     }
     for package in ("lightning", "dtf-lightning"):
         with contextlib.suppress(PackageNotFoundError):
             found[package.replace("-", "_")] = version(package)
     with contextlib.suppress(OSError, ValueError):
         found["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError):
-        disk = shutil.disk_usage(folder)
-        found |= {"disk": disk.total, "disk_free": disk.free}
-    return found | _container_limits() | _devices()
+    return found | _physical_cores() | container_limits() | _disks(folder) | describe_devices()
+
+
+def _physical_cores(cpus: Path = Path("/sys/devices/system/cpu")) -> dict[str, int]:
+    cores = set()
+    for topology in cpus.glob("cpu[0-9]*/topology"):
+        with contextlib.suppress(OSError):
+            cores.add(tuple((topology / name).read_text().strip() for name in ("physical_package_id", "core_id")))
+    return {"cores_physical": len(cores)} if cores else {}
+
+
+def _disks(folder: Path) -> dict[str, Any]:
+    """Those that training writes to: the run's, that of temporary files, shared memory; each once."""
+    disks, seen = [], set()
+    for name, path in (
+        ("run", folder),
+        ("temporary", Path(tempfile.gettempdir())),
+        ("shared memory", Path("/dev/shm")),
+    ):
+        with contextlib.suppress(OSError):
+            here = next(parent for parent in (path, *path.parents) if parent.exists())
+            device, usage = here.stat().st_dev, shutil.disk_usage(here)
+            if device not in seen:
+                seen.add(device)
+                disks.append({"name": name, "path": str(path), "total": usage.total, "free": usage.free})
+    found: dict[str, Any] = {"disks": disks}
+    if disks:
+        found |= {"disk": disks[0]["total"], "disk_free": disks[0]["free"]}
+    return found
 
 
 def _cpu_model() -> str:
@@ -46,39 +77,6 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _container_limits() -> dict[str, Any]:
-    """Of cgroup v2; a limit of `max` is none."""
-    found: dict[str, Any] = {}
-    root = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (root / "cpu.max").read_text().split()
-        if quota != "max":
-            found["cpu_limit"] = int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        limit = (root / "memory.max").read_text().strip()
-        if limit != "max":
-            found["memory_limit"] = int(limit)
-    return found
-
-
-def _devices() -> dict[str, Any]:
-    """CUDA's and ROCm's through torch. A driver that fails must not stop training."""
-    try:
-        if not torch.cuda.is_available():
-            return {}
-        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        found: dict[str, Any] = {
-            "devices": [{"name": device.name, "memory": device.total_memory} for device in devices],
-            "driver": f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}",
-        }
-        if torch.distributed.is_nccl_available():
-            nccl: Any = torch.cuda.nccl
-            found["nccl"] = ".".join(map(str, nccl.version()))
-    except (RuntimeError, AssertionError, AttributeError):
-        return {}
-    return found
 
 
 def process_age() -> float:

@@ -45,13 +45,38 @@ class Ledger:
         """A generation begins: its next optimizer step is `step` (steps before it are committed)."""
         self._write(kind="begin", generation=generation, rank=rank, world_size=world_size, step=step, epoch=epoch)
 
-    def draw(self, *, generation: int, rank: int, epoch: int, step: int, samples: list[int], padding: int = 0) -> None:
+    def draw(
+        self,
+        *,
+        generation: int,
+        rank: int,
+        epoch: int,
+        step: int,
+        samples: list[int],
+        padding: int = 0,
+        num_streams: int | None = None,
+    ) -> None:
         """Samples drawn for optimizer step `step` (starts at 0); several lines per step under accumulation.
 
-        The last `padding` of them fill the epoch's tail up to a multiple of the world size.
+        Args:
+            generation: in which it is drawn.
+            rank: of this worker in it.
+            epoch: that runs.
+            step: for which it is drawn.
+            samples: their numbers; with streams: the place in the stream times `num_streams`, plus the stream.
+            padding: the last so many fill the epoch's tail up to a multiple of the world size.
+            num_streams: of iterable data, whose samples' numbers may have holes where a stream is shorter.
         """
+        streams = {} if num_streams is None else {"num_streams": num_streams}
         self._write(
-            kind="draw", generation=generation, rank=rank, epoch=epoch, step=step, samples=samples, padding=padding
+            kind="draw",
+            generation=generation,
+            rank=rank,
+            epoch=epoch,
+            step=step,
+            samples=samples,
+            padding=padding,
+            **streams,
         )
 
     def end(self, *, generation: int, rank: int, step: int) -> None:

@@ -72,6 +72,11 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         """Samples of this epoch that the whole world has consumed."""
         self.done_here = 0
         """What `len` adds for the batches before the last rescale, so that Lightning's batch counters stay right."""
+        self.again = False
+        """Among several loaders: this epoch has been through the data once, so that what is left no longer counts."""
+        self.cycled = False
+        """One of several loaders: an iteration that follows a whole one begins at 0."""
+        self._begin = 0
         self.drawn: deque[int] | None = None
         """Indices as they were yielded, for the ledger; `None` when nobody asks."""
         self._not_padding = 0
@@ -82,11 +87,13 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         """Take a place in a new world, at a position of an epoch."""
         self.rank, self.num_replicas = rank, num_replicas
         self.epoch, self.cursor, self.done_here = epoch, cursor, done_here
+        self._begin, self.again = cursor, False
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch; the running one keeps its cursor."""
         if epoch != self.epoch:
             self.epoch, self.cursor, self.done_here = epoch, 0, 0
+            self._begin, self.again = 0, False
 
     def order(self) -> torch.Tensor:
         """The epoch's global order. Shape (dataset_size,), int64; computed once per epoch."""
@@ -134,28 +141,29 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         self._not_padding = max(0, self._not_padding - len(taken))
         return taken, padding
 
-    def remaining(self) -> int:
-        """Samples that the whole world still draws in this epoch, after padding or dropping."""
-        left = max(0, self.dataset_size - self.cursor)
+    def remaining(self, cursor: int | None = None) -> int:
+        """Samples that the whole world still draws from the cursor on, after padding or dropping."""
+        left = max(0, self.dataset_size - (self.cursor if cursor is None else cursor))
         rest = left % self.num_replicas
         if self.tail == "drop":
             return left - rest
         return left + (self.num_replicas - rest if rest else 0)
 
     def __len__(self) -> int:
-        return self.done_here + self.remaining() // self.num_replicas
+        return self.done_here + (0 if self.again else self.remaining() // self.num_replicas)
 
     def __iter__(self) -> Iterator[int]:
         # (remaining,): the rest of the epoch, padded from its beginning, as often as a tiny data set needs
-        total = self.remaining()
-        rest = self.order()[self.cursor : self.cursor + total]
+        begin = self._begin
+        total = self.remaining(begin)
+        rest = self.order()[begin : begin + total]
         while len(rest) < total:
             rest = torch.cat([rest, self.order()[: total - len(rest)]])
         # this rank's share: (remaining / num_replicas,)
         mine = rest[self.rank :: self.num_replicas]
         if self.drawn is not None:
             self.drawn.clear()
-            left = max(0, self.dataset_size - self.cursor)
+            left = max(0, self.dataset_size - begin)
             self._not_padding = len(range(self.rank, min(left, total), self.num_replicas))
         for start in range(0, len(mine), _CHUNK):
             chunk = mine[start : start + _CHUNK].tolist()
@@ -165,6 +173,8 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
                 for index in chunk:
                     self.drawn.append(index)
                     yield index
+        if self.cycled:
+            self._begin = 0
 
 
 class WeightedElasticSampler(ElasticDistributedSampler):

@@ -93,6 +93,10 @@ class TimeAccount:
         """Seconds charged to this bucket so far."""
         return self._seconds[bucket]
 
+    def total(self) -> float:
+        """Seconds charged to all buckets so far."""
+        return sum(self._seconds.values())
+
     def wall(self) -> float:
         """Seconds since the start, by the wall clock; the buckets are by the monotonic one."""
         return self._clock.wall() - self._wall_start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtf_lightning.coordination.modes import resolve_mode, training_script
+from dtf_lightning.coordination.modes import num_workers_asked, resolve_mode, training_script
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,16 @@ def test_unknown_script():
 def test_training_script(argv, script):
     """As torchrun's own parser reads the command line."""
     assert training_script(argv) == script
+
+
+@pytest.mark.parametrize(
+    ("argv", "num_workers"),
+    [
+        (["/usr/bin/torchrun", "--nproc-per-node=2", "train.py"], 2),
+        (["/usr/bin/torchrun", "train.py"], 1),
+        (["/x/pytest", "train.py"], 1),
+    ],
+)
+def test_number_of_workers(argv, num_workers):
+    """As torchrun counts them; one where something else starts the agent."""
+    assert num_workers_asked(argv) == num_workers

@@ -93,11 +93,11 @@ def test_planned_steps_through_rescales(
 
 
 class Noisy(Data):
-    """Augments each sample with the worker's random numbers."""
+    """Augments each sample with the worker's random numbers of all three kinds."""
 
     def __getitem__(self, index: int) -> Any:
         index, x, y = super().__getitem__(index)
-        return index, x + torch.rand(4), y
+        return index, x + torch.rand(4) + float(np.random.rand()) + random.random(), y
 
 
 class Draws(Net):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,10 +15,11 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
 from dtf_lightning.elastic.resume import LoopPhase
+from dtf_lightning.lightning import csv_log, progress_bars
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import StepBoundary, TrainingProgress
-from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
+from dtf_lightning.lightning.rank_zero import set_rank_zero
 from dtf_lightning.lightning.unwinding import restore_module, strip_tracebacks
 from support.run_of_one import Net, plain_loader, val_loader
 
@@ -95,8 +95,7 @@ def test_csv_goes_on(tmp_path: Path) -> None:
     former.log_metrics({"loss": 0.5, "acc": 0.1}, step=1)
     former.save()
     heir = CSVLogger(tmp_path, name="", version="v")
-    trainer = SimpleNamespace(loggers=[heir], progress_bar_callback=None)
-    take_over_rank_zero(trainer)
+    csv_log.go_on(heir, again=2)
     heir.log_metrics({"loss": 0.25, "acc": 0.2}, step=2)
     heir.save()
     rows = list(csv.DictReader((tmp_path / "v" / "metrics.csv").open()))
@@ -117,7 +116,7 @@ def test_csv_without_rows(tmp_path: Path, content: str | None) -> None:
         (tmp_path / "v").mkdir()
         (tmp_path / "v" / "metrics.csv").write_text(content)
     heir = CSVLogger(tmp_path, name="", version="v")
-    take_over_rank_zero(SimpleNamespace(loggers=[heir], progress_bar_callback=None))
+    csv_log.go_on(heir, again=2)
     heir.log_metrics({"loss": 0.25}, step=2)
     heir.save()
     assert list(csv.DictReader((tmp_path / "v" / "metrics.csv").open())) == [{"loss": "0.25", "step": "2"}]
@@ -129,7 +128,7 @@ def test_progress_bar_of_a_promoted_rank(tmp_path: Path, capsys: pytest.CaptureF
     class Promote(pl.Callback):
         def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
             if trainer.global_step == 2:
-                take_over_rank_zero(trainer)
+                progress_bars.take_over(trainer, in_epoch=True)
                 self.bar = trainer.progress_bar_callback.train_progress_bar
                 self.shown = (self.bar.n, self.bar.total, self.bar.disable)
 

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from dtf_lightning.events import CheckpointSaved, Evaluated, GenerationEntered, StepsDone, WorkerEnded, read_events
+from dtf_lightning.coordination.messages import Happened
+from dtf_lightning.event_kinds import IMPORTANT, words
+from dtf_lightning.events import (
+    KINDS,
+    CheckpointPruned,
+    CheckpointSaved,
+    Diverged,
+    Evaluated,
+    GenerationEntered,
+    LearningRateScaled,
+    RolledBack,
+    StepsDone,
+    WorkerEnded,
+    read_events,
+)
+from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.lightning.best_checkpoints import BestCheckpoints
+from dtf_lightning.lightning.divergence import DivergenceStopping
+from dtf_lightning.results.account import gather
 from dtf_lightning.results.store import ResultsStore
 from dtf_lightning.training.time_account import Bucket, TimeAccount
-from support.run_of_one import Disturbance, RunOfOne, fit
+from support.run_of_one import Disturbance, Net, RunOfOne, fit
 
 SUM = " + ".join(bucket.value for bucket in Bucket)
 
@@ -62,6 +82,18 @@ def test_read_only_folder(tmp_path: Path, run: RunOfOne, caplog: Any) -> None:
     assert len([r for r in caplog.records if "the event log cannot be written" in r.message]) == 1
 
 
+def test_full_disk(tmp_path: Path, run: RunOfOne, caplog: Any) -> None:
+    """Every write to the log fails for want of room: one warning, and training goes on."""
+    log = tmp_path / "dtf" / "run" / "events" / "n1.0.1.jsonl"
+    log.parent.mkdir(parents=True)
+    log.symlink_to("/dev/full")
+    outcome = fit(tmp_path, elastic=True, run=run)
+    assert outcome.trainer.global_step == 18
+    warnings = [r.message for r in caplog.records if "the event log cannot be written" in r.message]
+    assert len(warnings) == 1
+    assert "No space left on device" in warnings[0]
+
+
 class Clock:
     """Moved by hand; the wall clock runs along."""
 
@@ -105,3 +137,56 @@ def test_cost_of_a_step() -> None:
         account.data_there()
         account.enter(Bucket.PRODUCTIVE)
     assert (time.process_time() - began) / 20_000 < 20e-6
+
+
+class Diverging(Net):
+    """Its loss is a NaN at one step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss * torch.nan if self.trainer.global_step == 9 else loss
+
+
+def test_events_of_callbacks(tmp_path: Path, run: RunOfOne) -> None:
+    """Checkpoints of `BestCheckpoints` and what it prunes, a divergence and its rollback, factors of the learning rate:
+    in the log, and the important ones at the agent."""
+    checkpoints = BestCheckpoints(best=0, recent=2, every_n_steps=3, on_validation=False, dirpath=tmp_path / "saved")
+    divergence = DivergenceStopping(action="rollback", check_every=1)
+    rule = AdaptiveLearningRate("linear", reference_world_size=2)
+    fit(tmp_path, elastic=True, run=run, model=Diverging(), learning_rate=rule, callbacks=[checkpoints, divergence],
+        enable_checkpointing=True)  # fmt: skip
+    run_dir = tmp_path / "dtf" / "run"
+    saved = events_of(run_dir, CheckpointSaved)
+    assert [event.step for event in saved] == [3, 6, 9, 12, 15, 18]
+    assert all(event.size > 0 and event.seconds > 0 for event in saved)
+    pruned = [Path(event.path).name for event in events_of(run_dir, CheckpointPruned)]
+    assert sorted(pruned) == sorted(Path(event.path).name for event in saved[:-2])
+    (diverged,) = events_of(run_dir, Diverged)
+    assert (diverged.divergence, diverged.onset, diverged.action) == ("non-finite", 10, "rollback")
+    (back,) = events_of(run_dir, RolledBack)
+    assert back.done
+    assert "step 6" in back.reason
+    (scaled,) = events_of(run_dir, LearningRateScaled)
+    assert (scaled.rule, scaled.factors) == ("linear", {"0": 0.5})
+    told = [message.event["kind"] for message in run.heard if isinstance(message, Happened)]
+    assert set(told) == {"checkpoint_saved", "diverged", "rolled_back", "learning_rate_scaled", "evaluated"}
+    with ResultsStore() as store:
+        assert store.sync(run_dir).corrupt == []
+        assert store.query("SELECT count(*) FROM checkpoints WHERE pruned IS NULL").fetchall() == [(2,)]
+        texts = [event["text"] for event in gather(store, "run")["events"]]
+    assert any(text.startswith("training diverges (non-finite, step 10 to 10, rollback)") for text in texts)
+
+
+def test_every_kind_has_words() -> None:
+    """Of the important ones: a sentence, not its name."""
+    values = {
+        "str": "x",
+        "int": 1,
+        "float": 0.5,
+        "bool": False,
+        "tuple[str, ...]": ("x",),
+        "dict[str, float]": {"y": 1.0},
+    }
+    for kind in IMPORTANT:
+        fields = {f.name: values[str(f.type)] for f in dataclasses.fields(KINDS[kind])}
+        assert words(KINDS[kind](**fields).to_json()) != kind

@@ -50,6 +50,20 @@ def test_says_by_whom_and_in_which_generation(tmp_path, capsys):
     ]
 
 
+def test_streams_have_holes(tmp_path, capsys):
+    """Two streams of 3 and 1 samples: numbers 3 and 5 do not exist; what one epoch has and another lacks is missing."""
+    worker = Ledger(tmp_path / "a.0.1.jsonl")
+    worker.begin(generation=1, rank=0, world_size=1, step=0, epoch=0)
+    worker.draw(generation=1, rank=0, epoch=0, step=0, samples=[0, 1, 2, 4], num_streams=2)
+    worker.draw(generation=1, rank=0, epoch=1, step=1, samples=[0, 1, 2], num_streams=2)
+    worker.end(generation=1, rank=0, step=2)
+    worker.close()
+    assert main(["audit", str(tmp_path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert "epoch 0: 4 of 4 samples consumed, 0 missing, 0 repeated, 0 padding" in said
+    assert "  missing: 4" in said
+
+
 def test_repeated_samples_name_both_draws(tmp_path, capsys):
     two_workers(tmp_path, repeat=True)
     assert main(["audit", str(tmp_path)]) == 1

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-import zlib
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dtf_lightning.cli import main
+from dtf_lightning.events import EventLog, GenerationFormed, events_path
 from dtf_lightning.results.account import epoch_ranges, gather
 from dtf_lightning.results.page import page
 from support import browser
+from support.reports import LOOK, TITLES
 
 
 @pytest.fixture
@@ -32,6 +34,10 @@ def test_text(run_dir, capsys):
     assert re.search(r"^2 +b#1 failed: 2 -> 1 nodes +1 +12 +100 +100$", text, re.MULTILINE)
     assert re.search(r"^lost work +0\.85 +5\.3%$", text, re.MULTILINE)
     assert re.search(r"^0 +8 +0 +0 +1$", text, re.MULTILINE)
+    assert re.search(r"^2 +failure +20 +30 +0 +0 +0 +50$", text, re.MULTILINE)  # pauses by phase
+    assert re.search(r"^10 +0 +c1 +5 +100 +pruned$", text, re.MULTILINE)
+    assert re.search(r"^20 +0 +c2 +6 +100 +kept$", text, re.MULTILINE)
+    assert re.search(r"^model +Net$", text, re.MULTILINE)  # environment
 
 
 def test_markdown_and_json(run_dir, capsys):
@@ -67,6 +73,23 @@ def test_no_runs(tmp_path, capsys):
     assert "is no run's folder" in capsys.readouterr().err
 
 
+def test_folder_above(run_dir, tmp_path, capsys):
+    """The only run below `dtf/` need not be named; of several the error names all."""
+    shutil.copytree(run_dir, tmp_path / "here" / "dtf" / "one")
+    assert main(["report", str(tmp_path / "here")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "here" / "dtf" / "one" / "report.html")
+    shutil.copytree(run_dir, tmp_path / "here" / "dtf" / "two")
+    assert main(["report", str(tmp_path / "here")]) == 1
+    assert "the runs in it are: " in (errors := capsys.readouterr().err)
+    assert "dtf/one, " in errors
+
+
+def test_page_that_cannot_be_written(run_dir, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["report", str(run_dir), "--output", str(tmp_path / "file" / "page.html")]) == 1
+    assert "page.html: Not a directory; name a file with --output" in capsys.readouterr().err
+
+
 def test_nothing_of_the_data_becomes_markup(store, run_dir):
     """Names come from other machines and from users."""
     store.sync(run_dir)
@@ -77,68 +100,85 @@ def test_nothing_of_the_data_becomes_markup(store, run_dir):
     assert "<script>alert" not in text
 
 
-@pytest.mark.process
-def test_in_a_browser(written):
-    """Every chart has marks, nothing is loaded, the console has no error."""
-    dom, errors = browser.dom(written)
-    assert errors == []
-    charts = dom.count('class="chart')
-    assert charts == 6
-    assert dom.count('class="main-svg"') >= charts
-    assert len(re.findall(r'class="point"', dom)) >= 10  # bars and markers
-    assert len(re.findall(r'class="js-line"', dom)) >= 3
-    assert "every sample once" in dom
-    assert not re.search(r'(?:src|href)="https?:', written.read_text().partition('<script type="application/json"')[0])
+VIEWS = [
+    browser.View(name="desktop", script=LOOK),
+    browser.View(name="dark", fragment="#dark", script=LOOK),
+    browser.View(name="phone", width=360, height=740, fragment="#dark", script=LOOK),
+]
+
+
+def report_of_agents(tmp_path):
+    """Of a run in restart mode, in which no worker writes."""
+    log = EventLog(events_path(tmp_path / "agents", "a"))
+    log.write(GenerationFormed(at=6.0, source="a", generation=1, rescale="start", reason="all are here",
+                               members=("a#1",), world_size=1))  # fmt: skip
+    log.close()
+    assert main(["report", str(tmp_path / "agents")]) == 0
+    return tmp_path / "agents" / "report.html"
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("fragment", "is_dark"), [("#light", False), ("#dark", True)])
-def test_light_and_dark(written, tmp_path, fragment, is_dark):
-    """The picture is not blank and has the theme's background; at the width of a phone nothing is cut off."""
-    picture = browser.screenshot(written, tmp_path / "shot.png", width=500, height=900, fragment=fragment)
-    pixels = decode(picture.read_bytes())
-    corner = sum(pixels[0][:3]) / 3
-    assert (corner < 60) is is_dark
-    assert len({row[x : x + 3] for row in pixels[::7] for x in range(0, len(row), 33)}) > 20
+def test_in_a_browser(written, tmp_path):
+    """A real one: each chart has marks, nothing is loaded, no error, light and dark, and all fits a phone."""
+    agents_alone = browser.View(name="agents", page=report_of_agents(tmp_path).as_uri(), script=LOOK)
+    seen = browser.look(written, [*VIEWS, agents_alone], tmp_path)
+    without_workers = seen.pop("agents")
+    assert (without_workers.errors, without_workers.requests) == ([], [])
+    assert without_workers.value["charts"] == []
+    assert "all are here" in without_workers.value["text"]
+    for name, view in seen.items():
+        assert (view.errors, view.requests) == ([], []), name
+        assert [chart["title"] for chart in view.value["charts"]] == TITLES, name
+        assert [chart["title"] for chart in view.value["charts"] if not chart["marks"]] == [], name
+        assert view.colors > 20, f"{name} is blank: {view.picture}"
+        assert (view.value["overflow"], view.value["wide"], view.value["small"]) == (0, [], 0), name
+        for text in ("every sample once", "Checkpoints", "pruned", "kept", "Environment", "Net", "Generations"):
+            assert text in view.value["text"], (name, text)
+    assert {name: view.value["theme"] for name, view in seen.items()} == {
+        "desktop": "light", "dark": "dark", "phone": "dark",
+    }  # fmt: skip
+    assert seen["dark"].brightness < 0.3 < 0.8 < seen["desktop"].brightness
+    assert seen["phone"].brightness < 0.3
+    assert all(280 < chart["width"] <= 340 for chart in seen["phone"].value["charts"])
 
 
-def decode(png: bytes) -> list[bytes]:
-    """Rows of an 8-bit RGB or RGBA PNG."""
-    width, height, depth, color = struct.unpack(">IIBB", png[16:26])
-    assert (depth, color in (2, 6)) == (8, True)
-    size, data, at = {2: 3, 6: 4}[color], b"", 8
-    while at < len(png):
-        (length,) = struct.unpack(">I", png[at : at + 4])
-        if png[at + 4 : at + 8] == b"IDAT":
-            data += png[at + 8 : at + 8 + length]
-        at += length + 12
-    raw, rows, above = zlib.decompress(data), [], bytearray(width * size)
-    for y in range(height):
-        kind, row = (
-            raw[y * (width * size + 1)],
-            bytearray(raw[y * (width * size + 1) + 1 : (y + 1) * (width * size + 1)]),
-        )
-        for i in range(len(row)):
-            left, up = row[i - size] if i >= size else 0, above[i]
-            corner = above[i - size] if i >= size else 0
-            guess = left + up - corner
-            paeth = min((left, up, corner), key=lambda value: abs(guess - value))
-            row[i] = (row[i] + (0, left, up, (left + up) // 2, paeth)[kind]) & 255
-        rows.append(bytes(row))
-        above = row
-    return rows
+@pytest.mark.process
+def test_comparison_in_a_browser(run_dir, tmp_path):
+    """Two runs: side by side first, both lines in each chart, then each for itself."""
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    page = tmp_path / "both.html"
+    assert main(["report", str(run_dir), str(other), "--output", str(page)]) == 0
+    views = [browser.View(name="both", script=LOOK), browser.View(name="phone", width=360, height=740, script=LOOK)]
+    for name, view in browser.look(page, views, tmp_path, dark=True).items():
+        assert (view.value["theme"], view.brightness < 0.3) == ("dark", True)  # as the system has it
+        assert (view.errors, view.requests) == ([], []), name
+        charts = {chart["title"]: chart["marks"] for chart in view.value["charts"][:3]}
+        assert charts == {"Loss": 2, "Validation": 4, "Throughput": 4}, name
+        assert "Side by side" in view.value["text"]
+        assert (view.value["overflow"], view.value["wide"]) == (0, []), name
 
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/observability.md"])
-def test_sql_of_the_documentation(page, run_dir, tmp_path, capsys):
-    """Runs as it is written there."""
-    db = str(tmp_path / "results.duckdb")
-    assert main(["results", "sync", str(run_dir), "--db", db, "--parquet", str(tmp_path / "out")]) == 0
-    queries = re.findall(r'dtf results query "(.*)"', (ROOT / page).read_text())
-    assert queries
-    for query in queries:
-        assert main(["results", "query", query, "--db", db]) == 0
+def test_commands_of_the_documentation(page, run_dir, tmp_path, monkeypatch, capsys):
+    """Commands, SQL and Python run as they are written there, in a folder with the runs that they name."""
+    for name in ("run7", "run8"):
+        shutil.copytree(run_dir, tmp_path / "here" / "dtf" / name)
+    monkeypatch.chdir(tmp_path / "here")
+    text = (ROOT / page).read_text()
+    commands = re.findall(r"^(dtf (?:report|results|audit) .*?) *(?:#.*)?$", text, re.MULTILINE)
+    assert any("SELECT" in command for command in commands)
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0, command
     assert "failure" in capsys.readouterr().out
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if "ResultsStore" in block:
+            if "arrow" in block:
+                pytest.importorskip("pyarrow", reason="Arrow needs pyarrow: pip install 'dtf-lightning[arrow]'")
+            names = {}
+            exec(block, names)
+            assert names["pauses"] == [(2, 0.1)]
+            assert names["losses"].num_rows == 2

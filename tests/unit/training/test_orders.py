@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +50,22 @@ def test_any_order_is_divided_anew(make, size, epoch, history):
     reference = make(size)
     reference.set_epoch(epoch)
     assert consumed == reference.order().tolist()
+
+
+def test_buckets_of_the_docs():
+    """The example of docs/data-and-learning-rate.md: every sample once, a step's lengths alike, the same on all ranks."""
+    page = Path(__file__).parents[3] / "docs" / "data-and-learning-rate.md"
+    (code,) = re.findall(r"```python\n(class LengthBuckets.*?)```", page.read_text(), flags=re.DOTALL)
+    names = {"torch": torch, "ElasticDistributedSampler": ElasticDistributedSampler}
+    exec(code, names)
+    lengths = [index * 7 % 100 for index in range(400)]
+    ranks = [names["LengthBuckets"](range(400), lengths, pool=200) for _ in range(2)]
+    for rank, sampler in enumerate(ranks):
+        sampler.rebind(rank=rank, num_replicas=2, epoch=1, cursor=0, done_here=0)
+    drawn = [list(sampler) for sampler in ranks]
+    assert sorted(drawn[0] + drawn[1]) == list(range(400))
+    steps = [[lengths[index] for mine in drawn for index in mine[begin : begin + 5]] for begin in range(0, 200, 5)]
+    assert max(max(step) - min(step) for step in steps) <= 10
 
 
 def test_weights_are_honoured():

@@ -1,0 +1,42 @@
+"""Where each of several training loaders stands that are drawn from side by side (Lightning's `CombinedLoader`).
+
+Every step draws one batch from each loader, so that each loader's place is a function of where it stood when the
+generation began and of the batches since. In the mode `max_size_cycle` (what a list or dictionary of loaders gets) the
+shorter ones begin again until the longest is through, as they do in plain Lightning: their repeats are the mode's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+CYCLES = "max_size_cycle"
+MODES = ("max_size_cycle", "min_size", "max_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One loader's, when a generation begins."""
+
+    cursor: int
+    """Samples of the running pass that the whole world has consumed."""
+    again: bool
+    """A pass of this epoch is complete."""
+    size: int
+    """Samples of a pass."""
+    per_batch: int
+    """Samples that the whole world draws per batch."""
+    left: int
+    """Batches to the end of the running pass."""
+    whole: int
+    """Batches of a whole pass in this world."""
+
+    def after(self, batches: int, mode: str) -> tuple[int, bool]:
+        """(cursor, again) when so many more batches are done."""
+        if batches < self.left or mode != CYCLES:
+            return min(self.size, self.cursor + batches * self.per_batch), self.again
+        done = (batches - self.left) % self.whole
+        return done * self.per_batch, True
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
