@@ -304,6 +304,7 @@ def fit(
     batch: Any = "per_rank",
     global_batch: int | None = None,
     elastic_seed: int | None = None,
+    snapshots: dict[str, Any] | None = None,
     run: RunOfOne | None = None,
     disturbances: Iterable[Disturbance] = (),
     datamodule: Any = None,
@@ -326,6 +327,7 @@ def fit(
             batch=batch,
             global_batch=global_batch,
             seed=elastic_seed,
+            **(snapshots or {}),
         )
         everyone.insert(0, elastic_callback)
     if run is not None:

@@ -1,4 +1,4 @@
-"""One worker's part in a live run: from check-in to the last generation.
+"""One worker's part in a live run (`restart_session.py` has the other kind): from check-in to the last generation.
 
 The life of a worker, in the order of this file's methods:
 
@@ -13,6 +13,7 @@ The life of a worker, in the order of this file's methods:
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -36,12 +37,14 @@ from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
 from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
+from dtf_lightning.lightning.signals import graceful_signals
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
 from dtf_lightning.training.pause import PauseClock
 from dtf_lightning.training.process_group import GenerationGroup
+from dtf_lightning.training.snapshots.settings import SnapshotSettings
 from dtf_lightning.training.time_account import Bucket
 from dtf_lightning.training.warm_up import warm_up
 
@@ -77,15 +80,16 @@ class SessionSettings:
     ledger: bool = False
     run_dir: str | None = None
     seed: int | None = None
+    snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
 
 
 class ElasticSession:
     """See the module's docstring. One per process; owned by the strategy."""
 
-    def __init__(self, agent_socket: str, settings: SessionSettings) -> None:
+    def __init__(self, settings: SessionSettings, link: WorkerLink, group: GenerationGroup) -> None:
         self.settings = settings
-        self.group = GenerationGroup()
-        self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        self.group = group
+        self.link = link
         welcome = self.link.welcome
         self.welcome = welcome
         self.cluster_environment = ElasticEnvironment(
@@ -98,13 +102,6 @@ class ElasticSession:
         # that a joiner writes no log folder and `prepare_data` has its barrier on the node.
         environment.set_rank(welcome.rank)
         set_rank_zero(welcome.rank)
-        self.group.form_local(
-            host=welcome.store_host,
-            port=welcome.store_port,
-            prefix=f"{welcome.node}/{welcome.incarnation}",
-            rank=environment.local_rank(),
-            world_size=welcome.num_local_workers,
-        )
         self.trainer: Any = None
         """The trainer that fits; `None` before."""
         self.progress = TrainingProgress()
@@ -127,6 +124,21 @@ class ElasticSession:
         """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
         self.beginning = True
         """No member has trained before this generation: all run their `on_train_start` hooks together."""
+
+    @classmethod
+    def check_in(cls, agent_socket: str, settings: SessionSettings) -> ElasticSession:
+        """The session of a worker whose agent listens there. Raises what `WorkerLink` raises."""
+        group = GenerationGroup()
+        session = cls(settings, WorkerLink(agent_socket, environment.local_rank(), on_fail=group.cut), group)
+        welcome = session.welcome
+        group.form_local(
+            host=welcome.store_host,
+            port=welcome.store_port,
+            prefix=f"{welcome.node}/{welcome.incarnation}",
+            rank=environment.local_rank(),
+            world_size=welcome.num_local_workers,
+        )
+        return session
 
     # --- 1 set-up ----------------------------------------------------------------------------------------------------
 
@@ -183,7 +195,11 @@ class ElasticSession:
         self.clock.mark("group")
         share_state(self)
         self.clock.mark("state")
-        self.strategy.wrap_model(sync=self.generation.number == 1)
+        self._begin(sync_weights=self.generation.number == 1)
+
+    def _begin(self, *, sync_weights: bool) -> None:
+        """All members hold one state and this worker is about to train with them."""
+        self.strategy.wrap_model(sync=sync_weights)
         self.in_group = True
         self.clock.mark("wrap")
         step = self.trainer.global_step
@@ -218,7 +234,7 @@ class ElasticSession:
         self.group.form(
             host=self.generation.store_host,
             port=self.generation.store_port,
-            prefix=f"{self.generation.instance}/gen{self.generation.number}",
+            prefix=self._store_prefix(),
             rank=assignment.rank,
             world_size=assignment.world_size,
             backend=self.strategy.group_backend(),
@@ -230,12 +246,20 @@ class ElasticSession:
         if assignment.rank == 0 and former_rank != 0 and former.number > 0:
             take_over_rank_zero(self.trainer)
 
+    def _store_prefix(self) -> str:
+        """Unique for the generation on the store that it meets on."""
+        return f"{self.generation.instance}/gen{self.generation.number}"
+
     def _go_to_loaded_position(self, position: dict[str, Any]) -> None:
         """Go on at the exact sample of the checkpoint, as a survivor of a rescale would."""
         self.progress.load_state_dict(position)
         self.progress.skip_hooks_of_checkpoint(self.trainer, validated=position["validated"])
         self.progress.settle(self.trainer)
         training_state.clear_restart_flags(self.trainer.fit_loop)
+
+    def signals(self) -> AbstractContextManager[None]:
+        """Inside, signals that ask this process to end make it leave at a step boundary."""
+        return graceful_signals(self.link.leaving)
 
     # --- 3 training --------------------------------------------------------------------------------------------------
 
@@ -275,6 +299,9 @@ class ElasticSession:
                 samples=samples,
                 padding=padding,
             )
+
+    def before_validation_batch(self) -> None:
+        """Called before each batch of a validation or sanity check; may raise like `before_batch`."""
 
     def before_optimizer_step(self) -> None:
         """Last look before weights change: on CUDA a failed collective raises late, or not at all."""
@@ -393,13 +420,22 @@ _current: ElasticSession | None = None
 
 
 def current_session(settings: SessionSettings | None = None) -> ElasticSession | None:
-    """This process's session; checks in with the agent on the first call. `None` where no agent of ours started it."""
+    """This process's session; checks in with the agent, or meets the other workers, on the first call.
+
+    `None` where torchrun has not started it.
+    """
     global _current
     if _current is None:
-        socket_path = environment.agent_socket()
-        if socket_path is None:
+        socket_path, world = environment.agent_socket(), environment.torchelastic_world()
+        if socket_path is not None:
+            _current = ElasticSession.check_in(socket_path, settings or SessionSettings())
+        elif world is not None:
+            # Imported here: it is a kind of this file's session.
+            from dtf_lightning.lightning.restart_session import RestartSession
+
+            _current = RestartSession(world, settings or SessionSettings())
+        else:
             return None
-        _current = ElasticSession(socket_path, settings or SessionSettings())
     elif settings is not None:
         _current.settings = settings
     return _current

@@ -219,10 +219,8 @@ def test_accepted_samplers(tmp_path: Path, run: RunOfOne, sampler: Any) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp"])
-def test_inert_without_agent(tmp_path: Path, strategy: str,
-                             store_port: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """No agent started this process: same training as without the callback, said exactly once over fit and validate."""
-    under_stock_torchrun(monkeypatch, store_port)
+def test_inert_without_torchrun(tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun has not started this process: same training as without the callback, said exactly once."""
     said: list[str] = []
     monkeypatch.setattr("dtf_lightning.lightning.callback.rank_zero_info", said.append)
     inert = fit(tmp_path, elastic=True, strategy=strategy, max_epochs=2)
