@@ -33,10 +33,13 @@ class Torchrun:
         conf: str = "initial_window=0.5",
         options: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        rendezvous: tuple[str, ...] | None = None,
     ) -> None:
+        """`rendezvous`: other flags than those of our backend."""
+        ours = ("--rdzv-backend=etcd", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}", f"--rdzv-conf={conf}")
         command = [
             *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nnodes}", f"--nproc-per-node={num_workers}"),
-            *("--rdzv-backend=etcd", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}", f"--rdzv-conf={conf}"),
+            *(ours if rendezvous is None else rendezvous),
             *options,
             *(str(script), *script_arguments),
         ]
