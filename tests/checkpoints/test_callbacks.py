@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dtf_lightning import BestCheckpoints, DivergenceStopping
 from dtf_lightning.errors import CheckpointError, SettingsError
+from dtf_lightning.training.checkpoints.compare import compare
 from dtf_lightning.training.checkpoints.folder import CheckpointFolder
 from dtf_lightning.training.checkpoints.reader import best_checkpoint, latest_checkpoint, verify
 from dtf_lightning.training.checkpoints.storage import open_storage
@@ -187,6 +188,51 @@ def test_asynchronous(tmp_path, location):
     assert storage.exists("epoch=3-step=32.safetensors")
     if location != "local":
         storage._fs.rm("/asynchronous", recursive=True)
+
+
+class Wide(Scripted):
+    """Weights that are worth copying beside the next step; a hook may change them between two optimizer steps."""
+
+    def __init__(self, *, clamps: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(2, 300), nn.BatchNorm1d(300), nn.Linear(300, 300), nn.Linear(300, 1))
+        self.clamps = clamps
+
+    def on_train_batch_end(self, *_):
+        if self.clamps:
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.clamp_(-0.01, 0.01)
+
+
+@pytest.mark.parametrize("clamps", [False, True])
+def test_copied_beside_the_next_step(tmp_path, clamps):
+    """The copy ends while training goes on, and is that of a synchronous save, bit for bit, or is given up."""
+
+    def saved(asynchronous: bool) -> dict[int, dict]:
+        torch.manual_seed(0)
+        folder = tmp_path / str(asynchronous)
+        checkpoints = BestCheckpoints(
+            every_n_steps=1, on_validation=False, recent=99, dirpath=folder, asynchronous=asynchronous
+        )
+        fit(tmp_path, [checkpoints], Wide(clamps=clamps), max_epochs=2)
+        assert all(verify(open_storage(folder), record).intact for record in checkpoints.records)
+        return {record.step: torch.load(folder / record.name, weights_only=False) for record in checkpoints.records}
+
+    expected, found = saved(asynchronous=False), saved(asynchronous=True)
+    assert set(found) <= set(range(1, 17))
+    assert len(found) >= (15 if clamps else 16)  # after one that was torn, training waits for the copies
+    for step, checkpoint in found.items():
+        assert compare(expected[step]["state_dict"], checkpoint["state_dict"]) == []
+        assert compare(tensors(expected[step]["optimizer_states"]), tensors(checkpoint["optimizer_states"])) == []
+
+
+def tensors(optimizer_states: list) -> dict[str, torch.Tensor]:
+    return {
+        f"{index}.{name}": value
+        for index, state in optimizer_states[0]["state"].items()
+        for name, value in state.items()
+    }
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

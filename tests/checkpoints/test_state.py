@@ -18,7 +18,7 @@ from dtf_lightning.training.checkpoints.compare import compare
 from dtf_lightning.training.checkpoints.folder import CheckpointFolder
 from dtf_lightning.training.checkpoints.formats import load_tensors, load_verified, safetensors_file, torch_file
 from dtf_lightning.training.checkpoints.retention import LatestN
-from dtf_lightning.training.checkpoints.staging import Staging
+from dtf_lightning.training.checkpoints.staging import Staging, StateChanged
 from dtf_lightning.training.checkpoints.storage import LocalStorage
 from dtf_lightning.training.learning_rate_cut import cut_learning_rates, hyperparameters, restore_hyperparameters
 from dtf_lightning.training.loss_slots import LossSlots
@@ -91,6 +91,56 @@ def test_buffers_follow_the_state():
     assert staging.num_bytes == 8000
     assert staging.copy([torch.ones(10)])[0].sum() == 10
     assert staging.num_bytes == 40
+
+
+def addresses(*tensors: torch.Tensor) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+def test_a_copy_that_is_finished_later():
+    """Large steady tensors are copied by whoever comes first, the reader or the optimizer step; all else at once."""
+    for reader_first in (True, False):
+        weights, buffer = torch.arange(100_000.0), torch.ones(3)
+        staged = Staging().begin({"weights": weights, "buffer": buffer}, steady=addresses(weights, buffer))
+        buffer.zero_()
+        if reader_first:
+            staged.read()
+        staged.wait()
+        weights.zero_()
+        state = staged.read()
+        assert state["buffer"].tolist() == [1, 1, 1]
+        assert torch.equal(state["weights"], torch.arange(100_000.0))
+
+
+@pytest.mark.parametrize("change", [lambda w: w.add_(1), lambda w: w[5:7].zero_(), lambda w: w.data.add_(1)])
+def test_a_torn_copy_is_never_passed_on(change, monkeypatch):
+    """The first half is copied, then somebody changes all weights, through `.data` even, then the rest is copied."""
+    first, second = torch.arange(100_000.0), torch.arange(100_000.0)
+    staged = Staging().begin([first, second], steady=addresses(first, second))
+    copy, num_copied = torch.Tensor.copy_, 0
+
+    def copy_and_meddle(self, *args, **kwargs):
+        nonlocal num_copied
+        result, num_copied = copy(self, *args, **kwargs), num_copied + 1
+        if num_copied == 1:
+            change(first)
+            change(second)
+        return result
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copy_and_meddle)
+    with pytest.raises(StateChanged, match="changed between two optimizer steps"):
+        staged.read()
+    with pytest.raises(StateChanged):
+        staged.read()
+
+
+def test_a_step_before_the_copy_began_is_found():
+    """An optimizer that no hook knows of: the copy would be whole, but younger than the rest of the checkpoint."""
+    weights = torch.zeros(100_000)
+    staged = Staging().begin([weights], steady=addresses(weights))
+    weights.add_(1)
+    with pytest.raises(StateChanged):
+        staged.read()
 
 
 # --- background ------------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from dtf_lightning.elastic.resume import Position
-from dtf_lightning.training.checkpoints.staging import Staged, Staging
 from dtf_lightning.training.checkpoints.storage import FileOperations
 from dtf_lightning.training.snapshots.format import SnapshotHeader, sizes_of, write_snapshot
+from dtf_lightning.training.snapshots.packing import Packed, pack
 
 
 def header(step: int = 1, **changed: Any) -> SnapshotHeader:
@@ -24,15 +24,15 @@ def header(step: int = 1, **changed: Any) -> SnapshotHeader:
     return SnapshotHeader(**{**fields, **changed})
 
 
-def state(step: int = 0, size: int = 10) -> Staged:
+def state(step: int = 0, size: int = 10) -> Packed:
     """About `4 * size` bytes, and half a kilobyte."""
-    return Staging().stage({"step": step, "weight": torch.full((size,), float(step))})
+    return pack({"step": step, "weight": torch.full((size,), float(step))})
 
 
-def write(path: Path, content: Any = None, *, staged: Staged | None = None, **changed: Any) -> Path:
-    staged = staged or Staging().stage(content)
+def write(path: Path, content: Any, **changed: Any) -> Path:
+    packed = pack(content)
     with path.open("wb") as file:
-        write_snapshot(staged, replace(header(**changed), sizes=sizes_of(staged)), file.write)
+        write_snapshot(packed, replace(header(**changed), sizes=sizes_of(packed)), file.write)
     return path
 
 

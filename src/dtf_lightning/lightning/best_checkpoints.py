@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -25,7 +26,7 @@ from dtf_lightning.training.checkpoints.formats import load_verified, safetensor
 from dtf_lightning.training.checkpoints.reader import best_first, first_intact
 from dtf_lightning.training.checkpoints.record import Mode, Record
 from dtf_lightning.training.checkpoints.retention import AnyOf, BestN, LatestN, Policy
-from dtf_lightning.training.checkpoints.staging import Staging
+from dtf_lightning.training.checkpoints.staging import StagedState, Staging, StateChanged
 from dtf_lightning.training.checkpoints.storage import Write, open_storage
 from dtf_lightning.training.checkpoints.summary import summary
 from dtf_lightning.training.rank_zero_work import from_rank_zero
@@ -100,6 +101,9 @@ class BestCheckpoints(Checkpoint):
         """Of the best (by the first monitor) that is kept, for `ckpt_path="best"`; Lightning's launchers set it too."""
         self._writer = BackgroundWriter(max_in_flight) if asynchronous else None
         self._stagings = [Staging() for _ in range(max_in_flight)] if asynchronous else []
+        self._staged: StagedState | None = None
+        """The last copy, as long as it may be unfinished."""
+        self._was_torn = False
         self._num_saves = 0
         self._folder: CheckpointFolder | None = None
         """On the writing rank."""
@@ -166,6 +170,7 @@ class BestCheckpoints(Checkpoint):
             self._save(trainer, self._metrics(trainer, measured=False))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        self._end_copying()  # an average of the weights may be put in their place
         self._before_validation = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -179,6 +184,15 @@ class BestCheckpoints(Checkpoint):
             self._annotate(trainer, self._metrics(trainer, measured=True))
         elif self.on_validation:
             self._save(trainer, self._metrics(trainer, measured=True))
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self._end_copying()
+
+    def _end_copying(self) -> None:
+        """The state may change from here on."""
+        if self._staged is not None:
+            self._staged.wait()
+            self._staged = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -230,9 +244,19 @@ class BestCheckpoints(Checkpoint):
                 return folder.records
             self._writer.reserve()
             staging = self._stagings[self._num_saves % len(self._stagings)]
-            staged = staging.copy(checkpoint)
+            staged = self._staged = staging.begin(checkpoint, steady=() if self._was_torn else _steady(trainer))
             self._num_saves += 1
-            self._writer.submit(lambda: folder.save(name, self._files(staged), step=step, epoch=epoch, metrics=metrics))
+
+            def save() -> None:
+                try:
+                    files = self._files(staged.read())
+                except StateChanged as error:
+                    self._was_torn = True
+                    log.warning("checkpoint %s is given up: %s. From now on training waits for the copy.", name, error)
+                else:
+                    folder.save(name, files, step=step, epoch=epoch, metrics=metrics)
+
+            self._writer.submit(save)
             return folder.records
 
         try:
@@ -331,3 +355,16 @@ def _best_policies(monitor: str | Sequence[str] | None, mode: Mode | Sequence[Mo
             f"BestCheckpoints: {len(monitors)} monitors and {len(modes)} modes; give one mode, or one each"
         )
     return tuple(BestN(best, name, its_mode) for name, its_mode in zip(monitors, modes, strict=True))
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _steady(trainer: pl.Trainer) -> set[int]:
+    """Addresses of what only an optimizer step changes: the optimizers' parameters and their state."""
+    found = set()
+    for optimizer in trainer.optimizers:
+        tensors = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        tensors += [value for state in optimizer.state.values() for value in state.values()]
+        found |= {tensor.untyped_storage().data_ptr() for tensor in tensors if type(tensor) in _PLAIN}
+    return found

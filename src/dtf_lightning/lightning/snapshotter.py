@@ -3,7 +3,8 @@
 Rules that this file guards:
 
 * training stands still only while what is no weight is copied; weights and optimizer state, which nothing but the next
-  optimizer step changes, are copied by a thread while the next forward and backward run, and that step waits for it;
+  optimizer step changes, are copied by a thread while the next forward and backward run, and that step waits for it
+  (`Staging`, which also finds out when something else changed them meanwhile);
 * a snapshot that the writer has no time for is left out, not waited for;
 * whatever goes wrong with a snapshot is said, and training goes on.
 """
@@ -11,7 +12,6 @@ Rules that this file guards:
 from __future__ import annotations
 
 import logging
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ import torch
 from dtf_lightning.errors import CheckpointError
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.training.checkpoints.background import BackgroundWriter
-from dtf_lightning.training.checkpoints.staging import Staged, Staging
+from dtf_lightning.training.checkpoints.staging import StagedState, Staging, StateChanged
 from dtf_lightning.training.random_state import take_random_state
+from dtf_lightning.training.snapshots.packing import pack
 
 if TYPE_CHECKING:
     from dtf_lightning.lightning.restart_session import RestartSession
@@ -36,8 +37,9 @@ class Snapshotter:
         self._session = session
         self._staging = Staging()
         self._writer = BackgroundWriter()
-        self._copied = threading.Event()
-        self._copied.set()
+        self._staged: StagedState | None = None
+        """The copy that the next optimizer step waits for."""
+        self._was_torn = False
         self._last_step: int | None = None
         self._failed = False
         self.num_left_out = 0
@@ -57,32 +59,36 @@ class Snapshotter:
             self.num_left_out += 1
             log.debug("the snapshot of step %d is left out: the one before is still being written", step)
             return
-        staged = self._stage(deferred=_storages_of_the_step(session.trainer))
+        staged = self._stage(steady=set() if self._was_torn else _storages_of_the_step(session.trainer))
         if staged is None:
             return
-        header = session.header("periodic")
-        self._copied.clear()
+        header, self._staged = session.header("periodic"), staged
 
         def work() -> None:
             try:
-                staged.finish()
-            finally:
-                self._copied.set()
-            session.node.write(staged, header)
+                packed = pack(staged.read())
+            except StateChanged as error:
+                self._was_torn = True
+                log.warning(
+                    "the snapshot of step %d is given up: %s. From now on training waits for the copy", step, error
+                )
+            else:
+                session.node.write(packed, header)
 
         self._writer.submit(work)
 
     def wait_until_copied(self) -> None:
         """Weights may change after this. Nearly always true already: an attribute read."""
-        if not self._copied.is_set():
-            self._copied.wait()
+        if self._staged is not None:
+            self._staged.wait()
+            self._staged = None
 
     def last(self, reason: str) -> None:
         """The worker stops: take a snapshot now, and return when it is written."""
         self.close()
-        staged = self._stage(deferred=set())
+        staged = self._stage(steady=set())
         if staged is not None:
-            written = self._session.node.write(staged, self._session.header(reason))
+            written = self._session.node.write(pack(staged.read()), self._session.header(reason))
             if written is not None:
                 log.info("snapshot at step %d: %s", self._session.trainer.global_step, written)
 
@@ -92,12 +98,12 @@ class Snapshotter:
         with suppress(CheckpointError, OSError):  # the writer has said it
             self._writer.flush()
 
-    def _stage(self, *, deferred: set[int]) -> Staged | None:
+    def _stage(self, *, steady: set[int]) -> StagedState | None:
         session = self._session
         try:
             state: dict[str, Any] = training_state.dump_state(session.trainer, session.progress)
             state["random"] = take_random_state()
-            return self._staging.stage(state, lambda storage: storage.data_ptr() in deferred)
+            return self._staging.begin(state, steady=steady)
         except Exception as error:  # the user's on_save_checkpoint, or something that cannot be pickled
             if not self._failed:
                 self._failed = True

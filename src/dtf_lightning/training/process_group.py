@@ -67,6 +67,8 @@ class GenerationGroup:
         self._cut = False
         self._forming = False
         self._formed = threading.Event()
+        self._connected = threading.Event()
+        """The store is connected, or could not be, or nobody waits for it any more."""
         self._store: _StoreConnection | None = None
         self.backend = ""
         _groups.add(self)
@@ -152,10 +154,34 @@ class GenerationGroup:
         kept = self._store
         if kept is None or kept.address != (host, port):
             before = set(_open_sockets().values())
-            store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+            store = self._open_store(host, port, timeout)
             kept = _StoreConnection((host, port), store, frozenset(set(_open_sockets().values()) - before))
             self._store = kept
         return kept.store
+
+    def _open_store(self, host: str, port: int, timeout: timedelta) -> dist.TCPStore:
+        """Connect in a thread that a cut leaves behind: torch sleeps between two tries, up to 16 s, and nothing ends it.
+
+        So a store whose host dies in that moment costs the others nothing.
+        """
+        ended = self._connected = threading.Event()
+        found: list[dist.TCPStore] = []
+        errors: list[Exception] = []
+
+        def connect() -> None:
+            try:
+                found.append(dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout))
+            except Exception as error:
+                errors.append(error)
+            ended.set()
+
+        threading.Thread(target=connect, daemon=True, name="dtf-store-connection").start()
+        while not (self._cut or ended.wait(timeout.total_seconds())):
+            log.debug("connecting the store at %s:%d takes longer than its timeout", host, port)
+        self._raise_if_cut()
+        if errors:
+            raise errors[0]
+        return found[0]
 
     def _raise_if_cut(self, cause: Exception | None = None) -> None:
         if self._cut:
@@ -180,6 +206,7 @@ class GenerationGroup:
             if self._before is None:
                 return
             already, self._cut = self._cut, True
+            self._connected.set()
             if self._forming and self._store is not None:
                 _shut_all_down(self._store.sockets)  # the main thread may wait in it
             if "nccl" in self.backend and dist.is_initialized():

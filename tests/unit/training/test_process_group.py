@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 
 import pytest
 
+from dtf_lightning.training import process_group
 from support.ranks import DEADLINE, RankFailed
 
 pytestmark = pytest.mark.process
@@ -76,6 +78,22 @@ def test_cut_while_forming(start_ranks, store, new_prefix):
         rank.result()
     assert caught.value.kind == "GenerationBroken", caught.value
     rank.call("destroy")
+
+
+def test_cut_while_the_store_does_not_answer(start_ranks, store, new_prefix):
+    """Its host dies as it is connected: torch would sleep for many seconds before it tried again."""
+    (rank,) = start_ranks(1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        rank.start("form", silent.getsockname()[1], new_prefix(), 0, 2, 600.0)
+        connection, _ = silent.accept()
+        with connection:
+            rank.cut()
+            with pytest.raises(RankFailed) as caught:
+                rank.result()
+    assert caught.value.kind == "GenerationBroken", caught.value
+    rank.call("destroy")
+    rank.call("form", store.port, new_prefix(), 0, 1)
+    assert rank.call("all_reduce") == 1
 
 
 def test_next_generation_after_a_cut_while_connecting(start_ranks, store, new_prefix):
@@ -162,6 +180,17 @@ def test_cut_leaves_other_sockets_alone(start_ranks, store, new_prefix):
     with pytest.raises(RankFailed):
         ranks[0].call("all_reduce")
     assert ranks[0].call("use_pairs") == [b"hello", b"hello"]
+
+
+def test_a_cut_ends_reading_and_leaves_writing():
+    """gloo forgets the waiter of a send whose write fails, so a cut must not make writes fail."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as mine:
+        theirs, _ = server.accept()
+        with theirs:
+            process_group._shut_down(mine.fileno(), os.readlink(f"/proc/self/fd/{mine.fileno()}"))
+            assert mine.recv(1) == b""
+            mine.sendall(b"x")
+            assert theirs.recv(1) == b"x"
 
 
 def test_a_forked_child_does_not_hide_its_parents_death(start_group):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 
 from dtf_lightning.elastic.resume import Position
 from dtf_lightning.errors import DtfError
-from dtf_lightning.training.checkpoints.staging import Staged
+from dtf_lightning.training.snapshots.packing import Packed
 
 MAGIC = "dtf-snapshot 1"
 DIGEST = 32
@@ -72,11 +71,11 @@ class SnapshotHeader:
         return cls(**{**fields, "position": position, "sizes": sizes})
 
 
-def write_snapshot(staged: Staged, header: SnapshotHeader, write: Callable[[memoryview], object]) -> None:
-    """Give the file's content, front to back, to `write`; `header.sizes` are those of `sizes_of(staged)`."""
+def write_snapshot(packed: Packed, header: SnapshotHeader, write: Callable[[memoryview], object]) -> None:
+    """Give the file's content, front to back, to `write`; `header.sizes` are those of `sizes_of(packed)`."""
     write(memoryview(header.encode()))
     digest = hashlib.sha256()
-    for part in (memoryview(_skeleton(staged)), *map(_bytes_of, staged.storages)):
+    for part in (memoryview(packed.skeleton), *map(_bytes_of, packed.storages)):
         for start in range(0, len(part), CHUNK):
             chunk = part[start : start + CHUNK]
             digest.update(chunk)
@@ -84,9 +83,9 @@ def write_snapshot(staged: Staged, header: SnapshotHeader, write: Callable[[memo
     write(memoryview(digest.digest()))
 
 
-def sizes_of(staged: Staged) -> tuple[int, ...]:
+def sizes_of(packed: Packed) -> tuple[int, ...]:
     """`SnapshotHeader.sizes` of this state."""
-    return (len(_skeleton(staged)), *(storage.numel() for storage in staged.storages))
+    return (len(packed.skeleton), *(storage.numel() for storage in packed.storages))
 
 
 def read_header(path: Path) -> SnapshotHeader:
@@ -139,12 +138,7 @@ def read_snapshot(path: Path) -> tuple[SnapshotHeader, Any]:
             parts.append(part)
         if file.read() != digest.digest():
             raise SnapshotDamaged(f"{path}: its checksum does not match its content")
-    skeleton, places = pickle.loads(_bytes_of(parts[0]))
-    return header, Staged(skeleton, places, parts[1:]).load()
-
-
-def _skeleton(staged: Staged) -> bytes:
-    return pickle.dumps((staged.skeleton, staged.places), protocol=pickle.HIGHEST_PROTOCOL)
+    return header, Packed(bytes(_bytes_of(parts[0])), parts[1:]).unpack()
 
 
 def _bytes_of(storage: torch.Tensor) -> memoryview:

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dtf_lightning.training.checkpoints.staging import Staged
 from dtf_lightning.training.checkpoints.storage import FileOperations
 from dtf_lightning.training.snapshots.format import SnapshotHeader
+from dtf_lightning.training.snapshots.packing import Packed
 from dtf_lightning.training.snapshots.settings import MEMORY_SHARE, SnapshotSettings
 from dtf_lightning.training.snapshots.store import NoRoom, SnapshotFolder, Stored
 
@@ -149,18 +149,18 @@ class NodeSnapshots:
             self._open_disk()
         return found + (self._disk.stored() if self._disk is not None else [])
 
-    def write(self, staged: Staged, header: SnapshotHeader) -> Path | None:
+    def write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
         """Write a snapshot, where there is room for it; `None` if it is there already, or could not be written.
 
         What goes wrong here is said, and training goes on.
         """
         if self._memory is not None and self._to_memory:
             try:
-                return self._memory.write(staged, header)
+                return self._memory.write(packed, header)
             except (OSError, NoRoom) as error:
                 self._fall_back(error)
         try:
-            return (self._disk or self._open_disk()).write(staged, header)
+            return (self._disk or self._open_disk()).write(packed, header)
         except OSError as error:
             if not self._said_lost:
                 self._said_lost = True

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dtf_lightning.errors import DtfError
-from dtf_lightning.training.checkpoints.staging import Staged
 from dtf_lightning.training.checkpoints.storage import TEMPORARY, FileOperations
 from dtf_lightning.training.snapshots.format import (
     SnapshotDamaged,
@@ -32,6 +31,7 @@ from dtf_lightning.training.snapshots.format import (
     sizes_of,
     write_snapshot,
 )
+from dtf_lightning.training.snapshots.packing import Packed
 
 log = logging.getLogger("dtf_lightning")
 
@@ -88,14 +88,14 @@ class SnapshotFolder:
             return []
         return [found for writer in writers for found in _stored_in(writer)]
 
-    def write(self, staged: Staged, header: SnapshotHeader) -> Path | None:
+    def write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
         """Write a snapshot; `None` if another worker of this node has written one of the same position, or a later one.
 
         Raises:
             NoRoom: it is larger than the bound allows beside the last one.
             OSError: it cannot be written, e.g. because the file system is full; the earlier ones are intact.
         """
-        header = replace(header, sizes=sizes_of(staged))
+        header = replace(header, sizes=sizes_of(packed))
         with self._writing():
             kept = _stored_in(self.path)
             if any(other.header.position >= header.position and _kin(other.header, header) for other in kept):
@@ -103,12 +103,12 @@ class SnapshotFolder:
             self._make_room(kept, len(header.encode()) + header.payload)
             target = self.path / f"{1 + max((one.serial for one in kept), default=0):012d}{SUFFIX}"
             try:
-                self._write_file(target, staged, header)
+                self._write_file(target, packed, header)
             except OSError:
                 if len(kept) < KEPT:
                     raise
                 self._do.unlink(kept.pop().path)
-                self._write_file(target, staged, header)
+                self._write_file(target, packed, header)
             for old in kept[KEPT - 1 :]:
                 self._do.unlink(old.path)
         return target
@@ -146,12 +146,12 @@ class SnapshotFolder:
             sizes.pop()
             self._do.unlink(kept.pop().path)
 
-    def _write_file(self, target: Path, staged: Staged, header: SnapshotHeader) -> None:
+    def _write_file(self, target: Path, packed: Packed, header: SnapshotHeader) -> None:
         temporary = target.with_name(target.name + TEMPORARY)
         file = self._do.create(temporary)
         try:
             try:
-                write_snapshot(staged, header, lambda data: self._write_all(file, data))
+                write_snapshot(packed, header, lambda data: self._write_all(file, data))
                 self._do.sync(file)
             finally:
                 self._do.close(file)
