@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ def run(tmp_path: Path) -> Iterator[Callable[..., RestartRun]]:
         each.close()
 
 
+def free_port() -> int:
+    """torchrun's static rendezvous wants a number; nobody else asks for this one right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def test_kill_worker_under_c10d(run: Any) -> None:
     """kill -9 of local rank 0, which writes the snapshots: its sibling writes the last one, no step is lost."""
     run = run(rendezvous=(*C10D, "--rdzv-endpoint=127.0.0.1:0", "--rdzv-id=killed"))
@@ -47,7 +56,7 @@ def test_kill_worker_under_c10d(run: Any) -> None:
 
 def test_requeued_under_static(run: Any) -> None:
     """SIGTERM to the agent, then the same command again, now with two workers: on at the exact sample."""
-    run = run(rendezvous=("--rdzv-id=requeued", "--master-port=0"))
+    run = run(rendezvous=("--rdzv-id=requeued", f"--master-port={free_port()}"))
     node = run.start("a", nnodes="1")
     run.worker(node, 1)
     run.wait_for_steps(7)

@@ -30,7 +30,7 @@ from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.batches import RunningBatches
-from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
+from dtf_lightning.lightning.cluster_environment import ElasticEnvironment, accept_any_world
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
@@ -102,6 +102,7 @@ class ElasticSession:
         # that a joiner writes no log folder and `prepare_data` has its barrier on the node.
         environment.set_rank(welcome.rank)
         set_rank_zero(welcome.rank)
+        accept_any_world()
         self.trainer: Any = None
         """The trainer that fits; `None` before."""
         self.progress = TrainingProgress()
