@@ -15,6 +15,7 @@ SCRIPTS = {
     "rescale.py": ["--cycles", "1"],
     "checkpoints.py": ["--quick"],
     "scaling.py": ["--cycles", "1"],
+    "snapshots.py": ["--quick"],
 }
 """What runs, and the arguments that make it quick."""
 

@@ -47,6 +47,13 @@ class Ending(Callback):
                 raise Killed
 
 
+class Unhurried(Callback):
+    """After each batch waits for what is being written: steps of a few milliseconds would be quicker than the writer."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.strategy.session.snapshotter.close()  # type: ignore[attr-defined]
+
+
 class Killed(BaseException):
     """Nothing of ours runs any more, as far as one process can show that."""
 

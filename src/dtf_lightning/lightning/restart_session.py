@@ -192,8 +192,6 @@ class RestartSession(ElasticSession):
         if self._world.local_rank == 0:
             self.node.remember(self.record)
         self._begin(sync_weights=not restored)
-        if self._world.local_rank == 0:
-            self.node.remove_dead_writers()
 
     def _signature(self) -> str:
         """Of what a snapshot fits into."""

@@ -66,6 +66,9 @@ def resume(session: RestartSession) -> bool:
             break
         readers = {offer: read for offer, read in readers.items() if offer.worth != (choice.position, choice.kind)}
     _share(session, choice, state, holders)
+    if session.writes_periodically:
+        # What could not be read must not pass for newer than what is written from now on.
+        session.node.forget_after(choice.position)
     return True
 
 
@@ -204,6 +207,8 @@ def _share(session: RestartSession, choice: Choice, state: dict[str, Any] | None
             send_state(state, receiver)
     random_state = state.pop("random", None)
     if "progress" in state:
+        # Loggers that number their versions have begun a new one, as whenever Lightning resumes.
+        state["start"]["logger_versions"] = [logger.version for logger in trainer.loggers]
         training_state.load_state(trainer, progress, state)
         progress.settle(trainer)
         session.resuming = True

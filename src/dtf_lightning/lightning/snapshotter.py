@@ -5,7 +5,7 @@ Rules that this file guards:
 * training stands still only while what is no weight is copied; weights and optimizer state, which nothing but the next
   optimizer step changes, are copied by a thread while the next forward and backward run, and that step waits for it
   (`Staging`, which also finds out when something else changed them meanwhile);
-* a snapshot that the writer has no time for is left out, not waited for;
+* a snapshot that the writer has no time for is taken a few steps later, not waited for;
 * whatever goes wrong with a snapshot is said, and training goes on.
 """
 
@@ -42,23 +42,19 @@ class Snapshotter:
         self._was_torn = False
         self._last_step: int | None = None
         self._failed = False
-        self.num_left_out = 0
-        """Snapshots that came due while the one before was still being written."""
 
     def at_boundary(self, step: int) -> None:
         """Between two optimizer steps: take a snapshot if one is due."""
         session = self._session
         every = session.settings.snapshots.every_n_steps
-        first, self._last_step = self._last_step is None, step if self._last_step is None else self._last_step
-        if every is None or first or self._failed or not session.writes_periodically:
+        if self._last_step is None:
+            self._last_step = step  # where this life began: there is a snapshot of it, or nothing to lose
+        if every is None or self._failed or not session.writes_periodically:
             return
-        if step % every or step == self._last_step:
+        # Due once a multiple was passed; at the next boundary if the writer is still busy with the one before.
+        if step // every == self._last_step // every or self._writer.num_in_flight:
             return
         self._last_step = step
-        if self._writer.num_in_flight:
-            self.num_left_out += 1
-            log.debug("the snapshot of step %d is left out: the one before is still being written", step)
-            return
         staged = self._stage(steady=set() if self._was_torn else _storages_of_the_step(session.trainer))
         if staged is None:
             return

@@ -15,7 +15,7 @@ from dtf_lightning import BestCheckpoints
 from dtf_lightning.lightning import restart_session, session
 from dtf_lightning.lightning.restart_session import WorkerStopped
 from dtf_lightning.training.snapshots.format import read_header
-from support.restart_life import Ending, Killed, environment_of_torchrun, snapshots_in
+from support.restart_life import Ending, Killed, Unhurried, environment_of_torchrun, snapshots_in
 from support.run_of_one import Net, Outcome, fit
 
 LAST_STEP = 18
@@ -35,7 +35,9 @@ def life(tmp_path: Path, store_port: int, monkeypatch: pytest.MonkeyPatch) -> Ca
         given = {"snapshot_dir": str(tmp_path / "memory"), "run_dir": str(tmp_path / "run"), **(snapshots or {})}
         (tmp_path / "memory").mkdir(exist_ok=True)
         try:
-            return fit(tmp_path, elastic=True, callbacks=[*callbacks, *endings], snapshots=given, **arguments)
+            return fit(
+                tmp_path, elastic=True, callbacks=[*callbacks, Unhurried(), *endings], snapshots=given, **arguments
+            )
         finally:
             current, session._current = session._current, None
             if current is not None:
@@ -130,6 +132,20 @@ def test_damaged_snapshots(tmp_path: Path, life: Any, caplog: pytest.LogCaptureF
     assert second.model.losses == undisturbed.model.losses[begins_at:]
     assert str(newer) in caplog.text
     assert ("goes on at step 4" in caplog.text) == (how != "both gone")
+
+
+def test_a_damaged_snapshot_does_not_pass_for_newer(tmp_path: Path, life: Any) -> None:
+    """Back to step 4, and over step 8 again: what is written there takes the damaged one's place."""
+    for ending, begins_at in (
+        (Ending("on_before_backward", 9, "kill"), 0),
+        (Ending("on_before_backward", 10, "kill"), 4),
+    ):
+        with pytest.raises(Killed):
+            life(ending, snapshots=EVERY_4)
+        assert ending.model.drawn == fit(tmp_path, elastic=False).model.drawn[begins_at : ending.step + 1]
+        if begins_at == 0:
+            flip_a_byte(snapshots_in(tmp_path)[-1])
+    assert len(life(snapshots=EVERY_4).model.drawn) == LAST_STEP - 8
 
 
 @pytest.mark.parametrize("kind", ["BestCheckpoints", "ModelCheckpoint"])

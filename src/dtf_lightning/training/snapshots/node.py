@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dtf_lightning.elastic.resume import Position
 from dtf_lightning.training.checkpoints.storage import FileOperations
 from dtf_lightning.training.snapshots.format import SnapshotHeader
 from dtf_lightning.training.snapshots.packing import Packed
@@ -152,8 +153,16 @@ class NodeSnapshots:
     def write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
         """Write a snapshot, where there is room for it; `None` if it is there already, or could not be written.
 
-        What goes wrong here is said, and training goes on.
+        What goes wrong here is said, and training goes on. Once it is there, what agents that are gone have left of this
+        run goes.
         """
+        written = self._write(packed, header)
+        if written is not None:
+            for folder in self._folders():
+                folder.remove_dead_writers()
+        return written
+
+    def _write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
         if self._memory is not None and self._to_memory:
             try:
                 return self._memory.write(packed, header)
@@ -167,15 +176,16 @@ class NodeSnapshots:
                 log.error("a snapshot could not be written to the disk either, training goes on without: %s", error)
             return None
 
+    def forget_after(self, position: Position) -> None:
+        """Remove snapshots of later positions: the run goes on from this one."""
+        for one in self.stored():
+            if one.header.position > position:
+                one.path.unlink(missing_ok=True)
+
     def remove_foreign(self, instance: str) -> None:
         """Remove what other instances of this run have left."""
         for folder in self._folders():
             folder.remove_foreign(instance)
-
-    def remove_dead_writers(self) -> None:
-        """Remove what agents that are gone have left of this run: all workers hold its state now."""
-        for folder in self._folders():
-            folder.remove_dead_writers()
 
     def remove(self, record: RunRecord) -> None:
         """All workers have come to the run's end: only that it is over stays, on the disk."""
