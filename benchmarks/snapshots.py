@@ -120,7 +120,11 @@ def main() -> None:
         )
     ]  # fmt: skip
     print(
-        table(["200 MB of state", "median, ms", "min to max, ms", "of a checkpoint", "of a snapshot waited for"], rows)
+        table(
+            "Snapshots",
+            ["200 MB of state", "median, ms", "min to max, ms", "of a checkpoint", "of a snapshot waited for"],
+            rows,
+        )
     )
     print(
         f"A step takes {1000 * statistics.median(times['step']):.0f} ms, the two after a periodic snapshot "

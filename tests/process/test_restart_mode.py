@@ -87,3 +87,24 @@ def test_join_and_kill_under_etcd(run: Any, etcd: Any) -> None:
     done = run.finish()
     run.check(done, lost_nodes=("b",))
     assert run.lost_steps() == [0, 0]
+
+
+@pytest.mark.chaos
+def test_join_and_kill_of_everybody_under_c10d(run: Any) -> None:
+    """A second agent joins: no step lost. Then all workers of both are killed at once: at most `every` steps are."""
+    endpoint = f"--rdzv-endpoint=127.0.0.1:{free_port()}"
+    run = run(rendezvous=(*C10D, endpoint, "--rdzv-id=joined"))
+    first = run.start("a")
+    run.worker(first, 1)
+    run.wait_for_steps(7)
+    second = run.start("b")
+    pids = [run.worker(node, 2) for node in (first, second)]
+    run.wait_for_steps(12)
+    for pid in pids:
+        kill(pid)
+    run.worker(first, 2)
+    done = run.finish()
+    run.check(done)
+    planned, unplanned = run.lost_steps()
+    assert planned == 0
+    assert unplanned <= run.every + 1
