@@ -50,11 +50,13 @@ format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## the speed tables of benchmarks/
+bench: $(STAMP)  ## the speed and quality tables of benchmarks/
 	$(BIN)/python benchmarks/rescale.py
 	$(BIN)/python benchmarks/steady_state.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/virtual_ranks.py
+	$(BIN)/python benchmarks/quality.py
 
 docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument("--global-batch", type=int)
+    parser.add_argument("--virtual-ranks", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -80,7 +82,14 @@ def main() -> None:
     if arguments.mode in ("live", "elastic"):
         from dtf_lightning import ElasticCallback
 
-        callbacks.append(ElasticCallback(run_dir=str(arguments.folder / "run")))
+        callbacks.append(
+            ElasticCallback(
+                run_dir=str(arguments.folder / "run"),
+                batch="per_rank" if arguments.global_batch is None else "global",
+                global_batch=arguments.global_batch,
+                virtual_ranks=arguments.virtual_ranks,
+            )
+        )
     else:
         world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
         options = {"strategy": "ddp", "devices": local, "num_nodes": world // local}

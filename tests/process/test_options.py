@@ -35,6 +35,7 @@ def dies(at, step, rank=0, **options):
         dies("backward", 4, precision="bf16-mixed"),
         dies("forward", 13, schedule="epoch"),
         dies("epoch_end", 11, 1, schedule="epoch"),
+        dies("backward", 4, schedule="onecycle"),  # two take more steps than three: past the end of the cycle
         dies("forward", 13, schedule="plateau"),
         dies("validation", 11, schedule="plateau"),
         dies("forward", 4, max_steps=15),

@@ -64,6 +64,22 @@ def test_join(make_run):
     run.check(survivors=3)
 
 
+def test_everybody_configures_for_the_world_in_which_the_run_began(make_run):
+    """A learning rate scaled by `world_size` and a closure over `estimated_stepping_batches`: both look at the world in
+    `configure_optimizers`, which every worker calls alone, the first one for a world of one, a joiner for one of three.
+    """
+    run = make_run(replace(OPEN_END, schedule="lambda", max_epochs=10_000), min_nodes=2)
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    run.start("c")
+    run.wait_for_world(3, after=before)
+    run.stop()
+    run.wait_until_over()
+    run.check(survivors=3)  # among it: the same learning rate and the same weights
+    scaled = [result["same"]["lr"] for result in run.results().values()]
+    assert scaled[0] == pytest.approx(2e-3, rel=0.01)  # two workers began
+
+
 def test_join_during_validation(make_run, tmp_path):
     """A worker is ready to join while the others validate: it comes in at the next step boundary."""
     held = Fault(at="validation", step=11, rank=0, action="hold", until=str(tmp_path / "go"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import threading
 import warnings
 from collections.abc import Iterator
@@ -47,6 +48,10 @@ class Training:
     tail: str | None = None
     batch: str = "per_rank"
     global_batch: int | None = None
+    virtual_ranks: int | None = None
+    augments: bool = False
+    """Samples are read with random noise."""
+    clip: float | None = None
     learning_rate: str | None = None
     optimizer: str = "adam"
     grow_data_on: str = ""
@@ -64,15 +69,18 @@ class Training:
     """`best_checkpoints` only: the writer kills itself before so many file-system operations of that name."""
     save_waits: str = ""
     """And: the first save waits in mid-write until the file of that name is there."""
+    seeded: bool = True
+    """All nodes begin with the same weights."""
     hidden: int = 32
     until_stopped: bool = False
     """Train until the file `stop` lies in the folder; looked at after each epoch."""
 
 
 class Samples(Dataset[Any]):
-    """Sample i is a function of i."""
+    """Sample i is a function of i, and of random numbers if it is augmented."""
 
-    def __init__(self, num_samples: int) -> None:
+    def __init__(self, num_samples: int, *, augments: bool = False) -> None:
+        self.augments = augments
         generator = torch.Generator().manual_seed(0)
         # (num_samples, FEATURES)
         self.inputs = torch.randn(num_samples, FEATURES, generator=generator)
@@ -81,14 +89,18 @@ class Samples(Dataset[Any]):
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.inputs[index], self.inputs[index].sum().view(1)
+        noise = torch.rand(FEATURES) + random.random() if self.augments else 0
+        return self.inputs[index] + noise, self.inputs[index].sum().view(1)
 
 
 class Model(L.LightningModule):
     def __init__(self, training: Training) -> None:
         super().__init__()
         self.config = training
-        torch.manual_seed(1)
+        if training.seeded:
+            torch.manual_seed(1)
+        else:
+            torch.seed()
         norm = nn.BatchNorm1d(training.hidden) if training.batch_norm else nn.Identity()
         self.network = nn.Sequential(
             nn.Linear(FEATURES, training.hidden),
@@ -112,7 +124,8 @@ class Model(L.LightningModule):
         if self.config.optimizer == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
         else:
-            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+            scale = self.trainer.world_size if self.config.schedule == "lambda" else 1
+            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3 * scale)
         match self.config.schedule:
             case "step":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5), "interval": "step"}
@@ -120,6 +133,10 @@ class Model(L.LightningModule):
                 steps = int(self.trainer.estimated_stepping_batches)
                 one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)
                 scheduler = {"scheduler": one_cycle, "interval": "step"}
+            case "lambda":  # what no state of the scheduler contains
+                num_steps = self.trainer.estimated_stepping_batches
+                decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step / num_steps))
+                scheduler = {"scheduler": decay, "interval": "step"}
             case "epoch":
                 scheduler = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5), "interval": "epoch"}
             case "plateau":
@@ -147,6 +164,7 @@ def train(training: Training, folder: Path, name: str) -> None:
             batch=training.batch,
             global_batch=training.global_batch,
             tail=training.tail,
+            virtual_ranks=training.virtual_ranks,
             learning_rate=training.learning_rate,
             ledger=True,
             run_dir=str(folder),
@@ -156,12 +174,15 @@ def train(training: Training, folder: Path, name: str) -> None:
     ]
     trainer = L.Trainer(
         accelerator="cpu",
-        max_epochs=-1 if training.until_stopped or training.max_steps > 0 else training.max_epochs,
+        max_epochs=-1
+        if (training.until_stopped and training.schedule != "lambda") or training.max_steps > 0
+        else training.max_epochs,
         max_steps=training.max_steps,
         callbacks=callbacks,
         logger=[CSVLogger(str(folder), name="csv"), injector.logger()],
         default_root_dir=str(folder),
         accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.clip,
         precision=training.precision,
         val_check_interval=training.val_check_interval,
         num_sanity_val_steps=1,
@@ -171,7 +192,8 @@ def train(training: Training, folder: Path, name: str) -> None:
         enable_model_summary=False,
     )
     model = Model(training)
-    dataset = Samples(training.num_samples + name.startswith(training.grow_data_on or "\0"))
+    num_samples = training.num_samples + name.startswith(training.grow_data_on or "\0")
+    dataset = Samples(num_samples, augments=training.augments)
     loader = DataLoader(
         injector.watch(dataset),
         batch_size=training.batch_size,

@@ -11,6 +11,7 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.training.batches import ElasticBatchSampler, StepPlan, check_world
 from dtf_lightning.training.random_numbers import loader_generator, seed_of, seed_process
 from dtf_lightning.training.sampler import ElasticDistributedSampler
+from dtf_lightning.training.virtual_ranks import VirtualPlan
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -24,7 +25,7 @@ class RunningBatches:
     def __init__(self) -> None:
         self.loader: DataLoader[Any] | None = None
         self.sampler: ElasticDistributedSampler | None = None
-        self.plan: StepPlan | None = None
+        self.plan: StepPlan | VirtualPlan | None = None
         """`None` where every rank's batches have the loader's size, padded or cut at the epoch's end."""
         self.done_before = 0
         """With a plan: batches of the epoch before it began."""
@@ -73,7 +74,9 @@ class RunningBatches:
         if self.plan is not None and self._index < len(self.plan):
             session.progress.batch_samples = self.plan.sizes[self._index]
             self.loss_weight = self.plan.weight(self._index, session.strategy.global_rank)
-        if session.settings.seed is not None:
+        if session.virtual is not None:
+            session.virtual.begin(self._index)
+        elif session.settings.seed is not None:
             step, epoch = session.trainer.global_step, session.trainer.current_epoch
             micro_batch = (done - self.done_before) % session.trainer.accumulate_grad_batches
             rank = session.strategy.global_rank
@@ -92,29 +95,37 @@ class RunningBatches:
         if self.plan is None:
             return self.sampler.take_drawn(self.batch_size)
         share = self.plan.share(self._index, self.sampler.rank)
-        samples, _ = self.sampler.take_drawn(max(1, share))
+        samples, _ = self.sampler.take_drawn(self.plan.drawn(self._index, self.sampler.rank))
         return samples, len(samples) - share
 
     def _make_plan(
         self, session: ElasticSession, loader: DataLoader[Any], batch_sampler: ElasticBatchSampler, done: int
     ) -> None:
-        progress, trainer, settings = session.progress, session.trainer, session.settings.batches
+        if session.virtual is not None:
+            plan: StepPlan | VirtualPlan = session.virtual.plan(session, loader, batch_sampler)
+        else:
+            plan = self._plan_of_policy(session, loader, batch_sampler)
+        self.plan = batch_sampler.plan = plan
+        self.done_before = batch_sampler.batches_done = done
+        session.trainer.accumulate_grad_batches = plan.accumulate
+
+    def _plan_of_policy(
+        self, session: ElasticSession, loader: DataLoader[Any], batch_sampler: ElasticBatchSampler
+    ) -> StepPlan:
+        progress, settings = session.progress, session.settings.batches
         sampler = batch_sampler.sampler
         first_step = progress.first_step or progress.batch_samples * self.accumulate
         policy = settings.policy(accumulate=self.accumulate, first_step=first_step)
         if session.in_group:
             progress.first_step = first_step
             check_world(policy, world_size=sampler.num_replicas, beginning=session.beginning)
-        self.plan = StepPlan(
+        return StepPlan(
             policy,
             samples_left=sampler.dataset_size - sampler.cursor,
             world_size=sampler.num_replicas,
             batch_size=self.batch_size,
             drop_last=settings.tail == "drop" or loader.drop_last,
         )
-        self.done_before = batch_sampler.batches_done = done
-        batch_sampler.plan = self.plan
-        trainer.accumulate_grad_batches = self.plan.accumulate
 
     def _compare_lengths(self, session: ElasticSession, length: int) -> None:
         """Nodes that read different data would train different samples under the same numbers."""

@@ -46,6 +46,9 @@ class ElasticCallback(Callback):
             world size - 1 samples (Lightning's way, the default of `"per_rank"`), `"drop"` leaves at most as many out,
             `"exact"` trains every sample once and weighs gradients by samples (the default of all other policies).
             The weights take it that `training_step` returns a mean over the batch's samples.
+        virtual_ranks: define training by so many logical ranks, each with the loader's batch size and random numbers of its
+            own, whatever workers there are, at most as many: any history of worlds then gives the same bits on the same
+            hardware with the same number of torch threads. `tail` is `"exact"` or `"drop"`; `seed=None` is the sampler's.
         seed: makes random numbers (torch, numpy, Python, DataLoader workers) a function of (seed, epoch, step, rank), so
             that no rescale, retry or validation shifts them; `None`: they go on from wherever they are.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.training.ledger.audit`).
@@ -74,12 +77,13 @@ class ElasticCallback(Callback):
         ledger: bool = False,
         run_dir: str | None = None,
         seed: int | None = None,
+        virtual_ranks: int | None = None,
         learning_rate: str | Rule | AdaptiveLearningRate | None = None,
         snapshot_every_n_steps: int | None = None,
         snapshot_dir: str | None = None,
         snapshot_memory: int | None = None,
     ) -> None:
-        batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail)
+        batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail, virtual_ranks=virtual_ranks)
         if batch == "global" and learning_rate not in (None, "none"):
             raise SettingsError(
                 "ElasticCallback(batch='global', learning_rate=...): a step has the same samples in every world, so that "

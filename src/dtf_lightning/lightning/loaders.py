@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.training.batches import BatchSettings, ElasticBatchSampler
 from dtf_lightning.training.sampler import ElasticDistributedSampler
+from dtf_lightning.training.virtual_ranks import SeededDataset
 
 
 def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any]:
@@ -31,11 +32,19 @@ def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any]:
     if settings.planned:
         # A DataLoader forbids it once it is made, for the sake of iterators that exist; here there is none yet.
         object.__setattr__(made, "batch_sampler", ElasticBatchSampler(sampler, loader.batch_size))
+    if settings.virtual_ranks is not None:
+        object.__setattr__(made, "dataset", SeededDataset(loader.dataset))
     # Lightning's `_Stateful` protocol: the position travels with the callback's state, not with the loader's.
     made.state_dict = dict
     made.load_state_dict = lambda _: None
     remade: DataLoader[Any] = made
     return remade
+
+
+def same_data(made: DataLoader[Any], loader: Any) -> bool:
+    """Whether `make_elastic` has made the first from a loader over the same data set as this one."""
+    data = made.dataset.dataset if isinstance(made.dataset, SeededDataset) else made.dataset
+    return data is loader.dataset
 
 
 def num_batches_of_share(loader: DataLoader[Any], share: float) -> int:

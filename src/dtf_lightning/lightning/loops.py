@@ -20,7 +20,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 
 from dtf_lightning.elastic.resume import LoopPhase
-from dtf_lightning.lightning import unwinding
+from dtf_lightning.lightning import beginning, unwinding
 from dtf_lightning.lightning.loaders import num_batches_of_share
 from dtf_lightning.lightning.session import ElasticSession
 from dtf_lightning.lightning.undo import unchanged_random_state
@@ -81,6 +81,8 @@ class ElasticFitLoop(_FitLoop):
         if resuming:
             self._mark_resumed(session)
         self._setup_data_of_generation(session)
+        if session.beginning:
+            beginning.begin(session)
         if self.skip and (session.beginning or not resuming) and session.progress.phase is LoopPhase.EPOCH_START:
             return False
         self.reset()

@@ -46,7 +46,13 @@ def refuse_trainer(trainer: pl.Trainer, batches: BatchSettings) -> None:
     """Raises `SettingsError` for trainer arguments that a batch policy cannot honour."""
     if not batches.planned:
         return
-    what = f"ElasticCallback(batch={batches.batch!r}, tail={batches.tail or 'exact'!r}) plans an epoch's steps ahead"
+    policy = f"batch={batches.batch!r}" if batches.virtual_ranks is None else f"virtual_ranks={batches.virtual_ranks}"
+    what = f"ElasticCallback({policy}, tail={batches.tail or 'exact'!r}) plans an epoch's steps ahead"
+    if batches.virtual_ranks is not None and trainer.accumulate_grad_batches != 1:
+        raise SettingsError(
+            f"{what}; got Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}). Leave it at 1 and multiply "
+            "virtual_ranks by it: a step then has the same samples."
+        )
     if batches.batch != "per_rank" and trainer.accumulate_grad_batches != 1:
         raise SettingsError(
             f"{what} and decides how many batches are accumulated; got "

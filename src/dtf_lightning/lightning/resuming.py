@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from dtf_lightning.elastic.resume import LoopPhase, Position, ResumePlan, choose_leader
+from dtf_lightning.lightning import beginning
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.training.state_transfer import receive_state, send_state
 
@@ -29,11 +30,13 @@ def share_state(session: ElasticSession) -> None:
         training_state.load_start(trainer, start)
     receivers = [receiver for receiver, source in plan.sources.items() if source == rank]
     if receivers:
-        state = training_state.dump_state(trainer, progress)
+        state = training_state.dump_state(trainer, progress) | {"run_began": session.run_began}
         for receiver in receivers:
             send_state(state, receiver)
     elif rank in plan.sources:
-        training_state.load_state(trainer, progress, receive_state(plan.sources[rank]))
+        state = receive_state(plan.sources[rank])
+        beginning.join(session, state["run_began"])
+        training_state.load_state(trainer, progress, state)
     session.loaded_position = None
     progress.trained = True
 

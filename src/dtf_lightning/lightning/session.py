@@ -30,15 +30,25 @@ from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.batches import RunningBatches
+<<<<<<< HEAD
 from dtf_lightning.lightning.cluster_environment import ElasticEnvironment, accept_any_world
+=======
+from dtf_lightning.lightning.beginning import Beginning, seen_by
+from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
+>>>>>>> next
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
 from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
+<<<<<<< HEAD
 from dtf_lightning.lightning.signals import graceful_signals
+=======
+from dtf_lightning.lightning.schedulers import hold_at_the_end
+>>>>>>> next
 from dtf_lightning.lightning.undo import Undo
+from dtf_lightning.lightning.virtual_ranks import VirtualRanks
 from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
@@ -117,12 +127,18 @@ class ElasticSession:
         self.recorder = RunRecorder(welcome, environment.local_rank())
         self.clock = PauseClock(account=self.recorder.account)
         self.batches = RunningBatches()
+        self.virtual: VirtualRanks | None = None
+        """With `virtual_ranks`: who adds their gradients up."""
         self.ledger: Ledger | None = None
         self._fingerprint: tuple[dict[str, str], tuple[str, ...]] | None = None
         self._original_forward: Any = None
         self._redrawn = False
         self.loaded_position: dict[str, Any] | None = None
         """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
+        self.configured_for: Beginning | None = None
+        """What `configure_optimizers` has seen; `None` before it was called."""
+        self.run_began: Beginning | None = None
+        """What it has to see, on every worker; `None` before the run has begun."""
         self.beginning = True
         """No member has trained before this generation: all run their `on_train_start` hooks together."""
 
@@ -147,6 +163,9 @@ class ElasticSession:
         """Bind to the trainer that will fit; before its set-up hooks."""
         self.trainer = trainer
         self.batches.accumulate = trainer.accumulate_grad_batches
+        if self.settings.batches.virtual_ranks is not None:
+            self.virtual = VirtualRanks(self.settings.batches.virtual_ranks)
+            self.virtual.attach(trainer)
         self._original_forward = trainer.lightning_module.__dict__.get("forward")
         folder = self.run_dir(trainer)
         name = f"{self.welcome.node}.{environment.local_rank()}.{self.welcome.incarnation}"
@@ -180,6 +199,8 @@ class ElasticSession:
         """
         if self._fingerprint is None:
             refuse_optimizers(self.trainer)
+            hold_at_the_end(self.trainer)
+            self.configured_for = seen_by(self.trainer)
             warm_up()  # on the node's local group
             self._fingerprint = self._settings(), parameter_signature(self.trainer.lightning_module)
         self.group.destroy()
@@ -191,16 +212,22 @@ class ElasticSession:
         except RunFinished as finished:
             self.recorder.ended(str(finished), self.trainer.global_step)
             raise WorkerLeft(str(finished)) from None
+        if self.virtual is not None:
+            self.virtual.refuse_superfluous(assignment.rank, assignment.world_size, self.welcome.node)
         self.clock.mark("wait")
         self._form(assignment)
         self.clock.mark("group")
         share_state(self)
         self.clock.mark("state")
+<<<<<<< HEAD
         self._begin(sync_weights=self.generation.number == 1)
 
     def _begin(self, *, sync_weights: bool) -> None:
         """All members hold one state and this worker is about to train with them."""
         self.strategy.wrap_model(sync=sync_weights)
+=======
+        self.strategy.wrap_model(sync=self.beginning)
+>>>>>>> next
         self.in_group = True
         self.clock.mark("wrap")
         step = self.trainer.global_step
@@ -219,6 +246,7 @@ class ElasticSession:
         return (
             settings_fingerprint(self.trainer)
             | self.settings.batches.fingerprint()
+            | (self.virtual.fingerprint(self.strategy.root_device) if self.virtual is not None else {})
             | {
                 "ElasticCallback(seed)": str(self.settings.seed),
                 # the user's: a plan has set its own for a world that was provisional
@@ -290,6 +318,8 @@ class ElasticSession:
     def batch_drawn(self) -> None:
         """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
         self.recorder.account.data_there()
+        if self.virtual is not None:
+            self.virtual.before_training_step()
         if self.ledger is not None and self.batches.sampler is not None:
             samples, padding = self.batches.take_drawn()
             self.ledger.draw(

@@ -34,16 +34,17 @@ def dump_start(trainer: pl.Trainer) -> dict[str, Any]:
             if isinstance(callback, ModelCheckpoint)
         },
         "logger_versions": [logger.version for logger in trainer.loggers],
-        # e.g. OneCycleLR's total_steps, from a world size that was provisional
-        "lr_schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
     }
 
 
 def load_start(trainer: pl.Trainer, start: dict[str, Any]) -> None:
     """Become like the sender of `dump_start`."""
-    _adopt_folders(trainer, start)
-    for config, state in zip(trainer.lr_scheduler_configs, start["lr_schedulers"], strict=True):
-        config.scheduler.load_state_dict(state)
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.state_key in start["checkpoint_folders"]:
+            callback.dirpath = start["checkpoint_folders"][callback.state_key]
+    for logger, version in zip(trainer.loggers, start["logger_versions"], strict=False):
+        if hasattr(logger, "_version"):
+            logger._version = version
 
 
 def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any]:
@@ -64,8 +65,19 @@ def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any
 
 def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str, Any]) -> None:
     """Become what the sender of `dump_state` is."""
+<<<<<<< HEAD
     _adopt_folders(trainer, state["start"])
     load_checkpoint(trainer, state["checkpoint"])
+=======
+    load_start(trainer, state["start"])
+    connector = trainer._checkpoint_connector
+    connector._loaded_checkpoint = state["checkpoint"]
+    connector.restore_datamodule()
+    connector.restore_model()
+    connector.restore_callbacks()
+    connector.restore_training_state()
+    connector._loaded_checkpoint = {}
+>>>>>>> next
     clear_restart_flags(trainer.fit_loop)
     for name, metrics in state["metrics"].items():
         getattr(trainer._logger_connector, name).update(metrics)
@@ -74,6 +86,7 @@ def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str,
     progress.load_state_dict(state["progress"])
 
 
+<<<<<<< HEAD
 def load_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     """Resume from Lightning's checkpoint, as `fit(ckpt_path=...)` does."""
     connector = trainer._checkpoint_connector
@@ -94,6 +107,8 @@ def _adopt_folders(trainer: pl.Trainer, start: dict[str, Any]) -> None:
             logger._version = version
 
 
+=======
+>>>>>>> next
 def clear_restart_flags(loop: _Loop) -> None:
     """Undo what `load_state_dict` marks: Lightning would skip and advance counters on its own guesses."""
     loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.lightning.loaders import make_elastic
+from dtf_lightning.lightning.loaders import make_elastic, same_data
 from dtf_lightning.lightning.rank_zero import set_rank_zero
 from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
 from dtf_lightning.training.communication import is_communication_error
@@ -105,7 +105,7 @@ class ElasticDDPStrategy(DDPStrategy):
                 "only. Combine the data sets (torch.utils.data.ConcatDataset, StackDataset) into one DataLoader."
             )
         kept = self._kept_loader
-        if kept is not None and kept.dataset is dataloader.dataset and kept.batch_size == dataloader.batch_size:
+        if kept is not None and same_data(kept, dataloader) and kept.batch_size == dataloader.batch_size:
             loader = kept  # its persistent workers live on
         else:
             loader = make_elastic(dataloader, self.session.settings.batches)
@@ -125,7 +125,21 @@ class ElasticDDPStrategy(DDPStrategy):
     ) -> torch.Tensor:
         weight = self.session.batches.loss_weight
         loss = closure_loss if weight == 1.0 else closure_loss * weight
-        return super().backward(loss, optimizer, *args, **kwargs)
+        virtual = self.session.virtual
+        if virtual is None:
+            return super().backward(loss, optimizer, *args, **kwargs)
+        virtual.backward(
+            self.session, lambda: super(ElasticDDPStrategy, self).backward(loss, optimizer, *args, **kwargs)
+        )
+        return loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        virtual = self.session.virtual
+        if virtual is None:
+            return super().training_step(*args, **kwargs)
+        return virtual.training_step(
+            self.session.trainer, lambda: super(ElasticDDPStrategy, self).training_step(*args, **kwargs)
+        )
 
     def optimizer_step(
         self,
@@ -187,12 +201,16 @@ class ElasticDDPStrategy(DDPStrategy):
             self._alone = False
 
     def wrap_model(self, *, sync: bool) -> None:
-        """Wrap the module in DDP for the process group that is up.
+        """Wrap the module in DDP for the process group that is up; not with virtual ranks, which are added without it.
 
         Args:
             sync: broadcast rank 0's weights; false when all members hold the same state already.
         """
         self.model = self.lightning_module
+        if self.session.virtual is not None:
+            if sync:
+                self.session.virtual.share_start(self.session.trainer.lightning_module)
+            return
         self._ddp_kwargs["init_sync"] = sync
         super().configure_ddp()
 
@@ -220,6 +238,8 @@ class ElasticDDPStrategy(DDPStrategy):
     def _committed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def checked() -> Any:
             result = closure()
+            if self.session.virtual is not None:
+                self.session.virtual.reduce(self.session)
             self.session.before_optimizer_step()
             return result
 

@@ -13,7 +13,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from torch.utils.data import BatchSampler
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.training.sampler import ElasticDistributedSampler
+from dtf_lightning.training.virtual_ranks import SeededBatch, VirtualPlan
 
 log = logging.getLogger("dtf_lightning")
 
@@ -129,6 +130,10 @@ class StepPlan:
         """Samples of the micro-batch that this rank computes; 0: a stand-in."""
         return len(range(rank, self.sizes[index], self.world_size))
 
+    def drawn(self, index: int, rank: int) -> int:
+        """Samples that the rank draws for it: a stand-in has one."""
+        return max(1, self.share(index, rank))
+
     def weight(self, index: int, rank: int) -> float:
         """What the rank's mean loss of the micro-batch is multiplied by, see the module's rules."""
         return self.share(index, rank) * self.world_size * self.accumulate / self.totals[index]
@@ -141,9 +146,11 @@ class ElasticBatchSampler(BatchSampler):
 
     def __init__(self, sampler: ElasticDistributedSampler, batch_size: int) -> None:
         super().__init__(sampler, batch_size, drop_last=False)
-        self.plan: StepPlan | None = None
+        self.plan: StepPlan | VirtualPlan | None = None
         self.batches_done = 0
         """Of the epoch, before this world's."""
+        self.seed_of_batch: Callable[[int], int] | None = None
+        """With a `VirtualPlan`: the seed of what is read for a micro-batch."""
 
     def __len__(self) -> int:
         return self.batches_done + len(self.plan or ())
@@ -153,12 +160,27 @@ class ElasticBatchSampler(BatchSampler):
         sampler, cursor = self.sampler, self.sampler.cursor
         if sampler.drawn is not None:
             sampler.drawn.clear()
+        if isinstance(self.plan, VirtualPlan):
+            yield from self._of_logical_ranks(self.plan)
+            return
         for size in self.plan.sizes:
             # (size,), then (share,)
             batch = sampler.order()[cursor : cursor + size]
             mine = batch[sampler.rank :: sampler.num_replicas]
             indices = (mine if len(mine) else batch[:1]).tolist()
             cursor += size
+            if sampler.drawn is not None:
+                sampler.drawn.extend(indices)
+            yield indices
+
+    def _of_logical_ranks(self, plan: VirtualPlan) -> Iterator[SeededBatch]:
+        sampler, cursor, seed_of_batch = self.sampler, self.sampler.cursor, self.seed_of_batch
+        assert seed_of_batch is not None
+        for index in range(len(plan)):
+            positions = plan.positions(index, sampler.rank)
+            # (share,)
+            indices = SeededBatch(sampler.order()[cursor + positions.start : cursor + positions.stop].tolist())
+            indices.seed = seed_of_batch(index)
             if sampler.drawn is not None:
                 sampler.drawn.extend(indices)
             yield indices
@@ -176,6 +198,8 @@ class BatchSettings:
     """Samples per step of `"global"`; `None`: what the first generation's step has."""
     tail: EpochTail | None = None
     """`None`: `"pad"` for `"per_rank"`, `"exact"` for all others."""
+    virtual_ranks: int | None = None
+    """Logical ranks that define training, whatever the world; `None`: the workers do."""
 
     def __post_init__(self) -> None:
         if self.tail is not None and self.tail not in EPOCH_TAILS:
@@ -192,16 +216,34 @@ class BatchSettings:
             )
         if self.global_batch is not None and self.global_batch < 1:
             raise SettingsError(f"ElasticCallback(global_batch={self.global_batch}): must be at least 1")
+        self._check_virtual_ranks()
         if self.batch != "per_rank" and self.tail == "pad":
             raise SettingsError(
                 f"ElasticCallback(batch={self.batch!r}, tail='pad'): its last step is weighted by samples and needs no padding; "
                 "use tail='exact' or 'drop'"
             )
 
+    def _check_virtual_ranks(self) -> None:
+        number = self.virtual_ranks
+        if number is None:
+            return
+        if type(number) is not int or number < 1:
+            raise SettingsError(f"ElasticCallback(virtual_ranks={number!r}): must be a whole number of at least 1")
+        if self.batch != "per_rank" or self.global_batch is not None:
+            raise SettingsError(
+                f"ElasticCallback(virtual_ranks={number}, batch={self.batch!r}): virtual ranks fix the samples of a step, "
+                f"{number} times the loader's batch size, in every world. Remove batch and global_batch."
+            )
+        if self.tail == "pad":
+            raise SettingsError(
+                f"ElasticCallback(virtual_ranks={number}, tail='pad'): a short last step is weighted by samples and needs "
+                "no padding; use tail='exact' or 'drop'"
+            )
+
     @property
     def planned(self) -> bool:
         """Whether steps are weighted by samples, instead of padded or cut to the same size on every rank."""
-        return self.batch != "per_rank" or self.tail == "exact"
+        return self.batch != "per_rank" or self.tail == "exact" or self.virtual_ranks is not None
 
     def fingerprint(self) -> dict[str, str]:
         """What must be the same on every node, by name."""
@@ -209,6 +251,7 @@ class BatchSettings:
             "ElasticCallback(batch)": self.batch if isinstance(self.batch, str) else type(self.batch).__qualname__,
             "ElasticCallback(global_batch)": str(self.global_batch),
             "ElasticCallback(tail)": str(self.tail),
+            "ElasticCallback(virtual_ranks)": str(self.virtual_ranks),
         }
 
     def policy(self, *, accumulate: int, first_step: int) -> BatchPolicy:

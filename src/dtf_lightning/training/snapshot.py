@@ -7,6 +7,7 @@ again neither counts twice in the statistics nor sees another dropout mask.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 
 import torch
 
@@ -46,10 +47,22 @@ class StepSnapshot:
         """Go back to the last `take`; does nothing if there was none for this module."""
         if self._module is not module or self._random is None:
             return
+        self.restore_buffers()
+        torch.set_rng_state(self._random)
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Go back to the last `take`, which there must be, with the buffers alone."""
         for (owner, name), buffer in zip(self._places, self._buffers, strict=True):
             owner._buffers[name] = buffer
         _copy(self._copies, self._buffers)
-        torch.set_rng_state(self._random)
+
+    def buffers(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Name, value now, value at the last `take`, of each buffer that there was."""
+        for (owner, name), before in zip(self._places, self._copies, strict=True):
+            now = owner._buffers.get(name)
+            if before is not None and now is not None:
+                yield f"{type(owner).__name__}.{name}", now, before
 
     def _look_up(self) -> list[torch.Tensor | None]:
         return [owner._buffers.get(name) for owner, name in self._places]
