@@ -15,11 +15,8 @@ SCRIPTS = {
     "rescale.py": ["--cycles", "1"],
     "checkpoints.py": ["--quick"],
     "scaling.py": ["--cycles", "1"],
-<<<<<<< HEAD
     "snapshots.py": ["--quick"],
-=======
     "virtual_ranks.py": ["--rounds", "1", "--steps", "40"],
->>>>>>> next
 }
 """What runs, and the arguments that make it quick."""
 

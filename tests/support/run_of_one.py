@@ -304,11 +304,8 @@ def fit(
     batch: Any = "per_rank",
     global_batch: int | None = None,
     elastic_seed: int | None = None,
-<<<<<<< HEAD
     snapshots: dict[str, Any] | None = None,
-=======
     virtual_ranks: int | None = None,
->>>>>>> next
     run: RunOfOne | None = None,
     disturbances: Iterable[Disturbance] = (),
     datamodule: Any = None,
@@ -331,11 +328,8 @@ def fit(
             batch=batch,
             global_batch=global_batch,
             seed=elastic_seed,
-<<<<<<< HEAD
             **(snapshots or {}),
-=======
             virtual_ranks=virtual_ranks,
->>>>>>> next
         )
         everyone.insert(0, elastic_callback)
     if run is not None:

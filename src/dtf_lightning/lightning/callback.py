@@ -13,7 +13,8 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.lightning.loops import make_loops_elastic
 from dtf_lightning.lightning.refusals import refuse_module, refuse_trainer
-from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
+from dtf_lightning.lightning.session import ElasticSession, current_session
+from dtf_lightning.lightning.session_settings import SessionSettings
 from dtf_lightning.lightning.strategy import ElasticDDPStrategy
 from dtf_lightning.training.batches import BatchPolicy, BatchSettings, EpochTail
 from dtf_lightning.training.learning_rate import Rule

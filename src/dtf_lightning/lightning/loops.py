@@ -81,7 +81,7 @@ class ElasticFitLoop(_FitLoop):
         if resuming:
             self._mark_resumed(session)
         self._setup_data_of_generation(session)
-        if session.beginning:
+        if session.beginning and not session.restored:
             beginning.begin(session)
         if self.skip and (session.beginning or not resuming) and session.progress.phase is LoopPhase.EPOCH_START:
             return False

@@ -30,11 +30,14 @@ from dtf_lightning.coordination.worker_link import WorkerLink
 from dtf_lightning.elastic.generation import Generation, Member
 from dtf_lightning.environment import TorchelasticWorld
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.lightning.beginning import seen_by
 from dtf_lightning.lightning.fingerprint import parameter_signature
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.restart_link import RestartLink
 from dtf_lightning.lightning.restart_sources import checkpoint_folders, resume
-from dtf_lightning.lightning.session import ElasticSession, SessionSettings, StopForRescale, WorkerLeft
+from dtf_lightning.lightning.schedulers import hold_at_the_end
+from dtf_lightning.lightning.session import ElasticSession, StopForRescale, WorkerLeft
+from dtf_lightning.lightning.session_settings import SessionSettings
 from dtf_lightning.lightning.signals import stopping_signals
 from dtf_lightning.lightning.snapshotter import Snapshotter
 from dtf_lightning.training.communication import is_communication_error
@@ -172,6 +175,10 @@ class RestartSession(ElasticSession):
         """
         refuse_optimizers(self.trainer)
         self._raise_if_leaving()
+        hold_at_the_end(self.trainer)
+        self.configured_for = seen_by(self.trainer)
+        if self.virtual is not None:
+            self.virtual.refuse_superfluous(self._world.rank, self._world.world_size, self.welcome.node)
         self.signature = self._signature()
         folders = checkpoint_folders(self.trainer)
         known = dict.fromkeys((*self.record.checkpoint_folders, *folders))

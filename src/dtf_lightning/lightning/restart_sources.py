@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from dtf_lightning.elastic.resume import LoopPhase, Position
 from dtf_lightning.errors import CheckpointError, DtfError
+from dtf_lightning.lightning import beginning
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning.best_checkpoints import BestCheckpoints
 from dtf_lightning.training.checkpoints.formats import load_verified
@@ -206,6 +207,9 @@ def _share(session: RestartSession, choice: Choice, state: dict[str, Any] | None
         for receiver in (receiver for receiver, source in sources.items() if source == rank):
             send_state(state, receiver)
     random_state = state.pop("random", None)
+    if state.get("run_began") is not None:
+        beginning.join(session, state["run_began"])
+        session.restored = True
     if "progress" in state:
         # Loggers that number their versions have begun a new one, as whenever Lightning resumes.
         state["start"]["logger_versions"] = [logger.version for logger in trainer.loggers]

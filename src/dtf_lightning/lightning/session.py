@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,31 +29,23 @@ from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning import unwinding
 from dtf_lightning.lightning.batches import RunningBatches
-<<<<<<< HEAD
-from dtf_lightning.lightning.cluster_environment import ElasticEnvironment, accept_any_world
-=======
 from dtf_lightning.lightning.beginning import Beginning, seen_by
-from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
->>>>>>> next
+from dtf_lightning.lightning.cluster_environment import ElasticEnvironment, accept_any_world
 from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero, take_over_rank_zero
 from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
 from dtf_lightning.lightning.resuming import share_state
-<<<<<<< HEAD
-from dtf_lightning.lightning.signals import graceful_signals
-=======
 from dtf_lightning.lightning.schedulers import hold_at_the_end
->>>>>>> next
+from dtf_lightning.lightning.session_settings import SessionSettings
+from dtf_lightning.lightning.signals import graceful_signals
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.lightning.virtual_ranks import VirtualRanks
-from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
 from dtf_lightning.training.pause import PauseClock
 from dtf_lightning.training.process_group import GenerationGroup
-from dtf_lightning.training.snapshots.settings import SnapshotSettings
 from dtf_lightning.training.time_account import Bucket
 from dtf_lightning.training.warm_up import warm_up
 
@@ -82,19 +73,11 @@ class WorkerLeft(SystemExit):
         self.reason = reason
 
 
-@dataclass(kw_only=True)
-class SessionSettings:
-    """What `ElasticCallback` and `ElasticDDPStrategy` were given."""
-
-    batches: BatchSettings = field(default_factory=BatchSettings)
-    ledger: bool = False
-    run_dir: str | None = None
-    seed: int | None = None
-    snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
-
-
 class ElasticSession:
     """See the module's docstring. One per process; owned by the strategy."""
+
+    restored = False
+    """The run's state comes from an earlier life of its workers: it began in another world."""
 
     def __init__(self, settings: SessionSettings, link: WorkerLink, group: GenerationGroup) -> None:
         self.settings = settings
@@ -219,15 +202,11 @@ class ElasticSession:
         self.clock.mark("group")
         share_state(self)
         self.clock.mark("state")
-<<<<<<< HEAD
-        self._begin(sync_weights=self.generation.number == 1)
+        self._begin(sync_weights=self.beginning)
 
     def _begin(self, *, sync_weights: bool) -> None:
         """All members hold one state and this worker is about to train with them."""
         self.strategy.wrap_model(sync=sync_weights)
-=======
-        self.strategy.wrap_model(sync=self.beginning)
->>>>>>> next
         self.in_group = True
         self.clock.mark("wrap")
         step = self.trainer.global_step
@@ -451,10 +430,7 @@ _current: ElasticSession | None = None
 
 
 def current_session(settings: SessionSettings | None = None) -> ElasticSession | None:
-    """This process's session; checks in with the agent, or meets the other workers, on the first call.
-
-    `None` where torchrun has not started it.
-    """
+    """This process's session, made on the first call; `None` where torchrun has not started it."""
     global _current
     if _current is None:
         socket_path, world = environment.agent_socket(), environment.torchelastic_world()

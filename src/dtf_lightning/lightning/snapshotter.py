@@ -98,7 +98,7 @@ class Snapshotter:
         session = self._session
         try:
             state: dict[str, Any] = training_state.dump_state(session.trainer, session.progress)
-            state["random"] = take_random_state()
+            state |= {"random": take_random_state(), "run_began": session.run_began}
             return self._staging.begin(state, steady=steady)
         except Exception as error:  # the user's on_save_checkpoint, or something that cannot be pickled
             if not self._failed:

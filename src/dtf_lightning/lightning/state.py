@@ -65,19 +65,8 @@ def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any
 
 def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str, Any]) -> None:
     """Become what the sender of `dump_state` is."""
-<<<<<<< HEAD
-    _adopt_folders(trainer, state["start"])
-    load_checkpoint(trainer, state["checkpoint"])
-=======
     load_start(trainer, state["start"])
-    connector = trainer._checkpoint_connector
-    connector._loaded_checkpoint = state["checkpoint"]
-    connector.restore_datamodule()
-    connector.restore_model()
-    connector.restore_callbacks()
-    connector.restore_training_state()
-    connector._loaded_checkpoint = {}
->>>>>>> next
+    load_checkpoint(trainer, state["checkpoint"])
     clear_restart_flags(trainer.fit_loop)
     for name, metrics in state["metrics"].items():
         getattr(trainer._logger_connector, name).update(metrics)
@@ -86,7 +75,6 @@ def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str,
     progress.load_state_dict(state["progress"])
 
 
-<<<<<<< HEAD
 def load_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     """Resume from Lightning's checkpoint, as `fit(ckpt_path=...)` does."""
     connector = trainer._checkpoint_connector
@@ -98,17 +86,6 @@ def load_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     connector._loaded_checkpoint = {}
 
 
-def _adopt_folders(trainer: pl.Trainer, start: dict[str, Any]) -> None:
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.state_key in start["checkpoint_folders"]:
-            callback.dirpath = start["checkpoint_folders"][callback.state_key]
-    for logger, version in zip(trainer.loggers, start["logger_versions"], strict=False):
-        if hasattr(logger, "_version"):
-            logger._version = version
-
-
-=======
->>>>>>> next
 def clear_restart_flags(loop: _Loop) -> None:
     """Undo what `load_state_dict` marks: Lightning would skip and advance counters on its own guesses."""
     loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
