@@ -230,9 +230,17 @@ def test_snapshots_that_do_not_fit_into_memory(tmp_path: Path, life: Any) -> Non
     assert_goes_on(first, second, undisturbed)
 
 
-def test_plans_and_seeds_go_on(tmp_path: Path, life: Any) -> None:
-    """A global batch in micro-batches, an exact tail, a seed: the life between changes nothing."""
-    arguments: dict[str, Any] = {"batch": "global", "global_batch": 9, "elastic_seed": 5, "learning_rate": None}
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch": "global", "global_batch": 9, "elastic_seed": 5},
+        {"virtual_ranks": 2, "elastic_seed": 5},
+    ],
+    ids=["global batch", "virtual ranks"],
+)
+def test_plans_and_seeds_go_on(tmp_path: Path, life: Any, arguments: dict[str, Any]) -> None:
+    """A global batch in micro-batches, an exact tail, virtual ranks, a seed: the life between changes nothing."""
+    del tmp_path
     whole = life(**arguments)
     _, second = lives(life, Ending("on_before_backward", 3, "collective"), **arguments)
     assert second.model.losses == whole.model.losses[-len(second.model.losses) :]
