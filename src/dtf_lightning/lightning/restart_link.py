@@ -63,5 +63,8 @@ class RestartLink:
     def assignment(self, generation: dict[str, object]) -> Assign:
         return Assign(generation=generation, rank=self.welcome.rank, world_size=self.welcome.world_size)
 
+    def send(self, message: object) -> None:
+        """No agent listens: events stay in the run's folder."""
+
     def close(self) -> None:
         """There is nothing to hang up on."""
