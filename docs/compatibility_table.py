@@ -161,10 +161,12 @@ def row(combination: Combination, folder: Path, newer_python: str) -> str:
 
 
 def write(line: str) -> None:
-    """Put the row into the page in its place; the others stay."""
-    lines = [*re.findall(r"^\| .*$", PAGE.read_text() if PAGE.exists() else "", re.MULTILINE), line]
+    """Put the row into the page in its place; the others, and the notes below the table, stay."""
+    page = PAGE.read_text() if PAGE.exists() else ""
+    lines = [*re.findall(r"^\| .*$", page, re.MULTILINE), line]
+    notes = "".join(page.partition("\n## ")[1:])
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
-    PAGE.write_text(HEADER + "".join(f"{rows[each.name]}\n" for each in COMBINATIONS if each.name in rows))
+    PAGE.write_text(HEADER + "".join(f"{rows[each.name]}\n" for each in COMBINATIONS if each.name in rows) + notes)
 
 
 def main() -> None:
