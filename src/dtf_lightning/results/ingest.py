@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.events import SCHEMA_VERSION, Event, EventLogError, NewerEvents, StepsDone, UnknownEvent, parse_event
 from dtf_lightning.results.ledger_audit import audit_run
+from dtf_lightning.training.ledger import read_ledger
 from dtf_lightning.training.rescale_audit import rescale_costs
 
 if TYPE_CHECKING:
@@ -294,17 +296,19 @@ def _sync_ledgers(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: 
         connection.execute(f"DELETE FROM {table} WHERE run = ?", [report.run])
     connection.execute("DELETE FROM corrupt_lines WHERE run = ? AND file LIKE 'ledger/%'", [report.run])
     ledgers = sorted(run_dir.glob("ledger/*.jsonl"))
-    size = connection.execute(
+    ((size,),) = connection.execute(
         "SELECT max((data->'description'->>'dataset_size')::BIGINT) FROM events "
         "WHERE run = ? AND kind = 'training_described'",
         [report.run],
-    ).fetchone()
-    if not ledgers or not size:
+    ).fetchall()
+    if not ledgers:
         return
     try:
-        found = audit_run(run_dir, dataset_size=size[0])
+        for path in ledgers:
+            deque(read_ledger(path), maxlen=0)  # names file and line of what is broken
+        found = audit_run(run_dir, dataset_size=size)
         # Of streams nobody knows how many samples they should have had.
-        costs = rescale_costs(ledgers, size[0]) if size[0] is not None else []
+        costs = rescale_costs(ledgers, size) if size is not None else []
     except ValueError as error:  # no audit is better than one of half the samples
         report.corrupt.append(str(error))
         where = re.match(r"(?:.*/)?(ledger/[^/]*?):(?:(\d+):)? (.*)", str(error), re.DOTALL)
