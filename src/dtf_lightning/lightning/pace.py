@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from dtf_lightning.clock import Clock, SystemClock
 from dtf_lightning.events import StragglerSeen, WorkersPaced
 from dtf_lightning.training.stragglers import StragglerWatch
 from dtf_lightning.training.time_account import Bucket
@@ -34,6 +34,8 @@ log = logging.getLogger("dtf_lightning")
 FIRST_LOOK = 10
 """Steps of a generation before the first look: DDP measures all of these."""
 LOOK_SECONDS = 5.0
+MIN_WORKERS = 2
+"""Alone nobody is slow."""
 MAX_STEPS = 1000
 """Between two looks."""
 DDP_SAMPLE_RATE = 100
@@ -43,7 +45,8 @@ DDP_SAMPLE_RATE = 100
 class Pace:
     """One worker's."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._now = (clock or SystemClock()).monotonic
         self._watch = StragglerWatch()
         self._generation = 0
         self._next = FIRST_LOOK
@@ -54,25 +57,25 @@ class Pace:
 
     def forward_begins(self) -> None:
         """The batch is there."""
-        self._forward_began, self._collectives_before = time.monotonic(), self._collectives
+        self._forward_began, self._collectives_before = self._now(), self._collectives
 
     def forward_done(self) -> None:
         """The loss is there."""
-        self._forward += time.monotonic() - self._forward_began - (self._collectives - self._collectives_before)
+        self._forward += self._now() - self._forward_began - (self._collectives - self._collectives_before)
 
     @contextmanager
     def collective(self) -> Iterator[None]:
         """Inside, this worker waits for the others."""
-        began = time.monotonic()
+        began = self._now()
         try:
             yield
         finally:
-            self._collectives += time.monotonic() - began
+            self._collectives += self._now() - began
 
     def step(self, session: ElasticSession) -> None:
         """An optimizer step is committed. A collective, when it is time to look: all members call it for every step."""
         generation, step = session.generation, session.trainer.global_step
-        if generation.world_size < 2:
+        if generation.world_size < MIN_WORKERS:
             return
         if generation.number != self._generation:
             self._generation, self._first_step, self._next = generation.number, step, FIRST_LOOK
@@ -81,13 +84,13 @@ class Pace:
             self._look(session, generation, step)
 
     def _remember(self, session: ElasticSession, step: int) -> None:
-        self._last_step, self._last_at = step, time.monotonic()
+        self._last_step, self._last_at = step, self._now()
         self._last_wait = session.recorder.account.of(Bucket.DATA_WAIT)
         self._forward = 0.0
 
     def _look(self, session: ElasticSession, generation: Generation, step: int) -> None:
         steps = step - self._last_step
-        seconds = (time.monotonic() - self._last_at) / steps
+        seconds = (self._now() - self._last_at) / steps
         wait = (session.recorder.account.of(Bucket.DATA_WAIT) - self._last_wait) / steps
         forward, backward = _compute_seconds(session.strategy.model)
         if session.strategy.root_device.type == "cpu":
@@ -108,7 +111,7 @@ class Pace:
 
     def _tell(self, session: ElasticSession, step: int, busy: dict[str, float], seconds: float) -> None:
         session.recorder.happened(WorkersPaced, step=step, seconds=seconds, busy=busy)
-        for found in self._watch.look(busy, seconds, time.monotonic()):
+        for found in self._watch.look(busy, seconds, self._now()):
             if found.over:
                 log.info("%s is as quick as the others again", found.worker)
             else:
