@@ -15,6 +15,7 @@ SCRIPTS = {
     "rescale.py": ["--cycles", "1"],
     "checkpoints.py": ["--quick"],
     "scaling.py": ["--cycles", "1"],
+    "snapshots.py": ["--quick"],
     "virtual_ranks.py": ["--rounds", "1", "--steps", "40"],
     "redistribution.py": ["--repeat", "2"],
     "streams.py": ["--batches", "200"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 AGENT_SOCKET = "DTF_AGENT_SOCKET"
 """Set by the agent for its workers: the path of the unix socket on which it listens."""
@@ -69,6 +70,40 @@ def agent_socket() -> str | None:
 def local_rank() -> int:
     """This worker's rank on its node, as torchelastic set it; 0 outside of torchelastic."""
     return int(read("LOCAL_RANK") or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchelasticWorld:
+    """What torchelastic has told one of its workers."""
+
+    run_id: str
+    """`--rdzv-id`; torchrun's default is `none`."""
+    rank: int
+    world_size: int
+    local_rank: int
+    num_local_workers: int
+    store_host: str
+    store_port: int
+    agent_hosts_store: bool
+    """The store outlives the workers; else rank 0 has to host it."""
+
+
+def torchelastic_world() -> TorchelasticWorld | None:
+    """This worker's place in torchelastic's world; `None` in a process that torchelastic has not started."""
+    run_id, rank, size = read("TORCHELASTIC_RUN_ID"), read("RANK"), read("WORLD_SIZE")
+    host, port = read("MASTER_ADDR"), read("MASTER_PORT") or ""
+    if run_id is None or rank is None or size is None or host is None or not port.isdigit():
+        return None
+    return TorchelasticWorld(
+        run_id=run_id,
+        rank=int(rank),
+        world_size=int(size),
+        local_rank=local_rank(),
+        num_local_workers=int(read("LOCAL_WORLD_SIZE") or 1),
+        store_host=host,
+        store_port=int(port),
+        agent_hosts_store=read("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
 
 
 def set_rank(rank: int) -> None:

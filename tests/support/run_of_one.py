@@ -305,6 +305,7 @@ def fit(
     batch: Any = "per_rank",
     global_batch: int | None = None,
     elastic_seed: int | None = None,
+    snapshots: dict[str, Any] | None = None,
     virtual_ranks: int | None = None,
     run: RunOfOne | None = None,
     disturbances: Iterable[Disturbance] = (),
@@ -328,6 +329,7 @@ def fit(
             batch=batch,
             global_batch=global_batch,
             seed=elastic_seed,
+            **(snapshots or {}),
             virtual_ranks=virtual_ranks,
         )
         everyone.insert(0, elastic_callback)

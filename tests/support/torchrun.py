@@ -33,12 +33,14 @@ class Torchrun:
         conf: str = "initial_window=0.5",
         options: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        rendezvous: tuple[str, ...] | None = None,
         command: list[str] | None = None,
     ) -> None:
-        """`command`: the whole of it, instead of what the other arguments say."""
+        """`rendezvous`: other flags than those of our backend. `command`: the whole of it, instead of all that."""
+        ours = ("--rdzv-backend=etcd", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}", f"--rdzv-conf={conf}")
         command = command or [
             *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nnodes}", f"--nproc-per-node={num_workers}"),
-            *("--rdzv-backend=etcd", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}", f"--rdzv-conf={conf}"),
+            *(ours if rendezvous is None else rendezvous),
             *options,
             *(str(script), *script_arguments),
         ]

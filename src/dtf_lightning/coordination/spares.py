@@ -1,4 +1,4 @@
-"""Spares: one process per local rank that has imported the script's packages already (docs/decisions/0008-warm-start.md).
+"""Spares: one process per local rank that has imported the script's packages already (docs/decisions/0011-warm-start.md).
 
 torchelastic starts a worker with `SubprocessHandler._popen`, the one private method touched here (torch 2.13): in this
 process it hands out a spare, if there is one for just this command, and else does what it always did. A spare is a child

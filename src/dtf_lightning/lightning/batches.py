@@ -65,6 +65,23 @@ class RunningBatches:
         """`state_dict` of the generation before, or of a checkpoint."""
         self._bound = False
 
+    def bind_loader(
+        self,
+        session: ElasticSession,
+        loader: DataLoader[Any] | StreamLoader,
+        *,
+        first: bool,
+        in_epoch: bool,
+        recorded: bool,
+    ) -> None:
+        """`bind`, `bind_another` or `bind_streams`, whichever is for this loader."""
+        if not first:
+            self.bind_another(session, loader, in_epoch=in_epoch, recorded=recorded)
+        elif isinstance(loader, StreamLoader):
+            self.bind_streams(session, loader, in_epoch=in_epoch)
+        else:
+            self.bind(session, loader, in_epoch=in_epoch, recorded=recorded)
+
     def bind(self, session: ElasticSession, loader: DataLoader[Any], *, in_epoch: bool, recorded: bool) -> None:
         """Take this generation's share of what is left of the epoch.
 

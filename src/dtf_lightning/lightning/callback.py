@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.callbacks import Callback
@@ -14,16 +15,18 @@ from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.lightning.evaluation import Evaluation, check_evaluation
 from dtf_lightning.lightning.loops import make_loops_elastic
 from dtf_lightning.lightning.refusals import refuse_module, refuse_trainer
-from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
+from dtf_lightning.lightning.session import ElasticSession, current_session
+from dtf_lightning.lightning.session_settings import SessionSettings
 from dtf_lightning.lightning.strategy import ElasticDDPStrategy
 from dtf_lightning.training.batches import BatchPolicy, BatchSettings, EpochTail
 from dtf_lightning.training.learning_rate import Rule
+from dtf_lightning.training.snapshots.settings import SHARED_MEMORY, SnapshotSettings
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 INERT = (
-    "ElasticCallback does nothing here: no agent of dtf-lightning started this process. To train elastically, start it "
+    "ElasticCallback does nothing here: torchrun has not started this process. To train elastically, start it "
     "with `torchrun --nnodes=1:4 --rdzv-backend=etcd --rdzv-endpoint=HOST:2379 --rdzv-id=RUN ...`."
 )
 
@@ -32,7 +35,9 @@ class ElasticCallback(Callback):
     """Let workers join, leave and die while the trainer fits.
 
     Under `torchrun --rdzv-backend=etcd` it checks in with the node's agent when it is constructed and makes the
-    trainer's strategy and loops elastic when `fit` begins. Started any other way it does nothing and says so once.
+    trainer's strategy and loops elastic when `fit` begins. Under any other rendezvous of torchrun, and with
+    `--rdzv-conf mode=restart`, torchelastic starts the workers anew on every change, and they go on from a snapshot in
+    the nodes' memory. Started any other way it does nothing and says so once.
     Works with Lightning's default strategy, with `strategy="ddp"`, and with `strategy="elastic_ddp"`.
 
     Args:
@@ -55,6 +60,12 @@ class ElasticCallback(Callback):
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
             a ramp; `None`: it does not.
+        snapshot_every_n_steps: where workers are started anew: optimizer steps between two snapshots into the node's
+            memory while training goes on; `None`: only when the workers stop, which covers all but a node or a run that
+            goes without a word.
+        snapshot_dir: folder for them, in memory; one of the run's own is made in it.
+        snapshot_memory: bytes that they may take there per node; what does not fit goes to `run_dir`. `None`: half of
+            what is free at the start.
         run_dir: folder of the run's event logs and ledgers; `None` for `<default_root_dir>/dtf/<run id>`.
 
     Raises:
@@ -74,6 +85,9 @@ class ElasticCallback(Callback):
         virtual_ranks: int | None = None,
         evaluation: Evaluation = "padded",
         learning_rate: str | Rule | AdaptiveLearningRate | None = None,
+        snapshot_every_n_steps: int | None = None,
+        snapshot_dir: str | None = None,
+        snapshot_memory: int | None = None,
     ) -> None:
         batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail, virtual_ranks=virtual_ranks)
         check_evaluation(evaluation)
@@ -87,7 +101,18 @@ class ElasticCallback(Callback):
         else:
             self.learning_rate = AdaptiveLearningRate(learning_rate)
         self.session: ElasticSession | None = current_session(
-            SessionSettings(batches=batches, ledger=ledger, run_dir=run_dir, seed=seed, evaluation=evaluation)
+            SessionSettings(
+                batches=batches,
+                ledger=ledger,
+                run_dir=run_dir,
+                seed=seed,
+                evaluation=evaluation,
+                snapshots=SnapshotSettings(
+                    every_n_steps=snapshot_every_n_steps,
+                    folder=Path(snapshot_dir) if snapshot_dir is not None else SHARED_MEMORY,
+                    memory=snapshot_memory,
+                ),
+            )
         )
         """`None` where the callback is inert."""
         self._said = False
@@ -113,6 +138,10 @@ class ElasticCallback(Callback):
         if self.session is not None:
             self.session.recorder.validation_begins()
 
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.session is not None and trainer.state.fn == "fit":
+            self.session.before_validation_batch()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         if self.session is not None:
             self.session.recorder.validation_done(trainer)
@@ -121,7 +150,10 @@ class ElasticCallback(Callback):
         """The position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
         if self.session is None:
             return {}
-        return {"progress": self.session.progress.state_dict() | {"validated": self.session.validated}}
+        return {
+            "progress": self.session.progress.state_dict() | {"validated": self.session.validated},
+            "instance": self.session.generation.instance,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.session is not None:

@@ -1,8 +1,11 @@
-"""Rank and world size as Lightning sees them: the running generation's."""
+"""Rank and world size as Lightning sees them: the running generation's.
+
+Replaced here, in Lightning's own class: `TorchElasticEnvironment.validate_settings`, see `accept_any_world`.
+"""
 
 from __future__ import annotations
 
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 
 
 class ElasticEnvironment(ClusterEnvironment):
@@ -58,3 +61,12 @@ class ElasticEnvironment(ClusterEnvironment):
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Any number fits: the world is not the trainer's to choose."""
+
+
+def accept_any_world() -> None:
+    """Let `Trainer(num_nodes=..., devices=...)` be what it likes: torchelastic's world changes, the script does not.
+
+    Lightning compares the two when `fit` begins, before any hook of a callback; the environment that it compares with is
+    made together with the trainer, and replaced by `ElasticEnvironment` in the set-up hook.
+    """
+    TorchElasticEnvironment.validate_settings = ElasticEnvironment.validate_settings  # type: ignore[assignment,method-assign]

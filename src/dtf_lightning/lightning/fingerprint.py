@@ -13,6 +13,8 @@ import torch
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
+    from dtf_lightning.lightning.session import ElasticSession
+
 
 def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
     """World-independent settings by name, as text."""
@@ -30,6 +32,21 @@ def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
         "Trainer(max_steps)": str(trainer.max_steps),
         "optimizer": ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers),
     }
+
+
+def session_fingerprint(session: ElasticSession) -> dict[str, str]:
+    """The same, with what `ElasticCallback` was given."""
+    return (
+        settings_fingerprint(session.trainer)
+        | session.settings.batches.fingerprint()
+        | (session.virtual.fingerprint(session.strategy.root_device) if session.virtual is not None else {})
+        | {
+            "ElasticCallback(seed)": str(session.settings.seed),
+            "ElasticCallback(evaluation)": session.settings.evaluation,
+            # the user's: a plan has set its own for a world that was provisional
+            "Trainer(accumulate_grad_batches)": str(session.batches.accumulate),
+        }
+    )
 
 
 def parameter_signature(module: torch.nn.Module) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any] | Stre
     if isinstance(loader, StreamLoader) or isinstance(getattr(loader, "batch_sampler", None), ElasticBatchSampler):
         made_before: DataLoader[Any] | StreamLoader = loader  # Lightning puts it into the user's CombinedLoader
         return made_before
+    _refuse_what_depends_on_the_world(loader, settings)
     if isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset):
         return StreamLoader(loader, settings)
     if _is_stateful(loader):
@@ -115,6 +116,18 @@ def num_batches_of_share(loader: DataLoader[Any], share: float) -> int:
     consumed: int = cursor // (sampler.num_replicas * loader.batch_size)
     done: int = done_here // loader.batch_size
     return done + max(1, int(whole_epoch * share) - consumed)
+
+
+def _refuse_what_depends_on_the_world(loader: Any, settings: BatchSettings) -> None:
+    data = getattr(loader, "dataset", None)
+    if settings.virtual_ranks is None or not isinstance(data, (IterableDataset, ShardedElasticDataset)):
+        return
+    kind = "streams" if isinstance(data, IterableDataset) else "shards"
+    raise SettingsError(
+        f"ElasticCallback(virtual_ranks={settings.virtual_ranks}): the samples of a step must not depend on the world, but "
+        f"{kind} are dealt to the workers that there are, as those of {type(data).__name__}. Use a map-style data set "
+        "without shards, or leave virtual_ranks out."
+    )
 
 
 def _wrapped(sampler: Any) -> Any:

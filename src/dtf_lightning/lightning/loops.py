@@ -23,7 +23,6 @@ from dtf_lightning.elastic.resume import LoopPhase
 from dtf_lightning.lightning import beginning, progress_bars, unwinding
 from dtf_lightning.lightning.loaders import num_batches_of_share
 from dtf_lightning.lightning.session import ElasticSession
-from dtf_lightning.lightning.signals import graceful_signals
 from dtf_lightning.lightning.undo import unchanged_random_state
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class ElasticFitLoop(_FitLoop):
 
     def run(self) -> None:
         session = _session(self)
-        with graceful_signals(session.link.leaving):
+        with session.signals():
             trained = self._run_generations(session)
         if trained:
             self.on_run_end()
@@ -82,7 +81,7 @@ class ElasticFitLoop(_FitLoop):
         if resuming:
             self._mark_resumed(session)
         self._setup_data_of_generation(session)
-        if session.beginning:
+        if session.beginning and not session.restored:
             beginning.begin(session)
         if resuming:
             progress_bars.go_on(self.trainer)

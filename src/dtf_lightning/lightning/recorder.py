@@ -77,6 +77,10 @@ class RunRecorder:
         self._samples = 0
         self._sample_began = self._wait_before = 0.0
 
+    def known_as(self, welcome: Welcome) -> None:
+        """Another name and incarnation, before `open`."""
+        self._welcome, self._source = welcome, f"{welcome.node}/{self._local_rank}"
+
     # --- coming and going --------------------------------------------------------------------------------------------
 
     def open(self, folder: Path, trainer: pl.Trainer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -64,3 +64,11 @@ def _agree(session: ElasticSession) -> ResumePlan:
         # Nobody has trained and all have loaded the same: DDP's broadcast of the weights is enough.
         return replace(plan, sources={})
     return plan
+
+
+def go_to_loaded_position(session: ElasticSession, position: dict[str, Any]) -> None:
+    """Go on at the exact sample of the checkpoint, as a survivor of a rescale would."""
+    session.progress.load_state_dict(position)
+    session.progress.skip_hooks_of_checkpoint(session.trainer, validated=position["validated"])
+    session.progress.settle(session.trainer)
+    training_state.clear_restart_flags(session.trainer.fit_loop)

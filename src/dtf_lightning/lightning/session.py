@@ -1,4 +1,4 @@
-"""One worker's part in a live run: from check-in to the last generation.
+"""One worker's part in a live run (`restart_session.py` has the other kind): from check-in to the last generation.
 
 The life of a worker, in the order of this file's methods:
 
@@ -13,7 +13,7 @@ The life of a worker, in the order of this file's methods:
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,25 +27,24 @@ from dtf_lightning.elastic.generation import Generation
 from dtf_lightning.elastic.resume import LoopPhase
 from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.lightning import progress_bars, telling, unwinding
-from dtf_lightning.lightning import state as training_state
 from dtf_lightning.lightning.batches import RunningBatches
 from dtf_lightning.lightning.beginning import Beginning, seen_by
-from dtf_lightning.lightning.cluster_environment import ElasticEnvironment
+from dtf_lightning.lightning.cluster_environment import ElasticEnvironment, accept_any_world
 from dtf_lightning.lightning.elastic_scalars import ElasticScalars
-from dtf_lightning.lightning.evaluation import Evaluation
-from dtf_lightning.lightning.fingerprint import parameter_signature, settings_fingerprint
+from dtf_lightning.lightning.fingerprint import parameter_signature, session_fingerprint
 from dtf_lightning.lightning.pace import Pace
 from dtf_lightning.lightning.progress import TrainingProgress
 from dtf_lightning.lightning.rank_zero import set_rank_zero
 from dtf_lightning.lightning.recorder import RunRecorder
 from dtf_lightning.lightning.refusals import refuse_optimizers
-from dtf_lightning.lightning.resuming import share_state
+from dtf_lightning.lightning.resuming import go_to_loaded_position, share_state
 from dtf_lightning.lightning.run_log import RunLog
 from dtf_lightning.lightning.schedulers import hold_at_the_end
+from dtf_lightning.lightning.session_settings import SessionSettings
+from dtf_lightning.lightning.signals import graceful_signals
 from dtf_lightning.lightning.streams import StreamLoader
 from dtf_lightning.lightning.undo import Undo
 from dtf_lightning.lightning.virtual_ranks import VirtualRanks
-from dtf_lightning.training.batches import BatchSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.ledger import Ledger
 from dtf_lightning.training.pause import PauseClock
@@ -77,24 +76,16 @@ class WorkerLeft(SystemExit):
         self.reason = reason
 
 
-@dataclass(kw_only=True)
-class SessionSettings:
-    """What `ElasticCallback` and `ElasticDDPStrategy` were given."""
-
-    batches: BatchSettings = field(default_factory=BatchSettings)
-    ledger: bool = False
-    run_dir: str | None = None
-    seed: int | None = None
-    evaluation: Evaluation = "padded"
-
-
 class ElasticSession:
     """See the module's docstring. One per process; owned by the strategy."""
 
-    def __init__(self, agent_socket: str, settings: SessionSettings) -> None:
+    restored = False
+    """The run's state comes from an earlier life of its workers: it began in another world."""
+
+    def __init__(self, settings: SessionSettings, link: WorkerLink, group: GenerationGroup) -> None:
         self.settings = settings
-        self.group = GenerationGroup()
-        self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        self.group = group
+        self.link = link
         welcome = self.link.welcome
         self.welcome = welcome
         self.cluster_environment = ElasticEnvironment(
@@ -107,13 +98,7 @@ class ElasticSession:
         # that a joiner writes no log folder and `prepare_data` has its barrier on the node.
         environment.set_rank(welcome.rank)
         set_rank_zero(welcome.rank)
-        self.group.form_local(
-            host=welcome.store_host,
-            port=welcome.store_port,
-            prefix=f"{welcome.node}/{welcome.incarnation}",
-            rank=environment.local_rank(),
-            world_size=welcome.num_local_workers,
-        )
+        accept_any_world()
         self.trainer: Any = None
         """The trainer that fits; `None` before."""
         self.progress = TrainingProgress()
@@ -150,6 +135,21 @@ class ElasticSession:
         """What it has to see, on every worker; `None` before the run has begun."""
         self.beginning = True
         """No member has trained before this generation: all run their `on_train_start` hooks together."""
+
+    @classmethod
+    def check_in(cls, agent_socket: str, settings: SessionSettings) -> ElasticSession:
+        """The session of a worker whose agent listens there. Raises what `WorkerLink` raises."""
+        group = GenerationGroup()
+        session = cls(settings, WorkerLink(agent_socket, environment.local_rank(), on_fail=group.cut), group)
+        welcome = session.welcome
+        group.form_local(
+            host=welcome.store_host,
+            port=welcome.store_port,
+            prefix=f"{welcome.node}/{welcome.incarnation}",
+            rank=environment.local_rank(),
+            world_size=welcome.num_local_workers,
+        )
+        return session
 
     # --- 1 set-up ----------------------------------------------------------------------------------------------------
 
@@ -197,10 +197,10 @@ class ElasticSession:
             hold_at_the_end(self.trainer)
             self.configured_for = seen_by(self.trainer)
             warm_up()  # on the node's local group
-            self._fingerprint = self._settings(), parameter_signature(self.trainer.lightning_module)
+            self._fingerprint = session_fingerprint(self), parameter_signature(self.trainer.lightning_module)
         self.group.destroy()
         if self.loaded_position is not None and not self.progress.trained:
-            self._go_to_loaded_position(self.loaded_position)
+            go_to_loaded_position(self, self.loaded_position)
         self.recorder.account.charge(self.recorder.account.current)
         try:
             assignment = self.link.ready(*self._fingerprint, run_dir=str(self.run_dir(self.trainer)))
@@ -216,7 +216,11 @@ class ElasticSession:
         share_state(self)
         telling.take_rank_zero(self, former)
         self.clock.mark("state")
-        self.strategy.wrap_model(sync=self.beginning)
+        self._begin(sync_weights=self.beginning)
+
+    def _begin(self, *, sync_weights: bool) -> None:
+        """All members hold one state and this worker is about to train with them."""
+        self.strategy.wrap_model(sync=sync_weights)
         self.in_group = True
         self.clock.mark("wrap")
         step = self.trainer.global_step
@@ -234,19 +238,6 @@ class ElasticSession:
         self.untold.append(self.generation)
         self.link.active(step)
 
-    def _settings(self) -> dict[str, str]:
-        return (
-            settings_fingerprint(self.trainer)
-            | self.settings.batches.fingerprint()
-            | (self.virtual.fingerprint(self.strategy.root_device) if self.virtual is not None else {})
-            | {
-                "ElasticCallback(seed)": str(self.settings.seed),
-                "ElasticCallback(evaluation)": self.settings.evaluation,
-                # the user's: a plan has set its own for a world that was provisional
-                "Trainer(accumulate_grad_batches)": str(self.batches.accumulate),
-            }
-        )
-
     def _form(self, assignment: Assign) -> None:
         self.generation = Generation.from_json(assignment.generation)
         self.cluster_environment.enter(rank=assignment.rank, world_size=assignment.world_size)
@@ -255,7 +246,7 @@ class ElasticSession:
         self.group.form(
             host=self.generation.store_host,
             port=self.generation.store_port,
-            prefix=f"{self.generation.instance}/gen{self.generation.number}",
+            prefix=self._store_prefix(),
             rank=assignment.rank,
             world_size=assignment.world_size,
             backend=self.strategy.group_backend(),
@@ -265,23 +256,20 @@ class ElasticSession:
             still_wanted=self.link.check,
         )
 
-    def _go_to_loaded_position(self, position: dict[str, Any]) -> None:
-        """Go on at the exact sample of the checkpoint, as a survivor of a rescale would."""
-        self.progress.load_state_dict(position)
-        self.progress.skip_hooks_of_checkpoint(self.trainer, validated=position["validated"])
-        self.progress.settle(self.trainer)
-        training_state.clear_restart_flags(self.trainer.fit_loop)
+    def _store_prefix(self) -> str:
+        """Unique for the generation on the store that it meets on."""
+        return f"{self.generation.instance}/gen{self.generation.number}"
+
+    def signals(self) -> AbstractContextManager[None]:
+        """Inside, signals that ask this process to end make it leave at a step boundary."""
+        return graceful_signals(self.link.leaving)
 
     # --- 3 training --------------------------------------------------------------------------------------------------
 
     def bind_loader(self, loader: DataLoader[Any] | StreamLoader, *, first: bool = True) -> None:
         """Give a training loader its place in the world and in the epoch."""
         in_epoch = self.resuming and self.progress.phase is not LoopPhase.EPOCH_START
-        if first and isinstance(loader, StreamLoader):
-            self.batches.bind_streams(self, loader, in_epoch=in_epoch)
-            return
-        bind: Any = self.batches.bind if first else self.batches.bind_another
-        bind(self, loader, in_epoch=in_epoch, recorded=self.ledger is not None)
+        self.batches.bind_loader(self, loader, first=first, in_epoch=in_epoch, recorded=self.ledger is not None)
 
     def before_batch(self) -> None:
         """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
@@ -321,6 +309,9 @@ class ElasticSession:
                 padding=padding,
                 num_streams=self.batches.num_streams,
             )
+
+    def before_validation_batch(self) -> None:
+        """Called before each batch of a validation or sanity check; may raise like `before_batch`."""
 
     def before_optimizer_step(self) -> None:
         """Last look before weights change: on CUDA a failed collective raises late, or not at all."""
@@ -436,13 +427,19 @@ _current: ElasticSession | None = None
 
 
 def current_session(settings: SessionSettings | None = None) -> ElasticSession | None:
-    """This process's session; checks in with the agent on the first call. `None` where no agent of ours started it."""
+    """This process's session, made on the first call; `None` where torchrun has not started it."""
     global _current
     if _current is None:
-        socket_path = environment.agent_socket()
-        if socket_path is None:
+        socket_path, world = environment.agent_socket(), environment.torchelastic_world()
+        if socket_path is not None:
+            _current = ElasticSession.check_in(socket_path, settings or SessionSettings())
+        elif world is not None:
+            # Imported here: it is a kind of this file's session.
+            from dtf_lightning.lightning.restart_session import RestartSession
+
+            _current = RestartSession(world, settings or SessionSettings())
+        else:
             return None
-        _current = ElasticSession(socket_path, settings or SessionSettings())
     elif settings is not None:
         _current.settings = settings
     return _current

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in a live run: leave at a step boundary, so that nobody else notices more than a pause."""
+"""SIGTERM and Ctrl-C: leave at a step boundary, so that nobody else notices more than a pause."""
 
 from __future__ import annotations
 
@@ -32,3 +32,30 @@ def graceful_signals(ask_to_leave: Callable[[str], None]) -> Iterator[None]:
         for number, handler in former.items():
             # None: the handler was not installed from Python, which cannot put it back
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def stopping_signals(stop: Callable[[str], None], is_stopping: Callable[[], bool]) -> Iterator[None]:
+    """For workers that are started anew: inside, every SIGTERM, and the first Ctrl-C, calls `stop` with its name.
+
+    A scheduler that signals all processes of a node and the agent that passes it on make two of one SIGTERM. Once the
+    worker stops, the handlers stay: what it has still to write is not cut short by another one.
+    """
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupted = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if number == signal.SIGINT and interrupted:
+            signal.default_int_handler(number, frame)
+        interrupted |= number == signal.SIGINT
+        stop(signal.Signals(number).name)
+
+    for number in former:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        if not is_stopping():
+            for number, handler in former.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -67,19 +67,24 @@ def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any
 def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str, Any]) -> None:
     """Become what the sender of `dump_state` is."""
     load_start(trainer, state["start"])
-    connector = trainer._checkpoint_connector
-    connector._loaded_checkpoint = state["checkpoint"]
-    connector.restore_datamodule()
-    connector.restore_model()
-    connector.restore_callbacks()
-    connector.restore_training_state()
-    connector._loaded_checkpoint = {}
+    load_checkpoint(trainer, state["checkpoint"])
     clear_restart_flags(trainer.fit_loop)
     for name, metrics in state["metrics"].items():
         getattr(trainer._logger_connector, name).update(metrics)
     trainer.should_stop = state["should_stop"]
     trainer.accumulate_grad_batches = state["accumulate_grad_batches"]
     progress.load_state_dict(state["progress"])
+
+
+def load_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Resume from Lightning's checkpoint, as `fit(ckpt_path=...)` does."""
+    connector = trainer._checkpoint_connector
+    connector._loaded_checkpoint = checkpoint
+    connector.restore_datamodule()
+    connector.restore_model()
+    connector.restore_callbacks()
+    connector.restore_training_state()
+    connector._loaded_checkpoint = {}
 
 
 def clear_restart_flags(loop: _Loop) -> None:

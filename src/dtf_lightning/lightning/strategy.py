@@ -17,7 +17,8 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.evaluation import evaluate_once
 from dtf_lightning.lightning.loaders import make_elastic, same_data
 from dtf_lightning.lightning.rank_zero import set_rank_zero
-from dtf_lightning.lightning.session import ElasticSession, SessionSettings, current_session
+from dtf_lightning.lightning.session import ElasticSession, current_session
+from dtf_lightning.lightning.session_settings import SessionSettings
 from dtf_lightning.training.communication import is_communication_error
 from dtf_lightning.training.sampler import ElasticDistributedSampler
 

@@ -7,6 +7,7 @@ it was written) is passed over.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -205,7 +206,11 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
     for name, count in broken:
         data = Path(name).read_bytes()
         if count > (0 if data.endswith(b"\n") else 1):
-            raise SettingsError(f"{name}: {count} lines are no ledger lines; is this a ledger of dtf-lightning?")
+            number, line = next(_broken_lines(data))
+            raise SettingsError(
+                f"{name}:{number}: not a ledger line: {line[:80]!r} (one of {count} in this file); is this a ledger of "
+                "dtf-lightning?"
+            )
     versions = [row[0] for row in database.execute("SELECT DISTINCT v FROM lines WHERE v IS NOT NULL").fetchall()]
     if versions not in ([], [LEDGER_VERSION]):
         raise SettingsError(
@@ -220,6 +225,20 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
         raise SettingsError(
             f"generation {disagreeing[0]} began at different steps, {disagreeing[1]}: are these the ledgers of one run?"
         )
+
+
+def _broken_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """With their numbers, from 1."""
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            found = json.loads(line)
+            kind = found["kind"]
+            whole = kind in ("begin", "draw", "end") and {"step", "generation"} <= found.keys()
+            whole = whole and (kind != "draw" or {"samples", "padding"} <= found.keys())
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            yield number, line
 
 
 def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:

@@ -253,6 +253,12 @@ def test_resumed_from_a_checkpoint_of_other_data(
         (lambda: [train_loader(), train_loader()], {"tail": "exact"}, "steps are planned ahead .*ConcatDataset"),
         (lambda: [train_loader(), train_loader()], {"limit_train_batches": 0.5}, "Give a number of batches"),
         (in_streams, {"batch": "global"}, "only batch='per_rank' with tail='exact' is possible; got batch='global'"),
+        (
+            in_streams,
+            {"virtual_ranks": 2},
+            "but streams are dealt to the workers that there are, as those of InStreams",
+        ),
+        (in_shards, {"virtual_ranks": 2}, "but shards are dealt to the workers that there are, as those of InShards"),
         (in_streams, {"tail": "drop"}, "got batch='per_rank', tail='drop'"),
         (lambda: DataLoader(InStreams(Data()), batch_size=None), {}, "InStreams has no batch size"),
     ],

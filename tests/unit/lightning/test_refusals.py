@@ -214,19 +214,14 @@ def test_accepted_samplers(tmp_path: Path, run: RunOfOne, sampler: Any) -> None:
     assert_same_training(elastic, fit(tmp_path, elastic=False, loader=plain_loader(shuffle=False)))
 
 
-@pytest.mark.parametrize("strategy", ["auto", "ddp"])
-def test_inert_without_agent(tmp_path: Path, strategy: str,
-                             store_port: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """No agent started this process: same training as without the callback, said exactly once over fit and validate."""
-    under_stock_torchrun(monkeypatch, store_port)
+def test_inert_without_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun has not started this process: same training as without the callback, said exactly once."""
     said: list[str] = []
     monkeypatch.setattr("dtf_lightning.lightning.callback.rank_zero_info", said.append)
-    inert = fit(tmp_path, elastic=True, strategy=strategy, max_epochs=2)
+    inert = fit(tmp_path, elastic=True, max_epochs=2)
     inert.trainer.validate(inert.model, train_loader(), verbose=False)
     assert said == [INERT]
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    without = fit(tmp_path, elastic=False, loader=train_loader() if strategy == "auto" else None, max_epochs=2)
+    without = fit(tmp_path, elastic=False, loader=train_loader(), max_epochs=2)
     inert.model.validated = without.model.validated
     assert inert.model.losses == without.model.losses
     assert not pl.Trainer(callbacks=[ElasticCallback()], logger=False, barebones=False).callbacks[0].state_dict()

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from dtf_lightning.lightning.signals import graceful_signals
+from dtf_lightning.lightning.signals import graceful_signals, stopping_signals
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -57,3 +57,26 @@ def test_each_use_asks_anew():
         with graceful_signals(asked.append):
             signal.raise_signal(signal.SIGTERM)
     assert asked == ["SIGTERM"] * 2
+
+
+def test_workers_that_are_started_anew_take_any_number_of_sigterms():
+    """The scheduler's and the agent's are one; a second Ctrl-C interrupts. Who does not stop has the former handlers back."""
+    before = [signal.getsignal(number) for number in NUMBERS]
+    asked = []
+    with stopping_signals(asked.append, lambda: False):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert asked == ["SIGTERM"] * 3 + ["SIGINT"]
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+def test_a_worker_that_stops_is_not_cut_short():
+    """What it has still to write comes after the loops were left: the handlers stay."""
+    asked = []
+    with stopping_signals(asked.append, lambda: bool(asked)):
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert asked == ["SIGTERM", "SIGTERM"]

@@ -111,8 +111,8 @@ def test_torn_line_and_unfinished_run(tmp_path, capsys):
     ("text", "message"),
     [
         ("", "are no ledger|has no|0 workers"),
-        ("hello\nworld\n", "lines are no ledger lines"),
-        ('{"v":1,"kind":"draw","generation":1}\n', "1 lines are no ledger lines"),
+        ("hello\nworld\n", r"jsonl:1: not a ledger line: b'hello'"),
+        ('{"v":1,"kind":"draw","generation":1}\n', "not a ledger line"),
         ('{"v":2,"kind":"end","generation":1,"rank":0,"step":1}\n', r"ledger versions \[2\]"),
         (
             (

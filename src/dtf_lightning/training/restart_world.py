@@ -1,0 +1,74 @@
+"""How workers that torchelastic has just started find each other, on a store that may have served others before.
+
+The store at MASTER_ADDR may be the agent's and outlive a round of workers, so that it still holds what the last ones
+wrote; and nothing that torchelastic tells a worker (the restart count is each node's own) names the round on all nodes.
+So the members agree on a word that no earlier round has used: every member says a word of its own, rank 0 answers each
+word it sees with the round's, and waits until so many members have taken that up as the world has. What an earlier round
+has left is answered too, and nobody hears it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from dtf_lightning.environment import TorchelasticWorld
+
+PATIENCE = timedelta(minutes=30)
+"""For the slowest member's imports."""
+POLL = 0.01
+"""Seconds between two looks of rank 0 at who has come."""
+
+
+def connect(world: TorchelasticWorld, patience: timedelta = PATIENCE) -> dist.TCPStore:
+    """The workers' store; rank 0 hosts it where the agent does not. Must be kept as long as the workers meet on it.
+
+    Raises torch's `DistNetworkError` or `DistStoreError` when it does not answer in time.
+    """
+    return dist.TCPStore(
+        world.store_host,
+        world.store_port,
+        is_master=world.rank == 0 and not world.agent_hosts_store,
+        wait_for_workers=False,
+        timeout=patience,
+        multi_tenant=True,
+    )
+
+
+def agree_on_word(store: dist.Store, rank: int, world_size: int, patience: timedelta = PATIENCE) -> str:
+    """The round's word; every member gets the same, once all are there.
+
+    Raises torch's `DistStoreError`, on rank 0 `TimeoutError`, when a member does not come in time.
+    """
+    if rank == 0:
+        return _answer(store, world_size, patience)
+    own = uuid.uuid4().hex
+    store.set(f"dtf/here/{rank}", own)
+    store.wait([f"dtf/word/{own}"], patience)
+    word = store.get(f"dtf/word/{own}").decode()
+    store.add(f"dtf/taken/{word}", 1)
+    return word
+
+
+def _answer(store: dist.Store, world_size: int, patience: timedelta) -> str:
+    word, answered = uuid.uuid4().hex, set[bytes]()
+    deadline, pause = time.monotonic() + patience.total_seconds(), threading.Event()
+    while store.add(f"dtf/taken/{word}", 0) < world_size - 1:
+        for rank in range(1, world_size):
+            if not store.check([f"dtf/here/{rank}"]):
+                continue
+            own = store.get(f"dtf/here/{rank}")
+            if own not in answered:
+                answered.add(own)
+                store.set(f"dtf/word/{own.decode()}", word)
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"{world_size - 1 - store.add(f'dtf/taken/{word}', 0)} of {world_size} workers did not come within "
+                f"{patience.total_seconds():g} s; are they still importing, or has their node gone?"
+            )
+        pause.wait(POLL)
+    return word

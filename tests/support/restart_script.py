@@ -1,0 +1,63 @@
+# ruff: noqa: T201  (its output is what the tests wait for)
+"""A training script as a user writes it, slowed down until the file `fast` is there.
+
+restart_script.py FOLDER EVERY
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from dtf_lightning import ElasticCallback
+
+NUM_SAMPLES, BATCH, EPOCHS = 120, 2, 3
+
+
+class Net(pl.LightningModule):
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.pause = folder, threading.Event()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+
+    def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
+        if not (self.folder / "fast").exists():
+            self.pause.wait(0.05)
+        return self.layers(batch[0]).pow(2).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="[%(name)s] %(message)s")
+    memory = folder / os.environ.get("MEMORY", "memory")
+    memory.mkdir(exist_ok=True)
+    callback = ElasticCallback(
+        ledger=True, run_dir=str(folder), snapshot_every_n_steps=int(sys.argv[2]), snapshot_dir=str(memory)
+    )
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS, callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, num_nodes=3, strategy="ddp",
+    )  # fmt: skip
+    pl.seed_everything(1, verbose=False)
+    model = Net(folder)
+    data = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
+    print(f"worker {os.getpid()} rank {trainer.global_rank} of {os.environ['WORLD_SIZE']}", flush=True)
+    trainer.fit(model, DataLoader(TensorDataset(data), batch_size=BATCH, shuffle=True))
+    weights = sum(parameter.sum().item() for parameter in model.parameters())
+    print(
+        f"done rank {trainer.global_rank} of {trainer.world_size} step {trainer.global_step} {weights:.9f}", flush=True
+    )
+
+
+if __name__ == "__main__":
+    main()
