@@ -41,11 +41,6 @@ def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any] | Stre
             ShardedElasticSampler if isinstance(loader.dataset, ShardedElasticDataset) else ElasticDistributedSampler
         )
         sampler = kind(loader.dataset, shuffle=sampler.shuffle, seed=sampler.seed, tail=tail)
-    if settings.virtual_ranks is not None and isinstance(sampler, ShardedElasticSampler):
-        raise SettingsError(
-            f"virtual_ranks={settings.virtual_ranks} asks for the same samples per logical rank in every world; data in "
-            f"shards ({type(loader.dataset).__name__}) is divided by which worker holds it. Use one or the other."
-        )
     made: Any = _update_dataloader(loader, sampler)
     if settings.planned:
         # A DataLoader forbids it once it is made, for the sake of iterators that exist; here there is none yet.

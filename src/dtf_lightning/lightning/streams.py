@@ -125,12 +125,6 @@ def _refuse(loader: DataLoader[Any], settings: BatchSettings) -> None:
             f"the training loader over {name} has no batch size: the data decides itself what a batch is, so that nobody "
             "can count its samples. Let it yield samples, and pass DataLoader(batch_size=...)."
         )
-    if settings.virtual_ranks is not None:
-        raise SettingsError(
-            f"the training data set {type(loader.dataset).__name__} is iterable and virtual_ranks={settings.virtual_ranks} "
-            "asks for the same samples per logical rank in every world, which only an order known ahead can give. Use a "
-            "map-style data set, or leave virtual_ranks out."
-        )
     if settings.batch != "per_rank" or settings.tail not in (None, "exact"):
         raise SettingsError(
             f"{name} is an IterableDataset, of which nobody knows how much is left: only batch='per_rank' with tail='exact' "

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
-from dtf_lightning import AdaptiveLearningRate, ShardedElasticDataset
+from dtf_lightning import AdaptiveLearningRate
 from dtf_lightning.coordination import messages
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.lightning.callback import ElasticCallback
@@ -159,26 +159,6 @@ def test_drop(tmp_path: Path, run: RunOfOne) -> None:
 def test_data_smaller_than_a_step_that_is_dropped(tmp_path: Path, run: RunOfOne) -> None:
     with pytest.raises(SettingsError, match=r"steps of 12 samples; the data set has 8"):
         virtual(tmp_path, run, tail="drop", loader=train_loader(dataset=Data(8)))
-
-
-def test_data_that_cannot_be_divided_by_logical_ranks(tmp_path: Path, start_run: Any) -> None:
-    class Stream(torch.utils.data.IterableDataset):
-        num_shards = 2
-
-        def shard(self, num_shards: int, index: int) -> Any:
-            return self
-
-        def __iter__(self) -> Any:
-            return iter(())
-
-    class Shards(ShardedElasticDataset):
-        def load_shard(self, shard: int) -> Any:
-            return range(8)
-
-    with pytest.raises(SettingsError, match="Stream is iterable and virtual_ranks=3"):
-        virtual(tmp_path, start_run(), loader=torch.utils.data.DataLoader(Stream(), batch_size=2))
-    with pytest.raises(SettingsError, match=r"shards \(Shards\) is divided by which worker holds it"):
-        virtual(tmp_path, start_run(), loader=train_loader(dataset=Shards([8, 8, 8])))
 
 
 class FreezeLater(Callback):
