@@ -173,14 +173,14 @@ class FaultInjector(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         first = next(module for module in pl_module.modules() if any(True for _ in module.parameters(recurse=False)))
         first.register_forward_pre_hook(lambda *_: self._in_forward(trainer, pl_module))
-        for optimizer in trainer.optimizers:
-            optimizer.register_step_post_hook(lambda *_: self._meet(Phase.AFTER_OPTIMIZER_STEP))
 
     def _in_forward(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
         if trainer.training and pl_module.training:
             self._meet(Phase.FORWARD)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        for optimizer in trainer.optimizers:  # not before: a run that begins may configure others than set-up has made
+            optimizer.register_step_post_hook(lambda *_: self._meet(Phase.AFTER_OPTIMIZER_STEP))
         self._meet(Phase.TRAIN_START)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Any) -> None:  # noqa: ARG002
