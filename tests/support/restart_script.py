@@ -45,8 +45,9 @@ def main() -> None:
         ledger=True, run_dir=str(folder), snapshot_every_n_steps=int(sys.argv[2]), snapshot_dir=str(memory)
     )
     trainer = pl.Trainer(
-        max_epochs=EPOCHS, callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, num_nodes=3, strategy="ddp",
+        max_epochs=EPOCHS, callbacks=[callback], accelerator="cpu", devices=int(os.environ["LOCAL_WORLD_SIZE"]),
+        num_nodes=3, strategy="ddp", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
     pl.seed_everything(1, verbose=False)
     model = Net(folder)
