@@ -17,11 +17,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dtf_lightning import BestCheckpoints, DivergenceStopping
 from dtf_lightning.errors import CheckpointError, SettingsError
+from dtf_lightning.lightning.rollback import _install
+from dtf_lightning.training.batches import ElasticBatchSampler
 from dtf_lightning.training.checkpoints.compare import compare
 from dtf_lightning.training.checkpoints.folder import CheckpointFolder
 from dtf_lightning.training.checkpoints.reader import best_checkpoint, latest_checkpoint, verify
 from dtf_lightning.training.checkpoints.storage import open_storage
 from dtf_lightning.training.divergence import DivergenceKind, DivergenceSettings
+from dtf_lightning.training.sampler import ElasticDistributedSampler
 
 warnings.filterwarnings("ignore", module="lightning")
 
@@ -404,3 +407,12 @@ def test_settings_of_both_callbacks(tmp_path):
             DivergenceStopping(**wrong)
     settings = DivergenceSettings(patience=1)
     assert DivergenceStopping(settings=settings)._detector.settings is settings
+
+
+def test_planned_steps_exclude_no_samples():
+    """A batch sampler that draws from a plan would not see the substitutes: it is said, not done by half."""
+    planned = DataLoader(list(range(8)), batch_size=2)
+    batches = ElasticBatchSampler(ElasticDistributedSampler(list(range(8)), num_replicas=1, rank=0), 2)
+    object.__setattr__(planned, "batch_sampler", batches)  # as `make_elastic` does
+    with pytest.warns(UserWarning, match="planned ahead"):
+        assert _install(planned, {1}) is None

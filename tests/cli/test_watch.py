@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -34,7 +35,25 @@ def run(store):
     store.delete(keys.prefix, prefix=True)
 
 
-def test_ctrl_c_on_a_terminal(etcd, run):
+@pytest.fixture
+def heeds_ctrl_c():
+    """A test run in the background of a shell ignores SIGINT, and what it starts would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """What comes next; nothing when the other end is closed."""
+    ready, _, _ = select.select([descriptor], [], [], 30)
+    assert ready, "nothing came to the terminal for 30 s"
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # the terminal's other end is closed
+        return b""
+
+
+def test_ctrl_c_on_a_terminal(etcd, run, heeds_ctrl_c):
     """A screen that redraws itself; Ctrl-C ends it with 130, gives the cursor back and prints no traceback."""
     pytest.importorskip("rich", reason="the live screen needs rich: pip install 'dtf-lightning[rich]'")
     ours, theirs = pty.openpty()
@@ -44,13 +63,10 @@ def test_ctrl_c_on_a_terminal(etcd, run):
         os.close(theirs)
         seen = b""
         while b"alpha-1" not in seen:
-            seen += os.read(ours, 65536)
+            seen += read_terminal(ours)
         watching.send_signal(signal.SIGINT)
-        try:
-            while data := os.read(ours, 65536):
-                seen += data
-        except OSError:  # the terminal's other end is closed
-            pass
+        while data := read_terminal(ours):
+            seen += data
         assert watching.wait(30) == 130
     os.close(ours)
     text = seen.decode()

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader
 
 from dtf_lightning.lightning.best_checkpoints import BestCheckpoints
+from dtf_lightning.training.batches import ElasticBatchSampler
 from dtf_lightning.training.learning_rate_cut import cut_learning_rates, hyperparameters, restore_hyperparameters
 from dtf_lightning.training.rank_zero_work import from_rank_zero
 from dtf_lightning.training.skipping_sampler import SkippingSampler, exclude
@@ -120,6 +121,12 @@ def _install(loader: Any, excluded: set[int]) -> SkippingSampler | None:
         rank_zero_warn(
             f"DivergenceStopping cannot leave samples out of a {type(loader).__name__} without a BatchSampler; a "
             "rollback will restore the weights and cut the learning rate only"
+        )
+        return None
+    if isinstance(batches, ElasticBatchSampler):
+        rank_zero_warn(
+            "DivergenceStopping cannot leave samples out of steps that are planned ahead (batch='global', tail='exact', "
+            "virtual_ranks, a policy of your own); a rollback will restore the weights and cut the learning rate only"
         )
         return None
     if not isinstance(batches.sampler, SkippingSampler):
