@@ -6,7 +6,8 @@ sockets belong to the group (those that appear while it is formed) and shuts the
 accept thread ends the process with `std::terminate` when its socket fails; and none that the user's code opened before
 or later (a logger's, a database's).
 
-Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group` (both of `distributed_c10d`).
+Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group`, `_world.group_count` (all of
+`distributed_c10d`).
 """
 
 from __future__ import annotations
@@ -109,6 +110,9 @@ class GenerationGroup:
         try:
             still_wanted()
             store = self._meet(host, port, prefix, rank, world_size, timedelta(seconds=connect_timeout))
+            # Part of every key in the store. One that was raised by a group that could not be formed stays raised: this
+            # member would look for the others under another name, in this generation and in all that follow.
+            dist.distributed_c10d._world.group_count = 0
             # gloo cannot be interrupted while it connects to a member that went away right then: it waits five times
             # the group's timeout. All members are there, so a short one does, and the real one is set afterwards.
             dist.init_process_group(

@@ -111,6 +111,25 @@ def test_next_generation_after_a_cut_while_connecting(start_ranks, store, new_pr
     assert rank.call("all_reduce") == 1
 
 
+def test_members_of_which_one_has_failed_to_form_before(start_ranks, store, new_prefix):
+    """One could not connect in the last generation, the other is new, or could: they find each other all the same."""
+    (failed, new), prefix = start_ranks(2), new_prefix()
+    store.set(f"{prefix}/arrived/1", "")
+    failed.start("form", store.port, prefix, 0, 2, 600.0)
+    store.wait([f"{prefix}/0//cpu//0/0"])
+    failed.cut()
+    with pytest.raises(RankFailed):
+        failed.result()
+    failed.call("destroy")
+    prefix = new_prefix()
+    for index, rank in enumerate((failed, new)):
+        rank.start("form", store.port, prefix, index, 2)
+    for rank in (failed, new):
+        rank.result()
+        rank.start("all_reduce")
+    assert [rank.result() for rank in (failed, new)] == [2, 2]
+
+
 def test_a_member_that_does_not_come(start_ranks, store, new_prefix):
     """The wait is finite, and its end counts as a failed collective."""
     (rank,) = start_ranks(1)
