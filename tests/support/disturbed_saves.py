@@ -35,6 +35,8 @@ class DisturbedCheckpoints(BestCheckpoints):
         return folder
 
     def _save(self, trainer, metrics) -> None:
+        if trainer.global_step == STEP and self._writer is not None:
+            self._writer.flush()  # or the save before it would be taken for it
         # A second save would wait for the first, and all ranks with it.
         if not self._waits or trainer.global_step <= STEP or trainer.global_step > AGAIN:
             super()._save(trainer, metrics)
