@@ -36,17 +36,15 @@ def test_a_run_is_seen_from_everywhere(make_run, etcd):
             before = run.wait_for_world(2)
             run.start("c")
             before = run.wait_for_world(3, after=before)
-            metrics = scrape_until(run.folder, "a", lambda found: found.get('dtf_rescales_total{kind="join"}', 0) >= 1)
+            metrics = scrape_until(run.folder, "a", three_train)
             psutil.Process(run.nodes["b"].worker_pids()[0]).kill()
             run.wait_for_world(2, after=before)
             scrape_until(run.folder, "a", lambda found: found.get('dtf_rescales_total{kind="failure"}') == 1)
             run.stop()
             run.wait_until_over(failed=1)
             watched, errors = watching.communicate(timeout=PATIENCE)
-    assert metrics["dtf_world_size"] == 3
     assert metrics["dtf_step"] > 0
     assert metrics['dtf_time_seconds{bucket="productive",worker="a/0"}'] > 0
-    assert metrics['dtf_rescale_pause_seconds_count{kind="join"}'] >= 1
     check_traces(run, collector)
     assert (watching.returncode, errors) == (0, "")
     for text in ("c: member, active", "failure: 2 workers train again after", "evaluated at step", "run finished"):
@@ -56,6 +54,12 @@ def test_a_run_is_seen_from_everywhere(make_run, etcd):
         assert store.query(BALANCE).fetchall() == []
         assert {row["rescale"] for row in store.rows("FROM rescales")} >= {"join", "failure"}
         assert store.rows("SELECT DISTINCT worker FROM workers WHERE ending = 'killed'") == [{"worker": "b/0"}]
+
+
+def three_train(metrics):
+    """The third node's join is done and counted; the first generation may have had one member or two."""
+    joins = 'dtf_rescales_total{kind="join"}', 'dtf_rescale_pause_seconds_count{kind="join"}'
+    return metrics.get("dtf_world_size") == 3 and all(metrics.get(name, 0) >= 1 for name in joins)
 
 
 def scrape_until(folder, node, holds):
