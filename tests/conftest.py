@@ -6,6 +6,7 @@ Collecting the unit tests imports neither torch nor Lightning: this file must no
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 
 import pytest
@@ -21,6 +22,9 @@ pytest_plugins = ["pytester"]  # for the police's own test
 
 def pytest_configure(config: pytest.Config) -> None:
     leaks.mark_children(uuid.uuid4().hex)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # The shell does so for what it runs in the background, and what the tests start would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

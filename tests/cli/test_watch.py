@@ -35,14 +35,6 @@ def run(store):
     store.delete(keys.prefix, prefix=True)
 
 
-@pytest.fixture
-def heeds_ctrl_c():
-    """A test run in the background of a shell ignores SIGINT, and what it starts would inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def read_terminal(descriptor: int) -> bytes:
     """What comes next; nothing when the other end is closed."""
     ready, _, _ = select.select([descriptor], [], [], 30)
@@ -53,7 +45,7 @@ def read_terminal(descriptor: int) -> bytes:
         return b""
 
 
-def test_ctrl_c_on_a_terminal(etcd, run, heeds_ctrl_c):
+def test_ctrl_c_on_a_terminal(etcd, run):
     """A screen that redraws itself; Ctrl-C ends it with 130, gives the cursor back and prints no traceback."""
     pytest.importorskip("rich", reason="the live screen needs rich: pip install 'dtf-lightning[rich]'")
     ours, theirs = pty.openpty()
