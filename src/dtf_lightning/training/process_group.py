@@ -110,9 +110,7 @@ class GenerationGroup:
         try:
             still_wanted()
             store = self._meet(host, port, prefix, rank, world_size, timedelta(seconds=connect_timeout))
-            # Part of every key in the store. One that was raised by a group that could not be formed stays raised: this
-            # member would look for the others under another name, in this generation and in all that follow.
-            dist.distributed_c10d._world.group_count = 0
+            _forget_failed_groups()
             # gloo cannot be interrupted while it connects to a member that went away right then: it waits five times
             # the group's timeout. All members are there, so a short one does, and the real one is set afterwards.
             dist.init_process_group(
@@ -276,6 +274,15 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _forget_failed_groups() -> None:
+    """Count groups from 0: the count is part of every key in the store.
+
+    One that was raised by a group that could not be formed stays raised: this member would look for the others under
+    another name, in this generation and in all that follow.
+    """
+    dist.distributed_c10d._world.group_count = 0
 
 
 def _shut_all_down(names: frozenset[str]) -> None:
