@@ -127,14 +127,17 @@ class GenerationGroup:
             self._raise_if_cut(error)
             raise
         finally:
-            with self._lock:
-                stores = self._store.sockets if self._store is not None else frozenset()
-                self._own = set(_open_sockets().values()) - self._before - stores
-                if self._cut or not formed:
-                    self._store = None  # shut down, or not to be trusted: the next generation connects anew
-                self._forming = False
-                self._formed.set()
+            self._end_forming(formed=formed)
         self._raise_if_cut()
+
+    def _end_forming(self, *, formed: bool) -> None:
+        with self._lock:
+            stores = self._store.sockets if self._store is not None else frozenset()
+            self._own = set(_open_sockets().values()) - (self._before or set()) - stores
+            if self._cut or not formed:
+                self._store = None  # shut down, or not to be trusted: the next generation connects anew
+            self._forming = False
+            self._formed.set()
 
     def _meet(
         self, host: str, port: int, prefix: str, rank: int, world_size: int, timeout: timedelta
