@@ -85,7 +85,7 @@ def test_join_during_validation(make_run, tmp_path):
     held = Fault(at="validation", step=11, rank=0, action="hold", until=str(tmp_path / "go"))
     run = make_run(Training(faults=(held,), callbacks=ALL_CALLBACKS), min_nodes=3)
     run.start("a", "b", "c")
-    run.wait_for_world(3)
+    run.wait_for_draws(3 * 11)  # the epoch's last batch: what comes now is its validation
     run.start("d")
     run.wait_for(lambda view: view.directive is not None and view.directive.boundary, "the stop")
     (tmp_path / "go").touch()

@@ -171,12 +171,14 @@ class ElasticRun:
 
     def wait_for_steps(self, number: int) -> None:
         """Until so many more batches have been drawn."""
+        self.wait_for_draws(self._num_drawn() + number)
 
-        def drawn() -> int:
-            return sum(path.read_bytes().count(b"draw") for path in self.folder.glob("ledger/*.jsonl"))
+    def wait_for_draws(self, number: int) -> None:
+        """Until so many batches have been drawn since the run began, over all workers."""
+        self._poll(lambda: self._num_drawn() >= number, f"{number} batches")
 
-        target = drawn() + number
-        self._poll(lambda: drawn() >= target, f"{number} more batches")
+    def _num_drawn(self) -> int:
+        return sum(path.read_bytes().count(b"draw") for path in self.folder.glob("ledger/*.jsonl"))
 
     def wait_for_file(self, path: Path) -> None:
         self._poll(path.exists, f"the file {path.name}")
