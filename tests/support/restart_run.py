@@ -74,7 +74,7 @@ class RestartRun:
         for node in self.nodes:
             if node.process.poll() is None:
                 assert node.wait() == 0, node.output
-            done += re.findall(r"done rank .*", node.output)
+            done += re.findall(r"done rank \d+ of \d+ step \d+ \S+?\.\d{9}", node.output)
         return done
 
     def close(self) -> None:

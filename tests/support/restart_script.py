@@ -55,9 +55,11 @@ def main() -> None:
     print(f"worker {os.getpid()} rank {trainer.global_rank} of {os.environ['WORLD_SIZE']}", flush=True)
     trainer.fit(model, DataLoader(TensorDataset(data), batch_size=BATCH, shuffle=True))
     weights = sum(parameter.sum().item() for parameter in model.parameters())
-    print(
-        f"done rank {trainer.global_rank} of {trainer.world_size} step {trainer.global_step} {weights:.9f}", flush=True
+    # One write: the ranks' lines must not mix.
+    sys.stdout.write(
+        f"done rank {trainer.global_rank} of {trainer.world_size} step {trainer.global_step} {weights:.9f}\n"
     )
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
