@@ -24,7 +24,7 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.events import SCHEMA_VERSION, Event, EventLogError, NewerEvents, StepsDone, UnknownEvent, parse_event
 from dtf_lightning.results.ledger_audit import audit_run
 from dtf_lightning.training.ledger import read_ledger
-from dtf_lightning.training.rescale_audit import rescale_costs
+from dtf_lightning.training.rescale_audit import GenerationCost, rescale_costs
 
 if TYPE_CHECKING:
     import duckdb
@@ -304,11 +304,9 @@ def _sync_ledgers(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: 
     if not ledgers:
         return
     try:
-        for path in ledgers:
-            deque(read_ledger(path), maxlen=0)  # names file and line of what is broken
+        # First what looks at every line, and names file and line of what is broken.
+        costs = _rescale_costs(ledgers, size)
         found = audit_run(run_dir, dataset_size=size)
-        # Of streams nobody knows how many samples they should have had.
-        costs = rescale_costs(ledgers, size) if size is not None else []
     except ValueError as error:  # no audit is better than one of half the samples
         report.corrupt.append(str(error))
         where = re.match(r"(?:.*/)?(ledger/[^/]*?):(?:(\d+):)? (.*)", str(error), re.DOTALL)
@@ -332,3 +330,12 @@ def _sync_ledgers(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: 
                 cost.samples_lost, cost.samples_repeated, cost.padding,
             ],
         )  # fmt: skip
+
+
+def _rescale_costs(ledgers: list[Path], size: int | None) -> list[GenerationCost]:
+    """None for streams: nobody knows how many samples they should have had. Raises `ValueError` for a broken line."""
+    if size is not None:
+        return rescale_costs(ledgers, size)
+    for path in ledgers:
+        deque(read_ledger(path), maxlen=0)
+    return []

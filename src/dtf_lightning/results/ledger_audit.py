@@ -7,7 +7,7 @@ it was written) is passed over.
 
 from __future__ import annotations
 
-import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -17,8 +17,8 @@ from typing import Any
 import duckdb
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.training.ledger import LEDGER_VERSION, read_ledger
 
-LEDGER_VERSION = 1
 """The one that this file's SQL reads; `training/ledger.py` writes it."""
 SHOWN = 10
 """Sample ids in a line of the text."""
@@ -206,11 +206,12 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
     for name, count in broken:
         data = Path(name).read_bytes()
         if count > (0 if data.endswith(b"\n") else 1):
-            number, line = next(_broken_lines(data))
-            raise SettingsError(
-                f"{name}:{number}: not a ledger line: {line[:80]!r} (one of {count} in this file); is this a ledger of "
-                "dtf-lightning?"
-            )
+            hint = f"{count} lines of this file are no ledger lines; is it a ledger of dtf-lightning?"
+            try:
+                deque(read_ledger(Path(name)), maxlen=0)
+            except ValueError as error:  # names the first
+                raise SettingsError(f"{error} ({hint})") from None
+            raise SettingsError(f"{name}: {hint}")
     versions = [row[0] for row in database.execute("SELECT DISTINCT v FROM lines WHERE v IS NOT NULL").fetchall()]
     if versions not in ([], [LEDGER_VERSION]):
         raise SettingsError(
@@ -225,20 +226,6 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
         raise SettingsError(
             f"generation {disagreeing[0]} began at different steps, {disagreeing[1]}: are these the ledgers of one run?"
         )
-
-
-def _broken_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """With their numbers, from 1."""
-    for number, line in enumerate(data.splitlines(), start=1):
-        try:
-            found = json.loads(line)
-            kind = found["kind"]
-            whole = kind in ("begin", "draw", "end") and {"step", "generation"} <= found.keys()
-            whole = whole and (kind != "draw" or {"samples", "padding"} <= found.keys())
-        except (ValueError, TypeError, KeyError):
-            whole = False
-        if not whole:
-            yield number, line
 
 
 def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:
