@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -71,7 +71,7 @@ def open_storage(location: str | os.PathLike[str]) -> Storage:
 
 
 class FileOperations:
-    """One system call each."""
+    """One system call each, and what is made of them."""
 
     def make_folder(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,28 @@ class FileOperations:
     def remove_folder(self, path: Path) -> None:
         path.rmdir()
 
+    @contextlib.contextmanager
+    def whole_file(self, target: Path) -> Iterator[Callable[[memoryview], None]]:
+        """Inside, the function given writes; the file has its name afterwards, synced, or an error leaves nothing."""
+        temporary = target.with_name(target.name + TEMPORARY)
+        file = self.create(temporary)
+
+        def write_all(data: memoryview) -> None:
+            while data:
+                data = data[self.write(file, data) :]
+
+        try:
+            try:
+                yield write_all
+                self.sync(file)
+            finally:
+                self.close(file)
+            self.rename(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                self.unlink(temporary)
+            raise
+
 
 class LocalStorage:
     """Temporary name, write, fsync, rename, fsync of the folder: in this order a file is whole under its name."""
@@ -115,27 +137,12 @@ class LocalStorage:
 
     def write(self, name: str, content: Write) -> Part:
         target = self.folder / name
-        temporary = target.with_name(target.name + TEMPORARY)
         self._do.make_folder(target.parent)
-        file = self._do.create(temporary)
-        writer = HashingWriter(lambda data: self._write_all(file, data))
-        try:
-            try:
-                content(cast("BinaryIO", writer))
-                self._do.sync(file)
-            finally:
-                self._do.close(file)
-            self._do.rename(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                self._do.unlink(temporary)
-            raise
+        with self._do.whole_file(target) as sink:
+            writer = HashingWriter(sink)
+            content(cast("BinaryIO", writer))
         self._do.sync_folder(target.parent)
         return Part(name, writer.size, writer.sha256())
-
-    def _write_all(self, file: int, data: memoryview) -> None:
-        while data:
-            data = data[self._do.write(file, data) :]
 
     def remove(self, name: str) -> None:
         target = self.folder / name

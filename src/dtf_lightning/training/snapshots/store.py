@@ -147,23 +147,8 @@ class SnapshotFolder:
             self._do.unlink(kept.pop().path)
 
     def _write_file(self, target: Path, packed: Packed, header: SnapshotHeader) -> None:
-        temporary = target.with_name(target.name + TEMPORARY)
-        file = self._do.create(temporary)
-        try:
-            try:
-                write_snapshot(packed, header, lambda data: self._write_all(file, data))
-                self._do.sync(file)
-            finally:
-                self._do.close(file)
-            self._do.rename(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                self._do.unlink(temporary)
-            raise
-
-    def _write_all(self, file: int, data: memoryview) -> None:
-        while data:
-            data = data[self._do.write(file, data) :]
+        with self._do.whole_file(target) as sink:
+            write_snapshot(packed, header, sink)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
