@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -28,7 +27,13 @@ from dtf_lightning.training.checkpoints.formats import load_verified, safetensor
 from dtf_lightning.training.checkpoints.reader import best_first, first_intact
 from dtf_lightning.training.checkpoints.record import Mode, Record
 from dtf_lightning.training.checkpoints.retention import AnyOf, BestN, LatestN, Policy
-from dtf_lightning.training.checkpoints.staging import StagedState, Staging, StateChanged
+from dtf_lightning.training.checkpoints.staging import (
+    StagedState,
+    Staging,
+    StateChanged,
+    optimizer_tensors,
+    storages_of,
+)
 from dtf_lightning.training.checkpoints.storage import Write, open_storage
 from dtf_lightning.training.checkpoints.summary import summary
 from dtf_lightning.training.rank_zero_work import from_rank_zero
@@ -256,7 +261,9 @@ class BestCheckpoints(Checkpoint):
                 return folder.records
             self._writer.reserve()
             staging = self._stagings[self._num_saves % len(self._stagings)]
-            staged = self._staged = staging.begin(checkpoint, steady=() if self._was_torn else _steady(trainer))
+            staged = self._staged = staging.begin(
+                checkpoint, steady=() if self._was_torn else storages_of(optimizer_tensors(trainer.optimizers))
+            )
             self._num_saves += 1
 
             def save() -> None:
@@ -372,16 +379,3 @@ def _best_policies(monitor: str | Sequence[str] | None, mode: Mode | Sequence[Mo
             f"BestCheckpoints: {len(monitors)} monitors and {len(modes)} modes; give one mode, or one each"
         )
     return tuple(BestN(best, name, its_mode) for name, its_mode in zip(monitors, modes, strict=True))
-
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-
-def _steady(trainer: pl.Trainer) -> set[int]:
-    """Addresses of what only an optimizer step changes: the optimizers' parameters and their state."""
-    found = set()
-    for optimizer in trainer.optimizers:
-        tensors = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        tensors += [value for state in optimizer.state.values() for value in state.values()]
-        found |= {tensor.untyped_storage().data_ptr() for tensor in tensors if type(tensor) in _PLAIN}
-    return found

@@ -15,12 +15,16 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dtf_lightning.errors import CheckpointError
 from dtf_lightning.lightning import state as training_state
 from dtf_lightning.training.checkpoints.background import BackgroundWriter
-from dtf_lightning.training.checkpoints.staging import StagedState, Staging, StateChanged
+from dtf_lightning.training.checkpoints.staging import (
+    StagedState,
+    Staging,
+    StateChanged,
+    optimizer_tensors,
+    storages_of,
+)
 from dtf_lightning.training.random_state import take_random_state
 from dtf_lightning.training.snapshots.packing import pack
 
@@ -55,7 +59,7 @@ class Snapshotter:
         if step // every == self._last_step // every or self._writer.num_in_flight:
             return
         self._last_step = step
-        staged = self._stage(steady=set() if self._was_torn else _storages_of_the_step(session.trainer))
+        staged = self._stage(steady=set() if self._was_torn else _steady(session.trainer))
         if staged is None:
             return
         header, self._staged = session.header("periodic"), staged
@@ -107,10 +111,6 @@ class Snapshotter:
             return None
 
 
-def _storages_of_the_step(trainer: Any) -> set[int]:
-    """Addresses of what only an optimizer step changes: parameters and the optimizers' tensors."""
-    tensors = list(trainer.lightning_module.parameters())
-    for optimizer in trainer.optimizers:
-        for state in optimizer.state.values():
-            tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+def _steady(trainer: Any) -> set[int]:
+    """What only an optimizer step changes, or nothing: frozen parameters as well."""
+    return storages_of([*trainer.lightning_module.parameters(), *optimizer_tensors(trainer.optimizers)])

@@ -12,17 +12,33 @@ Whatever can be pickled can be staged; tensors that share memory still share it 
 from __future__ import annotations
 
 import io
-import pickle
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 
 from dtf_lightning.errors import CheckpointError
+from dtf_lightning.training.tensor_pickle import TensorPickler, TensorUnpickler
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 SMALL = 1 << 16
 """Bytes; what is smaller is copied at once."""
+
+
+def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> list[Any]:
+    """The parameters that the optimizers step, and the values of their state."""
+    found: list[Any] = []
+    for optimizer in optimizers:
+        found += [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        found += [value for state in optimizer.state.values() for value in state.values()]
+    return found
+
+
+def storages_of(tensors: Iterable[Any]) -> set[int]:
+    """Addresses of the storages of plain tensors, for `Staging.begin(steady=...)`; whatever else is passed over."""
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if type(tensor) in _PLAIN}
 
 
 class StateChanged(CheckpointError):
@@ -90,7 +106,7 @@ class Staging:
         pickler.dump(state)
         copier.all_known()
         del self._buffers[copier.num_used :]
-        unpickler = _Unpickler(io.BytesIO(skeleton.getbuffer()), copier.tensors)
+        unpickler = TensorUnpickler(io.BytesIO(skeleton.getbuffer()), copier.tensors)
         return StagedState(unpickler.load(), copier)
 
 
@@ -140,7 +156,7 @@ class _Copier:
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         tensor_type = type(tensor)
-        plain = tensor_type in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+        plain = tensor_type in _PLAIN and tensor.layout is torch.strided
         if not plain or tensor.device.type not in ("cpu", "cuda") or tensor.is_conj() or tensor.is_neg():
             return tensor.detach().clone().cpu() if tensor.device.type != "meta" else tensor.detach()
         storage = self._stage(tensor)
@@ -186,26 +202,10 @@ def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
     return same_words and torch.equal(one[words:], other[words:])
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(TensorPickler):
     def __init__(self, file: io.BytesIO, copier: _Copier) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._copier = copier
-        self._seen: dict[int, int] = {}
-        self._kept: list[torch.Tensor] = []
-
-    def persistent_id(self, obj: Any) -> int | None:
-        if not isinstance(obj, torch.Tensor):
-            return None
-        if id(obj) not in self._seen:
-            self._kept.append(obj)
-            self._seen[id(obj)] = self._copier.take(obj)
-        return self._seen[id(obj)]
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
         super().__init__(file)
-        self._tensors = tensors
+        self._copier = copier
 
-    def persistent_load(self, pid: int) -> torch.Tensor:
-        return self._tensors[pid]
+    def take(self, tensor: torch.Tensor) -> int:
+        return self._copier.take(tensor)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from dtf_lightning.training.tensor_pickle import TensorPickler, TensorUnpickler
+
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
@@ -47,7 +49,7 @@ class Packed:
     def unpack(self) -> Any:
         """The state, on the storages themselves. Only for what `pack` has written: it is unpickled."""
         pickled, places = pickle.loads(self.skeleton)
-        return _Unpickler(io.BytesIO(pickled), [place.view(self.storages) for place in places]).load()
+        return TensorUnpickler(io.BytesIO(pickled), [place.view(self.storages) for place in places]).load()
 
 
 def pack(state: Any) -> Packed:
@@ -59,25 +61,17 @@ def pack(state: Any) -> Packed:
     return Packed(skeleton, pickler.storages)
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(TensorPickler):
     def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        super().__init__(file)
         self.places: list[TensorPlace] = []
         self.storages: list[torch.Tensor] = []
         self._known: dict[int, int] = {}
         """Address of a storage to its index."""
-        self._seen: dict[int, int] = {}
-        self._kept: list[torch.Tensor] = []
-        """Keeps ids and addresses from being used again meanwhile."""
 
-    def persistent_id(self, obj: Any) -> int | None:
-        if not isinstance(obj, torch.Tensor):
-            return None
-        if id(obj) not in self._seen:
-            self._kept.append(obj)
-            self.places.append(self._place(obj))
-            self._seen[id(obj)] = len(self.places) - 1
-        return self._seen[id(obj)]
+    def take(self, tensor: torch.Tensor) -> int:
+        self.places.append(self._place(tensor))
+        return len(self.places) - 1
 
     def _place(self, tensor: torch.Tensor) -> TensorPlace:
         kind = type(tensor)
@@ -96,12 +90,3 @@ class _Pickler(pickle.Pickler):
             stride=tuple(tensor.stride()),
             parameter=tensor.requires_grad if kind is torch.nn.Parameter else None,
         )
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
-        super().__init__(file)
-        self._tensors = tensors
-
-    def persistent_load(self, pid: int) -> torch.Tensor:
-        return self._tensors[pid]
