@@ -76,6 +76,7 @@ class ForkServer:
             message = _receive(self._connection)
             assert message is not None, "the fork server is gone"
             if message[0] == "forked":
+                self._exit_codes.pop(message[1], None)  # an earlier child's: process ids are used again
                 return int(message[1])
             self._exit_codes[message[1]] = message[2]
 

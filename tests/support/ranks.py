@@ -7,6 +7,7 @@ does, and is the one that cuts the group.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import queue
@@ -77,6 +78,10 @@ class Rank:
         """From the listening thread, whatever the main thread does."""
         self._connection.send(("cut", ()))
 
+    def hang_up(self) -> None:
+        """From the listening thread, too."""
+        self._connection.send(("hang_up", ()))
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
@@ -107,8 +112,8 @@ def _serve(connection: Connection) -> None:
                 name, args = connection.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            if name == "cut":
-                member.group.cut()
+            if name in ("cut", "hang_up"):
+                getattr(member.group, name)()
             else:
                 todo.put((name, args))
 
@@ -163,6 +168,12 @@ class _Member:
         ones = torch.ones(4)
         dist.all_reduce(ones)
         return ones.sum().item() / 4
+
+    def all_reduce_on(self, size: int, times: int | None = None) -> None:
+        """One after the other, so often, or until one fails."""
+        values = torch.zeros(size)
+        for _ in itertools.count() if times is None else range(times):
+            dist.all_reduce(values)
 
     def destroy(self) -> None:
         self.group.destroy()

@@ -277,10 +277,12 @@ class RestartSession(ElasticSession):
         if not isinstance(error, WorkerLeft):
             self.recorder.ended(f"{type(error).__name__}: {error}"[:2000], self.trainer.global_step)
             self.group.cut()
+            self.group.hang_up()
         return False
 
     def unwind(self, error: BaseException) -> None:
-        self.group.cut()  # at once: whoever is in the next step's collectives waits for this worker
+        self.group.cut()
+        self.group.hang_up()  # at once: whoever is in the next step's collectives waits for this worker
         self.snapshotter.wait_until_copied()
         super().unwind(error)
 

@@ -6,6 +6,14 @@ sockets belong to the group (those that appear while it is formed) and shuts the
 accept thread ends the process with `std::terminate` when its socket fails; and none that the user's code opened before
 or later (a logger's, a database's).
 
+gloo also forgets some waiters when a connection ends, who then sleep until the group's timeout (`Pair::signalException`
+of gloo in torch 2.13 wakes those of operations that have not begun): of a send whose write fails in gloo's event thread
+(`Pair::handleRemotePendingRecv`), of a send that is half written, and of a receive that is half read. So a cut
+* ends the reading half only, and holds the connection open until the next group has formed: no peer's write fails;
+* first lets what is under way arrive: without the member for whose sake the group is cut, the others' collectives come
+  to a halt within a round trip.
+What is left is a member that dies in the middle of a transfer.
+
 Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group`, `_world.group_count` (all of
 `distributed_c10d`).
 """
@@ -13,12 +21,16 @@ Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group`, `_
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import socket
+import sys
+import termios
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -31,6 +43,9 @@ log = logging.getLogger(__name__)
 
 _MESH_SHARE = 10
 """One try of gloo to connect the members, who are all there, gets this part of `connect_timeout`; gloo makes five."""
+
+_QUIET_SAMPLES, _QUIET_INTERVAL, _QUIET_TIMEOUT = 3, 0.0005, 0.05
+"""A group is quiet when so many looks, this far apart, found no byte under way; a cut waits so long for it (seconds)."""
 
 _groups: weakref.WeakSet[GenerationGroup] = weakref.WeakSet()
 
@@ -71,6 +86,8 @@ class GenerationGroup:
         self._connected = threading.Event()
         """The store is connected, or could not be, or nobody waits for it any more."""
         self._store: _StoreConnection | None = None
+        self._held: dict[str, socket.socket] = {}
+        """What keeps the connections of a cut group open, for its peers, until the next group is formed."""
         self.backend = ""
         _groups.add(self)
 
@@ -138,6 +155,8 @@ class GenerationGroup:
                 self._store = None  # shut down, or not to be trusted: the next generation connects anew
             self._forming = False
             self._formed.set()
+            if formed:
+                self._hang_up()  # all members of the group that was cut have unwound
 
     def _meet(
         self, host: str, port: int, prefix: str, rank: int, world_size: int, timeout: timedelta
@@ -203,9 +222,10 @@ class GenerationGroup:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
 
     def cut(self) -> None:
-        """Break the group off: every thread that blocks in one of its collectives, here or at a peer, gets an error.
+        """Break the group off: every thread of this process that blocks in one of its collectives gets an error.
 
-        Safe from any thread, at any time, also while the group is forming; without a group it does nothing.
+        Peers do not notice: they are cut by their own agents, or by `hang_up` or the end of this process. Safe from any
+        thread, at any time, also while the group is forming; without a group it does nothing.
         """
         with self._lock:
             if self._before is None:
@@ -217,6 +237,8 @@ class GenerationGroup:
             if "nccl" in self.backend and dist.is_initialized():
                 # The way out of a hung NCCL collective from another thread (torch >= 2.6); does nothing to gloo.
                 dist.distributed_c10d._abort_process_group()
+            if not (self._forming or already):
+                _wait_until_quiet(self._sockets())
             self._shut_connections_down()
             forming, formed = self._forming, self._formed
         if forming and not already:
@@ -224,6 +246,16 @@ class GenerationGroup:
                 target=self._cut_until_formed, args=(formed,), daemon=True, name="dtf-group-cutter"
             )
             cutter.start()
+
+    def hang_up(self) -> None:
+        """Let the peers of a group that was cut see it: their collectives end with an error."""
+        with self._lock:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        for connection in self._held.values():
+            connection.close()
+        self._held.clear()
 
     def _cut_until_formed(self, formed: threading.Event) -> None:
         """Connections appear one after the other while a group forms: cut until the main thread has noticed.
@@ -237,7 +269,12 @@ class GenerationGroup:
 
     def _shut_connections_down(self) -> None:
         for descriptor, name in self._sockets().items():
-            _shut_down(descriptor, name)
+            if name in self._held or (connection := _shut_down(descriptor, name)) is None:
+                continue
+            if self._forming:
+                connection.close()  # nothing is sent yet
+            else:
+                self._held[name] = connection
 
     def _sockets(self) -> dict[int, str]:
         """The group's sockets, as far as they have appeared."""
@@ -261,6 +298,7 @@ class GenerationGroup:
     def close(self) -> None:
         """Forget the group and hang up on the store. Idempotent."""
         self.destroy()
+        self.hang_up()
         self._store = None
 
     def _close_in_child(self) -> None:
@@ -269,6 +307,9 @@ class GenerationGroup:
         for descriptor in self._sockets():
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+        for connection in self._held.values():
+            with contextlib.suppress(OSError):
+                connection.close()
 
 
 def _after_fork_in_child() -> None:
@@ -290,23 +331,44 @@ def _forget_failed_groups() -> None:
 
 def _shut_all_down(names: frozenset[str]) -> None:
     for descriptor, name in _open_sockets().items():
-        if name in names:
-            _shut_down(descriptor, name)
+        if name in names and (connection := _shut_down(descriptor, name)) is not None:
+            connection.close()
 
 
-def _shut_down(descriptor: int, name: str) -> None:
-    """Shut one connected socket down, unless the descriptor has come to name another one meanwhile."""
+def _wait_until_quiet(descriptors: Iterable[int]) -> None:
+    """Until no byte is under way on these connections, or the wait is over (a frozen peer does not read)."""
+    end, quiet = time.monotonic() + _QUIET_TIMEOUT, 0
+    while quiet < _QUIET_SAMPLES and time.monotonic() < end:
+        quiet = 0 if any(_bytes_under_way(descriptor) for descriptor in descriptors) else quiet + 1
+        time.sleep(_QUIET_INTERVAL)
+
+
+def _bytes_under_way(descriptor: int) -> int:
+    """Bytes received and not yet read, and written and not yet acknowledged."""
+    count = 0
+    for request in (termios.FIONREAD, termios.TIOCOUTQ):
+        with contextlib.suppress(OSError):
+            count += int.from_bytes(fcntl.ioctl(descriptor, request, bytes(4)), sys.byteorder)
+    return count
+
+
+def _shut_down(descriptor: int, name: str) -> socket.socket | None:
+    """Shut the reading half of one connected socket; a duplicate of it, which keeps the connection open.
+
+    `None` if it is not connected, or if the descriptor has come to name another one meanwhile.
+    """
     try:
         duplicate = os.dup(descriptor)
     except OSError:
-        return
+        return None
     if os.readlink(f"/proc/self/fd/{duplicate}") != name:
         os.close(duplicate)
-        return
-    with socket.socket(fileno=duplicate) as connection, contextlib.suppress(OSError):
+        return None
+    connection = socket.socket(fileno=duplicate)
+    try:
         connection.getpeername()  # raises for a listening socket, which must not be touched
-        # The reading half only. gloo closes the connection when it has read to the end, so that the peer sees it too. If
-        # a write failed before that, gloo's event thread would forget the send that it was for, whose waiter then
-        # sleeps until the group's timeout (gloo 2.13: `Pair::handleRemotePendingRecv` takes the send from the pending ones, and
-        # `signalException` does not find it there).
         connection.shutdown(socket.SHUT_RD)
+    except OSError:
+        connection.close()
+        return None
+    return connection

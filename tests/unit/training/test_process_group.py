@@ -42,14 +42,42 @@ def test_cut_frees_a_main_thread_whose_peer_is_frozen(start_group):
     frozen.signal(signal.SIGCONT)
 
 
-def test_peers_of_a_cut_see_an_error(start_group):
+def test_peers_of_a_cut_see_it_when_it_hangs_up(start_group):
     """Rank 1 waits in an all-reduce that rank 0 will never enter."""
     cutting, waiting = start_group(2)
     waiting.start("all_reduce")
     cutting.cut()
+    with pytest.raises(RankFailed):
+        cutting.call("all_reduce")  # it is cut
+    cutting.call("destroy")
+    assert not waiting.answers_within(0.1)
+    cutting.hang_up()
     with pytest.raises(RankFailed) as caught:
         waiting.result()
     assert caught.value.communication, caught.value
+
+
+@pytest.mark.parametrize(("size", "times"), [(4, None), (1_000_000, 3)], ids=["all go on", "one stops"])
+def test_cut_frees_every_member_in_the_midst_of_collectives(start_ranks, store, new_prefix, size, times):
+    """gloo forgets waiters of what was under way (one cut in twenty hung): nobody waits out the group's timeout."""
+    ranks = start_ranks(3)
+    for _ in range(60):
+        prefix = new_prefix()
+        for index, rank in enumerate(ranks):
+            rank.start("form", store.port, prefix, index, len(ranks))
+        for rank, number in zip(ranks, (None, None, times), strict=True):
+            rank.result()
+            rank.start("all_reduce_on", size, number)
+        if times is not None:
+            ranks[-1].result()
+        for rank in ranks:
+            rank.cut()
+        for rank in ranks[: None if times is None else -1]:
+            with pytest.raises(RankFailed) as caught:
+                rank.result()
+            assert caught.value.communication, caught.value
+        for rank in ranks:
+            rank.call("destroy")
 
 
 def test_after_a_cut_the_same_processes_form_the_next_generation(start_group, store, new_prefix):
@@ -202,14 +230,21 @@ def test_cut_leaves_other_sockets_alone(start_ranks, store, new_prefix):
 
 
 def test_a_cut_ends_reading_and_leaves_writing():
-    """gloo forgets the waiter of a send whose write fails, so a cut must not make writes fail."""
+    """gloo forgets the waiter of a send whose write fails, so a cut must not make writes fail, here or at the peer."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as mine:
         theirs, _ = server.accept()
-        with theirs:
-            process_group._shut_down(mine.fileno(), os.readlink(f"/proc/self/fd/{mine.fileno()}"))
+        held = process_group._shut_down(mine.fileno(), os.readlink(f"/proc/self/fd/{mine.fileno()}"))
+        assert held is not None
+        with theirs, held:
             assert mine.recv(1) == b""
             mine.sendall(b"x")
             assert theirs.recv(1) == b"x"
+            mine.close()  # as gloo does when it has read to the end
+            theirs.sendall(b"x" * 1_000)
+            theirs.sendall(b"x" * 1_000)
+            theirs.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                theirs.recv(1)  # neither closed nor reset
 
 
 def test_a_forked_child_does_not_hide_its_parents_death(start_group):
