@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 DOCS_STAMP := $(VENV)/docs.stamp
@@ -30,8 +31,8 @@ $(DOCS_STAMP): $(STAMP)
 demo: $(STAMP)  ## train while workers join, leave and die (under three minutes)
 	$(BIN)/dtf demo $(ARGS)
 
-test: $(STAMP)  ## all tests but the long random ones; ARGS='-k sampler -x' goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## all tests but the long random ones, JOBS=2 at a time; ARGS='-k sampler -x' goes to pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-chaos: $(STAMP)  ## the long random fault runs
 	$(BIN)/python -m pytest -m chaos $(ARGS)
@@ -50,18 +51,8 @@ format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## the speed and quality tables of benchmarks/
-	$(BIN)/python benchmarks/rescale.py
-	$(BIN)/python benchmarks/steady_state.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/redistribution.py
-	$(BIN)/python benchmarks/streams.py
-	$(BIN)/python benchmarks/checkpoints.py
-	$(BIN)/python benchmarks/results.py
-	$(BIN)/python benchmarks/virtual_ranks.py
-	$(BIN)/python benchmarks/quality.py
-	$(BIN)/python benchmarks/restart.py
-	$(BIN)/python benchmarks/restart.py --warm
+bench: $(STAMP)  ## the speed and quality tables of benchmarks/; ARGS=--quick to see that they work
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 compatibility: $(STAMP)  ## docs/compatibility.md, from tests in fresh environments (half an hour)
 	$(BIN)/python docs/compatibility_table.py $(ARGS)

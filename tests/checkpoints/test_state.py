@@ -302,30 +302,41 @@ def test_command_mistakes(saved, tmp_path, capsys, arguments, message):
 # --- loss slots ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_losses_are_averaged_over_ranks(asynchronous):
-    """The other rank has losses 3 and NaN, and none in the last slot."""
-    slots = LossSlots(3, torch.device("cpu"), asynchronous=asynchronous)
+class Sum:
+    """A collective under way: the other rank's table is added when it is waited for."""
+
+    def __init__(self, table: torch.Tensor, other: torch.Tensor) -> None:
+        self.table, self.other = table, other
+
+    def wait(self) -> None:
+        self.table += self.other
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_losses_are_averaged_over_ranks(on_device):
+    """The other rank has losses 3 and NaN, and none in the last slot. Nobody waits before the next buffer is full."""
+    slots = LossSlots(3, torch.device("cpu"), on_device=on_device)
     other = torch.tensor([[3.0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
     for slot, loss in enumerate([torch.tensor(1.0), torch.tensor([2.0]), 4.0]):
         slots.put(slot, loss, 10 + slot)
-    seen = slots.collect(lambda table: table + other)
-    if asynchronous:
-        assert seen == []
-        seen = slots.flush()
+    assert slots.collect(lambda table: Sum(table, other)) == []
+    seen = slots.flush()
     assert [step for step, _ in seen] == [10, 11, 12]
     assert (seen[0][1], seen[2][1]) == (2.0, 4.0)
     assert math.isnan(seen[1][1])
 
 
-def test_asynchronous_slots_are_read_a_buffer_later():
-    slots = LossSlots(2, torch.device("cpu"), asynchronous=True)
+@pytest.mark.parametrize("on_device", [False, True])
+def test_slots_of_one_rank_are_read_at_once_on_the_cpu(on_device):
+    """Those on a device are read a buffer later."""
+    slots = LossSlots(2, torch.device("cpu"), on_device=on_device)
     seen = []
     for step in range(8):
         slots.put(step % 2, torch.tensor(float(step)), step)
         if step % 2:
             seen.append(slots.collect(None))
-    assert seen == [[], [(0, 0.0), (1, 1.0)], [(2, 2.0), (3, 3.0)], [(4, 4.0), (5, 5.0)]]
+    buffers = [[(step, float(step)) for step in (first, first + 1)] for first in (0, 2, 4, 6)]
+    assert seen == ([[], *buffers[:-1]] if on_device else buffers)
     slots.drop()
     assert slots.flush() == []
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -224,9 +226,8 @@ class DivergenceStopping(Callback):
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self._slots is not None
-        strategy: Any = trainer.strategy
-        several = trainer.world_size > 1
-        seen = self._slots.collect((lambda table: strategy.reduce(table, reduce_op="sum")) if several else None)
+        # Not `strategy.reduce`, which waits for the sum, and for a barrier before it.
+        seen = self._slots.collect(partial(dist.all_reduce, async_op=True) if trainer.world_size > 1 else None)
         for step, loss in seen:
             divergence = self._detector.observe(loss, step)
             if divergence is not None:
