@@ -204,7 +204,7 @@ def test_contradictions(arguments: dict[str, Any], message: str) -> None:
         ({"strategy": DDPStrategy(ddp_comm_hook=lambda *_: None)}, "adds gradients itself"),
         ({"limit_train_batches": 3}, "limit_train_batches"),
     ],
-    ids=str,
+    ids=["accumulation", "SyncBatchNorm", "callback", "rule", "hook", "limit"],
 )
 def test_refused_trainers(
     tmp_path: Path, run: RunOfOne, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str
