@@ -71,6 +71,21 @@ def test_joins_and_leaves(make_run, alone):
     assert bits(run) == alone
 
 
+def test_a_worker_without_a_sample_in_the_whole_epoch(make_run):
+    """It logs nothing, and takes part in the sums at the epoch's end all the same: nobody waits for it."""
+    few = Training(**EIGHT, num_samples=4)
+    run = make_run(few, **exactly(2))
+    run.start("a", "b")
+    run.wait_until_over()
+    run.check(survivors=2, epochs=2)
+    one = make_run(few, **exactly(1))
+    one.start("a")
+    one.wait_until_over()
+    assert bits(run) == bits(one)
+    losses = [result["own"]["metrics"]["loss_epoch"] for result in (*run.results().values(), *one.results().values())]
+    assert losses == [pytest.approx(losses[0])] * 3
+
+
 def test_deaths(make_run, alone):
     """4 -> 3 -> 2: kill -9 in a backward, whose step is drawn again, and after an optimizer step, which counts."""
     faults = (

@@ -76,6 +76,26 @@ class Undo:
         for key, state in self._results.items():
             vars(results[key]).update(state)
 
+    def forget_step(self, trainer: pl.Trainer) -> None:
+        """The step that began last does not count.
+
+        What it was the first to log in this epoch stays, as nothing: the others have logged it too, and all sum it up
+        together at the end of the epoch.
+        """
+        results = trainer.fit_loop.epoch_loop._results
+        first_logged = {
+            key: result
+            for key, result in results.items()
+            if not result.has_reset and self._results.get(key, {}).get("has_reset", True)
+        }
+        self.roll_step_back(trainer)
+        for key, result in first_logged.items():
+            if result.is_tensor:
+                result.reset()
+                result._update_count = 1  # or `compute` warns
+            result.has_reset = False
+            results[key] = result
+
     @torch.no_grad()
     def validation_begins(self, trainer: pl.Trainer) -> None:
         """Like `hooks_begin`, and remember the weights if anybody could swap them. Costs a copy of them then."""

@@ -165,7 +165,7 @@ class VirtualRanks:
             return run()
         self._aside.step_begins(trainer)
         output = run()
-        self._aside.roll_step_back(trainer)
+        self._aside.forget_step(trainer)
         return output
 
     def backward(self, session: ElasticSession, run: Callable[[], Any]) -> None:
