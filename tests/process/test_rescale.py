@@ -202,6 +202,16 @@ def test_frozen_worker(make_run):
     run.check(survivors=2, epochs=2)
 
 
+@pytest.mark.parametrize("at", ["validation", "epoch_end"])
+def test_a_newcomer_that_comes_at_the_end_of_an_epoch(make_run, at):
+    """Two are needed, one dies when the epoch's batches are done, and the next one logs nothing in it: nobody waits."""
+    run = make_run(Training(faults=(Fault(at=at, step=17, rank=1),)), min_nodes=2, **exactly(2))
+    run.start("a", "b", num_restarts=1)
+    run.wait_until_over()
+    run.check(survivors=2, epochs=2)
+    assert all("loss_epoch" in result["own"]["metrics"] for result in run.results().values())
+
+
 @pytest.mark.parametrize("at", ["forward", "validation", "data_loading"])
 def test_user_exception(make_run, at):
     """The user's code raises on one rank: its node fails with that traceback, the others go on."""

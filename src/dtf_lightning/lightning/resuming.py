@@ -11,6 +11,7 @@ import torch.distributed as dist
 from dtf_lightning.elastic.resume import LoopPhase, Position, ResumePlan, choose_leader
 from dtf_lightning.lightning import beginning
 from dtf_lightning.lightning import state as training_state
+from dtf_lightning.lightning.logged import dump_logged, load_logged
 from dtf_lightning.training.state_transfer import receive_state, send_state
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def share_state(session: ElasticSession) -> None:
     receivers = [receiver for receiver, source in plan.sources.items() if source == rank]
     if receivers:
         state = training_state.dump_state(trainer, progress) | {
+            "logged": dump_logged(trainer),
             "recent_log": session.run_log.recent(),
             "run_began": session.run_began,
         }
@@ -40,6 +42,7 @@ def share_state(session: ElasticSession) -> None:
         state = receive_state(plan.sources[rank])
         beginning.join(session, state["run_began"])
         training_state.load_state(trainer, progress, state)
+        load_logged(trainer, state["logged"])
         session.run_log.adopt_recent(state["recent_log"])
     session.loaded_position = None
     progress.trained = True

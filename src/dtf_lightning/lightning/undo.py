@@ -26,6 +26,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
+from dtf_lightning.lightning.logged import count_as_nothing
 from dtf_lightning.lightning.versions import WEIGHT_AVERAGING
 from dtf_lightning.training.snapshot import StepSnapshot
 
@@ -90,10 +91,7 @@ class Undo:
         }
         self.roll_step_back(trainer)
         for key, result in first_logged.items():
-            if result.is_tensor:
-                result.reset()
-                result._update_count = 1  # or `compute` warns
-            result.has_reset = False
+            count_as_nothing(result)
             results[key] = result
 
     @torch.no_grad()
