@@ -14,8 +14,11 @@ import psutil
 CHILD_MARK = "DTF_TEST_SESSION"
 """In the environment of every process that a test starts, so that orphans are found whoever their parent is now."""
 
-PATIENCE = 2.0
-"""Seconds that threads and processes get to end by themselves; only a test that leaks waits this long."""
+PATIENCE = 8.0
+"""Seconds that threads and processes get to end by themselves; only a test that leaks waits this long.
+
+A DataLoader worker looks for its parent every 5 s (torch's `MP_STATUS_CHECK_INTERVAL`).
+"""
 
 IGNORED_VARIABLES = {
     "PYTEST_CURRENT_TEST",  # pytest's own
