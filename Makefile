@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
-JOBS ?= 2
+JOBS ?= 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 DOCS_STAMP := $(VENV)/docs.stamp
@@ -31,7 +31,7 @@ $(DOCS_STAMP): $(STAMP)
 demo: $(STAMP)  ## train while workers join, leave and die (under three minutes)
 	$(BIN)/dtf demo $(ARGS)
 
-test: $(STAMP)  ## all tests but the long random ones, JOBS=2 at a time; ARGS='-k sampler -x' goes to pytest
+test: $(STAMP)  ## all tests but the long random ones (JOBS=2: two at a time); ARGS='-k sampler -x' goes to pytest
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-chaos: $(STAMP)  ## the long random fault runs
