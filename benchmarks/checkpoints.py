@@ -122,7 +122,7 @@ def stalls(repetitions: int) -> Stalls:
 
 
 def detection(num_steps: int, rank: int = 0, world_size: int = 1) -> float:
-    """Seconds per step in DivergenceStopping's hooks on the CPU, between steps that compute for about 3 ms."""
+    """Seconds per step in DivergenceStopping's hooks on the CPU, between steps that compute for about 1 ms."""
     stopping = DivergenceStopping()
     stopping._slots = LossSlots(stopping.check_every, torch.device("cpu"))
     stopping._world = (0, world_size)
