@@ -23,13 +23,13 @@ import torch.multiprocessing as mp
 from measure import table
 
 from dtf_lightning import DivergenceStopping
-from dtf_lightning.training.checkpoints.background import BackgroundWriter
-from dtf_lightning.training.checkpoints.folder import CheckpointFolder
-from dtf_lightning.training.checkpoints.formats import torch_file
-from dtf_lightning.training.checkpoints.retention import LatestN
-from dtf_lightning.training.checkpoints.staging import StagedState, Staging
-from dtf_lightning.training.checkpoints.storage import LocalStorage
-from dtf_lightning.training.loss_slots import LossSlots
+from dtf_lightning.elastic.checkpoints.background import BackgroundWriter
+from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
+from dtf_lightning.elastic.checkpoints.formats import torch_file
+from dtf_lightning.elastic.checkpoints.retention import LatestN
+from dtf_lightning.elastic.checkpoints.staging import StagedState, Staging
+from dtf_lightning.elastic.checkpoints.storage import LocalStorage
+from dtf_lightning.elastic.numerics.loss_slots import LossSlots
 
 STATE_BYTES = 200e6
 STEP = 10e-3

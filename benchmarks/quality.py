@@ -25,9 +25,9 @@ from pathlib import Path
 from measure import table
 from train_quality import EPOCHS, SEEDS
 
-from dtf_lightning.coordination.keys import RunKeys, RunView
-from dtf_lightning.etcd.embedded import EmbeddedEtcd
-from dtf_lightning.testing.local_cluster import LocalCluster
+from dtf_lightning.elastic.run.keys import RunKeys, RunView
+from dtf_lightning.elastic.testkit.local_cluster import LocalCluster
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 
 SCRIPT = Path(__file__).with_name("train_quality.py")
 PATIENCE = 120.0

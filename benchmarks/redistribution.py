@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dtf_lightning.training.redistribution import plan
-from dtf_lightning.training.shards import ShardedElasticDataset, ShardedElasticSampler
+from dtf_lightning.elastic.data.redistribution import plan
+from dtf_lightning.elastic.data.shards import ShardedElasticDataset, ShardedElasticSampler
 
 
 class Shards(ShardedElasticDataset):

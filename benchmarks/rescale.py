@@ -23,7 +23,7 @@ from pathlib import Path
 
 from measure import Pause, Step, StepsFile, first_pause, milliseconds, table
 
-from dtf_lightning.testing.local_cluster import LocalCluster, LocalNode
+from dtf_lightning.elastic.testkit.local_cluster import LocalCluster, LocalNode
 
 SCRIPT = Path(__file__).with_name("train_mlp.py")
 SURVIVORS = ("a", "b")

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from measure import table
 
-from dtf_lightning.etcd.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 
 PATIENCE = 60.0
 SCRIPT = """

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from measure import table
 
-from dtf_lightning.events import EventLog, StepsDone, events_path
-from dtf_lightning.results.account import gather
-from dtf_lightning.results.store import ResultsStore
+from dtf_lightning.elastic.reports.report_data import gather
+from dtf_lightning.elastic.reports.store import ResultsStore
+from dtf_lightning.events.log import EventLog, StepsDone, events_path
 
 
 def write_log(run_dir: Path, lines: int) -> float:

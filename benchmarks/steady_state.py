@@ -19,7 +19,7 @@ from pathlib import Path
 
 from measure import StepsFile, table
 
-from dtf_lightning.etcd.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 
 SCRIPT = Path(__file__).with_name("train_mlp.py")
 WARM_UP_STEPS = 50

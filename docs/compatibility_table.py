@@ -31,19 +31,19 @@ GROUPS = {
     "unit": ["tests/unit/elastic", "tests/unit/training", "tests/unit/lightning"],
     "etcd": ["tests/etcd", "tests/contract"],
     "live": [
-        "tests/process/test_rescale.py::test_join",
-        "tests/process/test_rescale.py::test_leave_on_sigterm",
-        "tests/process/test_rescale.py::test_node_dies",
-        "tests/process/test_death.py::test_worker_dies[forward-4-0]",
-        "tests/process/test_death.py::test_worker_dies[validation-11-1]",
-        "tests/process/test_runs.py::test_torchrun",
+        "tests/elastic/process/test_rescale.py::test_join",
+        "tests/elastic/process/test_rescale.py::test_leave_on_sigterm",
+        "tests/elastic/process/test_rescale.py::test_node_dies",
+        "tests/elastic/process/test_death.py::test_worker_dies[forward-4-0]",
+        "tests/elastic/process/test_death.py::test_worker_dies[validation-11-1]",
+        "tests/elastic/process/test_runs.py::test_torchrun",
     ],
     "restart": [
-        "tests/coordination/test_restart.py::test_join_leave_and_finish",
-        "tests/coordination/test_restart.py::test_kill_worker",
-        "tests/coordination/test_restart.py::test_kill_agent",
-        "tests/coordination/test_restart.py::test_fsdp",
-        "tests/coordination/test_restart.py::test_hugging_face_trainer",
+        "tests/elastic/agent/test_restart.py::test_join_leave_and_finish",
+        "tests/elastic/agent/test_restart.py::test_kill_worker",
+        "tests/elastic/agent/test_restart.py::test_kill_agent",
+        "tests/elastic/agent/test_restart.py::test_fsdp",
+        "tests/elastic/agent/test_restart.py::test_hugging_face_trainer",
     ],
 }
 TOOLS = ("mypy", "ruff", "types-")
@@ -151,7 +151,7 @@ def row(combination: Combination, folder: Path, newer_python: str) -> str:
     if combination.debian_etcd:
         path = f"{debian_etcd(folder / 'etcd')}{os.pathsep}{path}"
     variables = {"PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    says = "import platform, torch, lightning\nfrom dtf_lightning.etcd.embedded import find_etcd\n"
+    says = "import platform, torch, lightning\nfrom dtf_lightning.etcd.server.embedded import find_etcd\n"
     says += "print(platform.python_version(), torch.__version__, lightning.__version__, find_etcd().version)"
     versions = run(python, "-c", says, **variables).stdout.split()
     print(combination.name, versions, flush=True)

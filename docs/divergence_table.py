@@ -1,6 +1,6 @@
 """Prints the table of docs/checkpoints-and-divergence.md: false alarms and detection on simulated curves.
 
-python docs/divergence_table.py [--write]    (a few seconds; tests/unit/training/test_divergence.py holds the page to it)
+python docs/divergence_table.py [--write]    (a few seconds; tests/elastic/numerics/test_divergence_detector.py holds the page to it)
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dtf_lightning.testing.loss_curves import SHAPES, Row, table
+from dtf_lightning.elastic.testkit.loss_curves import SHAPES, Row, table
 
 PAGE = Path(__file__).with_name("checkpoints-and-divergence.md")
 BEGIN = "<!-- table: written by docs/divergence_table.py -->\n"

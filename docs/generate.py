@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dtf_lightning.elastic.records import WORKER_TRANSITIONS
-from dtf_lightning.elastic.state import PHASE_TRANSITIONS, Phase
-from dtf_lightning.settings import setting_docs
+from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
+from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, Phase
+from dtf_lightning.elastic.settings import setting_docs
 
 DOCS = Path(__file__).parent
 BEGIN = "<!-- {}: written by docs/generate.py -->"

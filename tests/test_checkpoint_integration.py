@@ -28,15 +28,15 @@ from typing import Any
 
 import pytest
 
+from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
+from dtf_lightning.elastic.checkpoints.reader import best_checkpoint, latest_checkpoint, verify
+from dtf_lightning.elastic.checkpoints.record import Record
+from dtf_lightning.elastic.checkpoints.retention import AnyOf, BestN, LatestN
+from dtf_lightning.elastic.checkpoints.storage import open_storage
+from dtf_lightning.elastic.checkpoints.summary import summary
+from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero, together
+from dtf_lightning.elastic.numerics.divergence_detector import Divergence, DivergenceDetector, DivergenceSettings
 from dtf_lightning.errors import CheckpointError
-from dtf_lightning.training.checkpoints.folder import CheckpointFolder
-from dtf_lightning.training.checkpoints.reader import best_checkpoint, latest_checkpoint, verify
-from dtf_lightning.training.checkpoints.record import Record
-from dtf_lightning.training.checkpoints.retention import AnyOf, BestN, LatestN
-from dtf_lightning.training.checkpoints.storage import open_storage
-from dtf_lightning.training.checkpoints.summary import summary
-from dtf_lightning.training.divergence import Divergence, DivergenceDetector, DivergenceSettings
-from dtf_lightning.training.rank_zero_work import from_rank_zero, together
 
 OWN_WORK = {1: 1.0, 2: 2.0, 4: 3.0}
 """Seconds that a scenario may take, imports and the forming of the group aside, by number of processes."""

@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dtf_lightning.lightning.adaptive_learning_rate import AdaptiveLearningRate
-    from dtf_lightning.lightning.best_checkpoints import BestCheckpoints
-    from dtf_lightning.lightning.callback import ElasticCallback
-    from dtf_lightning.lightning.divergence import DivergenceStopping
-    from dtf_lightning.lightning.strategy import ElasticDDPStrategy
-    from dtf_lightning.training.sampler import ElasticDistributedSampler, WeightedElasticSampler
-    from dtf_lightning.training.shards import ShardedElasticDataset, ShardedElasticSampler
+    from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler, WeightedElasticSampler
+    from dtf_lightning.elastic.data.shards import ShardedElasticDataset, ShardedElasticSampler
+    from dtf_lightning.elastic.lightning.callback import ElasticCallback
+    from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
+    from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
+    from dtf_lightning.elastic.lightning.callbacks.divergence_stopping import DivergenceStopping
+    from dtf_lightning.elastic.lightning.strategy import ElasticDDPStrategy
 
     __version__: str
 
@@ -34,15 +34,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "AdaptiveLearningRate": "dtf_lightning.lightning.adaptive_learning_rate",
-    "BestCheckpoints": "dtf_lightning.lightning.best_checkpoints",
-    "DivergenceStopping": "dtf_lightning.lightning.divergence",
-    "ElasticCallback": "dtf_lightning.lightning.callback",
-    "ElasticDDPStrategy": "dtf_lightning.lightning.strategy",
-    "ElasticDistributedSampler": "dtf_lightning.training.sampler",
-    "ShardedElasticDataset": "dtf_lightning.training.shards",
-    "ShardedElasticSampler": "dtf_lightning.training.shards",
-    "WeightedElasticSampler": "dtf_lightning.training.sampler",
+    "AdaptiveLearningRate": "dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate",
+    "BestCheckpoints": "dtf_lightning.elastic.lightning.callbacks.best_checkpoints",
+    "DivergenceStopping": "dtf_lightning.elastic.lightning.callbacks.divergence_stopping",
+    "ElasticCallback": "dtf_lightning.elastic.lightning.callback",
+    "ElasticDDPStrategy": "dtf_lightning.elastic.lightning.strategy",
+    "ElasticDistributedSampler": "dtf_lightning.elastic.data.sampler",
+    "ShardedElasticDataset": "dtf_lightning.elastic.data.shards",
+    "ShardedElasticSampler": "dtf_lightning.elastic.data.shards",
+    "WeightedElasticSampler": "dtf_lightning.elastic.data.sampler",
 }
 
 

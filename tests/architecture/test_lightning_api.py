@@ -1,4 +1,4 @@
-"""Lightning's private methods that `lightning/loops.py` overrides are those that it was written against."""
+"""Lightning's private methods that `elastic/lightning/loops.py` overrides are those that it was written against."""
 
 from __future__ import annotations
 
@@ -61,20 +61,20 @@ def test_same_as_when_written(name):
     expected = {**OVERRIDDEN, **FOLLOWED}[name]
     assert digest(name) == expected, (
         f"Lightning {lightning.__version__} changed {name} since {WRITTEN_AGAINST}. Compare the two, put ElasticFitLoop "
-        f"or ElasticEpochLoop in src/dtf_lightning/lightning/loops.py right, then write {digest(name)!r} here."
+        f"or ElasticEpochLoop in src/dtf_lightning/elastic/lightning/loops.py right, then write {digest(name)!r} here."
     )
 
 
 def test_docstring_lists_the_overrides():
     """The list at the top of loops.py, the classes and this file name the same methods."""
-    source = Path(importlib.util.find_spec("dtf_lightning.lightning.loops").origin).read_text()
+    source = Path(importlib.util.find_spec("dtf_lightning.elastic.lightning.loops").origin).read_text()
     docstring = source.split('"""')[1]
     listed = {
         f"{owner}.{name}"
         for owner, names in re.findall(r"\* `(\w+)`: ([^;.]*)[;.]", docstring)
         for name in re.findall(r"`(\w+)`", names)
     }
-    from dtf_lightning.lightning import loops
+    from dtf_lightning.elastic.lightning import loops
 
     defined = {
         f"{owner.__name__}.{name}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dtf_lightning.cli import build_parser
+from dtf_lightning.__main__ import build_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from dtf_lightning import __version__, cli
-from dtf_lightning.coordination.keys import RunInfo, RunKeys
-from dtf_lightning.coordination.keys import encode as encode_json
-from dtf_lightning.elastic.records import NodeRecord
+from dtf_lightning import __version__
+from dtf_lightning.__main__ import main as cli
+from dtf_lightning.elastic.rules.records import NodeRecord
+from dtf_lightning.elastic.run.keys import RunInfo, RunKeys
+from dtf_lightning.elastic.run.keys import encode as encode_json
 
 DTF = Path(sys.executable).with_name("dtf")
 

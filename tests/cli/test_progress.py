@@ -10,10 +10,10 @@ import threading
 
 import pytest
 
-from dtf_lightning import cli_progress
-from dtf_lightning.cli import main
-from dtf_lightning.cli_progress import Progress
-from dtf_lightning.events import EventLog, WorkerStarted, events_path
+from dtf_lightning.__main__ import main
+from dtf_lightning.cli import progress as cli_progress
+from dtf_lightning.cli.progress import Progress
+from dtf_lightning.events.log import EventLog, WorkerStarted, events_path
 
 
 class Terminal(io.StringIO):

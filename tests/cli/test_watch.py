@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dtf_lightning.coordination.keys import RunInfo, RunKeys, RunPhase
-from dtf_lightning.coordination.keys import encode as encode_json
-from dtf_lightning.elastic.records import NodeRecord
+from dtf_lightning.elastic.rules.records import NodeRecord
+from dtf_lightning.elastic.run.keys import RunInfo, RunKeys, RunPhase
+from dtf_lightning.elastic.run.keys import encode as encode_json
 
 pytestmark = pytest.mark.process
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from dtf_lightning.cli import build_parser
-from dtf_lightning.settings import AgentSettings
+from dtf_lightning.__main__ import build_parser
+from dtf_lightning.elastic.settings import AgentSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KUBERNETES = sorted((CONFIGS / "kubernetes").glob("*.yaml"))
@@ -178,7 +178,7 @@ def test_systemd_unit():
 
 def test_torchxconfig():
     """Sections for components that exist, keys that are their arguments."""
-    from dtf_lightning.launch import torchx_dist, torchx_elastic
+    from dtf_lightning.elastic.torchx import torchx_dist, torchx_elastic
 
     parser = configparser.ConfigParser()
     parser.read(CONFIGS / "torchxconfig")

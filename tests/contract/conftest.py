@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dtf_lightning.etcd.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Store
 from support.etcd_cluster import EtcdCluster, etcd, prefix, shared_cluster
 from support.store_worlds import EtcdWorld, MemoryWorld, World

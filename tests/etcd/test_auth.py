@@ -10,7 +10,7 @@ import pytest
 
 from dtf_lightning.errors import AuthenticationFailed, SettingsError
 from dtf_lightning.etcd import connect
-from dtf_lightning.etcd.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from support.etcd_cluster import EtcdCluster, etcdctl
 from support.store_worlds import collect
 

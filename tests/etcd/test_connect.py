@@ -17,8 +17,8 @@ import pytest
 
 from dtf_lightning.errors import SettingsError, StoreUnavailable
 from dtf_lightning.etcd import connect
-from dtf_lightning.etcd import messages as pb
-from dtf_lightning.etcd.embedded import EmbeddedEtcd, find_etcd
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, find_etcd
+from dtf_lightning.etcd.wire import messages as pb
 from support.etcd_cluster import EtcdCluster, Member
 
 
@@ -184,7 +184,7 @@ def test_nothing_heavy_is_imported():
     """Every process that torch starts imports the package; only connect() may load grpc."""
     code = (
         "import sys, dtf_lightning.etcd, dtf_lightning.etcd.store, dtf_lightning.etcd.connection, "
-        "dtf_lightning.etcd.memory, dtf_lightning.etcd.embedded, dtf_lightning.etcd.election\n"
+        "dtf_lightning.etcd.memory.store, dtf_lightning.etcd.server.embedded, dtf_lightning.etcd.election\n"
         "from dtf_lightning.etcd import connect\n"
         "assert not {'grpc', 'google.protobuf'} & set(sys.modules), sorted(sys.modules)"
     )

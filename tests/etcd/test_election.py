@@ -9,7 +9,7 @@ import pytest
 from dtf_lightning.errors import StoreUnavailable
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.election import Election
-from dtf_lightning.etcd.memory import MemoryBackend, MemoryStore
+from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
 from dtf_lightning.etcd.store import Put
 from support.etcd_cluster import EtcdCluster
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from dtf_lightning.errors import SettingsError, StoreError
-from dtf_lightning.etcd import connect, embedded
-from dtf_lightning.etcd.embedded import EmbeddedEtcd, EtcdBinary, find_etcd, version_of
-from dtf_lightning.etcd.version import EtcdVersion
+from dtf_lightning.etcd import connect
+from dtf_lightning.etcd.server import embedded
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, EtcdBinary, find_etcd, version_of
+from dtf_lightning.etcd.wire.version import EtcdVersion
 
 PATIENCE = 20.0
-PYTHON_PATH = str(Path(embedded.__file__).parents[2])
+PYTHON_PATH = str(Path(embedded.__file__).parents[3])
 
 
 def alive(pid: int) -> bool:
@@ -167,7 +168,7 @@ def test_it_dies_with_its_parent():
     """Even with one that is killed, and even when it was started from a thread that has ended."""
     code = """if True:
         import threading
-        from dtf_lightning.etcd.embedded import EmbeddedEtcd
+        from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
         started = []
         thread = threading.Thread(target=lambda: started.append(EmbeddedEtcd()))
         thread.start()
@@ -191,7 +192,7 @@ def test_it_dies_with_its_parent():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serving(number: signal.Signals):
     """`dtf etcd` prints its endpoint and the line to use, runs until Ctrl-C, and exits with 0."""
-    server = start("from dtf_lightning.etcd.embedded import serve; raise SystemExit(serve(port=0))")
+    server = start("from dtf_lightning.etcd.server.embedded import serve; raise SystemExit(serve(port=0))")
     try:
         first, _, line, last = (server.stdout.readline() for _ in range(4))
         endpoint = first.split()[4]

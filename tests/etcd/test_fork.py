@@ -12,8 +12,8 @@ import pytest
 
 from dtf_lightning.errors import StoreError
 from dtf_lightning.etcd import connect
-from dtf_lightning.etcd.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.etcd_store import EtcdStore
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Put
 from support.store_worlds import collect
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dtf_lightning.errors import OutcomeUnknown, StoreUnavailable
-from dtf_lightning.etcd.memory import MemoryBackend, MemoryStore
+from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
 from dtf_lightning.etcd.store import Put
 from support.store_worlds import ManualClock, collect
 

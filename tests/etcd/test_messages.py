@@ -5,9 +5,9 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from dtf_lightning.etcd import messages as pb
 from dtf_lightning.etcd.etcd_store import prefix_range
-from dtf_lightning.etcd.failures import Failure, classify
+from dtf_lightning.etcd.wire import messages as pb
+from dtf_lightning.etcd.wire.failures import Failure, classify
 
 CODE = grpc.StatusCode
 

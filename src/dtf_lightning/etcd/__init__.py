@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dtf_lightning.etcd.connection import connect
     from dtf_lightning.etcd.election import Election, Leadership
-    from dtf_lightning.etcd.embedded import EmbeddedEtcd
     from dtf_lightning.etcd.etcd_store import EtcdStore
-    from dtf_lightning.etcd.memory import MemoryBackend, MemoryStore
+    from dtf_lightning.etcd.memory.backend import MemoryBackend
+    from dtf_lightning.etcd.memory.store import MemoryStore
+    from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 
 __all__ = ["Election", "EmbeddedEtcd", "EtcdStore", "Leadership", "MemoryBackend", "MemoryStore", "connect"]
 
 _HOMES = {
     "Election": "election",
-    "EmbeddedEtcd": "embedded",
+    "EmbeddedEtcd": "server.embedded",
     "EtcdStore": "etcd_store",
     "Leadership": "election",
-    "MemoryBackend": "memory",
-    "MemoryStore": "memory",
+    "MemoryBackend": "memory.backend",
+    "MemoryStore": "memory.store",
     "connect": "connection",
 }
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from dtf_lightning.errors import AuthenticationFailed, LeaseLost, OutcomeUnknown, StoreError, StoreUnavailable
-from dtf_lightning.etcd import messages as pb
-from dtf_lightning.etcd import rpc
-from dtf_lightning.etcd._grpc import ResponseStream, check_not_forked, grpc
 from dtf_lightning.etcd.endpoints import Endpoints
-from dtf_lightning.etcd.failures import TRANSIENT, Failure, classify, describe
-from dtf_lightning.etcd.tls import Tls
+from dtf_lightning.etcd.wire import messages as pb
+from dtf_lightning.etcd.wire import rpc
+from dtf_lightning.etcd.wire._grpc import ResponseStream, check_not_forked, grpc
+from dtf_lightning.etcd.wire.failures import TRANSIENT, Failure, classify, describe
+from dtf_lightning.etcd.wire.tls import Tls
 
 ATTEMPT = 0.5
 """Seconds for one server of several to answer. A healthy cluster does within a few milliseconds."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dtf_lightning.errors import AuthenticationFailed, SettingsError, StoreUnavailable
-from dtf_lightning.etcd.diagnosis import Finding, Trouble, diagnose
 from dtf_lightning.etcd.endpoints import Endpoints, parse_endpoints
-from dtf_lightning.etcd.tls import Tls
-from dtf_lightning.etcd.version import EtcdVersion, Support, parse_version, version_warning
+from dtf_lightning.etcd.wire.diagnosis import Finding, Trouble, diagnose
+from dtf_lightning.etcd.wire.tls import Tls
+from dtf_lightning.etcd.wire.version import EtcdVersion, Support, parse_version, version_warning
 
 if TYPE_CHECKING:
     from dtf_lightning.etcd.client import Client
@@ -117,11 +117,11 @@ def _ask_version(client: Client, server: int, deadline: float, *, patient: bool)
 
     Raises for an answer that no etcd would give, and for one that will not have us.
     """
-    from dtf_lightning.etcd import messages as pb
-    from dtf_lightning.etcd import rpc
-    from dtf_lightning.etcd._grpc import grpc
     from dtf_lightning.etcd.client import ATTEMPT
-    from dtf_lightning.etcd.failures import Failure, classify, describe
+    from dtf_lightning.etcd.wire import messages as pb
+    from dtf_lightning.etcd.wire import rpc
+    from dtf_lightning.etcd.wire._grpc import grpc
+    from dtf_lightning.etcd.wire.failures import Failure, classify, describe
 
     timeout = max(0.05, min(ATTEMPT, deadline - time.monotonic()))
     try:
@@ -170,8 +170,8 @@ def _check_version(version: EtcdVersion, client: Client, quiet: bool) -> None:
 
 def _check_access(client: Client, deadline: float) -> None:
     """One call that needs the quorum and, if etcd has users, to be one of them."""
-    from dtf_lightning.etcd import messages as pb
-    from dtf_lightning.etcd import rpc
+    from dtf_lightning.etcd.wire import messages as pb
+    from dtf_lightning.etcd.wire import rpc
 
     try:
         if client.identity is not None:

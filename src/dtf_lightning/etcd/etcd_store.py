@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dtf_lightning.errors import StoreError
-from dtf_lightning.etcd import messages as pb
-from dtf_lightning.etcd import rpc
 from dtf_lightning.etcd.client import Client, RevisionCompacted
 from dtf_lightning.etcd.lease import EtcdLease
 from dtf_lightning.etcd.store import Compare, Delete, Get, KeyValue, Put, RangeResult, TxnResult
-from dtf_lightning.etcd.version import EtcdVersion
 from dtf_lightning.etcd.watch import EtcdWatch
+from dtf_lightning.etcd.wire import messages as pb
+from dtf_lightning.etcd.wire import rpc
+from dtf_lightning.etcd.wire.version import EtcdVersion
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 
 from dtf_lightning.errors import LeaseLost, StoreError, StoreUnavailable
-from dtf_lightning.etcd import messages as pb
-from dtf_lightning.etcd import rpc
-from dtf_lightning.etcd._grpc import ResponseStream, grpc
 from dtf_lightning.etcd.client import Client
-from dtf_lightning.etcd.failures import TRANSIENT, Failure, classify, describe
+from dtf_lightning.etcd.wire import messages as pb
+from dtf_lightning.etcd.wire import rpc
+from dtf_lightning.etcd.wire._grpc import ResponseStream, grpc
+from dtf_lightning.etcd.wire.failures import TRANSIENT, Failure, classify, describe
 
 log = logging.getLogger(__name__)
 

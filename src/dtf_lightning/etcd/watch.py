@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from dtf_lightning.errors import AuthenticationFailed, StoreError, StoreUnavailable, WatchCompacted
-from dtf_lightning.etcd import messages as pb
-from dtf_lightning.etcd import rpc
-from dtf_lightning.etcd._grpc import grpc
 from dtf_lightning.etcd.client import MAX_AUTHENTICATIONS, Client
-from dtf_lightning.etcd.failures import TRANSIENT, Failure, classify, describe
 from dtf_lightning.etcd.store import EventKind, KeyValue, WatchEvent
+from dtf_lightning.etcd.wire import messages as pb
+from dtf_lightning.etcd.wire import rpc
+from dtf_lightning.etcd.wire._grpc import grpc
+from dtf_lightning.etcd.wire.failures import TRANSIENT, Failure, classify, describe
 
 log = logging.getLogger(__name__)
 

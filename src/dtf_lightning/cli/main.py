@@ -1,0 +1,72 @@
+"""The `dtf` command: its parser, its exit codes, and the commands that belong to no product.
+
+A product adds its commands by a function `register(commands)`; `dtf_lightning.__main__` brings them together. Each
+command is an adapter: it imports what it needs when it is called (`dtf --help` is instant), asks one function, and
+prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dtf_lightning.cli.options import Commands, add_command
+from dtf_lightning.errors import DtfError
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+"""Exit codes: done; it did not work (etcd does not answer or refuses us, the run or node is not there); Ctrl-C."""
+
+Register = Callable[[Commands], None]
+"""Adds one product's commands to the parser."""
+
+
+def run(argv: Sequence[str] | None, products: Sequence[Register]) -> int:
+    """Run the command and return its exit code. A user's mistake is one message on stderr, without a traceback."""
+    arguments = build_parser(products).parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except DtfError as error:
+        print(f"dtf {arguments.name}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `dtf status | head`
+        sys.stderr.close()
+        return FAILED
+
+
+def build_parser(products: Sequence[Register]) -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="dtf",
+        description="Lightning runs whose workers join, leave and die while training goes on.",
+        epilog="Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 ended by Ctrl-C.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    etcd = add_command(commands, "etcd", _etcd, "run an etcd for this machine until Ctrl-C")
+    etcd.add_argument("--port", type=int, default=2379, help="0: a free one (default: %(default)s)")
+    etcd.add_argument("--data-dir", type=Path, metavar="DIR", help="keep the data there; without it, it is forgotten")
+    for register in products:
+        register(commands)
+    return parser
+
+
+def _etcd(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.etcd.server.embedded import serve
+
+    return serve(arguments.port, arguments.data_dir)
+
+
+class _Version(argparse.Action):
+    """Looks the version up when asked: reading the installed metadata takes longer than all the rest of --help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from dtf_lightning import __version__
+
+        print(f"dtf-lightning {__version__}")
+        parser.exit()

@@ -1,0 +1,71 @@
+"""What commands share: adding one to the parser, and the options that say how to reach etcd."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from dtf_lightning import environment
+from dtf_lightning.errors import SettingsError
+
+if TYPE_CHECKING:
+    from dtf_lightning.etcd.etcd_store import EtcdStore
+
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Commands: TypeAlias = argparse._SubParsersAction
+
+
+def add_command(
+    commands: Commands, name: str, command: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """A command's parser. `command` returns the exit code; `text` is its line in `dtf --help`."""
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(command=command, name=name)
+    return parser
+
+
+def connect_to_etcd(arguments: argparse.Namespace) -> EtcdStore:
+    """The store that the options of `add_connection` name. Raises what `dtf_lightning.etcd.connect` raises."""
+    from dtf_lightning.etcd.connection import connect
+
+    return connect(
+        arguments.endpoint or environment.etcd_endpoint(),
+        ca=arguments.ca_cert,
+        cert=arguments.cert,
+        key=arguments.key,
+        server_name=arguments.server_name,
+        user=arguments.user,
+        password=_password(arguments.password_file),
+        quiet=True,
+    )
+
+
+def _password(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the password file {path} cannot be read: {error}") from None
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """How to reach etcd; the names are those of torchrun's --rdzv-conf."""
+    group = parser.add_argument_group("etcd")
+    group.add_argument(
+        "--endpoint",
+        help=f"host:port, several with commas, https://... or unix:PATH "
+        f"(default: ${environment.ETCD_ENDPOINT} or {environment.DEFAULT_ETCD_ENDPOINT})",
+    )
+    for name, text in (
+        ("--ca-cert", "certificate (PEM) that signed etcd's; turns TLS on"),
+        ("--cert", "client certificate (PEM), with --key"),
+        ("--key", "the client certificate's private key (PEM)"),
+        ("--password-file", "file with the etcd user's password, with --user"),
+    ):
+        group.add_argument(name, type=Path, metavar="FILE", help=text)
+    group.add_argument("--server-name", metavar="NAME", help="name in etcd's certificate, if not the endpoint's host")
+    group.add_argument("--user", help="etcd user, with --password-file")

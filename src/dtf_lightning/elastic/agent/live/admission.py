@@ -1,0 +1,95 @@
+"""Who may join a run: a node whose script, settings and model are those of the run.
+
+The first node that is ready writes the run's fingerprint, every other compares its own with it. A difference concerns
+the newcomer alone: it is refused by its own agent, and the run is not bothered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from dtf_lightning.clock import Clock
+from dtf_lightning.elastic.agent.inbox import Write
+from dtf_lightning.elastic.agent.live.local_node import LocalNode
+from dtf_lightning.elastic.run.keys import Fingerprint, RunPhase, RunView
+from dtf_lightning.elastic.settings import ElasticSettings
+from dtf_lightning.etcd.store import Compare, Put
+
+_ELASTIC = "elastic."
+"""Before the names of the coordinator's settings, which are compared together with the workers' own."""
+RESEND_PAUSE = 2.0
+"""Seconds after which a fingerprint is sent again that has not shown up among the keys."""
+
+
+@dataclass
+class Admission:
+    """This node's way into the run's instance. Used by the loop's thread only."""
+
+    settings: ElasticSettings
+    clock: Clock
+    instance: str = ""
+    """The run's instance that this agent takes part in, as waiting node or member."""
+    until: float | None = None
+    """When `advance` wants to be called at the latest: monotonic seconds."""
+    refusal: str = ""
+    """Why this node may not join."""
+    _sent_for: str = ""
+    _send_again_at: float = 0.0
+
+    def advance(self, view: RunView, node: LocalNode) -> Iterator[Write]:
+        """Let the node in, or find the reason to refuse it; yields the fingerprint if the run has none yet."""
+        self.until = None
+        run, worker = view.run, node.fingerprint()
+        if run is None or run.phase is not RunPhase.RUNNING or run.instance != self.instance or self.refusal:
+            return
+        if node.instance or node.failed or not node.set_up or worker is None:
+            return
+        mine = self._fingerprint(worker)
+        theirs = view.fingerprint
+        difference = node.own_difference()
+        if difference is None and theirs is None:
+            yield from self._send(view, mine)
+            return
+        if difference is None and theirs is not None:
+            difference = theirs.first_difference(mine)
+        if difference is None:
+            node.instance = run.instance
+            return
+        self._refuse(view, difference)
+
+    def check_settings(self, view: RunView) -> None:
+        """Refuse a node with other settings before its workers are started, if the run has a fingerprint already."""
+        run, theirs = view.run, view.fingerprint
+        if run is None or run.phase is not RunPhase.RUNNING or theirs is None:
+            return
+        own = Fingerprint(settings={n: v for n, v in theirs.settings.items() if n.startswith(_ELASTIC)})
+        difference = own.first_difference(self._fingerprint(Fingerprint()))
+        if difference is not None:
+            self._refuse(view, difference)
+
+    def _refuse(self, view: RunView, difference: str) -> None:
+        self.refusal = (
+            f"this node may not join run {view.keys.run_id!r}: {difference}. The run goes on without it; start the "
+            "node with the run's script and settings, or give it a --rdzv-id of its own"
+        )
+
+    def _fingerprint(self, worker: Fingerprint) -> Fingerprint:
+        own = {f"{_ELASTIC}{name}": str(value) for name, value in asdict(self.settings).items()}
+        return Fingerprint(settings={**own, **worker.settings}, parameters=worker.parameters)
+
+    def _send(self, view: RunView, mine: Fingerprint) -> Iterator[Write]:
+        now = self.clock.monotonic()
+        if self._sent_for == self.instance and now < self._send_again_at:
+            self.until = self._send_again_at
+            return
+        self._sent_for = self.instance
+        self.until = self._send_again_at = now + RESEND_PAUSE
+        yield Write(
+            label="fingerprint",
+            compares=(
+                Compare(view.keys.fingerprint, "create", "=", 0),
+                Compare(view.keys.run, "mod", "=", view.mod_revision(view.keys.run)),
+            ),
+            puts=(Put(view.keys.fingerprint, mine.encode()),),
+        )

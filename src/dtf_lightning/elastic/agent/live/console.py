@@ -1,0 +1,64 @@
+"""Tells the user of torchrun what happens to the run and why: one line per change, on every node."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from dtf_lightning.clock import Clock
+from dtf_lightning.elastic.agent.live.local_node import LocalNode
+from dtf_lightning.elastic.rules.directives import DirectiveKind
+from dtf_lightning.elastic.run.keys import RunView
+
+log = logging.getLogger(__name__)
+
+WAITING_PATIENCE = 1.0
+"""Seconds that a node waits for its place before it says why."""
+_COUNTDOWN = re.compile(r"\d+\.\d s")
+
+
+class Narrator:
+    """Compares the keys with what was told last. Used by the loop's thread only."""
+
+    def __init__(self, node: str, clock: Clock) -> None:
+        self.until: float | None = None
+        """When `tell` wants to be called at the latest: monotonic seconds."""
+        self._node = node
+        self._clock = clock
+        self._waits_since: float | None = None
+        self._generation = 0
+        self._directive: tuple[DirectiveKind, int, str] | None = None
+        self._waiting_for = ""
+
+    def tell(self, view: RunView, node: LocalNode) -> None:
+        """Log what is new."""
+        generation, directive = view.generation, view.directive
+        me = f"{self._node}#{node.incarnation}"
+        is_member = generation is not None and any(member.id == me for member in generation.members)
+        number = generation.number if generation is not None else 0
+        if directive is not None and directive.target > number:
+            told = (directive.kind, directive.target, directive.reason)
+            if told != self._directive and directive.kind is not DirectiveKind.STOP:
+                log.info("%s: %s", directive.kind.value, directive.reason)
+            self._directive = told
+        if generation is not None and number != self._generation:
+            place = f"; this node has ranks from {generation.first_rank(me)} on" if is_member else ""
+            log.info("generation %d: %s%s", number, generation.reason, place)
+        self._generation = number
+        self._tell_why_it_waits(view, waits=node.waits and (not is_member or bool(view.status and view.status.paused)))
+
+    def _tell_why_it_waits(self, view: RunView, *, waits: bool) -> None:
+        self.until = None
+        if not waits:
+            self._waits_since, self._waiting_for = None, ""
+            return
+        now = self._clock.monotonic()
+        self._waits_since = now if self._waits_since is None else self._waits_since
+        if now < self._waits_since + WAITING_PATIENCE:
+            self.until = self._waits_since + WAITING_PATIENCE
+            return
+        reason = view.status.reason if view.status is not None else "no coordinator yet"
+        text = _COUNTDOWN.sub("a moment", reason)  # counting down is no change
+        if text != self._waiting_for:
+            self._waiting_for = text
+            log.info("%s waits: %s", self._node, reason)

@@ -1,0 +1,68 @@
+"""The important events of a node and its workers in etcd, so that `dtf status` sees them while the run goes on.
+
+One key for each node, under its lease: at most `MAX_EVENTS` of its last events, written at most once in `PAUSE` seconds.
+What is older, or of nodes that are gone, is in the event logs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dtf_lightning.clock import Clock
+from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Outcome, Write
+from dtf_lightning.elastic.run.keys import RunKeys, encode
+from dtf_lightning.etcd.store import Put
+from dtf_lightning.events.kinds import IMPORTANT, words
+
+MAX_EVENTS = 20
+MAX_TEXT = 300
+"""Characters of an event."""
+PAUSE = 1.0
+
+
+class Chronicle:
+    """Of one node. Used by the agent's loop only."""
+
+    def __init__(self, node: str, keys: RunKeys, clock: Clock) -> None:
+        self.until: float | None = None
+        """When `due` wants to be called at the latest: monotonic seconds."""
+        self._key = keys.events(node)
+        self._clock = clock
+        self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
+        self._changed = False
+        self._in_flight: Write | None = None
+        self._next_at = 0.0
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take in an event's JSON; one that is of no importance, or that cannot be read, is passed over."""
+        if event.get("kind") not in IMPORTANT:
+            return
+        try:
+            self._events.append({"at": float(event["at"]), "text": words(event)[:MAX_TEXT]})
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return  # of another version's worker
+        self._changed = True
+
+    def due(self, *, listed: bool) -> Iterator[Write]:
+        """What is to be written now. `listed`: this node has its lease."""
+        self.until = None
+        if not self._changed or self._in_flight is not None or not listed:
+            return
+        now = self._clock.monotonic()
+        if now < self._next_at:
+            self.until = self._next_at
+            return
+        self._changed, self._next_at = False, now + PAUSE
+        put = Put(self._key, encode(list(self._events)), lease=OWN_LEASE)
+        self._in_flight = Write(label="events", compares=(), puts=(put,))
+        yield self._in_flight
+
+    def written(self, write: Write, outcome: Outcome) -> bool:
+        """How the write went; false if it was none of this object's."""
+        if write is not self._in_flight:
+            return False
+        self._in_flight = None
+        self._changed = self._changed or outcome is not Outcome.APPLIED
+        return True

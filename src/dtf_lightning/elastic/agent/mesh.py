@@ -1,0 +1,275 @@
+"""Links between agents, for one question: is that agent's process still there?
+
+An agent that dies closes its links; its port then refuses. Both together are proof, and come within milliseconds; a
+broken link alone is not. A host that freezes or falls off the network gives no proof at all: there the lease decides,
+and the probe only tells whether the node itself lives on while etcd is away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from dtf_lightning.elastic.agent.inbox import PeerAnswered, PeerDead, Push
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 2.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between tries to connect. The first is short: a process that is being killed closes its sockets one by one, and
+for a moment its port takes connections that it will never serve."""
+_PING = b"?"
+_LINE_END = b"\n"
+
+
+class _LinkState(Enum):
+    WAITING = "waiting"  # for the next try to connect
+    CONNECTING = "connecting"
+    UP = "up"
+
+
+@dataclass(eq=False)
+class _Link:
+    """Our connection to one peer."""
+
+    node: str
+    address: tuple[str, int]
+    state: _LinkState = _LinkState.WAITING
+    socket: socket.socket | None = None
+    try_at: float = 0.0
+    pause: float = FIRST_PAUSE
+    was_up: bool = False
+    buffer: bytes = b""
+    probing: bool = False
+
+
+class Mesh:
+    """One thread that keeps a link to every peer and answers the peers' own.
+
+    Pushes `PeerDead` once per peer, and `PeerAnswered` for every answered `probe`.
+    """
+
+    def __init__(self, node: str, push: Push, *, host: str = "") -> None:
+        self._node = node
+        self._push = push
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._listener = socket.create_server(("", 0), family=family, backlog=128, dualstack_ipv6=both)
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self._host = host
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._wanted: dict[str, tuple[str, int]] = {}
+        self._probes: deque[str] = deque()
+        self._lock = threading.Lock()
+        self._links: dict[str, _Link] = {}
+        self._dead: set[str] = set()
+        self._inbound: set[socket.socket] = set()
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="dtf-mesh")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def watch(self, peers: dict[str, tuple[str, int]]) -> None:
+        """Keep links to exactly these nodes, given as node -> (host, port)."""
+        with self._lock:
+            if peers == self._wanted:
+                return
+            self._wanted = dict(peers)
+        self._wake()
+
+    def probe(self, node: str) -> None:
+        """Ask the node for a sign of life; `PeerAnswered` or `PeerDead` follows, or nothing from a frozen host."""
+        with self._lock:
+            self._probes.append(node)
+        self._wake()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join(5)
+        for link in self._links.values():
+            if link.socket is not None:
+                link.socket.close()
+        for accepted in self._inbound:
+            accepted.close()
+        self._listener.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
+        self._selector.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"x")
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self._closing:
+            self._follow_wishes()
+            for key, _ in self._selector.select(self._next_try()):
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj is self._wake_reader:
+                    with contextlib.suppress(OSError):
+                        self._wake_reader.recv(4096)
+                elif isinstance(key.data, _Link):
+                    self._link_ready(key.data)
+                else:
+                    assert isinstance(key.fileobj, socket.socket)
+                    self._answer(key.fileobj)
+
+    def _follow_wishes(self) -> None:
+        with self._lock:
+            wanted = dict(self._wanted)
+            probes = list(self._probes)
+            self._probes.clear()
+        for node in [node for node in self._links if node not in wanted]:
+            self._disconnect(self._links.pop(node))
+        for node, address in wanted.items():
+            if node not in self._links and node not in self._dead:
+                self._links[node] = _Link(node, address)
+        for node in probes:
+            if node in self._links:
+                self._probe(self._links[node])
+        now = time.monotonic()
+        for link in list(self._links.values()):
+            if link.state is _LinkState.WAITING and link.try_at <= now:
+                self._connect(link)
+            elif link.state is _LinkState.CONNECTING and link.try_at <= now:  # no answer at all: frozen or unreachable
+                self._retry_later(link)
+
+    def _next_try(self) -> float | None:
+        waiting = [link.try_at for link in self._links.values() if link.state is not _LinkState.UP]
+        return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+
+    def _connect(self, link: _Link) -> None:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(*link.address, type=socket.SOCK_STREAM)[0]
+            link.socket = socket.socket(family, kind)
+            link.socket.setblocking(False)
+            result = link.socket.connect_ex(address)
+        except OSError as error:
+            log.debug("no link to %s at %s: %s", link.node, link.address, error)
+            self._retry_later(link)
+            return
+        if result not in (0, errno.EINPROGRESS):
+            self._connect_failed(link, result)
+            return
+        link.state, link.try_at = _LinkState.CONNECTING, time.monotonic() + CONNECT_TIMEOUT
+        link.buffer = b""
+        self._selector.register(link.socket, selectors.EVENT_READ, link)  # the peer speaks first
+
+    def _connect_failed(self, link: _Link, error: int) -> None:
+        # A port that was ours to reach before, or lies on this very machine, refuses only when its process is gone;
+        # anywhere else a firewall may say the same.
+        if error == errno.ECONNREFUSED and (link.was_up or link.address[0] == self._host):
+            self._dies(link, "its agent's process is gone (link closed, port refused)")
+        else:
+            self._retry_later(link)
+
+    def _link_ready(self, link: _Link) -> None:
+        assert link.socket is not None
+        try:
+            data = link.socket.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            data = b""
+            if link.state is _LinkState.CONNECTING:
+                self._connect_failed(link, error.errno or 0)
+                return
+        if not data:
+            if link.state is _LinkState.CONNECTING:
+                self._retry_later(link)
+                return
+            self._disconnect(link)
+            link.state, link.try_at = _LinkState.WAITING, 0.0  # reconnect at once: refused means dead
+            return
+        if link.state is _LinkState.CONNECTING:
+            link.buffer += data
+            name, found, data = link.buffer.partition(_LINE_END)
+            if not found:
+                return
+            if name.decode(errors="replace") != link.node:
+                self._dies(link, "another process listens on its port")
+                return
+            link.state, link.was_up, link.pause = _LinkState.UP, True, FIRST_PAUSE
+            if link.probing:
+                self._probe(link)
+        if data and link.probing:
+            link.probing = False
+            self._push(PeerAnswered(link.node))
+
+    def _probe(self, link: _Link) -> None:
+        link.probing = True
+        if link.state is _LinkState.UP and link.socket is not None:
+            with contextlib.suppress(OSError):  # a dead link shows as readable
+                link.socket.send(_PING)
+        elif link.state is _LinkState.WAITING:
+            link.try_at = 0.0
+
+    def _dies(self, link: _Link, cause: str) -> None:
+        self._disconnect(link)
+        self._links.pop(link.node, None)
+        self._dead.add(link.node)
+        self._push(PeerDead(link.node, cause))
+
+    def _retry_later(self, link: _Link) -> None:
+        self._disconnect(link)
+        link.state, link.try_at = _LinkState.WAITING, time.monotonic() + link.pause
+        link.pause = min(2 * link.pause, LONGEST_PAUSE)
+
+    def _disconnect(self, link: _Link) -> None:
+        if link.socket is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(link.socket)
+            link.socket.close()
+            link.socket = None
+
+    # --- the peers' links to us --------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError:
+            return
+        accepted.setblocking(False)
+        self._inbound.add(accepted)
+        self._selector.register(accepted, selectors.EVENT_READ)
+        self._reply(accepted, self._node.encode() + _LINE_END)
+
+    def _answer(self, accepted: socket.socket) -> None:
+        try:
+            data = accepted.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._reply(accepted, _PING)
+            return
+        self._selector.unregister(accepted)
+        self._inbound.discard(accepted)
+        accepted.close()
+
+    def _reply(self, accepted: socket.socket, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            accepted.send(data)

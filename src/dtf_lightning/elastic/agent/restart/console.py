@@ -1,0 +1,76 @@
+"""Restart mode: tells the user of torchrun, and the event log, what happens to the run and why."""
+
+from __future__ import annotations
+
+import logging
+
+from dtf_lightning.clock import Clock
+from dtf_lightning.elastic.rules.generation import Generation
+from dtf_lightning.elastic.rules.rounds import RoundDecision
+from dtf_lightning.events.log import Event, EventLog, GenerationFormed, NodeGoneEvent, NodeJoined
+
+log = logging.getLogger(__name__)
+
+WAITING_PATIENCE = 1.0
+"""Seconds that a node waits for its place before it says why."""
+
+
+class RoundNarrator:
+    """Used by the agent's loop only."""
+
+    def __init__(self, node: str, clock: Clock, event_log: EventLog | None) -> None:
+        self._node = node
+        self._clock = clock
+        self._event_log = event_log
+        self._waits_since: float | None = None
+        self._waiting_for = ""
+        self._gone: set[str] = set()
+
+    def gone(self, node: str, cause: str) -> None:
+        """A member is gone. Told once, however many ways it is noticed."""
+        if node not in self._gone:
+            self._gone.add(node)
+            log.info("%s is gone: %s", node, cause)
+            self._report(NodeGoneEvent(at=self._clock.wall(), source=self._node, node=node, cause=cause))
+
+    def waits(self, decision: RoundDecision) -> float | None:
+        """This node waits for a place; when to be called again: monotonic seconds."""
+        now = self._clock.monotonic()
+        self._waits_since = now if self._waits_since is None else self._waits_since
+        if now < self._waits_since + WAITING_PATIENCE:
+            return self._waits_since + WAITING_PATIENCE
+        text = decision.reason if decision.until is None else decision.reason.partition(",")[0]  # no countdown
+        if text != self._waiting_for:
+            self._waiting_for = text
+            log.info("%s waits: %s", self._node, decision.reason)
+        return None
+
+    def entered(self, generation: Generation, group_rank: int) -> None:
+        """This node has its place."""
+        self._waits_since, self._waiting_for = None, ""
+        size = len(generation.members)
+        nodes = "1 node" if size == 1 else f"{size} nodes"
+        log.info("round %d: %s, group rank %d here: %s", generation.number, nodes, group_rank, generation.reason)
+        if group_rank == 0:
+            self._report(
+                GenerationFormed(
+                    at=self._clock.wall(),
+                    source=self._node,
+                    generation=generation.number,
+                    rescale=generation.kind,
+                    world_size=generation.world_size,
+                    members=tuple(member.id for member in generation.members),
+                    reason=generation.reason,
+                )
+            )
+
+    def started(self, number: int, num_workers: int) -> None:
+        """This node's workers are started for a round."""
+        node = self._node
+        self._report(
+            NodeJoined(at=self._clock.wall(), source=node, node=node, incarnation=number, num_workers=num_workers)
+        )
+
+    def _report(self, event: Event) -> None:
+        if self._event_log is not None:
+            self._event_log.write(event)

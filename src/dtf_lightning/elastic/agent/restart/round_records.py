@@ -1,0 +1,62 @@
+"""What the nodes' records say of the latest round, with those that are away and the last words of those that are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dtf_lightning.elastic.agent.peers import Peers
+from dtf_lightning.elastic.rules.generation import Generation
+from dtf_lightning.elastic.rules.records import NodeRecord
+from dtf_lightning.elastic.rules.rounds import RoundView
+from dtf_lightning.elastic.run.keys import NodeDeleted, RunView
+
+
+@dataclass
+class RoundRecords:
+    """Used under the agent's lock."""
+
+    view: RunView
+    peers: Peers
+    node: str
+    _last_words: dict[str, NodeRecord] = field(default_factory=dict)
+
+    def follow(self, changes: list[NodeRecord | NodeDeleted]) -> Iterator[tuple[str, str]]:
+        """Take in what changed; the nodes that are gone by it, and why."""
+        for change in changes:
+            record = change.record if isinstance(change, NodeDeleted) else change
+            self._last_words[record.node] = record
+            if record.node == self.node:
+                continue
+            if isinstance(change, NodeRecord):
+                self.peers.listed(change)
+            else:
+                cause = self.peers.unlisted(record)
+                if cause is not None:
+                    yield record.node, cause
+
+    @property
+    def current(self) -> Generation:
+        """The latest round; number 0 before the first."""
+        return self.view.generation or Generation(number=0)
+
+    def num_workers(self, generation: Generation) -> dict[str, int]:
+        """By node, of those members that have told it for this round."""
+        members = {member.node for member in generation.members}
+        records = (*self.view.nodes.values(), *self.peers.away.values())
+        return {r.node: r.num_workers for r in records if r.node in members and r.generation >= generation.number}
+
+    def round_view(self) -> RoundView:
+        """All of it, for `elastic.rounds`."""
+        current, gone, last = self.current, self.peers.gone, self._last_words
+        known = {**self.peers.away, **self.view.nodes}
+        living = {node: record for node, record in known.items() if node not in gone}
+        absent = [member.node for member in current.members if member.node not in living]
+        completed = {node for node in absent if node in last and last[node].finished == current.number}
+        left = {node for node in absent if node in last and last[node].leaving}
+        return RoundView(
+            current=current,
+            records=tuple(living.values()),
+            failed={n: gone.get(n, "its record is gone") for n in absent if n not in completed | left},
+            completed=frozenset(completed),
+        )

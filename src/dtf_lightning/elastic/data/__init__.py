@@ -1,0 +1,1 @@
+"""Which samples a rank trains in which step: samplers, shards, streams, and the plan of each step."""

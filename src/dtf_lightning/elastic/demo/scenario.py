@@ -1,0 +1,203 @@
+"""What happens in the demo, in order.
+
+Each act waits until the generation before it has trained for some steps, and each wait has a deadline and ends at once
+when a node dies that was not meant to.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from dtf_lightning.elastic.demo.display import Display
+from dtf_lightning.elastic.demo.interruption import Interruption
+from dtf_lightning.elastic.demo.observe import LedgerTail, SeenGeneration
+from dtf_lightning.elastic.testkit.local_cluster import LocalCluster, LocalNode
+from dtf_lightning.errors import DtfError
+from dtf_lightning.events.log import WorkerRescaled
+
+START_TIMEOUT = 120.0
+"""Seconds for a node to come: imports of torch and Lightning on a busy machine, from a cold disk."""
+
+RESCALE_TIMEOUT = 60.0
+"""Seconds for a generation to form and to train for some steps."""
+
+END_TIMEOUT = 120.0
+
+LAST_LINES = 15
+"""Of a node's output, when something went wrong."""
+
+
+class DemoFailed(DtfError):
+    """Something that the demo waited for did not come about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """Something that was done to the run, and the generation that it led to."""
+
+    what: str
+    generation: int
+    at: float | None
+    """When the signal was sent, in seconds since the epoch; `None` for a start, after which the node takes its time."""
+
+
+class Scenario:
+    """The demo's run, played on a cluster.
+
+    Args:
+        min_steps: of a generation before the next act.
+        min_epochs: of the whole run.
+        stop_file: is made when training is to end.
+        interruption: is asked in every wait.
+    """
+
+    def __init__(
+        self,
+        cluster: LocalCluster,
+        display: Display,
+        interruption: Interruption,
+        *,
+        min_steps: int,
+        min_epochs: int,
+        stop_file: Path,
+    ) -> None:
+        assert cluster.run_dir is not None
+        self._cluster, self._display, self._interruption = cluster, display, interruption
+        self._min_steps, self._min_epochs, self._stop_file = min_steps, min_epochs, stop_file
+        self._tail = LedgerTail(cluster.run_dir / "ledger")
+        self._generation = 0
+        """The one that the last act led to."""
+        self._meant_to_end: dict[str, int] = {}
+        """Node to the exit code that it is meant to have."""
+        self._acts: list[Act] = []
+
+    def play(self) -> list[Act]:
+        """Raises `DemoFailed` when something does not come about in time, or ends in another way than it should."""
+        self._start("a", "b", workers=2)
+        self._start("c", workers=3)
+        self._kill_a_worker(workers=2)
+        self._trains(3, "started again by torchrun", START_TIMEOUT)
+        self._kill_the_coordinator(workers=2)
+        self._start("d", workers=3)
+        self._terminate_a_node(workers=2)
+        self._end()
+        return self._acts
+
+    # --- acts; `workers` is the world size that each leads to --------------------------------------------------------
+
+    def _start(self, *names: str, workers: int) -> None:
+        self._display.say(f"start {' and '.join(f'node {name}' for name in names)}")
+        for name in names:
+            self._cluster.start(name)
+        self._trains(workers, "a new node" if len(names) == 1 else f"{' and '.join(names)} start", START_TIMEOUT)
+
+    def _kill_a_worker(self, workers: int) -> None:
+        victim = self._any_node()
+        self._display.say(f"kill -9 the worker of node {victim.name}")
+        at = time.time()
+        victim.kill_worker()
+        self._trains(workers, "kill -9 of its worker", RESCALE_TIMEOUT, at)
+
+    def _kill_the_coordinator(self, workers: int) -> None:
+        victim = self._cluster.coordinator()
+        self._display.say(f"kill -9 node {victim.name}, agent and worker: it is the coordinator's")
+        self._meant_to_end[victim.name] = -signal.SIGKILL
+        at = time.time()
+        victim.kill()
+        self._trains(workers, "kill -9 of the coordinator", RESCALE_TIMEOUT, at)
+
+    def _terminate_a_node(self, workers: int) -> None:
+        leaver = self._any_node()
+        self._display.say(f"SIGTERM to node {leaver.name}")
+        self._meant_to_end[leaver.name] = 0
+        at = time.time()
+        leaver.send(signal.SIGTERM)
+        self._trains(workers, "SIGTERM", RESCALE_TIMEOUT, at)
+
+    def _end(self) -> None:
+        self._until(lambda: self._epoch() + 1 >= self._min_epochs, f"epoch {self._min_epochs}", END_TIMEOUT)
+        self._stop_file.touch()
+        nodes = self._cluster.nodes
+        for name in nodes:
+            self._meant_to_end.setdefault(name, 0)
+        self._until(
+            lambda: all(node.process.poll() is not None for node in nodes.values()), "training to end", END_TIMEOUT
+        )
+        for name, meant in self._meant_to_end.items():
+            if nodes[name].process.returncode != meant:
+                raise DemoFailed(f"node {name} was to end with exit code {meant}; {self._last_words(nodes[name])}")
+        self._display.say(f"training ends after {self._epoch() + 1} epochs, every node with the right exit code")
+
+    def _any_node(self) -> LocalNode:
+        """One that does not coordinate: what befalls the coordinator is an act of its own."""
+        coordinator = self._cluster.coordinator().name
+        return next(
+            node
+            for name, node in reversed(self._cluster.nodes.items())
+            if name != coordinator and name not in self._meant_to_end
+        )
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def _trains(self, world_size: int, what: str, timeout: float, at: float | None = None) -> None:
+        """Wait until a generation after the last act's has that world size and has trained for some steps."""
+
+        def there() -> SeenGeneration | None:
+            newest = self._tail.look()
+            for seen in self._tail.generations.values():
+                if seen.number > self._generation and seen.world_size == world_size and newest is not None:
+                    # One that is over already has no more steps to come.
+                    return seen if seen.steps >= self._min_steps or seen.number < newest.number else None
+            return None
+
+        self._until(lambda: there() is not None, f"{world_size} workers to train ({what})", timeout)
+        seen = there()
+        assert seen is not None
+        self._generation = seen.number
+        self._acts.append(Act(what=what, generation=seen.number, at=at))
+        pauses = [
+            event.pause
+            for event in self._cluster.events()
+            if isinstance(event, WorkerRescaled) and event.generation == seen.number
+        ]
+        paused = f" after a pause of {1000 * median(pauses):.0f} ms" if pauses else ""
+        self._display.say(f"generation {seen.number}: {world_size} workers train{paused}")
+
+    def _until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
+        end = time.monotonic() + timeout
+        while not condition():
+            for name, node in self._cluster.nodes.items():
+                if name not in self._meant_to_end and node.process.poll() is not None:
+                    raise DemoFailed(f"waiting for {what}: node {name} was to live on; {self._last_words(node)}")
+            if time.monotonic() > end:
+                words = "\n".join(
+                    f"node {node.name}; {self._last_words(node)}" for node in self._cluster.nodes.values()
+                )
+                raise DemoFailed(f"{what}: did not come about within {timeout:g} s\n{words}")
+            self._display.show(self._now(what))
+            self._interruption.pause()
+
+    def _epoch(self) -> int:
+        seen = self._tail.look()
+        return seen.epoch if seen is not None else 0
+
+    def _now(self, what: str) -> str:
+        seen = self._tail.look()
+        training = (
+            f"generation {seen.number}, {seen.world_size} workers, epoch {seen.epoch + 1}, step {seen.step}; "
+            if seen is not None
+            else ""
+        )
+        return f"{training}waiting for {what}"
+
+    @staticmethod
+    def _last_words(node: LocalNode) -> str:
+        code = node.process.poll()
+        state = "it lives" if code is None else f"it ended with exit code {code}"
+        lines = node.output().strip().splitlines()[-LAST_LINES:]
+        return "\n  | ".join([f"{state}, its last words ({node.log}):", *lines])

@@ -1,0 +1,222 @@
+"""`ElasticCallback`: the one line that makes a training script elastic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from dtf_lightning.elastic.data.step_plans import BatchPolicy, BatchSettings, EpochTail
+from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.elastic.lightning.data.evaluation import Evaluation, check_evaluation
+from dtf_lightning.elastic.lightning.loops import make_loops_elastic
+from dtf_lightning.elastic.lightning.session import reporter
+from dtf_lightning.elastic.lightning.session.compatibility import refuse_module, refuse_trainer
+from dtf_lightning.elastic.lightning.session.session import ElasticSession, current_session
+from dtf_lightning.elastic.lightning.session.settings import SessionSettings
+from dtf_lightning.elastic.lightning.strategy import ElasticDDPStrategy
+from dtf_lightning.elastic.numerics.learning_rate import Rule
+from dtf_lightning.elastic.snapshots.settings import SHARED_MEMORY, SnapshotSettings
+from dtf_lightning.errors import SettingsError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+INERT = (
+    "ElasticCallback does nothing here: torchrun has not started this process. To train elastically, start it "
+    "with `torchrun --nnodes=1:4 --rdzv-backend=etcd --rdzv-endpoint=HOST:2379 --rdzv-id=RUN ...`."
+)
+
+
+class ElasticCallback(Callback):
+    """Let workers join, leave and die while the trainer fits.
+
+    Under `torchrun --rdzv-backend=etcd` it checks in with the node's agent when it is constructed and makes the
+    trainer's strategy and loops elastic when `fit` begins. Under any other rendezvous of torchrun, and with
+    `--rdzv-conf mode=restart`, torchelastic starts the workers anew on every change, and they go on from a snapshot in
+    the nodes' memory. Started any other way it does nothing and says so once.
+    Works with Lightning's default strategy, with `strategy="ddp"`, and with `strategy="elastic_ddp"`.
+
+    Args:
+        batch: `"per_rank"`: the loader's batch size on every rank, a step grows and shrinks with the world;
+            `"global"`: a step has the same samples in every world, each rank accumulates its share in micro-batches of
+            at most the loader's batch size; or a `dtf_lightning.elastic.data.step_plans.BatchPolicy`.
+        global_batch: samples per optimizer step of `"global"`; `None`: as many as the first generation's step has.
+        tail: what to do when the rest of an epoch does not divide by the world size: `"pad"` repeats at most
+            world size - 1 samples (Lightning's way, the default of `"per_rank"`), `"drop"` leaves at most as many out,
+            `"exact"` trains every sample once and weighs gradients by samples (the default of all other policies).
+            The weights take it that `training_step` returns a mean over the batch's samples.
+        virtual_ranks: define training by so many logical ranks, each with the loader's batch size and random numbers of its
+            own, whatever workers there are, at most as many: any history of worlds then gives the same bits on the same
+            hardware with the same number of torch threads. `tail` is `"exact"` or `"drop"`; `seed=None` is the sampler's.
+        seed: makes random numbers (torch, numpy, Python, DataLoader workers) a function of (seed, epoch, step, rank), so
+            that no rescale, retry or validation shifts them; `None`: they go on from wherever they are.
+        evaluation: of validation and test loaders: `"padded"`: Lightning's way, which evaluates up to world size - 1 samples
+            twice; `"exact"`: each sample once, in any world.
+        ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.elastic.observe.ledger.audit`).
+        learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
+            `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
+            a ramp; `None`: it does not.
+        snapshot_every_n_steps: where workers are started anew: optimizer steps between two snapshots into the node's
+            memory while training goes on; `None`: only when the workers stop, which covers all but a node or a run that
+            goes without a word.
+        snapshot_dir: folder for them, in memory; one of the run's own is made in it.
+        snapshot_memory: bytes that they may take there per node; what does not fit goes to `run_dir`. `None`: half of
+            what is free at the start.
+        run_dir: folder of the run's event logs and ledgers; `None` for `<default_root_dir>/dtf/<run id>`.
+
+    Raises:
+        SettingsError: unknown policy, tail or rule, or a contradiction; on `fit`: a strategy, module or loader that cannot be made elastic.
+        ProtocolError: the agent is of another version.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch: Literal["per_rank", "global"] | BatchPolicy = "per_rank",
+        global_batch: int | None = None,
+        tail: EpochTail | None = None,
+        ledger: bool = False,
+        run_dir: str | None = None,
+        seed: int | None = None,
+        virtual_ranks: int | None = None,
+        evaluation: Evaluation = "padded",
+        learning_rate: str | Rule | AdaptiveLearningRate | None = None,
+        snapshot_every_n_steps: int | None = None,
+        snapshot_dir: str | None = None,
+        snapshot_memory: int | None = None,
+    ) -> None:
+        batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail, virtual_ranks=virtual_ranks)
+        check_evaluation(evaluation)
+        if batch == "global" and learning_rate not in (None, "none"):
+            raise SettingsError(
+                "ElasticCallback(batch='global', learning_rate=...): a step has the same samples in every world, so that "
+                "its learning rate needs no rule. Remove learning_rate, or use batch='per_rank'."
+            )
+        if learning_rate is None or isinstance(learning_rate, AdaptiveLearningRate):
+            self.learning_rate = learning_rate
+        else:
+            self.learning_rate = AdaptiveLearningRate(learning_rate)
+        self.session: ElasticSession | None = current_session(
+            SessionSettings(
+                batches=batches,
+                ledger=ledger,
+                run_dir=run_dir,
+                seed=seed,
+                evaluation=evaluation,
+                snapshots=SnapshotSettings(
+                    every_n_steps=snapshot_every_n_steps,
+                    folder=Path(snapshot_dir) if snapshot_dir is not None else SHARED_MEMORY,
+                    memory=snapshot_memory,
+                ),
+            )
+        )
+        """`None` where the callback is inert."""
+        self._said = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the trainer elastic, before anybody else's set-up."""
+        if stage == "fit" and self.learning_rate is not None:
+            _add_behind(self, self.learning_rate, trainer)
+        if self.session is None:
+            if not self._said:
+                self._said = True
+                rank_zero_info(INERT)
+            return
+        if stage != "fit":
+            return
+        make_elastic(trainer, pl_module, self.session)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002  Lightning's signature
+        if self.session is not None:
+            self.session.recorder.batch_done(outputs)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if self.session is not None:
+            self.session.recorder.validation_begins()
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.session is not None and trainer.state.fn == "fit":
+            self.session.before_validation_batch()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if self.session is not None:
+            self.session.recorder.validation_done(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
+        if self.session is None:
+            return {}
+        return {
+            "progress": self.session.progress.state_dict() | {"validated": self.session.validated},
+            "instance": self.session.generation.instance,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.session is not None:
+            reporter.loaded(self.session, state_dict.get("progress"))
+
+
+def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
+    """Register one more callback while Lightning goes through the list: it is set up next."""
+    others = [other for other in trainer.callbacks if isinstance(other, AdaptiveLearningRate) and other is not added]
+    if others:
+        raise SettingsError(
+            "the trainer has an AdaptiveLearningRate besides ElasticCallback(learning_rate=...); the learning rate would "
+            "be scaled twice. Remove one of them."
+        )
+    if added not in trainer.callbacks:
+        trainer.callbacks.insert(trainer.callbacks.index(callback) + 1, added)
+
+
+def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, session: ElasticSession) -> None:
+    """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` for what cannot be."""
+    _refuse_a_second_fit(session)
+    refuse_module(pl_module)
+    refuse_trainer(trainer, session.settings.batches)
+    _make_strategy_elastic(trainer, session)
+    make_loops_elastic(trainer)
+    session.attach(trainer)
+    if session.welcome.joiner:
+        trainer.num_sanity_val_steps = 0  # the run has made sure long ago
+    # Lightning registers this after the set-up hooks; the loops install the real handlers when training begins.
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: session.link.leaving("SIGTERM")  # type: ignore[method-assign]
+
+
+def _refuse_a_second_fit(session: ElasticSession) -> None:
+    if session.over or session.in_group:
+        raise SettingsError(
+            "this process has trained in an elastic run already; a second `fit` in the same process would have to join "
+            "the run again. Start it as a run of its own, with another --rdzv-id."
+        )
+
+
+def _make_strategy_elastic(trainer: pl.Trainer, session: ElasticSession) -> None:
+    strategy = trainer.strategy
+    if isinstance(strategy, ElasticDDPStrategy):
+        return
+    connector = trainer._accelerator_connector
+    if type(strategy) is DDPStrategy:
+        strategy.__class__ = ElasticDDPStrategy
+        strategy.adopt(session)  # type: ignore[attr-defined]
+    elif type(strategy) is SingleDeviceStrategy:
+        # What Lightning chooses by default for one CPU or one GPU, however many workers torchrun started.
+        elastic = ElasticDDPStrategy(
+            accelerator=strategy.accelerator,
+            parallel_devices=[strategy.root_device],
+            checkpoint_io=strategy.checkpoint_io,
+            precision_plugin=strategy.precision_plugin,
+        )
+        elastic._lightning_module = strategy._lightning_module
+        elastic.model = strategy.model
+        elastic._layer_sync = getattr(strategy, "_layer_sync", None)
+        connector.strategy = elastic
+    else:
+        raise SettingsError(
+            f"Trainer(strategy={type(strategy).__name__}) cannot be made elastic: its process groups cannot be formed "
+            'anew in mid-run. Write Trainer(strategy="ddp", callbacks=[ElasticCallback()]).'
+        )
+    connector.cluster_environment = session.cluster_environment

@@ -1,0 +1,1 @@
+"""The callbacks that users add to a Trainer beside `ElasticCallback`."""

@@ -1,0 +1,381 @@
+"""`BestCheckpoints`: keeps the best and the most recent checkpoints, and never loses them.
+
+Private API touched here: `trainer._checkpoint_connector.dump_checkpoint` (`Trainer.save_checkpoint` writes at once, and
+leaves the other ranks at a barrier when rank 0 fails).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from dtf_lightning.elastic.checkpoints.background import BackgroundWriter
+from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
+from dtf_lightning.elastic.checkpoints.formats import load_verified, safetensors_file, torch_file
+from dtf_lightning.elastic.checkpoints.reader import best_first, first_intact
+from dtf_lightning.elastic.checkpoints.record import Mode, Record
+from dtf_lightning.elastic.checkpoints.retention import AnyOf, BestN, LatestN, Policy
+from dtf_lightning.elastic.checkpoints.staging import (
+    StagedState,
+    Staging,
+    StateChanged,
+    optimizer_tensors,
+    storages_of,
+)
+from dtf_lightning.elastic.checkpoints.storage import Write, open_storage
+from dtf_lightning.elastic.checkpoints.summary import summary
+from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
+from dtf_lightning.elastic.lightning.reporting.callback_events import stall, tell_checkpoints
+from dtf_lightning.errors import CheckpointError, SettingsError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+log = logging.getLogger("dtf_lightning")
+
+
+class BestCheckpoints(Checkpoint):
+    """Save checkpoints; keep the `best` by metric and the `recent` ones, at most `best + recent` in all.
+
+    Every file is written to a temporary name, synced, checksummed and renamed; what is to go is removed only then. Works
+    with plain Lightning (one process or DDP) and in elastic runs. Rank 0 writes; what fails there is raised on all.
+
+    Args:
+        monitor: the logged metric, or several: each has its own best list. `None`: recent ones only.
+        mode: `"min"` or `"max"`; for several monitors one for all, or one each.
+        best: how many of the best to keep, per monitor.
+        recent: how many of the last to keep.
+        every_n_steps: save at every so many optimizer steps.
+        every_n_epochs: save at the end of every so many epochs.
+        on_validation: save after every validation (and give a checkpoint of the same step its metrics).
+        dirpath: folder or fsspec URL; `None` for `<default_root_dir>/checkpoints`.
+        filename: with `{epoch}` and `{step}`.
+        asynchronous: write in a background thread; training waits only for a copy in memory.
+        max_in_flight: asynchronous saves at a time; each holds a copy of the state in host memory.
+        safetensors: beside each checkpoint, its weights as `.safetensors`.
+        policy: instead of `best` and `recent`: any `dtf_lightning.elastic.checkpoints.retention.Policy`.
+        run: the run's name in the manifest; `None` for a new one, or the one of the checkpoint that is resumed.
+
+    Raises:
+        SettingsError: arguments that contradict each other.
+        CheckpointError: while fitting: a checkpoint could not be saved; earlier ones are intact.
+    """
+
+    def __init__(
+        self,
+        monitor: str | Sequence[str] | None = None,
+        mode: Mode | Sequence[Mode] = "min",
+        best: int = 2,
+        recent: int = 3,
+        *,
+        every_n_steps: int | None = None,
+        every_n_epochs: int | None = None,
+        on_validation: bool = True,
+        dirpath: str | Path | None = None,
+        filename: str = "epoch={epoch}-step={step}",
+        asynchronous: bool = False,
+        max_in_flight: int = 1,
+        safetensors: bool = False,
+        policy: Policy | None = None,
+        run: str | None = None,
+    ) -> None:
+        self._best = _best_policies(monitor, mode, best)
+        self.policy: Policy = policy or AnyOf((*self._best, LatestN(recent)))
+        for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
+            if value is not None and value < 1:
+                raise SettingsError(f"BestCheckpoints({name}={value}): expected at least 1")
+        if policy is None and recent + best * len(self._best) == 0:
+            raise SettingsError("BestCheckpoints(best=0, recent=0) would keep nothing")
+        self.every_n_steps, self.every_n_epochs, self.on_validation = every_n_steps, every_n_epochs, on_validation
+        self.dirpath: str | Path | None = dirpath
+        self.filename = filename
+        self.recent = recent
+        self.safetensors = safetensors
+        self.run = run
+        self.records: tuple[Record, ...] = ()
+        """What is kept, as of the last save that all ranks know of; oldest first."""
+        self.best_model_path = ""
+        """Of the best (by the first monitor) that is kept, for `ckpt_path="best"`; Lightning's launchers set it too."""
+        self._writer = BackgroundWriter(max_in_flight) if asynchronous else None
+        self._stagings = [Staging() for _ in range(max_in_flight)] if asynchronous else []
+        self._staged: StagedState | None = None
+        """The last copy, as long as it may be unfinished."""
+        self._was_torn = False
+        self._num_saves = 0
+        self._folder: CheckpointFolder | None = None
+        """On the writing rank."""
+        self._suspended = False
+        self._validated_at = -1
+        """Step of the last validation."""
+        self._last: tuple[int, str] | None = None
+        """Step and name of the last checkpoint."""
+        self._measured: set[str] = set()
+        """Metrics that validation logs: between two validations they are those of older weights."""
+        self._before_validation: dict[str, Any] = {}
+        self._told: tuple[Record, ...] = ()
+        self._stalls: dict[int, float] = {}
+
+    # --- what users ask ----------------------------------------------------------------------------------------------
+
+    @property
+    def staged_bytes(self) -> int:
+        """Host memory that asynchronous saving holds."""
+        return sum(staging.num_bytes for staging in self._stagings)
+
+    def ranked(self) -> list[Record]:
+        """Kept ones, best (by the first monitor) first; without a monitor, or a metric, newest first."""
+        if not self._best:
+            return sorted(self.records, key=lambda record: (record.suspect, -record.serial))
+        return best_first(self.records, self._best[0].monitor, self._best[0].mode)
+
+    def load_before(self, step: int) -> tuple[Record, dict[str, Any]] | None:
+        """The best intact checkpoint of at most `step` steps, loaded; on the writing rank only.
+
+        Raises:
+            CheckpointError: a save in flight has failed.
+        """
+        if self.run is None:
+            return None  # nothing saved, nothing resumed
+        folder = self._settled_folder()
+        self.records = folder.records
+        able = [record for record in self.ranked() if record.step <= step and not record.suspect]
+        record = first_intact(folder.storage, able)
+        return None if record is None else (record, load_verified(folder.storage, record))
+
+    def suspend(self) -> None:
+        """Save no more in this fit: training has diverged, and what is good is saved."""
+        self._suspended = True
+
+    def suspect(self, since_step: int) -> None:
+        """Mark what was saved since then as saved in a divergence; on the writing rank only."""
+        if self.run is None:
+            return
+        folder = self._settled_folder()
+        folder.suspect(since_step)
+        self.records = folder.records
+
+    # --- Lightning's hooks -------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        self._location = str(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
+        self._suspended = False
+        if stage == "fit" and self.safetensors:
+            safetensors_file({})  # fails now rather than at the first save
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self._writer is not None and trainer.world_size == 1:
+            self._writer.check()
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not self._is_saved(trainer):
+            self._save(trainer, self._metrics(trainer, measured=False))
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        self._end_copying()  # an average of the weights may be put in their place
+        self._before_validation = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        before = self._before_validation
+        now = trainer.callback_metrics
+        self._measured |= {name for name, value in now.items() if value is not before.get(name)}
+        if self._skips(trainer):
+            return
+        self._validated_at = trainer.global_step
+        if self._is_saved(trainer):
+            self._annotate(trainer, self._metrics(trainer, measured=True))
+        elif self.on_validation:
+            self._save(trainer, self._metrics(trainer, measured=True))
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self._end_copying()
+
+    def _end_copying(self) -> None:
+        """The state may change from here on."""
+        if self._staged is not None:
+            self._staged.wait()
+            self._staged = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if not due or self._skips(trainer):
+            return
+        metrics = self._metrics(trainer, measured=self._validated_at == trainer.global_step)
+        if self._is_saved(trainer):
+            self._annotate(trainer, metrics)
+        else:
+            self._save(trainer, metrics)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if self._last is not None:
+            self._learn(trainer, lambda: self._settled_folder().records)
+            self._tell(trainer)
+            rank_zero_info(summary(self.records, self._location, self._best))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        if self._writer is not None:
+            try:
+                self._writer.flush()
+            except CheckpointError as error:
+                log.error("while ending on %s: %s", type(exception).__name__, error)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"run": self.run, "last": self._last, "measured": sorted(self._measured)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.run = state_dict["run"] or self.run
+        self._last = tuple(state_dict["last"]) if state_dict["last"] else None
+        self._measured = set(state_dict["measured"])
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def _save(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        if self._skips(trainer) or trainer.global_step == 0:
+            return
+        began = time.monotonic()
+        with stall(trainer):
+            self._save_now(trainer, metrics)
+        self._stalls[trainer.global_step] = time.monotonic() - began
+        self._tell(trainer)
+
+    def _save_now(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        self._name_run(trainer)
+        step, epoch = trainer.global_step, trainer.current_epoch
+        name = f"{self.filename.format(epoch=epoch, step=step)}.ckpt"
+        # In the checkpoint itself, so that a run resumed from it does not save the same step again.
+        before, self._last = self._last, (step, name)
+        # On all ranks: for some strategies gathering the state is a collective.
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+        def write() -> tuple[Record, ...]:
+            folder = self._open()
+            if self._writer is None:
+                folder.save(name, self._files(checkpoint), step=step, epoch=epoch, metrics=metrics)
+                return folder.records
+            self._writer.reserve()
+            staging = self._stagings[self._num_saves % len(self._stagings)]
+            staged = self._staged = staging.begin(
+                checkpoint, steady=() if self._was_torn else storages_of(optimizer_tensors(trainer.optimizers))
+            )
+            self._num_saves += 1
+
+            def save() -> None:
+                try:
+                    files = self._files(staged.read())
+                except StateChanged as error:
+                    self._was_torn = True
+                    log.warning("checkpoint %s is given up: %s. From now on training waits for the copy.", name, error)
+                else:
+                    folder.save(name, files, step=step, epoch=epoch, metrics=metrics)
+
+            self._writer.submit(save)
+            return folder.records
+
+        try:
+            self._learn(trainer, write)
+        except BaseException:
+            self._last = before
+            raise
+
+    def _annotate(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        assert self._last is not None
+        step, name = self._last
+        self._name_run(trainer)
+
+        def write() -> tuple[Record, ...]:
+            folder = self._open()
+
+            def annotate() -> object:
+                # A name that was taken got a version: the record of this step is the one that was meant.
+                known = [record.name for record in folder.records if record.step == step]
+                return folder.annotate(known[-1] if known else name, metrics)
+
+            if self._writer is None:
+                annotate()
+            else:
+                self._writer.submit(annotate)
+            return folder.records
+
+        self._learn(trainer, write)
+
+    def _learn(self, trainer: pl.Trainer, work: Callable[[], tuple[Record, ...]]) -> None:
+        """Do the work on rank 0; all ranks then know the run's name and what is kept, without looking at the disk."""
+        known = from_rank_zero(
+            lambda: (work(), self.run), rank=trainer.global_rank, broadcast=trainer.strategy.broadcast
+        )
+        if known is not None:
+            self.records, self.run = known
+            ranked = self.ranked()
+            self.best_model_path = open_storage(self._location).location(ranked[0].name) if ranked else ""
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        """The event log of an elastic run; of an asynchronous save with the next one, or at the end."""
+        told, self._told = self._told, self.records
+        tell_checkpoints(trainer, told, self.records, self._stalls, self._location)
+
+    def _name_run(self, trainer: pl.Trainer) -> None:
+        """Any rank can become the writer: in an elastic run all know the name from the start."""
+        if self.run is None:
+            session: Any = getattr(trainer.strategy, "session", None)
+            if session is not None:
+                self.run = re.sub(r"[^A-Za-z0-9_-]", "-", str(session.generation.instance))
+            elif trainer.is_global_zero:
+                self.run = uuid.uuid4().hex[:12]
+
+    def _open(self) -> CheckpointFolder:
+        if self._folder is None:
+            assert self.run is not None
+            self._folder = CheckpointFolder(open_storage(self._location), self.run, self.policy)
+        return self._folder
+
+    def _settled_folder(self) -> CheckpointFolder:
+        if self._writer is not None:
+            self._writer.flush()
+        return self._open()
+
+    def _files(self, checkpoint: Mapping[str, Any]) -> dict[str, Write]:
+        files = {".ckpt": torch_file(checkpoint)}
+        if self.safetensors:
+            files[".safetensors"] = safetensors_file(checkpoint["state_dict"])
+        return files
+
+    # --- small questions ---------------------------------------------------------------------------------------------
+
+    def _is_saved(self, trainer: pl.Trainer) -> bool:
+        return self._last is not None and self._last[0] == trainer.global_step
+
+    def _skips(self, trainer: pl.Trainer) -> bool:
+        dry: Any = getattr(trainer, "fast_dev_run", False)
+        if self._suspended or dry or trainer.state.fn != TrainerFn.FITTING:
+            return True
+        return trainer.sanity_checking
+
+    def _metrics(self, trainer: pl.Trainer, *, measured: bool) -> dict[str, float]:
+        """Those of the present weights: what validation measured only if it has just done so."""
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        for policy in self._best:
+            if measured and policy.monitor not in found:
+                rank_zero_warn(
+                    f"BestCheckpoints(monitor={policy.monitor!r}): nothing of that name was logged (there are "
+                    f"{', '.join(sorted(found)) or 'no metrics'}); this checkpoint cannot be among the best"
+                )
+            elif policy.monitor in found and not math.isfinite(found[policy.monitor]):
+                log.info("%s is %s: this checkpoint cannot be among the best", policy.monitor, found[policy.monitor])
+        return {name: value for name, value in found.items() if measured or name not in self._measured}
+
+
+def _best_policies(monitor: str | Sequence[str] | None, mode: Mode | Sequence[Mode], best: int) -> tuple[BestN, ...]:
+    monitors = [monitor] if isinstance(monitor, str) else list(monitor or ())
+    modes: list[Any] = [mode] * len(monitors) if isinstance(mode, str) else list(mode)
+    if len(modes) != len(monitors):
+        raise SettingsError(
+            f"BestCheckpoints: {len(monitors)} monitors and {len(modes)} modes; give one mode, or one each"
+        )
+    return tuple(BestN(best, name, its_mode) for name, its_mode in zip(monitors, modes, strict=True))

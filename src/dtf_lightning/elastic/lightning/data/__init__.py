@@ -1,0 +1,1 @@
+"""Loaders whose share of the data changes with the world, in terms of Lightning's loops."""

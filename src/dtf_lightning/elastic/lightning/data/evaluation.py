@@ -1,0 +1,113 @@
+"""Validation and test loaders that evaluate every sample once, in any world (`ElasticCallback(evaluation="exact")`).
+
+Lightning's `DistributedSampler` repeats up to world size - 1 samples so that all ranks have as many, and metrics count
+them twice. Here the samples are split evenly over the batches, and each batch over the ranks:
+
+* every rank has the same number of batches and something in each, so that a metric that synchronises at every step
+  meets its peers;
+* that takes a batch size of at least 2 and as many samples as ranks. Otherwise, and for loaders whose order nobody here
+  knows, the loader stays Lightning's, and a warning says what that repeats.
+
+Private API touched here: `_update_dataloader` (re-creates a loader, as Lightning itself does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from lightning.pytorch.utilities.data import _update_dataloader
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+
+from dtf_lightning.elastic.data.step_plans import split_evenly
+from dtf_lightning.errors import SettingsError
+
+Evaluation = Literal["padded", "exact"]
+EVALUATIONS: tuple[Evaluation, ...] = ("padded", "exact")
+
+
+def check_evaluation(evaluation: str) -> None:
+    """Raises `SettingsError` for an unknown one."""
+    if evaluation not in EVALUATIONS:
+        known = ", ".join(map(repr, EVALUATIONS))
+        raise SettingsError(f"ElasticCallback(evaluation={evaluation!r}): choose one of {known}")
+
+
+class EvaluationBatches(BatchSampler):
+    """This rank's part of each batch.
+
+    Args:
+        sampler: of the whole data set, as one process would draw it.
+        num_samples: that it draws; at least `world_size`.
+        batch_size: at most so many per rank; at least 2.
+        rank: this worker's.
+        world_size: number of ranks.
+    """
+
+    def __init__(self, sampler: Any, *, num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self.rank, self.world_size = rank, world_size
+        self.sizes = split_evenly(num_samples, -(-num_samples // (world_size * batch_size)))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        begin = 0
+        for size in self.sizes:
+            yield order[begin : begin + size][self.rank :: self.world_size]
+            begin += size
+
+
+def evaluate_once(loader: Any, *, rank: int, world_size: int) -> Any:
+    """The loader with `EvaluationBatches`, or as it is, after a warning that says what it repeats or leaves out."""
+    if world_size == 1:
+        return loader
+    problem = _problem(loader, world_size)
+    if problem:
+        rank_zero_warn(f"evaluation='exact': {problem}")
+        return loader
+    given = loader.sampler
+    whole: Any = DistributedSampler(
+        loader.dataset, num_replicas=1, rank=0, shuffle=given.shuffle, seed=given.seed, drop_last=False
+    )
+    made: Any = _update_dataloader(loader, given)
+    batches = EvaluationBatches(
+        whole, num_samples=len(loader.dataset), batch_size=loader.batch_size, rank=rank, world_size=world_size
+    )
+    # A DataLoader forbids it once it is made, for the sake of iterators that exist; here there is none yet.
+    object.__setattr__(made, "batch_sampler", batches)
+    return made
+
+
+def _problem(loader: Any, world_size: int) -> str:
+    """Why the loader cannot be divided exactly; empty if it can."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        what = loader.dataset if isinstance(loader, DataLoader) else loader
+        return (
+            f"{type(what).__name__} has no length and no order; each of {world_size} workers evaluates all that it "
+            "yields there. Use a map-style data set."
+        )
+    if loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:
+        return (
+            f"the evaluation loader makes batches of its own ({type(loader.batch_sampler).__name__}); it stays as it is "
+            "and repeats what it repeats. Pass DataLoader(batch_size=...)."
+        )
+    if type(loader.sampler) is not DistributedSampler:
+        return (
+            f"the evaluation loader has a {type(loader.sampler).__name__}; it stays as it is and repeats what it "
+            "repeats. Leave the sampler to Lightning (Trainer(use_distributed_sampler=True))."
+        )
+    sized: Any = loader.dataset
+    length = len(sized)
+    if loader.drop_last:
+        return f"the evaluation loader says drop_last=True, so that some of its {length} samples are left out"
+    if loader.batch_size == 1 or length < world_size:
+        return (
+            f"{length} samples in batches of {loader.batch_size} cannot be divided so that each of {world_size} "
+            f"workers has something in every batch; {-length % world_size} samples are evaluated twice. Use a batch "
+            "size of at least 2 and at least as many samples as workers."
+        )
+    return ""

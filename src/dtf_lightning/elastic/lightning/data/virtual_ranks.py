@@ -1,0 +1,259 @@
+"""`ElasticCallback(virtual_ranks=8)`: a worker computes its logical ranks one after the other, and all add them up alike.
+
+A logical rank's part of a step is one Lightning batch, so that a step is an accumulation of as many as the largest block
+of logical ranks has. Instead of letting gradients accumulate, each logical rank's are taken away when its backward is
+done; before the optimizer steps, all workers get their sum, added in an order that does not depend on the world. DDP is
+not there: it would add in an order of its own.
+
+Rules that this file guards, for every logical rank of a step:
+
+* it begins with the same weights and the same buffers, and with random numbers of its own place;
+* its loss is weighted by its samples, and divided by nothing else (Lightning divides by the length of the accumulation,
+  which depends on the world);
+* floating-point buffers (BatchNorm's statistics) move by the mean of what the logical ranks moved them, weighted by
+  samples; others (counters) take logical rank 0's;
+* a stand-in leaves no trace: no gradient, no buffer, no logged value.
+
+Private API touched here: the optimization loop's `output_result_cls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.loops.optimization.automatic import ClosureResult
+
+from dtf_lightning.elastic.collectives.canonical_sum import FlatLayout, Tensors, add, sum_over_workers
+from dtf_lightning.elastic.data.random_numbers import seed_of, seed_process
+from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
+from dtf_lightning.elastic.data.step_plans import ElasticBatchSampler
+from dtf_lightning.elastic.data.virtual_plan import TreeSum, VirtualPlan
+from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.elastic.lightning.rewind.undo import Undo
+from dtf_lightning.errors import SettingsError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from torch.utils.data import DataLoader
+
+    from dtf_lightning.elastic.lightning.session.session import ElasticSession
+
+READING, COMPUTING, STEPPING = range(3)
+"""Streams of random numbers: of a batch's samples, of its forward and backward, of the optimizer step."""
+
+
+class UndividedLoss(ClosureResult):
+    """Lightning's, without the division of the loss by the number of accumulated batches."""
+
+    @classmethod
+    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> ClosureResult:  # noqa: ARG003
+        """Raises `SettingsError` for a step that is to be skipped: the others would add a gradient that is not there."""
+        if training_step_output is None:
+            raise SettingsError(
+                "training_step returned None, which skips a batch; with virtual_ranks every logical rank takes part in "
+                "every step. Return a loss that is zero instead, for example 0.0 * loss."
+            )
+        return super().from_training_step_output(training_step_output)
+
+
+class VirtualRanks:
+    """One worker's part in the sums of a run's logical ranks."""
+
+    def __init__(self, num_logical: int) -> None:
+        self.num_logical = num_logical
+        self._plan: VirtualPlan | None = None
+        self._index = 0
+        self._seed = 0
+        self._sampler: ElasticDistributedSampler | None = None
+        """Knows the epoch, also while DataLoader workers are being given the first batches of the next one."""
+        self._rank = 0
+        self._tree = TreeSum(add)
+        self._layout: FlatLayout | None = None
+        self._layout_for: Any = None
+        self._aside = Undo()
+
+    # --- set-up ------------------------------------------------------------------------------------------------------
+
+    def attach(self, trainer: pl.Trainer) -> None:
+        """Raises `SettingsError` for what would make the sums depend on the world."""
+        self._refuse(trainer)
+        trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = UndividedLoss
+
+    def fingerprint(self, device: torch.device) -> dict[str, str]:
+        """What else must be the same on all nodes for the bits to be."""
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        return {"torch threads (OMP_NUM_THREADS)": str(torch.get_num_threads()), "hardware": kind}
+
+    def _refuse(self, trainer: Any) -> None:
+        what = f"ElasticCallback(virtual_ranks={self.num_logical})"
+        if trainer.strategy._layer_sync is not None or any(
+            isinstance(module, torch.nn.SyncBatchNorm) for module in trainer.lightning_module.modules()
+        ):
+            raise SettingsError(
+                f"{what} and SyncBatchNorm: its statistics are those of whatever workers there are. Use BatchNorm, whose "
+                "statistics are then a logical rank's."
+            )
+        if trainer.strategy._ddp_comm_hook is not None or trainer.strategy._ddp_comm_state is not None:
+            raise SettingsError(
+                f"{what} adds gradients itself; DDPStrategy(ddp_comm_hook=..., ddp_comm_state=...) has no place in it."
+            )
+        if any(isinstance(one, AdaptiveLearningRate) and one.name != "none" for one in trainer.callbacks):
+            raise SettingsError(
+                f"{what}: a step has the same samples in every world, so that its learning rate needs no rule. "
+                "Remove AdaptiveLearningRate (learning_rate=...)."
+            )
+
+    def refuse_superfluous(self, rank: int, world_size: int, node: str) -> None:
+        """Raises `SettingsError` on the workers for which no logical rank is left; the others go on without them."""
+        if rank >= self.num_logical:
+            raise SettingsError(
+                f"ElasticCallback(virtual_ranks={self.num_logical}): node {node} came as rank {rank} (starting at 0) into "
+                f"a world of {world_size} workers, and there are no more than {self.num_logical} logical ranks to compute. "
+                f"It leaves; the others go on. Start at most {self.num_logical} workers (torchrun --nnodes=1:N), or use "
+                "more virtual ranks from the beginning."
+            )
+
+    @torch.no_grad()
+    def share_start(self, module: torch.nn.Module) -> None:
+        """Rank 0's weights and buffers to all, as DDP does when a run begins."""
+        if dist.get_world_size() > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.detach(), src=0)
+
+    def plan(self, session: ElasticSession, loader: DataLoader[Any], batch_sampler: ElasticBatchSampler) -> VirtualPlan:
+        """The rest of the epoch in this world."""
+        sampler, assigned = batch_sampler.sampler, session.settings.seed
+        assert loader.batch_size is not None
+        self._plan = VirtualPlan(
+            self.num_logical,
+            consumed=sampler.cursor,
+            dataset_size=sampler.dataset_size,
+            world_size=min(
+                sampler.num_replicas, self.num_logical
+            ),  # set-up may see a larger world, which is provisional
+            batch_size=loader.batch_size,
+            drop_last=session.settings.batches.tail == "drop" or loader.drop_last,
+        )
+        self._rank = min(sampler.rank, self._plan.world_size - 1)
+        self._sampler, self._seed = sampler, sampler.seed if assigned is None else assigned
+        batch_sampler.seed_of_batch = lambda index: self._seed_of(index, READING)
+        return self._plan
+
+    # --- a step ------------------------------------------------------------------------------------------------------
+
+    def begin(self, index: int) -> None:
+        """The epoch's micro-batch `index`, counted from where the plan begins, is about to be drawn."""
+        self._index = index
+        if self._plan is not None and index % self._plan.accumulate == 0:
+            self._tree = TreeSum(add)
+
+    def before_training_step(self) -> None:
+        """The batch is there, and so are the hooks before it."""
+        seed_process(self._seed_of(self._index, COMPUTING))
+
+    @property
+    def _counts(self) -> bool:
+        assert self._plan is not None
+        return self._plan.share(self._index, self._rank) > 0
+
+    def training_step(self, trainer: pl.Trainer, run: Callable[[], Any]) -> Any:
+        """The user's training step; what a stand-in logs or counts is forgotten."""
+        if self._counts:
+            return run()
+        self._aside.step_begins(trainer)
+        output = run()
+        self._aside.forget_step(trainer)
+        return output
+
+    def backward(self, session: ElasticSession, run: Callable[[], Any]) -> None:
+        """Run backward, and put what came of it aside: gradients, buffers."""
+        assert self._plan is not None
+        counts = self._counts
+        if counts:
+            run()
+        logical = self._plan.logical_rank(self._index, self._rank)
+        if logical is not None:
+            self._collect(session, logical, counts=counts)
+
+    @torch.no_grad()
+    def _collect(self, session: ElasticSession, logical: int, *, counts: bool) -> None:
+        parameters = self._parameters(session)
+        gradients: Tensors = []
+        for parameter in parameters:
+            if not counts or parameter.grad is None:
+                gradients.append(torch.zeros_like(parameter))
+            elif parameter.grad.layout is not torch.strided:
+                raise SettingsError(
+                    "virtual_ranks needs dense gradients, which it adds in one order; got a sparse one. Use "
+                    "torch.nn.Embedding(sparse=False)."
+                )
+            else:
+                gradients.append(parameter.grad)
+        there = self._flags([counts and parameter.grad is not None for parameter in parameters], parameters[0])
+        moves = self._moves(session, logical, counts=counts)
+        for parameter in parameters:
+            parameter.grad = None
+        session.undo.snapshot.restore_buffers()
+        self._tree.push(logical, [there, *gradients, *moves])
+
+    def _moves(self, session: ElasticSession, logical: int, *, counts: bool) -> Tensors:
+        """What the logical rank contributes to each buffer."""
+        moves: Tensors = []
+        for name, now, before in session.undo.snapshot.buffers():
+            if now.shape != before.shape:
+                raise SettingsError(
+                    f"the buffer {name} changed its shape from {tuple(before.shape)} to {tuple(now.shape)} in a "
+                    "training step; with virtual_ranks buffers must keep their shapes"
+                )
+            if not before.is_floating_point():
+                moves.append(now.clone() if logical == 0 else torch.zeros_like(now))
+            elif counts:
+                # where: infinity minus infinity is no number
+                moves.append(torch.where(now == before, 0, now - before).mul_(session.batches.loss_weight))
+            else:
+                moves.append(torch.zeros_like(before))
+        return moves
+
+    @torch.no_grad()
+    def reduce(self, session: ElasticSession) -> None:
+        """Give all workers the step's gradients and buffers, and the optimizer its random numbers. A collective."""
+        assert self._plan is not None
+        parameters, buffers = self._parameters(session), list(session.undo.snapshot.buffers())
+        layout = self._layout_of(parameters, [now for _, now, _ in buffers])
+        there, *sums = sum_over_workers(
+            self._tree, num_logical=self.num_logical, blocks=self._plan.blocks, layout=layout
+        )
+        self._tree = TreeSum(add)
+        for parameter, gradient, present in zip(parameters, sums, there.tolist(), strict=False):
+            parameter.grad = gradient if present else None
+        for (_, now, before), moved in zip(buffers, sums[len(parameters) :], strict=True):
+            if before.is_floating_point():
+                now.add_(moved)
+            else:
+                now.copy_(moved)
+        seed_process(self._seed_of(self._index, STEPPING))
+
+    def _parameters(self, session: ElasticSession) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in session.trainer.lightning_module.parameters() if parameter.requires_grad]
+
+    def _layout_of(self, parameters: list[torch.nn.Parameter], buffers: list[torch.Tensor]) -> FlatLayout:
+        """One per world and set of trained parameters, which callbacks may freeze and unfreeze."""
+        assert self._plan is not None
+        what = self._plan.world_size, [id(parameter) for parameter in parameters], [buffer.shape for buffer in buffers]
+        if self._layout is None or self._layout_for != what:
+            there = self._flags([False] * len(parameters), parameters[0])
+            self._layout, self._layout_for = FlatLayout([there, *parameters, *buffers], self._plan.world_size), what
+        return self._layout
+
+    def _flags(self, values: list[bool], like: torch.Tensor) -> torch.Tensor:
+        """Whether each parameter has a gradient, as numbers that can be added."""
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+    def _seed_of(self, index: int, stream: int) -> int:
+        assert self._plan is not None
+        assert self._sampler is not None
+        step, logical = self._plan.place(index, self._rank)
+        return seed_of(self._seed, self._sampler.epoch, step, 0 if stream == STEPPING else logical, stream)

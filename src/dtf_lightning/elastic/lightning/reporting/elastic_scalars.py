@@ -1,0 +1,68 @@
+"""What a run's TensorBoard log shows of its elasticity, beside the curves that the user logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.elastic.lightning.reporting import tensorboard_log as names
+from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
+from dtf_lightning.events.log import StepsDone
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from dtf_lightning.elastic.rules.generation import Generation
+
+
+class ElasticScalars:
+    """One worker's; what rank 0 makes of it is written down."""
+
+    def __init__(self, account: TimeAccount) -> None:
+        self._account = account
+        self._before = (0.0, 0.0)
+        """Productive seconds and all seconds at the last sample."""
+
+    def of_generation(self, trainer: pl.Trainer, generation: Generation, pause: float | None) -> dict[str, float]:
+        """At a generation's first step. `pause`: seconds; `None` for a first generation."""
+        return {**self._world(trainer, generation), names.PAUSE: pause or 0.0}
+
+    def of_sample(self, trainer: pl.Trainer, generation: Generation, done: StepsDone) -> dict[str, float]:
+        """Every so many steps; goodput is this worker's productive share of the time since the last sample."""
+        self._account.charge(self._account.current)
+        now = (self._account.of(Bucket.PRODUCTIVE), self._account.total())
+        (productive, total), self._before = self._before, now
+        return {
+            **self._world(trainer, generation),
+            names.GLOBAL_BATCH: done.samples / done.steps,
+            names.SAMPLES_PER_SECOND: done.samples / done.seconds if done.seconds else 0.0,
+            names.GOODPUT: (now[0] - productive) / (now[1] - total) if now[1] > total else 0.0,
+        }
+
+    def _world(self, trainer: pl.Trainer, generation: Generation) -> dict[str, float]:
+        return {
+            names.WORLD_SIZE: float(generation.world_size),
+            names.GENERATION: float(generation.number),
+            names.LR_FACTOR: lr_factor(trainer),
+        }
+
+
+def lr_factor(trainer: pl.Trainer) -> float:
+    """Of the first optimizer's next step; 1 without a rule."""
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    rule = next((callback for callback in callbacks if isinstance(callback, AdaptiveLearningRate)), None)
+    factors = rule.factors() if rule is not None else []
+    return float(factors[0]) if factors else 1.0
+
+
+def rescale_text(generations: Sequence[Generation], step: int, pause: float | None, phases: dict[str, float]) -> str:
+    """A rescale in Markdown; of several generations where the first ones broke before they had trained."""
+    text = "\n\n".join(
+        f"**generation {generation.number}**: {generation.world_size} workers at step {step}. {generation.reason}"
+        for generation in generations
+    )
+    if pause is not None:
+        parts = ", ".join(f"{phase.replace('_', ' ')} {1000 * seconds:.0f}" for phase, seconds in phases.items())
+        text += f"\n\npause {1000 * pause:.0f} ms ({parts})"
+    return text

@@ -1,0 +1,71 @@
+"""Lightning's progress bars through rescales: they show the world, and none is doubled or left behind.
+
+Private API touched here: the bars' `_train_progress_bar`, `_val_progress_bar`, `_stop_progress`, the logger connector's
+`_progress_bar_metrics`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from dtf_lightning.elastic.rules.generation import Generation
+
+
+def show_world(trainer: pl.Trainer, generation: Generation) -> None:
+    """Beside the metrics of every bar, also of users' own: `world=3, gen=2`. As text: rich would write 3.000."""
+    metrics: dict[str, Any] = trainer._logger_connector._progress_bar_metrics
+    metrics.update(world=str(generation.world_size), gen=str(generation.number))
+
+
+def pause(trainer: pl.Trainer) -> None:
+    """A rescale begins: close the bar of a validation that was interrupted, leave the line to what is told meanwhile."""
+    bar: Any = trainer.progress_bar_callback
+    if isinstance(bar, TQDMProgressBar):
+        if bar._val_progress_bar is not None:
+            bar._val_progress_bar.close()
+        if bar._train_progress_bar is not None and not bar._train_progress_bar.disable:
+            bar._train_progress_bar.clear()
+    if isinstance(bar, RichProgressBar) and bar.progress is not None and bar.val_progress_bar_id is not None:
+        bar.progress.update(bar.val_progress_bar_id, visible=False)
+        bar.val_progress_bar_id = None
+    if isinstance(bar, ProgressBar):
+        bar.reset_dataloader_idx_tracker()  # or a validation that is done again would find no new loader
+
+
+def take_over(trainer: pl.Trainer, *, in_epoch: bool) -> None:
+    """This process has become rank 0: its bar appears. At an epoch's start Lightning itself calls the hooks of it."""
+    bar: Any = trainer.progress_bar_callback
+    if isinstance(bar, ProgressBar):
+        bar.enable()
+        bar.on_train_start(trainer, trainer.lightning_module)
+        if in_epoch:
+            bar.on_train_epoch_start(trainer, trainer.lightning_module)
+
+
+def go_on(trainer: pl.Trainer) -> None:
+    """The rest of the epoch was divided anew: so many batches are done, and so many there are."""
+    bar: Any = trainer.progress_bar_callback
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    if isinstance(bar, TQDMProgressBar):
+        shown = bar._train_progress_bar
+        if shown is not None and not shown.disable:
+            shown.total, shown.n = convert_inf(bar.total_train_batches), done
+            shown.refresh()
+    if isinstance(bar, RichProgressBar) and bar.progress is not None and bar.train_progress_bar_id is not None:
+        bar.progress.update(bar.train_progress_bar_id, total=bar.total_train_batches, completed=done)
+        bar.refresh()
+
+
+def close(trainer: pl.Trainer) -> None:
+    """This process leaves: its bar stays where it is, and the terminal is as it was."""
+    bar: Any = trainer.progress_bar_callback
+    if isinstance(bar, TQDMProgressBar) and bar._train_progress_bar is not None:
+        bar._train_progress_bar.close()
+    if isinstance(bar, RichProgressBar):
+        bar._stop_progress()

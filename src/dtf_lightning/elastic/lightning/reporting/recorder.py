@@ -1,0 +1,340 @@
+"""What a worker writes down about itself while it trains: events, and where its time goes.
+
+Costs two looks at the clock per batch, and one line of the log every `trainer.log_every_n_steps` optimizer steps.
+
+Private API of Lightning read here: the validation loop's `_results` (a validation's own metrics, without training's).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dtf_lightning.elastic.link.messages import Welcome
+from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
+from dtf_lightning.elastic.rules.generation import Generation
+from dtf_lightning.events.kinds import IMPORTANT
+from dtf_lightning.events.log import (
+    CheckpointPruned,
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    EventLog,
+    GenerationEntered,
+    HardwareSeen,
+    StepsDone,
+    TimeSpent,
+    TrainingDescribed,
+    WorkerEnded,
+    WorkerRescaled,
+    WorkerStarted,
+    events_path,
+)
+from dtf_lightning.hardware.machine import describe_hardware, device_memory, process_age, resident_memory
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+ACCOUNT_INTERVAL = 2.0
+"""Seconds; how much of a killed worker's time the last account that it wrote may be missing."""
+
+
+class RunRecorder:
+    """One worker's events. Opened when the trainer is known; all before and after is passed over.
+
+    `tell`: is given the important ones, for those who watch the run.
+    """
+
+    def __init__(self, welcome: Welcome, local_rank: int, tell: Callable[[Event], object] = lambda _: None) -> None:
+        self._tell = tell
+        self.account = TimeAccount(age=process_age())
+        self._welcome = welcome
+        self._local_rank = local_rank
+        self._source = f"{welcome.node}/{local_rank}"
+        self._log: EventLog | None = None
+        self._generation = Generation(number=0)
+        self._rank = 0
+        self._described = False
+        self._ended = False
+        self.every = 50
+        """Optimizer steps between two samples."""
+        self._account_due = 0.0
+        self._loss: torch.Tensor | None = None
+        self._validation_began = 0.0
+        self._before_validation = Bucket.PRODUCTIVE
+        self._hardware: dict[str, Any] | None = None
+        self._folder = Path()
+        self._last_step: int | None = None
+        self._samples = 0
+        self._sample_began = self._wait_before = 0.0
+
+    def known_as(self, welcome: Welcome) -> None:
+        """Another name and incarnation, before `open`."""
+        self._welcome, self._source = welcome, f"{welcome.node}/{self._local_rank}"
+
+    # --- coming and going --------------------------------------------------------------------------------------------
+
+    def open(self, folder: Path, trainer: pl.Trainer) -> None:
+        """Write to `<folder>/events/` from now on; a folder that cannot be written to costs a warning."""
+        welcome = self._welcome
+        self._folder, self.every = folder, max(1, int(getattr(trainer, "log_every_n_steps", 0) or 50))
+        self._log = EventLog(events_path(folder, f"{welcome.node}.{self._local_rank}.{welcome.incarnation}"))
+        self._write(
+            WorkerStarted(
+                **self._now(),
+                run_id=welcome.run_id,
+                node=welcome.node,
+                local_rank=self._local_rank,
+                incarnation=welcome.incarnation,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                started_at=self.account.started_at,
+                joiner=welcome.joiner,
+            )
+        )
+
+    def entered(self, generation: Generation, rank: int, step: int, epoch: int) -> None:
+        """A generation is formed and this worker is part of it."""
+        failed = tuple(failure.member for failure in generation.failures if failure.generation == generation.number - 1)
+        self._generation, self._rank = generation, rank
+        self._last_step = None
+        self._write(
+            GenerationEntered(
+                **self._now(),
+                generation=generation.number,
+                rescale=generation.kind,
+                reason=generation.reason,
+                members=tuple(member.id for member in generation.members),
+                world_size=generation.world_size,
+                rank=rank,
+                incarnation=self._welcome.incarnation,
+                step=step,
+                epoch=epoch,
+                formed_at=generation.formed_at,
+                failed=failed,
+            )
+        )
+        if self._local_rank == 0:
+            self._hardware = self._hardware or describe_hardware(self._folder)
+            self._write(
+                HardwareSeen(
+                    **self._now(), generation=generation.number, node=self._welcome.node, hardware=self._hardware
+                )
+            )
+
+    def rescaled(self, *, step: int, pause: float, phases: dict[str, float], redrawn: bool) -> None:
+        """The first step of the generation is done."""
+        generation = self._generation
+        self._write(
+            WorkerRescaled(
+                **self._now(),
+                generation=generation.number,
+                rescale=generation.kind,
+                reason=generation.reason,
+                world_size=generation.world_size,
+                rank=self._rank,
+                step=step,
+                pause=pause,
+                phases=phases,
+                redrawn=redrawn,
+                incarnation=self._welcome.incarnation,
+            )
+        )
+        self._write_account()
+
+    def ended(self, reason: str, step: int) -> None:
+        """This worker's part is over."""
+        if not self._ended:
+            self._ended = True
+            self._write_account()
+            self._write(WorkerEnded(**self._now(), incarnation=self._welcome.incarnation, reason=reason, step=step))
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._log is not None:
+            self._log.close()
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def batch_done(self, outputs: Any) -> None:
+        """A batch was trained; keeps its loss without looking at it: that would wait for the device."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        self._loss = loss if isinstance(loss, torch.Tensor) else None
+
+    def committed(self, trainer: pl.Trainer, samples: int) -> StepsDone | None:
+        """A batch is committed; `samples` were consumed by the whole world. Returns the sample if one was due."""
+        step = trainer.global_step
+        self._samples += samples
+        if self._last_step is None:
+            if not self._described:
+                self._described = True
+                self._write(TrainingDescribed(**self._now(), description=describe_training(trainer)))
+            self._begin_sample(step)
+        elif step - self._last_step >= self.every:
+            return self.sample(trainer)
+        return None
+
+    def sample(self, trainer: pl.Trainer, *, failing: bool = False) -> StepsDone | None:
+        """Write down what was done since the last sample.
+
+        `failing`: a collective may hang on the device, so that nobody must wait for the device.
+        """
+        step = trainer.global_step
+        if self._last_step is None or step == self._last_step:
+            return None
+        wait = self.account.of(Bucket.DATA_WAIT)
+        done = StepsDone(
+            **self._now(),
+            generation=self._generation.number,
+            world_size=self._generation.world_size,
+            rank=self._rank,
+            epoch=trainer.current_epoch,
+            step=step,
+            steps=step - self._last_step,
+            seconds=time.monotonic() - self._sample_began,
+            samples=self._samples,
+            data_wait=wait - self._wait_before,
+            loss=None if failing else _finite(self._loss),
+            lr=_finite(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None,
+            rss=resident_memory(),
+            device_memory=device_memory(trainer.strategy.root_device),
+        )
+        self._write(done)
+        self._begin_sample(step)
+        if time.monotonic() >= self._account_due:
+            self._write_account()
+        return done
+
+    def _begin_sample(self, step: int) -> None:
+        self._last_step, self._samples = step, 0
+        self._sample_began = time.monotonic()
+        self._wait_before = self.account.of(Bucket.DATA_WAIT)
+
+    # --- validation and checkpoints ----------------------------------------------------------------------------------
+
+    def validation_begins(self) -> None:
+        self._before_validation = self.account.enter(Bucket.VALIDATION)
+        self._validation_began = time.monotonic()
+
+    def validation_done(self, trainer: pl.Trainer) -> None:
+        """Back to what was done before; rank 0 writes the results down, those of a sanity check excepted."""
+        self.account.enter(self._before_validation)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or self._rank != 0:
+            return
+        results = trainer.fit_loop.epoch_loop.val_loop._results.metrics(on_step=False)["callback"]
+        metrics = {name: finite for name, value in results.items() if (finite := _finite(value)) is not None}
+        self._write(
+            Evaluated(
+                **self._now(),
+                generation=self._generation.number,
+                epoch=trainer.current_epoch,
+                step=trainer.global_step,
+                seconds=time.monotonic() - self._validation_began,
+                metrics=metrics,
+            )
+        )
+
+    def checkpoint_begins(self) -> Bucket:
+        """What the time before went into, for `checkpoint_done`."""
+        self._checkpoint_began = time.monotonic()
+        return self.account.enter(Bucket.CHECKPOINT)
+
+    def checkpoint_done(self, before: Bucket, trainer: pl.Trainer, path: str) -> None:
+        self.account.enter(before)
+        if self._rank == 0:
+            self._write(
+                CheckpointSaved(
+                    **self._now(),
+                    generation=self._generation.number,
+                    step=trainer.global_step,
+                    epoch=trainer.current_epoch,
+                    path=path,
+                    seconds=time.monotonic() - self._checkpoint_began,
+                    size=_size(Path(path)),
+                )
+            )
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[None]:
+        """Inside, training stands still for a checkpoint that somebody else writes down."""
+        before = self.account.enter(Bucket.CHECKPOINT)
+        try:
+            yield
+        finally:
+            self.account.enter(before)
+
+    def checkpoint_pruned(self, trainer: pl.Trainer, path: str) -> None:
+        if self._rank == 0:
+            self._write(CheckpointPruned(**self._now(), step=trainer.global_step, path=path))
+
+    # --- small things ------------------------------------------------------------------------------------------------
+
+    def _write_account(self) -> None:
+        self._account_due = time.monotonic() + ACCOUNT_INTERVAL
+        seconds = self.account.seconds()
+        self._write(
+            TimeSpent(
+                **self._now(),
+                generation=self._generation.number,
+                incarnation=self._welcome.incarnation,
+                wall=self.account.wall(),
+                seconds=seconds,
+            )
+        )
+
+    def _now(self) -> dict[str, Any]:
+        return {"at": time.time(), "source": self._source}
+
+    def happened(self, kind: Callable[..., Event], **fields: Any) -> None:
+        """Something that rank 0 writes down for all: an event's class and its fields, of which this adds who and when."""
+        if self._rank == 0:
+            self._write(kind(**self._now(), generation=self._generation.number, **fields))
+
+    def _write(self, event: Event) -> None:
+        if self._log is not None:
+            self._log.write(event)
+        if event.kind in IMPORTANT:
+            self._tell(event)
+
+
+def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
+    """What is trained and how, for the head of a report."""
+    module = trainer.lightning_module
+    batches = getattr(trainer.strategy, "session").batches  # noqa: B009  only the elastic strategy has one
+    sampler = batches.sampler
+    return {
+        "model": type(module).__name__,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "optimizer": ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers),
+        "dataset_size": batches.num_samples,
+        "batch_size": batches.batch_size if sampler is not None else None,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "precision": str(trainer.precision),
+        "device": str(trainer.strategy.root_device),
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "script": sys.argv[0],
+    }
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, torch.Tensor):
+        value = value.item() if value.numel() == 1 else None
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    try:
+        return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
+    except OSError:
+        return 0

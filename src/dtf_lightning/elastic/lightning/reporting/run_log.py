@@ -1,0 +1,266 @@
+"""One log for a run, whatever becomes of rank 0: no second `version_N`, no step twice, no step that goes back.
+
+Rules that this file guards:
+
+* what is logged counts when its step is committed: until then it is held, and dropped when the step is done again;
+* every rank remembers what it has logged in the last seconds. Whoever becomes rank 0 reads the end of the log that its
+  predecessor left, voids what will be done again, and adds what the predecessor had not written yet;
+* at most `FLUSH_SECONDS` of a TensorBoard log are in memory only.
+
+Loggers of other classes than those in `HELD` get every value at once, as Lightning has it.
+
+Private API touched here: the loggers' `_version`, `_id`, `_run_id`, `_wandb_init`, `_prefix`, `_kwargs`; the epoch
+loop's `_batches_that_stepped`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from dtf_lightning.elastic.lightning.reporting import csv_log, tensorboard_log
+from dtf_lightning.elastic.rules.resume import LoopPhase
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+log = logging.getLogger("dtf_lightning")
+
+HELD = (TensorBoardLogger, CSVLogger, WandbLogger, MLFlowLogger)
+FLUSH_SECONDS = 2.0
+KEPT_SECONDS = 3 * FLUSH_SECONDS
+"""How far back a rank remembers; more than what a predecessor can have had in memory only."""
+KEPT_AT_LEAST = 64
+"""Entries that are remembered however old they are: steps may take minutes."""
+MAX_KEPT = 20_000
+LOGGERS_FILE = "loggers.json"
+"""In the run's folder: which log is this run's, for processes that start after all who knew have died."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One call of a logger."""
+
+    logger: int
+    """Its place in `trainer.loggers`."""
+    metrics: Mapping[str, Any]
+    step: int
+    text: bool = False
+    """The values are Markdown texts, not numbers."""
+
+    def keys(self, logger: Any) -> list[tuple[str, int]]:
+        """(name in the log, step) of each value."""
+        prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
+        suffix = tensorboard_log.TEXT_SUFFIX if self.text else ""
+        return [(f"{'' if self.text else prefix}{name}{suffix}", self.step) for name in self.metrics]
+
+
+class RunLog:
+    """Stands between Lightning and its loggers; one per worker, on every rank."""
+
+    def __init__(self) -> None:
+        self.holding = False
+        """Between the first step and the end of training; before and after, everything passes through."""
+        self.resumed = False
+        """The log is one that an earlier start of this run has begun; it is still to be taken over."""
+        self._loggers: list[Any] = []
+        self._write: list[Callable[..., Any]] = []
+        """Each logger's own `log_metrics`."""
+        self._pending: list[Entry] = []
+        self._recent: deque[tuple[float, Entry]] = deque(maxlen=MAX_KEPT)
+        self._there: dict[int, set[tuple[str, int]]] = {}
+        """By logger: what its log says already of the steps around the last take-over."""
+        self._flush_due = 0.0
+        self._laid_out = False
+
+    def attach(self, trainer: pl.Trainer) -> None:
+        """Hold what these loggers are told from now on."""
+        self._loggers = list(trainer.loggers)
+        self._write = [logger.log_metrics for logger in self._loggers]
+        for index, logger in enumerate(self._loggers):
+            if isinstance(logger, HELD):
+                logger.log_metrics = partial(self._log, index)  # type: ignore[method-assign]
+
+    def _log(self, index: int, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if not self.holding or step is None:
+            self._write[index](metrics, step)
+        else:
+            values = {
+                name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+                for name, value in metrics.items()
+            }
+            self._pending.append(Entry(index, values, step))
+
+    # --- what the session adds ---------------------------------------------------------------------------------------
+
+    def tensorboards(self) -> list[int]:
+        """Places of the loggers that show elastic scalars and texts."""
+        return [index for index, logger in enumerate(self._loggers) if isinstance(logger, TensorBoardLogger)]
+
+    def add(self, trainer: pl.Trainer, scalars: Mapping[str, float], texts: Mapping[str, str] | None = None) -> None:
+        """Elastic scalars and texts of the running step, into TensorBoard."""
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for index in self.tensorboards():
+            if scalars:
+                self._pending.append(Entry(index, dict(scalars), step))
+            if texts:
+                self._pending.append(Entry(index, dict(texts), step, text=True))
+
+    # --- held, kept, dropped -----------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """All that was logged so far belongs to steps and hooks that will not be done again."""
+        if not self._pending:
+            return
+        now = time.monotonic()
+        for entry in self._pending:
+            self._put(entry)
+            self._recent.append((now, entry))
+        self._pending.clear()
+        while len(self._recent) > KEPT_AT_LEAST and self._recent[0][0] < now - KEPT_SECONDS:
+            self._recent.popleft()
+        if now >= self._flush_due:
+            self.flush()
+
+    def drop(self) -> None:
+        """What was logged since the last commit will be logged again."""
+        self._pending.clear()
+
+    def flush(self) -> None:
+        """Bring TensorBoard's logs to the disk; nothing on other ranks than 0."""
+        self._flush_due = time.monotonic() + FLUSH_SECONDS
+        for index in self.tensorboards():
+            tensorboard_log.flush(self._loggers[index])
+
+    def _put(self, entry: Entry) -> None:
+        there = self._there.get(entry.logger)
+        if there:
+            keys = entry.keys(self._loggers[entry.logger])
+            metrics = {
+                name: value for (name, value), key in zip(entry.metrics.items(), keys, strict=True) if key not in there
+            }
+            if not metrics:
+                return
+            entry = Entry(entry.logger, metrics, entry.step, entry.text)
+        if entry.text:
+            for tag, text in entry.metrics.items():
+                tensorboard_log.add_text(self._loggers[entry.logger], tag, text, entry.step)
+            return
+        if not self._laid_out and isinstance(self._loggers[entry.logger], TensorBoardLogger):
+            self._laid_out = True
+            for index in self.tensorboards():
+                tensorboard_log.add_layout(self._loggers[index])
+        self._write[entry.logger](entry.metrics, entry.step)
+
+    # --- another rank 0 ----------------------------------------------------------------------------------------------
+
+    def recent(self) -> list[Entry]:
+        """What was logged last, to be handed to a worker that receives this one's state."""
+        return [entry for _, entry in self._recent]
+
+    def adopt_recent(self, entries: Iterable[Entry]) -> None:
+        """Remember what the sender of the state does."""
+        now = time.monotonic()
+        self._recent = deque(((now, entry) for entry in entries), maxlen=MAX_KEPT)
+
+    def take_over(self, trainer: pl.Trainer, phase: LoopPhase) -> None:
+        """Go on in the log of the former rank 0. `phase`: where training goes on."""
+        self.resumed = False
+        # The last step is committed, and a validation of its weights is valid, whoever did it.
+        again = trainer.fit_loop.epoch_loop._batches_that_stepped + (phase is LoopPhase.ADVANCE_END)
+        for index, logger in enumerate(self._loggers):
+            if isinstance(logger, TensorBoardLogger):
+                there = tensorboard_log.go_on(logger, again, sum(len(e.metrics) for _, e in self._recent))
+                self._laid_out = again > 0 or any(tag.endswith(tensorboard_log.LAYOUT_TAG) for tag, _ in there)
+            elif isinstance(logger, CSVLogger):
+                there = csv_log.go_on(logger, again)
+            else:
+                continue  # these write at once, and nothing can be taken back
+            self._there[index] = there
+            for _, entry in self._recent:
+                if entry.logger == index:
+                    self._put(entry)
+            # From here on only hooks that are done again could say something twice.
+            self._there[index] = {(name, step) for name, step in there if step >= again - 2}
+        self.flush()
+
+    # --- which log it is ---------------------------------------------------------------------------------------------
+
+    def remember(self, folder: Path, start: Mapping[str, Any]) -> None:
+        """Write down which logs are this run's; a folder that cannot be written to costs the memory only."""
+        if not self._loggers:
+            return
+        known = {key: start[key] for key in ("logger_versions", "checkpoint_folders")}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LOGGERS_FILE).write_text(json.dumps(known, default=str))
+        except OSError as error:
+            log.debug("which logs are this run's is not written down: %s", error)
+
+    def resume(self, trainer: pl.Trainer, folder: Path) -> None:
+        """Go on in the logs of an earlier start of this run, whose checkpoint this process has loaded."""
+        try:
+            known = json.loads((folder / LOGGERS_FILE).read_text())
+            versions, folders = known["logger_versions"], known["checkpoint_folders"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        for logger, version in zip(self._loggers, versions, strict=False):
+            if not isinstance(logger, HELD) or version is None:
+                continue
+            if version == logger.version:  # the user has named it
+                self.resumed = True
+            elif isinstance(logger, (TensorBoardLogger, CSVLogger)):
+                fresh, former = Path(logger.log_dir), logger.version
+                _forget_fresh(logger)
+                adopt_version(logger, version)
+                self.resumed = True
+                if not Path(logger.log_dir).is_dir():  # of another folder, or removed by somebody
+                    adopt_version(logger, former)
+                    continue
+                if isinstance(logger, CSVLogger):
+                    csv_log.open_kept(logger)
+                for callback in trainer.checkpoint_callbacks:
+                    if isinstance(callback, ModelCheckpoint) and _is_inside(callback.dirpath, fresh):
+                        callback.dirpath = folders.get(callback.state_key, callback.dirpath)
+            else:
+                adopt_version(logger, version)
+
+
+def adopt_version(logger: Any, version: Any) -> None:
+    """Make the logger write into the run, or the folder, that has this name."""
+    if isinstance(logger, WandbLogger):
+        logger._id = logger._wandb_init["id"] = version
+    elif isinstance(logger, MLFlowLogger):
+        logger._run_id = version
+    elif hasattr(logger, "_version"):
+        logger._version = version
+
+
+def _forget_fresh(logger: TensorBoardLogger | CSVLogger) -> None:
+    """Remove the log that set-up has begun for this start, if nothing is in it but its beginning."""
+    experiment, logger._experiment = logger._experiment, None
+    if experiment is None:
+        return
+    folder = Path(logger.log_dir)
+    if isinstance(logger, TensorBoardLogger):
+        experiment.close()  # type: ignore[union-attr]
+    files = list(folder.glob("*"))
+    if all(path.name == "hparams.yaml" or path.name.startswith(tensorboard_log.FILE_PREFIX) for path in files):
+        for path in files:
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _is_inside(path: Any, folder: Path) -> bool:
+    return path is not None and Path(path).absolute().is_relative_to(folder.absolute())

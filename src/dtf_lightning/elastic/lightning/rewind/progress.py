@@ -1,0 +1,229 @@
+"""Where a worker stands in the epoch, in terms of Lightning's loop counters: tracked, put right, compared.
+
+Rules that this file guards:
+
+* a step is committed when its optimizer stepped; what came after (a callback, a validation) is done again or not at
+  all, what came before (micro-batches of an accumulation) is rolled back to the last optimizer step;
+* after `settle` the counters are what Lightning itself has at that position: ready = started = processed = completed;
+* the cursor of the data counts samples of committed steps only.
+
+Private API read and written here: the `*_progress` counters of `_FitLoop`, `_TrainingEpochLoop` and its optimization
+loop, `_batches_that_stepped`, `_skip_next_val`, the logger connector's `on_batch_end`, `update_train_step_metrics`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from dtf_lightning.elastic.lightning.rewind.versions import WEIGHT_AVERAGING
+from dtf_lightning.elastic.rules.resume import LoopPhase, Position
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from dtf_lightning.elastic.lightning.data.running_batches import RunningBatches
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBoundary:
+    """The counters at the last optimizer-step boundary."""
+
+    batches_total: int
+    batches_in_epoch: int
+    consumed: int
+    """Samples of the epoch that the whole world had consumed."""
+    global_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """The counters at the end of an epoch, before its hooks ran."""
+
+    processed_total: int
+    processed: int
+    batches_that_stepped: int
+
+
+class TrainingProgress:
+    """One worker's place in the epoch; its loops tell it of every step."""
+
+    def __init__(self) -> None:
+        self.phase = LoopPhase.EPOCH_START
+        self.consumed = 0
+        self.boundary: StepBoundary | None = None
+        self.epoch_end: EpochEnd | None = None
+        self.trained = False
+        """This worker has been part of a generation that began to train."""
+        self.stepped = False
+        """Weights have changed since the boundary, whatever Lightning's counters say."""
+        self.batch_samples = 0
+        """Samples that the whole world consumes per batch."""
+        self.dataset_size = 0
+        self.data: RunningBatches | None = None
+        """Whatever else there is to say of the place in the data: shards, streams, several loaders."""
+        self.first_step = 0
+        """Samples in an optimizer step of the run's first generation; 0 before."""
+
+    # --- told by the loops -------------------------------------------------------------------------------------------
+
+    def at_step_boundary(self, trainer: pl.Trainer) -> None:
+        self.stepped = False
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        self.boundary = StepBoundary(
+            batches_total=batches.total.completed,
+            batches_in_epoch=batches.current.completed,
+            consumed=self.consumed,
+            global_step=trainer.global_step,
+        )
+
+    def no_step_open(self, trainer: pl.Trainer) -> bool:
+        """The optimizer has stepped since the last boundary: what was done since then is not rolled back."""
+        return self.boundary is None or trainer.global_step > self.boundary.global_step
+
+    def batch_done(self) -> None:
+        self.consumed = min(self.dataset_size, self.consumed + self.batch_samples)
+        self.phase = LoopPhase.ADVANCE_END
+
+    def epoch_batches_done(self, trainer: pl.Trainer) -> None:
+        epochs: Any = trainer.fit_loop.epoch_progress
+        self.phase = LoopPhase.EPOCH_END
+        self.epoch_end = EpochEnd(
+            processed_total=epochs.total.processed,
+            processed=epochs.current.processed,
+            batches_that_stepped=trainer.fit_loop.epoch_loop._batches_that_stepped,
+        )
+
+    def epoch_done(self) -> None:
+        self.consumed = 0
+        self.phase = LoopPhase.EPOCH_START
+
+    # --- compared and moved ------------------------------------------------------------------------------------------
+
+    def position(self, trainer: pl.Trainer) -> Position:
+        epoch_loop = trainer.fit_loop.epoch_loop
+        return Position(
+            trained=self.trained,
+            global_step=epoch_loop.global_step,
+            batches_total=epoch_loop.batch_progress.total.completed,
+            phase=self.phase,
+            samples=self.consumed,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "phase": self.phase.value,
+            "consumed": self.consumed,
+            "batch_samples": self.batch_samples,
+            "dataset_size": self.dataset_size,
+            "first_step": self.first_step,
+            "data": self.data.state_dict() if self.data is not None else None,
+            "boundary": asdict(self.boundary) if self.boundary else None,
+            "epoch_end": asdict(self.epoch_end) if self.epoch_end else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.phase = LoopPhase(state["phase"])
+        self.consumed, self.stepped = state["consumed"], False
+        self.batch_samples, self.dataset_size = state["batch_samples"], state["dataset_size"]
+        self.first_step = state.get("first_step", 0)  # checkpoints before 0.1.0 do not have it
+        if self.data is not None:
+            self.data.load_state_dict(state.get("data"))
+        self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
+        self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
+
+    def skip_hooks_of_checkpoint(self, trainer: pl.Trainer, *, validated: bool) -> None:
+        """A checkpoint that was saved in the last hooks of an epoch or of a validation holds what they did.
+
+        As in plain Lightning, they do not run again when it is resumed: callbacks would count them twice.
+        """
+        fit_loop: Any = trainer.fit_loop
+        if self.phase is LoopPhase.ADVANCE_END and validated:
+            fit_loop.epoch_loop._skip_next_val = True
+        if self.phase is LoopPhase.EPOCH_END:
+            assert self.epoch_end is not None
+            epochs = fit_loop.epoch_progress
+            epochs.total.completed, epochs.current.completed = (
+                self.epoch_end.processed_total + 1,
+                self.epoch_end.processed + 1,
+            )
+            fit_loop.epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
+            self.epoch_done()
+
+    def settle(self, trainer: pl.Trainer) -> bool:
+        """Bring the counters to the last committed position; true if a step in flight was rolled back.
+
+        To be called when the loops were left by an exception, at whatever place.
+        """
+        fit_loop: Any = trainer.fit_loop
+        epoch_loop = fit_loop.epoch_loop
+        rolled_back = self._settle_batch(epoch_loop)
+        epochs, batches = fit_loop.epoch_progress, epoch_loop.batch_progress
+        if self.phase is LoopPhase.EPOCH_END:
+            assert self.epoch_end is not None
+            epochs.total.processed = epochs.total.completed = self.epoch_end.processed_total
+            epochs.current.processed = epochs.current.completed = self.epoch_end.processed
+            epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
+        if self.phase is LoopPhase.EPOCH_START:
+            for tracker in (epochs.total, epochs.current):
+                tracker.ready = tracker.started = tracker.processed = tracker.completed
+            batches.reset_on_run()
+        else:
+            for tracker in (epochs.total, epochs.current):
+                tracker.processed = tracker.completed
+                tracker.ready = tracker.started = tracker.completed + 1
+        optimizer = epoch_loop.automatic_optimization.optim_progress.optimizer
+        for counter in (optimizer.step.total, optimizer.step.current):
+            counter.ready = counter.completed
+        for counter in (optimizer.zero_grad.total, optimizer.zero_grad.current):
+            counter.ready = counter.started = counter.completed
+        for counter in (epoch_loop.scheduler_progress.total, epoch_loop.scheduler_progress.current):
+            counter.ready = counter.completed
+        epoch_loop.val_loop.batch_progress.reset()
+        return rolled_back
+
+    def _settle_batch(self, epoch_loop: Any) -> bool:
+        """Forward over a batch whose optimizer stepped, back over one (or an accumulation) whose optimizer did not."""
+        if self.boundary is None or self.phase not in (LoopPhase.BATCH, LoopPhase.ADVANCE_END):
+            return False
+        batches = epoch_loop.batch_progress
+        if self.stepped and epoch_loop.global_step == self.boundary.global_step:
+            steps = epoch_loop.automatic_optimization.optim_progress.optimizer.step
+            steps.increment_completed()  # the weights have changed, but something raised before Lightning counted it
+        stepped = epoch_loop.global_step > self.boundary.global_step
+        if self.phase is LoopPhase.ADVANCE_END and stepped:
+            return False
+        if stepped:
+            total, current = batches.total.ready, batches.current.ready
+            if batches.total.completed < total:
+                _catch_up(epoch_loop)
+            self.batch_done()
+        else:
+            total, current = self.boundary.batches_total, self.boundary.batches_in_epoch
+            begun = batches.total.ready > total
+            self.consumed = self.boundary.consumed
+            batches.is_last_batch = False
+            self.phase = LoopPhase.BATCH
+        for tracker, count in ((batches.total, total), (batches.current, current)):
+            tracker.ready = tracker.started = tracker.processed = tracker.completed = count
+        return not stepped and begun
+
+
+def _catch_up(epoch_loop: Any) -> None:
+    """What Lightning would have done after the optimizer step that was interrupted.
+
+    Batch-end hooks are not called: some have run already, and theirs is not to know how often. An average of weights is
+    the exception, or the members' averages would drift apart.
+    """
+    if epoch_loop.batch_progress.total.processed < epoch_loop.batch_progress.total.ready:
+        epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if epoch_loop._num_ready_batches_reached():
+            epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+    trainer = epoch_loop.trainer
+    for callback in trainer.callbacks:
+        if isinstance(callback, WEIGHT_AVERAGING):  # averages each step once, however often it is called
+            callback.on_train_batch_end(trainer, trainer.lightning_module, None, None, epoch_loop.batch_idx)
+    connector = trainer._logger_connector
+    if connector._first_loop_iter is not None:  # None: nothing was logged here, the position is a checkpoint's
+        connector.on_batch_end()
+        connector.update_train_step_metrics()

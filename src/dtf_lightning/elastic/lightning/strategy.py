@@ -1,0 +1,276 @@
+"""DDP whose world changes while it trains."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
+
+from dtf_lightning.elastic.collectives.communication import is_communication_error
+from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
+from dtf_lightning.elastic.lightning.data.evaluation import evaluate_once
+from dtf_lightning.elastic.lightning.data.loaders import make_elastic, same_data
+from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
+from dtf_lightning.elastic.lightning.session.session import ElasticSession, current_session
+from dtf_lightning.elastic.lightning.session.settings import SessionSettings
+from dtf_lightning.errors import SettingsError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+log = logging.getLogger("dtf_lightning")
+
+NOT_LIVE = (
+    "strategy='elastic_ddp' was chosen, but this process was not started by `torchrun --rdzv-backend=etcd`, so that no "
+    "agent can tell it of joins and leaves. Start it with\n"
+    "    torchrun --nnodes=1:4 --rdzv-backend=etcd --rdzv-endpoint=HOST:2379 --rdzv-id=RUN {script}\n"
+    "or keep strategy='ddp' and add callbacks=[ElasticCallback()], which does nothing where there is no agent."
+)
+
+NO_CALLBACK = (
+    "Trainer(strategy={name}) fits without the callback that makes the training loops elastic: the first rescale would "
+    'end it. Write Trainer(strategy="elastic_ddp", callbacks=[ElasticCallback()]).'
+)
+
+
+class ElasticDDPStrategy(DDPStrategy):
+    """`DDPStrategy` for live runs: same numerics, no per-step collective of its own, process groups come and go.
+
+    Usually nobody constructs it: `ElasticCallback` turns the trainer's strategy into one. `Trainer(strategy=
+    "elastic_ddp")` and `ElasticDDPStrategy(...)` are the explicit forms; keyword arguments are `DDPStrategy`'s.
+
+    Raises:
+        SettingsError: the process was not started by torchrun with this package's rendezvous.
+    """
+
+    strategy_name = "elastic_ddp"
+
+    def __init__(self, *, session_settings: SessionSettings | None = None, **kwargs: Any) -> None:
+        session = current_session(session_settings)
+        if session is None:
+            raise SettingsError(NOT_LIVE.format(script="train.py"))
+        super().__init__(cluster_environment=session.cluster_environment, **kwargs)
+        self.adopt(session)
+
+    def adopt(self, session: ElasticSession) -> None:
+        """Become elastic; also for a plain `DDPStrategy` object whose class was swapped."""
+        self.session = session
+        self.cluster_environment = session.cluster_environment
+        self._alone = False
+        self._kept_loader: Any = None
+
+    # --- what Lightning asks -----------------------------------------------------------------------------------------
+
+    @property
+    def root_device(self) -> torch.device:
+        assert self.parallel_devices is not None
+        return self.parallel_devices[self.local_rank % len(self.parallel_devices)]
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        return {"num_replicas": self.world_size, "rank": self.global_rank}
+
+    def set_world_ranks(self) -> None:
+        set_rank_zero(self.global_rank)
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and self.session.trainer is not trainer:
+            raise SettingsError(NO_CALLBACK.format(name=self.strategy_name))
+        super().setup(trainer)
+
+    def _configure_launcher(self) -> None:
+        self._launcher = None  # torchrun has launched
+
+    def setup_environment(self) -> None:
+        # The session has formed the node's local group already.
+        assert self.accelerator is not None
+        self.accelerator.setup_device(self.root_device)
+
+    def configure_ddp(self) -> None:
+        """Nothing yet: the model is wrapped when a generation is entered."""
+
+    def process_dataloader(self, dataloader: Any) -> Any:
+        fit_loop: Any = self.session.trainer.fit_loop if self.session.trainer is not None else None
+        if not getattr(fit_loop, "_in_setup", False):
+            return self._evaluated(dataloader)
+        fit_loop._num_loaders += 1
+        first = fit_loop._num_loaders == 1
+        kept = self._kept_loader if first else None
+        if kept is not None and same_data(kept, dataloader) and kept.batch_size == dataloader.batch_size:
+            loader = kept  # its persistent workers live on
+        else:
+            loader = make_elastic(dataloader, self.session.settings.batches)
+            if first:
+                self._kept_loader = loader if getattr(loader, "persistent_workers", False) else None
+        self.session.bind_loader(loader, first=first)
+        sampler = loader.sampler
+        if (
+            isinstance(sampler, ElasticDistributedSampler)
+            and sampler.done_here
+            and isinstance(fit_loop.trainer.limit_train_batches, float)
+        ):
+            fit_loop.limit_epoch(loader)
+        return loader
+
+    def _evaluated(self, loader: Any) -> Any:
+        trainer = self.session.trainer
+        if self.session.settings.evaluation != "exact" or trainer is None or trainer.predicting:
+            return loader
+        return evaluate_once(loader, rank=self.global_rank, world_size=self.world_size)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
+        self.session.batch_drawn()
+
+    def backward(
+        self, closure_loss: torch.Tensor, optimizer: torch.optim.Optimizer | None, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        weight = self.session.batches.loss_weight
+        loss = closure_loss if weight == 1.0 else closure_loss * weight
+        self.session.pace.forward_done()
+        virtual = self.session.virtual
+        if virtual is None:
+            return super().backward(loss, optimizer, *args, **kwargs)
+        virtual.backward(
+            self.session, lambda: super(ElasticDDPStrategy, self).backward(loss, optimizer, *args, **kwargs)
+        )
+        return loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        virtual = self.session.virtual
+        if virtual is None:
+            return super().training_step(*args, **kwargs)
+        return virtual.training_step(
+            self.session.trainer, lambda: super(ElasticDDPStrategy, self).training_step(*args, **kwargs)
+        )
+
+    def optimizer_step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        closure: Callable[[], Any],
+        model: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        result = super().optimizer_step(optimizer, self._committed(closure), model, **kwargs)
+        self.session.progress.stepped = True
+        return result
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        recorder = self.session.recorder
+        before = recorder.checkpoint_begins()
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+        recorder.checkpoint_done(before, self.session.trainer, str(filepath))
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        super().remove_checkpoint(filepath)
+        self.session.recorder.checkpoint_pruned(self.session.trainer, str(filepath))
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        if not self._alone:
+            self._tolerant(lambda: super(ElasticDDPStrategy, self).barrier(*args, **kwargs), None)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        if self._alone:
+            return obj
+        return self._tolerant(lambda: super(ElasticDDPStrategy, self).broadcast(obj, src), obj)
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        if self._alone:
+            return tensor
+        return self._tolerant(lambda: super(ElasticDDPStrategy, self).reduce(tensor, group, reduce_op), tensor)
+
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        if self._alone:
+            return tensor.unsqueeze(0)
+        with self.session.pace.collective():
+            return super().all_gather(tensor, group, sync_grads)
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002  Lightning's name
+        """Counts the process group's members, not `world_size`, which is provisional during set-up."""
+        if self._alone or not dist.is_initialized():
+            return decision
+        votes = torch.tensor(int(decision), device=self.root_device)
+        votes = self.reduce(votes, reduce_op="sum")
+        return bool(votes == dist.get_world_size()) if all else bool(votes > 0)
+
+    # --- what the session and the loops ask --------------------------------------------------------------------------
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, this worker's hooks run while its peers' do not: the strategy's collectives stay local."""
+        self._alone = True
+        try:
+            yield
+        finally:
+            self._alone = False
+
+    def wrap_model(self, *, sync: bool) -> None:
+        """Wrap the module in DDP for the process group that is up; not with virtual ranks, which are added without it.
+
+        Args:
+            sync: broadcast rank 0's weights; false when all members hold the same state already.
+        """
+        self.model = self.lightning_module
+        if self.session.virtual is not None:
+            if sync:
+                self.session.virtual.share_start(self.session.trainer.lightning_module)
+            return
+        self._ddp_kwargs["init_sync"] = sync
+        super().configure_ddp()
+
+    def group_backend(self) -> str:
+        backend = self._get_process_group_backend()
+        # State travels through host memory: NCCL alone could not carry it.
+        return "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
+
+    def group_timeout(self) -> timedelta | None:
+        return self._timeout
+
+    @property
+    def keeps_loader(self) -> bool:
+        return self._kept_loader is not None
+
+    def forget_loader(self, fit_loop: Any) -> None:
+        """Make `setup_data` build the next epoch's loader: the running one covers the rest of an epoch only."""
+        if fit_loop._data_fetcher is not None:
+            if not self.keeps_loader:
+                fit_loop._data_fetcher.teardown()
+            fit_loop._data_fetcher = None
+        fit_loop._combined_loader = None
+        self.session.progress.consumed = 0
+
+    def _committed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def checked() -> Any:
+            result = closure()
+            if self.session.virtual is not None:
+                self.session.virtual.reduce(self.session)
+            self.session.before_optimizer_step()
+            return result
+
+        return checked
+
+    def _tolerant(self, collective: Callable[[], Any], alone: Any) -> Any:
+        """After the end of training, a member that dies is missed no more: go on alone."""
+        try:
+            with self.session.pace.collective():
+                return collective()
+        except RuntimeError as error:
+            if not (self.session.over and is_communication_error(error)):
+                raise
+            log.warning("a worker went away after the end of training; this one ends without it (%s)", error)
+            self._alone = True
+            return alone
+
+
+StrategyRegistry.register(
+    ElasticDDPStrategy.strategy_name,
+    ElasticDDPStrategy,
+    description="DDP whose workers join, leave and die while it trains (dtf-lightning)",
+    override=True,
+)

@@ -1,0 +1,1 @@
+"""Measurements of a run: ledgers of samples, the account of time, pauses, stragglers."""

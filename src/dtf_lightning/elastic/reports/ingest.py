@@ -1,0 +1,349 @@
+"""From the logs of a run's folder into the database.
+
+Rules that this file guards:
+
+* a file is read from where the last sync stopped, up to its last whole line, so that a sync may run at any time;
+* rows of a file and how far it was read are written in one transaction: a sync that fails leaves nothing half done;
+* a broken line is passed over and recorded with its file and number; a line of a newer version ends the sync;
+* rows of one file lie together in the order of its lines, which is that of time: DuckDB skips what a query on runs,
+  times or steps does not ask for without an index, which bulk inserts would pay for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dtf_lightning.elastic.observe.ledger import read_ledger
+from dtf_lightning.elastic.observe.rescale_audit import GenerationCost, rescale_costs
+from dtf_lightning.elastic.reports.ledger_audit import audit_run
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.events.log import (
+    SCHEMA_VERSION,
+    Event,
+    EventLogError,
+    NewerEvents,
+    StepsDone,
+    UnknownEvent,
+    parse_event,
+)
+
+if TYPE_CHECKING:
+    import duckdb
+
+_STEPS = f'{{"v":{SCHEMA_VERSION},"kind":"steps",'.encode()
+"""How nearly all lines of a long run begin: those go into the database without becoming Python objects."""
+
+_COLUMNS = {
+    "at": "DOUBLE", "source": "VARCHAR", "generation": "INTEGER", "world_size": "INTEGER", "rank": "INTEGER",
+    "epoch": "INTEGER", "step": "BIGINT", "steps": "BIGINT", "seconds": "DOUBLE", "samples": "BIGINT",
+    "data_wait": "DOUBLE", "loss": "DOUBLE", "lr": "DOUBLE", "rss": "BIGINT", "device_memory": "BIGINT",
+}  # fmt: skip
+_NULLABLE = {"loss", "lr", "device_memory"}
+_VALUE = {
+    "DOUBLE": r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", "VARCHAR": r'"[^"\\\x00-\x1f]*"', "INTEGER": r"-?\d{1,9}",
+    "BIGINT": r"-?\d{1,18}",
+}  # fmt: skip
+_AS_WRITTEN = (
+    rf'\{{"v":{SCHEMA_VERSION},"kind":"steps",'
+    + ",".join(rf'"{name}":(?:{_VALUE[kind]}{"|null" if name in _NULLABLE else ""})' for name, kind in _COLUMNS.items())
+    + r"\}"
+)
+"""What `EventLog` writes for `StepsDone`, and nothing else. What does not match is looked at line by line."""
+_LIMITS = {"DOUBLE": 1.8e308, "INTEGER": 2**31, "BIGINT": 2**63}
+_LAST_TIME = 2.0**37
+"""Seconds since the epoch: the year 6325."""
+_TIME = "make_timestamp((at * 1e6)::BIGINT)"
+
+
+@dataclass
+class SyncReport:
+    """What one sync did."""
+
+    run: str
+    files: int = 0
+    """That had something new."""
+    new_lines: int = 0
+    corrupt: list[str] = field(default_factory=list)
+    """`file:line: problem` of each line passed over in this sync."""
+
+
+@dataclass
+class _Lines:
+    """The new lines of one file."""
+
+    steps: list[tuple[int, bytes]] = field(default_factory=list)
+    others: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+def sync_run(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> SyncReport:
+    """Take in what is new in the run's folder. Raises `SettingsError` (no run's folder, newer events)."""
+    run_dir = find_run(run_dir)
+    files = sorted(run_dir.glob("events/*.jsonl"))
+    connection.begin()
+    try:
+        report = SyncReport(_name_of(connection, run_dir))
+        for path in files:
+            _sync_file(connection, path, report)
+        if report.corrupt and not _knows_events(connection, report.run):
+            raise SettingsError(
+                f"{run_dir} is no run's folder: no line in its events/*.jsonl is an event, the first is "
+                f"{report.corrupt[0]}"
+            )
+        if _ledgers_changed(connection, run_dir, report) or report.files:
+            _sync_ledgers(connection, run_dir, report)
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+    return report
+
+
+def _knows_events(connection: duckdb.DuckDBPyConnection, run: str) -> bool:
+    tables = "(SELECT run FROM events UNION ALL SELECT run FROM step_samples)"
+    return bool(connection.execute(f"SELECT 1 FROM {tables} WHERE run = ? LIMIT 1", [run]).fetchall())
+
+
+def find_run(folder: Path) -> Path:
+    """The run's folder: this one, or the only one in its `dtf/`. Raises `SettingsError`, naming those there are."""
+    folder = folder.absolute()
+    if any(folder.glob("events/*.jsonl")):
+        return folder
+    below = sorted({path.parents[1] for path in folder.glob("dtf/*/events/*.jsonl")})
+    if len(below) == 1:
+        return below[0]
+    there = f"; the runs in it are: {', '.join(map(str, below))}" if below else ""
+    raise SettingsError(
+        f"{folder} is no run's folder: it has no events/*.jsonl{there}. A run's folder is "
+        "<default_root_dir>/dtf/<run id>, or what ElasticCallback(run_dir=...) was given"
+    )
+
+
+def _name_of(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> str:
+    """The run's name in the database: its folder's, with a number where another folder has that name."""
+    known = dict(connection.execute("SELECT folder, run FROM known_runs").fetchall())
+    folder = str(run_dir)
+    if folder not in known:
+        name, number = run_dir.name, 1
+        while name in known.values():
+            number += 1
+            name = f"{run_dir.name}-{number}"
+        connection.execute("INSERT INTO known_runs VALUES (?, ?)", [name, folder])
+        known[folder] = name
+    return str(known[folder])
+
+
+def _sync_file(connection: duckdb.DuckDBPyConnection, path: Path, report: SyncReport) -> None:
+    rows = connection.execute(
+        "SELECT bytes, lines FROM files WHERE run = ? AND file = ?", [report.run, path.name]
+    ).fetchall()
+    offset, number = rows[0] if rows else (0, 0)
+    if path.stat().st_size < offset:  # another file under the same name
+        for table in ("events", "step_samples", "corrupt_lines"):
+            connection.execute(f"DELETE FROM {table} WHERE run = ? AND file = ?", [report.run, path.name])
+        offset = number = 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    if not newline:
+        return
+    found = _Lines()
+    for line in whole.split(b"\n"):
+        number += 1
+        # \1 separates number and line on their way into the database.
+        fast = line.startswith(_STEPS) and line.isascii() and b"\x01" not in line
+        (found.steps if fast else found.others).append((number, line))
+    report.files += 1
+    report.new_lines += len(found.steps) + len(found.others)
+    if found.steps:
+        _insert_steps(connection, path, found, report)
+    _insert_others(connection, path, found.others, report)
+    connection.execute(
+        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [report.run, path.name, offset + len(whole) + 1, number]
+    )
+
+
+def _insert_steps(connection: duckdb.DuckDBPyConnection, path: Path, found: _Lines, report: SyncReport) -> None:
+    """In bulk; lines that do not fit are handed over to `found.others`, where their problem is named."""
+    shape = json.dumps(_COLUMNS)
+    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
+        file.write(b"\n".join(b"%d\x01%b" % pair for pair in found.steps) + b"\n")
+        file.flush()
+        connection.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE incoming AS
+            SELECT n, CASE WHEN regexp_full_match(line, ?) THEN json_transform(line, '{shape}') END AS d
+            FROM read_csv('{file.name}', columns={{'n': 'BIGINT', 'line': 'VARCHAR'}}, delim='\x01', quote='',
+                escape='', header=false, auto_detect=false)
+            """,
+            [_AS_WRITTEN],
+        )
+    columns = ", ".join(f"d.{name}" for name in _COLUMNS if name != "at")
+    fits = f"d.at BETWEEN 0 AND {_LAST_TIME}"
+    connection.execute(
+        f"INSERT INTO step_samples SELECT ?, ?, n, {_TIME.replace('at ', 'd.at ')}, {columns} FROM incoming "
+        f"WHERE {fits} ORDER BY n",
+        [report.run, path.name],
+    )
+    wrong = {n for (n,) in connection.execute(f"SELECT n FROM incoming WHERE NOT coalesce({fits}, false)").fetchall()}
+    connection.execute("DROP TABLE incoming")
+    if wrong:
+        found.others.extend(pair for pair in found.steps if pair[0] in wrong)
+
+
+def _insert_others(
+    connection: duckdb.DuckDBPyConnection, path: Path, lines: list[tuple[int, bytes]], report: SyncReport
+) -> None:
+    events, corrupt = [], []
+    for number, line in lines:
+        try:
+            event = parse_event(line)
+            _check_ranges(event)
+        except NewerEvents as error:
+            raise SettingsError(f"{path}:{number}: {error}") from None
+        except (EventLogError, UnicodeDecodeError) as error:
+            corrupt.append((report.run, path.name, number, str(error)))
+            report.corrupt.append(f"{path}:{number}: {error}")
+            continue
+        events.append((number, event))
+    insert_events(connection, report.run, path.name, events)
+    if corrupt:
+        connection.executemany("INSERT INTO corrupt_lines VALUES (?, ?, ?, ?)", corrupt)
+
+
+def add_events(connection: duckdb.DuckDBPyConnection, run: str, file: str, events: Iterable[Event]) -> int:
+    """Typed rows in, as if they were the next lines of a log; how many. Raises `SettingsError` for impossible values."""
+    connection.begin()
+    try:
+        connection.execute("INSERT OR IGNORE INTO known_runs VALUES (?, ?)", [run, f"added:{run}"])
+        ((last,),) = connection.execute(
+            "SELECT coalesce(max(line), 0) FROM (SELECT run, file, line FROM events UNION ALL "
+            "SELECT run, file, line FROM step_samples) WHERE run = ? AND file = ?",
+            [run, file],
+        ).fetchall()
+        rows = list(enumerate(events, start=last + 1))
+        for number, event in rows:
+            try:
+                _check_ranges(event)
+            except EventLogError as error:
+                raise SettingsError(f"{file}:{number}: {error}") from None
+        insert_events(connection, run, file, rows)
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+    return len(rows)
+
+
+def insert_events(
+    connection: duckdb.DuckDBPyConnection, run: str, file: str, events: Iterable[tuple[int, Event]]
+) -> None:
+    """Checked events with their line numbers, in the caller's transaction."""
+    samples: list[tuple[Any, ...]] = []
+    rows: list[tuple[Any, ...]] = []
+    for number, event in events:
+        if isinstance(event, StepsDone):
+            samples.append((run, file, number, *(getattr(event, name) for name in _COLUMNS)))
+        else:
+            data = event.data if isinstance(event, UnknownEvent) else event.to_json()
+            rows.append((run, file, number, event.at, event.source, data.get("kind"), json.dumps(data)))
+    _insert(connection, "step_samples", samples, _COLUMNS)
+    _insert(connection, "events", rows, {"at": "DOUBLE", "source": "VARCHAR", "kind": "VARCHAR", "data": "VARCHAR"})
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[Any, ...]], columns: dict[str, str]
+) -> None:
+    if not rows:
+        return
+    kinds = {"run": "VARCHAR", "file": "VARCHAR", "line": "BIGINT", **columns}
+    lists = {f"c{i}": list(values) for i, values in enumerate(zip(*rows, strict=True))}
+    unnested = ", ".join(
+        f"unnest($c{i}::{kind}[]) AS {name if name != 'at' else 'moment'}"
+        for i, (name, kind) in enumerate(kinds.items())
+    )
+    chosen = ", ".join(name if name != "at" else "make_timestamp((moment * 1e6)::BIGINT)" for name in kinds)
+    connection.execute(f"INSERT INTO {table} SELECT {chosen} FROM (SELECT {unnested})", lists)
+
+
+def _check_ranges(event: Event) -> None:
+    """What the database cannot hold is no value of an event. Raises `EventLogError`."""
+    # An unknown kind's fields have not been looked at.
+    if type(event.at) not in (int, float) or not 0 <= event.at <= _LAST_TIME:
+        raise EventLogError(f"{event.kind}: at is {event.at!r}, which it cannot be")
+    if type(event.source) is not str:
+        raise EventLogError(f"{event.kind}: source is {event.source!r}, which it cannot be")
+    if isinstance(event, StepsDone):
+        for name, kind in _COLUMNS.items():
+            value = getattr(event, name)
+            if kind in _LIMITS and value is not None and not -_LIMITS[kind] < value < _LIMITS[kind]:
+                raise EventLogError(f"{event.kind}: {name} is {value!r}, which it cannot be")
+
+
+def _ledgers_changed(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: SyncReport) -> bool:
+    """Whether a ledger has another size than at the last sync; notes the sizes."""
+    sizes = {f"ledger/{path.name}": path.stat().st_size for path in run_dir.glob("ledger/*.jsonl")}
+    known = "SELECT file, bytes FROM files WHERE run = ? AND file LIKE 'ledger/%'"
+    if dict(connection.execute(known, [report.run]).fetchall()) == sizes:
+        return False
+    connection.executemany(
+        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, 0)", [[report.run, file, size] for file, size in sizes.items()]
+    )
+    return True
+
+
+def _sync_ledgers(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: SyncReport) -> None:
+    """The audit of samples, anew: a later line can void an earlier one. A broken ledger is a corrupt line."""
+    for table in ("audits", "costs"):
+        connection.execute(f"DELETE FROM {table} WHERE run = ?", [report.run])
+    connection.execute("DELETE FROM corrupt_lines WHERE run = ? AND file LIKE 'ledger/%'", [report.run])
+    ledgers = sorted(run_dir.glob("ledger/*.jsonl"))
+    ((size,),) = connection.execute(
+        "SELECT max((data->'description'->>'dataset_size')::BIGINT) FROM events "
+        "WHERE run = ? AND kind = 'training_described'",
+        [report.run],
+    ).fetchall()
+    if not ledgers:
+        return
+    try:
+        # First what looks at every line, and names file and line of what is broken.
+        costs = _rescale_costs(ledgers, size)
+        found = audit_run(run_dir, dataset_size=size)
+    except ValueError as error:  # no audit is better than one of half the samples
+        report.corrupt.append(str(error))
+        where = re.match(r"(?:.*/)?(ledger/[^/]*?):(?:(\d+):)? (.*)", str(error), re.DOTALL)
+        file, line, problem = where.groups() if where else ("ledger/*", None, str(error))
+        connection.execute("INSERT INTO corrupt_lines VALUES (?, ?, ?, ?)", [report.run, file, int(line or 0), problem])
+        return
+    last = max((epoch.epoch for epoch in found.epochs), default=0)
+    for epoch in found.epochs:
+        missing = len(epoch.missing)
+        complete = epoch.epoch < last or missing == 0
+        repeated = sum(len(repetition.by) - 1 for repetition in epoch.repeated)
+        connection.execute(
+            "INSERT INTO audits VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [report.run, epoch.epoch, complete, epoch.consumed, missing, repeated, epoch.padding],
+        )
+    for cost in costs:
+        connection.execute(
+            "INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                report.run, cost.generation, cost.step, cost.steps, cost.steps_lost, cost.steps_redone,
+                cost.samples_lost, cost.samples_repeated, cost.padding,
+            ],
+        )  # fmt: skip
+
+
+def _rescale_costs(ledgers: list[Path], size: int | None) -> list[GenerationCost]:
+    """None for streams: nobody knows how many samples they should have had. Raises `ValueError` for a broken line."""
+    if size is not None:
+        return rescale_costs(ledgers, size)
+    for path in ledgers:
+        deque(read_ledger(path), maxlen=0)
+    return []

@@ -1,0 +1,269 @@
+"""`dtf audit`: per epoch, which samples were consumed, by whom and in which generation; which are missing or repeated.
+
+The rules are those of `elastic/observe/ledger.py`, here as SQL over all workers' ledgers at once: of a generation's draws those
+count whose step lies below every later generation's beginning; padding does not count. A torn last line (kill -9 while
+it was written) is passed over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from dtf_lightning.elastic.observe.ledger import LEDGER_VERSION, read_ledger
+from dtf_lightning.errors import SettingsError
+
+"""The one that this file's SQL reads; `elastic/observe/ledger.py` writes it."""
+SHOWN = 10
+"""Sample ids in a line of the text."""
+
+_COLUMNS = (
+    "{v: 'INTEGER', kind: 'VARCHAR', generation: 'INTEGER', rank: 'INTEGER', world_size: 'INTEGER', epoch: 'INTEGER', "
+    "step: 'BIGINT', samples: 'BIGINT[]', padding: 'INTEGER', num_streams: 'INTEGER'}"
+)
+
+_LINES = f"""
+CREATE TEMP TABLE lines AS
+SELECT *, regexp_replace(parse_filename(filename), '\\.jsonl$', '') AS worker
+FROM read_json($paths, format = 'newline_delimited', columns = {_COLUMNS}, ignore_errors = true, filename = true,
+               maximum_object_size = 1073741824)
+"""
+
+# A generation's draws count below its limit. The last one's: what it ended with, or the step that it drew last, whose
+# commit nobody has recorded.
+_LIMITS = """
+CREATE TEMP TABLE limits AS
+WITH begins AS (SELECT generation, min(step) AS step FROM lines WHERE kind = 'begin' GROUP BY generation),
+     last AS (SELECT max(generation) AS generation FROM begins),
+     final AS (
+         SELECT coalesce(max(step) FILTER (kind = 'end'), max(step) FILTER (kind = 'draw'),
+                         max(step) FILTER (kind = 'begin')) AS step
+         FROM lines JOIN last USING (generation))
+SELECT b.generation, b.step AS begin,
+       coalesce((SELECT min(later.step) FROM begins later WHERE later.generation > b.generation),
+                (SELECT step FROM final)) AS below
+FROM begins b
+"""
+
+_CONSUMED = """
+CREATE TEMP TABLE consumed AS
+SELECT epoch, generation, worker, rank, step, unnest(samples[: len(samples) - padding]) AS sample
+FROM lines JOIN limits USING (generation) WHERE kind = 'draw' AND step < below
+"""
+
+# All numbers below the size; of iterable data those of each stream up to the last that any epoch has consumed.
+_UNIVERSE = """
+CREATE TEMP TABLE universe AS
+WITH streams AS (SELECT coalesce(max(num_streams), 1) AS n, max(num_streams) IS NULL AS whole FROM lines),
+     tops AS (SELECT sample % n AS stream, max(sample) AS top FROM consumed, streams GROUP BY stream)
+SELECT numbers.range AS sample FROM range($size) numbers, streams
+WHERE whole OR numbers.range <= (SELECT top FROM tops WHERE stream = numbers.range % n)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one worker consumed of an epoch in one generation."""
+
+    generation: int
+    worker: str
+    """Its ledger's name: node, local rank, incarnation."""
+    rank: int
+    samples: int
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """A sample that more than one committed draw consumed."""
+
+    sample: int
+    by: tuple[str, ...]
+    """`worker (rank r, generation g, step s)`, in the order of steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    epoch: int
+    consumed: int
+    """Distinct samples."""
+    missing: tuple[int, ...]
+    repeated: tuple[Repetition, ...]
+    padding: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """What the ledgers of a run say together."""
+
+    ledgers: int
+    generations: int
+    dataset_size: int
+    ended: bool
+    """Training came to its end; otherwise the last step that was drawn does not count."""
+    committed_steps: int
+    void_draws: int
+    """Draws of steps that were rolled back and drawn again."""
+    epochs: tuple[EpochReport, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Nothing is missing or repeated in any epoch."""
+        return not any(epoch.missing or epoch.repeated for epoch in self.epochs)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"clean": self.clean}
+
+    def describe(self) -> Iterator[str]:
+        """Lines for people."""
+        state = "ended" if self.ended else "not ended"
+        yield (
+            f"{self.ledgers} workers, {self.generations} generations, {self.committed_steps} optimizer steps committed, "
+            f"{self.void_draws} draws rolled back and drawn again; training has {state}"
+        )
+        for epoch in self.epochs:
+            yield (
+                f"epoch {epoch.epoch}: {epoch.consumed} of {self.dataset_size} samples consumed, "
+                f"{len(epoch.missing)} missing, {len(epoch.repeated)} repeated, {epoch.padding} padding"
+            )
+            for generation, parts in groupby(epoch.parts, key=lambda part: part.generation):
+                yield f"  generation {generation}: " + ", ".join(
+                    f"{part.worker} (rank {part.rank}) {part.samples}" for part in parts
+                )
+            if epoch.missing:
+                yield f"  missing: {_some(epoch.missing)}"
+            for repetition in epoch.repeated[:SHOWN]:
+                yield f"  repeated: {repetition.sample} by {', '.join(repetition.by)}"
+            if len(epoch.repeated) > SHOWN:
+                yield f"  repeated: {len(epoch.repeated) - SHOWN} more"
+
+
+def find_ledgers(folder: Path) -> list[Path]:
+    """The ledgers of a run's folder. Raises `SettingsError` where there are none."""
+    for place in (folder / "ledger", folder):
+        paths = sorted(place.glob("*.jsonl"))
+        if paths:
+            return paths
+    raise SettingsError(
+        f"{folder} has no ledgers (looked for ledger/*.jsonl); give the run's folder, <default_root_dir>/dtf/<run id>, "
+        "of a run with ElasticCallback(ledger=True)"
+    )
+
+
+def audit_run(folder: Path, *, dataset_size: int | None = None) -> AuditReport:
+    """Audit a run from its folder.
+
+    Args:
+        folder: the run's, or that of its ledgers.
+        dataset_size: samples per epoch; `None`: as many as the highest sample number in any ledger says. Iterable data
+            has as many as the epoch that consumed the most of each stream.
+
+    Raises:
+        SettingsError: no ledgers there, or files that are none, of another version, or not of one run.
+    """
+    paths = find_ledgers(folder)
+    with duckdb.connect() as database:
+        database.execute(_LINES, {"paths": [str(path) for path in paths]})
+        _refuse_broken(database, paths)
+        for statement in (_LIMITS, _CONSUMED):
+            database.execute(statement)
+        if dataset_size is None:
+            dataset_size = _one(database, "SELECT coalesce(max(sample) + 1, 0) FROM consumed")
+        database.execute(_UNIVERSE, {"size": dataset_size})
+        return AuditReport(
+            ledgers=len(paths),
+            generations=_one(database, "SELECT count(*) FROM limits"),
+            dataset_size=_one(database, "SELECT count(*) FROM universe"),
+            ended=_one(database, "SELECT count(*) FROM lines WHERE kind = 'end'") > 0,
+            committed_steps=_one(database, "SELECT count(DISTINCT step) FROM consumed"),
+            void_draws=_one(
+                database,
+                "SELECT count(*) FROM lines JOIN limits USING (generation) WHERE kind = 'draw' AND step >= below",
+            ),
+            epochs=tuple(_epochs(database)),
+        )
+
+
+def _one(database: duckdb.DuckDBPyConnection, query: str) -> Any:
+    row = database.execute(query).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> None:
+    broken = database.execute(
+        "SELECT filename, count(*) FROM lines WHERE kind IS NULL OR kind NOT IN ('begin', 'draw', 'end') OR step IS NULL "
+        "OR generation IS NULL OR (kind = 'draw' AND (samples IS NULL OR padding IS NULL)) GROUP BY filename"
+    ).fetchall()
+    for name, count in broken:
+        data = Path(name).read_bytes()
+        if count > (0 if data.endswith(b"\n") else 1):
+            hint = f"{count} lines of this file are no ledger lines; is it a ledger of dtf-lightning?"
+            try:
+                deque(read_ledger(Path(name)), maxlen=0)
+            except ValueError as error:  # names the first
+                raise SettingsError(f"{error} ({hint})") from None
+            raise SettingsError(f"{name}: {hint}")
+    versions = [row[0] for row in database.execute("SELECT DISTINCT v FROM lines WHERE v IS NOT NULL").fetchall()]
+    if versions not in ([], [LEDGER_VERSION]):
+        raise SettingsError(
+            f"ledger versions {sorted(versions)} in {paths[0].parent}, this program reads {LEDGER_VERSION}; read them "
+            "with the version of dtf-lightning that wrote them"
+        )
+    disagreeing = database.execute(
+        "SELECT generation, list(DISTINCT step ORDER BY step) FROM lines WHERE kind = 'begin' GROUP BY generation "
+        "HAVING count(DISTINCT step) > 1 ORDER BY generation"
+    ).fetchone()
+    if disagreeing is not None:
+        raise SettingsError(
+            f"generation {disagreeing[0]} began at different steps, {disagreeing[1]}: are these the ledgers of one run?"
+        )
+
+
+def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:
+    padding = dict(
+        database.execute(
+            "SELECT epoch, sum(padding)::BIGINT FROM lines JOIN limits USING (generation) "
+            "WHERE kind = 'draw' AND step < below GROUP BY epoch"
+        ).fetchall()
+    )
+    for epoch in sorted(padding):
+        parts = database.execute(
+            "SELECT generation, worker, rank, count(*), min(step), max(step) FROM consumed WHERE epoch = ? "
+            "GROUP BY ALL ORDER BY generation, rank, worker",
+            [epoch],
+        ).fetchall()
+        missing = database.execute(
+            "SELECT sample FROM universe ANTI JOIN (SELECT sample FROM consumed WHERE epoch = ?) USING (sample) "
+            "ORDER BY sample",
+            [epoch],
+        ).fetchall()
+        repeated = database.execute(
+            "SELECT sample, list(worker || ' (rank ' || rank || ', generation ' || generation || ', step ' || step || ')' "
+            "ORDER BY step, worker) FROM consumed WHERE epoch = ? GROUP BY sample HAVING count(*) > 1 ORDER BY sample",
+            [epoch],
+        ).fetchall()
+        yield EpochReport(
+            epoch=epoch,
+            consumed=_one(database, f"SELECT count(DISTINCT sample) FROM consumed WHERE epoch = {epoch:d}"),
+            missing=tuple(row[0] for row in missing),
+            repeated=tuple(Repetition(sample=sample, by=tuple(by)) for sample, by in repeated),
+            padding=padding[epoch],
+            parts=tuple(
+                Part(generation=g, worker=worker, rank=rank, samples=count, first_step=first, last_step=last)
+                for g, worker, rank, count, first, last in parts
+            ),
+        )
+
+
+def _some(samples: Sequence[int]) -> str:
+    text = ", ".join(map(str, samples[:SHOWN]))
+    return text if len(samples) <= SHOWN else f"{text} and {len(samples) - SHOWN} more"

@@ -1,0 +1,92 @@
+"""Who would be in the next world, since when nothing has changed about it, and the words for both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dtf_lightning.elastic.rules.generation import Member
+from dtf_lightning.elastic.rules.state import MembershipState
+from dtf_lightning.elastic.settings import ElasticSettings
+
+
+def joiners(settings: ElasticSettings, state: MembershipState, num_staying: int) -> tuple[Member, ...]:
+    """The candidates that find a place beside `num_staying` members, first come first served."""
+    candidates = [record.member() for record in state.newcomers if state.is_candidate(record)]
+    return tuple(candidates[: max(0, settings.max_nodes - num_staying)])
+
+
+def planned_world(settings: ElasticSettings, state: MembershipState) -> tuple[Member, ...]:
+    """The members that a planned rescale would lead to now, in rank order."""
+    leaving = {member.id for member in leavers_at_stop(settings, state)}
+    staying = tuple(member for member in state.live if member.id not in leaving)
+    return (*staying, *joiners(settings, state, len(staying)))
+
+
+def leavers_at_stop(settings: ElasticSettings, state: MembershipState) -> tuple[Member, ...]:
+    """Who leaves at the next stop.
+
+    If everybody wants to and somebody waits to come in, the first stays for one more generation and hands the state over
+    (unless the world holds one node only: then there is no place beside it).
+    """
+    leaving = tuple(member for member in state.live if state.is_leaving(member))
+    if len(leaving) == len(state.live) and joiners(settings, state, 1):
+        return leaving[1:]
+    return leaving
+
+
+def track(state: MembershipState, world: Sequence[Member], num_free: int, wanted: bool, now: float) -> MembershipState:
+    """Note the world that would be formed, to know since when it has not changed."""
+    on_the_way = [record.member_id for record in state.newcomers if not state.is_candidate(record)]
+    members = frozenset(member.id for member in world)
+    waiting = frozenset(on_the_way if num_free > 0 else ())
+    plan = state.plan
+    if (members, waiting) != (plan.members, plan.on_the_way):
+        plan = replace(plan, members=members, on_the_way=waiting, changed_at=now)
+    if not wanted:
+        plan = replace(plan, wanted_since=None)
+    elif plan.wanted_since is None:
+        plan = replace(plan, wanted_since=now)
+    return replace(state, plan=plan)
+
+
+def deadline_of(settings: ElasticSettings, state: MembershipState, window: float) -> float:
+    """When the plan is carried out if nothing changes any more: monotonic seconds."""
+    wanted_since = state.plan.wanted_since if state.plan.wanted_since is not None else state.plan.changed_at
+    return min(max(state.plan.changed_at, wanted_since) + window, wanted_since + settings.max_wait)
+
+
+def names(members: Sequence[Member]) -> str:
+    """Their nodes, for people."""
+    return ", ".join(member.node for member in members)
+
+
+def describe_change(state: MembershipState, planned: Sequence[Member]) -> str:
+    """What a planned rescale would change."""
+    ids = {member.id for member in planned}
+    coming = [member for member in planned if member.id not in {m.id for m in state.generation.members}]
+    going = [member for member in state.live if member.id not in ids]
+    words = []
+    if coming:
+        words.append(f"{names(coming)} joins" if len(coming) == 1 else f"{names(coming)} join")
+    if going:
+        words.append(f"{names(going)} leaves" if len(going) == 1 else f"{names(going)} leave")
+    return ", ".join(words) or "no change any more"
+
+
+def describe_waiting(state: MembershipState, planned: Sequence[Member]) -> str:
+    """Newcomers without a place in the planned world, and why."""
+    ids = {member.id for member in planned}
+    words = []
+    for record in state.newcomers:
+        if record.member_id in ids:
+            continue
+        words.append(f"{record.node} {'waits as a spare' if state.is_candidate(record) else 'is not ready'}")
+    return ", ".join(words)
+
+
+def waiting_for(state: MembershipState, before: str = ", waiting for ", otherwise: str = "") -> str:
+    """The nodes that are here and not ready."""
+    unready = [record.node for record in state.newcomers if not state.is_candidate(record)]
+    who = ", ".join(unready) or otherwise
+    return f"{before}{who}" if who else ""

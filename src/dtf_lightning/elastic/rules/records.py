@@ -1,0 +1,161 @@
+"""What a node says of itself, and which of its words may follow which.
+
+Rules that this file guards:
+
+* states change along `WORKER_TRANSITIONS` only; a reader may miss some of them (a watch that re-reads the keys sees the
+  last record alone), so any state that the table reaches in several steps is accepted;
+* `failed` and `left` end an incarnation: its id never comes back;
+* an incarnation's number of workers is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from dtf_lightning.elastic.rules.generation import Member
+from dtf_lightning.errors import ProtocolError
+
+
+class WorkerState(Enum):
+    """State of a node's group of workers."""
+
+    JOINING = "joining"  # the agent is here, its workers set themselves up
+    SYNCING = "syncing"  # ready for a generation, or receiving its state
+    ACTIVE = "active"  # training in a generation
+    DRAINING = "draining"  # asked to leave at the next agreed boundary
+    FAILED = "failed"  # this incarnation died
+    LEFT = "left"  # this incarnation left by agreement, or finished
+
+
+WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.JOINING: frozenset({WorkerState.SYNCING, WorkerState.DRAINING, WorkerState.FAILED, WorkerState.LEFT}),
+    WorkerState.SYNCING: frozenset({WorkerState.ACTIVE, WorkerState.DRAINING, WorkerState.FAILED, WorkerState.LEFT}),
+    WorkerState.ACTIVE: frozenset({WorkerState.SYNCING, WorkerState.DRAINING, WorkerState.FAILED, WorkerState.LEFT}),
+    # A leaver that a failure overtakes unwinds with the others and enters one more generation.
+    WorkerState.DRAINING: frozenset({WorkerState.SYNCING, WorkerState.FAILED, WorkerState.LEFT}),
+    WorkerState.FAILED: frozenset(),
+    WorkerState.LEFT: frozenset(),
+}
+
+ENDED = frozenset({WorkerState.FAILED, WorkerState.LEFT})
+
+
+def reachable(state: WorkerState) -> frozenset[WorkerState]:
+    """Every state that may follow `state` in one step or more, and `state` itself."""
+    found = {state}
+    frontier = [state]
+    while frontier:
+        for following in WORKER_TRANSITIONS[frontier.pop()] - found:
+            found.add(following)
+            frontier.append(following)
+    return frozenset(found)
+
+
+_REACHABLE = {state: reachable(state) for state in WorkerState}
+
+
+class IllegalTransition(ProtocolError):
+    """A state followed another that it may not follow. The message prints the history that led there."""
+
+    def __init__(self, who: str, what: str, allowed: str, history: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{who}: {what} is not allowed ({allowed}); history, oldest first: {' -> '.join(history) or 'none'}"
+        )
+        self.history = history
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRecord:
+    """What a node says of itself: one etcd key under the node's lease, rewritten as a whole."""
+
+    node: str
+    host: str
+    num_workers: int
+    """Local world size."""
+    incarnation: int = 1
+    state: WorkerState = WorkerState.JOINING
+    store_port: int = 0
+    """The agent's TCPStore, which may host a generation."""
+    mesh_port: int = 0
+    """Where peers' agents connect to notice this agent's death."""
+    order: int = 0
+    """The create revision of the key: the order of arrival. Filled in by the reader, not written."""
+    instance: str = ""
+    """The run instance the node has been admitted to (fingerprint compared); empty until then."""
+    generation: int = 0
+    """The last generation that all the node's workers have been handed; 0 before the first (of each incarnation)."""
+    ready_after: int | None = None
+    """All its workers are unwound and wait for a generation above this number; `None` while they do not.
+
+    A newcomer says 0. A member that answers FAIL or STOP for target t says t - 1, also when its workers had not been
+    handed generation t - 1 yet and have nothing to unwind.
+    """
+    boundary: tuple[int, int] | None = None
+    """(target, boundary): the furthest step boundary of its workers, answering the prepare for `target`."""
+    suspect: int = 0
+    """The generation that one of its workers reports as broken; 0 for none."""
+    leaving: bool = False
+    finished: int = 0
+    """The generation in which all its workers came to the end of training; 0 while they have not."""
+    detail: str = ""
+    """Why it is in this state, for people: an error's first line, `SIGTERM`, ..."""
+
+    @property
+    def member_id(self) -> str:
+        return f"{self.node}#{self.incarnation}"
+
+    def member(self) -> Member:
+        return Member(node=self.node, incarnation=self.incarnation, num_workers=self.num_workers, host=self.host)
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["state"] = self.state.value
+        del data["order"]
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, order: int = 0) -> NodeRecord:
+        """The record that `to_json` wrote. Raises `ProtocolError` for anything else."""
+        try:
+            fields = dict(data)
+            fields["state"] = WorkerState(fields["state"])
+            if fields.get("boundary") is not None:
+                target, boundary = fields["boundary"]
+                fields["boundary"] = (int(target), int(boundary))
+            return cls(**fields, order=order)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ProtocolError(
+                f"expected a node's record, got {data!r} ({error}); do all nodes run the same dtf-lightning?"
+            ) from error
+
+
+_TRAIL_LENGTH = 12
+
+
+def follow(trail: tuple[str, ...], known: NodeRecord | None, record: NodeRecord) -> tuple[str, ...]:
+    """The incarnation's history with `record` behind it; `known` is its latest record so far.
+
+    Raises `IllegalTransition` if `record` may not follow `known`.
+    """
+    if known is not None and record.state not in _REACHABLE[known.state]:
+        allowed = ", ".join(sorted(state.value for state in _REACHABLE[known.state] - {known.state})) or "nothing"
+        raise IllegalTransition(
+            record.member_id,
+            f"{known.state.value} -> {record.state.value}",
+            f"{known.state.value} may be followed by {allowed}",
+            trail,
+        )
+    if known is not None and record.num_workers != known.num_workers:
+        raise IllegalTransition(
+            record.member_id,
+            f"a change from {known.num_workers} to {record.num_workers} workers",
+            "an incarnation's number of workers is fixed",
+            trail,
+        )
+    if known is not None and record.state is known.state:
+        return trail
+    word = record.state.value + (f" ({record.detail})" if record.detail else "")
+    return (*trail, word)[-_TRAIL_LENGTH:]

@@ -1,0 +1,124 @@
+"""From the old world to the new: who stays, who comes, who goes, the words for it, and the next generation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from dtf_lightning.elastic.rules.failures import num_consecutive, still_count
+from dtf_lightning.elastic.rules.generation import Generation, Member, split_id
+from dtf_lightning.elastic.rules.state import DepartureKind, MembershipState, Phase
+from dtf_lightning.elastic.settings import ElasticSettings
+
+MAX_RETIRED = 256
+"""Ids of former members that a generation carries; who was put out longer ago does not come back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescale:
+    """The difference between a generation and the members of the next."""
+
+    old: Generation
+    members: tuple[Member, ...]
+    """Of the new world, in rank order."""
+    survivors: tuple[Member, ...]
+    """In both, in rank order."""
+    joined: tuple[Member, ...]
+    left: tuple[Member, ...]
+    """Gone without being a failure."""
+    failed: tuple[Member, ...]
+    broken: bool
+    """The old generation was reported as broken, or one of its members died: this rescale is unplanned."""
+
+    @property
+    def kind(self) -> str:
+        """`start`, `join`, `leave`, `failure` or `mixed`."""
+        if self.old.number == 0:
+            return "start"
+        kinds = [
+            word
+            for word, happened in (
+                ("join", bool(self.joined)),
+                ("leave", bool(self.left)),
+                ("failure", bool(self.failed) or (self.broken and not self.left)),
+            )
+            if happened
+        ]
+        if len(kinds) == 1:
+            return kinds[0]
+        return "mixed"
+
+    @property
+    def text(self) -> str:
+        """What changed, for people, with the counts."""
+        changes = [
+            f"{_names(members)} {word}"
+            for word, members in (("joined", self.joined), ("left", self.left), ("failed", self.failed))
+            if members
+        ]
+        if not changes:
+            changes = ["reported as broken, same members" if self.broken else "same members"]
+        world_size = sum(member.num_workers for member in self.members)
+        text = f"{', '.join(changes)}: {len(self.old.members)} -> {len(self.members)} nodes, {world_size} workers"
+        if self.old.number > 0 and not self.survivors:
+            text += f"; no survivor of generation {self.old.number}, the state restarts from what the newcomers loaded"
+        return text
+
+
+def compare(
+    old: Generation, members: Sequence[Member], *, failed: Collection[str] = (), broken: bool = False
+) -> Rescale:
+    """The way from `old` to a world of `members`. `failed` are ids of old members that count as failures."""
+    new_ids = {member.id for member in members}
+    old_ids = {member.id for member in old.members}
+    gone = [member for member in old.members if member.id not in new_ids]
+    return Rescale(
+        old=old,
+        members=tuple(members),
+        survivors=tuple(member for member in members if member.id in old_ids),
+        joined=tuple(member for member in members if member.id not in old_ids),
+        left=tuple(member for member in gone if member.id not in failed),
+        failed=tuple(member for member in gone if member.id in failed),
+        broken=broken,
+    )
+
+
+def next_generation(
+    settings: ElasticSettings, state: MembershipState, world: Sequence[Member], wall: float
+) -> Generation:
+    """The generation that follows the state's, of the members of `world` in this order. They all have a record."""
+    old = state.generation
+    failed = [d.member.id for d in state.departures.values() if d.kind is DepartureKind.FAILED]
+    broken = any(failure.generation == old.number for failure in state.failures)
+    change = compare(old, world, failed=failed, broken=broken or state.phase is Phase.REFORMING)
+    host = state.nodes[world[0].node]
+    worlds = [(end, size) for end, size in old.recent_worlds if end > wall - settings.failure_window]
+    if old.number > 0:
+        worlds.append((wall, old.world_size))
+    return Generation(
+        number=old.number + 1,
+        members=tuple(state.nodes[member.node].member() for member in world),
+        reason=change.text,
+        kind=change.kind,
+        epoch=state.epoch,
+        instance=state.instance,
+        store_host=host.host,
+        store_port=host.store_port,
+        formed_at=wall,
+        failures=still_count(settings, old, state.failures, wall),
+        num_consecutive_failures=num_consecutive(settings, old, state.failures, wall),
+        unbroken_since=wall if broken or old.number == 0 else old.unbroken_since,
+        retired=_remember(old.retired, (*change.left, *change.failed)),
+        recent_worlds=tuple(worlds),
+    )
+
+
+def _remember(retired: Sequence[str], gone: Sequence[Member]) -> tuple[str, ...]:
+    """The ids that stay out, one for each node."""
+    nodes = {member.node for member in gone}
+    earlier = [member_id for member_id in retired if split_id(member_id)[0] not in nodes]
+    return (*earlier, *(member.id for member in gone))[-MAX_RETIRED:]
+
+
+def _names(members: Sequence[Member]) -> str:
+    return ", ".join(member.id for member in members)

@@ -1,0 +1,229 @@
+"""One node's part in a run's snapshots: where they go, what is there, and what the run was when it was here last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dtf_lightning.elastic.checkpoints.storage import FileOperations
+from dtf_lightning.elastic.rules.resume import Position
+from dtf_lightning.elastic.snapshots.format import SnapshotHeader
+from dtf_lightning.elastic.snapshots.packing import Packed
+from dtf_lightning.elastic.snapshots.settings import MEMORY_SHARE, SnapshotSettings
+from dtf_lightning.elastic.snapshots.store import NoRoom, SnapshotFolder, Stored
+
+log = logging.getLogger("dtf_lightning")
+
+RECORD = "run.json"
+UNNAMED = "none"
+"""torchrun's run id when none was given."""
+OLD = 24 * 3600.0
+"""Seconds after which what other runs have left in shared memory is removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What is remembered of a run from one start of its workers to the next."""
+
+    instance: str
+    generation: int
+    """The last one; each start of the workers is one, from 1."""
+    written_at: float
+    """Seconds since the epoch."""
+    world_size: int = 0
+    finished: bool = False
+    checkpoint_folders: tuple[str, ...] = ()
+    """Where its callbacks have saved checkpoints."""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> RunRecord:
+        """Raises `TypeError`, `KeyError` or `ValueError` for what was not written by `asdict`."""
+        return cls(**{**fields, "checkpoint_folders": tuple(fields["checkpoint_folders"])})
+
+
+def run_key(run_id: str, settings: Mapping[str, str], agent: str) -> str:
+    """The name of a run's folders: two runs of one id and other scripts or settings never meet.
+
+    A run that was given no id is known by its agent: it ends with it, and the next one begins anew.
+    """
+    known_by = f"{run_id}\n{agent}" if run_id == UNNAMED else run_id
+    text = json.dumps([known_by, sorted(settings.items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def last_record(records: Iterable[RunRecord]) -> RunRecord | None:
+    """The newest life of an instance that nobody knows to be over; `None`: the run begins."""
+    records = list(records)
+    over = {record.instance for record in records if record.finished}
+    open_ones = [record for record in records if record.instance not in over]
+    return max(open_ones, key=lambda record: (record.written_at, record.generation), default=None)
+
+
+def agent_name() -> str:
+    """This worker's agent: the process that started it; another one on every host and at every start."""
+    parent = os.getppid()
+    try:
+        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        started = "0"
+    return f"{socket.gethostname()}-{parent}-{started}"
+
+
+class NodeSnapshots:
+    """See the module's docstring. Every worker of the node has one; they share the files.
+
+    Args:
+        key: `run_key`'s.
+        run_dir: for what does not fit into memory; may be shared by all nodes.
+        agent: `agent_name`'s.
+    """
+
+    def __init__(
+        self,
+        settings: SnapshotSettings,
+        *,
+        key: str,
+        run_dir: Path,
+        agent: str,
+        operations: FileOperations | None = None,
+    ) -> None:
+        self._agent, self._operations = agent, operations
+        self._memory_root = settings.folder / f"dtf-{os.geteuid()}-{key}"
+        self._disk_root = run_dir / "snapshots" / key
+        self._memory: SnapshotFolder | None = None
+        self._disk: SnapshotFolder | None = None
+        self._to_memory = settings.memory != 0
+        """Where the next snapshot goes; what is in memory stays readable."""
+        self._said_lost = False
+        if not self._to_memory:
+            return
+        with contextlib.suppress(OSError):
+            _remove_old(settings.folder, keep=self._memory_root)
+        try:
+            limit = settings.memory if settings.memory is not None else _free(settings.folder)
+            self._memory = SnapshotFolder(self._memory_root, agent, limit, operations)
+        except OSError as error:
+            self._fall_back(error)
+
+    # --- the run's record --------------------------------------------------------------------------------------------
+
+    def records(self) -> Iterator[RunRecord]:
+        """What this node knows of the run; what cannot be read is passed over."""
+        for root in (self._memory_root, self._disk_root):
+            try:
+                yield RunRecord.from_json(json.loads((root / RECORD).read_text()))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                log.warning("%s cannot be read: %s", root / RECORD, error)
+
+    def remember(self, record: RunRecord) -> None:
+        """Write the record down, in memory and on the disk; a place that cannot be written to costs a warning."""
+        text = json.dumps(asdict(record))
+        for root in (self._memory_root if self._memory is not None else None, self._disk_root):
+            if root is None:
+                continue
+            temporary = root / f"{RECORD}.{os.getpid()}"
+            try:
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                temporary.write_text(text)
+                temporary.replace(root / RECORD)
+            except OSError as error:
+                log.warning("where run %s stands cannot be written to %s: %s", record.instance, root, error)
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    def stored(self) -> list[Stored]:
+        """All snapshots that this node can read, with intact headers; its own in memory first."""
+        found = self._memory.stored() if self._memory is not None else []
+        if self._disk is None and any(path.is_dir() for path in self._disk_root.glob("*")):
+            self._open_disk()
+        return found + (self._disk.stored() if self._disk is not None else [])
+
+    def write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
+        """Write a snapshot, where there is room for it; `None` if it is there already, or could not be written.
+
+        What goes wrong here is said, and training goes on. Once it is there, what agents that are gone have left of this
+        run goes.
+        """
+        written = self._write(packed, header)
+        if written is not None:
+            for folder in self._folders():
+                folder.remove_dead_writers()
+        return written
+
+    def _write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
+        if self._memory is not None and self._to_memory:
+            try:
+                return self._memory.write(packed, header)
+            except (OSError, NoRoom) as error:
+                self._fall_back(error)
+        try:
+            return (self._disk or self._open_disk()).write(packed, header)
+        except OSError as error:
+            if not self._said_lost:
+                self._said_lost = True
+                log.error("a snapshot could not be written to the disk either, training goes on without: %s", error)
+            return None
+
+    def forget_after(self, position: Position) -> None:
+        """Remove snapshots of later positions: the run goes on from this one."""
+        for one in self.stored():
+            if one.header.position > position:
+                one.path.unlink(missing_ok=True)
+
+    def remove_foreign(self, instance: str) -> None:
+        """Remove what other instances of this run have left."""
+        for folder in self._folders():
+            folder.remove_foreign(instance)
+
+    def remove(self, record: RunRecord) -> None:
+        """All workers have come to the run's end: only that it is over stays, on the disk."""
+        self.close()
+        self._memory = self._disk = None
+        for root in (self._memory_root, self._disk_root):
+            shutil.rmtree(root, ignore_errors=True)
+        self.remember(record)
+
+    def close(self) -> None:
+        """Let go of the files; they stay. Idempotent."""
+        for folder in self._folders():
+            folder.close()
+
+    # --- steps of the above ------------------------------------------------------------------------------------------
+
+    def _folders(self) -> list[SnapshotFolder]:
+        return [folder for folder in (self._memory, self._disk) if folder is not None]
+
+    def _open_disk(self) -> SnapshotFolder:
+        self._disk = SnapshotFolder(self._disk_root, self._agent, None, self._operations)
+        return self._disk
+
+    def _fall_back(self, error: Exception) -> None:
+        self._to_memory = False
+        log.warning("snapshots go to the disk (%s) from now on, not to memory: %s", self._disk_root, error)
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return int(found.f_bavail * found.f_frsize * MEMORY_SHARE)
+
+
+def _remove_old(folder: Path, *, keep: Path) -> None:
+    """What other runs of this user have left in memory and have not touched for a day."""
+    for path in folder.glob(f"dtf-{os.geteuid()}-*"):
+        if path == keep or not path.is_dir():
+            continue
+        newest = max(entry.lstat().st_mtime for entry in [path, *path.rglob("*")])
+        if time.time() - newest > OLD:
+            shutil.rmtree(path, ignore_errors=True)

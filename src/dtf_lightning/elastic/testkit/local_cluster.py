@@ -1,0 +1,269 @@
+"""Nodes on one machine: each a real torchrun agent with its workers, on a real etcd.
+
+Every process is started by this file and ended by its pid; every wait has a deadline and says, when it passes, what was
+waited for and what the nodes printed last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from dtf_lightning import environment
+from dtf_lightning.elastic.observe.ledger import Audit, audit
+from dtf_lightning.elastic.run.status import RunStatus, read_status
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.etcd import connect
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.store import Store
+from dtf_lightning.events.log import Event, read_events
+
+POLL = 0.02
+"""Seconds between two looks at a file or at a process, where there is no event to wait for."""
+
+
+class ClusterTimeout(AssertionError):
+    """What was waited for did not come."""
+
+
+class LocalNode:
+    """One torchrun process and its workers."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def worker_pids(self) -> list[int]:
+        """The workers that run now, by local rank."""
+        return _children(self.pid)
+
+    def kill_worker(self, local_rank: int = 0) -> None:
+        """`kill -9` of one worker."""
+        _signal(self.worker_pids()[local_rank], signal.SIGKILL)
+
+    def kill_agent(self) -> None:
+        """`kill -9` of the agent alone."""
+        _signal(self.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """`kill -9` of the agent and its workers, as if the machine were gone."""
+        workers = self.worker_pids()
+        _signal(self.pid, signal.SIGKILL)
+        for pid in workers:
+            _signal(pid, signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the agent, as `kill` or a scheduler would send it."""
+        _signal(self.pid, number)
+
+    def output(self) -> str:
+        """What the node has printed so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def wait(self, timeout: float) -> int:
+        """The exit code. Raises `ClusterTimeout`."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise ClusterTimeout(
+                f"{self.name} was expected to end within {timeout:g} s; it printed:\n{self.output()[-3000:]}"
+            ) from None
+
+
+class LocalCluster:
+    """A run on this machine.
+
+    Args:
+        script: the training script.
+        arguments: its arguments.
+        folder: for logs; each node's output is `<folder>/<name>.log`.
+        run_id: `--rdzv-id`.
+        run_dir: where the workers write events and ledgers (`ElasticCallback(run_dir=...)`), if known.
+        endpoint: of an etcd that runs already; `None` starts one for this cluster.
+        nnodes, nproc_per_node, max_restarts, rdzv_conf: torchrun's flags. Without `mode` it is auto, as for a user: a
+            script that constructs the callback in another file needs `{"mode": "live"}`.
+        variables: added to the environment of every node.
+    """
+
+    def __init__(
+        self,
+        script: str | Path,
+        arguments: Sequence[str] = (),
+        *,
+        folder: Path,
+        run_id: str = "test",
+        run_dir: Path | None = None,
+        endpoint: str | None = None,
+        nnodes: str = "1:4",
+        nproc_per_node: int = 1,
+        max_restarts: int = 0,
+        rdzv_conf: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.script, self.arguments = str(script), list(arguments)
+        self.folder, self.run_id, self.run_dir = folder, run_id, run_dir
+        self.nnodes, self.nproc_per_node, self.max_restarts = nnodes, nproc_per_node, max_restarts
+        self.rdzv_conf = dict(rdzv_conf or {})
+        self.variables = {"OMP_NUM_THREADS": "1", **(variables or {})}
+        self.nodes: dict[str, LocalNode] = {}
+        self.etcd: EmbeddedEtcd | None = None
+        self._endpoint = endpoint
+        self._store: Store | None = None
+
+    def __enter__(self) -> LocalCluster:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._endpoint is None:
+            self.etcd = EmbeddedEtcd()
+            self.etcd.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for node in self.nodes.values():
+            if node.process.poll() is None:
+                node.kill()
+            node.process.wait(30)
+        if self._store is not None:
+            self._store.close()
+        if self.etcd is not None:
+            self.etcd.__exit__(kind, error, traceback)
+
+    @property
+    def endpoint(self) -> str:
+        if self._endpoint is not None:
+            return self._endpoint
+        assert self.etcd is not None, "use the cluster as a context manager"
+        return self.etcd.endpoint
+
+    @property
+    def store(self) -> Store:
+        """A connection of the test's own."""
+        if self._store is None:
+            self._store = connect(self.endpoint, quiet=True)  # the nodes say which etcd it is
+        return self._store
+
+    def start(self, name: str, *, variables: Mapping[str, str] | None = None, script: str | None = None) -> LocalNode:
+        """Start one node, as a user would on one more machine."""
+        log = self.folder / f"{name}.log"
+        conf = ",".join(f"{key}={value}" for key, value in self.rdzv_conf.items())
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--nnodes={self.nnodes}",
+            f"--nproc-per-node={self.nproc_per_node}",
+            f"--max-restarts={self.max_restarts}",
+            "--rdzv-backend=etcd",
+            f"--rdzv-endpoint={self.endpoint}",
+            f"--rdzv-id={self.run_id}",
+            *([f"--rdzv-conf={conf}"] if conf else []),
+            script or self.script,
+            *self.arguments,
+        ]
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment.for_child({**self.variables, **(variables or {})}, without_prefix="TORCHELASTIC_"),
+                start_new_session=True,
+            )
+        node = LocalNode(name, process, log)
+        self.nodes[name] = node
+        return node
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def status(self) -> RunStatus:
+        """What `dtf status` would print."""
+        return read_status(self.store, self.run_id)
+
+    def generation(self) -> int:
+        """The number of the newest generation; 0 before the first."""
+        try:
+            generation = self.status().generation
+        except SettingsError:  # no node has registered yet
+            return 0
+        return generation.number if generation is not None else 0
+
+    def coordinator(self) -> LocalNode:
+        """The node whose agent decides."""
+        leader = self.status().coordinator
+        for node in self.nodes.values():
+            if leader is not None and f"-{node.pid}-" in leader:
+                return node
+        raise AssertionError(f"the coordinator is {leader!r}, which is none of {sorted(self.nodes)}")
+
+    def events(self) -> list[Event]:
+        """All events that the workers have written, in time order."""
+        assert self.run_dir is not None, "LocalCluster(run_dir=...) was not given"
+        found = [event for path in sorted(self.run_dir.glob("events/*.jsonl")) for event in read_events(path)]
+        return sorted(found, key=lambda event: event.at)
+
+    def audit(self) -> Audit:
+        """What the workers' ledgers say."""
+        assert self.run_dir is not None, "LocalCluster(run_dir=...) was not given"
+        return audit(sorted(self.run_dir.glob("ledger/*.jsonl")))
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
+        """Raises `ClusterTimeout` with the nodes' last words."""
+        wait = threading.Event()
+        end = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > end:
+                last = "\n".join(f"--- {node.name}:\n{node.output()[-2000:]}" for node in self.nodes.values())
+                raise ClusterTimeout(f"waited {timeout:g} s for {what}; the nodes printed last:\n{last}")
+            wait.wait(POLL)
+
+    def wait_for_generation(self, number: int, timeout: float = 60.0) -> None:
+        self.wait_until(lambda: self.generation() >= number, f"generation {number}", timeout)
+
+    def wait_for_output(self, node: LocalNode, text: str, timeout: float = 60.0) -> None:
+        self.wait_until(lambda: text in node.output(), f"{text!r} from {node.name}", timeout)
+
+    def wait_for_step(self, step: int, timeout: float = 60.0) -> None:
+        """Until a worker has drawn the samples of optimizer step `step` (needs the ledger)."""
+        assert self.run_dir is not None, "LocalCluster(run_dir=...) was not given"
+        folder, mark = self.run_dir / "ledger", f'"step":{step},'.encode()
+        self.wait_until(
+            lambda: any(mark in path.read_bytes() for path in folder.glob("*.jsonl")), f"step {step}", timeout
+        )
+
+    def wait(self, timeout: float) -> dict[str, int]:
+        """Exit codes of all nodes, when the last has ended."""
+        end = time.monotonic() + timeout
+        return {name: node.wait(max(0.1, end - time.monotonic())) for name, node in self.nodes.items()}
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return sorted(_read_children(pid))
+    return []
+
+
+def _read_children(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield from map(int, (task / "children").read_text().split())
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,65 @@
+"""What the torchx components share: torchx's own `dist.ddp`, with the rendezvous changed to ours.
+
+torchx 0.7 has no argument for rendezvous endpoint and options, and refuses `-j 1:4`, so its command line is put right
+here: one word replaced, two options added.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from typing import Any
+
+from dtf_lightning.elastic.settings import AgentSettings
+from dtf_lightning.environment import etcd_endpoint
+from dtf_lightning.errors import SettingsError
+
+HINT = "torchx is not installed; it is an extra: pip install 'dtf-lightning[torchx]'"
+MAX_RESTARTS = 100
+"""A node's own failed starts; the run itself ends after `max_consecutive_failures`."""
+
+
+def is_elastic(j: str) -> bool:
+    """`MIN:MAX` or `MIN:MAXxWORKERS`, as opposed to a fixed number of nodes."""
+    return ":" in j
+
+
+def with_workers(j: str) -> str:
+    """`1:4` as torchx writes it, `1:4x1`. Raises `SettingsError` for what neither of us knows."""
+    if re.fullmatch(r"\d+:\d+", j):
+        return f"{j}x1"
+    if re.fullmatch(r"\d+(:\d+)?x\d+|\d+", j):
+        return j
+    raise SettingsError(f"-j {j}: expected MIN:MAX, MIN:MAXxWORKERS, NODESxWORKERS or WORKERS, such as 1:4 or 1:4x2")
+
+
+def torchx_ddp(*script_args: str, **options: Any) -> Any:
+    """torchx's own component. Raises `SettingsError` with the way to get torchx."""
+    try:
+        dist = importlib.import_module("torchx.components.dist")
+    except ImportError as error:
+        raise SettingsError(f"{HINT} ({error})") from error
+    return dist.ddp(*script_args, **options)
+
+
+def elastic_ddp(*script_args: str, j: str, endpoint: str | None, conf: str, max_restarts: int, **options: Any) -> Any:
+    """The `AppDef` of an elastic run on etcd.
+
+    `endpoint`: etcd's; by default what `DTF_ETCD_ENDPOINT` says where torchx is run. `conf`: as `--rdzv-conf`.
+    Raises `SettingsError` for a bad `j` or `conf`, before anything is scheduled.
+    """
+    j = with_workers(j)
+    low, _, rest = j.partition(":")
+    nodes = (int(low), int(rest.partition("x")[0])) if rest else (int(j.partition("x")[0]),) * 2
+    pairs = [pair.partition("=") for pair in conf.split(",") if pair]
+    AgentSettings.from_rdzv_conf(*nodes, {key.strip(): value.strip() for key, _, value in pairs})
+    app = torchx_ddp(*script_args, j=j, rdzv_backend="etcd", **options)
+    for role in app.roles:
+        role.args = [_with_rendezvous(arg, endpoint or etcd_endpoint(), conf, max_restarts) for arg in role.args]
+    return app
+
+
+def _with_rendezvous(command: str, endpoint: str, conf: str, max_restarts: int) -> str:
+    ours = f"--rdzv_endpoint {shlex.quote(endpoint)} --rdzv_conf {shlex.quote(conf)} --max_restarts {max_restarts}"
+    return re.sub(r"--rdzv_endpoint \S+", ours.replace("\\", r"\\"), command)

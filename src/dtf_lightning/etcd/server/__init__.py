@@ -1,0 +1,1 @@
+"""An etcd server for one machine, started and ended by this package."""

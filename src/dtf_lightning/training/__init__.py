@@ -1,1 +1,0 @@
-"""What training needs of elasticity, with torch and without Lightning."""

@@ -1,0 +1,79 @@
+"""Links between agents: who is dead, who answers, and what proves nothing."""
+
+from __future__ import annotations
+
+import queue
+import socket
+
+import pytest
+
+from dtf_lightning.elastic.agent.inbox import PeerAnswered, PeerDead
+from dtf_lightning.elastic.agent.mesh import Mesh
+
+
+@pytest.fixture
+def make():
+    made: list[Mesh] = []
+
+    def make(name: str, port_of: Mesh | None = None) -> tuple[Mesh, queue.Queue]:
+        events: queue.Queue = queue.Queue()
+        made.append(Mesh(name, events.put, host="127.0.0.1"))
+        made[-1].start()
+        return made[-1], events
+
+    yield make
+    for mesh in made:
+        mesh.close()
+
+
+def test_answers_a_probe(make):
+    """A peer that lives answers every probe, also one that was sent before the link was up."""
+    (a, heard), (b, _) = make("a"), make("b")
+    a.watch({"b": ("127.0.0.1", b.port)})
+    a.probe("b")
+    assert heard.get(timeout=5) == PeerAnswered("b")
+    a.probe("b")
+    assert heard.get(timeout=5) == PeerAnswered("b")
+
+
+def test_dead_peer(make):
+    """The link closes and the port refuses: dead, said once."""
+    (a, heard), (b, _) = make("a"), make("b")
+    a.watch({"b": ("127.0.0.1", b.port)})
+    a.probe("b")
+    heard.get(timeout=5)
+    b.close()
+    event = heard.get(timeout=5)
+    assert isinstance(event, PeerDead)
+    assert event.node == "b"
+    assert heard.empty()
+
+
+def test_port_was_taken_by_another(make):
+    """The peer is gone and another agent listens on its port: dead too."""
+    (a, heard), (c, _) = make("a"), make("c")
+    a.watch({"b": ("127.0.0.1", c.port)})
+    event = heard.get(timeout=5)
+    assert event == PeerDead("b", "another process listens on its port")
+
+
+def test_broken_link_is_no_death(make):
+    """A link that breaks while the peer listens on is made anew, and nothing is said."""
+    (a, heard), (b, _) = make("a"), make("b")
+    a.watch({"b": ("127.0.0.1", b.port)})
+    a.probe("b")
+    heard.get(timeout=5)
+    for link in list(a._links.values()):
+        link.socket.shutdown(socket.SHUT_RDWR)
+    a.probe("b")
+    assert heard.get(timeout=5) == PeerAnswered("b")
+
+
+def test_silent_port_is_no_death(make):
+    """Something accepts and says nothing, like a frozen host: no verdict, and no answer to a probe."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        a, heard = make("a")
+        a.watch({"b": ("127.0.0.1", silent.getsockname()[1])})
+        a.probe("b")
+        with pytest.raises(queue.Empty):
+            heard.get(timeout=0.2)

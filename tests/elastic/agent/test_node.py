@@ -1,0 +1,146 @@
+"""A node's workers as one: the record they make, and what they are told. No threads, no sockets."""
+
+from __future__ import annotations
+
+import pytest
+
+from dtf_lightning.elastic.agent.live.local_node import LocalNode, LocalWorker, Place
+from dtf_lightning.elastic.link import messages
+from dtf_lightning.elastic.rules.directives import Directive, DirectiveKind
+from dtf_lightning.elastic.rules.generation import Generation, Member
+from dtf_lightning.elastic.rules.records import WorkerState
+from dtf_lightning.elastic.run.keys import RunInfo, RunPhase
+
+
+@pytest.fixture
+def node():
+    """Two workers, set up and admitted."""
+    node = LocalNode(Place(node="a", host="h", store_port=1, mesh_port=2))
+    node.begin(2)
+    for local_rank in range(2):
+        node.attach(LocalWorker(connection=local_rank, local_rank=local_rank, pid=local_rank + 100, heard_at=0.0))
+    for worker in node.workers.values():
+        node.said(worker, messages.Ready(after=0, fingerprint={"x": "1"}), 0.0)
+    node.instance = "i"
+    return node
+
+
+def generation(number: int, *others: str) -> Generation:
+    members = (
+        *(Member(node=name, incarnation=1, num_workers=1) for name in others),
+        Member(node="a", incarnation=1, num_workers=2),
+    )
+    return Generation(number=number, members=members)
+
+
+def told(node: LocalNode, generation: Generation | None, directive: Directive | None = None) -> list[messages.Message]:
+    return [message for _, message in node.orders(generation, directive)]
+
+
+def say(node: LocalNode, *said: messages.Message) -> None:
+    for worker, message in zip(list(node.workers.values()), said, strict=True):
+        node.said(worker, message, 1.0)
+
+
+def test_ranks_follow_the_order_of_members(node):
+    """Behind a member with one worker, ours have ranks 1 and 2."""
+    assigned = told(node, generation(1, "b"))
+    assert [(m.rank, m.world_size) for m in assigned] == [(1, 3), (2, 3)]
+    assert told(node, generation(1, "b")) == []
+    assert (node.record().generation, node.record().ready_after) == (1, None)
+
+
+def test_boundary_is_the_furthest_worker(node):
+    """The answer is given when all workers have answered, and is the largest."""
+    told(node, generation(1))
+    prepare = Directive(kind=DirectiveKind.PREPARE, target=2)
+    assert told(node, generation(1), prepare) == [messages.Prepare(target=2)] * 2
+    first, second = node.workers.values()
+    node.said(first, messages.At(target=2, boundary=4), 1.0)
+    assert node.record().boundary is None
+    node.said(second, messages.At(target=2, boundary=5), 1.0)
+    assert node.record().boundary == (2, 5)
+
+
+def test_generation_and_its_failure_seen_at_once(node):
+    """The agent was cut off and sees generation 1 and FAIL together: nobody is sent into it, the node is ready."""
+    fail = Directive(kind=DirectiveKind.FAIL, target=2, failed=("b#1",))
+    assert told(node, generation(1, "b"), fail) == []
+    assert node.record().ready_after == 1
+    assert [m.rank for m in told(node, generation(2))] == [0, 1]
+
+
+def test_ready_workers_are_not_told_of_a_failure(node):
+    """One worker has unwound already: only the other is told."""
+    told(node, generation(1, "b"))
+    first, second = node.workers.values()
+    node.said(first, messages.Ready(after=1), 1.0)
+    orders = list(node.orders(generation(1, "b"), Directive(kind=DirectiveKind.FAIL, target=2)))
+    assert [(worker.local_rank, type(message)) for worker, message in orders] == [(1, messages.Fail)]
+    node.said(second, messages.Ready(after=1), 1.0)
+    assert node.record().ready_after == 1
+
+
+def test_put_out_by_the_coordinator(node):
+    """The node finds its own id among the failed: its incarnation ends."""
+    told(node, generation(1, "b"))
+    assert told(node, generation(1, "b"), Directive(kind=DirectiveKind.FAIL, target=2, failed=("a#1",))) == []
+    assert node.record().state is WorkerState.FAILED
+
+
+def test_left_behind(node):
+    """The node was cut off and finds a generation without it: its incarnation ends, rather than train on alone."""
+    told(node, generation(1, "b"))
+    others = Generation(number=2, members=(Member(node="b", incarnation=1, num_workers=1),))
+    assert told(node, others) == []
+    assert "generation 2 was formed without this node" in node.record().detail
+
+
+def test_retired_before_it_was_handed_a_generation(node):
+    """The node was put out of generation 1 while it was cut off, and only ever sees generation 2: it does not wait on."""
+    others = Generation(number=2, members=(Member(node="b", incarnation=1, num_workers=1),), retired=("a#1",))
+    assert told(node, others) == []
+    assert node.record().state is WorkerState.FAILED
+
+
+def test_leaver_is_left_when_all_workers_have_said_so(node):
+    """Both workers leave at the boundary; their ends are no failures then."""
+    told(node, generation(1))
+    node.leaving = "SIGTERM"
+    assert node.record().state is WorkerState.DRAINING
+    first, second = list(node.workers.values())
+    node.said(first, messages.Left(), 1.0)
+    assert not node.lost(first, "ended")
+    assert node.record().state is WorkerState.DRAINING
+    node.said(second, messages.Left(), 1.0)
+    assert node.record().state is WorkerState.LEFT
+    assert not node.lost(second, "ended")
+    assert node.record().state is WorkerState.LEFT
+
+
+def test_end_of_run(node):
+    """Everybody is told once that the run is finished, newcomers of the node too."""
+    finished = RunInfo(instance="i", phase=RunPhase.FINISHED, reason="done")
+    assert [type(m) for _, m in node.end_of_run(finished)] == [messages.Finish] * 2
+    assert list(node.end_of_run(finished)) == []
+    assert node.record().state is WorkerState.LEFT
+
+
+def test_suspect_is_forgotten_when_unwound(node):
+    """A report of a broken collective is in the record until the workers are ready again."""
+    told(node, generation(1))
+    say(node, messages.Suspect(generation=1, error="reset\nmore"), messages.Active(generation=1, step=0))
+    assert (node.record().suspect, node.record().detail) == (1, "reset")
+    say(node, messages.Ready(after=1), messages.Ready(after=1))
+    assert node.record().suspect == 0
+
+
+@pytest.mark.parametrize("order", ["death first", "signal first"])
+def test_sibling_of_a_dead_worker_does_not_make_the_node_leave(node, order):
+    """torchelastic ends the siblings of a dead worker with SIGTERM, which they report: the node is to come back."""
+    told(node, generation(1))
+    first, second = node.workers.values()
+    happens = [lambda: node.lost(first, "killed"), lambda: node.said(second, messages.Leaving(reason="SIGTERM"), 1.0)]
+    for happen in happens if order == "death first" else reversed(happens):
+        happen()
+    assert (node.leaving, node.record().state) == ("", WorkerState.FAILED)

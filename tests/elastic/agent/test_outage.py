@@ -1,0 +1,184 @@
+"""etcd away, hosts frozen, runs crashed: what stops nobody, and what is found out in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from dtf_lightning.elastic.link import messages
+from dtf_lightning.etcd import connect
+from dtf_lightning.etcd.memory.store import MemoryStore
+from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
+from support.elastic.agents import FakeCluster, FakeWorker, members
+from support.elastic.programs.agent_process import AgentProcess
+
+
+@pytest.fixture
+def cluster(backend, run_id):
+    with FakeCluster(lambda: MemoryStore(backend), run_id) as cluster:
+        yield cluster
+
+
+def test_death_while_etcd_is_away(cluster, backend):
+    """A worker dies while etcd is away: the rescale waits, and comes when etcd is back."""
+    a, b = cluster.training("a", "b")
+    backend.available = False
+    b.worker.die()
+    assert a.worker.unread == 0
+    backend.available = True
+    a.worker.unwind()
+    assert members(a.worker.train()) == ["a#1"]
+
+
+def test_every_lease_is_lost(cluster, backend):
+    """etcd was frozen and all leases expired: the agents answer each other, register again, and nobody stops."""
+    a, b = cluster.training("a", "b")
+    with backend.changed:
+        for lease in list(backend._leases):
+            backend.drop_lease(lease)
+    backend.expire()
+    cluster.wait_for(lambda view: set(view.nodes) == {"a", "b"} and view.leader is not None)
+    assert (a.worker.unread, b.worker.unread) == (0, 0)
+    c = cluster.node("c")
+    c.worker.ready()
+    for node in (a, b):
+        node.worker.stop_at_boundary()
+    assert members(a.worker.train()) == ["a#1", "b#1", "c#1"]
+
+
+def test_answer_to_the_generation_is_lost(cluster, backend):
+    """etcd applies the coordinator's write and its answer gets lost: the write is repeated, nothing happens twice."""
+    a, b = cluster.training("a", "b")
+    a.store.lose_answer(applied=True)
+    b.worker.die()
+    a.worker.unwind()
+    assert members(a.worker.train()) == ["a#1"]
+    assert a.worker.unread == 0
+
+
+def test_new_run_after_a_crash(backend, run_id):
+    """All nodes of a run vanished: whoever comes next waits until none can come back, then starts a new run."""
+    with FakeCluster(lambda: MemoryStore(backend), run_id) as first:
+        (a,) = first.training("a")
+        view = first.view
+        first.store.put(view.keys.run, view.run.encode())  # as if the agent had said no goodbye
+        a.store.reachable = False
+        a.agent.close()
+        a.store.vanish()
+        with backend.changed:
+            for lease in list(backend._leases):
+                backend.drop_lease(lease)
+    with FakeCluster(lambda: MemoryStore(backend), run_id) as second:
+        b = second.agent("b", lease_ttl=2.0)
+        b.start_workers()
+        b.worker.ready()
+        generation = b.worker.train()
+        assert (generation.number, members(generation)) == (1, ["b#1"])
+
+
+def test_coordinator_thinks_it_leads(cluster, backend):
+    """The leader key goes to another while the old coordinator is cut off: its writes are refused, there is one line."""
+    a, b = cluster.training("a", "b")
+    a.store.reachable = False
+    with backend.changed:
+        for key in (cluster.view.keys.leader, cluster.view.keys.node("a")):
+            lease = backend.find(key)[0].lease if backend.find(key) else 0
+            if lease:
+                backend.drop_lease(lease)
+    cluster.wait_for(lambda view: view.leader is not None and view.leader.node == "b")
+    c = cluster.node("c")
+    c.worker.ready()
+    a.store.reachable = True
+    for node in (a, b):
+        node.worker.stop_at_boundary()
+    for node in (a, b, c):
+        assert members(node.worker.train()) == ["a#1", "b#1", "c#1"]
+
+
+# --- real processes --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Node:
+    """An agent in a process of its own, and what stands for its worker: a connection and a process id."""
+
+    agent: AgentProcess
+    worker: FakeWorker
+    worker_process: subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def train(etcd, run_id, tmp_path):
+    """Starts nodes that train in one generation."""
+    made: list[Node] = []
+
+    def train(*names: str) -> list[Node]:
+        settings = {"stability_window": 0.05, "initial_window": 0.3, "lease_ttl": 2.0}
+        for name in names:
+            agent = AgentProcess(etcd.endpoint, run_id, name, str(tmp_path / f"{name}.sock"), settings)
+            process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+            made.append(Node(agent, FakeWorker(agent.socket_path, pid=process.pid), process))
+            made[-1].worker.expect(messages.Welcome)
+        for node in made:
+            node.worker.ready()
+        for node in made:
+            assert len(node.worker.train().members) == len(names)
+        return made
+
+    yield train
+    for node in made:
+        node.agent.close()
+        node.worker.die()
+        node.worker_process.kill()
+        node.worker_process.wait()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "other"])
+def test_agent_is_killed(train, victim):
+    """kill -9 of an agent: its worker sees the end, the others go on without it."""
+    nodes = train("a", "b")
+    dead, survivor = nodes[victim], nodes[1 - victim]
+    os.kill(dead.agent.process.pid, signal.SIGKILL)
+    dead.worker.expect_end()
+    survivor.worker.unwind()
+    assert len(survivor.worker.train().members) == 1
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "other"])
+def test_host_freezes(train, victim):
+    """An agent is stopped: its lease expires and the mesh has no answer, so it is out. Woken up, it ends its worker."""
+    nodes = train("a", "b")
+    frozen, survivor = nodes[victim], nodes[1 - victim]
+    os.kill(frozen.agent.process.pid, signal.SIGSTOP)
+    survivor.worker.unwind()
+    assert len(survivor.worker.train().members) == 1
+    os.kill(frozen.agent.process.pid, signal.SIGCONT)
+    assert frozen.worker_process.wait(10) == -signal.SIGKILL
+    assert survivor.worker.unread == 0
+
+
+@pytest.mark.process
+def test_etcd_freezes(run_id, tmp_path):
+    """etcd is stopped for longer than the lease: nobody is told anything, and afterwards a join works."""
+    with EmbeddedEtcd() as etcd, FakeCluster(lambda: connect(etcd.endpoint, quiet=True), run_id) as cluster:
+        nodes = [cluster.agent(name, lease_ttl=2.0) for name in ("a", "b")]
+        for node in nodes:
+            node.start_workers()
+            node.worker.ready()
+        for node in nodes:
+            node.worker.train()
+        os.kill(etcd.pid, signal.SIGSTOP)
+        threading.Event().wait(4.0)  # longer than the lease; there is nothing to be notified by
+        os.kill(etcd.pid, signal.SIGCONT)
+        c = cluster.node("c")
+        c.worker.ready()
+        for node in nodes:
+            node.worker.stop_at_boundary()
+        assert members(nodes[0].worker.train()) == ["a#1", "b#1", "c#1"]

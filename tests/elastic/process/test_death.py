@@ -1,0 +1,63 @@
+"""kill -9 in every phase of training: the others go on, hold the same state, and no sample is lost or repeated."""
+
+from __future__ import annotations
+
+import pytest
+
+from dtf_lightning.elastic.testkit.faults import Fault
+from support.elastic.run import exactly
+from support.elastic.training import Training
+
+pytestmark = pytest.mark.process
+
+STEPS = 11
+"""Per epoch, with three workers."""
+
+PHASES = [
+    ("train_start", 0, {}),
+    ("data_loading", 16, {}),
+    ("forward", 0, {}),
+    ("forward", 4, {}),
+    ("backward", 4, {}),
+    ("before_optimizer_step", 4, {}),
+    ("after_optimizer_step", 4, {}),
+    ("batch_end", 4, {}),
+    ("logging", 4, {}),
+    ("validation", STEPS, {}),
+    ("checkpoint_save", 4, {"checkpoint_every": 4}),
+    ("epoch_end", STEPS, {}),
+    ("forward", 2 * STEPS - 1, {}),
+    ("epoch_end", 2 * STEPS, {}),
+    ("train_end", 2 * STEPS, {}),
+]
+
+
+def phase_id(value):
+    return "-".join(map(str, value[:2])) if isinstance(value, tuple) else None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("phase", PHASES, ids=phase_id)
+def test_worker_dies(make_run, phase, rank):
+    """One of three dies there; the two others finish both epochs together."""
+    at, step, options = phase
+    run = make_run(Training(faults=(Fault(at=at, step=step, rank=rank),), **options), **exactly(3))
+    run.start("a", "b", "c")
+    run.wait_until_over(failed=1)
+    run.check(survivors=2, epochs=2)
+
+
+@pytest.mark.parametrize("victim", ["a", "b"])
+def test_worker_dies_in_setup(make_run, victim):
+    """A node that has not joined yet dies in its set-up, as the first to come or not; the two others never miss it.
+
+    The victim is a node, not a rank: before the first generation ranks are provisional, and a dead node's is given to
+    whoever comes next.
+    """
+    dies = Training(faults=(Fault(at="setup"),))
+    run = make_run(Training(), **exactly(2))
+    for name in "abc":
+        run.start(name, training=dies if name == victim else None)
+    codes = run.wait_until_over(failed=1)
+    assert codes[victim]
+    run.check(survivors=2, epochs=2)

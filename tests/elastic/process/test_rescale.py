@@ -1,0 +1,314 @@
+"""Joins, leaves, failures without a death, and several of them at once."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from dtf_lightning.elastic.testkit.faults import Fault
+from support.elastic.run import PATIENCE, exactly
+from support.elastic.training import Training
+
+pytestmark = pytest.mark.process
+
+ALL_CALLBACKS = ("early_stopping", "lr_monitor", "ema", "best")
+OPEN_END = Training(until_stopped=True, callbacks=("ema",))
+
+
+# --- several at once -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        Fault(at="forming", rank=0, generation=2),
+        Fault(at="forming", rank=2, generation=2),
+        Fault(at="forward", rank=0, generation=2),
+        Fault(at="backward", rank=1, generation=2),
+    ],
+    ids=lambda fault: f"{fault.at.value}-{fault.rank}",
+)
+def test_two_deaths_in_a_row(make_run, second):
+    """Rank 0 of four dies, then another while the next world forms, or in its first step."""
+    run = make_run(Training(faults=(Fault(at="backward", step=4, rank=0), second)), **exactly(4))
+    run.start("a", "b", "c", "d")
+    run.wait_until_over(failed=2)
+    run.check(survivors=2, epochs=2)
+
+
+def test_all_but_one_die(make_run):
+    """Two of three die in the same step; the third goes on alone."""
+    faults = (Fault(at="forward", step=4, rank=0), Fault(at="forward", step=4, rank=2))
+    run = make_run(Training(faults=faults, batch_norm=False), **exactly(3))
+    run.start("a", "b", "c")
+    run.wait_until_over(failed=2)
+    run.check(survivors=1, epochs=2)
+
+
+# --- planned ---------------------------------------------------------------------------------------------------------
+
+
+def test_join(make_run):
+    """A third worker comes in mid-training: it holds what the others hold, and takes its share."""
+    run = make_run(OPEN_END)
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    run.start("c")
+    run.wait_for_world(3, after=before)
+    run.stop()
+    run.wait_until_over()
+    run.check(survivors=3)
+
+
+def test_everybody_configures_for_the_world_in_which_the_run_began(make_run):
+    """A learning rate scaled by `world_size` and a closure over `estimated_stepping_batches`: both look at the world in
+    `configure_optimizers`, which every worker calls alone, the first one for a world of one, a joiner for one of three.
+    """
+    run = make_run(replace(OPEN_END, schedule="lambda", max_epochs=10_000), min_nodes=2)
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    run.start("c")
+    run.wait_for_world(3, after=before)
+    run.stop()
+    run.wait_until_over()
+    run.check(survivors=3)  # among it: the same learning rate and the same weights
+    scaled = [result["same"]["lr"] for result in run.results().values()]
+    assert scaled[0] == pytest.approx(2e-3, rel=0.01)  # two workers began
+
+
+def test_join_during_validation(make_run, tmp_path):
+    """A worker is ready to join while the others validate: it comes in at the next step boundary."""
+    held = Fault(at="validation", step=11, rank=0, action="hold", until=str(tmp_path / "go"))
+    run = make_run(Training(faults=(held,), callbacks=ALL_CALLBACKS), min_nodes=3)
+    run.start("a", "b", "c")
+    run.wait_for_draws(3 * 11)  # the epoch's last batch: what comes now is its validation
+    run.start("d")
+    run.wait_for(lambda view: view.directive is not None and view.directive.boundary, "the stop")
+    (tmp_path / "go").touch()
+    run.wait_until_over()
+    run.check(survivors=4, epochs=2)
+    assert [event.step for event in run.rescales() if event.world_size == 4 and event.rank == 0] == [13]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_leave_during_validation(make_run, tmp_path, rank):
+    """A worker is asked to leave while it validates: it finishes that, and goes at a step boundary."""
+    faults = (
+        Fault(at="validation", step=11, rank=rank, action="leave"),
+        Fault(at="validation", step=11, rank=2, action="hold", until=str(tmp_path / "go")),
+    )
+    run = make_run(Training(faults=faults, callbacks=ALL_CALLBACKS), **exactly(3))
+    run.start("a", "b", "c")
+    run.wait_for(lambda view: view.directive is not None and view.directive.leaving, "the stop")
+    (tmp_path / "go").touch()
+    run.wait_until_over()
+    run.check(survivors=2, epochs=2)
+
+
+@pytest.mark.parametrize("leaver", ["coordinator", "other"])
+def test_leave_on_sigterm(make_run, leaver):
+    """SIGTERM to a node's agent, the coordinator's among them: exit code 0, the others go on."""
+    run = make_run(OPEN_END)
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    leads = run.wait_for(lambda view: view.leader is not None, "a leader").leader.node
+    name = next(n for n in run.nodes if (n == leads) == (leaver == "coordinator"))
+    run.nodes[name].send(signal.SIGTERM)
+    run.wait_for_world(1, after=before)
+    run.stop()
+    run.wait_until_over()
+    run.check(survivors=1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(at="receiving", generation=2, action="kill"),
+        Fault(at="checkpoint_save", rank=0, generation=2, action="kill"),
+        Fault(at="forming", rank=2, generation=2, action="kill"),
+        Fault(at="train_start", rank=2, generation=2, action="kill"),
+    ],
+    ids=lambda fault: fault.at.value,
+)
+def test_death_while_joining(make_run, fault):
+    """The joiner dies while it forms, receives or begins; or the one that sends it the state."""
+    training = Training(until_stopped=True, faults=(fault,), callbacks=("ema",))
+    run = make_run(training, min_nodes=2)
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    run.start("c")
+    run.wait_for_world(2, after=before + 1)
+    run.stop()
+    run.wait_until_over(failed=1)
+    run.check(survivors=2)
+
+
+# --- failures without a death ----------------------------------------------------------------------------------------
+
+
+FAILURES = [
+    ("forward", 4, "fail", 0, {}),
+    ("forward", 4, "lag", 1, {}),
+    ("before_optimizer_step", 4, "lag", 0, {}),
+    ("after_optimizer_step", 4, "fail", 1, {}),
+    ("batch_end", 5, "lag", 0, {}),
+    ("validation", 17, "fail", 1, {}),
+    ("validation", 17, "lag", 0, {}),
+    ("epoch_end", 17, "fail", 1, {}),
+    ("epoch_end", 17, "fail", 0, {"schedule": "plateau"}),
+    ("forward", 19, "fail", 1, {"schedule": "plateau"}),
+    ("epoch_end", 34, "lag", 0, {}),
+    ("backward", 2, "fail", 1, {"accumulate": 3}),
+    ("before_optimizer_step", 2, "lag", 0, {"accumulate": 3}),
+    ("validation", 4, "fail", 1, {"val_check_interval": 0.25}),
+    ("forward", 19, "fail", 0, {"schedule": "epoch"}),
+    ("epoch_end", 17, "lag", 1, {"schedule": "epoch"}),
+    ("epoch_end", 17, "lag", 0, {"schedule": "plateau"}),
+    ("epoch_end", 17, "lag", 1, {"schedule": "plateau", "callbacks": ()}),
+    ("validation", 17, "fail", 0, {"schedule": "plateau"}),
+    ("before_optimizer_step", 4, "lag", 1, {}),
+    ("batch_end", 5, "lag", 1, {}),
+]
+
+
+@pytest.mark.parametrize(("at", "step", "action", "rank", "options"), FAILURES)
+def test_failure_without_a_death(make_run, undisturbed, at, step, action, rank, options):
+    """A collective fails on one rank, alone ("lag": its peers are ahead then). All go on: as if nothing had happened."""
+    calm = Training(**{"dropout": 0.0, "batch_norm": False, "callbacks": ALL_CALLBACKS, **options})
+    # Two workers: a + b is b + a to the last bit, whatever way gloo adds.
+    expected = undisturbed(calm, 2)
+    run = make_run(replace(calm, faults=(Fault(at=at, step=step, rank=rank, action=action),)), **exactly(2))
+    run.start("a", "b")
+    run.wait_until_over()
+    run.check(survivors=2, epochs=2)
+    same = next(iter(run.results().values()))["same"]
+    assert {key: (same[key], value) for key, value in expected.items() if same[key] != value} == {}
+
+
+def test_frozen_worker(make_run):
+    """A worker is stopped by SIGSTOP in mid-step: its agent ends it after `heartbeat_timeout`, the others go on."""
+    run = make_run(
+        Training(faults=(Fault(at="backward", step=4, rank=1, action="freeze"),)),
+        **exactly(3),
+        heartbeat_interval=0.2,
+        heartbeat_timeout=0.7,
+    )
+    run.start("a", "b", "c")
+    run.wait_until_over(failed=1)
+    run.check(survivors=2, epochs=2)
+
+
+@pytest.mark.parametrize("at", ["validation", "epoch_end"])
+def test_a_newcomer_that_comes_at_the_end_of_an_epoch(make_run, at):
+    """Two are needed, one dies when the epoch's batches are done, and the next one logs nothing in it: nobody waits."""
+    run = make_run(Training(faults=(Fault(at=at, step=17, rank=1),)), min_nodes=2, **exactly(2))
+    run.start("a", "b", num_restarts=1)
+    run.wait_until_over()
+    run.check(survivors=2, epochs=2)
+    assert all("loss_epoch" in result["own"]["metrics"] for result in run.results().values())
+
+
+@pytest.mark.parametrize("at", ["forward", "validation", "data_loading"])
+def test_user_exception(make_run, at):
+    """The user's code raises on one rank: its node fails with that traceback, the others go on."""
+    step = {"forward": 4, "validation": 11, "data_loading": 16}[at]
+    run = make_run(Training(faults=(Fault(at=at, step=step, rank=1, action="raise"),)), **exactly(3))
+    run.start("a", "b", "c")
+    codes = run.wait_until_over(failed=1)
+    run.check(survivors=2, epochs=2)
+    failed = next(name for name, code in codes.items() if code)
+    assert "dtf_lightning.elastic.testkit.faults.FaultInjected" in run.nodes[failed].log()
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def test_agent_dies(make_run):
+    """kill -9 of an agent alone: its worker ends itself, nobody is orphaned, the others go on."""
+    run = make_run(OPEN_END)
+    run.start("a", "b", "c")
+    before = run.wait_for_world(3)
+    (orphan,) = map(psutil.Process, run.nodes["b"].worker_pids())
+    run.nodes["b"].kill_agent()
+    run.wait_for_world(2, after=before)
+    psutil.wait_procs([orphan], timeout=PATIENCE)
+    assert not orphan.is_running()
+    run.stop()
+    assert run.wait_until_over(failed=1)["b"] == -signal.SIGKILL
+    run.check(survivors=2)
+
+
+@pytest.mark.parametrize("victim", ["coordinator", "other"])
+def test_node_dies(make_run, victim):
+    """A whole node is gone at once, the coordinator's among them: another agent takes over."""
+    run = make_run(OPEN_END)
+    run.start("a", "b", "c")
+    before = run.wait_for_world(3)
+    leads = run.wait_for(lambda view: view.leader is not None, "a leader").leader.node
+    name = next(n for n in run.nodes if (n == leads) == (victim == "coordinator"))
+    (worker,) = map(psutil.Process, run.nodes[name].worker_pids())
+    run.nodes[name].kill_agent()
+    worker.kill()
+    run.wait_for_world(2, after=before)
+    run.stop()
+    run.wait_until_over(failed=1)
+    run.check(survivors=2)
+
+
+def test_sibling_dies(make_run):
+    """Nodes of two workers: one worker's death takes its whole node out; restarted, both come back as joiners."""
+    fault = Fault(at="backward", step=4, rank=1)
+    run = make_run(Training(until_stopped=True, batch_norm=False, faults=(fault,)), **exactly(2))
+    run.start("a", "b", num_workers=2, num_restarts=1)
+    run.wait_for_world(4, after=2)
+    run.stop()
+    run.wait_until_over()
+    run.check(survivors=4)
+    assert Counter(event.world_size for event in run.rescales())[2] == 2
+
+
+# --- many ------------------------------------------------------------------------------------------------------------
+
+
+def test_fifty_rescales_leak_nothing(make_run):
+    """26 failures without a death, 12 joins, 6 deaths, 6 leaves: two workers end with the files and threads of rescale 5."""
+    failures = tuple(
+        Fault(at="batch_end", step=step, rank=0, generation=None, action="fail") for step in range(5, 5 + 26 * 2, 2)
+    )
+    run = make_run(
+        Training(until_stopped=True, faults=failures, validates=False),
+        min_nodes=2,
+        max_consecutive_failures=1000,
+        failure_tolerance=99,
+    )
+    run.start("a", "b")
+    generation = run.wait_for_world(2, after=26)
+    pids = [pid for node in ("a", "b") for pid in run.nodes[node].worker_pids()]
+    early = None
+    for cycle in range(12):
+        name = f"n{cycle}"
+        run.start(name, training=Training(until_stopped=True, validates=False))
+        generation = run.wait_for_world(3, after=generation)
+        if cycle % 2:
+            run.nodes[name].send(signal.SIGTERM)
+        else:
+            psutil.Process(run.nodes[name].worker_pids()[0]).kill()
+        generation = run.wait_for_world(2, after=generation)
+        if early is None:
+            early = [weigh(pid) for pid in pids]
+    late = [weigh(pid) for pid in pids]
+    run.stop()
+    assert [run.wait_until_over(failed=6)[name] for name in ("a", "b")] == [0, 0]
+    run.check(survivors=2)
+    for (files, threads, memory), (files_now, threads_now, memory_now) in zip(early, late, strict=True):
+        assert (files_now, threads_now) == (files, threads)
+        assert memory_now < memory + (8 << 20)
+
+
+def weigh(pid):
+    process = psutil.Process(pid)
+    return process.num_fds(), process.num_threads(), process.memory_info().rss

@@ -1,0 +1,171 @@
+"""The audit in SQL says what the ledger's own audit in Python says, and more: by whom, in which generation."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dtf_lightning.__main__ import main
+from dtf_lightning.elastic.observe import ledger
+from dtf_lightning.elastic.observe.ledger import Ledger, audit
+from dtf_lightning.elastic.reports import ledger_audit
+from dtf_lightning.elastic.reports.ledger_audit import audit_run
+from dtf_lightning.errors import SettingsError
+
+
+def test_reads_the_version_that_is_written():
+    assert ledger_audit.LEDGER_VERSION == ledger.LEDGER_VERSION
+
+
+def two_workers(folder, *, repeat=False):
+    """a and b train steps 0 and 1; b dies in step 1, which a draws again alone; of 8 samples 7 is never drawn."""
+    a, b = (Ledger(folder / "ledger" / f"{name}.0.1.jsonl") for name in "ab")
+    for rank, worker in enumerate((a, b)):
+        worker.begin(generation=1, rank=rank, world_size=2, step=0, epoch=0)
+        worker.draw(generation=1, rank=rank, epoch=0, step=0, samples=[rank, 2 + rank])
+        worker.draw(generation=1, rank=rank, epoch=0, step=1, samples=[4 + rank])
+    a.begin(generation=2, rank=0, world_size=1, step=1, epoch=0)
+    a.draw(generation=2, rank=0, epoch=0, step=1, samples=[4, 5, 6, 0 if repeat else 6][: 4 if repeat else 3])
+    a.draw(generation=2, rank=0, epoch=1, step=2, samples=[*range(8), 0], padding=1)
+    a.end(generation=2, rank=0, step=3)
+    a.close()
+    b.close()
+
+
+def test_says_by_whom_and_in_which_generation(tmp_path, capsys):
+    """Step 1 of generation 1 is void; what it drew was consumed by generation 2."""
+    two_workers(tmp_path)
+    assert main(["audit", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "2 workers, 2 generations, 3 optimizer steps committed, 2 draws rolled back and drawn again; training has ended",
+        "epoch 0: 7 of 8 samples consumed, 1 missing, 0 repeated, 0 padding",
+        "  generation 1: a.0.1 (rank 0) 2, b.0.1 (rank 1) 2",
+        "  generation 2: a.0.1 (rank 0) 3",
+        "  missing: 7",
+        "epoch 1: 8 of 8 samples consumed, 0 missing, 0 repeated, 1 padding",
+        "  generation 2: a.0.1 (rank 0) 8",
+    ]
+
+
+def test_streams_have_holes(tmp_path, capsys):
+    """Two streams of 3 and 1 samples: numbers 3 and 5 do not exist; what one epoch has and another lacks is missing."""
+    worker = Ledger(tmp_path / "a.0.1.jsonl")
+    worker.begin(generation=1, rank=0, world_size=1, step=0, epoch=0)
+    worker.draw(generation=1, rank=0, epoch=0, step=0, samples=[0, 1, 2, 4], num_streams=2)
+    worker.draw(generation=1, rank=0, epoch=1, step=1, samples=[0, 1, 2], num_streams=2)
+    worker.end(generation=1, rank=0, step=2)
+    worker.close()
+    assert main(["audit", str(tmp_path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert "epoch 0: 4 of 4 samples consumed, 0 missing, 0 repeated, 0 padding" in said
+    assert "  missing: 4" in said
+
+
+def test_repeated_samples_name_both_draws(tmp_path, capsys):
+    two_workers(tmp_path, repeat=True)
+    assert main(["audit", str(tmp_path)]) == 1
+    line = "  repeated: 0 by a.0.1 (rank 0, generation 1, step 0), a.0.1 (rank 0, generation 2, step 1)"
+    assert line in capsys.readouterr().out.splitlines()
+
+
+def test_json(tmp_path, capsys):
+    """For programs: the same numbers; a data set larger than what was drawn is missing the rest."""
+    two_workers(tmp_path)
+    assert main(["audit", str(tmp_path), "--json", "--samples", "9"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["clean"] is False
+    assert [epoch["missing"] for epoch in report["epochs"]] == [[7, 8], [8]]
+    assert report["epochs"][0]["parts"][2] == {
+        "generation": 2, "worker": "a.0.1", "rank": 0, "samples": 3, "first_step": 1, "last_step": 1,
+    }  # fmt: skip
+
+
+def test_clean_run(tmp_path, capsys):
+    """Exit code 0 says that every sample of every epoch was consumed once."""
+    worker = Ledger(tmp_path / "a.0.1.jsonl")
+    worker.begin(generation=1, rank=0, world_size=1, step=0, epoch=0)
+    worker.draw(generation=1, rank=0, epoch=0, step=0, samples=[1, 0])
+    worker.end(generation=1, rank=0, step=1)
+    worker.close()
+    assert main(["audit", str(tmp_path)]) == 0
+    assert "2 of 2 samples consumed, 0 missing, 0 repeated" in capsys.readouterr().out
+
+
+def test_torn_line_and_unfinished_run(tmp_path, capsys):
+    """The line that kill -9 tore is passed over; the last drawn step of a run that has not ended does not count."""
+    worker = Ledger(tmp_path / "a.0.1.jsonl")
+    worker.begin(generation=1, rank=0, world_size=1, step=0, epoch=0)
+    for step in range(2):
+        worker.draw(generation=1, rank=0, epoch=0, step=step, samples=[step])
+    worker.close()
+    with worker.path.open("a") as file:
+        file.write('{"v":1,"kind":"dr')
+    assert main(["audit", str(tmp_path)]) == 0
+    assert "1 of 1 samples consumed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "are no ledger|has no|0 workers"),
+        ("hello\nworld\n", r"jsonl:1: not a ledger line: b'hello'"),
+        ('{"v":1,"kind":"draw","generation":1}\n', "not a ledger line"),
+        ('{"v":2,"kind":"end","generation":1,"rank":0,"step":1}\n', r"ledger versions \[2\]"),
+        (
+            (
+                '{"v":1,"kind":"begin","generation":1,"rank":0,"world_size":1,"step":1,"epoch":0}\n'
+                '{"v":1,"kind":"begin","generation":1,"rank":1,"world_size":1,"step":2,"epoch":0}\n'
+            ),
+            r"generation 1 began at different steps, \[1, 2\]",
+        ),
+    ],
+)
+def test_broken_ledgers(tmp_path, text, message):
+    path = tmp_path / "ledger" / "a.jsonl"
+    path.parent.mkdir()
+    path.write_text(text)
+    if not text:
+        assert audit_run(tmp_path).epochs == ()
+        return
+    with pytest.raises(SettingsError, match=message):
+        audit_run(tmp_path)
+
+
+def test_no_ledgers(tmp_path, capsys):
+    assert main(["audit", str(tmp_path)]) == 1
+    assert "has no ledgers" in capsys.readouterr().err
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    history=st.lists(
+        st.tuples(st.integers(0, 3), st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=4)),
+        min_size=1,
+        max_size=4,
+    ),
+    ended=st.booleans(),
+)
+def test_agrees_with_the_audit_in_python(tmp_path_factory, history, ended):
+    """Any history of generations that begin anywhere and draw anything."""
+    folder = tmp_path_factory.mktemp("run")
+    worker, step = Ledger(folder / "ledger" / "a.jsonl"), 0
+    for generation, (back, draws) in enumerate(history, start=1):
+        step = max(0, step - back)
+        worker.begin(generation=generation, rank=0, world_size=1, step=step, epoch=0)
+        for epoch, sample in draws:
+            worker.draw(generation=generation, rank=0, epoch=epoch, step=step, samples=[sample, 9], padding=sample % 2)
+            step += 1
+    if ended:
+        worker.end(generation=len(history), rank=0, step=step)
+    worker.close()
+    report, expected = audit_run(folder, dataset_size=10), audit([worker.path])
+    assert report.void_draws == expected.void_draws
+    assert [epoch.epoch for epoch in report.epochs] == sorted(expected.epochs)
+    for epoch in report.epochs:
+        other = expected.epochs[epoch.epoch]
+        assert list(epoch.missing) == other.missing(10)
+        assert {r.sample: len(r.by) - 1 for r in epoch.repeated} == other.repeated()
+        assert epoch.padding == other.padding

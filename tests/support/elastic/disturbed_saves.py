@@ -1,0 +1,60 @@
+"""`BestCheckpoints` whose writer dies, or hangs, in the middle of a save."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
+from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
+from support.elastic.checkpoint_disks import Counting
+
+STEP = 8
+"""The save of this step is the disturbed one."""
+
+AGAIN = 2000
+"""After a save that hangs there is none until this step."""
+
+
+class DisturbedCheckpoints(BestCheckpoints):
+    def __init__(self, folder: Path, dies_at: tuple[str, int] | None, waits: str, **kwargs) -> None:
+        super().__init__("loss_step", best=1, recent=1, on_validation=False, dirpath=folder / "saved", **kwargs)
+        self._place, self._waits = folder, waits
+        self._name, self._left = dies_at or ("", 0)
+
+    @property
+    def state_key(self) -> str:
+        return "BestCheckpoints"
+
+    def _open(self) -> CheckpointFolder:
+        folder = super()._open()
+        folder.storage._do = Counting(self._meet)
+        return folder
+
+    def _save(self, trainer, metrics) -> None:
+        if trainer.global_step == STEP and self._writer is not None:
+            self._writer.flush()  # or the save before it would be taken for it
+        # A second save would wait for the first, and all ranks with it.
+        if not self._waits or trainer.global_step <= STEP or trainer.global_step > AGAIN:
+            super()._save(trainer, metrics)
+
+    def _meet(self, _: int, name: str) -> None:
+        if self._last is None or self._last[0] != STEP:
+            return
+        if self._waits and name == "write":
+            (self._place / "waiting").touch()
+            end = time.monotonic() + 30
+            while not (self._place / self._waits).exists() and time.monotonic() < end:
+                threading.Event().wait(0.01)
+        if name == self._name:
+            self._left -= 1
+            if self._left == 0 and not (self._place / "died").exists():
+                (self._place / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def disturbed_checkpoints(folder, every, asynchronous, dies_at, waits) -> DisturbedCheckpoints:
+    return DisturbedCheckpoints(folder, dies_at, waits, every_n_steps=every, asynchronous=asynchronous)
