@@ -145,7 +145,7 @@ class GenerationEntered(Event):
     step: int
     epoch: int
     formed_at: float
-    """When the coordinator decided on it: seconds since the epoch."""
+    """When the leader decided on it: seconds since the epoch."""
     failed: tuple[str, ...] = ()
     """Members whose failure led to it."""
 
@@ -347,7 +347,7 @@ def words(data: Mapping[str, Any]) -> str:
         case "node_gone":
             return f"{data['node']} is gone: {data['cause']}"
         case "leader_elected":
-            return f"{data['node']} coordinates (epoch {data['epoch']})"
+            return f"{data['node']} leads (epoch {data['epoch']})"
         case "worker_lost":
             return f"{data['node']}/{data['local_rank']} was lost: {data['reason']}"
         case "generation_formed":
