@@ -55,7 +55,8 @@ def test_ctrl_c_on_a_terminal(etcd, run):
         os.close(theirs)
         seen = b""
         while b"alpha-1" not in seen:
-            assert (data := read_terminal(ours)), f"it ended: {seen.decode()}"
+            data = read_terminal(ours)
+            assert data, f"it ended: {seen.decode()}"
             seen += data
         watching.send_signal(signal.SIGINT)
         while data := read_terminal(ours):
