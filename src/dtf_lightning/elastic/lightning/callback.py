@@ -13,10 +13,10 @@ from dtf_lightning.elastic.data.step_plans import BatchPolicy, BatchSettings, Ep
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.elastic.lightning.data.evaluation import Evaluation, check_evaluation
 from dtf_lightning.elastic.lightning.loops import make_loops_elastic
-from dtf_lightning.elastic.lightning.session import reporter
-from dtf_lightning.elastic.lightning.session.compatibility import refuse_module, refuse_trainer
-from dtf_lightning.elastic.lightning.session.session import ElasticSession, current_session
-from dtf_lightning.elastic.lightning.session.settings import SessionSettings
+from dtf_lightning.elastic.lightning.run.compatibility import refuse_module, refuse_trainer
+from dtf_lightning.elastic.lightning.run.current import current_run
+from dtf_lightning.elastic.lightning.run.interface import ElasticRun
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.strategy import ElasticDDPStrategy
 from dtf_lightning.elastic.numerics.learning_rate import Rule
 from dtf_lightning.elastic.snapshots.settings import SHARED_MEMORY, SnapshotSettings
@@ -100,8 +100,8 @@ class ElasticCallback(Callback):
             self.learning_rate = learning_rate
         else:
             self.learning_rate = AdaptiveLearningRate(learning_rate)
-        self.session: ElasticSession | None = current_session(
-            SessionSettings(
+        self.run: ElasticRun | None = current_run(
+            RunSettings(
                 batches=batches,
                 ledger=ledger,
                 run_dir=run_dir,
@@ -121,43 +121,48 @@ class ElasticCallback(Callback):
         """Make the trainer elastic, before anybody else's set-up."""
         if stage == "fit" and self.learning_rate is not None:
             _add_behind(self, self.learning_rate, trainer)
-        if self.session is None:
+        if self.run is None:
             if not self._said:
                 self._said = True
                 rank_zero_info(INERT)
             return
         if stage != "fit":
             return
-        make_elastic(trainer, pl_module, self.session)
+        make_elastic(trainer, pl_module, self.run)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002  Lightning's signature
-        if self.session is not None:
-            self.session.recorder.batch_done(outputs)
+        if self.run is not None:
+            self.run.recorder.batch_done(outputs)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        if self.session is not None:
-            self.session.recorder.validation_begins()
+        if self.run is not None:
+            self.run.recorder.validation_begins()
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.session is not None and trainer.state.fn == "fit":
-            self.session.before_validation_batch()
+        if self.run is not None and trainer.state.fn == "fit":
+            self.run.before_validation_batch()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        if self.session is not None:
-            self.session.recorder.validation_done(trainer)
+        if self.run is not None:
+            self.run.recorder.validation_done(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
-        if self.session is None:
+        if self.run is None:
             return {}
         return {
-            "progress": self.session.progress.state_dict() | {"validated": self.session.validated},
-            "instance": self.session.generation.instance,
+            "progress": self.run.progress.state_dict() | {"validated": _validated(self.run.trainer)},
+            "instance": self.run.world.generation.instance,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.session is not None:
-            reporter.loaded(self.session, state_dict.get("progress"))
+        if self.run is not None:
+            self.run.loaded(state_dict.get("progress"))
+
+
+def _validated(trainer: Any) -> bool:
+    """In the hooks at the end of a validation: all its batches are done, as Lightning's logger connector knows."""
+    return bool(trainer.validating) and trainer._logger_connector._first_loop_iter is None
 
 
 def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
@@ -172,36 +177,36 @@ def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
         trainer.callbacks.insert(trainer.callbacks.index(callback) + 1, added)
 
 
-def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, session: ElasticSession) -> None:
+def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: ElasticRun) -> None:
     """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` for what cannot be."""
-    _refuse_a_second_fit(session)
+    _refuse_a_second_fit(run)
     refuse_module(pl_module)
-    refuse_trainer(trainer, session.settings.batches)
-    _make_strategy_elastic(trainer, session)
+    refuse_trainer(trainer, run.settings.batches)
+    _make_strategy_elastic(trainer, run)
     make_loops_elastic(trainer)
-    session.attach(trainer)
-    if session.welcome.joiner:
+    run.attach(trainer)
+    if run.joiner:
         trainer.num_sanity_val_steps = 0  # the run has made sure long ago
     # Lightning registers this after the set-up hooks; the loops install the real handlers when training begins.
-    trainer._signal_connector._sigterm_notifier_fn = lambda *_: session.link.leaving("SIGTERM")  # type: ignore[method-assign]
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: run.leaving("SIGTERM")  # type: ignore[method-assign]
 
 
-def _refuse_a_second_fit(session: ElasticSession) -> None:
-    if session.over or session.in_group:
+def _refuse_a_second_fit(run: ElasticRun) -> None:
+    if run.over or run.world.formed:
         raise SettingsError(
             "this process has trained in an elastic run already; a second `fit` in the same process would have to join "
             "the run again. Start it as a run of its own, with another --rdzv-id."
         )
 
 
-def _make_strategy_elastic(trainer: pl.Trainer, session: ElasticSession) -> None:
+def _make_strategy_elastic(trainer: pl.Trainer, run: ElasticRun) -> None:
     strategy = trainer.strategy
     if isinstance(strategy, ElasticDDPStrategy):
         return
     connector = trainer._accelerator_connector
     if type(strategy) is DDPStrategy:
         strategy.__class__ = ElasticDDPStrategy
-        strategy.adopt(session)  # type: ignore[attr-defined]
+        strategy.adopt(run)  # type: ignore[attr-defined]
     elif type(strategy) is SingleDeviceStrategy:
         # What Lightning chooses by default for one CPU or one GPU, however many workers torchrun started.
         elastic = ElasticDDPStrategy(
@@ -219,4 +224,4 @@ def _make_strategy_elastic(trainer: pl.Trainer, session: ElasticSession) -> None
             f"Trainer(strategy={type(strategy).__name__}) cannot be made elastic: its process groups cannot be formed "
             'anew in mid-run. Write Trainer(strategy="ddp", callbacks=[ElasticCallback()]).'
         )
-    connector.cluster_environment = session.cluster_environment
+    connector.cluster_environment = run.environment

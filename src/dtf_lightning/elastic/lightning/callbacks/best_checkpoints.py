@@ -323,9 +323,9 @@ class BestCheckpoints(Checkpoint):
     def _name_run(self, trainer: pl.Trainer) -> None:
         """Any rank can become the writer: in an elastic run all know the name from the start."""
         if self.run is None:
-            session: Any = getattr(trainer.strategy, "session", None)
-            if session is not None:
-                self.run = re.sub(r"[^A-Za-z0-9_-]", "-", str(session.generation.instance))
+            run: Any = getattr(trainer.strategy, "run", None)
+            if run is not None:
+                self.run = re.sub(r"[^A-Za-z0-9_-]", "-", str(run.world.generation.instance))
             elif trainer.is_global_zero:
                 self.run = uuid.uuid4().hex[:12]
 

@@ -310,5 +310,5 @@ class DivergenceStopping(Callback):
 
 
 def _world(trainer: pl.Trainer) -> tuple[int, int]:
-    session: Any = getattr(trainer.strategy, "session", None)
-    return (session.generation.number if session is not None else 0, trainer.world_size)
+    run: Any = getattr(trainer.strategy, "run", None)
+    return (run.world.generation.number if run is not None else 0, trainer.world_size)

@@ -5,6 +5,14 @@ from __future__ import annotations
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_only as utilities_rank_zero_only
 
+from dtf_lightning import environment
+
+
+def publish_rank(rank: int) -> None:
+    """Tell everybody in this process, and libraries that read the environment."""
+    environment.set_rank(rank)
+    set_rank_zero(rank)
+
 
 def set_rank_zero(rank: int) -> None:
     """Tell Lightning's `rank_zero_only` functions who they run on."""

@@ -309,7 +309,7 @@ class RunRecorder:
 def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
     """What is trained and how, for the head of a report."""
     module = trainer.lightning_module
-    batches = getattr(trainer.strategy, "session").batches  # noqa: B009  only the elastic strategy has one
+    batches = getattr(trainer.strategy, "run").batches  # noqa: B009  only the elastic strategy has one
     sampler = batches.sampler
     return {
         "model": type(module).__name__,

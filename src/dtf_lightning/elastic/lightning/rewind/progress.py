@@ -14,15 +14,24 @@ loop, `_batches_that_stepped`, `_skip_next_val`, the logger connector's `on_batc
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from dtf_lightning.elastic.lightning.rewind.restart_flags import clear_restart_flags
 from dtf_lightning.elastic.lightning.rewind.versions import WEIGHT_AVERAGING
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-    from dtf_lightning.elastic.lightning.data.running_batches import RunningBatches
+
+class DataPosition(Protocol):
+    """Whatever else there is to say of the place in the data: shards, streams, several loaders."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """`None` where there is nothing to say."""
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Take the place of the sender of `state_dict`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +64,16 @@ class TrainingProgress:
         self.epoch_end: EpochEnd | None = None
         self.trained = False
         """This worker has been part of a generation that began to train."""
+        self.resuming = False
+        """The next pass through the epoch loop goes on at a position, instead of beginning an epoch."""
+        self.loaded: dict[str, Any] | None = None
+        """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
         self.stepped = False
         """Weights have changed since the boundary, whatever Lightning's counters say."""
         self.batch_samples = 0
         """Samples that the whole world consumes per batch."""
         self.dataset_size = 0
-        self.data: RunningBatches | None = None
-        """Whatever else there is to say of the place in the data: shards, streams, several loaders."""
+        self.data: DataPosition | None = None
         self.first_step = 0
         """Samples in an optimizer step of the run's first generation; 0 before."""
 
@@ -131,6 +143,20 @@ class TrainingProgress:
             self.data.load_state_dict(state.get("data"))
         self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
         self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
+
+    def go_to_loaded(self, trainer: pl.Trainer) -> None:
+        """Go on at the exact sample of the checkpoint that was loaded, as a survivor of a rescale would."""
+        if self.loaded is None:
+            return
+        self.load_state_dict(self.loaded)
+        self.skip_hooks_of_checkpoint(trainer, validated=self.loaded["validated"])
+        self.settle(trainer)
+        clear_restart_flags(trainer.fit_loop)
+
+    @property
+    def pending(self) -> bool:
+        """The running epoch is to be finished, whatever Lightning's counters say of it."""
+        return self.resuming and self.phase is not LoopPhase.EPOCH_START
 
     def skip_hooks_of_checkpoint(self, trainer: pl.Trainer, *, validated: bool) -> None:
         """A checkpoint that was saved in the last hooks of an epoch or of a validation holds what they did.

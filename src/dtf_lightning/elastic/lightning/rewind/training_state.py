@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops import _Loop
 
 from dtf_lightning.elastic.lightning.reporting.run_log import adopt_version
+from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
+from dtf_lightning.elastic.lightning.rewind.restart_flags import clear_restart_flags
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-
-    from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
 
 CHECKPOINT_KEY = "dtf_lightning"
 
@@ -85,14 +84,6 @@ def load_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     connector.restore_callbacks()
     connector.restore_training_state()
     connector._loaded_checkpoint = {}
-
-
-def clear_restart_flags(loop: _Loop) -> None:
-    """Undo what `load_state_dict` marks: Lightning would skip and advance counters on its own guesses."""
-    loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
-    for child in vars(loop).values():
-        if isinstance(child, _Loop):
-            clear_restart_flags(child)
 
 
 def _on_cpu(metrics: dict[str, Any]) -> dict[str, Any]:

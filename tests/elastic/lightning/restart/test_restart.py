@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from dtf_lightning import BestCheckpoints
-from dtf_lightning.elastic.lightning.session import restart_session, session
-from dtf_lightning.elastic.lightning.session.restart_session import WorkerStopped
+from dtf_lightning.elastic.lightning.restart import membership
+from dtf_lightning.elastic.lightning.run import current as current_module
+from dtf_lightning.elastic.lightning.run.exits import WorkerStopped
 from dtf_lightning.elastic.snapshots.format import read_header
 from support.elastic.programs.restart_life import Ending, Killed, Unhurried, environment_of_torchrun, snapshots_in
 from support.elastic.run_of_one import Net, Outcome, fit
@@ -25,7 +26,7 @@ LAST_STEP = 18
 @pytest.fixture
 def life(tmp_path: Path, store_port: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run one life of the workers; afterwards the process is as if it had never been one."""
-    monkeypatch.setattr(restart_session, "PEER_PATIENCE", 0.0)
+    monkeypatch.setattr(membership, "PEER_PATIENCE", 0.0)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def live(
@@ -39,7 +40,7 @@ def life(tmp_path: Path, store_port: int, monkeypatch: pytest.MonkeyPatch) -> Ca
                 tmp_path, elastic=True, callbacks=[*callbacks, Unhurried(), *endings], snapshots=given, **arguments
             )
         finally:
-            current, session._current = session._current, None
+            current, current_module._current = current_module._current, None
             if current is not None:
                 current.close()
             for number, handler in handlers.items():
