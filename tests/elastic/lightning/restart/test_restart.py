@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from dtf_lightning import BestCheckpoints
 from dtf_lightning.elastic.lightning.restart import membership
@@ -18,6 +20,9 @@ from dtf_lightning.elastic.lightning.run.exits import WorkerStopped
 from dtf_lightning.elastic.snapshots.format import read_header
 from support.elastic.programs.restart_life import Ending, Killed, Unhurried, environment_of_torchrun, snapshots_in
 from support.elastic.run_of_one import Net, Outcome, fit
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 LAST_STEP = 18
 """3 epochs of 6 batches."""
@@ -246,3 +251,32 @@ def test_plans_and_seeds_go_on(tmp_path: Path, life: Any, arguments: dict[str, A
     _, second = lives(life, Ending("on_before_backward", 3, "collective"), **arguments)
     assert second.model.losses == whole.model.losses[-len(second.model.losses) :]
     assert second.metrics() == whole.metrics()
+
+
+class Says(Callback):
+    """Tells the logger something at a hook; may fail there."""
+
+    def __init__(self, hook: str, step: int, *, fails: bool) -> None:
+        self.step, self.fails, self.said = step, fails, False
+        setattr(self, hook, self._say)
+
+    def _say(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and not self.said:
+            self.said = True
+            trainer.logger.log_metrics({"said": 7.0}, step=self.step)  # type: ignore[union-attr]
+            if self.fails:
+                raise ValueError("the user's own")
+
+
+@pytest.mark.parametrize(
+    "says",
+    [Says("on_train_end", LAST_STEP, fails=False), Says("on_train_batch_end", 5, fails=True)],
+    ids=["end", "failure"],
+)
+def test_what_was_logged_last_is_in_the_log(tmp_path: Path, life: Any, says: Says) -> None:
+    """Nothing is rolled back any more after the end of training, or a failure of this process's own: nothing is held."""
+    logger = CSVLogger(tmp_path / "csv", flush_logs_every_n_steps=1)
+    with pytest.raises(ValueError, match="the user's own") if says.fails else contextlib.nullcontext():
+        life(callbacks=[says], logger=logger)
+    logger.save()
+    assert ",7.0" in Path(logger.log_dir, "metrics.csv").read_text()

@@ -51,7 +51,7 @@ class Unhurried(Callback):
     """After each batch waits for what is being written: steps of a few milliseconds would be quicker than the writer."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        trainer.strategy.run.source.close()  # type: ignore[attr-defined]
+        trainer.strategy.run.source._snapshotter.close()  # type: ignore[attr-defined]
 
 
 class Killed(BaseException):
