@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
 from dtf_lightning.elastic.data.step_plans import BatchPolicy, BatchSettings, EpochTail
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.elastic.lightning.data.evaluation import Evaluation, check_evaluation
+from dtf_lightning.elastic.lightning.host.choice import refuse_another
+from dtf_lightning.elastic.lightning.host.logs import is_validated
+from dtf_lightning.elastic.lightning.host.names import (
+    PACKAGE,
+    Callback,
+    DDPStrategy,
+    SingleDeviceStrategy,
+    rank_zero_info,
+)
+from dtf_lightning.elastic.lightning.host.trainer import on_sigterm, replace_strategy, set_cluster_environment
 from dtf_lightning.elastic.lightning.loops import make_loops_elastic
 from dtf_lightning.elastic.lightning.run.compatibility import refuse_module, refuse_trainer
 from dtf_lightning.elastic.lightning.run.current import current_run
@@ -151,18 +157,13 @@ class ElasticCallback(Callback):
         if self.run is None:
             return {}
         return {
-            "progress": self.run.progress.state_dict() | {"validated": _validated(self.run.trainer)},
+            "progress": self.run.progress.state_dict() | {"validated": is_validated(self.run.trainer)},
             "instance": self.run.world.generation.instance,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.run is not None:
             self.run.loaded(state_dict.get("progress"))
-
-
-def _validated(trainer: Any) -> bool:
-    """In the hooks at the end of a validation: all its batches are done, as Lightning's logger connector knows."""
-    return bool(trainer.validating) and trainer._logger_connector._first_loop_iter is None
 
 
 def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
@@ -179,6 +180,7 @@ def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
 
 def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: ElasticRun) -> None:
     """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` for what cannot be."""
+    refuse_another(trainer, PACKAGE)
     _refuse_a_second_fit(run)
     refuse_module(pl_module)
     refuse_trainer(trainer, run.settings.batches)
@@ -188,7 +190,7 @@ def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: Elasti
     if run.joiner:
         trainer.num_sanity_val_steps = 0  # the run has made sure long ago
     # Lightning registers this after the set-up hooks; the loops install the real handlers when training begins.
-    trainer._signal_connector._sigterm_notifier_fn = lambda *_: run.leaving("SIGTERM")  # type: ignore[method-assign]
+    on_sigterm(trainer, lambda: run.leaving("SIGTERM"))
 
 
 def _refuse_a_second_fit(run: ElasticRun) -> None:
@@ -203,7 +205,6 @@ def _make_strategy_elastic(trainer: pl.Trainer, run: ElasticRun) -> None:
     strategy = trainer.strategy
     if isinstance(strategy, ElasticDDPStrategy):
         return
-    connector = trainer._accelerator_connector
     if type(strategy) is DDPStrategy:
         strategy.__class__ = ElasticDDPStrategy
         strategy.adopt(run)  # type: ignore[attr-defined]
@@ -215,13 +216,10 @@ def _make_strategy_elastic(trainer: pl.Trainer, run: ElasticRun) -> None:
             checkpoint_io=strategy.checkpoint_io,
             precision_plugin=strategy.precision_plugin,
         )
-        elastic._lightning_module = strategy._lightning_module
-        elastic.model = strategy.model
-        elastic._layer_sync = getattr(strategy, "_layer_sync", None)
-        connector.strategy = elastic
+        replace_strategy(trainer, elastic)
     else:
         raise SettingsError(
             f"Trainer(strategy={type(strategy).__name__}) cannot be made elastic: its process groups cannot be formed "
             'anew in mid-run. Write Trainer(strategy="ddp", callbacks=[ElasticCallback()]).'
         )
-    connector.cluster_environment = run.environment
+    set_cluster_environment(trainer, run.environment)

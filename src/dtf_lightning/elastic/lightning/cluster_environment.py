@@ -5,7 +5,7 @@ Replaced here, in Lightning's own class: `TorchElasticEnvironment.validate_setti
 
 from __future__ import annotations
 
-from lightning.fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
+from dtf_lightning.elastic.lightning.host.names import ClusterEnvironment, TorchElasticEnvironment
 
 
 class ElasticEnvironment(ClusterEnvironment):

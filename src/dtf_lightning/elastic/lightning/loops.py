@@ -14,12 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.trainer import call
-
 from dtf_lightning.elastic.lightning.data.loaders import num_batches_of_share
+from dtf_lightning.elastic.lightning.host.names import AutomaticOptimization, FitLoop, TrainingEpochLoop, call
 from dtf_lightning.elastic.lightning.reporting import progress_bars
 from dtf_lightning.elastic.lightning.rewind import unwinding
 from dtf_lightning.elastic.lightning.rewind.undo import unchanged_random_state
@@ -47,12 +43,12 @@ def _strategy_of(loop: Any) -> Any:
     return loop.trainer.strategy
 
 
-class ElasticFitLoop(_FitLoop):
+class ElasticFitLoop(FitLoop):
     """Trains through any number of generations."""
 
     _newcomer = True
-    _in_setup = False
-    _num_loaders = 0
+    in_setup = False
+    num_loaders = 0
     """Training loaders seen in the running `setup_data`."""
     _stale = False
     """The running loader was made for the rest of an epoch; the next epoch needs its own."""
@@ -123,14 +119,14 @@ class ElasticFitLoop(_FitLoop):
         self._stale = True
 
     def setup_data(self) -> None:
-        self._in_setup, self._num_loaders = True, 0
+        self.in_setup, self.num_loaders = True, 0
         limit = self.trainer.limit_train_batches
         try:
             super().setup_data()
             if self._combined_loader is not None:
                 _run_of(self).batches.places.mode = self._combined_loader._mode
         finally:
-            self._in_setup = False
+            self.in_setup = False
             self.trainer.limit_train_batches = limit
 
     def limit_epoch(self, loader: Any) -> None:
@@ -178,7 +174,7 @@ class ElasticFitLoop(_FitLoop):
             super().on_advance_end()
 
 
-class ElasticEpochLoop(_TrainingEpochLoop):
+class ElasticEpochLoop(TrainingEpochLoop):
     """Looks at each step boundary whether a rescale is due; counts what is committed."""
 
     def on_run_start(self, data_fetcher: Any) -> None:
@@ -213,7 +209,7 @@ class ElasticEpochLoop(_TrainingEpochLoop):
         return ready % self.trainer.accumulate_grad_batches == 0
 
 
-class ElasticOptimization(_AutomaticOptimization):
+class ElasticOptimization(AutomaticOptimization):
     """Counts the micro-batches of a step from the batch at which the generation began, for that decides their number."""
 
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: Any) -> Any:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
-from lightning.pytorch.trainer.states import TrainerFn
 
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.lightning.data.evaluation import evaluate_once
 from dtf_lightning.elastic.lightning.data.loaders import make_elastic, same_data
+from dtf_lightning.elastic.lightning.host.loops import forget_loader
+from dtf_lightning.elastic.lightning.host.names import DDPStrategy, StrategyRegistry, TrainerFn
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.run.current import current_run
 from dtf_lightning.elastic.lightning.run.interface import ElasticRun
@@ -99,10 +99,10 @@ class ElasticDDPStrategy(DDPStrategy):
 
     def process_dataloader(self, dataloader: Any) -> Any:
         fit_loop: Any = self.run.trainer.fit_loop if self.run.trainer is not None else None
-        if not getattr(fit_loop, "_in_setup", False):
+        if not getattr(fit_loop, "in_setup", False):
             return self._evaluated(dataloader)
-        fit_loop._num_loaders += 1
-        first = fit_loop._num_loaders == 1
+        fit_loop.num_loaders += 1
+        first = fit_loop.num_loaders == 1
         kept = self._kept_loader if first else None
         if kept is not None and same_data(kept, dataloader) and kept.batch_size == dataloader.batch_size:
             loader = kept  # its persistent workers live on
@@ -226,11 +226,7 @@ class ElasticDDPStrategy(DDPStrategy):
 
     def forget_loader(self, fit_loop: Any) -> None:
         """Make `setup_data` build the next epoch's loader: the running one covers the rest of an epoch only."""
-        if fit_loop._data_fetcher is not None:
-            if not self.keeps_loader:
-                fit_loop._data_fetcher.teardown()
-            fit_loop._data_fetcher = None
-        fit_loop._combined_loader = None
+        forget_loader(fit_loop, keep_workers=self.keeps_loader)
         self.run.progress.consumed = 0
 
     def _tolerant(self, collective: Callable[[], Any], alone: Any) -> Any:

@@ -19,9 +19,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers.logger import Logger
 from torch.utils.data import Dataset, get_worker_info
+
+from dtf_lightning.elastic.lightning.host.names import Callback, Logger
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.loops.optimization.automatic import ClosureResult
 
 from dtf_lightning.elastic.collectives.canonical_sum import FlatLayout, Tensors, add, sum_over_workers
 from dtf_lightning.elastic.data.random_numbers import seed_of, seed_process
@@ -32,6 +31,8 @@ from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.data.step_plans import ElasticBatchSampler
 from dtf_lightning.elastic.data.virtual_plan import TreeSum, VirtualPlan
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.elastic.lightning.host.names import ClosureResult
+from dtf_lightning.elastic.lightning.host.trainer import has_comm_hook, syncs_batch_norm
 from dtf_lightning.elastic.lightning.rewind.undo import Undo
 from dtf_lightning.errors import SettingsError
 
@@ -101,14 +102,14 @@ class VirtualRanks:
 
     def _refuse(self, trainer: Any) -> None:
         what = f"ElasticCallback(virtual_ranks={self.num_logical})"
-        if trainer.strategy._layer_sync is not None or any(
+        if syncs_batch_norm(trainer.strategy) or any(
             isinstance(module, torch.nn.SyncBatchNorm) for module in trainer.lightning_module.modules()
         ):
             raise SettingsError(
                 f"{what} and SyncBatchNorm: its statistics are those of whatever workers there are. Use BatchNorm, whose "
                 "statistics are then a logical rank's."
             )
-        if trainer.strategy._ddp_comm_hook is not None or trainer.strategy._ddp_comm_state is not None:
+        if has_comm_hook(trainer.strategy):
             raise SettingsError(
                 f"{what} adds gradients itself; DDPStrategy(ddp_comm_hook=..., ddp_comm_state=...) has no place in it."
             )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_only as utilities_rank_zero_only
 
 from dtf_lightning import environment
+from dtf_lightning.elastic.lightning.host.names import rank_zero_only
 
 
 def publish_rank(rank: int) -> None:

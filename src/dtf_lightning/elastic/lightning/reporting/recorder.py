@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dtf_lightning.elastic.lightning.host.logs import validation_results
 from dtf_lightning.elastic.link.messages import Welcome
 from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
 from dtf_lightning.elastic.rules.generation import Generation
@@ -230,7 +231,7 @@ class RunRecorder:
         self.account.enter(self._before_validation)
         if trainer.sanity_checking or trainer.state.fn != "fit" or self._rank != 0:
             return
-        results = trainer.fit_loop.epoch_loop.val_loop._results.metrics(on_step=False)["callback"]
+        results = validation_results(trainer)
         metrics = {name: finite for name, value in results.items() if (finite := _finite(value)) is not None}
         self._write(
             Evaluated(

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from dtf_lightning.elastic.checkpoints.formats import load_verified
 from dtf_lightning.elastic.checkpoints.manifest import load as load_manifest
 from dtf_lightning.elastic.checkpoints.record import Record
 from dtf_lightning.elastic.checkpoints.storage import Storage, open_storage
 from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
+from dtf_lightning.elastic.lightning.host.names import ModelCheckpoint
 from dtf_lightning.elastic.lightning.restart.membership import RestartedRun
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position
 from dtf_lightning.elastic.snapshots.choice import Offer, SourceKind
@@ -40,7 +40,7 @@ def checkpoint_folders(callbacks: Iterable[Any]) -> list[str]:
     found = []
     for callback in callbacks:
         if isinstance(callback, BestCheckpoints):
-            found.append(callback._location)
+            found.append(callback.location)
         elif isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
             found.append(str(callback.dirpath))
     return found

@@ -18,6 +18,7 @@ from dtf_lightning.elastic.checkpoints.staging import optimizer_tensors, storage
 from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
 from dtf_lightning.elastic.data.random_numbers import seed_of, seed_process
 from dtf_lightning.elastic.data.random_state import restore_random_state, take_random_state
+from dtf_lightning.elastic.lightning.host.trainer import load_checkpoint
 from dtf_lightning.elastic.lightning.restart.membership import RestartMembership
 from dtf_lightning.elastic.lightning.restart.offers import Read, checkpoint_folders, checkpoints, snapshots
 from dtf_lightning.elastic.lightning.restart.snapshotter import Snapshotter
@@ -132,7 +133,7 @@ class SnapshotState:
             progress.settle(trainer)
             resuming = True
         else:
-            training_state.load_checkpoint(trainer, state["checkpoint"])
+            load_checkpoint(trainer, state["checkpoint"])
             resuming = progress.loaded is not None
             progress.go_to_loaded(trainer)
         if random_state is not None:

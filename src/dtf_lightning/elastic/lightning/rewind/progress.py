@@ -16,8 +16,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dtf_lightning.elastic.lightning.rewind.restart_flags import clear_restart_flags
-from dtf_lightning.elastic.lightning.rewind.versions import WEIGHT_AVERAGING
+from dtf_lightning.elastic.lightning.host.logs import end_step
+from dtf_lightning.elastic.lightning.host.loops import (
+    all_batches_begun,
+    clear_restart_flags,
+    logged_step,
+    set_logged_step,
+    skip_next_validation,
+)
+from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position
 
 if TYPE_CHECKING:
@@ -103,7 +110,7 @@ class TrainingProgress:
         self.epoch_end = EpochEnd(
             processed_total=epochs.total.processed,
             processed=epochs.current.processed,
-            batches_that_stepped=trainer.fit_loop.epoch_loop._batches_that_stepped,
+            batches_that_stepped=logged_step(trainer),
         )
 
     def epoch_done(self) -> None:
@@ -165,7 +172,7 @@ class TrainingProgress:
         """
         fit_loop: Any = trainer.fit_loop
         if self.phase is LoopPhase.ADVANCE_END and validated:
-            fit_loop.epoch_loop._skip_next_val = True
+            skip_next_validation(trainer)
         if self.phase is LoopPhase.EPOCH_END:
             assert self.epoch_end is not None
             epochs = fit_loop.epoch_progress
@@ -173,7 +180,7 @@ class TrainingProgress:
                 self.epoch_end.processed_total + 1,
                 self.epoch_end.processed + 1,
             )
-            fit_loop.epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
+            set_logged_step(trainer, self.epoch_end.batches_that_stepped)
             self.epoch_done()
 
     def settle(self, trainer: pl.Trainer) -> bool:
@@ -189,7 +196,7 @@ class TrainingProgress:
             assert self.epoch_end is not None
             epochs.total.processed = epochs.total.completed = self.epoch_end.processed_total
             epochs.current.processed = epochs.current.completed = self.epoch_end.processed
-            epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
+            set_logged_step(trainer, self.epoch_end.batches_that_stepped)
         if self.phase is LoopPhase.EPOCH_START:
             for tracker in (epochs.total, epochs.current):
                 tracker.ready = tracker.started = tracker.processed = tracker.completed
@@ -243,13 +250,10 @@ def _catch_up(epoch_loop: Any) -> None:
     """
     if epoch_loop.batch_progress.total.processed < epoch_loop.batch_progress.total.ready:
         epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
-        if epoch_loop._num_ready_batches_reached():
+        if all_batches_begun(epoch_loop):
             epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
     trainer = epoch_loop.trainer
     for callback in trainer.callbacks:
         if isinstance(callback, WEIGHT_AVERAGING):  # averages each step once, however often it is called
             callback.on_train_batch_end(trainer, trainer.lightning_module, None, None, epoch_loop.batch_idx)
-    connector = trainer._logger_connector
-    if connector._first_loop_iter is not None:  # None: nothing was logged here, the position is a checkpoint's
-        connector.on_batch_end()
-        connector.update_train_step_metrics()
+    end_step(trainer)

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lightning
 import torch
 
+from dtf_lightning.elastic.lightning.host.names import VERSION
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
         "script": script.name if script is not None else "",
         "script content (SHA-256)": hashlib.sha256(content).hexdigest()[:16],
         "torch version": torch.__version__,
-        "lightning version": lightning.__version__,
+        "lightning version": VERSION,
         "Trainer(accumulate_grad_batches)": str(trainer.accumulate_grad_batches),
         "Trainer(precision)": str(trainer.precision),
         "Trainer(gradient_clip_val)": str(trainer.gradient_clip_val),
