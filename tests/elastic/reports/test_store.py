@@ -12,12 +12,13 @@ from dataclasses import fields
 import duckdb
 import pytest
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, GenerationFormed, NodeJoined, StepsDone
 from dtf_lightning.elastic.reports import ingest, schema
 from dtf_lightning.elastic.reports.report_data import gather
 from dtf_lightning.elastic.reports.schema import MIGRATIONS, VIEWS
 from dtf_lightning.elastic.reports.store import ResultsStore
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import EventLog, GenerationFormed, NodeJoined, StepsDone, events_path, read_events
+from dtf_lightning.events.log import EventLog, events_path, read_events
 from support.elastic.reports import BALANCE
 
 
@@ -137,7 +138,7 @@ def test_step_lines_of_older_versions(store, run_dir):
 def test_typed_rows_in(store, run_dir):
     """What a sync reads from files can be added as events, too; all of a call or nothing."""
     for path in sorted(run_dir.glob("events/*.jsonl")):
-        events = list(read_events(path))
+        events = list(read_events(ELASTIC_EVENTS, path))
         assert store.add("r", events, file=path.name) == len(events)
     with ResultsStore() as synced:
         synced.sync(run_dir)
@@ -175,7 +176,7 @@ def test_broken_ledger(store, run_dir):
 
 def test_agents_alone(store, tmp_path):
     """In restart mode scripts know nothing of us: generations and nodes come from the agents' logs."""
-    log = EventLog(events_path(tmp_path / "r", "a"))
+    log = EventLog(ELASTIC_EVENTS, events_path(tmp_path / "r", "a"))
     log.write(NodeJoined(at=5.0, source="a", node="a", incarnation=1, num_workers=1))
     log.write(GenerationFormed(at=6.0, source="a", generation=1, rescale="start", reason="all are here",
                                members=("a#1",), world_size=1))  # fmt: skip
@@ -322,8 +323,9 @@ def test_somebody_else_has_it_open(tmp_path, run_dir, mode):
 
 WRITE = """
 import sys
-from dtf_lightning.events.log import EventLog, StepsDone, events_path
-log = EventLog(events_path(sys.argv[1], "c.0.1"))
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone
+from dtf_lightning.events.log import EventLog, events_path
+log = EventLog(ELASTIC_EVENTS, events_path(sys.argv[1], "c.0.1"))
 for step in range(1, 20_001):
     log.write(StepsDone(at=1e6 + step, source="c/0", generation=1, world_size=1, rank=0, epoch=0, step=step, steps=1,
                         seconds=0.1, samples=4, data_wait=0.0))

@@ -20,24 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone
 from dtf_lightning.elastic.observe.ledger import read_ledger
 from dtf_lightning.elastic.observe.rescale_audit import GenerationCost, rescale_costs
 from dtf_lightning.elastic.reports.ledger_audit import audit_run
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import (
-    SCHEMA_VERSION,
-    Event,
-    EventLogError,
-    NewerEvents,
-    StepsDone,
-    UnknownEvent,
-    parse_event,
-)
+from dtf_lightning.events.registry import Event, EventLogError, NewerEvents
 
 if TYPE_CHECKING:
     import duckdb
 
-_STEPS = f'{{"v":{SCHEMA_VERSION},"kind":"steps",'.encode()
+_STEPS = f'{{"v":{ELASTIC_EVENTS.version},"kind":"steps",'.encode()
 """How nearly all lines of a long run begin: those go into the database without becoming Python objects."""
 
 _COLUMNS = {
@@ -51,7 +44,7 @@ _VALUE = {
     "BIGINT": r"-?\d{1,18}",
 }  # fmt: skip
 _AS_WRITTEN = (
-    rf'\{{"v":{SCHEMA_VERSION},"kind":"steps",'
+    rf'\{{"v":{ELASTIC_EVENTS.version},"kind":"steps",'
     + ",".join(rf'"{name}":(?:{_VALUE[kind]}{"|null" if name in _NULLABLE else ""})' for name, kind in _COLUMNS.items())
     + r"\}"
 )
@@ -203,7 +196,7 @@ def _insert_others(
     events, corrupt = [], []
     for number, line in lines:
         try:
-            event = parse_event(line)
+            event = ELASTIC_EVENTS.parse(line)
             _check_ranges(event)
         except NewerEvents as error:
             raise SettingsError(f"{path}:{number}: {error}") from None
@@ -251,7 +244,7 @@ def insert_events(
         if isinstance(event, StepsDone):
             samples.append((run, file, number, *(getattr(event, name) for name in _COLUMNS)))
         else:
-            data = event.data if isinstance(event, UnknownEvent) else event.to_json()
+            data = event.to_json()
             rows.append((run, file, number, event.at, event.source, data.get("kind"), json.dumps(data)))
     _insert(connection, "step_samples", samples, _COLUMNS)
     _insert(connection, "events", rows, {"at": "DOUBLE", "source": "VARCHAR", "kind": "VARCHAR", "data": "VARCHAR"})

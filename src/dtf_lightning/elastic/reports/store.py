@@ -16,7 +16,7 @@ import duckdb
 from dtf_lightning.elastic.reports.ingest import SyncReport, add_events, sync_run
 from dtf_lightning.elastic.reports.schema import VIEWS, check_version, migrate
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import Event
+from dtf_lightning.events.registry import Event
 
 EXPORTED = (*VIEWS, "audits", "costs", "corrupt_lines")
 

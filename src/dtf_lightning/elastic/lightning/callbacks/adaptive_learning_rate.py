@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
+from dtf_lightning.elastic.events import LearningRateScaled
 from dtf_lightning.elastic.lightning.reporting.callback_events import recorder_of
 from dtf_lightning.elastic.numerics.adascale import GainEstimate
 from dtf_lightning.elastic.numerics.learning_rate import (
@@ -30,7 +31,6 @@ from dtf_lightning.elastic.numerics.learning_rate import (
     scaled,
 )
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import LearningRateScaled
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
