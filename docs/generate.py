@@ -45,7 +45,7 @@ def state_diagram_page() -> str:
             "",
             "## The run",
             "",
-            "What the coordinator is at. Kept in memory only: a new coordinator finds the phase from the keys.",
+            "What the leader is at. Kept in memory only: a new leader finds the phase from the keys.",
             "",
             "```mermaid",
             *phase_diagram(),

@@ -58,7 +58,7 @@ class RunRefused(DtfError):
 
 
 class RunAborted(DtfError):
-    """The coordinator ended the run: too many failures. The message lists who failed and when."""
+    """The leader ended the run: too many failures. The message lists who failed and when."""
 
 
 class ProtocolError(DtfError):

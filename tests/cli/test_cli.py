@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dtf_lightning import __version__
-from dtf_lightning.__main__ import main as cli
+from dtf_lightning.__main__ import main
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.run.keys import RunInfo, RunKeys
 from dtf_lightning.elastic.run.keys import encode as encode_json
@@ -36,7 +36,7 @@ def run(store):
 def test_help_names_every_command(capsys):
     """`dtf --help` lists the commands and the exit codes."""
     with pytest.raises(SystemExit) as exited:
-        cli.main(["--help"])
+        main(["--help"])
     printed = capsys.readouterr().out
     assert exited.value.code == 0
     assert all(word in printed for word in ("etcd", "status", "drain", "Exit codes"))
@@ -45,7 +45,7 @@ def test_help_names_every_command(capsys):
 def test_wrong_usage_is_two(capsys):
     """An option missing: argparse's own message."""
     with pytest.raises(SystemExit) as exited:
-        cli.main(["drain", "run7"])
+        main(["drain", "run7"])
     assert exited.value.code == 2
     assert "NODE" in capsys.readouterr().err
 
@@ -58,7 +58,7 @@ def test_console_script_runs():
 
 def test_a_users_mistake_is_one_message(capsys):
     """An endpoint that cannot be one: no traceback, nothing on stdout, 1."""
-    assert cli.main(["status", "--endpoint", "ftp://somewhere"]) == 1
+    assert main(["status", "--endpoint", "ftp://somewhere"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("dtf status: ")
@@ -68,19 +68,19 @@ def test_a_users_mistake_is_one_message(capsys):
 
 def test_an_unreadable_password_file(tmp_path, capsys):
     """It is named, and etcd is not asked."""
-    assert cli.main(["status", "--user", "me", "--password-file", str(tmp_path / "none")]) == 1
+    assert main(["status", "--user", "me", "--password-file", str(tmp_path / "none")]) == 1
     assert f"the password file {tmp_path / 'none'} cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.process
 def test_status_of_a_run(etcd, run, capsys):
     """Who is there, by node; the run is found in the list too."""
-    assert cli.main(["status", run, "--endpoint", etcd.endpoint]) == 0
+    assert main(["status", run, "--endpoint", etcd.endpoint]) == 0
     printed = capsys.readouterr().out
     assert f"run {run}: running, no generation yet, 3 to 4 nodes" in printed
     assert "alpha-1" in printed
     assert "beta-2" in printed
-    assert cli.main(["status", "--endpoint", etcd.endpoint]) == 0
+    assert main(["status", "--endpoint", etcd.endpoint]) == 0
     assert f"{run}: running, 2 nodes" in capsys.readouterr().out
 
 
@@ -88,14 +88,14 @@ def test_status_of_a_run(etcd, run, capsys):
 def test_endpoint_from_the_environment(etcd, run, monkeypatch, capsys):
     """DTF_ETCD_ENDPOINT serves commands that are given none."""
     monkeypatch.setenv("DTF_ETCD_ENDPOINT", etcd.endpoint)
-    assert cli.main(["status", run]) == 0
+    assert main(["status", run]) == 0
     assert "alpha-1" in capsys.readouterr().out
 
 
 @pytest.mark.process
 def test_drain_asks_the_node(etcd, store, run, capsys):
     """By the beginning of its name; the request is in etcd, where the node's agent sees it."""
-    assert cli.main(["drain", run, "alpha", "--endpoint", etcd.endpoint]) == 0
+    assert main(["drain", run, "alpha", "--endpoint", etcd.endpoint]) == 0
     assert "alpha-1 was asked to leave" in capsys.readouterr().out
     assert store.get(RunKeys(run).drain("alpha-1")) is not None
 
@@ -104,7 +104,7 @@ def test_drain_asks_the_node(etcd, store, run, capsys):
 @pytest.mark.parametrize("command", [["status", "nobody"], ["drain", "nobody", "n"]])
 def test_an_unknown_run_names_those_there_are(etcd, run, capsys, command):
     """A typing mistake costs no second look-up."""
-    assert cli.main([*command, "--endpoint", etcd.endpoint]) == 1
+    assert main([*command, "--endpoint", etcd.endpoint]) == 1
     assert run in capsys.readouterr().err
 
 

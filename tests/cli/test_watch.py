@@ -55,7 +55,9 @@ def test_ctrl_c_on_a_terminal(etcd, run):
         os.close(theirs)
         seen = b""
         while b"alpha-1" not in seen:
-            seen += read_terminal(ours)
+            data = read_terminal(ours)
+            assert data, f"it ended: {seen.decode()}"
+            seen += data
         watching.send_signal(signal.SIGINT)
         while data := read_terminal(ours):
             seen += data

@@ -52,7 +52,7 @@ class LeaderElected(Event):
     epoch: int
 
     def describe(self) -> str:
-        return f"{self.node} is the leader (epoch {self.epoch})"
+        return f"{self.node} leads (epoch {self.epoch})"
 
 
 @ELASTIC_EVENTS.register("directive")

@@ -40,12 +40,12 @@ def test_join(cluster):
         assert members(node.worker.train()) == ["a#1", "b#1", "c#1"]
 
 
-@pytest.mark.parametrize("leaver", ["coordinator", "other"])
+@pytest.mark.parametrize("leaver", ["leader", "other"])
 @pytest.mark.parametrize("how", ["signal", "drain", "worker"])
 def test_leave(cluster, leaver, how):
     """A node leaves on a signal, on `dtf drain`, or because its worker was told to: at a boundary, nobody fails."""
     a, b = cluster.training("a", "b")
-    leaving, staying = (a, b) if leaver == "coordinator" else (b, a)
+    leaving, staying = (a, b) if leaver == "leader" else (b, a)
     match how:
         case "signal":
             leaving.agent.leave("SIGTERM")
@@ -102,11 +102,11 @@ def test_siblings_end_with_a_dead_worker(cluster):
     assert members(a.worker.train()) == ["a#1"]
 
 
-@pytest.mark.parametrize("victim", ["coordinator", "other"])
+@pytest.mark.parametrize("victim", ["leader", "other"])
 def test_node_goes_with_its_dead_worker(cluster, victim):
     """A worker dies and torchelastic gives up at once: the others read the worker's end, not that of its agent."""
     a, b = cluster.training("a", "b")
-    dead, alive = (a, b) if victim == "coordinator" else (b, a)
+    dead, alive = (a, b) if victim == "leader" else (b, a)
     dead.worker.die()
     cluster.wait_for(lambda view: view.nodes[dead.name].state is WorkerState.FAILED)
     dead.agent.close()

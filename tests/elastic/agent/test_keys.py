@@ -35,7 +35,7 @@ def view():
 def test_any_run_id(run_id):
     """Whatever a run id holds, its keys lie under one prefix and name it."""
     keys = RunKeys(run_id)
-    assert keys.prefix.count("/") == 3
+    assert keys.prefix.count("/") == 4
     assert run_id_of(keys.node("a")) == run_id
 
 

@@ -127,7 +127,7 @@ def test_metrics(logs):
         'dtf_memory_bytes{worker="a/0"}': 1000, 'dtf_evaluation{metric="val_loss"}': 0.5,
         'dtf_goodput_ratio{worker="a/0"}': 0.75, 'dtf_time_seconds{bucket="startup",worker="a/0"}': 2.5,
         'dtf_rescales_total{kind="failure"}': 1, "dtf_worker_deaths_total": 1, "dtf_nodes_gone_total": 1,
-        "dtf_coordinator_terms_total": 1, "dtf_node_starts_total": 1, "dtf_workers": 0, "dtf_samples_total": 80,
+        "dtf_leader_terms_total": 1, "dtf_node_starts_total": 1, "dtf_workers": 0, "dtf_samples_total": 80,
         "dtf_checkpoints_total": 1, "dtf_checkpoints_pruned_total": 1, "dtf_checkpoint_bytes": 7,
         'dtf_rescale_pause_seconds_sum{kind="failure"}': 0.1, 'dtf_rescale_phase_seconds_sum{phase="wait"}': 0.03,
         'dtf_events_total{kind="worker_rescaled"}': 1, 'dtf_learning_rate_factor{optimizer="0"}': 2,

@@ -81,7 +81,7 @@ def test_ready_workers_are_not_told_of_a_failure(node):
     assert node.record().ready_after == 1
 
 
-def test_put_out_by_the_coordinator(node):
+def test_put_out_by_the_leader(node):
     """The node finds its own id among the failed: its incarnation ends."""
     told(node, generation(1, "b"))
     assert told(node, generation(1, "b"), Directive(kind=DirectiveKind.FAIL, target=2, failed=("a#1",))) == []

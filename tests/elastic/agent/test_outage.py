@@ -52,7 +52,7 @@ def test_every_lease_is_lost(cluster, backend):
 
 
 def test_answer_to_the_generation_is_lost(cluster, backend):
-    """etcd applies the coordinator's write and its answer gets lost: the write is repeated, nothing happens twice."""
+    """etcd applies the leader's write and its answer gets lost: the write is repeated, nothing happens twice."""
     a, b = cluster.training("a", "b")
     a.store.lose_answer(applied=True)
     b.worker.die()
@@ -81,8 +81,8 @@ def test_new_run_after_a_crash(backend, run_id):
         assert (generation.number, members(generation)) == (1, ["b#1"])
 
 
-def test_coordinator_thinks_it_leads(cluster, backend):
-    """The leader key goes to another while the old coordinator is cut off: its writes are refused, there is one line."""
+def test_leader_thinks_it_leads(cluster, backend):
+    """The leader key goes to another while the old leader is cut off: its writes are refused, there is one line."""
     a, b = cluster.training("a", "b")
     a.store.reachable = False
     with backend.changed:
@@ -139,7 +139,7 @@ def train(etcd, run_id, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "other"])
+@pytest.mark.parametrize("victim", [0, 1], ids=["leader", "other"])
 def test_agent_is_killed(train, victim):
     """kill -9 of an agent: its worker sees the end, the others go on without it."""
     nodes = train("a", "b")
@@ -151,7 +151,7 @@ def test_agent_is_killed(train, victim):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "other"])
+@pytest.mark.parametrize("victim", [0, 1], ids=["leader", "other"])
 def test_host_freezes(train, victim):
     """An agent is stopped: its lease expires and the mesh has no answer, so it is out. Woken up, it ends its worker."""
     nodes = train("a", "b")

@@ -20,12 +20,12 @@ def cluster(backend, run_id):
 
 
 def test_status(cluster):
-    """A run that trains, with a node that sets itself up: members with ranks, the newcomer, coordinator and reason."""
+    """A run that trains, with a node that sets itself up: members with ranks, the newcomer, leader and reason."""
     cluster.training("a", "b")
     cluster.node("c")
     cluster.wait_for(lambda view: view.status is not None and "c is not ready" in view.status.reason)
     status = read_status(cluster.store, cluster.run_id)
-    assert (status.phase, status.paused, status.coordinator) == (RunPhase.RUNNING, False, "a")
+    assert (status.phase, status.paused, status.leader) == (RunPhase.RUNNING, False, "a")
     assert [(n.node, n.role.value, list(n.ranks)) for n in status.nodes] == [
         ("a", "member", [0]),
         ("b", "member", [1]),
@@ -33,7 +33,7 @@ def test_status(cluster):
     ]
     text = "\n".join(status.describe())
     assert "generation 1 (start), 2 nodes, 2 workers, 1 to 4 nodes" in text
-    assert "a  member, active, ranks 0-0 (coordinator)" in text
+    assert "a  member, active, ranks 0-0 (leader)" in text
 
 
 def test_last_events(cluster):

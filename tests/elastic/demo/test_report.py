@@ -59,7 +59,7 @@ def rows():
     return report.rows([cost(1, 2), cost(2, 1, steps_redone=1, padding=3)], events, acts, NAMES)
 
 
-def test_a_row_has_the_coordinators_reason_in_the_demos_names(rows):
+def test_a_row_has_the_leaders_reason_in_the_demos_names(rows):
     assert [row.reason for row in rows] == ["a and b start", "b failed (kill -9)"]
 
 

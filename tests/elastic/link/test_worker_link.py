@@ -193,7 +193,7 @@ def test_waiting_for_stop_ends_with_a_failure(trained, word):
 
 
 def test_a_new_prepare_takes_the_place_of_the_old_one(trained):
-    """The coordinator failed over and asks again: the new answer counts, an old Stop is forgotten."""
+    """The leader failed over and asks again: the new answer counts, an old Stop is forgotten."""
     agent, worker = trained
     agent.send(Prepare(target=2), Stop(target=2, boundary=2), Prepare(target=2))
     assert [agent.expect(At).boundary, agent.expect(At).boundary] == [0, 0]

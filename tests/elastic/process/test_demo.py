@@ -50,7 +50,7 @@ def test_everything_holds(tmp_path):
     table = rows(printed)
     assert [int(row[1]) for row in table] == list(range(1, 8)), printed
     assert [int(row[3]) for row in table] == [2, 3, 2, 3, 2, 3, 2]
-    causes = ("start", "joined", "kill -9 of its worker", "again", "kill -9 of the coordinator", "joined", "SIGTERM")
+    causes = ("start", "joined", "kill -9 of its worker", "again", "kill -9 of the leader", "joined", "SIGTERM")
     assert [cause for cause, row in zip(causes, table, strict=True) if cause not in row[2]] == []
     assert all(0 < int(row[4]) <= int(row[5]) for row in table[1:])
     assert {row[column] for row in table for column in (6, 7, 8)} == {"0"}

@@ -109,14 +109,14 @@ def test_leave_during_validation(make_run, tmp_path, rank):
     run.check(survivors=2, epochs=2)
 
 
-@pytest.mark.parametrize("leaver", ["coordinator", "other"])
+@pytest.mark.parametrize("leaver", ["leader", "other"])
 def test_leave_on_sigterm(make_run, leaver):
-    """SIGTERM to a node's agent, the coordinator's among them: exit code 0, the others go on."""
+    """SIGTERM to a node's agent, the leader's among them: exit code 0, the others go on."""
     run = make_run(OPEN_END)
     run.start("a", "b")
     before = run.wait_for_world(2)
     leads = run.wait_for(lambda view: view.leader is not None, "a leader").leader.node
-    name = next(n for n in run.nodes if (n == leads) == (leaver == "coordinator"))
+    name = next(n for n in run.nodes if (n == leads) == (leaver == "leader"))
     run.nodes[name].send(signal.SIGTERM)
     run.wait_for_world(1, after=before)
     run.stop()
@@ -242,14 +242,14 @@ def test_agent_dies(make_run):
     run.check(survivors=2)
 
 
-@pytest.mark.parametrize("victim", ["coordinator", "other"])
+@pytest.mark.parametrize("victim", ["leader", "other"])
 def test_node_dies(make_run, victim):
-    """A whole node is gone at once, the coordinator's among them: another agent takes over."""
+    """A whole node is gone at once, the leader's among them: another agent takes over."""
     run = make_run(OPEN_END)
     run.start("a", "b", "c")
     before = run.wait_for_world(3)
     leads = run.wait_for(lambda view: view.leader is not None, "a leader").leader.node
-    name = next(n for n in run.nodes if (n == leads) == (victim == "coordinator"))
+    name = next(n for n in run.nodes if (n == leads) == (victim == "leader"))
     (worker,) = map(psutil.Process, run.nodes[name].worker_pids())
     run.nodes[name].kill_agent()
     worker.kill()

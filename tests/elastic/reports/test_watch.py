@@ -35,7 +35,7 @@ def status(number, *nodes, **changed):
         number=number, members=members, kind="start" if number == 1 else "join", reason="because", epoch=1
     )
     values = {
-        "run_id": "r", "phase": RunPhase.RUNNING, "reason": "", "paused": False, "coordinator": "a",
+        "run_id": "r", "phase": RunPhase.RUNNING, "reason": "", "paused": False, "leader": "a",
         "generation": generation, "nodes": nodes, "min_nodes": 1, "max_nodes": 4, "started_at": 0.0,
         "events": tuple((10.0 * n, f"generation {n} formed") for n in range(1, number + 1)),
     }  # fmt: skip
@@ -46,7 +46,7 @@ START = status(1, node("a"), node("b", rank=1))
 DYING = status(1, node("a"), node("b", Role.OUT, "failed", 1, "killed"), node("c", Role.STARTING, "joining"))
 JOINED = status(2, node("a"), node("c", rank=1))
 PAUSED = status(2, node("a"), node("c", rank=1), paused=True, reason="1 of 2 nodes")
-DONE = status(2, phase=RunPhase.FINISHED, reason="all came to the end", coordinator=None)
+DONE = status(2, phase=RunPhase.FINISHED, reason="all came to the end", leader=None)
 
 
 def script(*answers):
@@ -176,7 +176,7 @@ def test_screen(logs, monkeypatch):
             run.look()
             screen.show(run)
     last = out.getvalue()
-    for text in ("run r", "running", "generation 2 (join)", "2 workers on 2 nodes", "epoch 1  step 8  80 samples/s", "coordinator",
+    for text in ("run r", "running", "generation 2 (join)", "2 workers on 2 nodes", "epoch 1  step 8  80 samples/s", "leader",
                  "10.0", "50 MiB", "█▃▁", "0.5", "etcd is away: nobody answers", "join: 2 workers train again"):  # fmt: skip
         assert text in last, text
     assert last.rstrip().endswith("\x1b[?25h")  # the cursor is back

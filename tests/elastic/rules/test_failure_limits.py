@@ -1,4 +1,4 @@
-"""When failures are too many, and how a new coordinator counts on."""
+"""When failures are too many, and how a new leader counts on."""
 
 from __future__ import annotations
 
@@ -162,8 +162,8 @@ def test_nothing_happens_after_an_abort():
 
 
 @pytest.mark.parametrize("unwound", [False, True])
-def test_a_new_coordinator_counts_on(unwound):
-    """Coordinators change after every failure, before or after the next generation: the row is as long."""
+def test_a_new_leader_counts_on(unwound):
+    """Leaders change after every failure, before or after the next generation: the row is as long."""
     run = SimulatedRun(max_consecutive_failures=2, failure_tolerance=100.0)
     run.start("a", "b")
     for _ in range(2):

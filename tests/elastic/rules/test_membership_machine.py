@@ -1,4 +1,4 @@
-"""Random orders of everything that can happen, nonsense and new coordinators included.
+"""Random orders of everything that can happen, nonsense and new leaders included.
 
 `SimulatedRun` checks the rules that must hold after every decision. On top of that: whatever has happened, if everybody
 does from now on what it is asked, the run comes to rest within a few steps: it trains, has ended, or is paused.
@@ -23,7 +23,7 @@ MAX_STEPS_TO_REST = 40
 PICK = st.integers(0, 99)
 WHAT = [
     *("arrive_ready", "all_do_as_asked", "train", "time_comes") * 4,
-    *("do_as_asked", "leave", "crash_and_restart", "get_ready", "coordinator_changes") * 2,
+    *("do_as_asked", "leave", "crash_and_restart", "get_ready", "leader_changes") * 2,
     *("arrive", "answer", "unwind_unasked", "all_leave", "crash", "vanish", "restart", "suspect", "finish"),
     *("finish_all_but_one", "etcd_loses_a_lease", "register_again"),
 ]
@@ -156,11 +156,11 @@ class Membership(RuleBasedStateMachine):
         for node in self.members()[1:]:
             self.run.finish(node)
 
-    def coordinator_changes(self, pick):
+    def leader_changes(self, pick):
         self.run.take_over(reachable=tuple(self.away))
 
     def etcd_loses_a_lease(self, pick):
-        """A node's key goes while its agent lives and answers; the coordinator changes at the same moment."""
+        """A node's key goes while its agent lives and answers; the leader changes at the same moment."""
         if node := self.pick(pick, self.members()):
             self.away[node] = self.run.records.pop(node)
             self.run.take_over(reachable=tuple(self.away))

@@ -63,7 +63,7 @@ def test_an_illegal_transition_prints_its_history():
 def test_an_illegal_phase_prints_its_history():
     """Our own bug would say how it came about."""
     state = move(MembershipState(epoch=4), Phase.STABLE, "generation 1")
-    with pytest.raises(IllegalTransition, match=r"coordinator \(epoch 4.*stable -> stopping.*stable \(generation 1\)"):
+    with pytest.raises(IllegalTransition, match=r"leader \(epoch 4.*stable -> stopping.*stable \(generation 1\)"):
         move(state, Phase.STOPPING, "why not")
 
 

@@ -72,7 +72,7 @@ def test_the_end():
 
 
 def test_looking_changes_nothing():
-    """A deadline has passed, but it is the coordinator's to act on it."""
+    """A deadline has passed, but it is the leader's to act on it."""
     run = SimulatedRun()
     run.start("a")
     run.join("b")

@@ -1,4 +1,4 @@
-"""A new coordinator goes on from the keys, in whatever phase its predecessor died."""
+"""A new leader goes on from the keys, in whatever phase its predecessor died."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.elastic.simulated_run import INSTANCE, SimulatedRun
 
 
 def test_in_every_phase_of_a_planned_rescale():
-    """The coordinator changes after each event of a join: the same generation comes out, written by the last."""
+    """The leader changes after each event of a join: the same generation comes out, written by the last."""
     run = SimulatedRun()
     run.start("a", "b")
     run.take_over()
@@ -44,7 +44,7 @@ def test_in_every_phase_of_a_planned_rescale():
 
 
 def test_in_the_middle_of_a_leave():
-    """STOP names a leaver; it is gone when the new coordinator looks: it left."""
+    """STOP names a leaver; it is gone when the new leader looks: it left."""
     run = SimulatedRun(max_consecutive_failures=0)
     run.start("a", "b", "c")
     run.leave("c")
@@ -76,7 +76,7 @@ def test_while_unwinding():
 
 
 def test_while_unwinding_after_a_report():
-    """FAIL without a dead member: it counts as an unplanned rescale for the new coordinator too."""
+    """FAIL without a dead member: it counts as an unplanned rescale for the new leader too."""
     run = SimulatedRun()
     run.start("a", "b")
     run.suspect("a")
@@ -100,7 +100,7 @@ def test_a_leaver_that_had_died():
 
 
 def test_in_the_pause():
-    """Paused below the minimum: the new coordinator waits as well."""
+    """Paused below the minimum: the new leader waits as well."""
     run = SimulatedRun(min_nodes=2)
     run.start("a", "b")
     run.gone("b")
@@ -114,14 +114,14 @@ def test_in_the_pause():
     assert run.members == ["a", "c"]
 
 
-def test_the_coordinators_own_node_died():
+def test_the_leaders_own_node_died():
     """A member without a record is gone: FAIL."""
     run = SimulatedRun()
     run.start("a", "b")
     del run.records["a"]
     run.take_over()
     assert run.directive.failed == ("a#1",)
-    assert run.state.failures[0].reason == "it was gone when a new coordinator took over"
+    assert run.state.failures[0].reason == "it was gone when a new leader took over"
 
 
 def test_members_whose_keys_are_away():
@@ -207,7 +207,7 @@ def test_a_directive_without_a_generation_means_nothing():
 
 
 def test_failed_ids_are_remembered():
-    """A member failed generations ago and is listed in the history: its record means nothing to a new coordinator."""
+    """A member failed generations ago and is listed in the history: its record means nothing to a new leader."""
     run = SimulatedRun()
     run.start("a", "b")
     record = run.records["b"]

@@ -161,7 +161,7 @@ def test_the_one_put_out_wakes_up():
 
 
 def test_a_stray_of_an_older_generation_is_not_let_in():
-    """A coordinator that never knew the failure finds a ready node that was in generation 1: it must start anew."""
+    """A leader that never knew the failure finds a ready node that was in generation 1: it must start anew."""
     run = SimulatedRun()
     run.start("a", "b")
     run.join("stray", generation=1, ready_after=1, state=WorkerState.SYNCING)

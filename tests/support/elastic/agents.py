@@ -117,7 +117,7 @@ class FakeWorker:
         return generation
 
     def stop_at_boundary(self) -> messages.Stop:
-        """Stop where the coordinator says; a leaver leaves."""
+        """Stop where the leader says; a leaver leaves."""
         stop = self.expect(messages.Stop)
         if stop.leave:
             self.say(messages.Left())
@@ -217,7 +217,7 @@ class FakeCluster:
         return node
 
     def training(self, *names: str) -> list[FakeNode]:
-        """Nodes of one worker each that train in a common generation 1, the first one coordinating."""
+        """Nodes of one worker each that train in a common generation 1, the first one leading."""
         nodes = [self.node(name) for name in names]
         for node in nodes:
             node.worker.ready()

@@ -12,7 +12,7 @@ from dtf_lightning.elastic.observe.ledger import Audit, audit, read_ledger
 from support.elastic.programs.restart_script import BATCH, EPOCHS, NUM_SAMPLES
 from support.elastic.torchrun import PATIENCE, Torchrun
 
-SCRIPT = Path(__file__).with_name("restart_script.py")
+SCRIPT = Path(__file__).parent / "programs/restart_script.py"
 
 
 class RestartRun:

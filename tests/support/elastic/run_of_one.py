@@ -28,7 +28,7 @@ BATCH = 4
 
 
 class RunOfOne:
-    """Answers the worker as a coordinator would who has only this one: every `Ready` gets the next generation."""
+    """Answers the worker as a leader would who has only this one: every `Ready` gets the next generation."""
 
     def __init__(self, folder: Path, store_port: int, **changed: Any) -> None:
         self.agent = ScriptedAgent(folder, welcome(store_port=store_port, **changed))

@@ -191,7 +191,7 @@ class SimulatedRun:
         raise AssertionError(f"it wants to be woken without end: {self.wait}")
 
     def take_over(self, *, reachable: tuple[str, ...] = ()) -> None:
-        """The coordinator dies; another one starts from the keys."""
+        """The leader dies; another one starts from the keys."""
         self.epoch += 1
         directive = self.directives[-1] if self.directives else None
         self.state = take_over(

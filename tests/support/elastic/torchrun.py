@@ -15,7 +15,7 @@ from pathlib import Path
 PATIENCE = 90.0
 """Seconds for anything: importing torch takes 3 of them on an idle machine, and many more on a busy one."""
 
-WORKER = Path(__file__).with_name("link_worker.py")
+WORKER = Path(__file__).parent / "programs/link_worker.py"
 """Speaks the worker's side without torch or Lightning: quick to start."""
 
 

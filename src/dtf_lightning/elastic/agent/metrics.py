@@ -61,8 +61,8 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rescales": ("Rescales that this node's workers went through.", ("kind",)),
     "node_starts": ("Times that this node has started its workers.", ()),
     "worker_deaths": ("Workers of this node that were lost.", ()),
-    "nodes_gone": ("Nodes that died, as the coordinator saw it; where the coordinator is.", ()),
-    "coordinator_terms": ("Times that this node has become coordinator.", ()),
+    "nodes_gone": ("Nodes that died, as the leader saw it; where the leader is.", ()),
+    "leader_terms": ("Times that this node has become leader.", ()),
     "divergences": ("Times that training diverged; where rank 0 is.", ("kind",)),
     "rollbacks": ("Rollbacks after a divergence that were done; where rank 0 is.", ()),
     "checkpoints": ("Checkpoints saved; where rank 0 is.", ()),
@@ -127,7 +127,7 @@ class Metrics:
             case CheckpointPruned() | NodeGoneEvent() | LeaderElected():
                 names = {
                     "checkpoint_pruned": "checkpoints_pruned", "node_gone": "nodes_gone",
-                    "leader_elected": "coordinator_terms",
+                    "leader_elected": "leader_terms",
                 }  # fmt: skip
                 self._counters[names[event.kind]].inc()
         self._counters["events"].labels(event.kind).inc()

@@ -176,7 +176,7 @@ def _ms(seconds: float) -> str:
 
 
 def _in_short(reason: str, names: Mapping[str, str]) -> str:
-    """The coordinator's reason without its counts, which have columns of their own, and with the demo's names."""
+    """The leader's reason without its counts, which have columns of their own, and with the demo's names."""
     for node, name in names.items():
         reason = re.sub(rf"{re.escape(node)}(#\d+)?", name, reason)
     return reason.partition(":")[0]

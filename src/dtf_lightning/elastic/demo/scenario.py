@@ -82,7 +82,7 @@ class Scenario:
         self._start("c", workers=3)
         self._kill_a_worker(workers=2)
         self._trains(3, "started again by torchrun", START_TIMEOUT)
-        self._kill_the_coordinator(workers=2)
+        self._kill_the_leader(workers=2)
         self._start("d", workers=3)
         self._terminate_a_node(workers=2)
         self._end()
@@ -103,13 +103,13 @@ class Scenario:
         victim.kill_worker()
         self._trains(workers, "kill -9 of its worker", RESCALE_TIMEOUT, at)
 
-    def _kill_the_coordinator(self, workers: int) -> None:
-        victim = self._cluster.coordinator()
-        self._display.say(f"kill -9 node {victim.name}, agent and worker: it is the coordinator's")
+    def _kill_the_leader(self, workers: int) -> None:
+        victim = self._cluster.leader()
+        self._display.say(f"kill -9 node {victim.name}, agent and worker: it is the leader's")
         self._meant_to_end[victim.name] = -signal.SIGKILL
         at = time.time()
         victim.kill()
-        self._trains(workers, "kill -9 of the coordinator", RESCALE_TIMEOUT, at)
+        self._trains(workers, "kill -9 of the leader", RESCALE_TIMEOUT, at)
 
     def _terminate_a_node(self, workers: int) -> None:
         leaver = self._any_node()
@@ -134,12 +134,12 @@ class Scenario:
         self._display.say(f"training ends after {self._epoch() + 1} epochs, every node with the right exit code")
 
     def _any_node(self) -> LocalNode:
-        """One that does not coordinate: what befalls the coordinator is an act of its own."""
-        coordinator = self._cluster.coordinator().name
+        """One that does not lead: what befalls the leader is an act of its own."""
+        leader = self._cluster.leader().name
         return next(
             node
             for name, node in reversed(self._cluster.nodes.items())
-            if name != coordinator and name not in self._meant_to_end
+            if name != leader and name not in self._meant_to_end
         )
 
     # --- waiting -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Rules that this file guards:
 
 * in the steady state a step costs one attribute read (`at_boundary`);
 * a worker that answered `Prepare` with boundary b does not pass boundary b + 1 before it has seen `Stop`, so the
-  coordinator's choice (max over the workers + 2) lies ahead of everybody; only when etcd is away meanwhile it trains on,
+  leader's choice (max over the workers + 2) lies ahead of everybody; only when etcd is away meanwhile it trains on,
   and a late `Stop` then counts at once;
 * what was announced is about the generation of the last `Assign`: the listener resets it when it reads that line, so
   that whatever follows on the socket is about the new generation;
@@ -143,7 +143,7 @@ class WorkerLink:
 
     @property
     def abort_reason(self) -> str | None:
-        """Why the coordinator ended the run; `None` while it has not."""
+        """Why the leader ended the run; `None` while it has not."""
         return self._abort.reason if self._abort is not None else None
 
     @property
@@ -156,7 +156,7 @@ class WorkerLink:
         return self._fail_reason
 
     def suspect(self, error: str, timeout: float) -> bool:
-        """Report that a collective failed; true once the coordinator declared the generation broken."""
+        """Report that a collective failed; true once the leader declared the generation broken."""
         self.send(messages.Suspect(generation=self.generation, error=error))
         with self._changed:
             return self._changed.wait_for(lambda: self.broken or self._abort is not None, timeout) and (

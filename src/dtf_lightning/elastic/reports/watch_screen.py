@@ -100,7 +100,7 @@ def _nodes(run: WatchedRun) -> Table:
         numbers = ("-", "-", "-")
         if view is not None:
             numbers = (str(view.step), f"{view.steps_per_second:.1f}", f"{view.memory / 2**20:.0f} MiB")
-        star = "coordinator" if node.node == run.status.coordinator else ""
+        star = "leader" if node.node == run.status.leader else ""
         table.add_row(
             node.node, Text(node.role.value, style=ROLE_STYLES[node.role.value]), node.state, ranks, *numbers,
             Text(node.detail or star, style="dim"),

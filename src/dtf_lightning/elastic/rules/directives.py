@@ -1,4 +1,4 @@
-"""What the coordinator hears and what it says: events, directives, decisions."""
+"""What the leader hears and what it says: events, directives, decisions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DirectiveKind(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Directive:
-    """What the coordinator asks of every node on the way to generation `target`. One etcd key."""
+    """What the leader asks of every node on the way to generation `target`. One etcd key."""
 
     kind: DirectiveKind
     target: int

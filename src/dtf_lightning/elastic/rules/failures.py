@@ -2,7 +2,7 @@
 
 Two limits, beyond either of which the run aborts: unplanned rescales in a row (`max_consecutive_failures`), and the
 share of the world that failed within `failure_window` (`failure_tolerance`). Everything is counted from a generation's
-own fields and the failures since, so that a new coordinator comes to the same numbers.
+own fields and the failures since, so that a new leader comes to the same numbers.
 """
 
 from __future__ import annotations

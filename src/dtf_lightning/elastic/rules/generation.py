@@ -64,7 +64,7 @@ class Generation:
     kind: str = ""
     """Why it was formed, in one word: `start`, `join`, `leave`, `failure` or `mixed`."""
     epoch: int = 0
-    """The coordinator's fencing token: the create revision of the leader key."""
+    """The leader's fencing token: the create revision of the leader key."""
     instance: str = ""
     """The run's instance: a run id that is used again gets a new one."""
     store_host: str = ""
@@ -73,7 +73,7 @@ class Generation:
     formed_at: float = 0.0
     """Seconds since the epoch."""
     failures: tuple[Failure, ...] = field(default=())
-    """Recent failures, oldest first, so that a new coordinator counts on from here."""
+    """Recent failures, oldest first, so that a new leader counts on from here."""
     num_consecutive_failures: int = 0
     """Unplanned rescales in a row that led here, none of which lived for `failure_window`."""
     unbroken_since: float = 0.0

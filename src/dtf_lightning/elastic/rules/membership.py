@@ -1,6 +1,6 @@
 """Who is here: events in, one decision out, with its reason.
 
-`decide` is the whole story of a run as seen by its coordinator. The driver calls it with every event, does what it says
+`decide` is the whole story of a run as seen by its leader. The driver calls it with every event, does what it says
 (write a directive, write a generation), and calls it again with `TimePassed` until it says `Wait`. The state that comes
 with a `Publish` or `Form` takes the write as done: a driver whose write was fenced off throws the state away.
 

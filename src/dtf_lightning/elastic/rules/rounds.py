@@ -2,7 +2,7 @@
 
 A round is a `Generation` whose workers are started anew by torchelastic. Rules that this file guards:
 
-* everybody who looks at the same records comes to the same result; there is no coordinator, whoever is first in the
+* everybody who looks at the same records comes to the same result; there is no leader, whoever is first in the
   next round publishes it (a transaction lets only one win);
 * a round is formed only of nodes whose workers have stopped, and not before every living member's have;
 * survivors keep their order, joiners come behind them in their order of arrival;

@@ -1,4 +1,4 @@
-"""What a coordinator knows: the phase, the records, who is out and why. Events change it here, decisions elsewhere.
+"""What a leader knows: the phase, the records, who is out and why. Events change it here, decisions elsewhere.
 
 Rules that this file guards:
 
@@ -87,7 +87,7 @@ class Departure:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The world that the coordinator would form now, and since when. Compared to notice changes."""
+    """The world that the leader would form now, and since when. Compared to notice changes."""
 
     members: frozenset[str] = frozenset()
     """Ids of the members that would be in it."""
@@ -179,7 +179,7 @@ def move(state: MembershipState, phase: Phase, why: str) -> MembershipState:
     if phase not in allowed:
         names = ", ".join(following.value for following in allowed) or "nothing"
         raise IllegalTransition(
-            f"coordinator (epoch {state.epoch}, generation {state.generation.number})",
+            f"leader (epoch {state.epoch}, generation {state.generation.number})",
             f"{state.phase.value} -> {phase.value} ({why})",
             f"{state.phase.value} may be followed by {names}",
             state.history,
@@ -324,13 +324,13 @@ def take_over(
     wall: float,
     reachable: Collection[str] = (),
 ) -> MembershipState:
-    """The state of a new coordinator, from the keys alone, in whatever phase its predecessor died.
+    """The state of a new leader, from the keys alone, in whatever phase its predecessor died.
 
     A member of the generation without a record counts as gone, unless its node is in `reachable`: nodes whose key is
     away but whose agent answers (etcd lost their leases; they will register again). For those the caller must send
     `NodeChanged` or `NodeGone` in the end. Deadlines start anew at `now`.
     """
-    del settings  # the same for every coordinator; part of the signature so that rules here may come to depend on it
+    del settings  # the same for every leader; part of the signature so that rules here may come to depend on it
     if generation is None or (generation.instance and generation.instance != instance):
         generation = Generation(number=0)
     phase = Phase.STABLE if generation.number > 0 else Phase.GATHERING
@@ -360,7 +360,7 @@ def take_over(
     for member in state.live:
         if state.record(member) is None and member.node not in reachable:
             kind = _unannounced(state, member)
-            state = depart(state, member, kind, "it was gone when a new coordinator took over", wall)
+            state = depart(state, member, kind, "it was gone when a new leader took over", wall)
     return state
 
 

@@ -89,7 +89,7 @@ def describe(settings: ElasticSettings, state: MembershipState, now: float, wall
 
 
 def waiting_reason(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> str:
-    """What the coordinator would say if it were asked now; nothing is carried out."""
+    """What the leader would say if it were asked now; nothing is carried out."""
     if state.phase in (Phase.FINISHED, Phase.ABORTED):
         return state.directive.reason if state.directive is not None else ""
     return decide(settings, state, TimePassed(), now, wall)[1].reason

@@ -1,7 +1,7 @@
 """Where a run's keys lie in etcd, and this process's copy of them.
 
 All state of a run is level-triggered: records that are rewritten as a whole, never messages. Whoever holds a copy of the
-prefix can take over as coordinator from it alone.
+prefix can take over as leader from it alone.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ class RunInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatusNote:
-    """The `status` key: what the coordinator waits for, in its own words."""
+    """The `status` key: what the leader waits for, in its own words."""
 
-    coordinator: str
+    leader: str
     reason: str
     paused: bool = False
     at: float = 0.0

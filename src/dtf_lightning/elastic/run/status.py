@@ -24,13 +24,13 @@ class RunStatus:
 
     run_id: str
     phase: RunPhase | None
-    """`None` before the run's first coordinator."""
+    """`None` before the run's first leader."""
     reason: str
-    """What is waited for, in the coordinator's words; or why the run is over."""
+    """What is waited for, in the leader's words; or why the run is over."""
     paused: bool
     """Nobody trains until more nodes come."""
-    coordinator: str | None
-    """The node that coordinates; `None` between two."""
+    leader: str | None
+    """The node that leads; `None` between two."""
     generation: Generation | None
     nodes: tuple[NodeStatus, ...]
     min_nodes: int
@@ -57,7 +57,7 @@ class RunStatus:
             lines.append(f"now: {self.reason}")
         for node in self.nodes:
             ranks = f"ranks {node.ranks.start}-{node.ranks.stop - 1}" if node.ranks else "no rank"
-            star = " (coordinator)" if node.node == self.coordinator else ""
+            star = " (leader)" if node.node == self.leader else ""
             detail = f": {node.detail}" if node.detail else ""
             lines.append(f"  {node.node}  {node.role.value}, {node.state}, {ranks}{star}{detail}")
         if self.events:
@@ -102,7 +102,7 @@ def read_status(store: Store, run_id: str) -> RunStatus:
         phase=view.run.phase if view.run is not None else None,
         reason=run.reason if over else note.reason if note is not None else "",
         paused=not over and note is not None and note.paused,
-        coordinator=leader.node if leader is not None else None,
+        leader=leader.node if leader is not None else None,
         generation=generation,
         nodes=tuple(node_statuses(settings, state)) if not over else (),
         min_nodes=run.min_nodes,

@@ -203,13 +203,13 @@ class LocalCluster:
             return 0
         return generation.number if generation is not None else 0
 
-    def coordinator(self) -> LocalNode:
+    def leader(self) -> LocalNode:
         """The node whose agent decides."""
-        leader = self.status().coordinator
+        leader = self.status().leader
         for node in self.nodes.values():
             if leader is not None and f"-{node.pid}-" in leader:
                 return node
-        raise AssertionError(f"the coordinator is {leader!r}, which is none of {sorted(self.nodes)}")
+        raise AssertionError(f"the leader is {leader!r}, which is none of {sorted(self.nodes)}")
 
     def events(self) -> list[Event]:
         """All events that the workers have written, in time order."""

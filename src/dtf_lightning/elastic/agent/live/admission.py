@@ -17,7 +17,7 @@ from dtf_lightning.elastic.settings import ElasticSettings
 from dtf_lightning.etcd.store import Compare, Put
 
 _ELASTIC = "elastic."
-"""Before the names of the coordinator's settings, which are compared together with the workers' own."""
+"""Before the names of the leader's settings, which are compared together with the workers' own."""
 RESEND_PAUSE = 2.0
 """Seconds after which a fingerprint is sent again that has not shown up among the keys."""
 

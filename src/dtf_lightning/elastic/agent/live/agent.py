@@ -318,7 +318,7 @@ class Agent:
                     self._node_gone(change.record.node, cause)
 
     def _node_gone(self, node: str, cause: str) -> None:
-        if self._leadership.coordinator is not None:
+        if self._leadership.term is not None:
             log.info("%s is gone: %s", node, cause)
             self._report(NodeGoneEvent(at=self._clock.wall(), source=self.node_id, node=node, cause=cause))
         self._leadership.node_gone(node, cause)
@@ -374,7 +374,7 @@ class Agent:
             self._part(Parting.LEFT, node.leaving, after=GOING_GRACE)
         elif node.waits or not node.ever_in_a_generation:
             # Nobody trains with it, so nobody has to stop for it.
-            self._caretaker.tell(node.leave_uncoordinated(f"this node leaves: {node.leaving}"))
+            self._caretaker.tell(node.leave_without_leader(f"this node leaves: {node.leaving}"))
             self._part(Parting.LEFT, node.leaving, after=GOING_GRACE)
         elif now >= self._grace_ends:
             reason = f"not gone {self._grace:g} s after it was asked to leave ({node.leaving})"
@@ -392,7 +392,7 @@ class Agent:
 
     @property
     def _willing(self) -> bool:
-        """Whether this agent should coordinate."""
+        """Whether this agent should lead."""
         run = self._view.run
         over = run is not None and run.phase is not RunPhase.RUNNING and run.instance == self._admission.instance
         if over or self._node.incarnation == 0 or self.parting in (Parting.REFUSED, Parting.BROKEN):

@@ -57,7 +57,7 @@ class Narrator:
         if now < self._waits_since + WAITING_PATIENCE:
             self.until = self._waits_since + WAITING_PATIENCE
             return
-        reason = view.status.reason if view.status is not None else "no coordinator yet"
+        reason = view.status.reason if view.status is not None else "no leader yet"
         text = _COUNTDOWN.sub("a moment", reason)  # counting down is no change
         if text != self._waiting_for:
             self._waiting_for = text

@@ -1,12 +1,12 @@
-"""The coordinator's part of an agent: it drives the core (`elastic.decide`) while this agent holds the leader key.
+"""The leader's part of an agent: it drives the core (`elastic.decide`) while this agent holds the leader key.
 
 Rules that this file guards:
 
-* every write compares the leader key's create revision with this coordinator's epoch: one that lost the lease without
+* every write compares the leader key's create revision with this leader's epoch: one that lost the lease without
   noticing writes nothing (the generation needs no compare of its own: all writes of an epoch come from here, in order,
   and whoever sees its own leader key has seen every write of the epochs before);
 * the core takes a decision's write as done, so writes go out in order, one at a time, again until etcd has answered;
-  a refused one ends this coordinator, and the next starts from the keys;
+  a refused one ends this leader, and the next starts from the keys;
 * a run id is used again only when its earlier run is over: finished, aborted, or none of its members came back within
   the time that a lease lasts.
 
@@ -57,7 +57,7 @@ MAX_DECISIONS = 20
 
 
 class Stage(Enum):
-    """What this coordinator is at."""
+    """What this leader is at."""
 
     WAITING_FOR_OLD_MEMBERS = "waiting for old members"  # of an earlier run with this id
     RESETTING = "resetting"  # the run's keys, for a new instance
@@ -65,8 +65,8 @@ class Stage(Enum):
     FENCED = "fenced"  # another one leads
 
 
-class Coordinator:
-    """One term of one coordinator.
+class Leader:
+    """One term of one leader.
 
     Args:
         epoch: the create revision of this agent's leader key.
@@ -146,7 +146,7 @@ class Coordinator:
             case Outcome.UNKNOWN:
                 self._retry_at = self._clock.monotonic() + RETRY_PAUSE
             case Outcome.REFUSED:
-                log.info("%s: no longer coordinator (epoch %d): %s was refused", self._node, self.epoch, write.label)
+                log.info("%s: no longer leader (epoch %d): %s was refused", self._node, self.epoch, write.label)
                 self.stage = Stage.FENCED
         return True
 
@@ -293,7 +293,7 @@ class Coordinator:
         self._enqueue("status", self._put_note(self._wait.reason, paused=self._wait.paused))
 
     def _put_note(self, reason: str, *, paused: bool = False) -> Put:
-        self._note = RunStatusNote(coordinator=self._node, reason=reason, paused=paused, at=self._clock.wall())
+        self._note = RunStatusNote(leader=self._node, reason=reason, paused=paused, at=self._clock.wall())
         self._noted_at = self._clock.monotonic()
         return Put(self._keys.status, self._note.encode())
 

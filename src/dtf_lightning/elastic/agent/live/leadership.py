@@ -1,4 +1,4 @@
-"""Who coordinates: this agent's campaigns, terms and resignations.
+"""Who leads: this agent's campaigns, terms and resignations.
 
 Rules that this file guards:
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Outcome, Write
-from dtf_lightning.elastic.agent.live.leader import Coordinator
+from dtf_lightning.elastic.agent.live.leader import Leader
 from dtf_lightning.elastic.agent.peers import Peers
 from dtf_lightning.elastic.events import LeaderElected
 from dtf_lightning.elastic.rules.directives import NodeChanged, NodeGone
@@ -42,7 +42,7 @@ class Leadership:
     settings: AgentSettings
     clock: Clock
     report: Callable[[Event], None]
-    coordinator: Coordinator | None = None
+    term: Leader | None = None
     until: float | None = None
     """When `advance` wants to be called at the latest: monotonic seconds."""
     _in_flight: Write | None = None
@@ -54,37 +54,37 @@ class Leadership:
         leader = view.leader
         mine = leader if leader is not None and leader.node == self.node else None
         if mine is None or not willing:
-            self.coordinator = None
-        elif self.coordinator is None or self.coordinator.epoch != mine.epoch:
-            log.info("%s: coordinates run %r (epoch %d)", self.node, self.keys.run_id, mine.epoch)
+            self.term = None
+        elif self.term is None or self.term.epoch != mine.epoch:
+            log.info("%s: leads run %r (epoch %d)", self.node, self.keys.run_id, mine.epoch)
             self.report(LeaderElected(at=self.clock.wall(), source=self.node, node=self.node, epoch=mine.epoch))
-            self.coordinator = Coordinator(self.settings, self.keys, node=self.node, epoch=mine.epoch, clock=self.clock)
+            self.term = Leader(self.settings, self.keys, node=self.node, epoch=mine.epoch, clock=self.clock)
         if mine is not None and not willing:
             yield from self._try(self._resignation(mine.epoch))
         elif leader is None and willing and self.node in view.nodes:
             yield from self._try(self._campaign())
-        if self.coordinator is not None:
-            self.coordinator.advance(view, peers.away, peers.gone)
+        if self.term is not None:
+            self.term.advance(view, peers.away, peers.gone)
             yield from self.next_write()
-            self._wake_at(self.coordinator.until)
+            self._wake_at(self.term.until)
 
     def next_write(self) -> Iterator[Write]:
-        """The coordinator's write, if one is due."""
-        if self.coordinator is not None:
-            write = self.coordinator.next_write()
+        """The leader's write, if one is due."""
+        if self.term is not None:
+            write = self.term.next_write()
             if write is not None:
                 yield write
-            for event in self.coordinator.happened:
+            for event in self.term.happened:
                 self.report(event)
-            self.coordinator.happened.clear()
+            self.term.happened.clear()
 
     def node_changed(self, record: NodeRecord) -> None:
-        if self.coordinator is not None:
-            self.coordinator.feed(NodeChanged(record))
+        if self.term is not None:
+            self.term.feed(NodeChanged(record))
 
     def node_gone(self, node: str, cause: str) -> None:
-        if self.coordinator is not None:
-            self.coordinator.feed(NodeGone(node, cause))
+        if self.term is not None:
+            self.term.feed(NodeGone(node, cause))
 
     def written(self, write: Write, outcome: Outcome) -> None:
         """How a write went, whoever wanted it."""
@@ -92,8 +92,8 @@ class Leadership:
             self._in_flight = None
             pause = {Outcome.APPLIED: 0.0, Outcome.REFUSED: REFUSED_PAUSE, Outcome.UNKNOWN: UNANSWERED_PAUSE}[outcome]
             self._retry_at = self.clock.monotonic() + pause
-        elif self.coordinator is not None:
-            self.coordinator.written(write, outcome)
+        elif self.term is not None:
+            self.term.written(write, outcome)
 
     def _campaign(self) -> Write:
         # An agent that nobody can see must not lead: both keys go with the same lease.

@@ -76,7 +76,7 @@ class LocalNode:
         self.gone = False
         """This incarnation left: all its workers were released, their ends are no failures any more."""
         self.unwound_from = 0
-        """The last generation that nobody here is part of any more, by order of the coordinator."""
+        """The last generation that nobody here is part of any more, by order of the leader."""
         self._num_ended = 0
 
     def begin(self, num_workers: int) -> None:
@@ -244,7 +244,7 @@ class LocalNode:
         is_member = any(member.id == member_id for member in current.members)
         pending = directive if directive is not None and directive.target > current.number else None
         if pending is not None and pending.kind is DirectiveKind.FAIL and member_id in pending.failed:
-            self.fail(f"put out of the run by the coordinator: {pending.reason}")
+            self.fail(f"put out of the run by the leader: {pending.reason}")
             return
         if not is_member:
             # Retired without having been handed a generation: it was away while it was put out, and would wait forever.
@@ -307,7 +307,7 @@ class LocalNode:
                     yield worker, kind(reason=run.reason)
         self.gone = self.gone or run.phase is RunPhase.FINISHED
 
-    def leave_uncoordinated(self, reason: str) -> Orders:
+    def leave_without_leader(self, reason: str) -> Orders:
         """Leave without the others having to stop: this node is in no generation."""
         for worker in self.workers.values():
             if not worker.released:

@@ -2,7 +2,7 @@
 
 The same parts as in live mode (session, mesh, peers), the same shape: a loop that owns all state, fed by threads that
 only report. What differs: no worker speaks, so the node's word is its agent's alone, and rounds are decided by every
-agent alike (`elastic/rules/rounds.py`) instead of by a coordinator.
+agent alike (`elastic/rules/rounds.py`) instead of by a leader.
 
     num_nodes_waiting > 0 --> torchelastic stops the workers --> next_rendezvous: record.ready_after = round
     --> all living members ready: one publishes `generation` --> ranks from the members' records --> workers start

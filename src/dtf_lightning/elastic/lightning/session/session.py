@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dtf_lightning")
 
 VERDICT_FACTOR = 10
-"""A suspected failure waits this many `rescale_timeout`s for the coordinator's word: etcd may be away meanwhile."""
+"""A suspected failure waits this many `rescale_timeout`s for the leader's word: etcd may be away meanwhile."""
 
 
 class StopForRescale(Exception):
@@ -192,7 +192,7 @@ class ElasticSession:
 
         Raises:
             WorkerLeft: the run ended before this worker was needed.
-            RunAborted, RunRefused: the coordinator's or the agent's last word.
+            RunAborted, RunRefused: the leader's or the agent's last word.
         """
         if self._fingerprint is None:
             refuse_optimizers(self.trainer)
