@@ -15,7 +15,7 @@ from support.source_tree import PACKAGE, cycles, imported_modules, imports, modu
 
 SHARED = [
     {"errors", "clock", "environment"},
-    {"events", "hardware", "processes"},
+    {"events", "database", "hardware", "processes"},
     {"etcd"},
     {"cli"},
 ]
@@ -71,7 +71,7 @@ ALLOWED = {
     "torchmetrics": {"elastic.lightning"},  # its metrics' state belongs to a step
     "lightning_utilities": {"elastic.lightning"},  # Lightning's own rank_zero_* log functions
     "yaml": {"elastic.settings"},
-    "duckdb": {"elastic.reports"},
+    "duckdb": {"database"},
     "plotly": {"elastic.reports"},
     "tensorboard": {"elastic.demo", "elastic.lightning"},
     "sklearn": {"elastic.demo"},
