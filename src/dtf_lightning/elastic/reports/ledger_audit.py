@@ -14,12 +14,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
+from dtf_lightning.database.connection import Connection, connect, single
 from dtf_lightning.elastic.observe.ledger import LEDGER_VERSION, read_ledger
 from dtf_lightning.errors import SettingsError
 
-"""The one that this file's SQL reads; `elastic/observe/ledger.py` writes it."""
 SHOWN = 10
 """Sample ids in a line of the text."""
 
@@ -68,7 +66,7 @@ WHERE whole OR numbers.range <= (SELECT top FROM tops WHERE stream = numbers.ran
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ConsumedPart:
     """What one worker consumed of an epoch in one generation."""
 
     generation: int
@@ -97,7 +95,7 @@ class EpochReport:
     missing: tuple[int, ...]
     repeated: tuple[Repetition, ...]
     padding: int
-    parts: tuple[Part, ...]
+    parts: tuple[ConsumedPart, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,21 +168,21 @@ def audit_run(folder: Path, *, dataset_size: int | None = None) -> AuditReport:
         SettingsError: no ledgers there, or files that are none, of another version, or not of one run.
     """
     paths = find_ledgers(folder)
-    with duckdb.connect() as database:
+    with connect() as database:
         database.execute(_LINES, {"paths": [str(path) for path in paths]})
         _refuse_broken(database, paths)
         for statement in (_LIMITS, _CONSUMED):
             database.execute(statement)
         if dataset_size is None:
-            dataset_size = _one(database, "SELECT coalesce(max(sample) + 1, 0) FROM consumed")
+            dataset_size = single(database, "SELECT coalesce(max(sample) + 1, 0) FROM consumed")
         database.execute(_UNIVERSE, {"size": dataset_size})
         return AuditReport(
             ledgers=len(paths),
-            generations=_one(database, "SELECT count(*) FROM limits"),
-            dataset_size=_one(database, "SELECT count(*) FROM universe"),
-            ended=_one(database, "SELECT count(*) FROM lines WHERE kind = 'end'") > 0,
-            committed_steps=_one(database, "SELECT count(DISTINCT step) FROM consumed"),
-            void_draws=_one(
+            generations=single(database, "SELECT count(*) FROM limits"),
+            dataset_size=single(database, "SELECT count(*) FROM universe"),
+            ended=single(database, "SELECT count(*) FROM lines WHERE kind = 'end'") > 0,
+            committed_steps=single(database, "SELECT count(DISTINCT step) FROM consumed"),
+            void_draws=single(
                 database,
                 "SELECT count(*) FROM lines JOIN limits USING (generation) WHERE kind = 'draw' AND step >= below",
             ),
@@ -192,13 +190,7 @@ def audit_run(folder: Path, *, dataset_size: int | None = None) -> AuditReport:
         )
 
 
-def _one(database: duckdb.DuckDBPyConnection, query: str) -> Any:
-    row = database.execute(query).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> None:
+def _refuse_broken(database: Connection, paths: Sequence[Path]) -> None:
     broken = database.execute(
         "SELECT filename, count(*) FROM lines WHERE kind IS NULL OR kind NOT IN ('begin', 'draw', 'end') OR step IS NULL "
         "OR generation IS NULL OR (kind = 'draw' AND (samples IS NULL OR padding IS NULL)) GROUP BY filename"
@@ -218,17 +210,16 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
             f"ledger versions {sorted(versions)} in {paths[0].parent}, this program reads {LEDGER_VERSION}; read them "
             "with the version of dtf-lightning that wrote them"
         )
-    disagreeing = database.execute(
+    for generation, steps in database.execute(
         "SELECT generation, list(DISTINCT step ORDER BY step) FROM lines WHERE kind = 'begin' GROUP BY generation "
         "HAVING count(DISTINCT step) > 1 ORDER BY generation"
-    ).fetchone()
-    if disagreeing is not None:
+    ).fetchall():
         raise SettingsError(
-            f"generation {disagreeing[0]} began at different steps, {disagreeing[1]}: are these the ledgers of one run?"
+            f"generation {generation} began at different steps, {steps}: are these the ledgers of one run?"
         )
 
 
-def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:
+def _epochs(database: Connection) -> Iterator[EpochReport]:
     padding = dict(
         database.execute(
             "SELECT epoch, sum(padding)::BIGINT FROM lines JOIN limits USING (generation) "
@@ -253,12 +244,12 @@ def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:
         ).fetchall()
         yield EpochReport(
             epoch=epoch,
-            consumed=_one(database, f"SELECT count(DISTINCT sample) FROM consumed WHERE epoch = {epoch:d}"),
+            consumed=single(database, "SELECT count(DISTINCT sample) FROM consumed WHERE epoch = ?", [epoch]),
             missing=tuple(row[0] for row in missing),
             repeated=tuple(Repetition(sample=sample, by=tuple(by)) for sample, by in repeated),
             padding=padding[epoch],
             parts=tuple(
-                Part(generation=g, worker=worker, rank=rank, samples=count, first_step=first, last_step=last)
+                ConsumedPart(generation=g, worker=worker, rank=rank, samples=count, first_step=first, last_step=last)
                 for g, worker, rank, count, first, last in parts
             ),
         )

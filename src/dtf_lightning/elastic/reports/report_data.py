@@ -6,10 +6,10 @@ import json
 from datetime import datetime
 from typing import Any
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, CheckpointSaved, Evaluated
 from dtf_lightning.elastic.observe.time_account import Bucket
 from dtf_lightning.elastic.reports.hardware_comparison import differences, paces, stragglers
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.events.kinds import words
 from dtf_lightning.hardware.machine import COMPARED
 
 MAX_POINTS = 2000
@@ -164,19 +164,26 @@ def _checkpoints(store: ResultsStore, run: str, began: datetime | None) -> list[
     return [{**row, "time": _since(row["time"], began), "pruned": row["pruned"] is not None} for row in rows]
 
 
+_WITH_TABLES = {CheckpointSaved.kind, Evaluated.kind}
+"""Important kinds that a report shows in tables of their own."""
+
+
 def _events(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     """What people want to read, in words."""
     rows = store.rows(
         """
         SELECT time, source, kind, data FROM events WHERE run = ? AND kind IN
-            ('node_joined', 'node_gone', 'leader_elected', 'worker_lost', 'run_ended', 'generation_formed', 'diverged',
-             'rolled_back', 'learning_rate_scaled', 'straggler')
+            (SELECT unnest(?::VARCHAR[]))
         ORDER BY time
         """,
-        [run],
+        [run, sorted(ELASTIC_EVENTS.important - _WITH_TABLES)],
     )
     return [
-        {"time": _since(row["time"], began), "kind": row["kind"], "text": words(json.loads(row["data"]))}
+        {
+            "time": _since(row["time"], began),
+            "kind": row["kind"],
+            "text": ELASTIC_EVENTS.from_json(json.loads(row["data"])).describe(),
+        }
         for row in rows
     ]
 

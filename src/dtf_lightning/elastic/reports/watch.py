@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone, WorkerRescaled
 from dtf_lightning.elastic.rules.status import NodeStatus, Role
 from dtf_lightning.elastic.run.keys import RunPhase
 from dtf_lightning.elastic.run.status import RunStatus
 from dtf_lightning.errors import DtfError, SettingsError
-from dtf_lightning.events.kinds import IMPORTANT, words
-from dtf_lightning.events.log import Event, StepsDone, WorkerRescaled
+from dtf_lightning.events.registry import Event
 from dtf_lightning.events.tail import EventTail
 
 MAX_EVENTS = 200
@@ -119,8 +119,8 @@ class WatchedRun:
             case WorkerRescaled(rank=0):
                 self.step = event.step
                 return f"{event.rescale}: {event.world_size} workers train again after {1000 * event.pause:.0f} ms"
-            case _ if event.kind in IMPORTANT:
-                return words(event.to_json())
+            case _ if event.kind in ELASTIC_EVENTS.important:
+                return event.describe()
         return ""
 
     def line(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, WorkersPaced
 from dtf_lightning.elastic.lightning.reporting import straggler_probe
 from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
 from dtf_lightning.elastic.lightning.reporting.straggler_probe import Pace
 from dtf_lightning.elastic.link.messages import Welcome
-from dtf_lightning.events.log import WorkersPaced, read_events
+from dtf_lightning.events.log import read_events
 from support.elastic.run_of_one import RunOfOne, fit
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def test_looks(tmp_path: Path, run: RunOfOne, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(straggler_probe, "LOOK_SECONDS", 0.0)
     fit(tmp_path, elastic=True)
     (log,) = (tmp_path / "dtf" / "run").glob("events/*.jsonl")
-    seen = [event for event in read_events(log) if isinstance(event, WorkersPaced)]
+    seen = [event for event in read_events(ELASTIC_EVENTS, log) if isinstance(event, WorkersPaced)]
     assert [event.step for event in seen] == list(range(11, 19))
     for event in seen:
         (busy,) = event.busy.values()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from dtf_lightning.elastic.events import LearningRateScaled
 from dtf_lightning.elastic.lightning.host.logs import logs_this_step
 from dtf_lightning.elastic.lightning.host.loops import logged_step
 from dtf_lightning.elastic.lightning.host.names import Callback
@@ -32,7 +33,6 @@ from dtf_lightning.elastic.numerics.learning_rate import (
     scaled,
 )
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import LearningRateScaled
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from dtf_lightning.elastic.checkpoints.record import Mode
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
 from dtf_lightning.elastic.data.skipping_sampler import DrawnBatch, SkippingSampler
+from dtf_lightning.elastic.events import Diverged, RolledBack
 from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
 from dtf_lightning.elastic.lightning.callbacks.rollback import Rollback, watch_samples
 from dtf_lightning.elastic.lightning.host.names import Callback, TrainerFn, rank_zero_warn
@@ -26,7 +27,6 @@ from dtf_lightning.elastic.numerics.divergence_detector import (
 )
 from dtf_lightning.elastic.numerics.loss_slots import LossSlots
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import Diverged, RolledBack
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dtf_lightning.elastic.checkpoints.record import Record
-from dtf_lightning.events.log import CheckpointSaved
+from dtf_lightning.elastic.events import CheckpointSaved
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

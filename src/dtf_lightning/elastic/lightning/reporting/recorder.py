@@ -19,17 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dtf_lightning.elastic.lightning.host.logs import validation_results
-from dtf_lightning.elastic.link.messages import Welcome
-from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
-from dtf_lightning.elastic.rules.generation import Generation
-from dtf_lightning.events.kinds import IMPORTANT
-from dtf_lightning.events.log import (
+from dtf_lightning.elastic.events import (
+    ELASTIC_EVENTS,
     CheckpointPruned,
     CheckpointSaved,
     Evaluated,
-    Event,
-    EventLog,
     GenerationEntered,
     HardwareSeen,
     StepsDone,
@@ -38,8 +32,13 @@ from dtf_lightning.events.log import (
     WorkerEnded,
     WorkerRescaled,
     WorkerStarted,
-    events_path,
 )
+from dtf_lightning.elastic.lightning.host.logs import validation_results
+from dtf_lightning.elastic.link.messages import Welcome
+from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
+from dtf_lightning.elastic.rules.generation import Generation
+from dtf_lightning.events.log import EventLog, events_path
+from dtf_lightning.events.registry import Event
 from dtf_lightning.hardware.machine import describe_hardware, device_memory, process_age, resident_memory
 
 if TYPE_CHECKING:
@@ -88,7 +87,9 @@ class RunRecorder:
         """Write to `<folder>/events/` from now on; a folder that cannot be written to costs a warning."""
         welcome = self._welcome
         self._folder, self.every = folder, max(1, int(getattr(trainer, "log_every_n_steps", 0) or 50))
-        self._log = EventLog(events_path(folder, f"{welcome.node}.{self._local_rank}.{welcome.incarnation}"))
+        self._log = EventLog(
+            ELASTIC_EVENTS, events_path(folder, f"{welcome.node}.{self._local_rank}.{welcome.incarnation}")
+        )
         self._write(
             WorkerStarted(
                 **self._now(),
@@ -303,7 +304,7 @@ class RunRecorder:
     def _write(self, event: Event) -> None:
         if self._log is not None:
             self._log.write(event)
-        if event.kind in IMPORTANT:
+        if event.kind in ELASTIC_EVENTS.important:
             self._tell(event)
 
 

@@ -21,11 +21,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from dtf_lightning.clock import Clock, SystemClock
+from dtf_lightning.elastic.events import StragglerSeen, WorkersPaced
 from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
 from dtf_lightning.elastic.lightning.run.world import World
 from dtf_lightning.elastic.observe.stragglers import StragglerWatch
 from dtf_lightning.elastic.observe.time_account import Bucket
-from dtf_lightning.events.log import StragglerSeen, WorkersPaced
 
 log = logging.getLogger("dtf_lightning")
 

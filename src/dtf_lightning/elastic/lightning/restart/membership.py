@@ -42,7 +42,7 @@ from dtf_lightning.elastic.rules.generation import Generation, Member
 from dtf_lightning.elastic.snapshots.node import NodeSnapshots, RunRecord, agent_name, last_record, run_key
 from dtf_lightning.environment import TorchelasticWorld
 from dtf_lightning.errors import DtfError, SettingsError
-from dtf_lightning.events.log import Event
+from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -27,7 +27,7 @@ from dtf_lightning.elastic.link.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_leader
 from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
-from dtf_lightning.events.log import Event
+from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

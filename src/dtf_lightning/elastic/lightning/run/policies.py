@@ -21,7 +21,7 @@ from dtf_lightning.elastic.lightning.run.start_world import StartWorld
 from dtf_lightning.elastic.lightning.run.world import Resumption, World
 from dtf_lightning.elastic.link.messages import Welcome
 from dtf_lightning.elastic.rules.generation import Generation
-from dtf_lightning.events.log import Event
+from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -1,63 +1,71 @@
-"""What can happen in a run: the kinds of events, each a frozen dataclass whose fields are JSON.
+"""What can happen in an elastic run: the kinds of events that agents and workers write to the run's folder.
 
-A field that is added later needs a default, or a migration in `events`.
+A new kind is one dataclass here: its fields, and for an important one the sentence that people read. Who says so,
+`Event.source`, is a node's id, or `node/local_rank` for a worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
-SCHEMA_VERSION = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One thing that happened. `at` is in seconds since the epoch; who says so is `source`."""
-
-    kind: ClassVar[str]
-    at: float
-    source: str = ""
-    """A node id, or `node/local_rank` for a worker."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {"v": SCHEMA_VERSION, "kind": self.kind, **asdict(self)}
+from dtf_lightning.events.registry import Event, EventRegistry
 
 
+def _from_1(data: dict[str, Any]) -> None:
+    """Version 1 did not say which start of a node's workers a rescaled worker belonged to."""
+    if data.get("kind") == "worker_rescaled":
+        data["incarnation"] = 0
+
+
+ELASTIC_EVENTS = EventRegistry(
+    version=2, migrations={1: _from_1}, without_log="training goes on, `dtf report` will miss events"
+)
+"""The important ones are in `dtf status` and `dtf watch` while the run goes on, and in reports."""
+
+
+@ELASTIC_EVENTS.register("node_joined", important=True)
 @dataclass(frozen=True, kw_only=True)
 class NodeJoined(Event):
-    kind: ClassVar[str] = "node_joined"
     node: str
     incarnation: int
     num_workers: int
 
+    def describe(self) -> str:
+        return f"{self.node} started {self.num_workers} workers (start {self.incarnation})"
 
+
+@ELASTIC_EVENTS.register("node_gone", important=True)
 @dataclass(frozen=True, kw_only=True)
 class NodeGoneEvent(Event):
-    kind: ClassVar[str] = "node_gone"
     node: str
     cause: str
 
+    def describe(self) -> str:
+        return f"{self.node} is gone: {self.cause}"
 
+
+@ELASTIC_EVENTS.register("leader_elected", important=True)
 @dataclass(frozen=True, kw_only=True)
 class LeaderElected(Event):
-    kind: ClassVar[str] = "leader_elected"
     node: str
     epoch: int
 
+    def describe(self) -> str:
+        return f"{self.node} leads (epoch {self.epoch})"
 
+
+@ELASTIC_EVENTS.register("directive")
 @dataclass(frozen=True, kw_only=True)
 class DirectiveIssued(Event):
-    kind: ClassVar[str] = "directive"
     directive: str
     target: int
     reason: str
 
 
+@ELASTIC_EVENTS.register("generation_formed", important=True)
 @dataclass(frozen=True, kw_only=True)
 class GenerationFormed(Event):
-    kind: ClassVar[str] = "generation_formed"
     generation: int
     rescale: str
     """`start`, `join`, `leave`, `failure` or `mixed`."""
@@ -65,12 +73,15 @@ class GenerationFormed(Event):
     members: tuple[str, ...]
     world_size: int
 
+    def describe(self) -> str:
+        return f"generation {self.generation} with {self.world_size} workers: {self.reason}"
 
+
+@ELASTIC_EVENTS.register("worker_rescaled")
 @dataclass(frozen=True, kw_only=True)
 class WorkerRescaled(Event):
     """A worker's view of one rescale, written after its first step in the new generation."""
 
-    kind: ClassVar[str] = "worker_rescaled"
     generation: int
     rescale: str
     reason: str
@@ -88,26 +99,32 @@ class WorkerRescaled(Event):
     """Which start of the node's workers this is, from 1; 0 where an older version did not say. Since version 2."""
 
 
+@ELASTIC_EVENTS.register("worker_lost", important=True)
 @dataclass(frozen=True, kw_only=True)
 class WorkerLost(Event):
-    kind: ClassVar[str] = "worker_lost"
     node: str
     local_rank: int
     reason: str
 
+    def describe(self) -> str:
+        return f"{self.node}/{self.local_rank} was lost: {self.reason}"
 
+
+@ELASTIC_EVENTS.register("run_ended", important=True)
 @dataclass(frozen=True, kw_only=True)
 class RunEnded(Event):
-    kind: ClassVar[str] = "run_ended"
     phase: str
     reason: str
 
+    def describe(self) -> str:
+        return f"run {self.phase}: {self.reason}"
 
+
+@ELASTIC_EVENTS.register("worker_started")
 @dataclass(frozen=True, kw_only=True)
 class WorkerStarted(Event):
     """A worker has checked in with its agent and sets up."""
 
-    kind: ClassVar[str] = "worker_started"
     run_id: str
     node: str
     local_rank: int
@@ -120,21 +137,21 @@ class WorkerStarted(Event):
     """The run trained already."""
 
 
+@ELASTIC_EVENTS.register("worker_ended")
 @dataclass(frozen=True, kw_only=True)
 class WorkerEnded(Event):
     """A worker's part in the run is over; one that is killed writes none."""
 
-    kind: ClassVar[str] = "worker_ended"
     incarnation: int
     reason: str
     step: int
 
 
+@ELASTIC_EVENTS.register("generation_entered")
 @dataclass(frozen=True, kw_only=True)
 class GenerationEntered(Event):
     """A worker has formed a generation's process group and holds the same state as all its members."""
 
-    kind: ClassVar[str] = "generation_entered"
     generation: int
     rescale: str
     reason: str
@@ -150,29 +167,29 @@ class GenerationEntered(Event):
     """Members whose failure led to it."""
 
 
+@ELASTIC_EVENTS.register("training_described")
 @dataclass(frozen=True, kw_only=True)
 class TrainingDescribed(Event):
     """What is trained and how, once per worker."""
 
-    kind: ClassVar[str] = "training_described"
     description: dict[str, Any]
 
 
+@ELASTIC_EVENTS.register("hardware")
 @dataclass(frozen=True, kw_only=True)
 class HardwareSeen(Event):
     """What the node has, once per generation by its first worker."""
 
-    kind: ClassVar[str] = "hardware"
     generation: int
     node: str
     hardware: dict[str, Any]
 
 
+@ELASTIC_EVENTS.register("steps")
 @dataclass(frozen=True, kw_only=True)
 class StepsDone(Event):
     """Optimizer steps that this worker has committed since its last such event."""
 
-    kind: ClassVar[str] = "steps"
     generation: int
     world_size: int
     rank: int
@@ -196,23 +213,27 @@ class StepsDone(Event):
     """Peak bytes allocated on the device; `None` without one."""
 
 
+@ELASTIC_EVENTS.register("evaluated", important=True)
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
     """A validation's results, by rank 0."""
 
-    kind: ClassVar[str] = "evaluated"
     generation: int
     epoch: int
     step: int
     seconds: float
     metrics: dict[str, float]
 
+    def describe(self) -> str:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        return f"evaluated at step {self.step}: {metrics}"
 
+
+@ELASTIC_EVENTS.register("checkpoint_saved", important=True)
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
     """By rank 0."""
 
-    kind: ClassVar[str] = "checkpoint_saved"
     generation: int
     step: int
     epoch: int
@@ -221,21 +242,24 @@ class CheckpointSaved(Event):
     size: int
     """Bytes; 0 where the path is not on this machine."""
 
+    def describe(self) -> str:
+        return f"checkpoint of step {self.step}: {self.path}"
 
+
+@ELASTIC_EVENTS.register("checkpoint_pruned")
 @dataclass(frozen=True, kw_only=True)
 class CheckpointPruned(Event):
     """By rank 0."""
 
-    kind: ClassVar[str] = "checkpoint_pruned"
     step: int
     path: str
 
 
+@ELASTIC_EVENTS.register("time_spent")
 @dataclass(frozen=True, kw_only=True)
 class TimeSpent(Event):
     """What this worker's time went into so far, since its process was started."""
 
-    kind: ClassVar[str] = "time_spent"
     generation: int
     incarnation: int
     wall: float
@@ -244,11 +268,11 @@ class TimeSpent(Event):
     """By bucket (`dtf_lightning.elastic.observe.time_account`), by the monotonic clock."""
 
 
+@ELASTIC_EVENTS.register("diverged", important=True)
 @dataclass(frozen=True, kw_only=True)
 class Diverged(Event):
     """Training diverges, by rank 0."""
 
-    kind: ClassVar[str] = "diverged"
     generation: int
     divergence: str
     """`non-finite`, `spike` or `drift`."""
@@ -260,24 +284,30 @@ class Diverged(Event):
     action: str
     """What is done: `stop`, `rollback` or a callable's name."""
 
+    def describe(self) -> str:
+        return f"training diverges ({self.divergence}, step {self.onset} to {self.step}, {self.action}): {self.reason}"
 
+
+@ELASTIC_EVENTS.register("rolled_back", important=True)
 @dataclass(frozen=True, kw_only=True)
 class RolledBack(Event):
     """What came of a divergence's rollback, by rank 0."""
 
-    kind: ClassVar[str] = "rolled_back"
     generation: int
     step: int
     done: bool
     """False: training stops instead."""
     reason: str
 
+    def describe(self) -> str:
+        return self.reason
 
+
+@ELASTIC_EVENTS.register("learning_rate_scaled", important=True)
 @dataclass(frozen=True, kw_only=True)
 class LearningRateScaled(Event):
     """The factor of `AdaptiveLearningRate` has changed, by rank 0."""
 
-    kind: ClassVar[str] = "learning_rate_scaled"
     generation: int
     step: int
     world_size: int
@@ -285,12 +315,16 @@ class LearningRateScaled(Event):
     factors: dict[str, float]
     """By the optimizer's number."""
 
+    def describe(self) -> str:
+        factors = ", ".join(f"{factor:.4g}" for factor in self.factors.values())
+        return f"learning rate factor {factors} ({self.rule}) from step {self.step} on"
 
+
+@ELASTIC_EVENTS.register("workers_paced")
 @dataclass(frozen=True, kw_only=True)
 class WorkersPaced(Event):
     """How long each worker was busy with a step of its own, by rank 0."""
 
-    kind: ClassVar[str] = "workers_paced"
     generation: int
     step: int
     seconds: float
@@ -299,11 +333,11 @@ class WorkersPaced(Event):
     """Seconds of a step by `node/local_rank`: waiting for data, forward and backward, without waiting for the others."""
 
 
+@ELASTIC_EVENTS.register("straggler", important=True)
 @dataclass(frozen=True, kw_only=True)
 class StragglerSeen(Event):
     """A worker that has been slower than the others for long, or is no more; by rank 0."""
 
-    kind: ClassVar[str] = "straggler"
     generation: int
     step: int
     worker: str
@@ -313,68 +347,10 @@ class StragglerSeen(Event):
     over: bool = False
     """It is as quick as the others again."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class UnknownEvent(Event):
-    """A line of a kind that this version does not know, as it was read."""
-
-    kind: ClassVar[str] = "unknown"
-    data: dict[str, Any]
-
-
-KINDS: dict[str, type[Event]] = {
-    cls.kind: cls
-    for cls in (
-        NodeJoined, NodeGoneEvent, LeaderElected, DirectiveIssued, GenerationFormed, WorkerRescaled, WorkerLost, RunEnded,
-        WorkerStarted, WorkerEnded, GenerationEntered, TrainingDescribed, HardwareSeen, StepsDone, Evaluated,
-        CheckpointSaved, CheckpointPruned, TimeSpent, Diverged, RolledBack, LearningRateScaled, WorkersPaced,
-        StragglerSeen,
-    )
-}  # fmt: skip
-
-IMPORTANT = frozenset({
-    "node_joined", "node_gone", "leader_elected", "worker_lost", "run_ended", "generation_formed", "diverged",
-    "rolled_back", "learning_rate_scaled", "straggler", "checkpoint_saved", "evaluated",
-})  # fmt: skip
-"""Kinds that people want to see while a run goes on: `dtf status`."""
-
-
-def words(data: Mapping[str, Any]) -> str:
-    """One of the important events in a sentence, from its JSON; the kind's name for any other."""
-    match data["kind"]:
-        case "node_joined":
-            return f"{data['node']} started {data['num_workers']} workers (start {data['incarnation']})"
-        case "node_gone":
-            return f"{data['node']} is gone: {data['cause']}"
-        case "leader_elected":
-            return f"{data['node']} leads (epoch {data['epoch']})"
-        case "worker_lost":
-            return f"{data['node']}/{data['local_rank']} was lost: {data['reason']}"
-        case "generation_formed":
-            return f"generation {data['generation']} with {data['world_size']} workers: {data['reason']}"
-        case "run_ended":
-            return f"run {data['phase']}: {data['reason']}"
-        case "diverged":
-            return (
-                f"training diverges ({data['divergence']}, step {data['onset']} to {data['step']}, "
-                f"{data['action']}): {data['reason']}"
-            )
-        case "rolled_back":
-            return str(data["reason"])
-        case "learning_rate_scaled":
-            factors = ", ".join(f"{factor:.4g}" for factor in data["factors"].values())
-            return f"learning rate factor {factors} ({data['rule']}) from step {data['step']} on"
-        case "straggler" if data.get("over"):
-            return f"{data['worker']} is as quick as the others again"
-        case "straggler":
-            return (
-                f"{data['worker']} is slow: busy {1000 * data['busy']:.0f} ms of a step, the median worker "
-                f"{1000 * data['usual']:.0f} ms"
-            )
-        case "checkpoint_saved":
-            return f"checkpoint of step {data['step']}: {data['path']}"
-        case "evaluated":
-            metrics = ", ".join(f"{name} {value:.4g}" for name, value in data["metrics"].items())
-            return f"evaluated at step {data['step']}: {metrics}"
-        case kind:
-            return str(kind)
+    def describe(self) -> str:
+        if self.over:
+            return f"{self.worker} is as quick as the others again"
+        return (
+            f"{self.worker} is slow: busy {1000 * self.busy:.0f} ms of a step, the median worker "
+            f"{1000 * self.usual:.0f} ms"
+        )
