@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import duckdb
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.reports.ingest import SyncReport, add_events, sync_run
 from dtf_lightning.elastic.reports.schema import VIEWS, check_version, migrate
 from dtf_lightning.errors import SettingsError
@@ -126,17 +125,22 @@ class ResultsStore:
 
 
 def _connect(path: str, read_only: bool, patience: float) -> duckdb.DuckDBPyConnection:
-    end = time.monotonic() + patience
-    while True:
+    locked = ""
+
+    def connection() -> duckdb.DuckDBPyConnection | None:
+        nonlocal locked
         try:
             return duckdb.connect(path, read_only=read_only)
         except duckdb.Error as error:
+            locked = str(error).splitlines()[0]
             if "lock" not in str(error):
                 raise SettingsError(f"the database {path} cannot be opened: {error}") from None
-            if time.monotonic() >= end:
-                raise SettingsError(
-                    f"the database {path} is in use, also after {patience:g} s: while one process writes no other may "
-                    f"have it open. Close it there, or use another file with --db (it can always be synced anew). "
-                    f"{str(error).splitlines()[0]}"
-                ) from None
-        threading.Event().wait(0.05)
+        return None
+
+    try:
+        return poll_until(connection, patience, path, interval=0.05)  # type: ignore[return-value]
+    except TimeoutError:
+        raise SettingsError(
+            f"the database {path} is in use, also after {patience:g} s: while one process writes no other may "
+            f"have it open. Close it there, or use another file with --db (it can always be synced anew). {locked}"
+        ) from None
