@@ -79,8 +79,9 @@ def _run(folder: Path, display: Display, interruption: Interruption, min_steps: 
             folder=folder / "nodes",
             run_id=RUN,
             run_dir=run_dir,
+            nnodes="2:4",  # both nodes make the first generation, however slow one is
             max_restarts=1,
-            rdzv_conf={"initial_window": "10"},  # both nodes shall make the first generation, however slow one is
+            rdzv_conf={"initial_window": "1"},
             variables={**ONE_THREAD, "TMPDIR": temporary},
         ) as cluster,
     ):
