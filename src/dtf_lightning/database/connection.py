@@ -5,14 +5,13 @@ Read every result to its end (`fetchall`): one that is not keeps the connection 
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import duckdb
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import SettingsError
 
 Connection = duckdb.DuckDBPyConnection
@@ -33,19 +32,27 @@ def connect(
     Raises:
         SettingsError: a file that is no database or cannot be read, or one that stays in use.
     """
-    end = time.monotonic() + patience
-    while True:
+    locked = ""
+
+    def opened() -> Connection | None:
+        nonlocal locked
         try:
             return duckdb.connect(path, read_only=read_only)
         except duckdb.Error as error:
+            locked = str(error).splitlines()[0]
             if "lock" not in str(error):
                 raise SettingsError(f"the database {path} cannot be opened: {error}") from None
-            if time.monotonic() >= end:
-                raise SettingsError(
-                    f"the database {path} is in use, also after {patience:g} s: while one process writes no other may "
-                    f"have it open. {if_in_use}{str(error).splitlines()[0]}"
-                ) from None
-        threading.Event().wait(0.05)
+        return None
+
+    try:
+        connection = poll_until(opened, patience, path, interval=0.05)
+    except TimeoutError:
+        raise SettingsError(
+            f"the database {path} is in use, also after {patience:g} s: while one process writes no other may "
+            f"have it open. {if_in_use}{locked}"
+        ) from None
+    assert connection is not None  # `poll_until` returns no false value
+    return connection
 
 
 @contextmanager

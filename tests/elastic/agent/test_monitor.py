@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.agent.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
 from dtf_lightning.elastic.agent.monitor import Monitor, start_monitor
 from dtf_lightning.elastic.agent.traces import Traces
@@ -110,12 +111,11 @@ def test_metrics(logs):
     monitor = start_monitor(settings(metrics_port=0), "r", "a", "127.0.0.1", event_log)
     try:
         target_file = logs / "metrics" / "a.json"
-        wait, found = threading.Event(), {}
-        while 'dtf_events_total{kind="worker_lost"}' not in found:  # the last one
-            wait.wait(0.02)
-            if target_file.exists():
-                (target,) = json.loads(target_file.read_text())
-                found = scrape(int(target["targets"][0].partition(":")[2]))
+        poll_until(target_file.exists, 60, "the file for Prometheus")
+        (target,) = json.loads(target_file.read_text())
+        port, last = int(target["targets"][0].partition(":")[2]), 'dtf_events_total{kind="worker_lost"}'
+        poll_until(lambda: last in scrape(port), 60, "the last event")
+        found = scrape(port)
         assert target["labels"] == {"run": "r", "node": "a"}
     finally:
         monitor.close()

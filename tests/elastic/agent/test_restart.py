@@ -9,13 +9,12 @@ import select
 import shlex
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.etcd import connect
 from support.elastic.torchrun import PATIENCE, Torchrun
@@ -73,13 +72,12 @@ def children(pid: int) -> set[int]:
 
 def two_spares(agent: int) -> set[int]:
     """The agent's spares, some of which are workers now, once there are two."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+
+    def two() -> set[int]:
         found = {pid for pid in children(agent) if "spare_process" in Path(f"/proc/{pid}/cmdline").read_text()}
-        if len(found) == 2:
-            return found
-        threading.Event().wait(0.02)
-    raise AssertionError(f"no second spare within {PATIENCE:g} s")
+        return found if len(found) == 2 else set()
+
+    return poll_until(two, PATIENCE, "the second spare")
 
 
 def is_gone(pid: int) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
-import threading
-import time
 import urllib.request
 
 import pytest
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.etcd import connect
-from support.elastic.torchrun import Torchrun
+from support.elastic.torchrun import PATIENCE, Torchrun
 
 pytestmark = pytest.mark.process
 
@@ -59,10 +58,11 @@ def test_train_join_and_finish(start, etcd, run_id, end_file, tmp_path):
     first.expect("generation 1 rank [01] of 2")
     second = start(*worker(end_file))
     second.expect("generation 2 rank 2 of 3")
-    wait, end = threading.Event(), time.monotonic() + 30
-    while "dtf_world_size 3.0" not in urllib.request.urlopen(address, timeout=10).read().decode():
-        assert time.monotonic() < end, urllib.request.urlopen(address, timeout=10).read().decode()
-        wait.wait(0.05)
+
+    def metrics() -> str:
+        return urllib.request.urlopen(address, timeout=PATIENCE).read().decode()
+
+    poll_until(lambda: "dtf_world_size 3.0" in metrics(), PATIENCE, metrics)
     assert len(list((tmp_path / "run" / "metrics").glob("*.json"))) == 1
     end_file.touch()
     assert (first.wait(), second.wait()) == (0, 0), first.output + second.output

@@ -68,7 +68,7 @@ def test_everything_holds(tmp_path, fork_server):
 def its_report(folder: Path) -> None:
     """`dtf report` on the demo's folder, in a browser; its seconds add up, its samples are complete."""
     command = [DTF, "report", folder / "demo", "--output", folder / "report.html"]
-    subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, timeout=DEADLINE, stdout=subprocess.DEVNULL)
     (seen,) = browser.look(folder / "report.html", [browser.View(name="demo", script=LOOK)], folder).values()
     assert (seen.errors, seen.requests) == ([], [])
     assert [chart["title"] for chart in seen.value["charts"] if not chart["marks"]] == []
@@ -105,6 +105,6 @@ def test_ctrl_c_ends_all(tmp_path):
         assert line, demo.communicate()[1]
         printed += line
     demo.send_signal(signal.SIGINT)
-    _, errors = demo.communicate(timeout=30)
+    _, errors = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 130
     assert errors == "dtf demo: interrupted; every process that it started has ended\n"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-import time
 from pathlib import Path
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.observe.ledger import Audit, audit, read_ledger
 from support.elastic.programs.restart_script import BATCH, EPOCHS, NUM_SAMPLES
 from support.elastic.torchrun import PATIENCE, Torchrun
@@ -67,7 +66,11 @@ class RestartRun:
     def wait_for_steps(self, number: int) -> None:
         """Until so many more steps have been drawn by the newest life."""
         start = self._newest_draw()
-        self._poll(lambda: self._newest_draw() >= start + number, f"{number} more steps")
+        poll_until(
+            lambda: self._newest_draw() >= start + number,
+            PATIENCE,
+            lambda: f"{number} more steps; printed:\n{''.join(node.output[-3000:] for node in self.nodes)}",
+        )
 
     def go_fast(self) -> None:
         (self.folder / "fast").touch()
@@ -121,13 +124,6 @@ class RestartRun:
 
     def _lines(self) -> list[dict[str, object]]:
         return [line for path in self.folder.glob("ledger/*.jsonl") for line in read_ledger(path)]  # type: ignore[misc]
-
-    def _poll(self, condition: object, what: str) -> None:
-        end, pause = time.monotonic() + PATIENCE, threading.Event()
-        while not condition():  # type: ignore[operator]
-            last = "".join(node.output[-3000:] for node in self.nodes)
-            assert time.monotonic() < end, f"{what} did not come; the nodes printed:\n{last}"
-            pause.wait(0.02)
 
 
 def kill(pid: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from support.fork_server import ForkServer, Program
 
-PATIENCE = 90.0
+PATIENCE = 180.0
 """Seconds for anything: importing torch takes 3 of them on an idle machine, and many more on a busy one."""
 
 WORKER = Path(__file__).parent / "programs/link_worker.py"

@@ -29,7 +29,6 @@ import socket
 import sys
 import termios
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import GenerationBroken
 
 log = logging.getLogger(__name__)
@@ -342,10 +342,15 @@ def _shut_all_down(names: frozenset[str]) -> None:
 
 def _wait_until_quiet(descriptors: Iterable[int]) -> None:
     """Wait until no byte is under way on these connections, at most `_QUIET_TIMEOUT` (a frozen peer does not read)."""
-    end, quiet = time.monotonic() + _QUIET_TIMEOUT, 0
-    while quiet < _QUIET_SAMPLES and time.monotonic() < end:
+    quiet = 0
+
+    def has_been_quiet() -> bool:
+        nonlocal quiet
         quiet = 0 if any(_bytes_under_way(descriptor) for descriptor in descriptors) else quiet + 1
-        time.sleep(_QUIET_INTERVAL)
+        return quiet >= _QUIET_SAMPLES
+
+    with contextlib.suppress(TimeoutError):
+        poll_until(has_been_quiet, _QUIET_TIMEOUT, "silence", interval=_QUIET_INTERVAL)
 
 
 def _bytes_under_way(descriptor: int) -> int:

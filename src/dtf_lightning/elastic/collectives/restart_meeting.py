@@ -9,13 +9,12 @@ earlier round has left are answered too, and nobody reads the answer.
 
 from __future__ import annotations
 
-import threading
-import time
 import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.environment import TorchelasticWorld
 
 PATIENCE = timedelta(minutes=30)
@@ -58,8 +57,8 @@ def agree_on_word(store: dist.Store, rank: int, world_size: int, patience: timed
 
 def _answer(store: dist.Store, world_size: int, patience: timedelta) -> str:
     word, answered = uuid.uuid4().hex, set[bytes]()
-    deadline, pause = time.monotonic() + patience.total_seconds(), threading.Event()
-    while store.add(f"dtf/taken/{word}", 0) < world_size - 1:
+
+    def all_are_here() -> bool:
         for rank in range(1, world_size):
             if not store.check([f"dtf/here/{rank}"]):
                 continue
@@ -67,10 +66,13 @@ def _answer(store: dist.Store, world_size: int, patience: timedelta) -> str:
             if own not in answered:
                 answered.add(own)
                 store.set(f"dtf/word/{own.decode()}", word)
-        if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{world_size - 1 - store.add(f'dtf/taken/{word}', 0)} of {world_size} workers did not come within "
-                f"{patience.total_seconds():g} s; are they still importing, or has their node gone?"
-            )
-        pause.wait(POLL)
+        return bool(store.add(f"dtf/taken/{word}", 0) >= world_size - 1)
+
+    try:
+        poll_until(all_are_here, patience.total_seconds(), "the workers", interval=POLL)
+    except TimeoutError:
+        raise TimeoutError(
+            f"{world_size - 1 - store.add(f'dtf/taken/{word}', 0)} of {world_size} workers did not come within "
+            f"{patience.total_seconds():g} s; are they still importing, or has their node gone?"
+        ) from None
     return word

@@ -6,7 +6,6 @@ is known is shown, and what is missing is named.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -234,11 +233,10 @@ class PlainScreen:
 
 def watch(run: WatchedRun, screen: Screen, *, interval: float) -> bool:
     """Show the run until it is over; return whether it came to a good end. Ctrl-C ends it with `KeyboardInterrupt`."""
-    wait = threading.Event()
     with screen:
         while True:
             run.look()
             screen.show(run)
             if run.over:
                 return run.status is not None and run.status.phase is RunPhase.FINISHED
-            wait.wait(interval)
+            time.sleep(interval)

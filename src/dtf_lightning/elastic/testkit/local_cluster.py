@@ -11,13 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from dtf_lightning import environment
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.observe.ledger import Audit, audit
 from dtf_lightning.elastic.run.status import RunStatus, read_status
@@ -27,9 +27,6 @@ from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.events.log import read_events
 from dtf_lightning.events.registry import Event
-
-POLL = 0.02
-"""Seconds between two looks at a file or at a process, where there is no event to wait for."""
 
 
 class ClusterTimeout(AssertionError):
@@ -231,13 +228,15 @@ class LocalCluster:
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
         """Raises `ClusterTimeout` with the nodes' last words."""
-        wait = threading.Event()
-        end = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() > end:
-                last = "\n".join(f"--- {node.name}:\n{node.output()[-2000:]}" for node in self.nodes.values())
-                raise ClusterTimeout(f"waited {timeout:g} s for {what}; the nodes printed last:\n{last}")
-            wait.wait(POLL)
+
+        def what_there_is() -> str:
+            last = "\n".join(f"--- {node.name}:\n{node.output()[-2000:]}" for node in self.nodes.values())
+            return f"{what}; the nodes printed last:\n{last}"
+
+        try:
+            poll_until(condition, timeout, what_there_is)
+        except TimeoutError as error:
+            raise ClusterTimeout(str(error)) from None
 
     def wait_for_generation(self, number: int, timeout: float = 60.0) -> None:
         self.wait_until(lambda: self.generation() >= number, f"generation {number}", timeout)
