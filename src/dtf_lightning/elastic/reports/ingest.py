@@ -1,10 +1,10 @@
-"""From the logs of a run's folder into the database.
+"""Takes the logs of a run's folder into the database.
 
 Rules that this file guards:
 
 * a file is read from where the last sync stopped, up to its last whole line, so that a sync may run at any time;
 * rows of a file and how far it was read are written in one transaction: a sync that fails leaves nothing half done;
-* a broken line is passed over and recorded with its file and number; a line of a newer version ends the sync;
+* a broken line is left out and recorded with its file and number; a line of a newer version ends the sync;
 * rows of one file lie together in the order of its lines, which is that of time: DuckDB skips what a query on runs,
   times or steps does not ask for without an index, which bulk inserts would pay for.
 """
@@ -38,14 +38,14 @@ from dtf_lightning.events.registry import Event, EventLogError, NewerEvents
 
 @dataclass
 class SyncReport:
-    """What one sync did."""
+    """The result of one sync."""
 
     run: str
     files: int = 0
-    """That had something new."""
+    """The number of files that had something new."""
     new_lines: int = 0
     corrupt: list[str] = field(default_factory=list)
-    """`file:line: problem` of each line passed over in this sync."""
+    """`file:line: problem` of each line that this sync has left out."""
 
 
 def sync_run(connection: Connection, run_dir: Path) -> SyncReport:
@@ -72,7 +72,7 @@ def _knows_events(connection: Connection, run: str) -> bool:
 
 
 def find_run(folder: Path) -> Path:
-    """The run's folder: this one, or the only one in its `dtf/`. Raises `SettingsError`, naming those there are."""
+    """Return the run's folder: this one, or the only one in its `dtf/`. Raises `SettingsError`, naming those there."""
     folder = folder.absolute()
     if any(folder.glob("events/*.jsonl")):
         return folder
@@ -87,7 +87,7 @@ def find_run(folder: Path) -> Path:
 
 
 def _name_of(connection: Connection, run_dir: Path) -> str:
-    """The run's name in the database: its folder's, with a number where another folder has that name."""
+    """Return the run's name in the database: its folder's, with a number if another folder has that name."""
     known = dict(connection.execute("SELECT folder, run FROM known_runs").fetchall())
     folder = str(run_dir)
     if folder not in known:
@@ -146,7 +146,10 @@ def _insert_others(connection: Connection, path: Path, lines: list[tuple[int, by
 
 
 def add_events(connection: Connection, run: str, file: str, events: Iterable[Event]) -> int:
-    """Typed rows in, as if they were the next lines of a log; how many. Raises `SettingsError` for impossible values."""
+    """Insert events as if they were the next lines of a log; return how many they are.
+
+    Raises `SettingsError` for values that cannot be.
+    """
     with transaction(connection):
         connection.execute("INSERT OR IGNORE INTO known_runs VALUES (?, ?)", [run, f"added:{run}"])
         last = single(
@@ -166,7 +169,7 @@ def add_events(connection: Connection, run: str, file: str, events: Iterable[Eve
 
 
 def insert_events(connection: Connection, run: str, file: str, events: Iterable[tuple[int, Event]]) -> None:
-    """Checked events with their line numbers, in the caller's transaction."""
+    """Insert events that were checked, with their line numbers, in the caller's transaction."""
     samples: list[tuple[Any, ...]] = []
     others: list[tuple[Any, ...]] = []
     for number, event in events:
@@ -184,7 +187,7 @@ _EVENT = {"at": "DOUBLE", "source": "VARCHAR", "kind": "VARCHAR", "data": "VARCH
 
 
 def _insert(connection: Connection, table: str, rows: list[tuple[Any, ...]], types: dict[str, str]) -> None:
-    """Rows whose values are of these types; the time is in seconds, as `at`."""
+    """Insert rows whose values are of these types; the time is in seconds, as `at`."""
     if not rows:
         return
     values = {f"{name}_list": list(column) for name, column in zip(types, zip(*rows, strict=True), strict=True)}
@@ -194,8 +197,8 @@ def _insert(connection: Connection, table: str, rows: list[tuple[Any, ...]], typ
 
 
 def _check_ranges(event: Event) -> None:
-    """What the database cannot hold is no value of an event. Raises `EventLogError`."""
-    # An unknown kind's fields have not been looked at.
+    """Refuse an event with a value that the database cannot hold. Raises `EventLogError`."""
+    # No parser has looked at the fields of an unknown kind.
     if type(event.at) not in (int, float) or not 0 <= event.at <= LAST_TIME:
         raise EventLogError(f"{event.kind}: at is {event.at!r}, which it cannot be")
     if type(event.source) is not str:
@@ -205,7 +208,7 @@ def _check_ranges(event: Event) -> None:
 
 
 def _ledgers_changed(connection: Connection, run_dir: Path, report: SyncReport) -> bool:
-    """Whether a ledger has another size than at the last sync; notes the sizes."""
+    """Tell whether a ledger has another size than at the last sync, and note the sizes."""
     sizes = {f"ledger/{path.name}": path.stat().st_size for path in run_dir.glob("ledger/*.jsonl")}
     known = "SELECT file, bytes FROM files WHERE run = ? AND file LIKE 'ledger/%'"
     if dict(connection.execute(known, [report.run]).fetchall()) == sizes:
@@ -217,7 +220,7 @@ def _ledgers_changed(connection: Connection, run_dir: Path, report: SyncReport) 
 
 
 def _sync_ledgers(connection: Connection, run_dir: Path, report: SyncReport) -> None:
-    """The audit of samples, anew: a later line can void an earlier one. A broken ledger is a corrupt line."""
+    """Audit the samples anew, as a later line can void an earlier one. A broken ledger counts as a corrupt line."""
     for table in ("audits", "costs"):
         connection.execute(f"DELETE FROM {table} WHERE run = ?", [report.run])
     connection.execute("DELETE FROM corrupt_lines WHERE run = ? AND file LIKE 'ledger/%'", [report.run])
@@ -231,10 +234,10 @@ def _sync_ledgers(connection: Connection, run_dir: Path, report: SyncReport) -> 
     if not ledgers:
         return
     try:
-        # First what looks at every line, and names file and line of what is broken.
+        # First what looks at every line, and names the file and line of what is broken.
         costs = _rescale_costs(ledgers, size)
         found = audit_run(run_dir, dataset_size=size)
-    except ValueError as error:  # no audit is better than one of half the samples
+    except ValueError as error:  # no audit is better than an audit of half the samples
         report.corrupt.append(str(error))
         where = re.match(r"(?:.*/)?(ledger/[^/]*?):(?:(\d+):)? (.*)", str(error), re.DOTALL)
         file, line, problem = where.groups() if where else ("ledger/*", None, str(error))
@@ -260,7 +263,7 @@ def _sync_ledgers(connection: Connection, run_dir: Path, report: SyncReport) -> 
 
 
 def _rescale_costs(ledgers: list[Path], size: int | None) -> list[GenerationCost]:
-    """None for streams: nobody knows how many samples they should have had. Raises `ValueError` for a broken line."""
+    """Return the costs; none for streams, whose number of samples is unknown. Raises `ValueError` for a broken line."""
     if size is not None:
         return rescale_costs(ledgers, size)
     for path in ledgers:

@@ -1,4 +1,4 @@
-"""Everything that a report says about one run, as one JSON value: gathered once, shown as HTML, text or Markdown."""
+"""Gathers everything that a report says about one run into one JSON value, which is shown as HTML, text or Markdown."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dtf_lightning.elastic.reports.store import ResultsStore
 from dtf_lightning.hardware.machine import COMPARED
 
 MAX_POINTS = 2000
-"""Of a line in a chart."""
+"""The most points of a line in a chart."""
 
 BUCKETS = [bucket.value for bucket in Bucket]
 PHASES = ["unwind", "wait", "group", "state", "wrap", "first_step"]
 
 
 def gather(store: ResultsStore, run: str) -> dict[str, Any]:
-    """The account of a run by its name in the database."""
+    """Return the account of a run, given by its name in the database."""
     (head,) = store.rows("FROM runs WHERE run = ?", [run])
     began = head["started"]
     account = {
@@ -92,7 +92,7 @@ def _generations(store: ResultsStore, run: str, began: datetime | None) -> list[
 
 
 def _timeline(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
-    """Each worker's stays in generations, in seconds since the run's start."""
+    """Return each worker's stays in generations, in seconds since the run's start."""
     found = []
     for worker in store.rows("FROM workers WHERE run = ? ORDER BY started, worker", [run]):
         entries = store.rows(
@@ -139,7 +139,7 @@ def _rescales(store: ResultsStore, run: str, began: datetime | None) -> list[dic
 
 
 def _curves(store: ResultsStore, run: str) -> dict[str, Any]:
-    """By step; the mean of the ranks' losses, the sum of the world's throughput."""
+    """Return the curves by step: the mean of the ranks' losses, the sum of the world's throughput."""
     rows = store.query(
         """
         SELECT step, generation, avg(loss), max(samples / nullif(seconds, 0)), any_value(world_size), avg(lr)
@@ -169,7 +169,7 @@ _WITH_TABLES = {CheckpointSaved.kind, Evaluated.kind}
 
 
 def _events(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
-    """What people want to read, in words."""
+    """Return the important events, in words."""
     rows = store.rows(
         """
         SELECT time, source, kind, data FROM events WHERE run = ? AND kind IN
@@ -189,7 +189,7 @@ def _events(store: ResultsStore, run: str, began: datetime | None) -> list[dict[
 
 
 def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Audits of epochs, those in a row with the same findings put together."""
+    """Return the audits of epochs, those in a row with the same findings put together."""
     found: list[dict[str, Any]] = []
     for audit in audits:
         same = {key: audit[key] for key in ("complete", "consumed", "missing", "repeated", "padding")}

@@ -120,7 +120,7 @@ VIEWS = {
         LEFT JOIN (SELECT run, min(time) AS first, max(time) AS last FROM events GROUP BY run) span ON span.run = k.run
     """,
 }
-"""Name to query; in the order in which they need each other."""
+"""The views' queries by name, in the order in which they need each other."""
 
 RESULTS = Schema(
     migrations=(_tables, _views),

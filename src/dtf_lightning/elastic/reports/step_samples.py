@@ -1,9 +1,9 @@
-"""Step samples, nearly all lines of a long run: in bulk into the database, without becoming Python objects.
+"""Inserts step samples, nearly all lines of a long run, in bulk, without making Python objects of them.
 
 Rules that this file guards:
 
-* the fast way takes a line only as `EventLog` writes it, every value of the right type; whatever else is looked at line
-  by line, where its problem is named;
+* the fast way takes a line only as `EventLog` writes it, with every value of the right type; all other lines are parsed
+  one by one, where their problem is named;
 * a field of `StepsDone` is a column of the same name.
 """
 
@@ -18,21 +18,21 @@ from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone
 from dtf_lightning.events.registry import EventLogError
 
 LAST_TIME = 2.0**37
-"""Seconds since the epoch: the year 6325. What is later, the database cannot hold."""
+"""The latest time that the database holds, in seconds since the epoch: the year 6325."""
 
 BATCH = 250_000
-"""Lines that go into the database at once: several row groups (122,880 rows), which DuckDB's threads share."""
+"""The number of lines that are inserted at once: several row groups (122,880 rows), which DuckDB's threads share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnType:
-    """A type of the database, and the JSON that is a value of it."""
+    """A type of the database, and which JSON is a value of it."""
 
     sql: str
     written: str
-    """The regular expression of a value in an event log; whole numbers of so many digits always fit."""
+    """The regular expression of a value in an event log; whole numbers of at most so many digits always fit."""
     below: float | None = None
-    """The absolute value of a number is smaller."""
+    """The bound below which the absolute value of a number must be."""
 
 
 TEXT = ColumnType(sql="VARCHAR", written=r'"[^"\\\x00-\x1f]*"')
@@ -45,7 +45,7 @@ COLUMNS = {
     "step": BIGINT, "steps": BIGINT, "seconds": DOUBLE, "samples": BIGINT, "data_wait": DOUBLE, "loss": DOUBLE,
     "lr": DOUBLE, "rss": BIGINT, "device_memory": BIGINT,
 }  # fmt: skip
-"""By the field of `StepsDone`, in their order. In the table, `at` is the column `time`."""
+"""The column types by the field of `StepsDone`, in their order. In the table, `at` is the column `time`."""
 NULLABLE = {"loss", "lr", "device_memory"}
 
 _BEGINNING = f'{{"v":{ELASTIC_EVENTS.version},"kind":"{StepsDone.kind}",'
@@ -53,23 +53,23 @@ _START = _BEGINNING.encode()
 
 
 def line_pattern() -> str:
-    """The regular expression of a step sample's line as `EventLog` writes it: these fields in this order."""
+    """Return the regular expression of a step sample's line as `EventLog` writes it: these fields in this order."""
     values = {name: f"(?:{kind.written}{'|null' if name in NULLABLE else ''})" for name, kind in COLUMNS.items()}
     return _BEGINNING.replace("{", r"\{") + ",".join(f'"{name}":{value}' for name, value in values.items()) + r"\}"
 
 
 def is_step_sample(line: bytes) -> bool:
-    """Whether the fast way may know this line; cheap, as it is asked for every line."""
+    """Tell whether the fast way may know this line; cheap, because it is called for every line."""
     return line.startswith(_START) and line.isascii()
 
 
 def to_timestamp(seconds: str) -> str:
-    """SQL for a time from the seconds since the epoch that an expression has."""
+    """Return SQL that makes a time from an expression for seconds since the epoch."""
     return f"make_timestamp(({seconds} * 1e6)::BIGINT)"
 
 
 def check_range(sample: StepsDone) -> None:
-    """Raises `EventLogError` for a number that the database cannot hold."""
+    """Raise `EventLogError` for a number that the database cannot hold."""
     for name, kind in COLUMNS.items():
         value = getattr(sample, name)
         if kind.below is not None and value is not None and not -kind.below < value < kind.below:
@@ -77,7 +77,7 @@ def check_range(sample: StepsDone) -> None:
 
 
 _SHAPE = json.dumps({name: kind.sql for name, kind in COLUMNS.items()})
-# Handed over and read in two statements: a list is unnested by one thread, a table is read by all.
+# The lines are handed over and read in two statements: a list is unnested by one thread, a table is read by all.
 _HAND_OVER = """
     CREATE OR REPLACE TEMP TABLE written AS
     SELECT unnest($numbers::BIGINT[]) AS line, unnest($texts::VARCHAR[]) AS text
@@ -96,7 +96,7 @@ _INSERT = f"""
 
 
 def insert_lines(connection: Connection, run: str, file: str, lines: list[tuple[int, bytes]]) -> Iterator[int]:
-    """Insert what `is_step_sample` has let pass; the numbers of lines that are not as the log writes them."""
+    """Insert what `is_step_sample` has let pass; yield the numbers of lines that are not as the log writes them."""
     for start in range(0, len(lines), BATCH):
         batch = lines[start : start + BATCH]
         numbers, texts = [number for number, _ in batch], [line.decode("ascii") for _, line in batch]

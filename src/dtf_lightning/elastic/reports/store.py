@@ -1,4 +1,4 @@
-"""The database of runs as a Python object: sync, ask, export."""
+"""The database of runs as a Python object, for syncing, queries and exports."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dtf_lightning.events.registry import Event
 
 
 class ResultsStore(Database):
-    """Runs in a DuckDB file, or in memory.
+    """The database of runs, in a DuckDB file or in memory.
 
     DuckDB lets one process write to a file at a time, with no reader beside it. Training never does: it writes event
-    logs, and whoever wants a database makes one from them. Who finds the file in use waits up to `patience` seconds.
+    logs, and the database is made from them. A process that finds the file in use waits up to `patience` seconds.
 
     Args:
-        path: is created; `:memory:` for a database that nobody needs later.
-        read_only: beside other readers; the file must exist and be up to date.
+        path: the database's file, which is created; `:memory:` for a database that is not kept.
+        read_only: allow other readers at the same time; the file must exist and be up to date.
 
     Raises:
-        SettingsError: a file of another program or of a newer version, or one that stays in use.
+        SettingsError: the file belongs to another program or a newer version, or stays in use.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class ResultsStore(Database):
         super().__init__(RESULTS, path, read_only=read_only, patience=patience)
 
     def sync(self, run_dir: str | Path) -> SyncReport:
-        """Take in what is new in a run's folder; twice changes nothing, a failure changes nothing.
+        """Take in what is new in a run's folder; a second sync changes nothing, nor does one that fails.
 
-        Raises `SettingsError`: no run's folder, newer events, a file that cannot be read, a disk that is full.
+        Raises `SettingsError`: there is no run's folder, events are newer, a file cannot be read, the disk is full.
         """
         with self.in_words(f"the sync of {run_dir} into {self.path} failed and changed nothing"):
             return sync_run(self.connection, Path(run_dir))
 
     def add(self, run: str, events: Iterable[Event], *, file: str = "added") -> int:
-        """Typed rows in: as if they were the next lines of the run's log `file`, all of them or none; how many.
+        """Insert events as the next lines of the run's log `file`, all of them or none; return how many.
 
         A log belongs to one start of a worker, or to an agent: give each its own `file`. Raises `SettingsError`.
         """

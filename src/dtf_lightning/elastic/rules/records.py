@@ -44,7 +44,7 @@ ENDED = frozenset({WorkerState.FAILED, WorkerState.LEFT})
 
 
 def reachable(state: WorkerState) -> frozenset[WorkerState]:
-    """Every state that may follow `state` in one step or more, and `state` itself."""
+    """Return every state that may follow `state` in one step or more, and `state` itself."""
     found = {state}
     frontier = [state]
     while frontier:
