@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
 from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, Phase
-from dtf_lightning.elastic.settings import setting_docs
+from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
+from dtf_lightning.settings.fields import settings_table
 
 DOCS = Path(__file__).parent
 BEGIN = "<!-- {}: written by docs/generate.py -->"
@@ -63,23 +64,13 @@ def state_diagram_page() -> str:
     )
 
 
-def settings_table(of: str) -> list[str]:
-    lines = ["| key | type | default | unit | meaning |", "|---|---|---|---|---|"]
-    lines += [
-        f"| `{doc.name}` | {doc.type} | {doc.default} | {doc.unit or '-'} | {doc.doc} |"
-        for doc in setting_docs()
-        if doc.of == of
-    ]
-    return lines
-
-
 def settings_page(text: str) -> str:
     """The page with fresh tables between its markers."""
-    for of in ("ElasticSettings", "AgentSettings"):
-        begin = BEGIN.format(of)
+    for cls in (ElasticSettings, AgentSettings):
+        begin = BEGIN.format(cls.__name__)
         before, rest = text.split(begin, 1)
         _, after = rest.split(END, 1)
-        text = before + "\n".join([begin, "", *settings_table(of), "", END]) + after
+        text = before + "\n".join([begin, "", *settings_table(cls), "", END]) + after
     return text
 
 
