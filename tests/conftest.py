@@ -12,6 +12,9 @@ import uuid
 import pytest
 
 from support import leaks
+from support.fork_server import fork_server
+
+__all__ = ["fork_server"]
 
 # torch's TCPStore looks up the name of whoever it connects to. Where reverse DNS does not answer, that takes 5 s now and
 # then; nothing here depends on a name.

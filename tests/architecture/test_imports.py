@@ -93,17 +93,12 @@ HEAVY = ("torch", "lightning", "pytorch_lightning", "grpc", "google.protobuf", "
 MAX_IMPORTS = 20
 """Modules of ours that one module may import."""
 
-WIDE: dict[str, str] = {
-    "elastic.agent.live.agent": "about to be divided",
-    "elastic.lightning.session.session": "one class over sixteen files: about to be divided",
-    "elastic.lightning.session.restart_session": "a subclass by cast: about to become a policy",
-}
+WIDE: dict[str, str] = {"elastic.agent.live.agent": "about to be divided"}
 """Module with more imports -> why."""
 
 
 TANGLED: dict[str, str] = {
     "elastic.checkpoints.storage": "makes remote storages, which are storages",
-    "elastic.lightning.session.session": "one class over sixteen files: about to be divided",
     "etcd.memory.store": "opens a backend, which names it",
 }
 """A module of a cycle -> why."""

@@ -36,11 +36,12 @@ def end_file(tmp_path):
 
 
 @pytest.fixture
-def start(etcd, run_id, end_file):
-    """Starts nodes of one run."""
+def start(etcd, run_id, end_file, fork_server):
+    """Starts nodes of one run, by forking; `server=None` executes torchrun as a user's shell does."""
     made: list[Torchrun] = []
 
     def start(script: str = STOCK, argument: str = "", *, conf: str = CONF, **options: object) -> Torchrun:
+        options = {"server": fork_server, **options}
         made.append(Torchrun(etcd.endpoint, run_id, script, argument or str(end_file), conf=conf, **options))  # type: ignore[arg-type]
         return made[-1]
 
@@ -98,7 +99,7 @@ def test_join_leave_and_finish(start, etcd, run_id, end_file):
     first = start()
     first.expect("mode=auto: .*stock_ddp.py does not name dtf_lightning")
     worker_of(first, "0 of 1")
-    second = start(command=readme_command(etcd.endpoint, run_id, end_file))
+    second = start(command=readme_command(etcd.endpoint, run_id, end_file), server=None)
     worker_of(second, "1 of 2")
     worker_of(first, "0 of 2")
     first.signal(signal.SIGTERM)

@@ -24,11 +24,12 @@ def end_file(tmp_path):
 
 
 @pytest.fixture
-def start(etcd, run_id, end_file):
-    """Starts nodes of one run."""
+def start(etcd, run_id, end_file, fork_server):
+    """Starts nodes of one run, by forking; `server=None` executes torchrun as a user's shell does."""
     made: list[Torchrun] = []
 
     def start(*script_arguments: str, **options: object) -> Torchrun:
+        options = {"server": fork_server, **options}
         made.append(Torchrun(etcd.endpoint, run_id, *(script_arguments or ()), **options))  # type: ignore[arg-type]
         return made[-1]
 
@@ -51,6 +52,7 @@ def test_train_join_and_finish(start, etcd, run_id, end_file, tmp_path):
     first = start(
         *worker(end_file),
         num_workers=2,
+        server=None,
         conf=f"initial_window=0.5,metrics_port=0,traces=true,run_dir={tmp_path / 'run'}",
     )
     address = first.expect(r"metrics at (http://\S+)")[1]

@@ -19,12 +19,12 @@ C10D = ("--rdzv-backend=c10d", "--rdzv-conf=last_call_timeout=1,keep_alive_inter
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., RestartRun]]:
+def run(tmp_path: Path, fork_server: Any) -> Iterator[Callable[..., RestartRun]]:
     """Make a run."""
     made: list[RestartRun] = []
 
     def make(**options: Any) -> RestartRun:
-        made.append(RestartRun(tmp_path, f"restart-{os.getpid()}", **options))
+        made.append(RestartRun(tmp_path, f"restart-{os.getpid()}", server=fork_server, **options))
         return made[-1]
 
     yield make

@@ -44,7 +44,7 @@ def test_finished_id_is_free(make_run):
     first = make_run(Training(max_epochs=1))
     first.start("a")
     first.wait_until_over()
-    second = make_run(Training(max_epochs=1, hidden=48), run_id=first.run_id)
+    second = make_run(Training(max_epochs=1, hidden=48), run_id=first.run_id, min_nodes=2)
     second.start("a", "b")
     second.wait_until_over()
     first.check(survivors=1, epochs=1)
@@ -75,7 +75,7 @@ def test_etcd_freezes(fork_server, tmp_path):
             run.close()
 
 
-def test_torchrun(etcd, tmp_path):
+def test_torchrun(etcd, fork_server, tmp_path):
     """Real torchrun, two nodes of two workers: one worker dies, its node comes back (--max-restarts); a node is killed."""
     training = Training(until_stopped=True, batch_norm=False)
     arguments = [str(tmp_path), pickle.dumps(training).hex()]
@@ -91,6 +91,7 @@ def test_torchrun(etcd, tmp_path):
         max_restarts=1,
         rdzv_conf={"mode": "live", "initial_window": "20", "max_wait": "20"},  # the callback is in another file
         variables={"PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))},
+        popen=fork_server.popen,
     )
     with cluster:
         cluster.start("a")

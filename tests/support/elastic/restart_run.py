@@ -11,6 +11,7 @@ from pathlib import Path
 from dtf_lightning.elastic.observe.ledger import Audit, audit, read_ledger
 from support.elastic.programs.restart_script import BATCH, EPOCHS, NUM_SAMPLES
 from support.elastic.torchrun import PATIENCE, Torchrun
+from support.fork_server import ForkServer
 
 SCRIPT = Path(__file__).parent / "programs/restart_script.py"
 
@@ -22,6 +23,7 @@ class RestartRun:
         folder: the run's; every node has its own memory in it.
         every: `snapshot_every_n_steps`.
         rendezvous: torchrun's flags; `None` for ours in restart mode.
+        server: its nodes are forked from there.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class RestartRun:
         every: int = 5,
         endpoint: str = "",
         rendezvous: tuple[str, ...] | None = None,
+        server: ForkServer | None = None,
     ) -> None:
         self.folder, self.run_id, self.every = folder, run_id, every
         self.endpoint, self.rendezvous = endpoint, rendezvous
+        self.server = server
         self.nodes: list[Torchrun] = []
 
     def start(self, name: str, *, nnodes: str = "1:3", num_workers: int = 1, restarts: int = 3) -> Torchrun:
@@ -51,6 +55,7 @@ class RestartRun:
             options=(f"--max-restarts={restarts}",),
             env={"MEMORY": f"memory-{name}", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
             rendezvous=self.rendezvous,
+            server=self.server,
         )
         self.nodes.append(node)
         return node

@@ -50,7 +50,7 @@ class LocalNode:
 
     def worker_pids(self) -> list[int]:
         """The workers that run now, by local rank."""
-        return _children(self.pid)
+        return _workers(self.pid)
 
     def kill_worker(self, local_rank: int = 0) -> None:
         """`kill -9` of one worker."""
@@ -98,6 +98,7 @@ class LocalCluster:
         nnodes, nproc_per_node, max_restarts, rdzv_conf: torchrun's flags. Without `mode` it is auto, as for a user: a
             script that constructs the callback in another file needs `{"mode": "live"}`.
         variables: added to the environment of every node.
+        popen: starts a node's process; one with its arguments that starts it otherwise may stand in.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class LocalCluster:
         max_restarts: int = 0,
         rdzv_conf: Mapping[str, str] | None = None,
         variables: Mapping[str, str] | None = None,
+        popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
     ) -> None:
         self.script, self.arguments = str(script), list(arguments)
         self.folder, self.run_id, self.run_dir = folder, run_id, run_dir
@@ -123,6 +125,7 @@ class LocalCluster:
         self.nodes: dict[str, LocalNode] = {}
         self.etcd: EmbeddedEtcd | None = None
         self._endpoint = endpoint
+        self._popen = popen
         self._store: Store | None = None
 
     def __enter__(self) -> LocalCluster:
@@ -177,7 +180,7 @@ class LocalCluster:
             *self.arguments,
         ]
         with log.open("ab") as output:
-            process = subprocess.Popen(
+            process = self._popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -256,16 +259,29 @@ class LocalCluster:
         return {name: node.wait(max(0.1, end - time.monotonic())) for name, node in self.nodes.items()}
 
 
-def _children(pid: int) -> list[int]:
+def _workers(agent: int) -> list[int]:
+    """The agent's children that torchelastic started, by local rank; it has others (a watchdog, spares)."""
+    ranks: dict[int, int] = {}
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return sorted(_read_children(pid))
-    return []
+        for pid in _children(agent):
+            variables = _environment(pid)
+            if b"TORCHELASTIC_RESTART_COUNT" in variables:
+                ranks[pid] = int(variables[b"LOCAL_RANK"])
+    return sorted(ranks, key=lambda pid: ranks[pid])
 
 
-def _read_children(pid: int) -> Iterator[int]:
+def _children(pid: int) -> Iterator[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield from map(int, (task / "children").read_text().split())
+
+
+def _environment(pid: int) -> dict[bytes, bytes]:
+    """Empty for a process that has ended."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return {name: value for name, _, value in (line.partition(b"=") for line in lines)}
+    return {}
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -115,10 +115,11 @@ def _note(spec: NodeSpec, name: str, numbers: list[int]) -> None:
 
 def _fork_worker(spec: NodeSpec, local_rank: int, gates: list[int]) -> _Worker:
     theirs, ours = os.pipe()
-    log = str(spec.folder / f"{spec.name}.{local_rank}.log")
+    log = os.open(spec.folder / f"{spec.name}.{local_rank}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     gates.append(ours)
     pid = fork_child(_run_worker, (spec, local_rank, theirs), log, to_close=gates)
     os.close(theirs)
+    os.close(log)
     return _Worker(pid, ours)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def recorder_of(trainer: pl.Trainer) -> RunRecorder | None:
     """The recorder of the elastic run that the trainer is in; `None` outside of one."""
-    session: Any = getattr(trainer.strategy, "session", None)
-    return session.recorder if session is not None else None
+    run: Any = getattr(trainer.strategy, "run", None)
+    return run.recorder if run is not None else None
 
 
 @contextmanager

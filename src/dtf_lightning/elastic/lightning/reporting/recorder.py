@@ -33,6 +33,7 @@ from dtf_lightning.elastic.events import (
     WorkerRescaled,
     WorkerStarted,
 )
+from dtf_lightning.elastic.lightning.host.logs import validation_results
 from dtf_lightning.elastic.link.messages import Welcome
 from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
 from dtf_lightning.elastic.rules.generation import Generation
@@ -233,7 +234,7 @@ class RunRecorder:
         self.account.enter(self._before_validation)
         if trainer.sanity_checking or trainer.state.fn != "fit" or self._rank != 0:
             return
-        results = trainer.fit_loop.epoch_loop.val_loop._results.metrics(on_step=False)["callback"]
+        results = validation_results(trainer)
         metrics = {name: finite for name, value in results.items() if (finite := _finite(value)) is not None}
         self._write(
             Evaluated(
@@ -312,7 +313,7 @@ class RunRecorder:
 def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
     """What is trained and how, for the head of a report."""
     module = trainer.lightning_module
-    batches = getattr(trainer.strategy, "session").batches  # noqa: B009  only the elastic strategy has one
+    batches = getattr(trainer.strategy, "run").batches  # noqa: B009  only the elastic strategy has one
     sampler = batches.sampler
     return {
         "model": type(module).__name__,

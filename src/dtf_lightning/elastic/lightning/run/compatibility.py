@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
+from dtf_lightning.elastic.lightning.host.names import GradientAccumulationScheduler, is_param_in_hook_signature
 from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from dtf_lightning import BestCheckpoints
-from dtf_lightning.elastic.lightning.session import restart_session, session
-from dtf_lightning.elastic.lightning.session.restart_session import WorkerStopped
+from dtf_lightning.elastic.lightning.restart import membership
+from dtf_lightning.elastic.lightning.run import current as current_module
+from dtf_lightning.elastic.lightning.run.exits import WorkerStopped
 from dtf_lightning.elastic.snapshots.format import read_header
 from support.elastic.programs.restart_life import Ending, Killed, Unhurried, environment_of_torchrun, snapshots_in
 from support.elastic.run_of_one import Net, Outcome, fit
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 LAST_STEP = 18
 """3 epochs of 6 batches."""
@@ -25,7 +31,7 @@ LAST_STEP = 18
 @pytest.fixture
 def life(tmp_path: Path, store_port: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run one life of the workers; afterwards the process is as if it had never been one."""
-    monkeypatch.setattr(restart_session, "PEER_PATIENCE", 0.0)
+    monkeypatch.setattr(membership, "PEER_PATIENCE", 0.0)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def live(
@@ -39,7 +45,7 @@ def life(tmp_path: Path, store_port: int, monkeypatch: pytest.MonkeyPatch) -> Ca
                 tmp_path, elastic=True, callbacks=[*callbacks, Unhurried(), *endings], snapshots=given, **arguments
             )
         finally:
-            current, session._current = session._current, None
+            current, current_module._current = current_module._current, None
             if current is not None:
                 current.close()
             for number, handler in handlers.items():
@@ -245,3 +251,32 @@ def test_plans_and_seeds_go_on(tmp_path: Path, life: Any, arguments: dict[str, A
     _, second = lives(life, Ending("on_before_backward", 3, "collective"), **arguments)
     assert second.model.losses == whole.model.losses[-len(second.model.losses) :]
     assert second.metrics() == whole.metrics()
+
+
+class Says(Callback):
+    """Tells the logger something at a hook; may fail there."""
+
+    def __init__(self, hook: str, step: int, *, fails: bool) -> None:
+        self.step, self.fails, self.said = step, fails, False
+        setattr(self, hook, self._say)
+
+    def _say(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and not self.said:
+            self.said = True
+            trainer.logger.log_metrics({"said": 7.0}, step=self.step)  # type: ignore[union-attr]
+            if self.fails:
+                raise ValueError("the user's own")
+
+
+@pytest.mark.parametrize(
+    "says",
+    [Says("on_train_end", LAST_STEP, fails=False), Says("on_train_batch_end", 5, fails=True)],
+    ids=["end", "failure"],
+)
+def test_what_was_logged_last_is_in_the_log(tmp_path: Path, life: Any, says: Says) -> None:
+    """Nothing is rolled back any more after the end of training, or a failure of this process's own: nothing is held."""
+    logger = CSVLogger(tmp_path / "csv", flush_logs_every_n_steps=1)
+    with pytest.raises(ValueError, match="the user's own") if says.fails else contextlib.nullcontext():
+        life(callbacks=[says], logger=logger)
+    logger.save()
+    assert ",7.0" in Path(logger.log_dir, "metrics.csv").read_text()

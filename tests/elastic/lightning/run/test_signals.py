@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from dtf_lightning.elastic.lightning.session.signals import graceful_signals, stopping_signals
+from dtf_lightning.elastic.lightning.run.signals import graceful_signals, stopping_signals
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 

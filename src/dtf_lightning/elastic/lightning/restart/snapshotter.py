@@ -12,33 +12,45 @@ Rules that this file guards:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dtf_lightning.elastic.checkpoints.background import BackgroundWriter
-from dtf_lightning.elastic.checkpoints.staging import (
-    StagedState,
-    Staging,
-    StateChanged,
-    optimizer_tensors,
-    storages_of,
-)
-from dtf_lightning.elastic.data.random_state import take_random_state
-from dtf_lightning.elastic.lightning.rewind import training_state
+from dtf_lightning.elastic.checkpoints.staging import StagedState, Staging, StateChanged
+from dtf_lightning.elastic.snapshots.format import SnapshotHeader
+from dtf_lightning.elastic.snapshots.node import NodeSnapshots
 from dtf_lightning.elastic.snapshots.packing import pack
 from dtf_lightning.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from dtf_lightning.elastic.lightning.session.restart_session import RestartSession
 
 log = logging.getLogger("dtf_lightning")
 
 
 class Snapshotter:
-    """One worker's. `at_boundary` and `last` belong to the training thread."""
+    """One worker's. `at_boundary` and `last` belong to the training thread.
 
-    def __init__(self, session: RestartSession) -> None:
-        self._session = session
+    Args:
+        dump: the training state now; its tensors are references. May raise whatever the user's hooks raise.
+        steady: storages in it that only an optimizer step changes.
+        header: of a snapshot taken now, for a reason.
+        node: where snapshots go.
+        every_n_steps: optimizer steps between two; `None`: only when the worker stops.
+    """
+
+    def __init__(
+        self,
+        dump: Callable[[], dict[str, Any]],
+        steady: Callable[[], set[int]],
+        header: Callable[[str], SnapshotHeader],
+        node: NodeSnapshots,
+        *,
+        every_n_steps: int | None,
+    ) -> None:
+        self._dump = dump
+        self._steady = steady
+        self._header = header
+        self._node = node
+        self._every = every_n_steps
         self._staging = Staging()
         self._writer = BackgroundWriter()
         self._staged: StagedState | None = None
@@ -49,20 +61,19 @@ class Snapshotter:
 
     def at_boundary(self, step: int) -> None:
         """Between two optimizer steps: take a snapshot if one is due."""
-        session = self._session
-        every = session.settings.snapshots.every_n_steps
+        every = self._every
         if self._last_step is None:
             self._last_step = step  # where this life began: there is a snapshot of it, or nothing to lose
-        if every is None or self._failed or not session.writes_periodically:
+        if every is None or self._failed:
             return
         # Due once a multiple was passed; at the next boundary if the writer is still busy with the one before.
         if step // every == self._last_step // every or self._writer.num_in_flight:
             return
         self._last_step = step
-        staged = self._stage(steady=set() if self._was_torn else _steady(session.trainer))
+        staged = self._stage(steady=set() if self._was_torn else self._steady())
         if staged is None:
             return
-        header, self._staged = session.header("periodic"), staged
+        header, self._staged = self._header("periodic"), staged
 
         def work() -> None:
             try:
@@ -73,7 +84,7 @@ class Snapshotter:
                     "the snapshot of step %d is given up: %s. From now on training waits for the copy", step, error
                 )
             else:
-                session.node.write(packed, header)
+                self._node.write(packed, header)
 
         self._writer.submit(work)
 
@@ -83,14 +94,14 @@ class Snapshotter:
             self._staged.wait()
             self._staged = None
 
-    def last(self, reason: str) -> None:
+    def last(self, reason: str, step: int) -> None:
         """The worker stops: take a snapshot now, and return when it is written."""
         self.close()
         staged = self._stage(steady=set())
         if staged is not None:
-            written = self._session.node.write(pack(staged.read()), self._session.header(reason))
+            written = self._node.write(pack(staged.read()), self._header(reason))
             if written is not None:
-                log.info("snapshot at step %d: %s", self._session.trainer.global_step, written)
+                log.info("snapshot at step %d: %s", step, written)
 
     def close(self) -> None:
         """Wait until what is being written is there."""
@@ -99,18 +110,10 @@ class Snapshotter:
             self._writer.flush()
 
     def _stage(self, *, steady: set[int]) -> StagedState | None:
-        session = self._session
         try:
-            state: dict[str, Any] = training_state.dump_state(session.trainer, session.progress)
-            state |= {"random": take_random_state(), "run_began": session.run_began}
-            return self._staging.begin(state, steady=steady)
+            return self._staging.begin(self._dump(), steady=steady)
         except Exception as error:  # the user's on_save_checkpoint, or something that cannot be pickled
             if not self._failed:
                 self._failed = True
                 log.exception("no snapshot can be taken of this training, it goes on without: %s", error)
             return None
-
-
-def _steady(trainer: Any) -> set[int]:
-    """What only an optimizer step changes, or nothing: frozen parameters as well."""
-    return storages_of([*trainer.lightning_module.parameters(), *optimizer_tensors(trainer.optimizers)])

@@ -10,7 +10,7 @@ from dtf_lightning.elastic.snapshots.settings import SnapshotSettings
 
 
 @dataclass(kw_only=True)
-class SessionSettings:
+class RunSettings:
     """What `ElasticCallback` and `ElasticDDPStrategy` were given."""
 
     batches: BatchSettings = field(default_factory=BatchSettings)

@@ -5,7 +5,7 @@ Replaced here, in Lightning's own class: `TorchElasticEnvironment.validate_setti
 
 from __future__ import annotations
 
-from lightning.fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
+from dtf_lightning.elastic.lightning.host.names import ClusterEnvironment, TorchElasticEnvironment
 
 
 class ElasticEnvironment(ClusterEnvironment):
@@ -16,10 +16,9 @@ class ElasticEnvironment(ClusterEnvironment):
 
     def __init__(self, *, rank: int, world_size: int, local_rank: int, num_local_workers: int) -> None:
         super().__init__()
-        self._rank = rank
-        self._world_size = world_size
         self._local_rank = local_rank
         self._num_local_workers = num_local_workers
+        self.enter(rank=rank, world_size=world_size)
 
     def enter(self, *, rank: int, world_size: int) -> None:
         """Take a place in a new world."""

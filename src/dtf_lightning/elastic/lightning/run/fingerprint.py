@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lightning
 import torch
+
+from dtf_lightning.elastic.lightning.host.names import VERSION
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-
-    from dtf_lightning.elastic.lightning.session.session import ElasticSession
 
 
 def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
@@ -24,7 +24,7 @@ def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
         "script": script.name if script is not None else "",
         "script content (SHA-256)": hashlib.sha256(content).hexdigest()[:16],
         "torch version": torch.__version__,
-        "lightning version": lightning.__version__,
+        "lightning version": VERSION,
         "Trainer(accumulate_grad_batches)": str(trainer.accumulate_grad_batches),
         "Trainer(precision)": str(trainer.precision),
         "Trainer(gradient_clip_val)": str(trainer.gradient_clip_val),
@@ -34,17 +34,23 @@ def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
     }
 
 
-def session_fingerprint(session: ElasticSession) -> dict[str, str]:
-    """The same, with what `ElasticCallback` was given."""
+def run_fingerprint(
+    trainer: pl.Trainer, settings: RunSettings, *, gradients: dict[str, str], accumulate: int
+) -> dict[str, str]:
+    """The same, with what `ElasticCallback` was given.
+
+    Args:
+        gradients: what the gradients' policy adds.
+        accumulate: the user's `Trainer(accumulate_grad_batches)`: a plan has set its own for a world that was provisional.
+    """
     return (
-        settings_fingerprint(session.trainer)
-        | session.settings.batches.fingerprint()
-        | (session.virtual.fingerprint(session.strategy.root_device) if session.virtual is not None else {})
+        settings_fingerprint(trainer)
+        | settings.batches.fingerprint()
+        | gradients
         | {
-            "ElasticCallback(seed)": str(session.settings.seed),
-            "ElasticCallback(evaluation)": session.settings.evaluation,
-            # the user's: a plan has set its own for a world that was provisional
-            "Trainer(accumulate_grad_batches)": str(session.batches.accumulate),
+            "ElasticCallback(seed)": str(settings.seed),
+            "ElasticCallback(evaluation)": settings.evaluation,
+            "Trainer(accumulate_grad_batches)": str(accumulate),
         }
     )
 

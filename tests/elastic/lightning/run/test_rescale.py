@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim.swa_utils import get_ema_avg_fn
 
-from dtf_lightning.elastic.lightning.rewind.versions import WEIGHT_AVERAGING
+from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.observe.ledger import audit
 from support.elastic.run_of_one import (
