@@ -14,7 +14,8 @@ from pathlib import Path
 
 from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
 from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, Phase
-from dtf_lightning.elastic.settings import setting_docs
+from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
+from dtf_lightning.settings.fields import settings_table
 
 DOCS = Path(__file__).parent
 BEGIN = "<!-- {}: written by docs/generate.py -->"
@@ -66,20 +67,10 @@ def state_diagram_page() -> str:
     )
 
 
-def settings_table(of: str) -> list[str]:
-    lines = ["| key | type | default | unit | meaning |", "|---|---|---|---|---|"]
-    lines += [
-        f"| `{doc.name}` | {doc.type} | {doc.default} | {doc.unit or '-'} | {doc.doc} |"
-        for doc in setting_docs()
-        if doc.of == of
-    ]
-    return lines
-
-
 def settings_page(text: str) -> str:
     """The page with fresh tables between its markers."""
-    for of in ("ElasticSettings", "AgentSettings"):
-        text = between(text, of, settings_table(of))
+    for cls in (ElasticSettings, AgentSettings):
+        text = between(text, cls.__name__, settings_table(cls))
     return text
 
 

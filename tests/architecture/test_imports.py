@@ -15,7 +15,7 @@ from support.source_tree import PACKAGE, cycles, imported_modules, imports, modu
 
 SHARED = [
     {"errors", "clock", "environment"},
-    {"events", "database", "hardware", "processes"},
+    {"events", "database", "settings", "hardware", "processes"},
     {"etcd"},
     {"cli"},
 ]
@@ -70,7 +70,7 @@ ALLOWED = {
     "lightning": {"elastic.lightning", "elastic.testkit", "elastic.demo"},
     "torchmetrics": {"elastic.lightning"},  # its metrics' state belongs to a step
     "lightning_utilities": {"elastic.lightning"},  # Lightning's own rank_zero_* log functions
-    "yaml": {"elastic.settings"},
+    "yaml": {"settings"},
     "duckdb": {"database"},
     "plotly": {"elastic.reports"},
     "tensorboard": {"elastic.demo", "elastic.lightning"},

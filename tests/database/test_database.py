@@ -44,7 +44,7 @@ def test_migrations_questions_and_export(tmp_path):
         assert database.rows("SELECT * FROM slow WHERE name <> ?", ["a"]) == [{"name": "b"}]
         assert "varchar" in database.text("FROM slow")
         assert [path.name for path in database.export_parquet(tmp_path)] == ["tasks.parquet", "slow.parquet"]
-        with pytest.raises(SettingsError, match="the query failed: .*nowhere"):
+        with pytest.raises(SettingsError, match=r"the query failed: .*nowhere"):
             database.query("FROM nowhere")
         database.connection.execute("INSERT INTO factory_schema VALUES (3, NULL)")
     with pytest.raises(SettingsError, match=r"schema version 3, this program knows 2: take a newer factory"):
@@ -75,9 +75,14 @@ def test_a_file_of_another_product(tmp_path):
 def test_transaction():
     with connect() as connection:
         first(connection)
-        with pytest.raises(KeyError), transaction(connection):
-            connection.execute("INSERT INTO tasks VALUES ('a', 1.0)")
-            raise KeyError
+
+        def fails():
+            with transaction(connection):
+                connection.execute("INSERT INTO tasks VALUES ('a', 1.0)")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fails()
         assert single(connection, "SELECT count(*) FROM tasks WHERE name = ?", ["a"]) == 0
 
 

@@ -12,6 +12,12 @@ from dtf_lightning.elastic.observe.stragglers import LEAST_SHARE, SLOW
 if TYPE_CHECKING:
     from dtf_lightning.elastic.reports.store import ResultsStore
 
+COMPARED = (
+    "cpu", "cores", "cores_physical", "cpu_limit", "memory", "memory_limit", "devices", "driver", "cuda", "rocm", "python",
+    "torch", "nccl", "lightning", "dtf_lightning",
+)  # fmt: skip
+"""What of `describe_hardware` makes the nodes of a run mixed when it differs."""
+
 MIN_LOOKS = 3
 """The number of looks without which a worker is not judged."""
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from dtf_lightning.elastic.events import ELASTIC_EVENTS, CheckpointSaved, Evaluated
 from dtf_lightning.elastic.observe.time_account import Bucket
-from dtf_lightning.elastic.reports.hardware_comparison import differences, paces, stragglers
+from dtf_lightning.elastic.reports.hardware_comparison import COMPARED, differences, paces, stragglers
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.hardware.machine import COMPARED
 
 MAX_POINTS = 2000
 """The most points of a line in a chart."""

@@ -126,7 +126,9 @@ class RunRecorder:
             )
         )
         if self._local_rank == 0:
-            self._hardware = self._hardware or describe_hardware(self._folder)
+            self._hardware = self._hardware or describe_hardware(
+                {"run": self._folder}, packages=("lightning", "dtf-lightning")
+            )
             self._write(
                 HardwareSeen(
                     **self._now(), generation=generation.number, node=self._welcome.node, hardware=self._hardware
