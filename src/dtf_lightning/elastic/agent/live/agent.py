@@ -38,9 +38,9 @@ from dtf_lightning.elastic.agent.inbox import (
     WriteDone,
 )
 from dtf_lightning.elastic.agent.live.admission import Admission
+from dtf_lightning.elastic.agent.live.candidacy import Candidacy, others_can_lead
 from dtf_lightning.elastic.agent.live.closing_writes import last_writes
 from dtf_lightning.elastic.agent.live.console import Narrator
-from dtf_lightning.elastic.agent.live.leadership import Leadership, others_can_lead
 from dtf_lightning.elastic.agent.live.local_node import LocalNode, Place
 from dtf_lightning.elastic.agent.live.recent_events import Chronicle
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
@@ -110,7 +110,7 @@ class Agent:
         mesh_port = self._mesh.port if self._mesh is not None else 0
         self._node = LocalNode(Place(node=node, host=host, store_port=store_port, mesh_port=mesh_port))
         self._peers = Peers(node, self._keys, self._mesh, self._clock)
-        self._leadership = Leadership(node, self._keys, settings, self._clock, self._report)
+        self._candidacy = Candidacy(node, self._keys, settings, self._clock, self._report)
         self._admission = Admission(settings.elastic, self._clock)
         self._narrator = Narrator(node, self._clock)
         self._chronicle = Chronicle(node, self._keys, self._clock)
@@ -240,7 +240,7 @@ class Agent:
 
     def _time_to_wait(self) -> float | None:
         grace_ends = self._grace_ends if self._parting is None else None
-        parts = (self._leadership, self._peers, self._caretaker, self._admission, self._narrator, self._chronicle)
+        parts = (self._candidacy, self._peers, self._caretaker, self._admission, self._narrator, self._chronicle)
         times = [at for at in (*(part.until for part in parts), grace_ends) if at is not None]
         return max(0.0, min(times) - self._clock.monotonic()) if times else None
 
@@ -252,7 +252,7 @@ class Agent:
                 self._follow(self._view.apply(events))
             case WriteDone(write=write, outcome=outcome):
                 if not self._chronicle.written(write, outcome):
-                    self._leadership.written(write, outcome)
+                    self._candidacy.written(write, outcome)
             case WorkerSaid(connection=connection, message=message):
                 if isinstance(message, Ready) and message.run_dir and self._event_log is not None:
                     self._event_log.open(events_path(message.run_dir, self.node_id))
@@ -291,7 +291,7 @@ class Agent:
         self._publish()
         self._caretaker.welcome(self._view, self._admission.instance)
         self._let_workers_start()
-        for write in self._leadership.advance(self._view, self._peers, willing=self._willing):
+        for write in self._candidacy.advance(self._view, self._peers, willing=self._willing):
             self._session.submit(write)
         for write in self._peers.evictions(self._view):
             self._session.submit(write)
@@ -307,7 +307,7 @@ class Agent:
             if isinstance(change, NodeRecord):
                 if change.node != self.node_id:
                     self._peers.listed(change)
-                self._leadership.node_changed(change)
+                self._candidacy.node_changed(change)
             elif change.record.node == self.node_id:
                 self._record = None  # the lease went, or a peer thought us dead: register again
             else:
@@ -316,10 +316,10 @@ class Agent:
                     self._node_gone(change.record.node, cause)
 
     def _node_gone(self, node: str, cause: str) -> None:
-        if self._leadership.term is not None:
+        if self._candidacy.term is not None:
             log.info("%s is gone: %s", node, cause)
             self._report(NodeGoneEvent(at=self._clock.wall(), source=self.node_id, node=node, cause=cause))
-        self._leadership.node_gone(node, cause)
+        self._candidacy.node_gone(node, cause)
 
     def _follow_run(self) -> None:
         """Take part in the run's instance, go home when it is over, stop when it went on without this node."""
@@ -372,7 +372,7 @@ class Agent:
             self._part(Parting.LEFT, node.leaving, after=GOING_GRACE)
         elif node.waits or not node.ever_in_a_generation:
             # Nobody trains with it, so nobody has to stop for it.
-            self._caretaker.tell(node.leave_without_leader(f"this node leaves: {node.leaving}"))
+            self._caretaker.tell(node.leave_without_stop(f"this node leaves: {node.leaving}"))
             self._part(Parting.LEFT, node.leaving, after=GOING_GRACE)
         elif now >= self._grace_ends:
             reason = f"not gone {self._grace:g} s after it was asked to leave ({node.leaving})"

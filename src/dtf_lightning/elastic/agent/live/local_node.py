@@ -307,7 +307,7 @@ class LocalNode:
                     yield worker, kind(reason=run.reason)
         self.gone = self.gone or run.phase is RunPhase.FINISHED
 
-    def leave_without_leader(self, reason: str) -> Orders:
+    def leave_without_stop(self, reason: str) -> Orders:
         """Leave without the others having to stop: this node is in no generation."""
         for worker in self.workers.values():
             if not worker.released:

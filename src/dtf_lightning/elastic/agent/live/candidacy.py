@@ -1,4 +1,4 @@
-"""Who leads: this agent's campaigns, terms and resignations.
+"""One agent's candidacy for the lead of its run: campaigns, terms and resignations.
 
 Rules that this file guards:
 
@@ -33,7 +33,7 @@ REFUSED_PAUSE = 0.05
 
 
 @dataclass
-class Leadership:
+class Candidacy:
     """This agent's part in the election. Used by the loop's thread only."""
 
     node: str
