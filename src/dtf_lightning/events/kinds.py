@@ -339,7 +339,7 @@ IMPORTANT = frozenset({
 """Kinds that people want to see while a run goes on: `dtf status`."""
 
 
-def words(data: Mapping[str, Any]) -> str:
+def describe(data: Mapping[str, Any]) -> str:
     """One of the important events in a sentence, from its JSON; the kind's name for any other."""
     match data["kind"]:
         case "node_joined":

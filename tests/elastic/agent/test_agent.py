@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtf_lightning.elastic.agent.live.agent import Parting
+from dtf_lightning.elastic.agent.live.agent import ExitReason
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.records import WorkerState
 from dtf_lightning.elastic.run.keys import RunPhase
@@ -224,7 +224,7 @@ def test_finish(cluster):
     view = cluster.wait_for(lambda view: {record.state for record in view.nodes.values()} == {WorkerState.LEFT})
     assert view.run.phase is RunPhase.FINISHED
     cluster.wait_for(lambda view: view.leader is None)
-    assert c.agent.parting is Parting.LEFT
+    assert c.agent.exit_reason is ExitReason.LEFT
 
 
 def test_run_id_is_free_after_the_end(make_cluster):

@@ -20,12 +20,12 @@ from dataclasses import replace
 
 from dtf_lightning.elastic.agent.inbox import (
     OWN_LEASE,
-    Outcome,
     Push,
     StoreChanged,
     StoreSnapshot,
     Write,
     WriteDone,
+    WriteOutcome,
 )
 from dtf_lightning.elastic.rules.membership import NodeRecord
 from dtf_lightning.elastic.run.keys import RunKeys, encode
@@ -171,21 +171,21 @@ class Session:
             self._record_written = False
             self._changed.notify_all()
 
-    def _try(self, write: Write) -> Outcome:
+    def _try(self, write: Write) -> WriteOutcome:
         lease = self._lease
         if lease is None or lease.lost:
-            return Outcome.UNKNOWN if any(_wants_lease(op) for op in write.puts) else self._txn(write, 0)
+            return WriteOutcome.UNKNOWN if any(_wants_lease(op) for op in write.puts) else self._txn(write, 0)
         return self._txn(write, lease.id)
 
-    def _txn(self, write: Write, lease: int) -> Outcome:
+    def _txn(self, write: Write, lease: int) -> WriteOutcome:
         ops = [replace(op, lease=lease) if isinstance(op, Put) and op.lease == OWN_LEASE else op for op in write.puts]
         try:
             result = self._store.txn(write.compares, ops, timeout=WRITE_TIMEOUT)
         except StoreError as error:
             self._note_away(error)
-            return Outcome.UNKNOWN
+            return WriteOutcome.UNKNOWN
         self._note_back()
-        return Outcome.APPLIED if result.succeeded else Outcome.REFUSED
+        return WriteOutcome.APPLIED if result.succeeded else WriteOutcome.REFUSED
 
     def _say_goodbye(self) -> None:
         for write in self._final:

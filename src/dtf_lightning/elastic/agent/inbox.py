@@ -18,7 +18,7 @@ OWN_LEASE = -1
 """Stands in a `Put` for the session's lease, which may be another by the time the write is made."""
 
 
-class Outcome(Enum):
+class WriteOutcome(Enum):
     APPLIED = "applied"
     REFUSED = "refused"  # a compare did not hold
     UNKNOWN = "unknown"  # etcd did not answer; it may or may not have been applied
@@ -49,7 +49,7 @@ class StoreChanged:
 @dataclass(frozen=True)
 class WriteDone:
     write: Write
-    outcome: Outcome
+    outcome: WriteOutcome
 
 
 # --- from workers ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 from dtf_lightning.elastic.observe.time_account import Bucket
 from dtf_lightning.elastic.reports.hardware_comparison import differences, paces, stragglers
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.events.kinds import words
+from dtf_lightning.events.kinds import describe
 from dtf_lightning.hardware.machine import COMPARED
 
 MAX_POINTS = 2000
@@ -176,7 +176,7 @@ def _events(store: ResultsStore, run: str, began: datetime | None) -> list[dict[
         [run],
     )
     return [
-        {"time": _since(row["time"], began), "kind": row["kind"], "text": words(json.loads(row["data"]))}
+        {"time": _since(row["time"], began), "kind": row["kind"], "text": describe(json.loads(row["data"]))}
         for row in rows
     ]
 

@@ -17,7 +17,7 @@ from dtf_lightning.elastic.rules.status import NodeStatus, Role
 from dtf_lightning.elastic.run.keys import RunPhase
 from dtf_lightning.elastic.run.status import RunStatus
 from dtf_lightning.errors import DtfError, SettingsError
-from dtf_lightning.events.kinds import IMPORTANT, words
+from dtf_lightning.events.kinds import IMPORTANT, describe
 from dtf_lightning.events.log import Event, StepsDone, WorkerRescaled
 from dtf_lightning.events.tail import EventTail
 
@@ -120,7 +120,7 @@ class WatchedRun:
                 self.step = event.step
                 return f"{event.rescale}: {event.world_size} workers train again after {1000 * event.pause:.0f} ms"
             case _ if event.kind in IMPORTANT:
-                return words(event.to_json())
+                return describe(event.to_json())
         return ""
 
     def line(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dtf_lightning.elastic.rules.failures import num_consecutive, still_count
 from dtf_lightning.elastic.rules.generation import Generation, Member, split_id
-from dtf_lightning.elastic.rules.state import DepartureKind, MembershipState, Phase
+from dtf_lightning.elastic.rules.state import DepartureKind, MembershipState, RescalePhase
 from dtf_lightning.elastic.settings import ElasticSettings
 
 MAX_RETIRED = 256
@@ -90,7 +90,7 @@ def next_generation(
     old = state.generation
     failed = [d.member.id for d in state.departures.values() if d.kind is DepartureKind.FAILED]
     broken = any(failure.generation == old.number for failure in state.failures)
-    change = compare(old, world, failed=failed, broken=broken or state.phase is Phase.REFORMING)
+    change = compare(old, world, failed=failed, broken=broken or state.phase is RescalePhase.REFORMING)
     host = state.nodes[world[0].node]
     worlds = [(end, size) for end, size in old.recent_worlds if end > wall - settings.failure_window]
     if old.number > 0:

@@ -134,7 +134,7 @@ class LiveRendezvousHandler(RendezvousHandler):
         return 0
 
     def is_closed(self) -> bool:
-        return self._agent.parting is not None
+        return self._agent.exit_reason is not None
 
     def set_closed(self) -> None:
         """Nothing: one node's end is not the run's."""

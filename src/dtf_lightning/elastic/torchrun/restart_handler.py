@@ -82,7 +82,7 @@ class RestartRendezvousHandler(RendezvousHandler):
         return self._agent.num_waiting()
 
     def is_closed(self) -> bool:
-        return self._agent.parting
+        return self._agent.exit_reason
 
     def set_closed(self) -> None:
         """Nothing: one node's end is not the run's."""

@@ -17,7 +17,7 @@ from dtf_lightning.elastic.link.messages import Happened
 from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
 from dtf_lightning.elastic.reports.report_data import gather
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.events.kinds import IMPORTANT, words
+from dtf_lightning.events.kinds import IMPORTANT, describe
 from dtf_lightning.events.log import (
     KINDS,
     CheckpointPruned,
@@ -189,4 +189,4 @@ def test_every_kind_has_words() -> None:
     }
     for kind in IMPORTANT:
         fields = {f.name: values[str(f.type)] for f in dataclasses.fields(KINDS[kind])}
-        assert words(KINDS[kind](**fields).to_json()) != kind
+        assert describe(KINDS[kind](**fields).to_json()) != kind

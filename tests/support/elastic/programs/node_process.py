@@ -90,7 +90,7 @@ def run_node(spec: NodeSpec) -> None:
                 os.write(worker.gate, b"x")
             codes = _watch(agent, workers)
             _note(spec, f"codes.{number}", codes)
-            if not any(codes) or agent.parting is not None:
+            if not any(codes) or agent.exit_reason is not None:
                 break
     finally:
         agent.close()

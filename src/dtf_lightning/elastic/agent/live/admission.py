@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.elastic.agent.inbox import Write
-from dtf_lightning.elastic.agent.live.local_node import LocalNode
+from dtf_lightning.elastic.agent.live.worker_group import WorkerGroup
 from dtf_lightning.elastic.run.keys import Fingerprint, RunPhase, RunView
 from dtf_lightning.elastic.settings import ElasticSettings
 from dtf_lightning.etcd.store import Compare, Put
@@ -37,7 +37,7 @@ class Admission:
     _sent_for: str = ""
     _send_again_at: float = 0.0
 
-    def advance(self, view: RunView, node: LocalNode) -> Iterator[Write]:
+    def advance(self, view: RunView, node: WorkerGroup) -> Iterator[Write]:
         """Let the node in, or find the reason to refuse it; yields the fingerprint if the run has none yet."""
         self.until = None
         run, worker = view.run, node.fingerprint()

@@ -40,11 +40,11 @@ from dtf_lightning.elastic.agent.inbox import (
 from dtf_lightning.elastic.agent.live.admission import Admission
 from dtf_lightning.elastic.agent.live.candidacy import Candidacy, others_can_lead
 from dtf_lightning.elastic.agent.live.closing_writes import last_writes
-from dtf_lightning.elastic.agent.live.console import Narrator
-from dtf_lightning.elastic.agent.live.local_node import LocalNode, Place
-from dtf_lightning.elastic.agent.live.recent_events import Chronicle
+from dtf_lightning.elastic.agent.live.console import Console
+from dtf_lightning.elastic.agent.live.recent_events import RecentEvents
+from dtf_lightning.elastic.agent.live.worker_group import AgentAddress, WorkerGroup
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
-from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, Caretaker
+from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, WorkerSupervisor
 from dtf_lightning.elastic.agent.mesh import Mesh
 from dtf_lightning.elastic.agent.peers import Peers
 from dtf_lightning.elastic.link.messages import Happened, Ready
@@ -65,7 +65,7 @@ CLOSE_TIMEOUT = 15.0
 NEVER = float("inf")
 
 
-class Parting(Enum):
+class ExitReason(Enum):
     """Why torchelastic's main thread must not go on."""
 
     LEFT = "left"  # on SIGTERM, Ctrl-C or drain, or the run is finished: exit with 0
@@ -108,15 +108,15 @@ class Agent:
         self._view = RunView(self._keys)
         self._mesh = Mesh(node, push, host=host) if settings.mesh else None
         mesh_port = self._mesh.port if self._mesh is not None else 0
-        self._node = LocalNode(Place(node=node, host=host, store_port=store_port, mesh_port=mesh_port))
+        self._node = WorkerGroup(AgentAddress(node=node, host=host, store_port=store_port, mesh_port=mesh_port))
         self._peers = Peers(node, self._keys, self._mesh, self._clock)
         self._candidacy = Candidacy(node, self._keys, settings, self._clock, self._report)
         self._admission = Admission(settings.elastic, self._clock)
-        self._narrator = Narrator(node, self._clock)
-        self._chronicle = Chronicle(node, self._keys, self._clock)
+        self._console = Console(node, self._clock)
+        self._recent_events = RecentEvents(node, self._keys, self._clock)
         self._session = Session(store, self._keys, node=node, lease_ttl=settings.lease_ttl, push=push)
         self._server = WorkerServer(socket_path, push)
-        self._caretaker = Caretaker(self._node, self._server, settings.elastic, self._clock, self._report)
+        self._supervisor = WorkerSupervisor(self._node, self._server, settings.elastic, self._clock, self._report)
         self._thread = threading.Thread(target=self._run, daemon=True, name="dtf-agent")
         self._record: NodeRecord | None = None
         self._grace = settings.grace_period
@@ -124,8 +124,8 @@ class Agent:
         self._waiting_starts: list[Future[None]] = []
         self._closed = False
         # Read by torchelastic's main thread, written by the loop's.
-        self._parting: tuple[Parting, str] | None = None
-        self._parting_at = NEVER
+        self._exit: tuple[ExitReason, str] | None = None
+        self._exit_at = NEVER
         self._started_at: float | None = None
 
     # --- called by torchelastic's main thread and by signal handlers -------------------------------------------------
@@ -148,7 +148,7 @@ class Agent:
             reply.result(START_TIMEOUT)
         except TimeoutError:
             log.warning("%s: etcd does not answer; the workers are started and wait for it", self.node_id)
-        if self._parting is not None:
+        if self._exit is not None:
             raise self._as_exception()
 
     def workers_starting(self, num_workers: int) -> None:
@@ -158,13 +158,13 @@ class Agent:
 
     def check(self) -> None:
         """To be called now and then while the workers run. Raises like `await_start`, once it is time to go."""
-        if self._parting is not None and self._clock.monotonic() >= self._parting_at:
+        if self._exit is not None and self._clock.monotonic() >= self._exit_at:
             raise self._as_exception()
 
     @property
-    def parting(self) -> Parting | None:
+    def exit_reason(self) -> ExitReason | None:
         """Why this node goes; `None` while it stays."""
-        return self._parting[0] if self._parting is not None else None
+        return self._exit[0] if self._exit is not None else None
 
     @property
     def workers_went_home(self) -> bool:
@@ -174,7 +174,7 @@ class Agent:
     @property
     def num_missing(self) -> int:
         """Workers of this incarnation that have not said hello."""
-        return max(0, self._node.num_workers - self._caretaker.num_attached)
+        return max(0, self._node.num_workers - self._supervisor.num_attached)
 
     @property
     def running_for(self) -> float:
@@ -205,18 +205,18 @@ class Agent:
             self._event_log.close()
 
     def _as_exception(self) -> BaseException:
-        assert self._parting is not None
-        parting, reason = self._parting
-        match parting:
-            case Parting.LEFT:
+        assert self._exit is not None
+        exit_reason, reason = self._exit
+        match exit_reason:
+            case ExitReason.LEFT:
                 return SystemExit(0)
-            case Parting.OUT_OF_TIME:
+            case ExitReason.OUT_OF_TIME:
                 return SystemExit(1)
-            case Parting.REFUSED:
+            case ExitReason.REFUSED:
                 return RunRefused(reason)
-            case Parting.ABORTED:
+            case ExitReason.ABORTED:
                 return RunAborted(reason)
-            case Parting.BROKEN:
+            case ExitReason.BROKEN:
                 return DtfError(reason)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -235,12 +235,12 @@ class Agent:
                 self._react()
         except Exception as error:  # our bug: nothing here can be trusted any more, so this node stops, with the stack
             log.exception("%s: the agent's loop broke", self.node_id)
-            self._part(Parting.BROKEN, f"the agent's loop broke: {error!r}", after=0.0)
-            self._caretaker.end_workers("the agent's loop broke")
+            self._part(ExitReason.BROKEN, f"the agent's loop broke: {error!r}", after=0.0)
+            self._supervisor.end_workers("the agent's loop broke")
 
     def _time_to_wait(self) -> float | None:
-        grace_ends = self._grace_ends if self._parting is None else None
-        parts = (self._candidacy, self._peers, self._caretaker, self._admission, self._narrator, self._chronicle)
+        grace_ends = self._grace_ends if self._exit is None else None
+        parts = (self._candidacy, self._peers, self._supervisor, self._admission, self._console, self._recent_events)
         times = [at for at in (*(part.until for part in parts), grace_ends) if at is not None]
         return max(0.0, min(times) - self._clock.monotonic()) if times else None
 
@@ -251,16 +251,16 @@ class Agent:
             case StoreChanged(events=events):
                 self._follow(self._view.apply(events))
             case WriteDone(write=write, outcome=outcome):
-                if not self._chronicle.written(write, outcome):
+                if not self._recent_events.written(write, outcome):
                     self._candidacy.written(write, outcome)
             case WorkerSaid(connection=connection, message=message):
                 if isinstance(message, Ready) and message.run_dir and self._event_log is not None:
                     self._event_log.open(events_path(message.run_dir, self.node_id))
                 if isinstance(message, Happened):
-                    self._chronicle.add(message.event)
-                self._caretaker.hear(connection, message)
+                    self._recent_events.add(message.event)
+                self._supervisor.hear(connection, message)
             case WorkerGone(connection=connection, cause=cause):
-                self._caretaker.gone(connection, cause)
+                self._supervisor.gone(connection, cause)
             case PeerDead(node=node, cause=cause):
                 settled = self._peers.died(node, cause)
                 if settled is not None:
@@ -270,12 +270,12 @@ class Agent:
             case IncarnationAsked(reply=reply):
                 self._waiting_starts.append(reply)
             case WorkersStarting(num_workers=num_workers):
-                self._caretaker.begin(num_workers)
+                self._supervisor.begin(num_workers)
             case LeaveAsked(reason=reason, within=within):
                 self._grace = self._grace if within is None else min(self._grace, within)
                 self._node.leaving = self._node.leaving or reason
             case WorkersToEnd(reason=reason):
-                self._caretaker.end_workers(reason)
+                self._supervisor.end_workers(reason)
             case _:
                 raise AssertionError(f"the loop's end does not come here: {event!r}")
 
@@ -285,19 +285,19 @@ class Agent:
             self._node_gone(node, cause)
         self._follow_run()
         self._admit()
-        self._caretaker.tell(self._node.orders(self._view.generation, self._view.directive))
+        self._supervisor.tell(self._node.orders(self._view.generation, self._view.directive))
         self._leave_if_asked()
-        self._caretaker.tend()
+        self._supervisor.tend()
         self._publish()
-        self._caretaker.welcome(self._view, self._admission.instance)
+        self._supervisor.welcome(self._view, self._admission.instance)
         self._let_workers_start()
         for write in self._candidacy.advance(self._view, self._peers, willing=self._willing):
             self._session.submit(write)
         for write in self._peers.evictions(self._view):
             self._session.submit(write)
         self._peers.follow(self._view)
-        self._narrator.tell(self._view, self._node)
-        for write in self._chronicle.due(listed=self.node_id in self._view.nodes):
+        self._console.tell(self._view, self._node)
+        for write in self._recent_events.due(listed=self.node_id in self._view.nodes):
             self._session.submit(write)
 
     # --- what the keys say -------------------------------------------------------------------------------------------
@@ -329,17 +329,17 @@ class Agent:
         if run.phase is RunPhase.RUNNING:
             if run.mode != "live" and any(other != self.node_id for other in self._view.nodes):
                 reason = f"run {self._keys.run_id!r} is in mode={run.mode}, this node in mode=live"
-                self._part(Parting.REFUSED, f"{reason}; give it the same mode, or a --rdzv-id of its own", after=0.0)
+                self._part(ExitReason.REFUSED, f"{reason}; give it the same mode, or a --rdzv-id of its own", after=0.0)
             if admission.instance != run.instance:
                 if node.ever_in_a_generation and not node.gone:
                     node.fail(f"the run was begun anew without this node (instance {run.instance})")
                 admission.instance, node.instance = run.instance, ""
         elif run.instance == admission.instance:
-            self._caretaker.tell(node.end_of_run(run))
+            self._supervisor.tell(node.end_of_run(run))
             if run.phase is RunPhase.FINISHED:
-                self._part(Parting.LEFT, run.reason, after=NEVER)  # a script may go on after training
-            elif self._part(Parting.ABORTED, f"run {self._keys.run_id!r}: {run.reason}", after=RAISING_GRACE):
-                self._caretaker.let_raise()
+                self._part(ExitReason.LEFT, run.reason, after=NEVER)  # a script may go on after training
+            elif self._part(ExitReason.ABORTED, f"run {self._keys.run_id!r}: {run.reason}", after=RAISING_GRACE):
+                self._supervisor.let_raise()
 
     def _admit(self) -> None:
         for write in self._admission.advance(self._view, self._node):
@@ -348,10 +348,10 @@ class Agent:
 
     def _refuse_if_different(self) -> None:
         refusal = self._admission.refusal
-        if refusal and self._part(Parting.REFUSED, refusal, after=RAISING_GRACE):
+        if refusal and self._part(ExitReason.REFUSED, refusal, after=RAISING_GRACE):
             log.error("%s: %s", self.node_id, refusal)
-            self._caretaker.tell(self._node.refuse(refusal))
-            self._caretaker.let_raise()
+            self._supervisor.tell(self._node.refuse(refusal))
+            self._supervisor.let_raise()
 
     # --- leaving -----------------------------------------------------------------------------------------------------
 
@@ -359,7 +359,7 @@ class Agent:
         node = self._node
         if self._view.drain_asked(self.node_id):
             node.leaving = node.leaving or "drained by an operator"
-        if self.parting is not None:
+        if self.exit_reason is not None:
             return
         if not node.leaving:
             self._grace_ends = None
@@ -369,23 +369,23 @@ class Agent:
             log.info("%s: leaves (%s), within %g s", self.node_id, node.leaving, self._grace)
             self._grace_ends = now + self._grace
         if node.failed or node.gone:
-            self._part(Parting.LEFT, node.leaving, after=GOING_GRACE)
+            self._part(ExitReason.LEFT, node.leaving, after=GOING_GRACE)
         elif node.waits or not node.ever_in_a_generation:
             # Nobody trains with it, so nobody has to stop for it.
-            self._caretaker.tell(node.leave_without_stop(f"this node leaves: {node.leaving}"))
-            self._part(Parting.LEFT, node.leaving, after=GOING_GRACE)
+            self._supervisor.tell(node.leave_without_stop(f"this node leaves: {node.leaving}"))
+            self._part(ExitReason.LEFT, node.leaving, after=GOING_GRACE)
         elif now >= self._grace_ends:
             reason = f"not gone {self._grace:g} s after it was asked to leave ({node.leaving})"
             log.warning("%s: %s", self.node_id, reason)
-            self._part(Parting.OUT_OF_TIME, reason, after=0.0)
-            self._caretaker.end_workers(reason)
+            self._part(ExitReason.OUT_OF_TIME, reason, after=0.0)
+            self._supervisor.end_workers(reason)
 
-    def _part(self, parting: Parting, reason: str, *, after: float) -> bool:
+    def _part(self, exit_reason: ExitReason, reason: str, *, after: float) -> bool:
         """Have the main thread go, `after` seconds from now if the workers have not ended by then; true if that is new."""
-        if self._parting is not None:
+        if self._exit is not None:
             return False
-        self._parting_at = self._clock.monotonic() + after
-        self._parting = (parting, reason)
+        self._exit_at = self._clock.monotonic() + after
+        self._exit = (exit_reason, reason)
         return True
 
     @property
@@ -393,7 +393,7 @@ class Agent:
         """Whether this agent should lead."""
         run = self._view.run
         over = run is not None and run.phase is not RunPhase.RUNNING and run.instance == self._admission.instance
-        if over or self._node.incarnation == 0 or self.parting in (Parting.REFUSED, Parting.BROKEN):
+        if over or self._node.incarnation == 0 or self.exit_reason in (ExitReason.REFUSED, ExitReason.BROKEN):
             return False
         return not self._node.leaving or not others_can_lead(self._view, self.node_id)
 
@@ -411,7 +411,7 @@ class Agent:
         self._session.write_record(record)
 
     def _let_workers_start(self) -> None:
-        if self._waiting_starts and (self._view.revision or self._parting is not None):
+        if self._waiting_starts and (self._view.revision or self._exit is not None):
             self._admission.check_settings(self._view)
             self._refuse_if_different()
             for reply in self._waiting_starts:
@@ -419,6 +419,6 @@ class Agent:
             self._waiting_starts.clear()
 
     def _report(self, event: Event) -> None:
-        self._chronicle.add(event.to_json())
+        self._recent_events.add(event.to_json())
         if self._event_log is not None:
             self._event_log.write(event)

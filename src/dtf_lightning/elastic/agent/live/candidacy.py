@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Outcome, Write
+from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Write, WriteOutcome
 from dtf_lightning.elastic.agent.live.leader import Leader
 from dtf_lightning.elastic.agent.peers import Peers
 from dtf_lightning.elastic.rules.directives import NodeChanged, NodeGone
@@ -85,11 +85,15 @@ class Candidacy:
         if self.term is not None:
             self.term.feed(NodeGone(node, cause))
 
-    def written(self, write: Write, outcome: Outcome) -> None:
+    def written(self, write: Write, outcome: WriteOutcome) -> None:
         """How a write went, whoever wanted it."""
         if write is self._in_flight:
             self._in_flight = None
-            pause = {Outcome.APPLIED: 0.0, Outcome.REFUSED: REFUSED_PAUSE, Outcome.UNKNOWN: UNANSWERED_PAUSE}[outcome]
+            pause = {
+                WriteOutcome.APPLIED: 0.0,
+                WriteOutcome.REFUSED: REFUSED_PAUSE,
+                WriteOutcome.UNKNOWN: UNANSWERED_PAUSE,
+            }[outcome]
             self._retry_at = self.clock.monotonic() + pause
         elif self.term is not None:
             self.term.written(write, outcome)

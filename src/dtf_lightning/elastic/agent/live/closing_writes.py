@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dtf_lightning.elastic.agent.inbox import Write
-from dtf_lightning.elastic.agent.live.local_node import LocalNode
+from dtf_lightning.elastic.agent.live.worker_group import WorkerGroup
 from dtf_lightning.elastic.run.keys import RunPhase, RunView
 from dtf_lightning.etcd.store import Compare, Delete, Put
 
 
-def last_writes(view: RunView, node: LocalNode, instance: str) -> tuple[Write, ...]:
+def last_writes(view: RunView, node: WorkerGroup, instance: str) -> tuple[Write, ...]:
     """End the run if nobody else is left, so that its id can be used again at once; give the leader key back."""
     writes: list[Write] = []
     me, leader, run = node.place.node, view.leader, view.run

@@ -6,7 +6,7 @@ import logging
 import re
 
 from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.live.local_node import LocalNode
+from dtf_lightning.elastic.agent.live.worker_group import WorkerGroup
 from dtf_lightning.elastic.rules.directives import DirectiveKind
 from dtf_lightning.elastic.run.keys import RunView
 
@@ -17,7 +17,7 @@ WAITING_PATIENCE = 1.0
 _COUNTDOWN = re.compile(r"\d+\.\d s")
 
 
-class Narrator:
+class Console:
     """Compares the keys with what was told last. Used by the loop's thread only."""
 
     def __init__(self, node: str, clock: Clock) -> None:
@@ -30,7 +30,7 @@ class Narrator:
         self._directive: tuple[DirectiveKind, int, str] | None = None
         self._waiting_for = ""
 
-    def tell(self, view: RunView, node: LocalNode) -> None:
+    def tell(self, view: RunView, node: WorkerGroup) -> None:
         """Log what is new."""
         generation, directive = view.generation, view.directive
         me = f"{self._node}#{node.incarnation}"

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.inbox import Outcome, Write
+from dtf_lightning.elastic.agent.inbox import Write, WriteOutcome
 from dtf_lightning.elastic.rules.directives import (
     Decision,
     DirectiveKind,
@@ -135,17 +135,17 @@ class Leader:
         self._in_flight = self._outbox[0]
         return self._in_flight
 
-    def written(self, write: Write, outcome: Outcome) -> bool:
+    def written(self, write: Write, outcome: WriteOutcome) -> bool:
         """How the write went; false if it was none of this term's."""
         if write is not self._in_flight:
             return False
         self._in_flight = None
         match outcome:
-            case Outcome.APPLIED:
+            case WriteOutcome.APPLIED:
                 self._outbox.popleft()
-            case Outcome.UNKNOWN:
+            case WriteOutcome.UNKNOWN:
                 self._retry_at = self._clock.monotonic() + RETRY_PAUSE
-            case Outcome.REFUSED:
+            case WriteOutcome.REFUSED:
                 log.info("%s: no longer leader (epoch %d): %s was refused", self._node, self.epoch, write.label)
                 self.stage = Stage.FENCED
         return True

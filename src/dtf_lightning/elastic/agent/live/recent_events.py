@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Outcome, Write
+from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Write, WriteOutcome
 from dtf_lightning.elastic.run.keys import RunKeys, encode
 from dtf_lightning.etcd.store import Put
-from dtf_lightning.events.kinds import IMPORTANT, words
+from dtf_lightning.events.kinds import IMPORTANT, describe
 
 MAX_EVENTS = 20
 MAX_TEXT = 300
@@ -22,7 +22,7 @@ MAX_TEXT = 300
 PAUSE = 1.0
 
 
-class Chronicle:
+class RecentEvents:
     """Of one node. Used by the agent's loop only."""
 
     def __init__(self, node: str, keys: RunKeys, clock: Clock) -> None:
@@ -40,7 +40,7 @@ class Chronicle:
         if event.get("kind") not in IMPORTANT:
             return
         try:
-            self._events.append({"at": float(event["at"]), "text": words(event)[:MAX_TEXT]})
+            self._events.append({"at": float(event["at"]), "text": describe(event)[:MAX_TEXT]})
         except (KeyError, TypeError, ValueError, AttributeError):
             return  # of another version's worker
         self._changed = True
@@ -59,10 +59,10 @@ class Chronicle:
         self._in_flight = Write(label="events", compares=(), puts=(put,))
         yield self._in_flight
 
-    def written(self, write: Write, outcome: Outcome) -> bool:
+    def written(self, write: Write, outcome: WriteOutcome) -> bool:
         """How the write went; false if it was none of this object's."""
         if write is not self._in_flight:
             return False
         self._in_flight = None
-        self._changed = self._changed or outcome is not Outcome.APPLIED
+        self._changed = self._changed or outcome is not WriteOutcome.APPLIED
         return True

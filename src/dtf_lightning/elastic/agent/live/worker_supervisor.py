@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 
 from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.live.local_node import LocalNode, LocalWorker, Orders
+from dtf_lightning.elastic.agent.live.worker_group import LocalWorker, Orders, WorkerGroup
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.records import NodeRecord
@@ -32,12 +32,12 @@ WELCOME_PATIENCE = 5.0
 """Seconds that a worker waits for this node's place to be known; less than the worker's own `CONNECT_TIMEOUT`."""
 
 
-class Caretaker:
+class WorkerSupervisor:
     """Between the node's state and the workers' sockets. Used by the loop's thread only."""
 
     def __init__(
         self,
-        node: LocalNode,
+        node: WorkerGroup,
         server: WorkerServer,
         settings: ElasticSettings,
         clock: Clock,

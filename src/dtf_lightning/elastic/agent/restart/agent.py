@@ -22,17 +22,17 @@ from dtf_lightning.elastic.agent.etcd_session import Session
 from dtf_lightning.elastic.agent.inbox import (
     CloseAsked,
     LeaveAsked,
-    Outcome,
     PeerAnswered,
     PeerDead,
     StoreChanged,
     StoreSnapshot,
     Write,
     WriteDone,
+    WriteOutcome,
 )
 from dtf_lightning.elastic.agent.mesh import Mesh
 from dtf_lightning.elastic.agent.peers import Peers
-from dtf_lightning.elastic.agent.restart.console import RoundNarrator
+from dtf_lightning.elastic.agent.restart.console import RoundConsole
 from dtf_lightning.elastic.agent.restart.inbox import (
     RestartEvent,
     RoundAsked,
@@ -81,7 +81,7 @@ class RestartAgent:
         self._elastic = settings.elastic
         self._keys = RunKeys(run_id)
         self._event_log = event_log
-        self._narrator = RoundNarrator(node, self._clock, event_log)
+        self._console = RoundConsole(node, self._clock, event_log)
         self._inbox: queue.SimpleQueue[RestartEvent] = queue.SimpleQueue()  # reentrant: signal handlers put into it
         push = self._inbox.put
         self._view = RunView(self._keys)
@@ -109,7 +109,7 @@ class RestartAgent:
         # Between the loop and torchelastic's main thread.
         self._changed = threading.Condition()
         self._stop_reason = ""
-        self._parting: Callable[[], BaseException] | None = None
+        self._exit: Callable[[], BaseException] | None = None
 
     @property
     def _number(self) -> int:
@@ -146,7 +146,7 @@ class RestartAgent:
         records, num_members = self._records, len(generation.members)
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stop_reason or self._parting or len(records.num_workers(generation)) == num_members
+                lambda: self._stop_reason or self._exit or len(records.num_workers(generation)) == num_members
             )
             known = records.num_workers(generation)
         return [known.get(member.node, member.num_workers) for member in generation.members]
@@ -155,7 +155,7 @@ class RestartAgent:
         """All workers of this node ended well: wait for the other members. Whether they ended in time."""
         self._inbox.put(WorkersFinished())
         with self._changed:
-            return self._changed.wait_for(lambda: self._parting is not None or self._others_ended(), timeout)
+            return self._changed.wait_for(lambda: self._exit is not None or self._others_ended(), timeout)
 
     def _others_ended(self) -> bool:
         view = self._records.round_view()
@@ -167,13 +167,13 @@ class RestartAgent:
     def num_waiting(self) -> int:
         """1 if the workers have to be started anew, having stopped them. Raises like `next_round`, when it is time to go."""
         with self._changed:
-            reason, parting = self._stop_reason, self._parting
-        if not reason and parting is None:
+            reason, exit_reason = self._stop_reason, self._exit
+        if not reason and exit_reason is None:
             return 0
         # Here and not in the loop: a worker that torchelastic sees ended before it asks is a failure to it.
-        self.workers.end(self._settings.stop_grace if parting is None else self._grace)
-        if parting is not None:
-            raise parting()
+        self.workers.end(self._settings.stop_grace if exit_reason is None else self._grace)
+        if exit_reason is not None:
+            raise exit_reason()
         return 1
 
     def leave(self, reason: str, within: float | None = None) -> None:
@@ -181,9 +181,9 @@ class RestartAgent:
         self._inbox.put(LeaveAsked(reason, within))
 
     @property
-    def parting(self) -> bool:
+    def exit_reason(self) -> bool:
         """Whether this node goes."""
-        return self._parting is not None
+        return self._exit is not None
 
     def close(self) -> None:
         """Take this node's keys back and end all threads. The workers have ended. Idempotent."""
@@ -236,7 +236,7 @@ class RestartAgent:
             case WriteDone(write=write, outcome=outcome):
                 if write is self._in_flight:
                     self._in_flight = None
-                    self._retry_at = self._clock.monotonic() + (0.0 if outcome is Outcome.APPLIED else RETRY_PAUSE)
+                    self._retry_at = self._clock.monotonic() + (0.0 if outcome is WriteOutcome.APPLIED else RETRY_PAUSE)
             case PeerDead(node=node, cause=cause):
                 if self._peers.died(node, cause) is not None or node in self._view.nodes:
                     self._gone(node, cause)
@@ -274,8 +274,8 @@ class RestartAgent:
             self._part(lambda: SystemExit(0))
         self._follow_round()
         self._publish_record()
-        if self._asked is not None and self._parting is not None:
-            self._answer(self._parting())
+        if self._asked is not None and self._exit is not None:
+            self._answer(self._exit())
         elif self._asked is not None and self._written is not None and self.node_id in self._view.nodes:
             self._advance()
 
@@ -289,7 +289,7 @@ class RestartAgent:
 
     def _gone(self, node: str, cause: str) -> None:
         if node in {member.node for member in self._records.current.members}:
-            self._narrator.gone(node, cause)
+            self._console.gone(node, cause)
 
     def _follow_run(self) -> None:
         """Take part in the run's instance, begin it if nobody has, go home when it is over."""
@@ -306,7 +306,7 @@ class RestartAgent:
             self._part(lambda: RunRefused(refusal))
         elif run is not None and run.phase is RunPhase.RUNNING and run.mode == RESTART:
             self._instance = run.instance
-        elif asked and self._parting is None:
+        elif asked and self._exit is None:
             self._submit(self._run_keys.begin(self._clock.wall()))
 
     # --- rounds ------------------------------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ class RestartAgent:
         quiet_since = self._arrivals.quiet_since
         decision = plan_round(self._elastic, view, quiet_since=quiet_since, now=now, wall=self._clock.wall())
         if decision.step is RoundStep.WAIT:
-            self._wake_at(self._narrator.waits(decision))
+            self._wake_at(self._console.waits(decision))
             self._wake_at(decision.until)
             return
         order = [record.node for record in decision.members]
@@ -375,20 +375,20 @@ class RestartAgent:
     def _enter(self, generation: Generation) -> None:
         assert self._asked is not None
         rank = [member.node for member in generation.members].index(self.node_id)
-        self._narrator.entered(generation, rank)
+        self._console.entered(generation, rank)
         self._entered, self._stop_reason, self._kill_at, self._arrivals = generation, "", None, Arrivals()
         self._record = replace(self._record, ready_after=None, suspect=0, detail="", state=WorkerState.ACTIVE)
         asked, self._asked = self._asked, None
         asked.reply.set_result(generation)
 
-    def _answer(self, parting: BaseException) -> None:
+    def _answer(self, exit_reason: BaseException) -> None:
         assert self._asked is not None
         asked, self._asked = self._asked, None
-        asked.reply.set_exception(parting)
+        asked.reply.set_exception(exit_reason)
 
     def _started(self, num_workers: int) -> None:
         self._record = replace(self._record, num_workers=num_workers, generation=self._number)
-        self._narrator.started(self._number, num_workers)
+        self._console.started(self._number, num_workers)
 
     def _ask(self, asked: RoundAsked) -> None:
         self._asked, self._kill_at = asked, None
@@ -402,7 +402,7 @@ class RestartAgent:
         # torchelastic waits 30 s for siblings that ignore its SIGTERM, and for ever for frozen ones.
         self._kill_at = self._clock.monotonic() + self._settings.stop_grace
         self.workers.terminate()
-        if not self._stop_reason and self._parting is None:
+        if not self._stop_reason and self._exit is None:
             log.info("%s: %s", self.node_id, cause)
             self._record = replace(self._record, suspect=self._number, detail=cause)
 
@@ -439,9 +439,9 @@ class RestartAgent:
 
     # --- small things ------------------------------------------------------------------------------------------------
 
-    def _part(self, parting: Callable[[], BaseException]) -> None:
-        if self._parting is None:
-            self._parting = parting
+    def _part(self, exit_reason: Callable[[], BaseException]) -> None:
+        if self._exit is None:
+            self._exit = exit_reason
             if self._number and self._asked is None:
                 self.workers.freeze()
 

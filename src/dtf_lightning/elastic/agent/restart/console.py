@@ -15,7 +15,7 @@ WAITING_PATIENCE = 1.0
 """Seconds that a node waits for its place before it says why."""
 
 
-class RoundNarrator:
+class RoundConsole:
     """Used by the agent's loop only."""
 
     def __init__(self, node: str, clock: Clock, event_log: EventLog | None) -> None:

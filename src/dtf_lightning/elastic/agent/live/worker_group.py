@@ -45,7 +45,7 @@ class LocalWorker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class AgentAddress:
     """Where this agent can be reached."""
 
     node: str
@@ -57,10 +57,10 @@ class Place:
 Orders = Iterator[tuple[LocalWorker, messages.Message]]
 
 
-class LocalNode:
+class WorkerGroup:
     """The state of this node's current incarnation. Used by the loop's thread only."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: AgentAddress) -> None:
         self.place = place
         self.incarnation = 0
         self.num_workers = 1
