@@ -203,10 +203,10 @@ def _create_restart_handler(
 ) -> RendezvousHandler:
     # Imported here: a live run has no use for it.
     from dtf_lightning.elastic.agent.restart.agent import RestartAgent
-    from dtf_lightning.elastic.agent.restart.local_workers import Watchdog
     from dtf_lightning.elastic.torchrun.restart_handler import RestartRendezvousHandler
+    from dtf_lightning.processes.watchdog_process import Watchdog
 
-    watchdog = Watchdog(node)
+    watchdog = Watchdog(environment.NODE, node)
     event_log = _event_log(settings, node)
     script = Path(training_script(sys.argv)).name
     agent = RestartAgent(store, settings, params.run_id, node=node, host=host, script=script, event_log=event_log)
@@ -219,7 +219,7 @@ def _create_restart_handler(
     return RestartRendezvousHandler(params, settings, agent, store, host, watchdog, poller, spares, monitor)
 
 
-def _start_spares(settings: AgentSettings, adopt: Callable[[int], None]) -> Spares | None:
+def _start_spares(settings: AgentSettings, adopt: Callable[[int, int], None]) -> Spares | None:
     if not settings.warm:
         return None
     script = training_script(sys.argv)

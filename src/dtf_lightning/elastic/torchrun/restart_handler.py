@@ -15,12 +15,12 @@ from torch.distributed.elastic.rendezvous.api import (
 from dtf_lightning.elastic.agent.monitor import Monitor
 from dtf_lightning.elastic.agent.notice import NoticePoller
 from dtf_lightning.elastic.agent.restart.agent import RestartAgent
-from dtf_lightning.elastic.agent.restart.local_workers import Watchdog
 from dtf_lightning.elastic.agent.restart.spares import Spares
 from dtf_lightning.elastic.agent.signals import LeaveOnSignal
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.elastic.torchrun.round_store import RoundStore
 from dtf_lightning.etcd.store import Store
+from dtf_lightning.processes.watchdog_process import Watchdog
 
 
 class RestartRendezvousHandler(RendezvousHandler):

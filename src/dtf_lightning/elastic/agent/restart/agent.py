@@ -90,7 +90,7 @@ class RestartAgent:
         self._peers = Peers(node, self._keys, self._mesh, self._clock)
         self._records = RoundRecords(self._view, self._peers, node)
         self._session = Session(store, self._keys, node=node, lease_ttl=settings.lease_ttl, push=push)
-        self.workers = LocalWorkers(node, lambda pid, cause: push(WorkerFailed(pid, cause)))
+        self.workers = LocalWorkers(node, lambda pid, local_rank, cause: push(WorkerFailed(pid, local_rank, cause)))
         mesh_port = self._mesh.port if self._mesh is not None else 0
         self._record = NodeRecord(node=node, host=host, num_workers=1, mesh_port=mesh_port)
         self._written: NodeRecord | None = None

@@ -25,6 +25,7 @@ class WorkersStarting:
 @dataclass(frozen=True)
 class WorkerFailed:
     pid: int
+    local_rank: int
     cause: str
 
 
