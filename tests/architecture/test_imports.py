@@ -103,7 +103,6 @@ WIDE: dict[str, str] = {
 TANGLED: dict[str, str] = {
     "elastic.checkpoints.storage": "makes remote storages, which are storages",
     "elastic.lightning.session.session": "one class over sixteen files: about to be divided",
-    "etcd.memory.store": "opens a backend, which names it",
 }
 """A module of a cycle -> why."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtf_lightning.elastic.agent.live.agent import ExitReason
+from dtf_lightning.elastic.agent.exit import ExitReason
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.records import WorkerState
 from dtf_lightning.elastic.run.keys import RunPhase

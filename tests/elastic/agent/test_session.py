@@ -6,11 +6,11 @@ import queue
 
 import pytest
 
-from dtf_lightning.elastic.agent.etcd_session import Session
-from dtf_lightning.elastic.agent.inbox import OWN_LEASE, StoreSnapshot, Write, WriteDone, WriteOutcome
+from dtf_lightning.elastic.agent.etcd_session import NodeSession
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.run.keys import RunKeys, encode
 from dtf_lightning.etcd.memory.store import MemoryStore
+from dtf_lightning.etcd.session import OWN_LEASE, StoreSnapshot, Write, WriteDone, WriteOutcome
 from dtf_lightning.etcd.store import Compare, EventKind, Put
 
 KEYS = RunKeys("r")
@@ -29,7 +29,7 @@ def heard():
 
 @pytest.fixture
 def session(store, heard):
-    session = Session(store, KEYS, node="a", lease_ttl=5.0, push=heard.put)
+    session = NodeSession(store, KEYS, node="a", lease_ttl=5.0, push=heard.put)
     yield session
     session.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from dtf_lightning.elastic.rules.change import ChangeKind, kind_of_change
 from dtf_lightning.elastic.rules.failures import num_consecutive, still_count
 from dtf_lightning.elastic.rules.generation import Generation, Member, split_id
 from dtf_lightning.elastic.rules.state import DepartureKind, MembershipState, RescalePhase
@@ -31,22 +32,9 @@ class Rescale:
     """The old generation was reported as broken, or one of its members died: this rescale is unplanned."""
 
     @property
-    def kind(self) -> str:
-        """`start`, `join`, `leave`, `failure` or `mixed`."""
-        if self.old.number == 0:
-            return "start"
-        kinds = [
-            word
-            for word, happened in (
-                ("join", bool(self.joined)),
-                ("leave", bool(self.left)),
-                ("failure", bool(self.failed) or (self.broken and not self.left)),
-            )
-            if happened
-        ]
-        if len(kinds) == 1:
-            return kinds[0]
-        return "mixed"
+    def kind(self) -> ChangeKind:
+        failed = bool(self.failed) or (self.broken and not self.left)
+        return kind_of_change(first=self.old.number == 0, joined=bool(self.joined), left=bool(self.left), failed=failed)
 
     @property
     def text(self) -> str:

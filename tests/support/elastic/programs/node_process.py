@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from dtf_lightning.elastic.agent.live.agent import Agent
-from dtf_lightning.elastic.agent.monitor import start_monitor
+from dtf_lightning.elastic.agent.live.agent import LiveAgent
+from dtf_lightning.elastic.agent.monitoring.monitor import start_monitor
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.etcd import connect
 from dtf_lightning.events.log import EventLog
@@ -68,7 +68,7 @@ def run_node(spec: NodeSpec) -> None:
     tcp_store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     settings = AgentSettings(elastic=ElasticSettings(**spec.elastic), **spec.agent)  # type: ignore[arg-type]
     event_log = EventLog()
-    agent = Agent(
+    agent = LiveAgent(
         store,
         settings,
         spec.run_id,
@@ -141,7 +141,7 @@ def _run_worker(spec: NodeSpec, local_rank: int, gate: int) -> None:
     train(spec.training, spec.folder, f"{spec.name}.{local_rank}")
 
 
-def _watch(agent: Agent, workers: list[_Worker]) -> list[int]:
+def _watch(agent: LiveAgent, workers: list[_Worker]) -> list[int]:
     """Wait until all workers have ended; end them all when one fails, or when it is time to go. Their exit codes."""
     codes: dict[int, int] = {}
     wait = threading.Event()

@@ -15,7 +15,8 @@ import threading
 from dataclasses import dataclass, field
 from functools import partial
 
-from dtf_lightning.elastic.agent.inbox import Push, WorkerGone, WorkerSaid
+from dtf_lightning.elastic.agent.inbox import Push
+from dtf_lightning.elastic.agent.live.inbox import WorkerGone, WorkerSaid
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.errors import ProtocolError
 from dtf_lightning.processes.selector_thread import SelectorThread

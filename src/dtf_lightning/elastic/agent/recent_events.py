@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Write, WriteOutcome
+from dtf_lightning.clock import Clock, Deadline
 from dtf_lightning.elastic.run.keys import RunKeys, encode
+from dtf_lightning.etcd.session import OWN_LEASE, Write, WriteOutcome
 from dtf_lightning.etcd.store import Put
 from dtf_lightning.events.kinds import IMPORTANT, describe
 
@@ -26,8 +26,8 @@ class RecentEvents:
     """Of one node. Used by the agent's loop only."""
 
     def __init__(self, node: str, keys: RunKeys, clock: Clock) -> None:
-        self.until: float | None = None
-        """When `due` wants to be called at the latest: monotonic seconds."""
+        self.deadline = Deadline()
+        """When `due` wants to be called at the latest."""
         self._key = keys.events(node)
         self._clock = clock
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
@@ -47,12 +47,12 @@ class RecentEvents:
 
     def due(self, *, listed: bool) -> Iterator[Write]:
         """What is to be written now. `listed`: this node has its lease."""
-        self.until = None
+        self.deadline.clear()
         if not self._changed or self._in_flight is not None or not listed:
             return
         now = self._clock.monotonic()
         if now < self._next_at:
-            self.until = self._next_at
+            self.deadline.bring_forward(self._next_at)
             return
         self._changed, self._next_at = False, now + PAUSE
         put = Put(self._key, encode(list(self._events)), lease=OWN_LEASE)
