@@ -24,7 +24,6 @@ LARGE_CLASSES: dict[str, str] = {
     "elastic/lightning/reporting/recorder.py:RunRecorder": "about to be divided",
     "elastic/lightning/session/restart_session.py:RestartSession": "about to be divided",
     "elastic/lightning/session/session.py:ElasticSession": "about to be divided",
-    "elastic/link/worker_link.py:WorkerLink": "about to be divided",
 }
 
 # path -> why it touches the environment
