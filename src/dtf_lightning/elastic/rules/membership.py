@@ -1,4 +1,4 @@
-"""Who is here: events in, one decision out, with its reason.
+"""Decides a run's generations: one event in, one decision out, with its reason.
 
 `decide` is the whole story of a run as seen by its leader. The driver calls it with every event, does what it says
 (write a directive, write a generation), and calls it again with `TimePassed` until it says `Wait`. The state that comes

@@ -1,4 +1,4 @@
-"""Who is here and what is waited for, for people (`dtf status`)."""
+"""A run's nodes and what is waited for, in words for people (`dtf status`)."""
 
 from __future__ import annotations
 
