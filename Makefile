@@ -2,13 +2,15 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
-JOBS ?= 0
+JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 DOCS_STAMP := $(VENV)/docs.stamp
 
 # Workers of several processes share the cores: without this each would start one thread per core.
 export OMP_NUM_THREADS ?= 1
+# Tests start hundreds of processes; without their bytecode each would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-torchx test-chaos lint format bench compatibility docs clean
@@ -31,8 +33,9 @@ $(DOCS_STAMP): $(STAMP)
 demo: $(STAMP)  ## train while workers join, leave and die (under three minutes)
 	$(BIN)/dtf demo $(ARGS)
 
-test: $(STAMP)  ## all tests but the long random ones (JOBS=2: two at a time); ARGS='-k sampler -x' goes to pytest
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+# One by one, the longest first (tests/support/durations.py), so that the workers end together.
+test: $(STAMP)  ## all tests but the long random ones, JOBS (2) at a time; ARGS='-k sampler -x' goes to pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist load --maxschedchunk 1 $(ARGS)
 
 test-chaos: $(STAMP)  ## the long random fault runs
 	$(BIN)/python -m pytest -m chaos $(ARGS)

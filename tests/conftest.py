@@ -11,16 +11,33 @@ import uuid
 
 import pytest
 
-from support import leaks
+from support import durations, leaks
+from support.fork_server import fork_server
+
+__all__ = ["fork_server"]
 
 # torch's TCPStore looks up the name of whoever it connects to. Where reverse DNS does not answer, that takes 5 s now and
 # then; nothing here depends on a name.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+# Whatever the tests start has a core or less: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes would compile our modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 pytest_plugins = ["pytester"]  # for the police's own test
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--note-durations", action="store_true", help="write tests/durations.json anew")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    durations.sort(items)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--note-durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(durations.Durations())
     leaks.mark_children(uuid.uuid4().hex)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # The shell does so for what it runs in the background, and what the tests start would inherit it.

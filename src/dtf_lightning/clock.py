@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+POLL = 0.02
+"""Seconds between two looks at a file or at a process, where there is no event to wait for."""
 
 
 class Clock(Protocol):
@@ -26,6 +32,36 @@ class SystemClock:
 
     def wall(self) -> float:
         return time.time()
+
+
+def poll_until(
+    condition: Callable[[], T],
+    deadline: float,
+    what: str | Callable[[], str],
+    *,
+    interval: float = POLL,
+    clock: Clock = SystemClock(),  # noqa: B008  (it has no state)
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
+    """The first true value of `condition()`. For what nothing announces: where there is an event, wait for the event.
+
+    Args:
+        condition: is looked at once at least, and once more when the time is over.
+        deadline: seconds from now.
+        what: is waited for; or makes that text when it has not come, with what there is instead.
+        interval: seconds between two looks.
+        pause: waits for so many seconds; may raise, to end the wait.
+
+    Raises `TimeoutError` when the condition does not hold within the deadline, and what it raises itself.
+    """
+    end = clock.monotonic() + deadline
+    while True:
+        late = clock.monotonic() >= end
+        if value := condition():
+            return value
+        if late:
+            raise TimeoutError(f"waited {deadline:g} s for {what if isinstance(what, str) else what()}")
+        pause(interval)
 
 
 def utc_text(wall: float) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 
-from support.source_tree import PACKAGE, ROOT, attributes, calls, definitions, is_record, sources
+import pytest
+
+from support.source_tree import PACKAGE, ROOT, attributes, calls, definitions, is_record, sleeps, sources
 
 MAX_FUNCTION_LINES = 60
 MAX_FILES = 15
@@ -20,10 +22,7 @@ FULL_FOLDERS: dict[str, str] = {}
 LARGE_CLASSES: dict[str, str] = {
     "elastic/lightning/callbacks/best_checkpoints.py:BestCheckpoints": "about to be divided",
     "elastic/lightning/callbacks/divergence_stopping.py:DivergenceStopping": "about to be divided",
-    "elastic/lightning/data/running_batches.py:RunningBatches": "about to be divided",
     "elastic/lightning/reporting/recorder.py:RunRecorder": "about to be divided",
-    "elastic/lightning/session/restart_session.py:RestartSession": "about to be divided",
-    "elastic/lightning/session/session.py:ElasticSession": "about to be divided",
 }
 
 # path -> why it touches the environment
@@ -33,7 +32,15 @@ ENVIRONMENT_USERS = {
 
 # path -> why it sleeps
 SLEEPERS = {
-    "support/leaks.py": "waits for another thread's close(), which nothing announces; only when something is left over",
+    "src/dtf_lightning/clock.py": "`poll_until`: the one place that waits for what nothing announces",
+    "src/dtf_lightning/elastic/demo/interruption.py": "`poll_until`'s pause for the demo, which Ctrl-C ends",
+    "src/dtf_lightning/elastic/reports/watch.py": "draws the screen anew at an interval, until Ctrl-C",
+    "src/dtf_lightning/elastic/testkit/faults.py": "a laggard: time that passes is the fault",
+    "src/dtf_lightning/etcd/client.py": "the random pause between two attempts of a call, so that nodes do not come at once",
+    "src/dtf_lightning/etcd/connection.py": "between two rounds of asking servers that do not listen yet; ends with a diagnosis",
+    "tests/elastic/agent/test_outage.py": "etcd is frozen for longer than a lease: nothing happens meanwhile, that is the test",
+    "tests/support/elastic/programs/link_worker.py": "a step of training, which takes time",
+    "tests/support/elastic/programs/restart_script.py": "a step of training, which takes time",
 }
 
 
@@ -91,6 +98,39 @@ def test_one_file_reads_the_environment():
     assert users == ENVIRONMENT_USERS.keys()
 
 
-def test_tests_do_not_sleep():
-    """They wait for events with a deadline, or move a clock of their own."""
-    assert {path for path, text in sources(ROOT / "tests") if calls(text, "time.sleep")} == SLEEPERS.keys()
+def test_nobody_sleeps():
+    """Source and tests wait for events with a deadline, or move a clock of their own. A reason stands in SLEEPERS."""
+    found = {f"{top}/{path}": sleeps(text) for top in ("src", "tests") for path, text in sources(ROOT / top)}
+    assert {path for path, places in found.items() if places} == SLEEPERS.keys(), found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "time.sleep(1)",
+        "from time import sleep",
+        "threading.Event().wait(1)",
+        "def f():\n    one, never = 1, Event()\n    while not one:\n        never.wait(0.1)",
+        "class A:\n    def f(self):\n        self.never = threading.Event()\n    def g(self):\n        self.never.wait(1)",
+        "queue.Queue().get(timeout=1)",
+        "select.select([], [], [], 1)",
+        "signal.sigtimedwait([], 1)",
+        "subprocess.run(['sleep', '1'])",
+    ],
+)
+def test_every_way_of_sleeping_is_seen(text):
+    """So that the test above means what it says."""
+    assert sleeps(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f():\n    told = Event()\n    ask(told.set)\n    assert told.wait(1)",
+        "def f():\n    told = Event()\n    ask(told)\n    assert told.wait(1)",
+        "class A:\n    def f(self):\n        self.told = Event()\n        self.told.wait()\n    def g(self):\n        self.told.set()",
+        "select.select([reader], [], [], 1)",
+    ],
+)
+def test_waiting_for_somebody_is_not_sleeping(text):
+    assert not sleeps(text)

@@ -167,7 +167,7 @@ def wait_until_dead(pid: int) -> None:
 def test_it_dies_with_its_parent():
     """Even with one that is killed, and even when it was started from a thread that has ended."""
     code = """if True:
-        import threading
+        import signal, threading
         from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
         started = []
         thread = threading.Thread(target=lambda: started.append(EmbeddedEtcd()))
@@ -175,7 +175,7 @@ def test_it_dies_with_its_parent():
         thread.join()
         print(started[0].pid)
         print(started[0].wait(0.3))
-        threading.Event().wait(60)
+        signal.pause()
     """
     parent = start(code)
     try:

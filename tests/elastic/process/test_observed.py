@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-import time
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.reports.store import ResultsStore
 from support.collector import Collector
 from support.elastic.reports import BALANCE
@@ -64,17 +63,19 @@ def three_train(metrics):
 
 def scrape_until(folder, node, holds):
     """Prometheus's way: the address from the run's folder, then the node's metrics, until this holds."""
-    end, wait, found = time.monotonic() + PATIENCE, threading.Event(), {}
-    while not holds(found):
-        assert time.monotonic() < end, found
-        wait.wait(0.05)
-        path = folder / "metrics" / f"{node}.json"
+    path = folder / "metrics" / f"{node}.json"
+    found = {}
+
+    def look():
+        nonlocal found
         if path.exists():
             address = json.loads(path.read_text())[0]["targets"][0]
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE) as answer:
                 lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
             found = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
-    return found
+        return found if holds(found) else None
+
+    return poll_until(look, PATIENCE, lambda: f"other metrics than {found}")
 
 
 def check_traces(run, collector):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -15,16 +17,16 @@ from support.elastic.restart_run import RestartRun, kill
 
 pytestmark = pytest.mark.process
 
-C10D = ("--rdzv-backend=c10d", "--rdzv-conf=last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3")
+C10D = ("--rdzv-backend=c10d", "--rdzv-conf=last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=60")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., RestartRun]]:
+def run(tmp_path: Path, fork_server: Any) -> Iterator[Callable[..., RestartRun]]:
     """Make a run."""
     made: list[RestartRun] = []
 
     def make(**options: Any) -> RestartRun:
-        made.append(RestartRun(tmp_path, f"restart-{os.getpid()}", **options))
+        made.append(RestartRun(tmp_path, f"restart-{os.getpid()}", server=fork_server, **options))
         return made[-1]
 
     yield make
@@ -33,11 +35,12 @@ def run(tmp_path: Path) -> Iterator[Callable[..., RestartRun]]:
 
 
 def free_port() -> int:
-    """torchrun's static rendezvous wants a number; nobody else asks for this one right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """torchrun's static rendezvous wants a number: one that the kernel gives to nobody who asks for any."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.randrange(15_000, 30_000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def test_kill_worker_under_c10d(run: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 from dtf_lightning.elastic.testkit.local_cluster import LocalCluster
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
-from support.elastic.run import ElasticRun, check_survivors
+from support.elastic.run import PATIENCE, ElasticRun, check_survivors
 from support.elastic.training import Training
 
 pytestmark = pytest.mark.process
@@ -30,7 +30,7 @@ def test_other_model_is_refused(make_run):
     run.start("a", "b")
     generation = run.wait_for_world(2)
     run.start("c", training=replace(OPEN_END, hidden=48))
-    assert run.server.wait(run.nodes["c"].pid, 40) == 1
+    assert run.server.wait(run.nodes["c"].pid, PATIENCE) == 1
     assert "network.0.weight" in run.nodes["c"].log()
     assert "float32 (32, 16)' in the run and" in run.nodes["c"].log()
     run.stop()
@@ -44,7 +44,7 @@ def test_finished_id_is_free(make_run):
     first = make_run(Training(max_epochs=1))
     first.start("a")
     first.wait_until_over()
-    second = make_run(Training(max_epochs=1, hidden=48), run_id=first.run_id)
+    second = make_run(Training(max_epochs=1, hidden=48), run_id=first.run_id, min_nodes=2)
     second.start("a", "b")
     second.wait_until_over()
     first.check(survivors=1, epochs=1)
@@ -75,7 +75,7 @@ def test_etcd_freezes(fork_server, tmp_path):
             run.close()
 
 
-def test_torchrun(etcd, tmp_path):
+def test_torchrun(etcd, fork_server, tmp_path):
     """Real torchrun, two nodes of two workers: one worker dies, its node comes back (--max-restarts); a node is killed."""
     training = Training(until_stopped=True, batch_norm=False)
     arguments = [str(tmp_path), pickle.dumps(training).hex()]
@@ -89,23 +89,24 @@ def test_torchrun(etcd, tmp_path):
         nnodes="1:2",
         nproc_per_node=2,
         max_restarts=1,
-        rdzv_conf={"mode": "live", "initial_window": "20", "max_wait": "20"},  # the callback is in another file
+        rdzv_conf={"mode": "live", "initial_window": "120", "max_wait": "120"},  # the callback is in another file
         variables={"PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))},
+        popen=fork_server.popen,
     )
     with cluster:
         cluster.start("a")
         cluster.start("b")
-        cluster.wait_for_generation(1)
-        cluster.wait_for_step(5)
+        cluster.wait_for_generation(1, PATIENCE)
+        cluster.wait_for_step(5, PATIENCE)
         cluster.nodes["a"].kill_worker(1)
-        cluster.wait_for_generation(3)
-        cluster.wait_until(lambda: cluster.status().generation.world_size == 4, "four workers again", 60)
+        cluster.wait_for_generation(3, PATIENCE)
+        cluster.wait_until(lambda: cluster.status().generation.world_size == 4, "four workers again", PATIENCE)
         leader = cluster.leader()
         survivor = next(node for node in cluster.nodes.values() if node is not leader)
         leader.kill()
-        cluster.wait_for_generation(4)
+        cluster.wait_for_generation(4, PATIENCE)
         (tmp_path / "stop").touch()
-        assert survivor.wait(60) == 0, survivor.output()
+        assert survivor.wait(PATIENCE) == 0, survivor.output()
     check_survivors(tmp_path, training, survivors=2)
 
 

@@ -50,21 +50,35 @@ def test_fixed_worlds(make_run, alone, num_nodes, num_workers):
 
 
 def test_joins_and_leaves(make_run, alone):
-    """2 -> 3 -> 1: a third comes in mid-epoch, two are asked to leave in the second epoch."""
-    run = make_run(initial_window=1.0, max_wait=20.0)
+    """1 -> 2 -> 3 -> 1: two come in mid-epoch, two are asked to leave in the second epoch, at once or one by one."""
+    run = make_run()
+    two, three, leaving, last = (str(run.folder / name) for name in ("two", "three", "leaving", "last"))
     run.training = Training(
         **EIGHT,
         faults=(
-            Fault(at="batch_end", step=2, action="hold", until=str(run.folder / "joined")),
-            Fault(at="forward", step=6, rank=1, generation=2, action="leave"),
-            Fault(at="forward", step=6, rank=2, generation=2, action="leave"),
+            Fault(at="train_start", action="hold", until=two),
+            Fault(at="forward", generation=2, action="hold", until=three),
+            Fault(at="forward", step=5, rank=1, generation=3, action="leave"),
+            Fault(at="forward", step=5, rank=2, generation=3, action="leave"),
+            Fault(at="forward", step=5, generation=3, action="hold", until=leaving),
+            Fault(at="forward", generation=4, action="hold", until=last),
         ),
     )
-    run.start("a", "b")
-    before = run.wait_for_world(2)
+    run.start("a")
+    run.wait_for_held("two", 0)
+    run.start("b")
+    run.wait_for(lambda view: view.directive is not None and view.directive.target == 2, "b's join")
+    run.release("two")
+    run.wait_for_held("three", 0, 1)
     run.start("c")
-    run.wait_for(lambda view: view.directive is not None and view.directive.target == before + 1, "c's join")
-    run.release("joined")
+    run.wait_for(lambda view: view.directive is not None and view.directive.target == 3, "c's join")
+    run.release("three")
+    run.wait_for_held("leaving", 0, 1, 2)
+    stop = run.wait_for(lambda view: view.directive is not None and view.directive.leaving, "the first leave")
+    run.release("leaving")
+    if len(stop.directive.leaving) == 1:
+        run.wait_for(lambda view: view.directive.target == 5 and view.directive.leaving, "the other leave")
+    run.release("last")
     run.wait_until_over()
     run.check(survivors=1, epochs=2)
     assert {event.world_size for event in run.rescales()} >= {3, 1}

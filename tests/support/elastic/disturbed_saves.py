@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from pathlib import Path
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
+from dtf_lightning.elastic.testkit.faults import HOLD_TIMEOUT
 from support.elastic.checkpoint_disks import Counting
 
 STEP = 8
@@ -46,9 +46,7 @@ class DisturbedCheckpoints(BestCheckpoints):
             return
         if self._waits and name == "write":
             (self._place / "waiting").touch()
-            end = time.monotonic() + 30
-            while not (self._place / self._waits).exists() and time.monotonic() < end:
-                threading.Event().wait(0.01)
+            poll_until((self._place / self._waits).exists, HOLD_TIMEOUT, f"the file {self._waits}")
         if name == self._name:
             self._left -= 1
             if self._left == 0 and not (self._place / "died").exists():

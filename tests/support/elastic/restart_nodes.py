@@ -7,10 +7,12 @@ from pathlib import Path
 
 from dtf_lightning.elastic.agent.restart.agent import RestartAgent
 from dtf_lightning.elastic.agent.restart.inbox import WorkerFailed
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
-from dtf_lightning.events.log import Event, EventLog, read_events
+from dtf_lightning.events.log import EventLog, read_events
+from dtf_lightning.events.registry import Event
 
 PATIENCE = 10.0
 """Seconds that anything which must come gets to come."""
@@ -34,7 +36,13 @@ class RestartNode:
         rules = {"min_nodes": 1, "max_nodes": 4, "stability_window": 0.05, "initial_window": 0.1, **elastic}
         settings = AgentSettings(elastic=ElasticSettings(**rules))  # type: ignore[arg-type]
         self.agent = RestartAgent(
-            self.store, settings, run_id, node=name, host="127.0.0.1", script=script, event_log=EventLog(self._log)
+            self.store,
+            settings,
+            run_id,
+            node=name,
+            host="127.0.0.1",
+            script=script,
+            event_log=EventLog(ELASTIC_EVENTS, self._log),
         )
         self.main = ThreadPoolExecutor(1, f"main-of-{name}")
         self.agent.start()
@@ -61,4 +69,4 @@ class RestartNode:
 
     def events(self, kind: str) -> list[Event]:
         """Those of this kind in the node's log, once it is closed."""
-        return [event for event in read_events(self._log) if event.kind == kind]
+        return [event for event in read_events(ELASTIC_EVENTS, self._log) if event.kind == kind]

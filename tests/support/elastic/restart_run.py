@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-import time
 from pathlib import Path
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.observe.ledger import Audit, audit, read_ledger
 from support.elastic.programs.restart_script import BATCH, EPOCHS, NUM_SAMPLES
 from support.elastic.torchrun import PATIENCE, Torchrun
+from support.fork_server import ForkServer
 
 SCRIPT = Path(__file__).parent / "programs/restart_script.py"
 
@@ -22,6 +22,7 @@ class RestartRun:
         folder: the run's; every node has its own memory in it.
         every: `snapshot_every_n_steps`.
         rendezvous: torchrun's flags; `None` for ours in restart mode.
+        server: its nodes are forked from there.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class RestartRun:
         every: int = 5,
         endpoint: str = "",
         rendezvous: tuple[str, ...] | None = None,
+        server: ForkServer | None = None,
     ) -> None:
         self.folder, self.run_id, self.every = folder, run_id, every
         self.endpoint, self.rendezvous = endpoint, rendezvous
+        self.server = server
         self.nodes: list[Torchrun] = []
 
     def start(self, name: str, *, nnodes: str = "1:3", num_workers: int = 1, restarts: int = 3) -> Torchrun:
@@ -51,6 +54,7 @@ class RestartRun:
             options=(f"--max-restarts={restarts}",),
             env={"MEMORY": f"memory-{name}", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
             rendezvous=self.rendezvous,
+            server=self.server,
         )
         self.nodes.append(node)
         return node
@@ -62,7 +66,11 @@ class RestartRun:
     def wait_for_steps(self, number: int) -> None:
         """Until so many more steps have been drawn by the newest life."""
         start = self._newest_draw()
-        self._poll(lambda: self._newest_draw() >= start + number, f"{number} more steps")
+        poll_until(
+            lambda: self._newest_draw() >= start + number,
+            PATIENCE,
+            lambda: f"{number} more steps; printed:\n{''.join(node.output[-3000:] for node in self.nodes)}",
+        )
 
     def go_fast(self) -> None:
         (self.folder / "fast").touch()
@@ -116,13 +124,6 @@ class RestartRun:
 
     def _lines(self) -> list[dict[str, object]]:
         return [line for path in self.folder.glob("ledger/*.jsonl") for line in read_ledger(path)]  # type: ignore[misc]
-
-    def _poll(self, condition: object, what: str) -> None:
-        end, pause = time.monotonic() + PATIENCE, threading.Event()
-        while not condition():  # type: ignore[operator]
-            last = "".join(node.output[-3000:] for node in self.nodes)
-            assert time.monotonic() < end, f"{what} did not come; the nodes printed:\n{last}"
-            pause.wait(0.02)
 
 
 def kill(pid: int) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -16,15 +15,18 @@ from typing import Any
 
 import psutil
 
+from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, WorkerRescaled
 from dtf_lightning.elastic.observe.ledger import Audit, audit
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
+from dtf_lightning.elastic.testkit.faults import held_mark
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events.log import WorkerRescaled, read_events
+from dtf_lightning.events.log import read_events
 from support.elastic.programs.node_process import NodeSpec, run_node
 from support.elastic.training import Training
 from support.fork_server import ForkServer
 
-PATIENCE = 40.0
+PATIENCE = 120.0
 """Seconds that anything which must come gets to come."""
 
 DEFAULTS = {"stability_window": 0.05, "initial_window": 0.05}
@@ -32,7 +34,7 @@ DEFAULTS = {"stability_window": 0.05, "initial_window": 0.05}
 
 def exactly(num_nodes: int) -> dict[str, float]:
     """Settings: the first generation is formed when, and as soon as, so many nodes are there."""
-    return {"max_nodes": num_nodes, "initial_window": 20.0, "max_wait": 20.0}
+    return {"max_nodes": num_nodes, "initial_window": PATIENCE, "max_wait": PATIENCE}
 
 
 @dataclass
@@ -100,6 +102,11 @@ class ElasticRun:
                 environment=self.environment,
             )
             self.nodes[name] = ForkedNode(spec, self.server.fork(run_node, self.folder / f"{name}.log", spec), self)
+
+    def wait_for_held(self, name: str, *ranks: int) -> None:
+        """Until these ranks have come to the fault that holds them until the file `name` is there."""
+        for rank in ranks:
+            self.wait_for_file(held_mark(self.folder / name, rank))
 
     def release(self, name: str) -> None:
         """Let go what a fault holds until the file `name` is there."""
@@ -189,10 +196,7 @@ class ElasticRun:
         self._poll(lambda: text in (node.agent_log() if of_agent else node.log()), f"{text!r} from {name}")
 
     def _poll(self, condition: Callable[[], bool], description: str) -> None:
-        end, wait = time.monotonic() + PATIENCE, threading.Event()
-        while not condition():
-            assert time.monotonic() < end, f"{description} did not come: {self.last_words()}"
-            wait.wait(0.01)
+        poll_until(condition, PATIENCE, lambda: f"{description}: {self.last_words()}", interval=0.01)
 
     def wait_until_over(self, *, failed: int | None = 0) -> dict[str, int]:
         """The exit codes of all nodes, as torchrun's would be; so many of them (`None`: any) must have failed."""
@@ -232,7 +236,7 @@ class ElasticRun:
 
     def rescales(self) -> list[WorkerRescaled]:
         """What the workers measured, in time order."""
-        events = [event for path in self.folder.glob("events/*.jsonl") for event in read_events(path)]
+        events = [event for path in self.folder.glob("events/*.jsonl") for event in read_events(ELASTIC_EVENTS, path)]
         return sorted((e for e in events if isinstance(e, WorkerRescaled)), key=lambda e: e.at)
 
     def check(self, *, survivors: int, **expected: Any) -> None:

@@ -12,7 +12,9 @@ import threading
 import time
 from pathlib import Path
 
-PATIENCE = 90.0
+from support.fork_server import ForkServer, Program
+
+PATIENCE = 180.0
 """Seconds for anything: importing torch takes 3 of them on an idle machine, and many more on a busy one."""
 
 WORKER = Path(__file__).parent / "programs/link_worker.py"
@@ -35,8 +37,12 @@ class Torchrun:
         env: dict[str, str] | None = None,
         rendezvous: tuple[str, ...] | None = None,
         command: list[str] | None = None,
+        server: ForkServer | None = None,
     ) -> None:
-        """`rendezvous`: other flags than those of our backend. `command`: the whole of it, instead of all that."""
+        """`rendezvous`: other flags than those of our backend. `command`: the whole of it, instead of all that.
+
+        `server`: torchrun and its workers are forked from there; `None` executes them, as a user's shell does.
+        """
         ours = ("--rdzv-backend=etcd", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}", f"--rdzv-conf={conf}")
         command = command or [
             *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nnodes}", f"--nproc-per-node={num_workers}"),
@@ -44,21 +50,22 @@ class Torchrun:
             *options,
             *(str(script), *script_arguments),
         ]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
+        reader, writer = os.pipe()
+        self.process: Program | subprocess.Popen[bytes] = (
+            server.start(command[1:], environment, writer)
+            if server is not None
+            else subprocess.Popen(command, stdout=writer, stderr=subprocess.STDOUT, env=environment)
         )
+        os.close(writer)
+        self._printed = os.fdopen(reader, errors="replace")
         self.output = ""
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True, name="torchrun-output")
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._printed:
             self._lines.put(line)
         self._lines.put(None)
 
@@ -69,8 +76,7 @@ class Torchrun:
         self.process.kill()  # its workers see the end and go
         self.process.wait()
         self._reader.join(PATIENCE)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self._printed.close()
 
     def expect(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         """The next line in which the pattern is found."""

@@ -35,13 +35,15 @@ from dtf_lightning.elastic.agent.inbox import (
 from dtf_lightning.elastic.agent.mesh import Mesh
 from dtf_lightning.elastic.agent.peers import Peers
 from dtf_lightning.elastic.agent.recent_events import RecentEvents
+from dtf_lightning.elastic.events import RunEnded
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.run.keys import NodeDeleted, RunKeys, RunView
 from dtf_lightning.elastic.run.transactions import ended_by
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import StoreChanged, StoreSnapshot, Write, WriteDone, WriteOutcome
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events.log import Event, EventLog, RunEnded
+from dtf_lightning.events.log import EventLog
+from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dtf_lightning.clock import Clock, Deadline
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.run.keys import RunKeys, encode
 from dtf_lightning.etcd.session import OWN_LEASE, Write, WriteOutcome
 from dtf_lightning.etcd.store import Put
-from dtf_lightning.events.kinds import IMPORTANT, describe
+from dtf_lightning.events.registry import EventLogError
 
 MAX_EVENTS = 20
 MAX_TEXT = 300
@@ -37,12 +38,13 @@ class RecentEvents:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take in an event's JSON; one that is of no importance, or that cannot be read, is passed over."""
-        if event.get("kind") not in IMPORTANT:
+        if event.get("kind") not in ELASTIC_EVENTS.important:
             return
         try:
-            self._events.append({"at": float(event["at"]), "text": describe(event)[:MAX_TEXT]})
-        except (KeyError, TypeError, ValueError, AttributeError):
+            happened = ELASTIC_EVENTS.from_json(event)
+        except EventLogError:
             return  # of another version's worker
+        self._events.append({"at": happened.at, "text": happened.describe()[:MAX_TEXT]})
         self._changed = True
 
     def due(self, *, listed: bool) -> Iterator[Write]:

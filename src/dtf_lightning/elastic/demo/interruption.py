@@ -7,7 +7,7 @@ middle of ending the processes would leave all of them. So the signal is noted, 
 from __future__ import annotations
 
 import signal
-import threading
+import time
 from types import FrameType, TracebackType
 
 POLL = 0.05
@@ -21,7 +21,6 @@ class Interruption:
 
     def __init__(self) -> None:
         self._asked = False
-        self._never = threading.Event()
 
     def __enter__(self) -> Interruption:
         self._previous = [signal.signal(number, self._note) for number in _NUMBERS]
@@ -33,9 +32,9 @@ class Interruption:
         for number, handler in zip(_NUMBERS, self._previous, strict=True):
             signal.signal(number, handler)
 
-    def pause(self) -> None:
+    def pause(self, seconds: float = POLL) -> None:
         """Wait for a moment. Raises `KeyboardInterrupt` when asked to end, now or before."""
-        self._never.wait(POLL)
+        time.sleep(seconds)
         if self._asked:
             raise KeyboardInterrupt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dtf_lightning import environment
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.demo import NUM_TRAINING_SAMPLES, report
 from dtf_lightning.elastic.demo.display import Display
-from dtf_lightning.elastic.demo.interruption import Interruption
+from dtf_lightning.elastic.demo.interruption import POLL, Interruption
 from dtf_lightning.elastic.demo.scenario import DemoFailed, Scenario
 from dtf_lightning.elastic.observe.rescale_audit import rescale_costs
 from dtf_lightning.elastic.testkit.local_cluster import LocalCluster
@@ -77,8 +79,9 @@ def _run(folder: Path, display: Display, interruption: Interruption, min_steps: 
             folder=folder / "nodes",
             run_id=RUN,
             run_dir=run_dir,
+            nnodes="2:4",  # both nodes make the first generation, however slow one is
             max_restarts=1,
-            rdzv_conf={"initial_window": "10"},  # both nodes shall make the first generation, however slow one is
+            rdzv_conf={"initial_window": "1"},
             variables={**ONE_THREAD, "TMPDIR": temporary},
         ) as cluster,
     ):
@@ -141,10 +144,13 @@ def _train_undisturbed(folder: Path, num_epochs: int, display: Display, interrup
             start_new_session=True,
         )
     try:
-        end = time.monotonic() + UNDISTURBED_TIMEOUT
-        while process.poll() is None and time.monotonic() < end:
+
+        def has_ended() -> bool:
             display.show("undisturbed training")
-            interruption.pause()
+            return process.poll() is not None
+
+        with contextlib.suppress(TimeoutError):
+            poll_until(has_ended, UNDISTURBED_TIMEOUT, "undisturbed training", interval=POLL, pause=interruption.pause)
         if process.returncode != 0:
             last = log.read_text(errors="replace")[-2000:]
             how = f"ended with {process.returncode}" if process.poll() is not None else "did not end in time"

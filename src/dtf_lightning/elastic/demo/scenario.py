@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.demo.display import Display
-from dtf_lightning.elastic.demo.interruption import Interruption
+from dtf_lightning.elastic.demo.interruption import POLL, Interruption
 from dtf_lightning.elastic.demo.observe import LedgerTail, SeenGeneration
+from dtf_lightning.elastic.events import WorkerRescaled
 from dtf_lightning.elastic.testkit.local_cluster import LocalCluster, LocalNode
 from dtf_lightning.errors import DtfError
-from dtf_lightning.events.log import WorkerRescaled
 
 START_TIMEOUT = 120.0
 """Seconds for a node to come: imports of torch and Lightning on a busy machine, from a cold disk."""
@@ -169,18 +170,20 @@ class Scenario:
         self._display.say(f"generation {seen.number}: {world_size} workers train{paused}")
 
     def _until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
-        end = time.monotonic() + timeout
-        while not condition():
+        def holds() -> bool:
+            if condition():
+                return True
             for name, node in self._cluster.nodes.items():
                 if name not in self._meant_to_end and node.process.poll() is not None:
                     raise DemoFailed(f"waiting for {what}: node {name} was to live on; {self._last_words(node)}")
-            if time.monotonic() > end:
-                words = "\n".join(
-                    f"node {node.name}; {self._last_words(node)}" for node in self._cluster.nodes.values()
-                )
-                raise DemoFailed(f"{what}: did not come about within {timeout:g} s\n{words}")
             self._display.show(self._now(what))
-            self._interruption.pause()
+            return False
+
+        try:
+            poll_until(holds, timeout, what, interval=POLL, pause=self._interruption.pause)
+        except TimeoutError:
+            words = "\n".join(f"node {node.name}; {self._last_words(node)}" for node in self._cluster.nodes.values())
+            raise DemoFailed(f"{what}: did not come about within {timeout:g} s\n{words}") from None
 
     def _epoch(self) -> int:
         seen = self._tail.look()

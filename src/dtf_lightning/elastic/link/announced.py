@@ -3,11 +3,11 @@
 Rules that this file guards:
 
 * in the steady state a step costs a count and one attribute read (`at_boundary`);
-* a worker that answered `Prepare` with boundary b does not pass boundary b + 1 before it has seen `Stop`, so the
-  leader's choice (max over the workers + 2) lies ahead of everybody; only when etcd is away meanwhile it trains on, and
-  a late `Stop` then counts at once;
-* what was announced is about the generation of the last `Assign`: it is reset when that is heard, so that whatever
-  follows is about the new generation.
+* a worker that answered `Prepare` with boundary b does not pass boundary b + 1 before it has seen `Stop`, so that the
+  leader's choice (the largest answer + 2) lies ahead of every worker; only when etcd is away meanwhile does it train
+  on, and a late `Stop` then counts at once;
+* whatever the agent announces is about the generation of the last `Assign`: it is reset when that is heard, so that
+  what follows is about the new generation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dtf_lightning.elastic.link import messages
 from dtf_lightning.errors import GenerationBroken, ProtocolError, RunAborted, RunRefused
 
 STOP_PATIENCE = 5.0
-"""Seconds that a worker which has answered `Prepare` waits for `Stop`, then trains on: etcd being away stops nobody."""
+"""Seconds that a worker waits for `Stop` after its answer to `Prepare`; then it trains on, as etcd may be away."""
 
 
 class RunFinished(Exception):
@@ -35,13 +35,13 @@ class Announced:
 
     def __init__(self, answer: Callable[[messages.Message], None]) -> None:
         self.generation = 0
-        """The generation that this worker is, or was last, part of."""
+        """The number of the generation that this worker is in, or was in last."""
         self.pending = False
-        """Something is to be looked at: the one attribute that a step reads."""
+        """Whether the agent has announced something: the one attribute that a step reads."""
         self.changed = threading.Condition()
         """Held for everything but the step that has nothing to look at."""
         self.unwound = threading.Event()
-        """Cleared with an assignment, set when this worker is out of its generation."""
+        """Cleared by an assignment, set when this worker is out of its generation."""
         self.stop: messages.Stop | None = None
         self.abort: messages.Abort | None = None
         self.stop_patience = STOP_PATIENCE
@@ -56,12 +56,12 @@ class Announced:
 
     @property
     def broken(self) -> bool:
-        """A failure of the current generation was announced."""
+        """Whether a failure of the current generation was announced."""
         return self._failed_target > self.generation
 
     @property
     def over(self) -> bool:
-        """The agent has said its last word."""
+        """Whether the agent has finished, aborted or refused this worker."""
         return any((self._finish, self.abort, self._refused))
 
     # --- the listener's thread ---------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ class Announced:
             must_unwind = False
             match message:
                 case messages.Prepare() if message.target > self.generation:
-                    # First the mark, then the look: a main thread that counts on meanwhile sees the mark at its next
+                    # First the flag, then the count: a main thread that counts on meanwhile sees the flag at its next
                     # boundary and waits for this lock, so that it is at most one boundary past the answer.
                     self.pending = True
                     self._answered, self.stop = self._boundary, None
@@ -108,7 +108,7 @@ class Announced:
     # --- the training loop's thread ----------------------------------------------------------------------------------
 
     def at_boundary(self) -> bool:
-        """Count one optimizer-step boundary; true if this is where the planned rescale stops.
+        """Count one optimizer-step boundary; return whether the planned rescale stops here.
 
         Raises `GenerationBroken` when a failure was announced, `RunAborted` when the run was ended.
         """
@@ -123,12 +123,12 @@ class Announced:
                 if self._answered is None or self._boundary < self._answered + 2:
                     return False
                 if not self.changed.wait(self.stop_patience):
-                    # etcd may have gone away between the two. Going on is safe: no step can be done without the
-                    # others, so whoever has seen `Stop` and this worker part at the same committed step.
+                    # etcd may have gone away between the two messages. Going on is safe: no step can be done without
+                    # the other workers, so whoever has seen `Stop` and this worker part at the same committed step.
                     self._answered = None
 
     def check(self) -> None:
-        """Raise `GenerationBroken` or `RunAborted` if one was announced."""
+        """Raise `GenerationBroken` or `RunAborted` if either was announced."""
         if self.pending:
             with self.changed:
                 self._raise_if_broken()
@@ -170,7 +170,7 @@ class Announced:
 
     def _raise_if_broken(self) -> None:
         if self.abort is not None:
-            self.unwound.set()  # the main thread knows; what it does before it ends holds nobody up
+            self.unwound.set()  # the main thread knows; whatever it does before it ends, no other worker waits for it
             raise RunAborted(self.abort.reason)
         if self.broken:
             raise GenerationBroken(f"generation {self.generation} is broken: {self.fail_reason}")

@@ -1,8 +1,8 @@
-"""The worker's side of the agent's socket.
+"""The worker's end of the socket to its agent.
 
 Rules that this file guards, beside those of `announced.py` and `worker_socket.py`:
 
-* the agent's end is the worker's end: no orphan trains on alone;
+* a worker ends when its agent does: no orphan trains on alone;
 * a worker that was told of a failure is unwound within `rescale_timeout`, or ends itself, so that the others need not
   wait for it; one that waits in `ready` is unwound, whatever fails meanwhile.
 """
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 EXIT_AGENT_LOST = 70
 EXIT_NOT_UNWOUND = 71
 CONNECT_TIMEOUT = 30.0
-"""Seconds to connect and be welcomed."""
+"""Seconds to connect to the agent and to get its `Welcome`."""
 
 
 class WorkerLink:
@@ -60,7 +60,7 @@ class WorkerLink:
         """The last global step, for heartbeats; written by the training loop without a lock."""
         self._announced = Announced(self.send)
         self._closed = False
-        """The connection may end: nobody minds any more."""
+        """Whether the connection may end: its end then no longer means that the agent is lost."""
         self._socket = WorkerSocket(path, CONNECT_TIMEOUT)
         try:
             self.send(messages.Hello(local_rank=local_rank, pid=os.getpid()))
@@ -74,29 +74,29 @@ class WorkerLink:
     # --- called by the training loop ---------------------------------------------------------------------------------
 
     def at_boundary(self) -> bool:
-        """Count one optimizer-step boundary; true if this is where the planned rescale stops.
+        """Count one optimizer-step boundary; return whether the planned rescale stops here.
 
         Raises `GenerationBroken` when a failure was announced, `RunAborted` when the run was ended.
         """
         return self._announced.at_boundary()
 
     def check(self) -> None:
-        """Raise `GenerationBroken` or `RunAborted` if one was announced; for use between boundaries."""
+        """Raise `GenerationBroken` or `RunAborted` if either was announced; for use between boundaries."""
         self._announced.check()
 
     @property
     def generation(self) -> int:
-        """The generation that this worker is, or was last, part of."""
+        """The number of the generation that this worker is in, or was in last."""
         return self._announced.generation
 
     @property
     def pending(self) -> bool:
-        """Something is to be looked at at the next boundary."""
+        """Whether the agent has announced something that the next boundary looks at."""
         return self._announced.pending
 
     @property
     def broken(self) -> bool:
-        """A failure of the current generation was announced."""
+        """Whether a failure of the current generation was announced."""
         return self._announced.broken
 
     @property
@@ -107,16 +107,19 @@ class WorkerLink:
 
     @property
     def stopping(self) -> messages.Stop | None:
-        """The planned rescale that this worker stopped for; `None` outside of one."""
+        """The planned rescale that this worker stops for; `None` outside of one."""
         return self._announced.stop
 
     @property
     def fail_reason(self) -> str:
-        """Why the last broken generation was; empty before the first."""
+        """Why the last generation that broke did so; empty before the first."""
         return self._announced.fail_reason
 
     def suspect(self, error: str, timeout: float) -> bool:
-        """Report that a collective failed; true once the leader declared the generation broken."""
+        """Report that a collective failed; return whether the leader declared the generation broken in time.
+
+        `timeout` is in seconds.
+        """
         self.send(messages.Suspect(generation=self.generation, error=error))
         return self._announced.await_break(timeout)
 
@@ -139,7 +142,7 @@ class WorkerLink:
     def finished(self, step: int) -> None:
         """Say that training came to its end here, and wait for the others.
 
-        Raises `GenerationBroken` when a member that had not finished died, `RunAborted`.
+        Raises `GenerationBroken` when a member that had not finished died, and `RunAborted`.
         """
         self.send(messages.Finished(generation=self.generation, step=step))
         self._announced.await_finish()
@@ -149,7 +152,7 @@ class WorkerLink:
         self.send(messages.Leaving(reason=reason))
 
     def left(self) -> None:
-        """Say goodbye; from here on the agent may end before this process does."""
+        """Say that this worker leaves; from here on the agent may end before this process does."""
         self._closed = True
         self.send(messages.Left())
 
@@ -158,11 +161,11 @@ class WorkerLink:
         self.send(messages.Dying(error=error))
 
     def send(self, message: messages.Message) -> None:
-        """Send one message; an agent that is gone is the listener's business."""
+        """Send one message; that the agent may be gone is left to the listener."""
         self._socket.send(message.encode())
 
     def close(self) -> None:
-        """Hang up. Idempotent."""
+        """Close the connection. Idempotent."""
         self._closed = True
         self._announced.unwound.set()
         self._socket.hang_up()
@@ -190,7 +193,7 @@ class WorkerLink:
             self.on_agent_lost()
 
     def _read_line(self) -> bytes:
-        """One line, or nothing at the end of file; sends heartbeats while it waits."""
+        """Return one line, or nothing at the end of file; sends heartbeats while it waits."""
         while True:
             try:
                 return self._socket.read_line()
@@ -209,7 +212,7 @@ class WorkerLink:
             log.exception("breaking the generation off failed; the main thread may unwind late, or be ended for it")
 
     def _watch_unwinding(self) -> None:
-        """Last resort: a main thread that does not unwind must not hold the others up."""
+        """End the process if its main thread does not unwind in time: the other workers must not wait for it."""
         if self._announced.unwound.wait(self.welcome.rescale_timeout):
             return
         sys.stderr.write(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 
 
-class ChangeKind(StrEnum):
+class ChangeKind(Enum):
     """Why a world was formed."""
 
     START = "start"  # the run's first

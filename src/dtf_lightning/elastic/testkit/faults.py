@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers.logger import Logger
 from torch.utils.data import Dataset, get_worker_info
+
+from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.lightning.host.names import Callback, Logger
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 LAG = 0.3
 """Seconds that a laggard's collective fails later than its peers' succeeds."""
-HOLD_TIMEOUT = 30.0
+HOLD_TIMEOUT = 150.0
 """Seconds; longer than anything that a test holds a worker for."""
-POLL = 0.01
+HOLD_POLL = 0.01
 
 
 class Phase(Enum):
@@ -64,11 +64,16 @@ class Action(Enum):
     RAISE = "raise"  # `FaultInjected`, as the user's own error
     FAIL = "fail"  # its collective fails
     LAG = "lag"  # its collective fails, long after its peers' has succeeded
-    HOLD = "hold"  # it waits until the file `Fault.until` is there
+    HOLD = "hold"  # it says that it is there (`held_mark`) and waits until the file `Fault.until` is there
 
 
 class FaultInjected(Exception):
     """The error of the user's code that a fault stands for."""
+
+
+def held_mark(until: str | Path, rank: int) -> Path:
+    """The file that a worker of this rank makes when a fault begins to hold it."""
+    return Path(f"{until}.held-{rank}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +124,8 @@ class FaultInjector(Callback):
         trainer = self._trainer
         if trainer is None:
             return False
-        session = getattr(trainer.strategy, "session", None)
-        generation = session.generation.number if session is not None else 1
+        run = getattr(trainer.strategy, "run", None)
+        generation = run.world.generation.number if run is not None else 1
         return (
             fault.step in (None, trainer.global_step if step is None else step)
             and fault.rank in (None, trainer.global_rank)
@@ -142,12 +147,18 @@ class FaultInjector(Callback):
                 raise FaultInjected(f"{fault}")
             case Action.FAIL | Action.LAG:
                 if fault.action is Action.LAG:
-                    threading.Event().wait(LAG)
+                    time.sleep(LAG)
                 raise RuntimeError(f"Connection closed by peer (injected: {fault})")
             case Action.HOLD:
-                _wait_for(Path(fault.until))
+                self._hold(Path(fault.until))
             case _:
                 raise AssertionError(fault)
+
+    def _hold(self, until: Path) -> None:
+        trainer = self._trainer
+        assert trainer is not None
+        held_mark(until, trainer.global_rank).touch()
+        poll_until(until.exists, HOLD_TIMEOUT, f"the file {until}, which is to let go", interval=HOLD_POLL)
 
     def _sample_read(self) -> None:
         self._num_read += 1
@@ -160,15 +171,15 @@ class FaultInjector(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         self._trainer = trainer
         self._meet(Phase.SETUP)
-        session = getattr(trainer.strategy, "session", None)
-        if session is not None:
-            form = session.group.form
+        run = getattr(trainer.strategy, "run", None)
+        if run is not None:
+            form = run.membership.group.form
 
             def form_or_fail(**kwargs: Any) -> None:
                 self._meet(Phase.FORMING)
                 form(**kwargs)
 
-            session.group.form = form_or_fail
+            run.membership.group.form = form_or_fail
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         first = next(module for module in pl_module.modules() if any(True for _ in module.parameters(recurse=False)))
@@ -252,12 +263,3 @@ class _FaultLogger(Logger):
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing to keep."""
-
-
-def _wait_for(path: Path) -> None:
-    end = time.monotonic() + HOLD_TIMEOUT
-    wait = threading.Event()
-    while not path.exists():
-        if time.monotonic() > end:
-            raise TimeoutError(f"held for {HOLD_TIMEOUT:g} s, but {path} has not come")
-        wait.wait(POLL)

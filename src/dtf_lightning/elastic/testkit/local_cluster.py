@@ -11,23 +11,22 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from dtf_lightning import environment
+from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.observe.ledger import Audit, audit
 from dtf_lightning.elastic.run.status import RunStatus, read_status
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events.log import Event, read_events
-
-POLL = 0.02
-"""Seconds between two looks at a file or at a process, where there is no event to wait for."""
+from dtf_lightning.events.log import read_events
+from dtf_lightning.events.registry import Event
 
 
 class ClusterTimeout(AssertionError):
@@ -48,7 +47,7 @@ class LocalNode:
 
     def worker_pids(self) -> list[int]:
         """The workers that run now, by local rank."""
-        return _children(self.pid)
+        return _workers(self.pid)
 
     def kill_worker(self, local_rank: int = 0) -> None:
         """`kill -9` of one worker."""
@@ -96,6 +95,7 @@ class LocalCluster:
         nnodes, nproc_per_node, max_restarts, rdzv_conf: torchrun's flags. Without `mode` it is auto, as for a user: a
             script that constructs the callback in another file needs `{"mode": "live"}`.
         variables: added to the environment of every node.
+        popen: starts a node's process; one with its arguments that starts it otherwise may stand in.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class LocalCluster:
         max_restarts: int = 0,
         rdzv_conf: Mapping[str, str] | None = None,
         variables: Mapping[str, str] | None = None,
+        popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
     ) -> None:
         self.script, self.arguments = str(script), list(arguments)
         self.folder, self.run_id, self.run_dir = folder, run_id, run_dir
@@ -121,6 +122,7 @@ class LocalCluster:
         self.nodes: dict[str, LocalNode] = {}
         self.etcd: EmbeddedEtcd | None = None
         self._endpoint = endpoint
+        self._popen = popen
         self._store: Store | None = None
 
     def __enter__(self) -> LocalCluster:
@@ -175,7 +177,7 @@ class LocalCluster:
             *self.arguments,
         ]
         with log.open("ab") as output:
-            process = subprocess.Popen(
+            process = self._popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -212,7 +214,9 @@ class LocalCluster:
     def events(self) -> list[Event]:
         """All events that the workers have written, in time order."""
         assert self.run_dir is not None, "LocalCluster(run_dir=...) was not given"
-        found = [event for path in sorted(self.run_dir.glob("events/*.jsonl")) for event in read_events(path)]
+        found = [
+            event for path in sorted(self.run_dir.glob("events/*.jsonl")) for event in read_events(ELASTIC_EVENTS, path)
+        ]
         return sorted(found, key=lambda event: event.at)
 
     def audit(self) -> Audit:
@@ -224,13 +228,15 @@ class LocalCluster:
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
         """Raises `ClusterTimeout` with the nodes' last words."""
-        wait = threading.Event()
-        end = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() > end:
-                last = "\n".join(f"--- {node.name}:\n{node.output()[-2000:]}" for node in self.nodes.values())
-                raise ClusterTimeout(f"waited {timeout:g} s for {what}; the nodes printed last:\n{last}")
-            wait.wait(POLL)
+
+        def what_there_is() -> str:
+            last = "\n".join(f"--- {node.name}:\n{node.output()[-2000:]}" for node in self.nodes.values())
+            return f"{what}; the nodes printed last:\n{last}"
+
+        try:
+            poll_until(condition, timeout, what_there_is)
+        except TimeoutError as error:
+            raise ClusterTimeout(str(error)) from None
 
     def wait_for_generation(self, number: int, timeout: float = 60.0) -> None:
         self.wait_until(lambda: self.generation() >= number, f"generation {number}", timeout)
@@ -252,16 +258,29 @@ class LocalCluster:
         return {name: node.wait(max(0.1, end - time.monotonic())) for name, node in self.nodes.items()}
 
 
-def _children(pid: int) -> list[int]:
+def _workers(agent: int) -> list[int]:
+    """The agent's children that torchelastic started, by local rank; it has others (a watchdog, spares)."""
+    ranks: dict[int, int] = {}
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return sorted(_read_children(pid))
-    return []
+        for pid in _children(agent):
+            variables = _environment(pid)
+            if b"TORCHELASTIC_RESTART_COUNT" in variables:
+                ranks[pid] = int(variables[b"LOCAL_RANK"])
+    return sorted(ranks, key=lambda pid: ranks[pid])
 
 
-def _read_children(pid: int) -> Iterator[int]:
+def _children(pid: int) -> Iterator[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield from map(int, (task / "children").read_text().split())
+
+
+def _environment(pid: int) -> dict[bytes, bytes]:
+    """Empty for a process that has ended."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return {name: value for name, _, value in (line.partition(b"=") for line in lines)}
+    return {}
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -24,6 +24,7 @@ from dtf_lightning.elastic.agent.monitoring.monitor import start_monitor
 from dtf_lightning.elastic.agent.notice import NoticePoller, notice_source
 from dtf_lightning.elastic.agent.restart.agent import RestartAgent
 from dtf_lightning.elastic.agent.restart.spares import Spares
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.run.keys import RESTART
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.elastic.torchrun.live_handler import LiveRendezvousHandler
@@ -71,7 +72,7 @@ def create_handler(params: RendezvousParameters) -> RendezvousHandler:
             log.warning("warm=true is of use in restart mode only; this run is live")
         name = node_id()
         # Without a folder in the settings, the log waits until the workers name theirs.
-        event_log = EventLog(events_path(settings.run_dir, name) if settings.run_dir else None)
+        event_log = EventLog(ELASTIC_EVENTS, events_path(settings.run_dir, name) if settings.run_dir else None)
         node = _Node(
             params=params,
             settings=settings,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import select
 import signal
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from dtf_lightning.elastic.agent.live.agent import LiveAgent
 from dtf_lightning.elastic.agent.monitoring.monitor import start_monitor
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.etcd import connect
 from dtf_lightning.events.log import EventLog
@@ -25,7 +26,7 @@ from support.elastic.training import Training, train
 from support.fork_server import fork_child
 
 POLL = 0.05
-"""Seconds between two looks at the workers, half of torchelastic's."""
+"""Seconds between two looks at the agent, half of torchelastic's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def run_node(spec: NodeSpec) -> None:
     store = connect(spec.endpoint, quiet=True)
     tcp_store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     settings = AgentSettings(elastic=ElasticSettings(**spec.elastic), **spec.agent)  # type: ignore[arg-type]
-    event_log = EventLog()
+    event_log = EventLog(ELASTIC_EVENTS)
     agent = LiveAgent(
         store,
         settings,
@@ -114,10 +115,11 @@ def _note(spec: NodeSpec, name: str, numbers: list[int]) -> None:
 
 def _fork_worker(spec: NodeSpec, local_rank: int, gates: list[int]) -> _Worker:
     theirs, ours = os.pipe()
-    log = str(spec.folder / f"{spec.name}.{local_rank}.log")
+    log = os.open(spec.folder / f"{spec.name}.{local_rank}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     gates.append(ours)
     pid = fork_child(_run_worker, (spec, local_rank, theirs), log, to_close=gates)
     os.close(theirs)
+    os.close(log)
     return _Worker(pid, ours)
 
 
@@ -144,19 +146,17 @@ def _run_worker(spec: NodeSpec, local_rank: int, gate: int) -> None:
 def _watch(agent: LiveAgent, workers: list[_Worker]) -> list[int]:
     """Wait until all workers have ended; end them all when one fails, or when it is time to go. Their exit codes."""
     codes: dict[int, int] = {}
-    wait = threading.Event()
+    ends = {os.pidfd_open(worker.pid): worker.pid for worker in workers}
     try:
         while len(codes) < len(workers):
-            for worker in workers:
-                if worker.pid not in codes:
-                    pid, status = os.waitpid(worker.pid, os.WNOHANG)
-                    if pid:
-                        codes[pid] = os.waitstatus_to_exitcode(status)
+            for ended in select.select([end for end, pid in ends.items() if pid not in codes], [], [], POLL)[0]:
+                codes[ends[ended]] = os.waitstatus_to_exitcode(os.waitpid(ends[ended], 0)[1])
             if any(codes.values()):
                 break
             agent.check()
-            wait.wait(POLL)
     finally:
+        for end in ends:
+            os.close(end)
         for worker in workers:
             if worker.pid not in codes:
                 os.killpg(worker.pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
+import time
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -24,12 +24,12 @@ NUM_SAMPLES, BATCH, EPOCHS = 120, 2, 3
 class Net(pl.LightningModule):
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.folder, self.pause = folder, threading.Event()
+        self.folder = folder
         self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
 
     def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
         if not (self.folder / "fast").exists():
-            self.pause.wait(0.05)
+            time.sleep(0.05)
         return self.layers(batch[0]).pow(2).mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -18,6 +18,7 @@ from dtf_lightning.elastic.agent.live.worker_group import AgentAddress, WorkerGr
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, WorkerSupervisor
 from dtf_lightning.elastic.agent.loop import AgentLoop
+from dtf_lightning.elastic.events import NodeGoneEvent
 from dtf_lightning.elastic.link.messages import Happened, Message, Ready
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.run.keys import LIVE, RunPhase
@@ -25,7 +26,7 @@ from dtf_lightning.elastic.run.refusal import may_not_join, other_mode
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import Write, WriteOutcome
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events.log import EventLog, NodeGoneEvent, events_path
+from dtf_lightning.events.log import EventLog, events_path
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,14 @@ from dtf_lightning.clock import Clock, Deadline
 from dtf_lightning.elastic.agent.live.leader import Leader
 from dtf_lightning.elastic.agent.one_write import OneWrite
 from dtf_lightning.elastic.agent.peers import Peers
+from dtf_lightning.elastic.events import LeaderElected
 from dtf_lightning.elastic.rules.directives import NodeChanged, NodeGone
 from dtf_lightning.elastic.rules.records import ENDED, NodeRecord
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.elastic.run.transactions import campaign, resign
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import Write, WriteOutcome
-from dtf_lightning.events.log import Event, LeaderElected
+from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
 

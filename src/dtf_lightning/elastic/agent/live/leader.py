@@ -22,6 +22,7 @@ from enum import Enum
 from dtf_lightning.clock import Clock, Deadline
 from dtf_lightning.elastic.agent.live.outbox import Outbox
 from dtf_lightning.elastic.agent.status_note import StatusNote
+from dtf_lightning.elastic.events import DirectiveIssued, GenerationFormed
 from dtf_lightning.elastic.rules.directives import (
     Decision,
     DirectiveKind,
@@ -42,8 +43,7 @@ from dtf_lightning.elastic.run.transactions import begin, leads, new_run
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import Write, WriteOutcome
 from dtf_lightning.etcd.store import Put
-from dtf_lightning.events.log import DirectiveIssued, GenerationFormed
-from dtf_lightning.events.log import Event as LogEvent
+from dtf_lightning.events.registry import Event as LogEvent
 
 log = logging.getLogger(__name__)
 

@@ -24,13 +24,14 @@ from dtf_lightning.elastic.agent.restart.local_round import LocalRound
 from dtf_lightning.elastic.agent.restart.local_workers import LocalWorkers
 from dtf_lightning.elastic.agent.restart.round_planner import RoundPlanner, last_writes
 from dtf_lightning.elastic.agent.restart.round_records import RoundRecords
+from dtf_lightning.elastic.events import WorkerLost
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.run.keys import RunPhase
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import Write, WriteOutcome
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events.log import EventLog, WorkerLost
+from dtf_lightning.events.log import EventLog
 
 log = logging.getLogger(__name__)
 

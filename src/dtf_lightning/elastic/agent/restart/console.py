@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable
 
 from dtf_lightning.clock import Clock
+from dtf_lightning.elastic.events import GenerationFormed, NodeGoneEvent, NodeJoined
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.rounds import RoundDecision
-from dtf_lightning.events.log import Event, GenerationFormed, NodeGoneEvent, NodeJoined
+from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
 
