@@ -19,7 +19,7 @@ from dtf_lightning.elastic.rules.change import kind_of_change
         ({"joined", "left", "failed"}, "mixed"),
         (set(), "mixed"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(sorted(value)),
 )
 def test_one_word(happened, word):
     """One thing gives its own word, several are mixed, and so is a world that is formed anew as it was."""
