@@ -271,7 +271,7 @@ def test_frozen_worker_is_ended(make_cluster):
     a.worker.train()
     b.worker.train()
     assert b.processes[0].wait(PATIENCE) == -9
-    assert "frozen: nothing heard from it for 4.0 s" in a.worker.unwind().reason
+    assert "frozen: nothing heard from it for 4 s" in a.worker.unwind().reason
 
 
 def test_second_hello_of_a_rank_is_refused(cluster):
