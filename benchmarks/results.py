@@ -18,14 +18,15 @@ from pathlib import Path
 
 from measure import table
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone
 from dtf_lightning.elastic.reports.report_data import gather
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.events.log import EventLog, StepsDone, events_path
+from dtf_lightning.events.log import EventLog, events_path
 
 
 def write_log(run_dir: Path, lines: int) -> float:
     """A worker's log; seconds that an event took to write, from the first thousand of them."""
-    log = EventLog(events_path(run_dir, "a.0.1"))
+    log = EventLog(ELASTIC_EVENTS, events_path(run_dir, "a.0.1"))
     start = time.perf_counter()
     for step in range(1, 1001):
         log.write(sample(step))

@@ -52,7 +52,7 @@ class Turns(Callback):
         self._began = self._stalled = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.snapshotter = trainer.strategy.session.snapshotter
+        self.snapshotter = trainer.strategy.run.source._snapshotter
         for name in ("at_boundary", "wait_until_copied"):
             setattr(self.snapshotter, name, self._timed(getattr(self.snapshotter, name)))
 
@@ -82,7 +82,7 @@ class Turns(Callback):
             self.times["checkpoint"].append(time.perf_counter() - start)
         if turn == EVERY - 1:
             start = time.perf_counter()
-            self.snapshotter.last("benchmark")
+            self.snapshotter.last("benchmark", step)
             self.times["at once"].append(time.perf_counter() - start)
 
 

@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--num-workers", type=int, default=0)
     parser.add_argument("--global-batch", type=int)
     parser.add_argument("--virtual-ranks", type=int)
+    parser.add_argument("--watched", action="store_true", help="with DivergenceStopping")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -90,6 +91,10 @@ def main() -> None:
                 virtual_ranks=arguments.virtual_ranks,
             )
         )
+        if arguments.watched:
+            from dtf_lightning import DivergenceStopping
+
+            callbacks.append(DivergenceStopping())
     else:
         world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
         options = {"strategy": "ddp", "devices": local, "num_nodes": world // local}

@@ -1,17 +1,21 @@
 """Writes the parts of the docs that come from the code: `python docs/generate.py`, or `--check` to see if they are old.
 
 * docs/state-diagram.md, wholly: the tables of phases and worker states;
-* docs/settings.md, between its markers: every setting with unit, default and meaning.
+* docs/settings.md, between its markers: every setting with unit, default and meaning;
+* docs/architecture.md, between its markers: the rooms of the package, from the lists that tests/architecture holds the
+  imports to, each with the first sentence of its docstring.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
 from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
 from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, Phase
-from dtf_lightning.elastic.settings import setting_docs
+from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
+from dtf_lightning.settings.fields import settings_table
 
 DOCS = Path(__file__).parent
 BEGIN = "<!-- {}: written by docs/generate.py -->"
@@ -63,29 +67,62 @@ def state_diagram_page() -> str:
     )
 
 
-def settings_table(of: str) -> list[str]:
-    lines = ["| key | type | default | unit | meaning |", "|---|---|---|---|---|"]
-    lines += [
-        f"| `{doc.name}` | {doc.type} | {doc.default} | {doc.unit or '-'} | {doc.doc} |"
-        for doc in setting_docs()
-        if doc.of == of
-    ]
-    return lines
-
-
 def settings_page(text: str) -> str:
     """The page with fresh tables between its markers."""
-    for of in ("ElasticSettings", "AgentSettings"):
-        begin = BEGIN.format(of)
-        before, rest = text.split(begin, 1)
-        _, after = rest.split(END, 1)
-        text = before + "\n".join([begin, "", *settings_table(of), "", END]) + after
+    for cls in (ElasticSettings, AgentSettings):
+        text = between(text, cls.__name__, settings_table(cls))
     return text
 
 
+def rooms() -> dict[str, list[list[str]]]:
+    """Each list of rooms by its name, a line of rooms for each layer."""
+    tree = ast.parse((DOCS.parent / "tests" / "architecture" / "test_imports.py").read_text(encoding="utf-8"))
+    lists = {}
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id in ("SHARED", "ELASTIC", "FARM"):
+            lists[target.id] = [sorted(layer) for layer in ast.literal_eval(node.value)]
+    return lists
+
+
+def sentence_of(room: str) -> str:
+    """The first sentence of a room's docstring."""
+    path = DOCS.parent.joinpath("src", "dtf_lightning", *room.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return paragraph.split(". ")[0].rstrip(".") + "."
+
+
+def rooms_table(name: str) -> list[str]:
+    lines = ["| room | what it holds |", "|---|---|"]
+    for layer in rooms()[name]:
+        for room in layer:
+            folder = DOCS.parent.joinpath("src", "dtf_lightning", *room.split(".")).is_dir()
+            lines.append(f"| `{room.replace('.', '/')}{'/' if folder else '.py'}` | {sentence_of(room)} |")
+    return lines
+
+
+def architecture_page(text: str) -> str:
+    """The page with fresh tables of rooms between its markers."""
+    for name, layers in rooms().items():
+        if layers:
+            text = between(text, name, rooms_table(name))
+    return text
+
+
+def between(text: str, name: str, lines: list[str]) -> str:
+    """The text with these lines between the markers of that name."""
+    begin = BEGIN.format(name)
+    before, rest = text.split(begin, 1)
+    _, after = rest.split(END, 1)
+    return before + "\n".join([begin, "", *lines, "", END]) + after
+
+
 def pages() -> dict[Path, str]:
-    settings = DOCS / "settings.md"
+    settings, architecture = DOCS / "settings.md", DOCS / "architecture.md"
     return {
+        architecture: architecture_page(architecture.read_text(encoding="utf-8")),
         DOCS / "state-diagram.md": state_diagram_page(),
         settings: settings_page(settings.read_text(encoding="utf-8")),
     }

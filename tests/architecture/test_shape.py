@@ -26,10 +26,7 @@ LARGE_CLASSES: dict[str, str] = {
     "elastic/agent/restart/agent.py:RestartAgent": "about to be divided",
     "elastic/lightning/callbacks/best_checkpoints.py:BestCheckpoints": "about to be divided",
     "elastic/lightning/callbacks/divergence_stopping.py:DivergenceStopping": "about to be divided",
-    "elastic/lightning/data/running_batches.py:RunningBatches": "about to be divided",
     "elastic/lightning/reporting/recorder.py:RunRecorder": "about to be divided",
-    "elastic/lightning/session/restart_session.py:RestartSession": "about to be divided",
-    "elastic/lightning/session/session.py:ElasticSession": "about to be divided",
     "elastic/link/worker_link.py:WorkerLink": "about to be divided",
 }
 

@@ -13,7 +13,8 @@ import pytest
 from dtf_lightning.__main__ import main
 from dtf_lightning.cli import progress as cli_progress
 from dtf_lightning.cli.progress import Progress
-from dtf_lightning.events.log import EventLog, WorkerStarted, events_path
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, WorkerStarted
+from dtf_lightning.events.log import EventLog, events_path
 
 
 class Terminal(io.StringIO):
@@ -68,7 +69,7 @@ def test_terminal_that_is_gone():
 @pytest.mark.parametrize("command", ["results", "report"])
 def test_commands(tmp_path, monkeypatch, command):
     """On a real terminal the command shows its line, and what it prints is what it prints without one."""
-    log = EventLog(events_path(tmp_path / "run", "a"))
+    log = EventLog(ELASTIC_EVENTS, events_path(tmp_path / "run", "a"))
     log.write(
         WorkerStarted(
             at=2.0, source="a/0", run_id="run", node="a", local_rank=0, incarnation=1, pid=1, host="h", started_at=1.0,

@@ -6,20 +6,22 @@ import ctypes
 
 import pytest
 
+from dtf_lightning.elastic.reports.hardware_comparison import COMPARED
 from dtf_lightning.hardware.container import container_limits
 from dtf_lightning.hardware.devices import describe_devices
-from dtf_lightning.hardware.machine import COMPARED, describe_hardware
+from dtf_lightning.hardware.machine import describe_hardware
 
 
 def test_this_machine(tmp_path):
     """All that a node without accelerators has."""
-    found = describe_hardware(tmp_path / "run" / "that is not there yet")
+    found = describe_hardware({"run": tmp_path / "run" / "not there yet"}, packages=("lightning", "not-installed"))
     assert found["cores"] >= 1
     assert found["memory"] > 1 << 28
     assert found["cpu"]
     assert {disk["name"] for disk in found["disks"]} >= {"run"}
     assert all(0 <= disk["free"] <= disk["total"] for disk in found["disks"])
     assert {"torch", "lightning", "python", "platform", "host", "devices"} <= found.keys()
+    assert "not_installed" not in found
     assert not {"host", "disk", "disk_free", "disks"} & set(COMPARED)
 
 

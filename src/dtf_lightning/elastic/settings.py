@@ -13,100 +13,95 @@ Precedence: `--rdzv-conf` over the file that its key `config` names; `min_nodes`
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import math
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.settings.fields import check, check_types, setting
+from dtf_lightning.settings.keys import SettingKeys
 
 MODES = ("live", "restart", "auto")
 
+# torchrun adds `timeout` (900 by default) to every backend's configuration; nothing here needs it.
+_IGNORED = frozenset({"timeout"})
 
-def _setting(default: Any, doc: str, *, unit: str = "") -> Any:
-    """A field that knows its unit and meaning, for error messages and docs/settings.md."""
-    metadata = {"doc": doc, "unit": unit}
-    if default is MISSING:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
+_FROM_NNODES = ("min_nodes", "max_nodes")
+_NOT_IN_A_FILE = frozenset({"config"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticSettings:
     """How generations are decided. All agents of a run use the same."""
 
-    min_nodes: int = _setting(
-        MISSING, "Below this the run pauses, and goes on by itself when nodes come.", unit="nodes"
-    )
-    max_nodes: int = _setting(MISSING, "Above this a node waits as a spare.", unit="nodes")
-    stability_window: float = _setting(
+    min_nodes: int = setting(MISSING, "Below this the run pauses, and goes on by itself when nodes come.", unit="nodes")
+    max_nodes: int = setting(MISSING, "Above this a node waits as a spare.", unit="nodes")
+    stability_window: float = setting(
         0.2, "Changes (joins, leaves) that come within this time of each other enter one generation.", unit="seconds"
     )
-    initial_window: float = _setting(
+    initial_window: float = setting(
         2.0, "The same for the first generation, where nodes start minutes apart or at once.", unit="seconds"
     )
-    max_wait: float = _setting(
+    max_wait: float = setting(
         10.0, "A steady stream of changes postpones a generation no longer than this.", unit="seconds"
     )
-    rescale_timeout: float = _setting(
+    rescale_timeout: float = setting(
         60.0,
         "A member that has not answered, not unwound, or not come to the agreed boundary this long after the first "
         "did, is put out.",
         unit="seconds",
     )
-    heartbeat_interval: float = _setting(1.0, "Between two signs of life of a worker to its agent.", unit="seconds")
-    heartbeat_timeout: float = _setting(10.0, "Silence of a worker after which its agent ends it.", unit="seconds")
-    max_consecutive_failures: int = _setting(
+    heartbeat_interval: float = setting(1.0, "Between two signs of life of a worker to its agent.", unit="seconds")
+    heartbeat_timeout: float = setting(10.0, "Silence of a worker after which its agent ends it.", unit="seconds")
+    max_consecutive_failures: int = setting(
         10,
         "Unplanned rescales in a row, none of which lived for `failure_window`; one more aborts the run.",
         unit="rescales",
     )
-    failure_window: float = _setting(60.0, "For how long a failure counts.", unit="seconds")
-    failure_tolerance: float = _setting(
+    failure_window: float = setting(60.0, "For how long a failure counts.", unit="seconds")
+    failure_tolerance: float = setting(
         1.0,
         "Workers that may fail within `failure_window`, as a share of the largest world in it; more aborts the run.",
         unit="share",
     )
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check(self.min_nodes >= 1, f"min_nodes must be at least 1, got {self.min_nodes}")
-        _check(
+        check_types(self)
+        check(self.min_nodes >= 1, f"min_nodes must be at least 1, got {self.min_nodes}")
+        check(
             self.min_nodes <= self.max_nodes,
             f"min_nodes ({self.min_nodes}) must not exceed max_nodes ({self.max_nodes}): "
             "write --nnodes=MIN:MAX with the smaller number first",
         )
         for name in ("stability_window", "initial_window", "max_wait"):
-            _check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name):g} s")
+            check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name):g} s")
         for name in ("rescale_timeout", "heartbeat_interval", "heartbeat_timeout", "failure_window"):
-            _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
+            check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
         for name in ("stability_window", "initial_window"):
-            _check(
+            check(
                 self.max_wait >= getattr(self, name),
                 f"max_wait ({self.max_wait:g} s) caps {name} ({getattr(self, name):g} s) and must not be shorter: "
                 f"raise max_wait or lower {name}",
             )
-        _check(
+        check(
             self.heartbeat_timeout > 3 * self.heartbeat_interval,
             f"heartbeat_timeout ({self.heartbeat_timeout:g} s) must exceed three heartbeats "
             f"(3 x heartbeat_interval = {3 * self.heartbeat_interval:g} s), or a late heartbeat ends a healthy worker: "
             "raise heartbeat_timeout or lower heartbeat_interval",
         )
-        _check(
+        check(
             self.rescale_timeout > self.heartbeat_timeout,
             f"rescale_timeout ({self.rescale_timeout:g} s) must exceed heartbeat_timeout "
             f"({self.heartbeat_timeout:g} s), so that a frozen worker is ended by its own agent before its whole node is put out: "
             "raise rescale_timeout or lower heartbeat_timeout",
         )
-        _check(
+        check(
             self.max_consecutive_failures >= 0,
             f"max_consecutive_failures must not be negative, got {self.max_consecutive_failures} "
             "(0 aborts at the first failure)",
         )
-        _check(
+        check(
             self.failure_tolerance > 0,
             f"failure_tolerance must be positive, got {self.failure_tolerance:g} "
             "(a share of the world: 0.5 is half; to abort at the first failure set max_consecutive_failures=0)",
@@ -118,99 +113,99 @@ class AgentSettings:
     """How one agent talks to etcd, to its peers and to its workers."""
 
     elastic: ElasticSettings
-    mode: str = _setting(
+    mode: str = setting(
         "auto",
         "`live`: workers keep their processes over a rescale. `restart`: torchelastic starts them anew, any script will "
         "do. `auto`: restart for a script whose text does not name `dtf_lightning`, live for all others.",
     )
-    lease_ttl: float = _setting(
+    lease_ttl: float = setting(
         5.0,
         "Time to live of the agent's lease: how long a node that vanished without a trace goes unnoticed. "
         "5 or more is sensible.",
         unit="seconds",
     )
-    grace_period: float = _setting(
+    grace_period: float = setting(
         30.0,
         "From SIGTERM to the end of the workers, for a graceful leave. Longer than `max_wait` and a step is sensible.",
         unit="seconds",
     )
-    notice: str | None = _setting(
+    notice: str | None = setting(
         None,
         "Where to ask for preemption notices: a URL of the machine's metadata server, or `package.module:callable` that "
         "returns `None` or a `Notice`. The node then leaves as on SIGTERM, with the time that is left.",
     )
-    notice_interval: float = _setting(5.0, "Between two questions for a preemption notice.", unit="seconds")
-    stop_grace: float = _setting(
+    notice_interval: float = setting(5.0, "Between two questions for a preemption notice.", unit="seconds")
+    stop_grace: float = setting(
         5.0,
         "Restart mode: from SIGTERM to SIGKILL of workers that are to be started anew. Workers that save on SIGTERM "
         "need as long as a save takes.",
         unit="seconds",
     )
-    warm: bool = _setting(
+    warm: bool = setting(
         False,
         "Restart mode: keep one process per worker that has imported the script's packages already, and start the next "
         "workers from those. Costs their memory.",
     )
-    warm_delay: float = _setting(
+    warm_delay: float = setting(
         10.0,
         "With `warm`: from the start of workers to that of the next spares, whose imports load the machine.",
         unit="seconds",
     )
-    attach_timeout: float = _setting(
+    attach_timeout: float = setting(
         300.0,
         "A worker that has not constructed `ElasticCallback` by then is a stock script: error.",
         unit="seconds",
     )
-    mesh: bool = _setting(True, "Connections between agents that notice a dead one in milliseconds.")
-    ca_cert: str | None = _setting(None, "Path of the certificate (PEM) that signed etcd's; turns TLS on.")
-    cert: str | None = _setting(None, "Path of the client certificate (PEM); needs `key`.")
-    key: str | None = _setting(None, "Path of the client certificate's private key (PEM); needs `cert`.")
-    server_name: str | None = _setting(
+    mesh: bool = setting(True, "Connections between agents that notice a dead one in milliseconds.")
+    ca_cert: str | None = setting(None, "Path of the certificate (PEM) that signed etcd's; turns TLS on.")
+    cert: str | None = setting(None, "Path of the client certificate (PEM); needs `key`.")
+    key: str | None = setting(None, "Path of the client certificate's private key (PEM); needs `cert`.")
+    server_name: str | None = setting(
         None, "The name that etcd's certificate must carry, if it is not the endpoint's host."
     )
-    user: str | None = _setting(None, "etcd user; needs `password_file`.")
-    password_file: str | None = _setting(
+    user: str | None = setting(None, "etcd user; needs `password_file`.")
+    password_file: str | None = setting(
         None, "Path of a file that holds the etcd user's password and nothing else; needs `user`."
     )
-    config: str | None = _setting(None, "Path of a YAML file with the same keys; `--rdzv-conf` wins over it.")
-    run_dir: str | None = _setting(
+    config: str | None = setting(None, "Path of a YAML file with the same keys; `--rdzv-conf` wins over it.")
+    run_dir: str | None = setting(
         None, "Folder for event logs and ledgers; without it the script's, <default_root_dir>/dtf/<run id>."
     )
 
-    metrics_port: int | None = _setting(
+    metrics_port: int | None = setting(
         None,
         "Serve Prometheus metrics of this node on this port; 0 takes a free one, which is logged and written to "
         "`<run_dir>/metrics/`. Needs the extra `metrics`.",
         unit="port",
     )
-    traces: bool = _setting(
+    traces: bool = setting(
         False,
         "One OpenTelemetry trace for each rescale, over OTLP/HTTP to where the `OTEL_...` variables say. Needs the extra "
         "`traces`.",
     )
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check(self.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        _check(
+        check_types(self)
+        check(self.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        check(
             self.lease_ttl >= 2,
             "lease_ttl must be at least 2 s (etcd grants no less at its default election timeout), "
             f"got {self.lease_ttl:g} s",
         )
         for name in ("grace_period", "attach_timeout", "stop_grace", "notice_interval", "warm_delay"):
-            _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
-        _check(
+            check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
+        check(
             self.grace_period > self.elastic.stability_window,
             f"grace_period ({self.grace_period:g} s) must exceed stability_window "
             f"({self.elastic.stability_window:g} s), or no node can ever leave by agreement: raise grace_period or lower stability_window",
         )
-        _check(
+        check(
             self.metrics_port is None or 0 <= self.metrics_port < 65536,
             f"metrics_port must be a port or 0, got {self.metrics_port}",
         )
         for name, partner in (("cert", "key"), ("user", "password_file")):
             given, missing = (name, partner) if getattr(self, name) else (partner, name)
-            _check(
+            check(
                 bool(getattr(self, name)) == bool(getattr(self, partner)),
                 f"{name} and {partner} go together: got {given}, but no {missing}",
             )
@@ -223,24 +218,20 @@ class AgentSettings:
         """
         values: dict[str, Any] = {}
         if conf.get("config"):
-            values.update(_read_yaml(Path(str(conf["config"]))))
+            values.update(KEYS.read_yaml(Path(str(conf["config"])), without=_NOT_IN_A_FILE))
             for name, given in (("min_nodes", min_nodes), ("max_nodes", max_nodes)):
                 in_file = values.pop(name, given)
-                _check(
+                check(
                     in_file == given,
                     f"{name} is {in_file} in {conf['config']} but --nnodes says {given}: "
                     "remove it from the file, or make the two agree",
                 )
-        known = _keys() - {"min_nodes", "max_nodes"}
         for name, value in conf.items():
             if name in _IGNORED:
                 continue
-            if name in ("min_nodes", "max_nodes"):
+            if name in _FROM_NNODES:
                 raise SettingsError(f"--rdzv-conf: {name} comes from --nnodes=MIN:MAX; remove {name} from --rdzv-conf")
-            if name not in known:
-                raise SettingsError(
-                    f"--rdzv-conf: unknown key {name!r}{_suggest(name, known)}; known keys: {_list(known)}"
-                )
+            KEYS.refuse_unknown(name, "--rdzv-conf", without=frozenset(_FROM_NNODES))
             values[name] = value
         return cls._from_values({**values, "min_nodes": min_nodes, "max_nodes": max_nodes}, "--rdzv-conf")
 
@@ -250,154 +241,29 @@ class AgentSettings:
 
         Raises `SettingsError` that names the file, for a file that cannot be read, unknown keys and bad values.
         """
-        values = _read_yaml(Path(path))
-        for name in ("min_nodes", "max_nodes"):
-            _check(name in values, f"{path}: {name} is missing")
+        values = KEYS.read_yaml(Path(path), without=_NOT_IN_A_FILE)
+        for name in _FROM_NNODES:
+            check(name in values, f"{path}: {name} is missing")
         return cls._from_values(values, str(path))
 
     @classmethod
     def _from_values(cls, values: Mapping[str, Any], source: str) -> AgentSettings:
-        own = {setting.name: setting for setting in fields(cls) if setting.name != "elastic"}
-        elastic = {setting.name: setting for setting in fields(ElasticSettings)}
-        parsed = {name: _parse(name, (own | elastic)[name], value, source) for name, value in values.items()}
+        parsed = KEYS.parse(values, source)
         try:
-            return cls(
-                elastic=ElasticSettings(**{name: value for name, value in parsed.items() if name in elastic}),
-                **{name: value for name, value in parsed.items() if name in own},
-            )
+            return cls(elastic=ElasticSettings(**KEYS.of(ElasticSettings, parsed)), **KEYS.of(cls, parsed))
         except SettingsError as error:
             raise SettingsError(f"{source}: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class SettingDoc:
-    """One setting, for people."""
-
-    name: str
-    type: str
-    default: str
-    """As one would write it; `required` without one."""
-    unit: str
-    doc: str
-    of: str
-    """The class that holds it."""
-
-
-def setting_docs() -> list[SettingDoc]:
-    """Every setting with its meaning, in the order of the classes."""
-    docs = []
-    for cls in (ElasticSettings, AgentSettings):
-        for setting in fields(cls):
-            if not setting.metadata:
-                continue
-            default = "required" if setting.default is MISSING else _written(setting.default)
-            docs.append(
-                SettingDoc(
-                    name=setting.name,
-                    type=str(setting.type).removesuffix(" | None"),
-                    default=default,
-                    unit=setting.metadata["unit"],
-                    doc=setting.metadata["doc"],
-                    of=cls.__name__,
-                )
-            )
-    return docs
-
-
-# torchrun adds `timeout` (900 by default) to every backend's configuration; nothing here needs it.
-_IGNORED = frozenset({"timeout"})
-
 # Keys of torch's own backends, whose users bring them along.
-_FOREIGN = {
-    "cacert": "ca_cert",
-    "last_call_timeout": "stability_window",
-    "join_timeout": "rescale_timeout",
-    "keep_alive_interval": "heartbeat_interval",
-    "keep_alive_max_attempt": "heartbeat_timeout",
-}
-
-
-def _keys() -> frozenset[str]:
-    return frozenset(doc.name for doc in setting_docs())
-
-
-def _suggest(name: str, known: frozenset[str]) -> str:
-    nearest = [_FOREIGN[name]] if name in _FOREIGN else difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
-
-
-def _list(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    # Not everybody has a settings file. By name, because PyYAML has no type hints of its own.
-    yaml: Any = importlib.import_module("yaml")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read the settings file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"the settings file {path} is not YAML: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: expected a mapping of settings (key: value), got {type(values).__name__}")
-    known = _keys() - {"config"}
-    for name in values:
-        if name not in known:
-            raise SettingsError(f"{path}: unknown key {name!r}{_suggest(str(name), known)}; known keys: {_list(known)}")
-    return values
-
-
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-def _parse(name: str, setting: Field[Any], value: Any, source: str) -> Any:
-    """The value in the setting's type; strings come from the command line."""
-    kind = str(setting.type)
-    if value is None and kind.endswith("| None"):
-        return None
-    try:
-        if kind == "bool":
-            return value if isinstance(value, bool) else _WORDS[str(value).strip().lower()]
-        if kind.startswith("int") and not isinstance(value, bool | float):
-            return int(value)
-        if kind == "float" and not isinstance(value, bool):
-            return float(value)
-        if kind.startswith("str") and isinstance(value, str):
-            return value
-    except (KeyError, ValueError, TypeError):
-        pass
-    expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(
-        kind.removesuffix(" | None"), "text"
-    )
-    unit = f" of {setting.metadata['unit']}" if setting.metadata["unit"] and kind in ("int", "float") else ""
-    raise SettingsError(f"{source}: {name} must be {expected}{unit}, got {value!r}")
-
-
-def _check_types(settings: ElasticSettings | AgentSettings) -> None:
-    """Refuse what no later check could judge: a wrong type, NaN, infinity."""
-    for setting in fields(settings):
-        value = getattr(settings, setting.name)
-        kind = str(setting.type)
-        if kind == "int":
-            _check(type(value) is int, f"{setting.name} must be a whole number, got {value!r}")
-        elif kind == "float":
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            _check(number, f"{setting.name} must be a finite number, got {value!r}")
-        elif kind == "bool":
-            _check(isinstance(value, bool), f"{setting.name} must be True or False, got {value!r}")
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise SettingsError(message)
-
-
-def _written(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+KEYS = SettingKeys(
+    ElasticSettings,
+    AgentSettings,
+    foreign={
+        "cacert": "ca_cert",
+        "last_call_timeout": "stability_window",
+        "join_timeout": "rescale_timeout",
+        "keep_alive_interval": "heartbeat_interval",
+        "keep_alive_max_attempt": "heartbeat_timeout",
+    },
+)

@@ -1,1 +1,1 @@
-"""The event log: an append-only file per process, the kinds of lines in it, and a reader that follows it."""
+"""Event logs: a registry of a product's kinds of events, an append-only file per process, a reader that follows it."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from dtf_lightning.events.log import Event, EventLogError, parse_event
+from dtf_lightning.events.registry import Event, EventLogError, EventRegistry
 
 
 class EventTail:
     """The logs in a run's folder, read from where the last look stopped up to the last whole line of each.
 
     Args:
+        registry: of the product whose logs these are.
         folder: the run's; it need not exist yet.
         patterns: of the logs' names below `events/`.
     """
 
-    def __init__(self, folder: str | Path, patterns: tuple[str, ...] = ("*.jsonl",)) -> None:
+    def __init__(self, registry: EventRegistry, folder: str | Path, patterns: tuple[str, ...] = ("*.jsonl",)) -> None:
+        self._parse = registry.parse
         self._folder = Path(folder) / "events"
         self._patterns = patterns
         self._read: dict[Path, int] = {}
@@ -40,7 +42,7 @@ class EventTail:
         found = []
         for line in whole.splitlines():
             try:
-                found.append(parse_event(line))
+                found.append(self._parse(line))
             except (EventLogError, UnicodeDecodeError):
                 self.num_broken += 1
         return found

@@ -1,4 +1,4 @@
-"""What this machine has and what runs on it, for people who compare nodes; and what this process uses of it."""
+"""What this machine has and what runs on it, for people who compare machines; and what this process uses of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import resource
 import shutil
 import socket
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,15 @@ import torch
 from dtf_lightning.hardware.container import container_limits
 from dtf_lightning.hardware.devices import describe_devices
 
-COMPARED = (
-    "cpu", "cores", "cores_physical", "cpu_limit", "memory", "memory_limit", "devices", "driver", "cuda", "rocm", "python",
-    "torch", "nccl", "lightning", "dtf_lightning",
-)  # fmt: skip
-"""What makes a pool of nodes mixed when it differs."""
 
+def describe_hardware(folders: Mapping[str, Path], *, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Names and numbers of this machine; what cannot be found out is left out. Sizes in bytes.
 
-def describe_hardware(folder: Path) -> dict[str, Any]:
-    """Names and numbers of this node; what cannot be found out is left out. Sizes in bytes. `folder`: the run's."""
+    Args:
+        folders: those that matter to the caller, by a name for people, the most important one first: their disks are
+            described, then those of temporary files and of shared memory.
+        packages: whose versions matter.
+    """
     found: dict[str, Any] = {
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -35,12 +36,12 @@ def describe_hardware(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }
-    for package in ("lightning", "dtf-lightning"):
+    for package in packages:
         with contextlib.suppress(PackageNotFoundError):
             found[package.replace("-", "_")] = version(package)
     with contextlib.suppress(OSError, ValueError):
         found["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return found | _physical_cores() | container_limits() | _disks(folder) | describe_devices()
+    return found | _physical_cores() | container_limits() | _disks(folders) | describe_devices()
 
 
 def _physical_cores(cpus: Path = Path("/sys/devices/system/cpu")) -> dict[str, int]:
@@ -51,11 +52,11 @@ def _physical_cores(cpus: Path = Path("/sys/devices/system/cpu")) -> dict[str, i
     return {"cores_physical": len(cores)} if cores else {}
 
 
-def _disks(folder: Path) -> dict[str, Any]:
-    """Those that training writes to: the run's, that of temporary files, shared memory; each once."""
+def _disks(folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Each disk once, by the first folder that lies on it."""
     disks, seen = [], set()
     for name, path in (
-        ("run", folder),
+        *folders.items(),
         ("temporary", Path(tempfile.gettempdir())),
         ("shared memory", Path("/dev/shm")),
     ):

@@ -17,14 +17,12 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.agent.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
 from dtf_lightning.elastic.agent.monitor import Monitor, start_monitor
 from dtf_lightning.elastic.agent.traces import Traces
-from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
-from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import (
+from dtf_lightning.elastic.events import (
+    ELASTIC_EVENTS,
     CheckpointPruned,
     CheckpointSaved,
     Diverged,
     Evaluated,
-    EventLog,
     GenerationEntered,
     LeaderElected,
     LearningRateScaled,
@@ -38,8 +36,10 @@ from dtf_lightning.events.log import (
     WorkerRescaled,
     WorkersPaced,
     WorkerStarted,
-    events_path,
 )
+from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.events.log import EventLog, events_path
 from dtf_lightning.events.tail import EventTail
 from support.collector import Collector
 
@@ -86,7 +86,7 @@ EVENTS = [
 @pytest.fixture
 def logs(tmp_path):
     """The logs of node a and its worker, and of a node that is none of ours."""
-    agent, worker, other = (EventLog(events_path(tmp_path, name)) for name in ("a", "a.0.1", "b.0.1"))
+    agent, worker, other = (EventLog(ELASTIC_EVENTS, events_path(tmp_path, name)) for name in ("a", "a.0.1", "b.0.1"))
     for event in EVENTS:
         (worker if "/" in event.source else agent).write(event)
     other.write(rescaled("b/0", rank=1))
@@ -107,7 +107,7 @@ def scrape(port):
 
 def test_metrics(logs):
     """What the log of one node says is what Prometheus is told; other nodes tell for themselves."""
-    event_log = EventLog(events_path(logs, "a"))
+    event_log = EventLog(ELASTIC_EVENTS, events_path(logs, "a"))
     monitor = start_monitor(settings(metrics_port=0), "r", "a", "127.0.0.1", event_log)
     try:
         target_file = logs / "metrics" / "a.json"
@@ -173,7 +173,7 @@ def test_spans_go_where_the_environment_says(logs, monkeypatch):
     """Over OTLP, to a collector; the service's name is ours unless it is given."""
     with Collector() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-        event_log = EventLog(events_path(logs, "a"))
+        event_log = EventLog(ELASTIC_EVENTS, events_path(logs, "a"))
         start_monitor(settings(traces=True), "r", "a", "h", event_log).close()
         event_log.close()
     assert [span.name for span in collector.spans if not span.parent_span_id] == ["rescale"]
@@ -215,14 +215,14 @@ def test_not_installed(monkeypatch, caplog, asked, module, hint):
     monkeypatch.setitem(sys.modules, module, None)
     for ours in ("metrics", "traces"):
         monkeypatch.delitem(sys.modules, f"dtf_lightning.elastic.agent.{ours}", raising=False)
-    assert start_monitor(settings(**asked), "r", "a", "h", EventLog()) is None
+    assert start_monitor(settings(**asked), "r", "a", "h", EventLog(ELASTIC_EVENTS)) is None
     assert hint in caplog.text
 
 
 def test_port_is_taken(caplog):
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
-        assert start_monitor(settings(metrics_port=port), "r", "a", "h", EventLog()) is None
+        assert start_monitor(settings(metrics_port=port), "r", "a", "h", EventLog(ELASTIC_EVENTS)) is None
     assert f"no metrics: port {port} cannot be served (Address already in use)" in caplog.text
 
 
@@ -282,7 +282,7 @@ def test_nothing_before_the_folder_is_known(tmp_path):
     kept, folder = Kept(), []
     monitor = Monitor(lambda: folder[0] if folder else None, "a", [kept], interval=0.001)
     monitor.start()
-    log = EventLog(events_path(tmp_path, "a"))
+    log = EventLog(ELASTIC_EVENTS, events_path(tmp_path, "a"))
     log.write(EVENTS[0])
     folder.append(tmp_path)
     assert kept.there.wait(60)
@@ -293,9 +293,9 @@ def test_nothing_before_the_folder_is_known(tmp_path):
 
 def test_tail(tmp_path):
     """Whole lines, each once, in time order over all files; broken ones are counted."""
-    tail = EventTail(tmp_path)
+    tail = EventTail(ELASTIC_EVENTS, tmp_path)
     assert tail.look() == []
-    first, second = (EventLog(events_path(tmp_path, name)) for name in ("a", "b"))
+    first, second = (EventLog(ELASTIC_EVENTS, events_path(tmp_path, name)) for name in ("a", "b"))
     first.write(EVENTS[3])
     second.write(EVENTS[0])
     assert tail.look() == [EVENTS[0], EVENTS[3]]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from dtf_lightning.elastic.events import Evaluated
 from dtf_lightning.elastic.link.messages import Happened
 from dtf_lightning.elastic.run.keys import RunPhase
 from dtf_lightning.elastic.run.status import list_runs, read_status, request_drain
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.events.log import Evaluated
 from support.elastic.agents import FakeCluster
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from dtf_lightning.elastic.demo import NUM_TRAINING_SAMPLES, report
 from dtf_lightning.elastic.demo.scenario import Act
+from dtf_lightning.elastic.events import WorkerRescaled
 from dtf_lightning.elastic.observe.ledger import Audit, EpochAudit
 from dtf_lightning.elastic.observe.rescale_audit import GenerationCost
-from dtf_lightning.events.log import WorkerRescaled
 
 NAMES = {"host-11-aa": "a", "host-12-bb": "b"}
 

@@ -35,13 +35,13 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def start_run(monkeypatch: pytest.MonkeyPatch, store_port: int) -> Iterator[Callable[..., Any]]:
     """Start an agent for this process; afterwards the process is as if it had never met one. May be called again."""
-    from dtf_lightning.elastic.lightning.session import session
+    from dtf_lightning.elastic.lightning.run import current as current_module
     from support.elastic.run_of_one import RunOfOne
 
     runs: list[tuple[RunOfOne, tempfile.TemporaryDirectory[str]]] = []
 
     def end() -> None:
-        current, session._current = session._current, None
+        current, current_module._current = current_module._current, None
         if current is not None:
             current.close()
         while runs:

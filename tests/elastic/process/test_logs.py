@@ -11,7 +11,8 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dtf_lightning.events.log import StragglerSeen, read_events
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, StragglerSeen
+from dtf_lightning.events.log import read_events
 from support.elastic.training import Training
 
 pytestmark = pytest.mark.process
@@ -84,5 +85,5 @@ def test_slow_node_is_named(make_run):
     run.wait_for_log("a", "b/0 is slow: it is busy")
     run.stop()
     run.wait_until_over()
-    events = [event for path in run.folder.glob("events/*.jsonl") for event in read_events(path)]
+    events = [event for path in run.folder.glob("events/*.jsonl") for event in read_events(ELASTIC_EVENTS, path)]
     assert "b/0" in {event.worker for event in events if isinstance(event, StragglerSeen)}

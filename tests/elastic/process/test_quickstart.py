@@ -24,12 +24,19 @@ def quickstart() -> list[str]:
     return shlex.split(line)
 
 
-def test_two_nodes_train(etcd, tmp_path):
+@pytest.mark.parametrize("name", ["lightning", "pytorch_lightning"])
+def test_two_nodes_train(etcd, tmp_path, name):
     """The line of the README, started twice: both end with exit code 0, and the model has learnt the digits.
 
-    Only what a test must choose for itself is replaced: etcd's port, the run's id, the number of epochs, the folder.
+    Only what a test must choose for itself is replaced: etcd's port, the run's id, the number of epochs, the folder; and
+    in the example, for the other name of Lightning, its imports.
     """
     command = quickstart()
+    if name == "pytorch_lightning":
+        example = tmp_path / "digits.py"
+        text = (ROOT / "examples/digits.py").read_text()
+        example.write_text(text.replace("lightning.pytorch", name).replace("import lightning as", f"import {name} as"))
+        command[command.index("examples/digits.py")] = str(example)
     assert command[0] == "torchrun"
     command[0:1] = [sys.executable, "-m", "torch.distributed.run"]
     at_etcd = command.index("--rdzv-endpoint=127.0.0.1:2379")

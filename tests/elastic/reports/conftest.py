@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.events.log import (
+from dtf_lightning.elastic.events import (
+    ELASTIC_EVENTS,
     CheckpointPruned,
     CheckpointSaved,
     Evaluated,
-    EventLog,
     GenerationEntered,
     StepsDone,
     TimeSpent,
@@ -17,8 +16,9 @@ from dtf_lightning.events.log import (
     WorkerEnded,
     WorkerRescaled,
     WorkerStarted,
-    events_path,
 )
+from dtf_lightning.elastic.reports.store import ResultsStore
+from dtf_lightning.events.log import EventLog, events_path
 
 
 def steps(at=12.0, step=10, **changed):
@@ -49,7 +49,7 @@ def started(source, at):
 def run_dir(tmp_path):
     """Two workers; b is killed, a goes on alone and finishes."""
     folder = tmp_path / "r"
-    a, b = (EventLog(events_path(folder, f"{name}.0.1")) for name in "ab")
+    a, b = (EventLog(ELASTIC_EVENTS, events_path(folder, f"{name}.0.1")) for name in "ab")
     for log, source in ((a, "a/0"), (b, "b/0")):
         log.write(started(source, 10.0))
         log.write(entered(10.5, 1, 0, source))

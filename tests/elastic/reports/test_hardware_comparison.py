@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, HardwareSeen, WorkersPaced
 from dtf_lightning.elastic.reports.report_data import gather
 from dtf_lightning.elastic.reports.text import lines, warnings
-from dtf_lightning.events.log import EventLog, HardwareSeen, WorkersPaced, events_path
+from dtf_lightning.events.log import EventLog, events_path
 
 
 def add(run_dir, *events):
-    log = EventLog(events_path(run_dir, "extra"))
+    log = EventLog(ELASTIC_EVENTS, events_path(run_dir, "extra"))
     for event in events:
         log.write(event)
     log.close()

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from dtf_lightning.__main__ import main
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, GenerationFormed
 from dtf_lightning.elastic.reports.page.html import page
 from dtf_lightning.elastic.reports.report_data import epoch_ranges, gather
-from dtf_lightning.events.log import EventLog, GenerationFormed, events_path
+from dtf_lightning.events.log import EventLog, events_path
 from support import browser
 from support.elastic.reports import LOOK, TITLES
 
@@ -109,7 +110,7 @@ VIEWS = [
 
 def report_of_agents(tmp_path):
     """Of a run in restart mode, in which no worker writes."""
-    log = EventLog(events_path(tmp_path / "agents", "a"))
+    log = EventLog(ELASTIC_EVENTS, events_path(tmp_path / "agents", "a"))
     log.write(GenerationFormed(at=6.0, source="a", generation=1, rescale="start", reason="all are here",
                                members=("a#1",), world_size=1))  # fmt: skip
     log.close()

@@ -7,17 +7,19 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import duckdb
 import pytest
 
-from dtf_lightning.elastic.reports import ingest, schema
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, GenerationFormed, NodeJoined, StepsDone
+from dtf_lightning.elastic.reports import store as store_module
 from dtf_lightning.elastic.reports.report_data import gather
-from dtf_lightning.elastic.reports.schema import MIGRATIONS, VIEWS
+from dtf_lightning.elastic.reports.schema import RESULTS, VIEWS
+from dtf_lightning.elastic.reports.step_samples import COLUMNS, line_pattern
 from dtf_lightning.elastic.reports.store import ResultsStore
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import EventLog, GenerationFormed, NodeJoined, StepsDone, events_path, read_events
+from dtf_lightning.events.log import EventLog, events_path, read_events
 from support.elastic.reports import BALANCE
 
 
@@ -115,9 +117,13 @@ def test_step_lines_are_checked(store, run_dir, name, value):
 
 def test_every_field_of_a_step_has_its_column():
     """Lines that the event log writes take the fast way; a new field needs a column and a migration."""
-    assert {field.name for field in fields(StepsDone)} == ingest._COLUMNS.keys()
+    assert [field.name for field in fields(StepsDone)] == list(COLUMNS)
+    with ResultsStore() as store:
+        columns = store.rows("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'step_samples'")
+    types = {column["column_name"]: column["data_type"] for column in columns[3:]}
+    assert types == {"time": "TIMESTAMP", **{name: kind.sql for name, kind in COLUMNS.items() if name != "at"}}
     (line,) = [json.dumps(STEP.to_json(), separators=(",", ":"))]
-    assert duckdb.execute("SELECT regexp_full_match(?, ?)", [line, ingest._AS_WRITTEN]).fetchall() == [(True,)]
+    assert duckdb.execute("SELECT regexp_full_match(?, ?)", [line, line_pattern()]).fetchall() == [(True,)]
 
 
 STEP = StepsDone(
@@ -137,7 +143,7 @@ def test_step_lines_of_older_versions(store, run_dir):
 def test_typed_rows_in(store, run_dir):
     """What a sync reads from files can be added as events, too; all of a call or nothing."""
     for path in sorted(run_dir.glob("events/*.jsonl")):
-        events = list(read_events(path))
+        events = list(read_events(ELASTIC_EVENTS, path))
         assert store.add("r", events, file=path.name) == len(events)
     with ResultsStore() as synced:
         synced.sync(run_dir)
@@ -175,7 +181,7 @@ def test_broken_ledger(store, run_dir):
 
 def test_agents_alone(store, tmp_path):
     """In restart mode scripts know nothing of us: generations and nodes come from the agents' logs."""
-    log = EventLog(events_path(tmp_path / "r", "a"))
+    log = EventLog(ELASTIC_EVENTS, events_path(tmp_path / "r", "a"))
     log.write(NodeJoined(at=5.0, source="a", node="a", incarnation=1, num_workers=1))
     log.write(GenerationFormed(at=6.0, source="a", generation=1, rescale="start", reason="all are here",
                                members=("a#1",), world_size=1))  # fmt: skip
@@ -225,7 +231,7 @@ def test_newer_and_foreign_databases(tmp_path, run_dir):
         store.connection.execute("INSERT INTO dtf_schema VALUES (99, NULL)")
     for read_only in (False, True):
         with pytest.raises(
-            SettingsError, match=f"schema version 99, this program knows {len(MIGRATIONS)}: use a newer"
+            SettingsError, match=f"schema version 99, this program knows {len(RESULTS.migrations)}: use a newer"
         ):
             ResultsStore(path, read_only=read_only)
     with duckdb.connect(str(tmp_path / "foreign.duckdb")) as foreign:
@@ -238,7 +244,7 @@ def test_migrations_one_by_one(tmp_path, run_dir, monkeypatch):
     """A database of the first version becomes one of the newest; a step that fails leaves the version before it."""
     path = tmp_path / "x.duckdb"
     with monkeypatch.context() as older:
-        older.setattr(schema, "MIGRATIONS", MIGRATIONS[:1])
+        older.setattr(store_module, "RESULTS", replace(RESULTS, migrations=RESULTS.migrations[:1]))
         ResultsStore(path).close()
     with pytest.raises(
         SettingsError, match=r"schema version 1, this program reads \d+: bring it up to date with dtf res"
@@ -250,12 +256,12 @@ def test_migrations_one_by_one(tmp_path, run_dir, monkeypatch):
         raise RuntimeError("no")
 
     with monkeypatch.context() as broken:
-        broken.setattr(schema, "MIGRATIONS", [*MIGRATIONS, breaks])
+        broken.setattr(store_module, "RESULTS", replace(RESULTS, migrations=[*RESULTS.migrations, breaks]))
         with pytest.raises(RuntimeError):
             ResultsStore(path)
     with ResultsStore(path) as store:
         versions = store.rows("SELECT version FROM dtf_schema ORDER BY version")
-        assert [row["version"] for row in versions] == list(range(1, len(MIGRATIONS) + 1))
+        assert [row["version"] for row in versions] == list(range(1, len(RESULTS.migrations) + 1))
         assert store.rows("SELECT table_name FROM duckdb_tables() WHERE table_name = 'half'") == []
         store.sync(run_dir)
         assert len(store.rows("FROM runs")) == 1
@@ -322,8 +328,9 @@ def test_somebody_else_has_it_open(tmp_path, run_dir, mode):
 
 WRITE = """
 import sys
-from dtf_lightning.events.log import EventLog, StepsDone, events_path
-log = EventLog(events_path(sys.argv[1], "c.0.1"))
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone
+from dtf_lightning.events.log import EventLog, events_path
+log = EventLog(ELASTIC_EVENTS, events_path(sys.argv[1], "c.0.1"))
 for step in range(1, 20_001):
     log.write(StepsDone(at=1e6 + step, source="c/0", generation=1, world_size=1, rank=0, epoch=0, step=step, steps=1,
                         seconds=0.1, samples=4, data_wait=0.0))

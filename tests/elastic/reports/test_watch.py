@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from dtf_lightning.elastic.cli.watch import _screen
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, Evaluated, StepsDone, WorkerRescaled
 from dtf_lightning.elastic.reports import watch as watching
 from dtf_lightning.elastic.reports.watch import PlainScreen, WatchedRun, sparkline, watch
 from dtf_lightning.elastic.rules.generation import Generation, Member
@@ -16,7 +17,7 @@ from dtf_lightning.elastic.rules.status import NodeStatus, Role
 from dtf_lightning.elastic.run.keys import RunPhase
 from dtf_lightning.elastic.run.status import RunStatus
 from dtf_lightning.errors import SettingsError, StoreUnavailable
-from dtf_lightning.events.log import Evaluated, EventLog, StepsDone, WorkerRescaled, events_path
+from dtf_lightning.events.log import EventLog, events_path
 from dtf_lightning.events.tail import EventTail
 
 
@@ -115,7 +116,7 @@ def test_run_that_is_not_there_yet():
 
 @pytest.fixture
 def logs(tmp_path):
-    log = EventLog(events_path(tmp_path, "a.0.1"))
+    log = EventLog(ELASTIC_EVENTS, events_path(tmp_path, "a.0.1"))
     log.write(WorkerRescaled(at=1.0, source="a/0", generation=2, rescale="join", reason="c joined", world_size=2, rank=0,
                              step=5, pause=0.12, phases={}, redrawn=False))  # fmt: skip
     for step, loss in ((6, 2.0), (7, 1.0), (8, 0.5)):
@@ -123,7 +124,7 @@ def logs(tmp_path):
                             seconds=0.1, samples=8, data_wait=0.0, loss=loss, rss=50 * 2**20))  # fmt: skip
     log.write(Evaluated(at=9.0, source="a/0", generation=2, epoch=1, step=8, seconds=0.1, metrics={"val_loss": 0.25}))
     log.close()
-    return EventTail(tmp_path)
+    return EventTail(ELASTIC_EVENTS, tmp_path)
 
 
 def test_steps_and_losses_come_from_the_logs(logs):

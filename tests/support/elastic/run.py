@@ -16,11 +16,12 @@ from typing import Any
 import psutil
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, WorkerRescaled
 from dtf_lightning.elastic.observe.ledger import Audit, audit
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.elastic.testkit.faults import held_mark
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events.log import WorkerRescaled, read_events
+from dtf_lightning.events.log import read_events
 from support.elastic.programs.node_process import NodeSpec, run_node
 from support.elastic.training import Training
 from support.fork_server import ForkServer
@@ -235,7 +236,7 @@ class ElasticRun:
 
     def rescales(self) -> list[WorkerRescaled]:
         """What the workers measured, in time order."""
-        events = [event for path in self.folder.glob("events/*.jsonl") for event in read_events(path)]
+        events = [event for path in self.folder.glob("events/*.jsonl") for event in read_events(ELASTIC_EVENTS, path)]
         return sorted((e for e in events if isinstance(e, WorkerRescaled)), key=lambda e: e.at)
 
     def check(self, *, survivors: int, **expected: Any) -> None:

@@ -124,7 +124,7 @@ class Disturber(Callback):
             if (disturbance.hook, disturbance.step) != (hook, trainer.global_step) or trainer.sanity_checking:
                 continue
             self.left.remove(disturbance)
-            link = trainer.strategy.session.link
+            link = trainer.strategy.run.membership.link
             match disturbance.kind:
                 case "planned":
                     self.run.prepare(link)

@@ -33,8 +33,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dtf_lightning.elastic.lightning.callback import ElasticCallback
 from dtf_lightning.elastic.lightning.callbacks.divergence_stopping import DivergenceStopping
+from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING
 from dtf_lightning.elastic.lightning.reporting import straggler_probe
-from dtf_lightning.elastic.lightning.rewind.versions import WEIGHT_AVERAGING
 from dtf_lightning.elastic.observe import stragglers
 from dtf_lightning.elastic.testkit.faults import Fault, FaultInjector
 from support.elastic.data_kinds import InShards, InStreams

@@ -7,12 +7,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
 from dtf_lightning import __version__
-from dtf_lightning.events.log import (
+from dtf_lightning.elastic.events import (
     CheckpointPruned,
     CheckpointSaved,
     Diverged,
     Evaluated,
-    Event,
     GenerationEntered,
     GenerationFormed,
     LeaderElected,
@@ -29,6 +28,7 @@ from dtf_lightning.events.log import (
     WorkersPaced,
     WorkerStarted,
 )
+from dtf_lightning.events.registry import Event
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper edges of the histograms' buckets."""

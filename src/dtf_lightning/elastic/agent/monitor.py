@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.settings import AgentSettings
-from dtf_lightning.events.log import Event, EventLog
+from dtf_lightning.events.log import EventLog
+from dtf_lightning.events.registry import Event
 from dtf_lightning.events.tail import EventTail
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ class Monitor:
             return
         if self._tail is None:
             name = glob.escape(self._node)
-            self._tail = EventTail(folder, (f"{name}.jsonl", f"{name}.*.jsonl"))
+            self._tail = EventTail(ELASTIC_EVENTS, folder, (f"{name}.jsonl", f"{name}.*.jsonl"))
             self._write_targets(folder)
         for event in self._tail.look():
             for sink in list(self._sinks):

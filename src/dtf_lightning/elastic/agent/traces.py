@@ -23,7 +23,8 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from dtf_lightning import __version__
-from dtf_lightning.events.log import Event, GenerationEntered, WorkerRescaled
+from dtf_lightning.elastic.events import GenerationEntered, WorkerRescaled
+from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
 

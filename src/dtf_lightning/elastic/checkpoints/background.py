@@ -1,4 +1,4 @@
-"""Saving while training goes on: a bounded queue, one thread, errors told on the training thread."""
+"""Saves checkpoints while training goes on: a bounded queue, one thread, errors raised on the training thread."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Job = Callable[[], object]
 
 
 class BackgroundWriter:
-    """Runs jobs one after the other, in a thread that lives only while there are any.
+    """Runs jobs one after the other, in a thread that lives only while there are any jobs.
 
-    The thread is no daemon: an interpreter that exits finishes them first.
+    The thread is no daemon: an interpreter that exits finishes the jobs first.
 
     Args:
-        max_in_flight: jobs accepted and not yet done.
+        max_in_flight: the most jobs that are accepted and not yet done.
         timeout: seconds that any wait for the thread may take; must exceed the longest save.
     """
 
@@ -36,7 +36,7 @@ class BackgroundWriter:
 
     @property
     def num_in_flight(self) -> int:
-        """Jobs accepted and not yet done."""
+        """The number of jobs that are accepted and not yet done."""
         return self._num_in_flight
 
     def reserve(self) -> None:
@@ -44,7 +44,7 @@ class BackgroundWriter:
         self._wait(lambda: self._num_in_flight < self.max_in_flight)
 
     def submit(self, job: Job) -> None:
-        """Accept a job, waiting for room first. Raises as `reserve`; the job is not accepted then."""
+        """Accept a job, after waiting for room. Raises as `reserve`; the job is not accepted then."""
         self.reserve()
         with self._changed:
             self._jobs.append(job)
@@ -80,10 +80,10 @@ class BackgroundWriter:
             try:
                 job()
             except BaseException as error:
-                # At once: whoever leaves the run, or is killed, asks no more.
+                # It is logged at once: a process that leaves the run, or is killed, does not ask for it any more.
                 log.error("an asynchronous save failed: %s", error)
                 self._error = self._error or error
-            # The job holds the state; let it go before the next one is accepted.
+            # The job holds the state: release it before the next job is accepted.
             del job
             with self._changed:
                 self._num_in_flight -= 1

@@ -1,4 +1,4 @@
-"""Which tensors of two checkpoints differ, and by how much."""
+"""Finds the tensors in which two checkpoints differ, and by how much."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor that is not the same in both."""
+    """One tensor that is not the same in both checkpoints."""
 
     name: str
     what: str
-    """`only in A`, `only in B`, another shape or dtype, or `values`."""
+    """What differs: `only in A`, `only in B`, another shape or dtype, or `values`."""
     largest: float = 0.0
     """The largest absolute difference of an element; NaN if one side has a NaN where the other has none."""
     relative: float = 0.0
-    """Norm of the difference over the norm of A."""
+    """The norm of the difference over the norm of the tensor in A."""
     num_differing: int = 0
-    """Elements."""
+    """The number of elements that differ."""
     num_elements: int = 0
 
 
 def compare(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[Difference]:
-    """The differences, by name. Equal NaNs are equal."""
+    """Return the differences, by tensor name. Equal NaNs are equal."""
     found = []
     for name in sorted(a.keys() | b.keys()):
         if name not in b:

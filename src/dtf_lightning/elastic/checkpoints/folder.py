@@ -1,11 +1,11 @@
-"""`CheckpointFolder`: the one writer of a run's checkpoints.
+"""`CheckpointFolder`, the only writer of a run's checkpoints.
 
 Rules that this file guards, at every instant and so after every crash:
 
 * a checkpoint is removed only after the manifest that no longer lists it is durable, and that manifest is written only
-  after the newer checkpoint is: so the best N and the last one are always whole on the disk;
-* the manifest lists whole checkpoints only, and names whatever else of this run lies there;
-* nothing that this run has not written is touched, and no existing file is written over.
+  after the newer checkpoint is durable: so the best N and the last one are always whole on the disk;
+* the manifest lists whole checkpoints only, and names whatever else of this run lies in the folder;
+* no file that this run has not written is touched, and no existing file is written over.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class CheckpointFolder:
     """A run's checkpoints in one place. Not for several threads, or several writers, at once.
 
     Args:
-        storage: where.
-        run: whose; a run that resumes gives the same name again and finds its own.
-        policy: what stays.
-        recover: finish what a writer that died has begun; not while it may be alive.
+        storage: where the checkpoints lie.
+        run: the run's name; a run that resumes gives the same name again and finds its checkpoints.
+        policy: which checkpoints stay.
+        recover: finish what a writer that died has begun; not while that writer may be alive.
 
     Raises:
         CheckpointError: the place cannot be read or written.
@@ -55,12 +55,12 @@ class CheckpointFolder:
 
     @property
     def run(self) -> str:
-        """Whose checkpoints these are."""
+        """The name of the run whose checkpoints these are."""
         return self._manifest.run
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """What is kept now, oldest first."""
+        """The records of the checkpoints that are kept now, oldest first."""
         return self._manifest.records
 
     # --- changing ----------------------------------------------------------------------------------------------------
@@ -77,18 +77,18 @@ class CheckpointFolder:
         """Save a checkpoint, then remove what the policy no longer keeps.
 
         Args:
-            name: of the checkpoint; when it is taken, `-v1`, `-v2`, ... is put before its suffix.
-            files: what to write: what follows the name's stem (`.ckpt`, `.safetensors`) and the content.
+            name: the checkpoint's name; if it is taken, `-v1`, `-v2`, ... is put before its suffix.
+            files: what to write: for each file, what follows the name's stem (`.ckpt`, `.safetensors`) and its content.
 
-        Returns: the record; `None` when the policy does not want it, and nothing was written.
+        Returns: the record; `None` when the policy does not want the checkpoint, and nothing was written.
 
         Raises:
-            CheckpointError: nothing was saved and nothing removed, e.g. because the disk is full.
+            CheckpointError: nothing was saved and nothing removed, for example because the disk is full.
         """
         with self._errors("saving"):
             self._begin()
             record = self._new_record(name, tuple(files), step, epoch, metrics or {})
-            # The best list is decided with the new one in it, before anything is written or removed.
+            # Which checkpoints are kept is decided with the new one among them, before anything is written or removed.
             if record.name not in self.policy.keep([*self.records, record]):
                 return None
             self._commit(intended=record)
@@ -114,12 +114,12 @@ class CheckpointFolder:
         return record
 
     def finish(self, record: Record, paths: Sequence[str]) -> Record | None:
-        """All files of `begin`'s record are written, durably: list it, then remove what the policy no longer keeps.
+        """List the record that `begin` gave, whose files are all durable; then remove what the policy no longer keeps.
 
         Args:
-            paths: of its files, relative to its folder.
+            paths: the paths of its files, relative to its folder.
 
-        Returns: the record; `None` when the policy does not want it.
+        Returns: the record; `None` when the policy does not want the checkpoint.
 
         Raises:
             CheckpointError: it is not listed; nothing was removed.
@@ -129,11 +129,11 @@ class CheckpointFolder:
         return self._admit(replace(record, parts=parts))
 
     def abandon(self, record: Record) -> None:
-        """Writing what `begin` announced has failed: remove what is there of it."""
+        """Remove what is there of a checkpoint that `begin` announced and whose writing has failed."""
         self._give_up(record)
 
     def annotate(self, name: str, metrics: Mapping[str, float]) -> Record | None:
-        """Add metrics that were measured after the saving; `None` if there is no such checkpoint (any more).
+        """Add metrics that were measured after the saving; return `None` if there is no such checkpoint (any more).
 
         Raises:
             CheckpointError: the manifest could not be written; the metrics are not kept.
@@ -151,7 +151,7 @@ class CheckpointFolder:
         return changed
 
     def suspect(self, since_step: int) -> list[Record]:
-        """Mark what was saved at or after a step: training had begun to diverge. Returns the marked ones that are left.
+        """Mark the checkpoints saved at or after a step at which training began to diverge; return those still kept.
 
         Raises:
             CheckpointError: the manifest could not be written; nothing is marked.
@@ -162,7 +162,7 @@ class CheckpointFolder:
         return [record for record in self.records if record.suspect]
 
     def prune(self, policy: Policy, *, dry_run: bool = False) -> list[Record]:
-        """Remove what `policy` does not keep, once; returns what was, or would be, removed. Raises `CheckpointError`."""
+        """Remove what `policy` does not keep, once; return what was, or would be, removed. Raises `CheckpointError`."""
         with self._errors("pruning"):
             self._begin()
             kept = policy.keep(self.records)
@@ -199,7 +199,7 @@ class CheckpointFolder:
 
     def _admit(self, record: Record) -> Record | None:
         with self._errors("saving"):
-            self._refresh()  # `dtf checkpoints prune` may have been here while the files were written
+            self._refresh()  # `dtf checkpoints prune` may have changed the manifest while the files were written
             if self._taken_over(record):
                 for path in _paths(record):
                     self.storage.remove(path)
@@ -220,12 +220,12 @@ class CheckpointFolder:
 
     def _settle(self, kept: Sequence[Record], removed: Sequence[Record]) -> None:
         doomed = tuple(path for record in removed for path in _paths(record))
-        intended = None if self._recovers else self._manifest.intended  # the living writer's
+        intended = None if self._recovers else self._manifest.intended  # it belongs to the living writer
         self._commit(records=tuple(kept), intended=intended, doomed=(*self._manifest.doomed, *doomed))
         self._remove_doomed()
 
     def _remove_doomed(self) -> None:
-        """What cannot be removed now stays doomed and is tried again with the next save."""
+        """Remove the doomed files; what cannot be removed now stays doomed and is tried again with the next save."""
         left = []
         for path in self._manifest.doomed:
             try:
@@ -233,18 +233,18 @@ class CheckpointFolder:
             except OSError as error:
                 log.warning("checkpoint %s could not be removed: %s", self.storage.location(path), error)
                 left.append(path)
-        # On the disk they stay listed until the next edition: removing twice is no error, a write saved is.
+        # On the disk they stay listed until the next edition: removing them twice is no error, and one write is saved.
         self._manifest = replace(self._manifest, doomed=tuple(left))
 
     def _give_up(self, record: Record) -> None:
-        with contextlib.suppress(OSError):  # the first error is the one to tell; `intended` lets the next open clean up
+        with contextlib.suppress(OSError):  # the first error is raised; `intended` lets the next open clean up
             self._clear(record)
             self._refresh()
             if not self._taken_over(record):
                 self._commit(intended=None)
 
     def _taken_over(self, record: Record) -> bool:
-        """Another writer has cleared our intention away: the manifest is theirs now."""
+        """Tell whether another writer has cleared this one's intention away: the manifest is then theirs."""
         intended = self._manifest.intended
         return intended is None or (intended.name, intended.saved_at) != (record.name, record.saved_at)
 
@@ -254,7 +254,7 @@ class CheckpointFolder:
         self._manifest = edition
 
     def _begin(self) -> None:
-        """Know what is there, and clear away what a save that failed could not (the disk was full)."""
+        """Read the manifest anew, and clear away what a save that failed could not (the disk was full)."""
         self._refresh()
         if self._manifest.intended is not None and self._recovers:
             self._clear(self._manifest.intended)
@@ -281,7 +281,7 @@ class CheckpointFolder:
             # Under its final name a file is whole: it was synced before it was renamed.
             whole = bool(intended.parts) and all(_is_whole(self.storage, part.path) for part in intended.parts)
             if whole:
-                for part in intended.parts:  # of a rename only half may have reached the disk
+                for part in intended.parts:  # only half of a rename may have reached the disk
                     self.storage.remove(part.path + TEMPORARY)
                 parts = tuple(checksum(self.storage, part.path) for part in intended.parts)
                 self._retain([*self.records, replace(intended, parts=parts)])
@@ -303,7 +303,7 @@ class CheckpointFolder:
 
 
 def _paths(record: Record) -> list[str]:
-    """What to remove: the files, and the folder of a sharded one."""
+    """Return what has to be removed with a checkpoint: its files, and the folder of a sharded one."""
     paths = [part.path for part in record.parts if "/" not in part.path]
     return paths if record.name in paths else [*paths, record.name]
 

@@ -1,4 +1,4 @@
-"""What is in a checkpoint's files: Lightning's dictionary, and the weights alone as safetensors."""
+"""The contents of a checkpoint's files: Lightning's dictionary, and the weights alone as safetensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dtf_lightning.errors import CheckpointDamaged, CheckpointError, SettingsErr
 
 
 def torch_file(state: Any) -> Write:
-    """A file as `torch.save` writes it: what plain Lightning loads."""
+    """Return a writer of the file that `torch.save` makes and that plain Lightning loads."""
 
     def write(file: BinaryIO) -> None:
         torch.save(state, file)
@@ -24,9 +24,9 @@ def torch_file(state: Any) -> Write:
 
 
 def safetensors_file(weights: Mapping[str, Any]) -> Write:
-    """The tensors of a state_dict as safetensors, which loads without unpickling and in other languages.
+    """Return a writer of a state_dict's tensors as safetensors, a format that loads without unpickling.
 
-    Tied weights are written once per name: the format knows no sharing.
+    Other languages read it too. Tied weights are written once per name: the format knows no sharing.
     """
     try:
         from safetensors.torch import save
@@ -51,13 +51,13 @@ def safetensors_file(weights: Mapping[str, Any]) -> Write:
 
 
 def load_verified(storage: Storage, record: Record, *, weights_only: bool = False) -> dict[str, Any]:
-    """A Lightning checkpoint, after its checksum was compared.
+    """Load a Lightning checkpoint after comparing its checksum.
 
     Args:
-        weights_only: `torch.load`'s: refuse whatever is not a tensor or a plain value.
+        weights_only: as in `torch.load`: refuse whatever is not a tensor or a plain value.
 
     Raises:
-        CheckpointDamaged: it is missing or not what was written.
+        CheckpointDamaged: the checkpoint is missing, or is not what was written.
     """
     verdict = verify(storage, record)
     if not verdict.intact:
@@ -70,15 +70,15 @@ def load_verified(storage: Storage, record: Record, *, weights_only: bool = Fals
 
 
 def load_tensors(location: str | os.PathLike[str], *, trust: bool = False) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint file by their path in it, e.g. `state_dict.layer.weight`.
+    """Return all tensors of a checkpoint file by their path in it, for example `state_dict.layer.weight`.
 
     Args:
-        location: a path or URL of a `.ckpt` or `.safetensors` file.
+        location: the path or URL of a `.ckpt` or `.safetensors` file.
         trust: let the file's pickles run code; needed for checkpoints that hold objects of other classes.
 
     Raises:
-        CheckpointError: it is not there, not readable, or needs `trust`.
-        CheckpointDamaged: a manifest beside it says that it is not what was written.
+        CheckpointError: the file is not there, is not readable, or needs `trust`.
+        CheckpointDamaged: a manifest beside the file says that it is not what was written.
     """
     folder, _, name = os.fspath(location).rpartition("/")
     storage = open_storage(folder or ".")

@@ -1,8 +1,8 @@
-"""The manifest: which files of a folder belong to a run, and what they must contain.
+"""The manifest says which files of a folder belong to a run, and what they must contain.
 
 Rules that this file guards:
 
-* a run owns what its manifest names, and nothing else: two runs may share a folder;
+* a run owns the files that its manifest names, and no others: two runs may share a folder;
 * a file is named before it is written (`intended`) and until it is removed (`doomed`): whenever the writer dies,
   nothing of it is left without an owner;
 * there are two slots, written in turn, each with its own checksum: if one is damaged the other is one edition behind.
@@ -27,17 +27,17 @@ _FILE = re.compile(r"manifest-(?P<run>[A-Za-z0-9_-]+)\.(?P<slot>[01])\.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a run owns in a folder."""
+    """The files that a run owns in a folder."""
 
     run: str
     edition: int = 0
-    """Counts the writes, from 1."""
+    """The number of this edition; editions count the writes, from 1."""
     records: tuple[Record, ...] = ()
-    """Oldest first."""
+    """The records of the kept checkpoints, oldest first."""
     intended: Record | None = None
-    """Is being written; its parts have no checksums yet."""
+    """The checkpoint that is being written; its parts have no checksums yet."""
     doomed: tuple[str, ...] = ()
-    """Files and folders that are to be removed, or have been."""
+    """The files and folders that are to be removed, or have been."""
 
     def __post_init__(self) -> None:
         if not _FILE.fullmatch(file_name(self.run, 0)):
@@ -58,7 +58,7 @@ class Manifest:
 
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
-        """Raises `ValueError` when a single byte is not as it was written."""
+        """Return the manifest that `encode` wrote. Raises `ValueError` when a single byte is not as it was written."""
         head, _, body = data.partition(b"\n")
         if head != f"{FORMAT} {hashlib.sha256(body).hexdigest()}".encode():
             raise ValueError("its checksum does not match its content")
@@ -74,16 +74,16 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What reading a run's slots gave."""
+    """What reading the two slots of a run's manifest gave."""
 
     manifest: Manifest | None
     """The newest edition that is intact."""
     damaged: tuple[str, ...]
-    """Slots that are there and cannot be read."""
+    """The slots that are there and cannot be read."""
 
 
 def load(storage: Storage, run: str) -> Loaded:
-    """Read both slots. Raises `OSError` for what is not damage (permissions, a network)."""
+    """Read both slots. Raises `OSError` for anything that is not damage (permissions, a network)."""
     found, damaged = [], []
     for slot in (0, 1):
         name = file_name(run, slot)
@@ -98,7 +98,7 @@ def load(storage: Storage, run: str) -> Loaded:
 
 
 def store(storage: Storage, manifest: Manifest) -> None:
-    """Write the edition into the slot of the one before the last. Raises `OSError`."""
+    """Write the edition into the slot of the edition before the last. Raises `OSError`."""
 
     def content(file: BinaryIO) -> None:
         file.write(manifest.encode())
@@ -107,10 +107,10 @@ def store(storage: Storage, manifest: Manifest) -> None:
 
 
 def file_name(run: str, slot: int) -> str:
-    """Of one slot of a run's manifest."""
+    """Return the file name of one slot of a run's manifest."""
     return f"manifest-{run}.{slot}.json"
 
 
 def runs(names: Iterable[str]) -> list[str]:
-    """The runs that have a manifest among these files."""
+    """Return the runs that have a manifest among these files."""
     return sorted({match["run"] for name in names if (match := _FILE.fullmatch(name))})

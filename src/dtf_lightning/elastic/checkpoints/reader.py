@@ -1,4 +1,4 @@
-"""Find and verify checkpoints: nothing is believed that its checksum does not confirm. Writes nothing."""
+"""Finds and verifies checkpoints: nothing is believed that its checksum does not confirm. Writes nothing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Integrity(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What verifying a checkpoint gave."""
+    """The result of verifying a checkpoint."""
 
     integrity: Integrity
     reason: str = ""
 
     @property
     def intact(self) -> bool:
-        """Every byte is as it was written."""
+        """Whether every byte is as it was written."""
         return self.integrity is Integrity.INTACT
 
 
@@ -51,23 +51,23 @@ def verify(storage: Storage, record: Record) -> Verdict:
 
 
 def read_runs(storage: Storage) -> dict[str, Loaded]:
-    """Every run's manifest in the folder. Raises `OSError`."""
+    """Read the manifest of every run in the folder. Raises `OSError`."""
     return {run: manifests.load(storage, run) for run in manifests.runs(storage.names())}
 
 
 def unlisted(storage: Storage, listed: Iterable[Record]) -> list[str]:
-    """Checkpoint files that no manifest names: another tool's, or of a run whose manifest is lost."""
+    """Return the checkpoint files that no manifest names: another tool's, or a run's whose manifest is lost."""
     known = {part.path.split("/")[0] for record in listed for part in record.parts}
     return [name for name in storage.names() if name.endswith((".ckpt", TEMPORARY)) and name not in known]
 
 
 def newest_first(records: Iterable[Record]) -> list[Record]:
-    """The order in which `latest` tries; suspect ones last."""
+    """Sort records in the order in which `latest_checkpoint` tries them: newest first, suspect ones last."""
     return sorted(records, key=lambda record: (record.suspect, -record.saved_at, -record.serial))
 
 
 def best_first(records: Sequence[Record], monitor: str, mode: Mode) -> list[Record]:
-    """The order in which `best` tries: by metric, then the newest of those that have none."""
+    """Sort records in the order in which `best_checkpoint` tries them: by metric; those without one come last."""
     able = [record for record in records if record.metric(monitor) is not None and not record.suspect]
     return [
         *sorted(able, key=lambda record: ranking(record, monitor, mode)),
@@ -76,7 +76,7 @@ def best_first(records: Sequence[Record], monitor: str, mode: Mode) -> list[Reco
 
 
 def first_intact(storage: Storage, candidates: Iterable[Record]) -> Record | None:
-    """The first that verifies; the others are named in the log."""
+    """Return the first candidate that verifies; the others are named in the log."""
     for record in candidates:
         verdict = verify(storage, record)
         if verdict.intact:
@@ -86,11 +86,11 @@ def first_intact(storage: Storage, candidates: Iterable[Record]) -> Record | Non
 
 
 def latest_checkpoint(folder: str | os.PathLike[str], *, run: str | None = None) -> str | None:
-    """Path or URL of the newest intact checkpoint, for `trainer.fit(ckpt_path=...)`; `None` if there is none.
+    """Return the path or URL of the newest intact checkpoint, for `trainer.fit(ckpt_path=...)`; `None` without any.
 
     Args:
-        folder: a path or a URL.
-        run: only this run's; without it, the newest of all runs in the folder.
+        folder: the path or URL of the folder.
+        run: the name of the run whose checkpoint is wanted; without it, the newest of all runs in the folder.
 
     Raises:
         OSError: the folder cannot be read.
@@ -103,9 +103,11 @@ def latest_checkpoint(folder: str | os.PathLike[str], *, run: str | None = None)
 def best_checkpoint(
     folder: str | os.PathLike[str], monitor: str, mode: Mode = "min", *, run: str | None = None
 ) -> str | None:
-    """Path or URL of the best intact checkpoint; if none has the metric, of the newest intact one; else `None`.
+    """Return the path or URL of the best intact checkpoint.
 
-    Arguments and exceptions as `latest_checkpoint`.
+    If none has the metric, it is the newest intact one; `None` if there is none either.
+
+    Arguments and exceptions are those of `latest_checkpoint`.
     """
     storage = open_storage(folder)
     record = first_intact(storage, best_first(_records(storage, run), monitor, mode))

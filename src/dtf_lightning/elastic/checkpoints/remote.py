@@ -1,7 +1,7 @@
-"""Checkpoints at a URL: whatever fsspec reaches (`memory://`, `s3://`, `gs://`, `abfs://`, ...).
+"""Checkpoints at a URL, wherever fsspec can write (`memory://`, `s3://`, `gs://`, `abfs://`, ...).
 
 Object stores show an object when it is complete and durable; where fsspec's file system is a real one, the temporary
-name and the move give the same. There is no fsync: durability is the server's.
+name and the move have the same effect. There is no fsync: durability is left to the server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dtf_lightning.elastic.checkpoints.storage import TEMPORARY, HashingWriter, 
 
 
 class FsspecStorage:
-    """See `Storage`."""
+    """A `Storage` whose files are reached through fsspec."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")

@@ -1,8 +1,8 @@
-"""Which checkpoints to keep: small policies with one method, combined by `AnyOf`. Pure.
+"""Policies that say which checkpoints to keep: pure objects with one method, combined by `AnyOf`.
 
 Rules that every policy follows:
 
-* it answers with names out of the records it was given, and looks at nothing else;
+* it answers with names out of the records that it was given, and looks at nothing else;
 * a metric that is missing, NaN or infinite is never best;
 * of equal metrics the older checkpoint is better, so that a plateau replaces nothing;
 * a suspect record (saved after training began to diverge) is kept only where no other could take its place.
@@ -22,13 +22,13 @@ class Policy(Protocol):
     """Decides which of a run's checkpoints stay."""
 
     def keep(self, records: Sequence[Record]) -> frozenset[str]:
-        """The names to keep, out of all records of a run in any order."""
+        """Return the names to keep, out of all records of a run, in any order."""
         ...
 
 
 @dataclass(frozen=True)
 class BestN:
-    """The `count` best by a metric."""
+    """Keeps the `count` checkpoints that are best by a metric."""
 
     count: int
     monitor: str
@@ -43,14 +43,14 @@ class BestN:
         return frozenset(record.name for record in self.best(records))
 
     def best(self, records: Sequence[Record]) -> list[Record]:
-        """Best first."""
+        """Return the records that are kept, best first."""
         able = [record for record in records if record.metric(self.monitor) is not None and not record.suspect]
         return sorted(able, key=lambda record: ranking(record, self.monitor, self.mode))[: self.count]
 
 
 @dataclass(frozen=True)
 class LatestN:
-    """The `count` saved last; suspect ones only as far as there are not enough others."""
+    """Keeps the `count` checkpoints saved last; suspect ones only as far as there are not enough others."""
 
     count: int
 
@@ -64,7 +64,7 @@ class LatestN:
 
 @dataclass(frozen=True)
 class EveryNSteps:
-    """Those whose step is a multiple of `interval`: for looking back at a whole run. Unbounded."""
+    """Keeps the checkpoints whose step is a multiple of `interval`, for looking back at a whole run. Unbounded."""
 
     interval: int
 
@@ -77,7 +77,7 @@ class EveryNSteps:
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Those that at least one of the policies keeps."""
+    """Keeps the checkpoints that at least one of the policies keeps."""
 
     policies: tuple[Policy, ...]
 

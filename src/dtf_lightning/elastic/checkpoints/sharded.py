@@ -1,7 +1,7 @@
-"""Sharded state through `torch.distributed.checkpoint`: saved by W ranks, loaded by any other number.
+"""Saves and loads sharded state through `torch.distributed.checkpoint`; the number of ranks may differ in between.
 
-Each rank writes its shards (DTensors, or whatever the planner knows) into one folder; rank 0 then takes the checksums of
-all files and lists the folder in the manifest. Until that moment the checkpoint does not exist.
+Each rank writes its shards (DTensors, or whatever the planner knows) into one folder; rank 0 then takes the checksums
+of all files and lists the folder in the manifest. Until then the checkpoint does not exist.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def save_sharded(
     rank: int = 0,
     broadcast: Broadcast = lambda value: value,
 ) -> Record | None:
-    """Save one state, of which every rank holds a part; a collective.
+    """Save one state of which every rank holds a part; a collective.
 
     Args:
-        folder: on rank 0; `None` elsewhere. Its storage must be one that all ranks see.
-        name: of the checkpoint, a folder.
-        broadcast: gives rank 0's object to all.
+        folder: the checkpoint folder on rank 0, `None` on other ranks. All ranks must see its storage.
+        name: the checkpoint's name, which is that of a folder.
+        broadcast: a collective that gives rank 0's object to all ranks.
 
     Returns: the record, on all ranks; `None` when the policy does not want it.
 
     Raises:
-        CheckpointError: on all ranks; nothing was saved, nothing removed.
+        CheckpointError: on all ranks; nothing was saved and nothing removed.
     """
 
     def begin() -> tuple[Record, str]:
@@ -54,7 +54,7 @@ def save_sharded(
     record, location = begun
     failure: BaseException | None = None
     try:
-        # DCP collects every rank's errors and raises the same on all.
+        # DCP collects every rank's errors and raises the same on all ranks.
         dcp.save(state, checkpoint_id=location)
     except BaseException as error:
         failure = error
@@ -77,13 +77,13 @@ def load_sharded(
     rank: int = 0,
     broadcast: Broadcast = lambda value: value,
 ) -> None:
-    """Load into `state`, in place, whatever its sharding; a collective.
+    """Load into `state`, in place, however it is sharded; a collective.
 
     Args:
-        location: path or URL of the checkpoint's folder.
+        location: the path or URL of the checkpoint's folder.
 
     Raises:
-        CheckpointDamaged: on all ranks: a file is missing or is not what was written.
+        CheckpointDamaged: on all ranks; a file is missing, or is not what was written.
     """
     from_rank_zero(lambda: _verify(location), rank=rank, broadcast=broadcast)
     dcp.load(state, checkpoint_id=location)

@@ -1,10 +1,10 @@
-"""A copy of a checkpoint dictionary that training cannot change any more, in buffers that are used again.
+"""Copies a checkpoint dictionary so that training can no longer change it, into buffers that are used again.
 
 Copying into memory that was touched before is several times faster than allocating. What only an optimizer step changes
-(weights, moments) need not be copied at once: the copy may run beside the next forward and backward pass, if the optimizer
-step waits for it (CheckFreq, Mohan et al., FAST 2021). Nothing torn is ever passed on: when all is copied, it is compared
-with the source once more, and whatever changed a weight meanwhile (a clamp in a hook, a rescale) is found. (torch counts
-changes in place, but not those through `.data`, so the bytes are compared as well.)
+(weights, moments) need not be copied at once: the copy may run beside the next forward and backward pass, if the
+optimizer step waits for it (CheckFreq, Mohan et al., FAST 2021). A torn copy is never passed on: when all is copied, it
+is compared with the source once more, so that a change of a weight meanwhile (a clamp in a hook, a rescale) is found.
+(torch counts changes in place, but not those through `.data`, so the bytes are compared as well.)
 
 Whatever can be pickled can be staged; tensors that share memory still share it in the copy.
 """
@@ -24,11 +24,11 @@ from dtf_lightning.errors import CheckpointError
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 SMALL = 1 << 16
-"""Bytes; what is smaller is copied at once."""
+"""Size in bytes; a smaller storage is copied at once."""
 
 
 def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> list[Any]:
-    """The parameters that the optimizers step, and the values of their state."""
+    """Return the parameters that the optimizers step, and the values of their state."""
     found: list[Any] = []
     for optimizer in optimizers:
         found += [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -37,16 +37,16 @@ def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> list[Any]:
 
 
 def storages_of(tensors: Iterable[Any]) -> set[int]:
-    """Addresses of the storages of plain tensors, for `Staging.begin(steady=...)`; whatever else is passed over."""
+    """Return the addresses of the storages of plain tensors, for `Staging.begin(steady=...)`; skips other values."""
     return {tensor.untyped_storage().data_ptr() for tensor in tensors if type(tensor) in _PLAIN}
 
 
 class StateChanged(CheckpointError):
-    """Something other than an optimizer step changed the state while it was copied: this copy is worth nothing."""
+    """Raised when something other than an optimizer step changed the state during the copying: it is useless then."""
 
 
 class StagedState:
-    """A copy that may not be finished yet. Its buffers are those of the `Staging` that made it."""
+    """A copy that may not be finished yet, in the buffers of the `Staging` that made it."""
 
     def __init__(self, state: Any, copier: _Copier) -> None:
         self._state = state
@@ -55,16 +55,16 @@ class StagedState:
         self._torn = False
 
     def wait(self) -> None:
-        """Return when the source may change. For the training thread, before the next optimizer step.
+        """Return when the source may change; for the training thread, before the next optimizer step.
 
-        Whoever comes first, this or `read` on another thread, does the copying. Never waits for a device.
+        The thread that comes first, here or in `read`, does the copying. Never waits for a device.
         """
         with self._lock:
             if self._copier is not None:
                 self._torn |= not self._copier.copy_rest()
 
     def read(self) -> Any:
-        """The finished copy. Raises `StateChanged` if it is not that of one moment."""
+        """Return the finished copy. Raises `StateChanged` if it is not that of one moment."""
         self.wait()
         with self._lock:
             copier, self._copier = self._copier, None
@@ -78,25 +78,25 @@ class StagedState:
 
 
 class Staging:
-    """Buffers for one copy at a time."""
+    """The buffers for one copy at a time."""
 
     def __init__(self) -> None:
         self._buffers: list[torch.Tensor] = []
 
     @property
     def num_bytes(self) -> int:
-        """Host memory held by the buffers."""
+        """The bytes of host memory that the buffers hold."""
         return sum(buffer.numel() for buffer in self._buffers)
 
     def copy(self, state: Any) -> Any:
-        """The state on the CPU, valid until the next call. Raises what pickling the state raises."""
+        """Return the state on the CPU, valid until the next call. Raises what pickling the state raises."""
         return self.begin(state).read()
 
     def begin(self, state: Any, *, steady: Collection[int] = ()) -> StagedState:
         """Begin to copy the state; valid until the next call.
 
-        `steady`: addresses of the storages that nothing changes before `StagedState.wait` is called. On CUDA all copies
-        are ordered before whatever the current stream does next, so that only the reader waits for them.
+        `steady` holds the addresses of the storages that nothing changes before `StagedState.wait` is called. On CUDA
+        all copies are ordered before whatever the current stream does next, so that only the reader waits for them.
 
         Raises what pickling the state raises.
         """
@@ -118,11 +118,11 @@ class _Copier:
         self._steady = steady
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._sources: list[Any] = []
-        """Kept until all is copied: an address is not used again meanwhile."""
+        """The source storages, kept until all is copied so that no address is used again meanwhile."""
         self._later: list[tuple[torch.Tensor, torch.Tensor]] = []
-        """Buffer and source, both (nbytes,) uint8."""
+        """Pairs of buffer and source that are copied later, both (nbytes,) uint8."""
         self._versions: list[tuple[torch.Tensor, int]] = []
-        """What is copied later, and how often it had been changed in place when the copy began."""
+        """The tensors that are copied later, and how often each had been changed in place when the copy began."""
         self._on_device = False
         self._arrived: torch.cuda.Event | None = None
         self.num_used = 0
@@ -133,13 +133,13 @@ class _Copier:
         return len(self.tensors) - 1
 
     def all_known(self) -> None:
-        """Every tensor was taken; what is copied by the device is on its way."""
+        """Note that every tensor was taken, and that what the device copies is on its way."""
         if self._on_device:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
     def copy_rest(self) -> bool:
-        """Copy what was left for later; whether the sources are still as they were. Idempotent."""
+        """Copy what was left for later; return whether the sources are still as they were. Idempotent."""
         for buffer, source in self._later:
             buffer.copy_(source)
         same = all(tensor._version == version for tensor, version in self._versions)
@@ -149,7 +149,7 @@ class _Copier:
         return same
 
     def arrive(self) -> None:
-        """Wait for the device."""
+        """Wait until the device has copied its part."""
         if self._arrived is not None:
             self._arrived.synchronize()
         self._sources.clear()
@@ -196,7 +196,7 @@ class _Copier:
 
 
 def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Both (nbytes,) uint8. Eight at a time: five times as fast."""
+    """Tell whether two (nbytes,) uint8 tensors are equal; comparing eight bytes at a time is five times as fast."""
     words = one.numel() // 8 * 8
     same_words = torch.equal(one[:words].view(torch.int64), other[:words].view(torch.int64))
     return same_words and torch.equal(one[words:], other[words:])

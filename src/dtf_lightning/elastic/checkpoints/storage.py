@@ -1,7 +1,7 @@
-"""Where checkpoints lie: a local folder, or a URL that fsspec understands.
+"""The places of checkpoints: a local folder, or a URL that fsspec understands.
 
-The writer uses only what `Storage` lists. A local folder turns each into the operations of `FileOperations`, one system
-call each, so that a test can die at every single one of them.
+The writer uses only what `Storage` lists. A local folder turns each method into the operations of `FileOperations`, one
+system call each, so that a test can let the process die at every single one of them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Write = Callable[[BinaryIO], None]
 """Writes a file's content, front to back, without seeking."""
 
 CHUNK = 8 << 20
-"""Bytes read or written at a time."""
+"""The number of bytes that are read or written at a time."""
 
 TEMPORARY = ".tmp"
-"""How the names of unfinished files end."""
+"""The ending of the names of unfinished files."""
 
 
 class Storage(Protocol):
@@ -39,28 +39,28 @@ class Storage(Protocol):
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether a file or folder of that name is there."""
+        """Tell whether a file or folder of that name is there."""
         ...
 
     def names(self) -> list[str]:
-        """Files and folders directly inside; none if the folder itself is missing."""
+        """Return the files and folders directly inside; none if the folder itself is missing."""
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """For reading. Raises `FileNotFoundError`."""
+        """Open a file for reading. Raises `FileNotFoundError`."""
         ...
 
     def size(self, name: str) -> int:
-        """Bytes of a file. Raises `FileNotFoundError`."""
+        """Return the size of a file in bytes. Raises `FileNotFoundError`."""
         ...
 
     def location(self, name: str) -> str:
-        """A path or URL that torch, Lightning and people can open."""
+        """Return the path or URL that torch, Lightning and people can open."""
         ...
 
 
 def open_storage(location: str | os.PathLike[str]) -> Storage:
-    """A local path or `file://` URL gets `LocalStorage`, any other URL fsspec."""
+    """Return `LocalStorage` for a local path or a `file://` URL, and storage through fsspec for any other URL."""
     text = os.fspath(location)
     scheme, separator, path = text.partition("://")
     if separator and scheme not in ("file", "local"):
@@ -71,7 +71,7 @@ def open_storage(location: str | os.PathLike[str]) -> Storage:
 
 
 class FileOperations:
-    """One system call each, and what is made of them."""
+    """The system calls of a local folder, one method each, and a whole file written with them."""
 
     def make_folder(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -122,13 +122,13 @@ class FileOperations:
                 self.close(file)
             self.rename(temporary, target)
         except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
+            with contextlib.suppress(OSError):  # the first error is the one to raise
                 self.unlink(temporary)
             raise
 
 
 class LocalStorage:
-    """Temporary name, write, fsync, rename, fsync of the folder: in this order a file is whole under its name."""
+    """A local folder: temporary name, write, fsync, rename, fsync of the folder. So a file under its name is whole."""
 
     def __init__(self, folder: str | os.PathLike[str], operations: FileOperations | None = None) -> None:
         self.folder = Path(folder)
@@ -173,7 +173,7 @@ class LocalStorage:
 
 
 class HashingWriter:
-    """A file for writing that hashes and counts what passes through: nothing is read back for its checksum."""
+    """A writable file that hashes and counts what passes through: nothing is read back for its checksum."""
 
     def __init__(self, sink: Callable[[memoryview], Any]) -> None:
         self._sink = sink
@@ -190,14 +190,14 @@ class HashingWriter:
         return len(view)
 
     def flush(self) -> None:
-        """There is no buffer."""
+        """Do nothing: there is no buffer."""
 
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
 
 def checksum(storage: Storage, name: str) -> Part:
-    """Size and checksum of a file as it lies there. Raises `OSError`."""
+    """Return the size and checksum of a file as it lies there. Raises `OSError`."""
     digest, size = hashlib.sha256(), 0
     with storage.open(name) as file:
         while chunk := file.read(CHUNK):

@@ -9,7 +9,7 @@ from dtf_lightning.elastic.checkpoints.retention import BestN
 
 
 def summary(records: Sequence[Record], location: str, best: Sequence[BestN] = ()) -> str:
-    """What is kept, with the metrics, and which of them are best."""
+    """Return a table of the kept checkpoints with their metrics, and say which of them are best."""
     if not records:
         return f"checkpoints in {location}: none"
     notes = {
@@ -33,14 +33,14 @@ def summary(records: Sequence[Record], location: str, best: Sequence[BestN] = ()
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Cells under each other, the last one ragged."""
+    """Yield lines with the cells under each other; the last cell is not padded."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def size_text(size: float) -> str:
-    """Bytes for people: `1.4 MB`."""
+    """Return a number of bytes as text for people: `1.4 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -31,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def watch(arguments: argparse.Namespace, store: EtcdStore) -> int:
     """0 when the run has finished, 1 when it was aborted."""
+    from dtf_lightning.elastic.events import ELASTIC_EVENTS
     from dtf_lightning.elastic.reports import watch
     from dtf_lightning.elastic.run.status import read_status
     from dtf_lightning.events.tail import EventTail
 
     run_dir = arguments.run_dir or Path("dtf", arguments.run)
-    tail = EventTail(run_dir) if arguments.run_dir is not None or run_dir.is_dir() else None
+    tail = EventTail(ELASTIC_EVENTS, run_dir) if arguments.run_dir is not None or run_dir.is_dir() else None
     run = watch.WatchedRun(arguments.run, lambda: read_status(store, arguments.run), tail)
     return DONE if watch.watch(run, _screen(arguments.plain), interval=arguments.interval) else FAILED
 

@@ -1,1 +1,1 @@
-"""Process groups that come and go, and what members of a group send each other."""
+"""Process groups that are formed and cut at every rescale, and what their members send each other."""

@@ -1,10 +1,10 @@
-"""Gradients of logical ranks, added over all workers in one order: the same bits in any world.
+"""Adds the gradients of logical ranks over all workers in one fixed order: the sum has the same bits in any world.
 
 A worker adds the gradients of whole subtrees (`elastic/data/virtual_plan.py`) as they come. Each of these sums is then
-copied into flat vectors, one per dtype; every worker sends each other worker that one's chunk of its sums, adds its own
-chunk of all workers' sums along the tree, and the chunks are gathered. Where a worker's block is one subtree (2, 4 or 8
-workers of 8 logical ranks) it sends and receives what a ring all-reduce does: twice the gradients. Every element is added
-by itself, so that it does not matter where chunks begin.
+copied into flat vectors, one per dtype. Every worker sends each other worker the chunk of its sums that is the other's
+to add, adds its own chunk of all workers' sums along the tree, and the chunks are gathered. Where a worker's block is
+one subtree (2, 4 or 8 workers of 8 logical ranks), a worker sends and receives as much as in a ring all-reduce: twice
+the gradients. Every element is added by itself, so that it does not matter where chunks begin.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import torch.distributed as dist
 from dtf_lightning.elastic.data.virtual_plan import Node, TreeSum, total, whole_subtrees
 
 Tensors = list[torch.Tensor]
-"""What is added: gradients, moves of buffers."""
+"""What is added: gradients, or the moves of buffers."""
 
 
 def add(one: Tensors, other: Tensors) -> None:
-    """To the first, in place."""
+    """Add `other` to `one`, in place."""
     torch._foreach_add_(one, other)
 
 
 class FlatLayout:
-    """Where tensors lie in flat vectors, which are kept for the next step.
+    """The places of tensors in flat vectors, which are kept for the next step.
 
     Args:
-        like: tensors of the shapes, dtypes and device that are to be added.
-        world_size: vectors are padded to a multiple of it.
+        like: tensors of the shapes and dtypes, and on the device, that are to be added.
+        world_size: each vector's length is padded to a multiple of it.
     """
 
     def __init__(self, like: Sequence[torch.Tensor], world_size: int) -> None:
@@ -46,21 +46,23 @@ class FlatLayout:
         self._vectors: list[list[torch.Tensor]] = []
 
     def vectors(self, number: int) -> list[torch.Tensor]:
-        """The `number`-th set, one vector per dtype."""
+        """Return the `number`-th set of vectors, one per dtype."""
         while number >= len(self._vectors):
             self._vectors.append([torch.zeros(size, dtype=kind, device=self._device) for size, kind in self._kinds])
         return self._vectors[number]
 
     def views(self, vectors: list[torch.Tensor]) -> Tensors:
-        """The tensors in them."""
+        """Return the tensors that lie in `vectors`, as views."""
         return [vectors[v][start : start + shape.numel()].view(shape) for v, start, shape in self._places]
 
 
 @torch.no_grad()
 def sum_over_workers(mine: TreeSum, *, num_logical: int, blocks: Sequence[range], layout: FlatLayout) -> Tensors:
-    """The sum over all logical ranks. A collective of the workers whose logical ranks `blocks` are, by rank.
+    """Return the sum over all logical ranks; a collective.
 
-    What `mine` holds is used up; the result is good until the next sum with this layout. Raises torch's errors when a
+    `blocks` are the workers' logical ranks, in the order of the workers' ranks.
+
+    The sums in `mine` are used up; the result is good until the next sum with this layout. Raises torch's errors when a
     peer is gone.
     """
     if len(blocks) == 1:
@@ -79,9 +81,9 @@ def sum_over_workers(mine: TreeSum, *, num_logical: int, blocks: Sequence[range]
 def _sum_vector(sums: Tensors, result: torch.Tensor, nodes: list[list[Node]], num_logical: int) -> None:
     world_size = len(nodes)
     chunk = result.numel() // world_size
-    # (world_size, number of my sums, chunk): what each worker gets from me
+    # (world_size, number of my sums, chunk): what each worker gets from this one
     sent = sums[0] if len(sums) == 1 else torch.stack([one.view(world_size, chunk) for one in sums], dim=1).flatten()
-    # (number of all sums, chunk): my chunk of them, by rank
+    # (number of all sums, chunk): this worker's chunk of them, by rank
     received = result.new_empty(sum(map(len, nodes)), chunk)
     dist.all_to_all_single(
         received.view(-1),

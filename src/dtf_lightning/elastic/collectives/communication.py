@@ -1,4 +1,4 @@
-"""Tell a failed collective from an error of the user's code."""
+"""Tells a failed collective from an error in the user's code."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _COMMUNICATION_SIGNS = (
 
 
 def is_communication_error(error: BaseException | None) -> bool:
-    """Whether a collective failed, as far as the exception or one of its causes tells.
+    """Tell whether a collective failed, as far as the exception or one of its causes shows.
 
-    gloo raises plain `RuntimeError`s, hence the look at their text (strings of gloo 2.13's transport and of c10d).
+    gloo raises plain `RuntimeError`s, hence the look at their texts (those of gloo 2.13's transport and of c10d).
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

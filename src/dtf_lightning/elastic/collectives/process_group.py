@@ -1,18 +1,19 @@
-"""The process group of one generation: formed, cut, destroyed.
+"""Forms, cuts and destroys the process group of one generation.
 
 gloo has no abort: `shutdown()` and `abort()` of its process group do nothing, and a collective whose peer is frozen or
 gone half-way blocks until the group's timeout. What unblocks it is the end of its connections, so this file knows which
-sockets belong to the group (those that appear while it is formed) and shuts them down. Never the listening one: gloo's
-accept thread ends the process with `std::terminate` when its socket fails; and none that the user's code opened before
-or later (a logger's, a database's).
+sockets belong to the group (those that appear while it is formed) and shuts them down. It never shuts down the
+listening one, because gloo's accept thread ends the process with `std::terminate` when its socket fails; and none that
+the user's code opened before or later (a logger's, a database's).
 
-gloo also forgets some waiters when a connection ends, who then sleep until the group's timeout (`Pair::signalException`
-of gloo in torch 2.13 wakes those of operations that have not begun): of a send whose write fails in gloo's event thread
-(`Pair::handleRemotePendingRecv`), of a send that is half written, and of a receive that is half read. So a cut
+gloo also forgets some waiters when a connection ends; they then sleep until the group's timeout
+(`Pair::signalException` of gloo in torch 2.13 wakes those of operations that have not begun). Forgotten are the waiters
+of a send whose write fails in gloo's event thread (`Pair::handleRemotePendingRecv`), of a send that is half written,
+and of a receive that is half read. So a cut
 * ends the reading half only, and holds the connection open until the next group has formed: no peer's write fails;
 * first lets what is under way arrive: without the member for whose sake the group is cut, the others' collectives come
   to a halt within a round trip.
-What is left is a member that dies in the middle of a transfer.
+A member that dies in the middle of a transfer can still leave such a waiter behind.
 
 Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group`, `_world.group_count` (all of
 `distributed_c10d`).
@@ -42,16 +43,18 @@ from dtf_lightning.errors import GenerationBroken
 log = logging.getLogger(__name__)
 
 _MESH_SHARE = 10
-"""One try of gloo to connect the members, who are all there, gets this part of `connect_timeout`; gloo makes five."""
+"""One try of gloo to connect the members, who have all arrived, gets this part of `connect_timeout`; gloo makes
+five."""
 
 _QUIET_SAMPLES, _QUIET_INTERVAL, _QUIET_TIMEOUT = 3, 0.0005, 0.05
-"""A group is quiet when so many looks, this far apart, found no byte under way; a cut waits so long for it (seconds)."""
+"""A group is quiet when this many looks, this far apart, found no byte under way; a cut waits at most so long for it
+(seconds)."""
 
 _groups: weakref.WeakSet[GenerationGroup] = weakref.WeakSet()
 
 
 def _open_sockets() -> dict[int, str]:
-    """File descriptor to `socket:[inode]` of every socket of this process."""
+    """Return every socket of this process: its file descriptor, and its name as `socket:[inode]`."""
     sockets = {}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -69,9 +72,9 @@ class _StoreConnection:
 
 
 class GenerationGroup:
-    """The default process group of torch.distributed, one generation at a time.
+    """The default process group of `torch.distributed`, for one generation after the other.
 
-    `form` and `destroy` belong to the main thread; `cut` may come from any.
+    `form` and `destroy` belong to the main thread; `cut` may be called from any thread.
     """
 
     def __init__(self) -> None:
@@ -79,15 +82,16 @@ class GenerationGroup:
         self._before: set[str] | None = None
         """Sockets that were open before the group began to form; `None` while there is no group."""
         self._own: set[str] | None = None
-        """The group's sockets; `None` while they are still appearing, or there is no group."""
+        """The group's own sockets; `None` while they are still appearing, and while there is no group."""
         self._cut = False
         self._forming = False
         self._formed = threading.Event()
         self._connected = threading.Event()
-        """The store is connected, or could not be, or nobody waits for it any more."""
+        """Set when the store is connected, when it could not be, or when nobody waits for it any more."""
         self._store: _StoreConnection | None = None
         self._held: dict[str, socket.socket] = {}
-        """What keeps the connections of a cut group open, for its peers, until the next group is formed."""
+        """Duplicates of sockets that keep the connections of a cut group open, for its peers, until the next group
+        is formed."""
         self.backend = ""
         _groups.add(self)
 
@@ -107,13 +111,13 @@ class GenerationGroup:
     ) -> None:
         """Form the group over the store at `host:port`.
 
-        `prefix` is unique for the generation; `connect_timeout` (seconds) is the wait for the store and the members,
-        `timeout` that of every collective afterwards (`dist.send` and `dist.recv` keep a tenth of `connect_timeout`:
-        use `isend` and `irecv` with `wait(timeout)`). `still_wanted` is called when the group can be cut already and
-        raises if the generation was declared broken before that.
+        `prefix` is unique for the generation; `connect_timeout` (seconds) bounds the wait for the store and the
+        members, `timeout` every collective afterwards (`dist.send` and `dist.recv` keep a tenth of `connect_timeout`:
+        use `isend` and `irecv` with `wait(timeout)`). `still_wanted` is called once the group can be cut, and raises if
+        the generation was declared broken before that.
 
         Raises:
-            GenerationBroken: it was cut while forming.
+            GenerationBroken: the group was cut while it was forming.
             RuntimeError: torch's own errors (a member did not come, the store is gone).
         """
         with self._lock:
@@ -129,7 +133,7 @@ class GenerationGroup:
             store = self._meet(host, port, prefix, rank, world_size, timedelta(seconds=connect_timeout))
             _forget_failed_groups()
             # gloo cannot be interrupted while it connects to a member that went away right then: it waits five times
-            # the group's timeout. All members are there, so a short one does, and the real one is set afterwards.
+            # the group's timeout. All members have arrived, so a short one does, and the real one is set afterwards.
             dist.init_process_group(
                 backend,
                 store=store,
@@ -161,7 +165,7 @@ class GenerationGroup:
     def _meet(
         self, host: str, port: int, prefix: str, rank: int, world_size: int, timeout: timedelta
     ) -> dist.PrefixStore:
-        """The generation's part of the store, once all members have arrived there."""
+        """Return the generation's part of the store, once all members have arrived there."""
         store = self._connect(host, port, timeout)
         self._raise_if_cut()
         prefixed = dist.PrefixStore(prefix, store)
@@ -171,7 +175,7 @@ class GenerationGroup:
         return prefixed
 
     def _connect(self, host: str, port: int, timeout: timedelta) -> dist.TCPStore:
-        """The store at that address; the same agent's is kept from generation to generation.
+        """Return the store at that address; the same agent's is kept from generation to generation.
 
         Connecting looks the peer's name up, which takes 5 s where reverse DNS does not answer.
         """
@@ -184,9 +188,9 @@ class GenerationGroup:
         return kept.store
 
     def _open_store(self, host: str, port: int, timeout: timedelta) -> dist.TCPStore:
-        """Connect in a thread that a cut leaves behind: torch sleeps between two tries, up to 16 s, and nothing ends it.
+        """Connect in a thread that a cut leaves behind: torch sleeps up to 16 s between two tries.
 
-        So a store whose host dies in that moment costs the others nothing.
+        Nothing ends that sleep. So a store whose host dies at that moment costs the other workers nothing.
         """
         ended = self._connected = threading.Event()
         found: list[dist.TCPStore] = []
@@ -212,7 +216,7 @@ class GenerationGroup:
             raise GenerationBroken("the generation failed while its process group was forming") from cause
 
     def form_local(self, *, host: str, port: int, prefix: str, rank: int, world_size: int) -> None:
-        """A group of this node's workers only, for Lightning's set-up before the first generation."""
+        """Form a group of this node's workers only, for Lightning's set-up before the first generation."""
         store: dist.Store
         if world_size == 1:
             store = dist.HashStore()
@@ -222,10 +226,10 @@ class GenerationGroup:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
 
     def cut(self) -> None:
-        """Break the group off: every thread of this process that blocks in one of its collectives gets an error.
+        """Cut the group: every thread of this process that blocks in one of its collectives gets an error.
 
-        Peers do not notice: they are cut by their own agents, or by `hang_up` or the end of this process. Safe from any
-        thread, at any time, also while the group is forming; without a group it does nothing.
+        Peers do not notice it: they are cut by their own agents, or see `hang_up` or the end of this process. `cut` is
+        safe from any thread, at any time, also while the group is forming; without a group it does nothing.
         """
         with self._lock:
             if self._before is None:
@@ -235,7 +239,8 @@ class GenerationGroup:
             if self._forming and self._store is not None:
                 _shut_all_down(self._store.sockets)  # the main thread may wait in it
             if "nccl" in self.backend and dist.is_initialized():
-                # The way out of a hung NCCL collective from another thread (torch >= 2.6); does nothing to gloo.
+                # This is the way out of a hung NCCL collective from another thread (torch >= 2.6); it does nothing to
+                # gloo.
                 dist.distributed_c10d._abort_process_group()
             if not (self._forming or already):
                 _wait_until_quiet(self._sockets())
@@ -258,9 +263,9 @@ class GenerationGroup:
         self._held.clear()
 
     def _cut_until_formed(self, formed: threading.Event) -> None:
-        """Connections appear one after the other while a group forms: cut until the main thread has noticed.
+        """Cut a forming group until the main thread has noticed: its connections appear one after the other.
 
-        `formed` is that of the group that was cut: the next one may be forming before this thread looks again.
+        `formed` belongs to the group that was cut: the next one may be forming before this thread looks again.
         """
         while not formed.wait(0.01):
             with self._lock:
@@ -277,7 +282,7 @@ class GenerationGroup:
                 self._held[name] = connection
 
     def _sockets(self) -> dict[int, str]:
-        """The group's sockets, as far as they have appeared."""
+        """Return the group's sockets, as far as they have appeared."""
         before, own = self._before, self._own
         if before is None:
             return {}
@@ -289,14 +294,14 @@ class GenerationGroup:
         }
 
     def destroy(self) -> None:
-        """Forget the group. Whoever is left in it sees its connections closed."""
+        """Forget the group. A peer that is still in it sees its connections closed."""
         with self._lock:
             self._before = self._own = None
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def close(self) -> None:
-        """Forget the group and hang up on the store. Idempotent."""
+        """Forget the group and end the connection to the store. Idempotent."""
         self.destroy()
         self.hang_up()
         self._store = None
@@ -321,10 +326,10 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _forget_failed_groups() -> None:
-    """Count groups from 0: the count is part of every key in the store.
+    """Count process groups from 0 again: torch makes their count a part of every key in the store.
 
-    One that was raised by a group that could not be formed stays raised: this member would look for the others under
-    another name, in this generation and in all that follow.
+    A count that was raised by a group that could not be formed stays raised: this member would look for the others
+    under another name, in this generation and in all that follow.
     """
     dist.distributed_c10d._world.group_count = 0
 
@@ -336,7 +341,7 @@ def _shut_all_down(names: frozenset[str]) -> None:
 
 
 def _wait_until_quiet(descriptors: Iterable[int]) -> None:
-    """Until no byte is under way on these connections, or the wait is over (a frozen peer does not read)."""
+    """Wait until no byte is under way on these connections, at most `_QUIET_TIMEOUT` (a frozen peer does not read)."""
     quiet = 0
 
     def has_been_quiet() -> bool:
@@ -349,7 +354,7 @@ def _wait_until_quiet(descriptors: Iterable[int]) -> None:
 
 
 def _bytes_under_way(descriptor: int) -> int:
-    """Bytes received and not yet read, and written and not yet acknowledged."""
+    """Return the number of bytes received and not yet read, or written and not yet acknowledged."""
     count = 0
     for request in (termios.FIONREAD, termios.TIOCOUTQ):
         with contextlib.suppress(OSError):
@@ -358,9 +363,9 @@ def _bytes_under_way(descriptor: int) -> int:
 
 
 def _shut_down(descriptor: int, name: str) -> socket.socket | None:
-    """Shut the reading half of one connected socket; a duplicate of it, which keeps the connection open.
+    """Shut the reading half of a connected socket down; return a duplicate, which keeps the connection open.
 
-    `None` if it is not connected, or if the descriptor has come to name another one meanwhile.
+    Returns `None` if the socket is not connected, or if the descriptor has come to name another one meanwhile.
     """
     try:
         duplicate = os.dup(descriptor)

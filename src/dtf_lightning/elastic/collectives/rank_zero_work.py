@@ -1,4 +1,4 @@
-"""One rank does it, all learn how it went: nobody waits at a barrier for a rank that has failed."""
+"""Work of one rank or of all ranks whose failure all ranks learn: nobody waits at a barrier for a rank that failed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def from_rank_zero(work: Callable[[], T], *, rank: int, broadcast: Callable[[Any
     """Run `work` on rank 0 and give its result, or its exception, to all ranks.
 
     Args:
-        rank: this process's.
-        broadcast: a collective that gives rank 0's object to all; every rank calls this function at the same place.
+        rank: the rank of this process.
+        broadcast: a collective that gives rank 0's object to all ranks; every rank calls this function at the same
+            place.
 
-    Returns: the result; `None` on a rank that is left alone (`broadcast` gave back its own nothing).
+    Returns: the result; `None` on a rank that gets no answer (`broadcast` gave back its own `None`).
 
     Raises:
-        Exception: what `work` raised on rank 0, on every rank; where it cannot be pickled, the other ranks get a
+        Exception: on every rank, what `work` raised on rank 0; if that cannot be pickled, the other ranks get a
             `CheckpointError` with its text.
     """
     outcome: tuple[bool, Any] | None = None
@@ -48,7 +49,7 @@ def _portable(error: BaseException) -> Exception:
         try:
             copied = pickle.loads(pickle.dumps(error))
         except Exception:
-            pass  # e.g. an exception whose arguments hold a lock
+            pass  # for example, an exception whose arguments hold a lock
         else:
             if isinstance(copied, type(error)):
                 return error
@@ -62,7 +63,7 @@ def together(work: Callable[[], T], *, gather: Callable[[Any], list[Any]]) -> T:
         gather: a collective that gives every rank the list of all ranks' objects.
 
     Raises:
-        BaseException: what this rank's work raised; on the other ranks a `CheckpointError` that names the first rank.
+        BaseException: what this rank's work raised; on the other ranks, a `CheckpointError` that names the first rank.
     """
     result: Any = None
     failure: BaseException | None = None

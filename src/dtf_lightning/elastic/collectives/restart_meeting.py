@@ -1,10 +1,10 @@
-"""How workers that torchelastic has just started find each other, on a store that may have served others before.
+"""Lets workers that torchelastic has just started find each other, on a store that may have served earlier workers.
 
-The store at MASTER_ADDR may be the agent's and outlive a round of workers, so that it still holds what the last ones
+The store at MASTER_ADDR may be the agent's and outlive a round of workers, so that it still holds what earlier workers
 wrote; and nothing that torchelastic tells a worker (the restart count is each node's own) names the round on all nodes.
-So the members agree on a word that no earlier round has used: every member says a word of its own, rank 0 answers each
-word it sees with the round's, and waits until so many members have taken that up as the world has. What an earlier round
-has left is answered too, and nobody hears it.
+So the members agree on a word that no earlier round has used: every member writes a word of its own, rank 0 answers
+each word that it sees with the round's word, and waits until all other members have taken that up. Words that an
+earlier round has left are answered too, and nobody reads the answer.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.environment import TorchelasticWorld
 
 PATIENCE = timedelta(minutes=30)
-"""For the slowest member's imports."""
+"""The longest wait for the slowest member, which may still be importing its modules."""
 POLL = 0.01
-"""Seconds between two looks of rank 0 at who has come."""
+"""Seconds between two looks of rank 0 at which members have come."""
 
 
 def connect(world: TorchelasticWorld, patience: timedelta = PATIENCE) -> dist.TCPStore:
-    """The workers' store; rank 0 hosts it where the agent does not. Must be kept as long as the workers meet on it.
+    """Connect to the workers' store; rank 0 hosts it where the agent does not.
 
-    Raises torch's `DistNetworkError` or `DistStoreError` when it does not answer in time.
+    The store must be kept as long as the workers meet on it.
+
+    Raises torch's `DistNetworkError` or `DistStoreError` when the store does not answer in time.
     """
     return dist.TCPStore(
         world.store_host,
@@ -39,7 +41,7 @@ def connect(world: TorchelasticWorld, patience: timedelta = PATIENCE) -> dist.TC
 
 
 def agree_on_word(store: dist.Store, rank: int, world_size: int, patience: timedelta = PATIENCE) -> str:
-    """The round's word; every member gets the same, once all are there.
+    """Return the round's word, which is the same on every member, once all have come.
 
     Raises torch's `DistStoreError`, on rank 0 `TimeoutError`, when a member does not come in time.
     """

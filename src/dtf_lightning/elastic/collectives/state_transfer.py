@@ -1,4 +1,4 @@
-"""A checkpoint dictionary from one rank to another, point to point on the generation's process group.
+"""Sends a checkpoint dictionary from one rank to another, point to point on the generation's process group.
 
 The dictionary's tensors are taken out and replaced by placeholders; the rest is pickled. Large tensors travel as they
 are, without a copy; small ones of one dtype travel together. Only members of one run, which train one model together,
@@ -18,12 +18,12 @@ import torch
 import torch.distributed as dist
 
 BUCKET_BYTES = 8 << 20
-"""Small tensors are gathered into buckets of this size."""
+"""The size in bytes of the buckets into which small tensors are gathered."""
 ALONE_BYTES = 1 << 20
-"""A tensor from this size on travels alone, without being copied into a bucket."""
+"""The size in bytes from which on a tensor travels alone, without being copied into a bucket."""
 
 PARCEL_TIMEOUT = timedelta(minutes=30)
-"""For one parcel. Frozen and dead peers are noticed by the agents, who have the group cut: the wait ends then."""
+"""The wait for one parcel. It ends earlier when a peer freezes or dies: the agents notice that and cut the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _Placeholder:
 
 
 def send_state(state: dict[str, Any], destination: int) -> int:
-    """Send a checkpoint dictionary; returns the number of bytes. Raises torch's errors when the peer is gone."""
+    """Send a checkpoint dictionary; return the number of bytes. Raises torch's errors when the peer is gone."""
     tensors: list[torch.Tensor] = []
     skeleton = _take_tensors_out(state, tensors)
     layout = [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
@@ -53,7 +53,7 @@ def send_state(state: dict[str, Any], destination: int) -> int:
 
 
 def receive_state(source: int) -> dict[str, Any]:
-    """Receive what `send_state` sends; all tensors on the CPU."""
+    """Receive what `send_state` sends, with all tensors on the CPU. Raises torch's errors when the peer is gone."""
     size = torch.zeros(1, dtype=torch.int64)
     _receive(size, source)
     header = torch.empty(int(size.item()), dtype=torch.uint8)
@@ -91,7 +91,7 @@ def _on_wire(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _parcels(layout: list[tuple[torch.dtype, tuple[int, ...]]]) -> Iterator[list[int]]:
-    """Groups of tensor indices that travel together: big ones alone, small neighbours of one dtype in buckets."""
+    """Yield indices of tensors that travel together: a large one alone, small neighbours of one dtype in a bucket."""
     bucket: list[int] = []
     filled = 0
     for index, (dtype, shape) in enumerate(layout):

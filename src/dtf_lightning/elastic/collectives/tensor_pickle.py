@@ -1,4 +1,4 @@
-"""Pickles of which the tensors are kept apart: each is a number in the pickle, once, however often it occurs."""
+"""Pickles whose tensors are kept apart: in the pickle each tensor is a number, the same one wherever it occurs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 
 
 class TensorPickler(pickle.Pickler):
-    """Gives every tensor to `take` instead of writing it."""
+    """A pickler that gives every tensor to `take` instead of writing it."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._seen: dict[int, int] = {}
         self._kept: list[torch.Tensor] = []
-        """Keeps ids and addresses from being used again meanwhile."""
+        """The tensors so far, kept so that their ids and addresses are not used again meanwhile."""
 
     @abstractmethod
     def take(self, tensor: torch.Tensor) -> int:
-        """The number of a tensor that has not been seen yet: for `TensorUnpickler`, counted from 0."""
+        """Return the number of a tensor that has not been seen yet, for `TensorUnpickler`; numbers count from 0."""
 
     def persistent_id(self, obj: Any) -> int | None:
         if not isinstance(obj, torch.Tensor):
@@ -34,7 +34,7 @@ class TensorPickler(pickle.Pickler):
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Puts tensors in the places of their numbers."""
+    """An unpickler that puts tensors in the places of their numbers."""
 
     def __init__(self, file: io.BytesIO, tensors: Sequence[torch.Tensor]) -> None:
         super().__init__(file)

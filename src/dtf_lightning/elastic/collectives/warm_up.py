@@ -1,4 +1,4 @@
-"""Pay for first uses before joining, alone, so that the run does not wait for them.
+"""Pays for first uses alone, before a worker joins, so that the run does not wait for them.
 
 The first DDP wrapper and the first optimizer step of a process import `torch._dynamo` and much of what hangs on it:
 seconds, in which every survivor would sit in the newcomer's first all-reduce.
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def warm_up() -> None:
-    """One step of a tiny model on the process group that is up. Leaves gradients, weights and random state alone."""
+    """Do one step of a tiny model on the process group; gradients, weights and random state stay as they are."""
     assert dist.is_initialized()
     random_state = torch.get_rng_state()
     model = torch.nn.Linear(1, 1)

@@ -1,1 +1,1 @@
-"""Which samples a rank trains in which step: samplers, shards, streams, and the plan of each step."""
+"""Decides which samples each rank trains in each step: samplers, shards, streams, and the plans of steps."""

@@ -1,8 +1,8 @@
-"""Where each of several training loaders stands that are drawn from side by side (Lightning's `CombinedLoader`).
+"""The places of several training loaders that are drawn from side by side (Lightning's `CombinedLoader`).
 
 Every step draws one batch from each loader, so that each loader's place is a function of where it stood when the
 generation began and of the batches since. In the mode `max_size_cycle` (what a list or dictionary of loaders gets) the
-shorter ones begin again until the longest is through, as they do in plain Lightning: their repeats are the mode's.
+shorter loaders begin again until the longest is through, as in plain Lightning: their repeats belong to the mode.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ MODES = ("max_size_cycle", "min_size", "max_size")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One loader's, when a generation begins."""
+    """Where one loader stands when a generation begins."""
 
     cursor: int
-    """Samples of the running pass that the whole world has consumed."""
+    """The number of samples of the running pass that the whole world has consumed."""
     again: bool
-    """A pass of this epoch is complete."""
+    """Whether a pass of this epoch is complete."""
     size: int
-    """Samples of a pass."""
+    """The number of samples of a whole pass."""
     per_batch: int
-    """Samples that the whole world draws per batch."""
+    """The number of samples that the whole world draws per batch."""
     left: int
-    """Batches to the end of the running pass."""
+    """The number of batches to the end of the running pass."""
     whole: int
-    """Batches of a whole pass in this world."""
+    """The number of batches of a whole pass in this world."""
 
     def after(self, batches: int, mode: str) -> tuple[int, bool]:
-        """(cursor, again) when so many more batches are done."""
+        """Return (cursor, again) as they are after so many more batches."""
         if batches < self.left or mode != CYCLES:
             return min(self.size, self.cursor + batches * self.per_batch), self.again
         done = (batches - self.left) % self.whole

@@ -1,4 +1,4 @@
-"""The random generators of a process as one value."""
+"""Takes and restores the random generators of a process as one value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import torch
 
 
 def take_random_state() -> dict[str, Any]:
-    """Of torch (CPU and every CUDA device), numpy and Python. Reading a CUDA device's waits for the device."""
+    """Return the state of torch's (CPU and every CUDA device), numpy's and Python's random generators.
+
+    Reading the state of a CUDA device waits for the device.
+    """
     on_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "torch": torch.get_rng_state(),
@@ -21,7 +24,7 @@ def take_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Go on drawing as the process did that took it; CUDA devices that are not here are passed over."""
+    """Continue the random numbers of the process that took `state`; CUDA devices that are not here are passed over."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         for device, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):

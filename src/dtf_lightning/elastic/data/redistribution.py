@@ -1,19 +1,20 @@
-"""Which worker holds which data shard, and which shards move when the world changes.
+"""Plans which worker holds which data shard, and which shards move when the world changes.
 
 Workers are numbered by rank, shards from 0. An assignment is an array of ranks, one per shard. Rules that this file
 guards:
 
 * every shard has exactly one owner, in any world (`validate`);
-* balanced means: no two workers differ by more than one shard; with weights: by no more than the heaviest shard;
+* balanced means that no two workers differ by more than one shard; with weights, by no more than the heaviest shard;
 * `incremental` without weights moves the least shards that can restore balance. Proof: with q, r = divmod(shards,
   workers) a balanced world has r workers of q + 1 and the rest of q. A worker that keeps k of its shards must give away
-  the surplus over its quota, and shards of workers that are gone must move anyway, so that moves = orphans + sum of
+  the surplus over its quota, and shards of workers that are gone must move anyway. So moves = orphans + sum of
   surpluses, which is least when the quotas of q + 1 go to the r survivors that hold the most. Nothing else moves: what
   is given away fills deficits one by one.
-* plans are functions of their arguments: every rank computes the same.
+* plans are functions of their arguments: every rank computes the same plan.
 
-With weights the least number of moves is bin packing, which nobody computes in a second; `incremental` then moves from
-the heaviest to the lightest worker until balance within the heaviest shard is restored, orphans first.
+With weights the least number of moves is bin packing, which cannot be computed in a second; `incremental` then moves
+orphans first, and after that from the heaviest to the lightest worker until they differ by no more than the heaviest
+shard.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ Weights = npt.NDArray[np.float64]
 Mode = Literal["full", "incremental"]
 MODES: tuple[Mode, ...] = ("full", "incremental")
 GONE = -1
-"""In an assignment: the owner is not in the new world."""
+"""In an assignment: the shard's owner is not in the new world."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Redistribution:
-    """From the old world's assignment to the new one's."""
+    """The way from the old world's assignment of shards to the new one's."""
 
-    # (num_shards,): rank in the new world of who held the shard before; GONE if nobody there does
+    # (num_shards,): rank in the new world of the worker that held the shard before; GONE if it is not there
     before: Ranks
-    # (num_shards,): rank of who holds it now
+    # (num_shards,): rank of the worker that holds the shard now
     owners: Ranks
     # (num_shards,)
     weights: Weights
@@ -51,11 +52,11 @@ class Redistribution:
 
     @property
     def moved(self) -> Ranks:
-        """Shards that change hands, in order. Shape (num_moved,)."""
+        """The shards that change hands, in order. Shape (num_moved,)."""
         return np.flatnonzero(self.before != self.owners)
 
     def transfers(self) -> list[tuple[int, int, int]]:
-        """(shard, from, to) of every shard that moves; `from` is `GONE` where the owner has left."""
+        """Return (shard, from, to) for every shard that moves; `from` is `GONE` where the owner has left."""
         moved = self.moved
         return list(zip(moved.tolist(), self.before[moved].tolist(), self.owners[moved].tolist(), strict=True))
 
@@ -64,16 +65,16 @@ class Redistribution:
 
     @property
     def cost(self) -> float:
-        """Weight of all that moves."""
+        """The weight of all shards that move."""
         return float(self.weights[self.moved].sum())
 
     @property
     def loads(self) -> Weights:
-        """Weight per worker. Shape (num_workers,)."""
+        """The weight that each worker holds. Shape (num_workers,)."""
         return np.bincount(self.owners, self.weights, self.num_workers).astype(np.float64)
 
     def validate(self) -> None:
-        """Raises `AssertionError` where the plan breaks its own rules: that is our bug."""
+        """Check the plan against its own rules. Raises `AssertionError` where it breaks them, which is our bug."""
         assert self.owners.shape == self.before.shape == self.weights.shape
         assert len(self.owners) == 0 or (self.owners.min() >= 0 and self.owners.max() < self.num_workers), "no owner"
         if len(self.owners):
@@ -92,13 +93,13 @@ def plan(
     """Assign shards to the workers of a new world.
 
     Args:
-        num_shards: of the data set.
-        num_workers: world size.
-        before: for each shard, the rank **in the new world** of who holds it, `GONE` for nobody (see `carry_over`);
-            `None`: nobody holds any.
-        mode: `"full"`: as if nobody held anything, so that rank r's shards depend on the world only; `"incremental"`:
-            move the least.
-        weights: size of each shard, above 0; `None`: all the same.
+        num_shards: the number of shards of the data set.
+        num_workers: the world size.
+        before: for each shard, the rank **in the new world** of the worker that holds it, or `GONE` (see `carry_over`);
+            `None`: no worker holds any shard.
+        mode: `"full"` plans as if no worker held anything, so that rank r's shards depend on the world only;
+            `"incremental"` moves the least.
+        weights: the size of each shard, above 0; `None`: all are of the same size.
 
     Raises:
         SettingsError: no workers, unknown mode, or arrays of another length or with other values.
@@ -132,17 +133,22 @@ def plan(
 
 
 def carry_over(owners: Sequence[int] | Ranks, new_rank: Mapping[int, int]) -> Ranks:
-    """An old world's assignment in the ranks of the new one; who is not in `new_rank` (old to new) is `GONE`."""
+    """Return an old world's assignment in the new world's ranks.
+
+    An owner that is not in `new_rank` (old to new rank) becomes `GONE`.
+    """
     old = np.asarray(owners, np.int64)
     size = 1 + max(int(old.max(initial=GONE)), max(new_rank, default=0))
-    table = np.full(size + 1, GONE, np.int64)  # its last entry stands for GONE
+    table = np.full(size + 1, GONE, np.int64)  # the last entry stands for GONE
     for before, now in new_rank.items():
         table[before] = now
     return table[old]
 
 
 def contiguous_ranges(length: int, num_workers: int) -> list[tuple[int, int]]:
-    """(begin, end) of each worker's range; the first `length % num_workers` hold one more. 100 over 3: 0-34, 34-67, 67-100.
+    """Return (begin, end) of each worker's range; the first `length % num_workers` ranges hold one more.
+
+    For example, 100 over 3 workers gives 0-34, 34-67 and 67-100.
 
     Raises `SettingsError` without workers.
     """
@@ -154,7 +160,7 @@ def contiguous_ranges(length: int, num_workers: int) -> list[tuple[int, int]]:
 
 
 def _quotas(num_shards: int, held: Ranks) -> Ranks:
-    """How many each worker is to hold; one more for those that hold the most. Shape (num_workers,)."""
+    """Return how many shards each worker is to hold; one more for those that hold the most. Shape (num_workers,)."""
     quota, extra = divmod(num_shards, len(held))
     quotas = np.full(len(held), quota, np.int64)
     quotas[np.argsort(-held, kind="stable")[:extra]] += 1
@@ -168,7 +174,7 @@ def _contiguous(num_shards: int, num_workers: int) -> Ranks:
 def _least_moves(before: Ranks, num_workers: int) -> Ranks:
     held = np.bincount(before[before >= 0], minlength=num_workers)
     quotas = _quotas(len(before), held)
-    # (num_shards,): shards in the order of their owners, and each one's place among its owner's; GONE comes first
+    # (num_shards,): shards in the order of their owners, and each shard's place among its owner's; GONE comes first
     order = np.argsort(before, kind="stable")
     starts = np.concatenate([[0, len(before) - int(held.sum())], len(before) - int(held.sum()) + np.cumsum(held)])
     place = np.arange(len(before)) - starts[before[order] + 1]
@@ -180,9 +186,9 @@ def _least_moves(before: Ranks, num_workers: int) -> Ranks:
 
 
 def _in_rounds(num_workers: int, weights: Weights) -> Ranks:
-    """Afresh: in each round every worker gets one shard, the lightest worker the heaviest of the round.
+    """Assign all shards anew: in each round the lightest worker gets the heaviest shard of the round, and so on.
 
-    Loads ascending and weights descending: no two workers can come to differ by more than the heaviest shard.
+    As loads ascend while weights descend, no two workers can come to differ by more than the heaviest shard.
     """
     owners = np.empty(len(weights), np.int64)
     loads = np.zeros(num_workers)
@@ -241,7 +247,7 @@ def _even_out(owners: Ranks, weights: Weights, num_workers: int) -> None:
 
 
 def _current(heap: list[tuple[float, int]], loads: Any, sign: int) -> tuple[float, int]:
-    """The top of a heap in which outdated entries are left behind."""
+    """Return the top of a heap in which outdated entries are left behind."""
     while sign * heap[0][0] != loads[heap[0][1]]:
         heapq.heappop(heap)
     return float(loads[heap[0][1]]), heap[0][1]

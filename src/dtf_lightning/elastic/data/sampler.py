@@ -1,4 +1,4 @@
-"""A distributed sampler whose world may change in mid-epoch: every sample of an epoch is drawn exactly once.
+"""A distributed sampler whose world may change within an epoch: every sample of an epoch is drawn exactly once.
 
 The global order of an epoch is a function of (seed, epoch) alone, never of the world's history. A cursor counts the
 samples consumed by the whole world; with W ranks and a per-rank batch B the next step takes `order[cursor : cursor +
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 Tail = Literal["pad", "drop"]
 TAILS: tuple[Tail, ...] = ("pad", "drop")
 _CHUNK = 4096
-"""Indices turned into Python integers at a time: a whole epoch's list costs 60 ms per 400,000 samples."""
+"""Indices that are turned into Python integers at a time: a whole epoch's list costs 60 ms per 400,000 samples."""
 
 
 class ElasticDistributedSampler(DistributedSampler[Any]):
-    """Draw every sample of an epoch exactly once, however the world changes meanwhile.
+    """Draws every sample of an epoch exactly once, however the world changes meanwhile.
 
-    A subclass of `DistributedSampler`, so that Lightning takes it as it is.
+    It is a subclass of `DistributedSampler`, so that Lightning uses it unchanged.
 
     Args:
-        dataset: anything with a length.
-        num_replicas: world size.
-        rank: this worker's rank in it.
-        shuffle: a new permutation each epoch, or the data set's own order.
-        seed: the same on all ranks.
+        dataset: any object with a length.
+        num_replicas: the world size.
+        rank: this worker's rank in the world.
+        shuffle: whether each epoch has a new permutation, or the data set's own order.
+        seed: the seed of the permutations, the same on all ranks.
         tail: what to do when the rest of an epoch does not divide by the world size: `pad` repeats at most
             `num_replicas - 1` samples of the epoch's beginning (Lightning's way), `drop` leaves at most as many out.
-        num_samples: samples per epoch, for a subclass whose `make_order` gives other than the data set has.
+        num_samples: samples per epoch, for a subclass whose `make_order` gives another number than the data set has.
 
     Raises:
         SettingsError: unknown tail, an empty data set, or `num_samples` below 1; later: an order of another length.
@@ -67,24 +67,26 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         if num_samples is not None and num_samples < 1:
             raise SettingsError(f"{type(self).__name__}(num_samples={num_samples}): must be at least 1")
         self.dataset_size = len(dataset) if num_samples is None else num_samples
-        """Samples per epoch."""
+        """The number of samples per epoch."""
         self.cursor = 0
-        """Samples of this epoch that the whole world has consumed."""
+        """The number of samples of this epoch that the whole world has consumed."""
         self.done_here = 0
-        """What `len` adds for the batches before the last rescale, so that Lightning's batch counters stay right."""
+        """The samples that `len` adds for the batches before the last rescale, so that Lightning's batch counters
+        stay right."""
         self.again = False
-        """Among several loaders: this epoch has been through the data once, so that what is left no longer counts."""
+        """With several loaders: whether this epoch has been through the data once, so that what is left no longer
+        counts."""
         self.cycled = False
-        """One of several loaders: an iteration that follows a whole one begins at 0."""
+        """With several loaders: whether an iteration that follows a whole one begins at sample 0."""
         self._begin = 0
         self.drawn: deque[int] | None = None
-        """Indices as they were yielded, for the ledger; `None` when nobody asks."""
+        """Indices in the order in which they were yielded, for the ledger; `None` while no ledger is kept."""
         self._not_padding = 0
-        """How many of the indices in `drawn` are samples of the epoch; the rest, at the end, is padding."""
+        """The number of indices in `drawn` that are samples of the epoch; the rest, at the end, is padding."""
         self._order: tuple[int, torch.Tensor] | None = None
 
     def rebind(self, *, rank: int, num_replicas: int, epoch: int, cursor: int, done_here: int) -> None:
-        """Take a place in a new world, at a position of an epoch."""
+        """Set the sampler to a rank in a new world, at a position of an epoch."""
         self.rank, self.num_replicas = rank, num_replicas
         self.epoch, self.cursor, self.done_here = epoch, cursor, done_here
         self._begin, self.again = cursor, False
@@ -96,7 +98,7 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
             self._begin, self.again = 0, False
 
     def order(self) -> torch.Tensor:
-        """The epoch's global order. Shape (dataset_size,), int64; computed once per epoch."""
+        """Return the epoch's global order. Shape (dataset_size,), int64; computed once per epoch."""
         if self._order is None or self._order[0] != self.epoch:
             order = torch.as_tensor(self.make_order(self.epoch), dtype=torch.int64)
             if order.shape != (self.dataset_size,):
@@ -109,7 +111,7 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
 
     def adopt_order(self, other: ElasticDistributedSampler) -> None:
         """Take over the order that another sampler of the same data has computed: a permutation of 10M takes 0.5 s."""
-        same_kind = type(self) is type(other) is ElasticDistributedSampler  # a subclass may make orders of its own
+        same_kind = type(self) is type(other) is ElasticDistributedSampler  # a subclass may make its own orders
         if same_kind and (self.dataset_size, self.seed, self.shuffle) == (
             other.dataset_size,
             other.seed,
@@ -118,9 +120,9 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
             self._order = other._order
 
     def make_order(self, epoch: int) -> torch.Tensor:
-        """The samples of an epoch in the order in which the whole world draws them. Shape (dataset_size,), int64.
+        """Return an epoch's samples in the order in which the whole world draws them. Shape (dataset_size,), int64.
 
-        The protocol for orders of your own (weights, buckets, a curriculum): override this and, if an epoch has another
+        Override this for an order of your own (weights, buckets, a curriculum) and, if an epoch has another
         number of samples than the data set, pass `num_samples`. The result must depend on `self.seed` and the epoch
         only, never on the rank or the world: every rank computes it alone, and again after each rescale.
         """
@@ -131,9 +133,9 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         return torch.randperm(self.dataset_size, generator=generator)
 
     def take_drawn(self, count: int) -> tuple[list[int], int]:
-        """The next `count` indices in the order in which they were drawn, and how many of them (the last) are padding.
+        """Return the next `count` indices in the order in which they were drawn, and how many (at the end) are padding.
 
-        Needs `drawn` to be a deque before the iteration begins.
+        `drawn` must be a deque before the iteration begins.
         """
         assert self.drawn is not None
         taken = [self.drawn.popleft() for _ in range(min(count, len(self.drawn)))]
@@ -142,7 +144,7 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         return taken, padding
 
     def remaining(self, cursor: int | None = None) -> int:
-        """Samples that the whole world still draws from the cursor on, after padding or dropping."""
+        """Return the number of samples that the whole world draws from the cursor on, after padding or dropping."""
         left = max(0, self.dataset_size - (self.cursor if cursor is None else cursor))
         rest = left % self.num_replicas
         if self.tail == "drop":
@@ -153,13 +155,13 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         return self.done_here + (0 if self.again else self.remaining() // self.num_replicas)
 
     def __iter__(self) -> Iterator[int]:
-        # (remaining,): the rest of the epoch, padded from its beginning, as often as a tiny data set needs
+        # (remaining,): the rest of the epoch, padded from its beginning, several times over if the data set is tiny
         begin = self._begin
         total = self.remaining(begin)
         rest = self.order()[begin : begin + total]
         while len(rest) < total:
             rest = torch.cat([rest, self.order()[: total - len(rest)]])
-        # this rank's share: (remaining / num_replicas,)
+        # (remaining / num_replicas,): this rank's share
         mine = rest[self.rank :: self.num_replicas]
         if self.drawn is not None:
             self.drawn.clear()
@@ -181,11 +183,11 @@ class WeightedElasticSampler(ElasticDistributedSampler):
     """`torch.utils.data.WeightedRandomSampler` for a world that changes: one draw for all ranks, divided anew.
 
     Args:
-        dataset: anything with a length.
-        weights: of each sample; need not sum to 1.
+        dataset: any object with a length.
+        weights: the weight of each sample; they need not sum to 1.
         num_samples: draws per epoch; `None`: as many as the data set has.
         replacement: whether a sample may be drawn more than once in an epoch, which `dtf audit` then shows as repeated.
-        seed: the same on all ranks.
+        seed: the seed of the draws, the same on all ranks.
 
     Raises:
         SettingsError: weights of another number, below 0, not finite or all 0; more draws than samples with weight

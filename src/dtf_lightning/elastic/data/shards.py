@@ -1,4 +1,4 @@
-"""Data that lives in shards near the workers: each rank reads its own shards, and few of them move when the world does.
+"""Data in shards near the workers: each rank reads its own shards, and few shards move when the world changes.
 
 Rules that this file guards:
 
@@ -34,12 +34,14 @@ Integers = npt.NDArray[np.int64]
 class ShardedElasticDataset(Dataset[Any], ABC):
     """A map-style data set in shards (files, archives, row groups) that keeps the shards that this process reads.
 
-    Sample numbers run through the shards in order. Write `load_shard`, and give it to a `DataLoader(shuffle=True)`.
+    Sample numbers run through the shards in order. Write `load_shard`, and use the data set in a
+    `DataLoader(shuffle=True)`.
 
     Args:
-        shard_sizes: samples in each shard.
-        num_cached: loaded shards that a process keeps, the latest used; `None`: all that this worker owns, which needs
-            DataLoader(num_workers=0): loader workers are not told of a new assignment, and would keep what has moved.
+        shard_sizes: the number of samples in each shard.
+        num_cached: the most loaded shards that a process keeps, those used last; `None`: all that this worker owns,
+            which needs DataLoader(num_workers=0): loader workers are not told of a new assignment, and would keep
+            shards that have moved.
 
     Raises:
         SettingsError: no shards, an empty one, or `num_cached` below 1.
@@ -52,21 +54,20 @@ class ShardedElasticDataset(Dataset[Any], ABC):
             raise SettingsError(f"{type(self).__name__}: shard_sizes must be one number of at least 1 per shard")
         if num_cached is not None and num_cached < 1:
             raise SettingsError(f"{type(self).__name__}(num_cached={num_cached}): must be at least 1")
-        # (num_shards + 1,): the first sample number of each, and the end
+        # (num_shards + 1,): the first sample number of each shard, and the end
         self.offsets: Integers = np.concatenate([[0], np.cumsum(self.shard_sizes)])
         self.num_cached = num_cached
         self._loaded: OrderedDict[int, Any] = OrderedDict()
 
     @abstractmethod
     def load_shard(self, shard: int) -> Sequence[Any]:
-        """The samples of a shard, from wherever they are; called once as long as the result is kept."""
+        """Return the samples of a shard, from wherever they are; not called again while the result is kept."""
 
     def on_assignment(self, shards: list[int]) -> None:
-        """These are this worker's shards from now on: those that it will read, in that order, then those it is done with.
+        """Called with the shards that are this worker's from now on: those it will read, in order, then finished ones.
 
-        Fetch ahead here, or tidy up.
-        Runs in the training process, at each epoch's beginning and after each rescale. Keep the call to `super()`: it
-        forgets the loaded shards that others own now.
+        Override it to fetch ahead or to tidy up. It runs in the training process, at each epoch's beginning and after
+        each rescale. Keep the call to `super()`: it forgets the loaded shards that other workers own now.
         """
         for shard in set(self._loaded) - set(shards):
             del self._loaded[shard]
@@ -75,7 +76,7 @@ class ShardedElasticDataset(Dataset[Any], ABC):
         return int(self.offsets[-1])
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(shard, place in it) of a sample number."""
+        """Return (shard, place in it) of a sample number."""
         shard = int(np.searchsorted(self.offsets, index, side="right")) - 1
         return shard, index - int(self.offsets[shard])
 
@@ -90,7 +91,7 @@ class ShardedElasticDataset(Dataset[Any], ABC):
 
 
 class ShardedElasticSampler(ElasticDistributedSampler):
-    """Draws each rank's samples from its own shards; see the module's docstring.
+    """Draws each rank's samples from its own shards; the module's docstring has the rules.
 
     `ElasticCallback` puts it into the loader of a `ShardedElasticDataset`. By hand: `sampler=ShardedElasticSampler(dataset)`.
     """
@@ -103,12 +104,12 @@ class ShardedElasticSampler(ElasticDistributedSampler):
         # (num_shards,): rank of each shard's owner
         self.owners: Integers = np.full(len(dataset.shard_sizes), GONE, np.int64)
         self._members: list[str] = []
-        # (num_pieces, 4): rank, shard, begin and end in the shard; in the order in which ranks draw them
+        # (num_pieces, 4): rank, shard, begin and end in the shard; in the order in which the ranks draw them
         self._queue: Integers = np.empty((0, 4), np.int64)
         self._sizes: list[int] | None = None
-        """Samples of the planned micro-batches, over all ranks; `None`: every rank takes every W-th sample."""
+        """The samples of each planned micro-batch, over all ranks; `None`: every rank takes every W-th sample."""
         self._began_at = 0
-        """Cursor at which this division holds."""
+        """The cursor from which on this division holds."""
         self._shuffled: tuple[int, Integers] | None = None
 
     def settle(
@@ -119,16 +120,16 @@ class ShardedElasticSampler(ElasticDistributedSampler):
         in_epoch: bool,
         sizes: list[int] | None = None,
     ) -> None:
-        """Divide what is left, after `rebind` has said where.
+        """Divide the samples that are left among the ranks, after `rebind` has set the position.
 
         Args:
-            former: `state_dict` of the division before; `None`: there was none.
-            members: the ranks' names, which nobody else ever has.
-            in_epoch: go on in the former division's epoch.
-            sizes: samples of the planned micro-batches, over all ranks.
+            former: the `state_dict` of the division before; `None`: there was none.
+            members: the ranks' names; no other worker ever has one of them.
+            in_epoch: whether training goes on in the former division's epoch.
+            sizes: the samples of each planned micro-batch, over all ranks.
 
         Raises:
-            SettingsError: in mid-epoch without a former division, or one of other shards.
+            SettingsError: within an epoch without a former division, or with one of other shards.
         """
         if former is not None and len(former["owners"]) != len(self.owners):
             raise SettingsError(
@@ -163,7 +164,7 @@ class ShardedElasticSampler(ElasticDistributedSampler):
             self._divide(self._whole())
 
     def state_dict(self) -> dict[str, Any]:
-        """The division, from which that of the next world is computed. Tensors, lists and numbers only."""
+        """Return the division, from which that of the next world is computed: tensors, lists and numbers only."""
         return {
             "epoch": self.epoch,
             "began_at": self._began_at,
@@ -175,12 +176,15 @@ class ShardedElasticSampler(ElasticDistributedSampler):
         }
 
     def shards(self) -> list[int]:
-        """Of this rank: those that it reads in this epoch, in that order, then others that it owns."""
+        """Return this rank's shards: those that it reads in this epoch, in that order, then others that it owns."""
         reads = self._queue[self._queue[:, 0] == self.rank, 1].tolist()
         return list(dict.fromkeys(reads + np.flatnonzero(self.owners == self.rank).tolist()))
 
     def order(self) -> torch.Tensor:
-        """From the cursor on as this world draws it; before it samples of the epoch that padding is taken from."""
+        """Return the epoch's order.
+
+        From the cursor on it is as this world draws it; before the cursor are samples to take padding from.
+        """
         if self._order is None or self._order[0] != self.epoch:
             if not len(self._queue) and not self._members:
                 self._members = [str(rank) for rank in range(self.num_replicas)]  # without ElasticCallback
@@ -191,7 +195,7 @@ class ShardedElasticSampler(ElasticDistributedSampler):
             num_left = self.dataset_size - self._began_at
             owner = np.repeat(self._queue[:, 0], self._queue[:, 3] - self._queue[:, 2])
             rest = np.empty(num_left, np.int64)
-            # Ranks' samples, rank by rank, go to the ranks' places, rank by rank.
+            # The ranks' samples, rank by rank, go to the ranks' places, rank by rank.
             rest[np.argsort(_ranks(num_left, self.num_replicas, self._sizes), kind="stable")] = (
                 np.concatenate(drawn)[np.argsort(owner, kind="stable")] if drawn else []
             )
@@ -199,7 +203,7 @@ class ShardedElasticSampler(ElasticDistributedSampler):
         return self._order[1]
 
     def _whole(self) -> Integers:
-        """Every shard as one piece. Shape (num_shards, 3): shard, begin, end."""
+        """Return every shard as one piece. Shape (num_shards, 3): shard, begin, end."""
         sizes = self._sharded.shard_sizes
         return np.stack([np.arange(len(sizes)), np.zeros_like(sizes), sizes], axis=1)
 
@@ -228,7 +232,7 @@ class ShardedElasticSampler(ElasticDistributedSampler):
             self._sharded.on_assignment(self.shards())
 
     def _make_shuffled(self) -> Integers:
-        """Sample numbers, each shard's shuffled within it; a function of (seed, epoch). Shape (dataset_size,)."""
+        """Return all sample numbers, shuffled within each shard; a function of (seed, epoch). Shape (dataset_size,)."""
         if not self.shuffle:
             return np.arange(self.dataset_size)
         if self._shuffled is None or self._shuffled[0] != self.epoch:
@@ -240,7 +244,7 @@ class ShardedElasticSampler(ElasticDistributedSampler):
 
 
 def _ranks(num_left: int, world_size: int, sizes: list[int] | None) -> Integers:
-    """Which rank draws each sample of the rest. Shape (num_left,)."""
+    """Return which rank draws each sample of the rest. Shape (num_left,)."""
     if sizes is None:
         return np.arange(num_left) % world_size
     planned = [np.arange(size) % world_size for size in sizes]
@@ -249,7 +253,7 @@ def _ranks(num_left: int, world_size: int, sizes: list[int] | None) -> Integers:
 
 
 def _remaining(former: dict[str, Any], cursor: int) -> Integers:
-    """The pieces of a division that are left at a cursor. Shape (num_pieces, 3): shard, begin, end."""
+    """Return the pieces of a division that are left at a cursor. Shape (num_pieces, 3): shard, begin, end."""
     queue: Integers = former["queue"].numpy()
     num_left, world = int((queue[:, 3] - queue[:, 2]).sum()), former["world_size"]
     drawn_by = _ranks(num_left, world, former["sizes"])[: cursor - former["began_at"]]
@@ -272,12 +276,12 @@ def _even_out(queue: Integers, quotas: Integers) -> Integers:
 
 
 def _by_rank(queue: Integers, world_size: int) -> list[Integers]:
-    """A queue, sorted by rank, as one for each rank."""
+    """Split a queue, which is sorted by rank, into one queue for each rank."""
     return np.split(queue, np.searchsorted(queue[:, 0], np.arange(1, world_size)))
 
 
 def _cut(queue: Integers, count: int) -> tuple[Integers, Integers]:
-    """The first `count` samples of a queue, and the rest; a piece may be cut in two."""
+    """Return the first `count` samples of a queue, and the rest; a piece may be cut in two."""
     lengths = queue[:, 3] - queue[:, 2]
     taken = np.clip(count - (np.cumsum(lengths) - lengths), 0, lengths)
     first, rest = queue.copy(), queue.copy()

@@ -1,6 +1,6 @@
-"""A sampler that leaves out samples that have ruined training once, and knows which samples a batch was made of.
+"""A sampler that leaves out samples that have ruined training, and that knows which samples each batch was made of.
 
-The length of an epoch does not change: the place of an excluded sample is given to another one, chosen by the same
+The length of an epoch does not change: an excluded sample's place is given to another sample, chosen by the same
 arithmetic on every rank. Loops, schedules and an elastic run's division of the epoch stay as they are.
 """
 
@@ -14,14 +14,14 @@ from torch.utils.data import Sampler
 
 
 class DrawnBatch(NamedTuple):
-    """Where a batch's samples are written down."""
+    """The samples of one batch, as a range of all indices that were drawn."""
 
     drawn: array[int]
     start: int
     end: int
 
     def samples(self) -> list[int]:
-        """Their indices."""
+        """Return the indices of the batch's samples."""
         return self.drawn[self.start : self.end].tolist()
 
 
@@ -29,10 +29,10 @@ class SkippingSampler(Sampler[int]):
     """Wraps the sampler of a batch sampler: `loader.batch_sampler.sampler = SkippingSampler(...)`.
 
     Args:
-        sampler: the one that decides the order.
-        dataset_size: samples to choose a substitute from.
-        batch_size: of this rank.
-        excluded: sample indices; shared, so that what is excluded later counts at once.
+        sampler: the sampler that decides the order.
+        dataset_size: the number of samples from which a substitute is chosen.
+        batch_size: the batch size of this rank.
+        excluded: indices of samples to leave out; shared, so that what is excluded later counts at once.
     """
 
     def __init__(self, sampler: Any, dataset_size: int, batch_size: int, excluded: set[int]) -> None:
@@ -55,15 +55,15 @@ class SkippingSampler(Sampler[int]):
         return len(self.sampler) if isinstance(self.sampler, Sized) else self.dataset_size
 
     def __getattr__(self, name: str) -> Any:
-        # `set_epoch` and whatever else the host looks for on its own sampler.
+        # Lightning looks for `set_epoch` and more on the sampler that it has put in.
         return getattr(self.__dict__["sampler"], name)
 
     def batch(self, number: int) -> DrawnBatch:
-        """The `number`-th batch (from 0) of the running iteration; stays valid when the next one begins."""
+        """Return the `number`-th batch (from 0) of the running iteration; it stays valid when the next one begins."""
         return DrawnBatch(self._drawn, number * self.batch_size, (number + 1) * self.batch_size)
 
     def _substitute(self, index: int) -> int:
-        # Far from its neighbours, which may be bad for the same reason; coprime to most sizes, so that it gets around.
+        # A substitute is far from its neighbours, which may be bad for the same reason; 7919 is coprime to most sizes.
         for attempt in range(1, self.dataset_size + 1):
             candidate = (index + attempt * 7919) % self.dataset_size
             if candidate not in self.excluded:
@@ -72,7 +72,7 @@ class SkippingSampler(Sampler[int]):
 
 
 def exclude(excluded: set[int], samples: Iterable[int], dataset_size: int) -> int:
-    """Add samples, but never so many that less than half of the data set is left; returns how many were added."""
+    """Exclude samples, but leave at least half of the data set; return how many were added."""
     before = len(excluded)
     for sample in samples:
         if len(excluded) >= dataset_size // 2:

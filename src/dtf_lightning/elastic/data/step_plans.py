@@ -1,13 +1,14 @@
-"""How the rest of an epoch is divided into optimizer steps and micro-batches, so that uneven shares weigh what they hold.
+"""Plans how the rest of an epoch is divided into optimizer steps and micro-batches; uneven shares weigh what they hold.
 
 Rules that this file guards:
 
-* a plan is a function of (policy, samples left, world size, batch size): all ranks make the same, without a collective;
-* every sample that is left is in exactly one micro-batch, whatever remainder there is, unless the tail is dropped;
+* a plan is a function of (policy, samples left, world size, batch size): all ranks compute the same, without a
+  collective;
+* every sample that is left is in exactly one micro-batch, whatever the remainder, unless the tail is dropped;
 * a step's gradient is the mean over its samples, as one process would compute it. Lightning divides a micro-batch's
   mean loss by the number of micro-batches A, DDP by the world size W; a rank's micro-batch of n samples in a step of G
   is therefore weighted by n * W * A / G;
-* ranks run the same number of micro-batches: one without a sample of its own computes a stand-in that weighs nothing.
+* ranks run the same number of micro-batches: a rank without a sample computes a stand-in batch that weighs nothing.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ EPOCH_TAILS: tuple[EpochTail, ...] = ("pad", "drop", "exact")
 class BatchPolicy(Protocol):
     """Decides how many samples the whole world puts into its next optimizer step.
 
-    It must be a pure function of its arguments: every rank asks it alone, and all must get the same answer.
+    It must be a pure function of its arguments: every rank calls it by itself, and all must get the same answer.
     """
 
     def next_step(self, samples_left: int, world_size: int, batch_size: int) -> Sequence[int]:
-        """Sizes of the step's micro-batches, over all ranks, e.g. (64, 64) for two that are accumulated.
+        """Return the sizes of the step's micro-batches, over all ranks, for example (64, 64) for two accumulated ones.
 
         All steps of an epoch have the same number of micro-batches but the last, which may have fewer.
 
         Args:
-            samples_left: of the epoch, at least 1; the sizes' sum is at most this.
-            world_size: number of ranks, among which each micro-batch is divided as evenly as it can be.
-            batch_size: the loader's, which a rank should not exceed.
+            samples_left: samples left of the epoch, at least 1; the sizes' sum is at most this.
+            world_size: the number of ranks, among which each micro-batch is divided as evenly as possible.
+            batch_size: the loader's batch size, which a rank should not exceed.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerRankBatch:
-    """`batch_size` samples per rank and micro-batch: a step grows and shrinks with the world."""
+    """Plans `batch_size` samples per rank and micro-batch: a step grows and shrinks with the world."""
 
     accumulate: int = 1
 
@@ -66,7 +67,7 @@ class PerRankBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalBatch:
-    """`size` samples per step in every world; each rank accumulates as many micro-batches as its share needs."""
+    """Plans `size` samples per step in every world; each rank accumulates as many micro-batches as its share needs."""
 
     size: int
 
@@ -80,12 +81,12 @@ class GlobalBatch:
 
 
 def split_evenly(total: int, parts: int) -> list[int]:
-    """Sizes that differ by at most one; the first `total % parts` are the larger ones."""
+    """Return sizes that differ by at most one; the first `total % parts` are the larger ones."""
     return [total // parts + (index < total % parts) for index in range(parts)]
 
 
 class StepPlan:
-    """The rest of an epoch for one world: one entry per micro-batch.
+    """The plan of the rest of an epoch for one world: one entry per micro-batch.
 
     Raises `SettingsError` for a policy that takes no samples, more than there are, or changes the number of
     micro-batches before the last step.
@@ -96,11 +97,11 @@ class StepPlan:
     ) -> None:
         self.world_size = world_size
         self.sizes: list[int] = []
-        """Samples of each micro-batch, over all ranks."""
+        """The number of samples of each micro-batch, over all ranks."""
         self.totals: list[int] = []
-        """Samples of the step that each micro-batch is part of."""
+        """For each micro-batch, the number of samples of the step that it is part of."""
         self.accumulate = 0
-        """Micro-batches per step; the last step may have fewer."""
+        """The number of micro-batches per step; the last step may have fewer."""
         full, last = 0, 0
         while samples_left > 0:
             step = list(policy.next_step(samples_left, world_size, batch_size))
@@ -127,20 +128,20 @@ class StepPlan:
         return len(self.sizes)
 
     def share(self, index: int, rank: int) -> int:
-        """Samples of the micro-batch that this rank computes; 0: a stand-in."""
+        """Return the number of samples of the micro-batch that this rank computes; 0: it computes a stand-in batch."""
         return len(range(rank, self.sizes[index], self.world_size))
 
     def drawn(self, index: int, rank: int) -> int:
-        """Samples that the rank draws for it: a stand-in has one."""
+        """Return the number of samples that the rank draws for the micro-batch; a stand-in batch has one."""
         return max(1, self.share(index, rank))
 
     def weight(self, index: int, rank: int) -> float:
-        """What the rank's mean loss of the micro-batch is multiplied by, see the module's rules."""
+        """Return the factor of the rank's mean loss of the micro-batch; the module's rules derive it."""
         return self.share(index, rank) * self.world_size * self.accumulate / self.totals[index]
 
 
 class ElasticBatchSampler(BatchSampler):
-    """Batches of a `StepPlan`, from the sampler's order and place in the world."""
+    """Yields the batches of a `StepPlan`, from the sampler's order and place in the world."""
 
     sampler: ElasticDistributedSampler
 
@@ -148,9 +149,9 @@ class ElasticBatchSampler(BatchSampler):
         super().__init__(sampler, batch_size, drop_last=False)
         self.plan: StepPlan | VirtualPlan | None = None
         self.batches_done = 0
-        """Of the epoch, before this world's."""
+        """The number of batches of the epoch before this world's."""
         self.seed_of_batch: Callable[[int], int] | None = None
-        """With a `VirtualPlan`: the seed of what is read for a micro-batch."""
+        """With a `VirtualPlan`: gives the seed of the random numbers with which a micro-batch is read."""
 
     def __len__(self) -> int:
         return self.batches_done + len(self.plan or ())
@@ -188,18 +189,18 @@ class ElasticBatchSampler(BatchSampler):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings:
-    """What `ElasticCallback(batch=..., global_batch=..., tail=...)` says.
+    """The settings `batch`, `global_batch`, `tail` and `virtual_ranks` of `ElasticCallback`.
 
     Raises `SettingsError` for an unknown policy or tail, and for arguments that contradict each other.
     """
 
     batch: Literal["per_rank", "global"] | BatchPolicy = "per_rank"
     global_batch: int | None = None
-    """Samples per step of `"global"`; `None`: what the first generation's step has."""
+    """Samples per step of `"global"`; `None`: as many as the first generation's step has."""
     tail: EpochTail | None = None
-    """`None`: `"pad"` for `"per_rank"`, `"exact"` for all others."""
+    """`None` means `"pad"` for `"per_rank"` and `"exact"` for all others."""
     virtual_ranks: int | None = None
-    """Logical ranks that define training, whatever the world; `None`: the workers do."""
+    """The number of logical ranks that define training in any world; `None`: the workers define it."""
 
     def __post_init__(self) -> None:
         if self.tail is not None and self.tail not in EPOCH_TAILS:
@@ -246,7 +247,7 @@ class BatchSettings:
         return self.batch != "per_rank" or self.tail == "exact" or self.virtual_ranks is not None
 
     def fingerprint(self) -> dict[str, str]:
-        """What must be the same on every node, by name."""
+        """Return the settings that must be the same on every node, by name."""
         return {
             "ElasticCallback(batch)": self.batch if isinstance(self.batch, str) else type(self.batch).__qualname__,
             "ElasticCallback(global_batch)": str(self.global_batch),
@@ -255,11 +256,11 @@ class BatchSettings:
         }
 
     def policy(self, *, accumulate: int, first_step: int) -> BatchPolicy:
-        """The policy object.
+        """Return the policy that the settings name.
 
         Args:
-            accumulate: the user's micro-batches per step.
-            first_step: samples in a step of the run's first generation.
+            accumulate: the user's number of micro-batches per step.
+            first_step: the samples in a step of the run's first generation.
         """
         if self.batch == "per_rank":
             return PerRankBatch(accumulate=accumulate)
@@ -269,7 +270,10 @@ class BatchSettings:
 
 
 def check_world(policy: BatchPolicy, *, world_size: int, beginning: bool) -> None:
-    """A global batch smaller than the world: `SettingsError` when a run begins, a warning when the world has grown."""
+    """Refuse a global batch smaller than the world.
+
+    Raises `SettingsError` when a run begins; later, when the world has grown, it is a warning.
+    """
     if not isinstance(policy, GlobalBatch) or policy.size >= world_size:
         return
     text = f"global_batch={policy.size} is smaller than the world of {world_size} ranks"

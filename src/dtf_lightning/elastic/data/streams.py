@@ -1,15 +1,15 @@
-"""Iterable data in a world that changes: a fixed number of streams, dealt to the ranks.
+"""Iterable data in a world that changes: a fixed number of streams, which the ranks divide among themselves.
 
 A data set says how many streams it has (`num_shards`) and gives each of them (`shard(num_shards=..., index=...)`), as
 `datasets.IterableDataset` of Hugging Face does. Rules that this file guards:
 
-* a stream yields the same samples in the same order whenever it is opened in an epoch, wherever: then a place in it is a
-  number, and whoever takes a stream over goes on at exactly that place;
+* a stream yields the same samples in the same order whenever and wherever it is opened in an epoch: so a place in it is
+  a number, and a worker that takes a stream over goes on at exactly that place;
 * how far each stream is committed is known to every rank at every step: it is agreed with the number of samples
-  (`elastic/lightning/data/stream_loader.py`), so that nobody's death takes it away;
-* going on means: load the newest state that all ranks hold (`state_dict` / `load_state_dict`, shared every
-  `share_every` batches), then draw and drop what was consumed since. Without states from the stream's beginning;
-* what a DataLoader worker has drawn ahead is not consumed: counts and states travel with the batch that they belong to.
+  (`elastic/lightning/data/stream_loader.py`), so that it is not lost with any worker;
+* to go on means to load the newest state that all ranks hold (`state_dict` / `load_state_dict`, shared every
+  `share_every` batches), then to draw and drop what was consumed since; without states, from the stream's beginning;
+* what a DataLoader worker has drawn ahead is not consumed: counts and states travel with the batch they belong to.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from dtf_lightning.elastic.data.redistribution import GONE, carry_over, plan
 from dtf_lightning.errors import SettingsError
 
 SHARE_EVERY = 100
-"""Batches between two sharings of states, if the data set has no `share_every` of its own."""
+"""Batches between two exchanges of states, if the data set has no `share_every` of its own."""
 
 
 @runtime_checkable
 class Streams(Protocol):
     """What an `IterableDataset` needs for an elastic run.
 
-    Optional: `set_epoch(epoch)`; on what `shard` returns: `state_dict()` and `load_state_dict(state)`, so that taking a
-    stream over does not mean reading it from its beginning.
+    Optional: `set_epoch(epoch)`; and on what `shard` returns, `state_dict()` and `load_state_dict(state)`, so that a
+    stream that is taken over need not be read from its beginning.
     """
 
     num_shards: int
-    """Streams; fixed for the run. More workers than that have nothing to read."""
+    """The number of streams, fixed for the run. Workers beyond that number have nothing to read."""
 
     def shard(self, num_shards: int, index: int) -> Iterable[Any]:
-        """The stream `index` of `num_shards`. Deterministic: the same samples in each epoch whoever opens it."""
+        """Return stream number `index`; it must yield the same samples whenever and wherever an epoch opens it."""
         ...
 
 
@@ -61,13 +61,13 @@ class Drawn(NamedTuple):
 
     batch: Any
     counts: Mapping[int, int]
-    """Stream to samples."""
+    """The number of samples from each stream."""
     states: Mapping[int, Any]
-    """Stream to its state behind this batch; empty for most batches."""
+    """The state of each stream behind this batch; empty for most batches."""
 
 
 class StreamReader(IterableDataset[Drawn]):
-    """One rank's streams as batches, in the process that reads them.
+    """Reads one rank's streams as batches, in the process that it runs in.
 
     Each DataLoader worker reads streams of its own and makes whole batches, one sample from each stream in turn.
     """
@@ -116,7 +116,7 @@ class StreamReader(IterableDataset[Drawn]):
             yield Drawn(self.collate(samples), {i: count for i, count in counts.items() if count}, states)
 
     def stand_in(self) -> Any:
-        """A batch for a rank that has nothing of its own, from the beginning of any stream; `None` if all are empty."""
+        """Return a batch for a rank that has none, from the beginning of any stream; `None` if all are empty."""
         for index in range(self.dataset.num_shards):
             samples = list(islice(self._open(index, Opening())[1], self.batch_size))
             if samples:
@@ -136,7 +136,7 @@ class StreamReader(IterableDataset[Drawn]):
 
 
 class StreamPlaces:
-    """Who reads which stream, and how far each has been read: in every rank the same, but for what is its own.
+    """Which rank reads which stream, and how far each was read; the same in every rank, but for what is only its own.
 
     Batches are numbered from the epoch's beginning, over all generations.
     """
@@ -145,32 +145,34 @@ class StreamPlaces:
         self.num_streams = num_streams
         self.epoch, self.rank = 0, 0
         self.members: list[str] = []
-        """The ranks' names; empty before the first generation."""
+        """The names of the ranks; empty before the first generation."""
         # (num_streams,): rank of each stream's reader
         self.owners = np.full(num_streams, GONE, np.int64)
         self.states: dict[int, tuple[int, Any]] = {}
-        """This rank's streams to (samples, state)."""
+        """(samples, state) of each stream that this rank reads."""
         self._begin()
 
     def _begin(self) -> None:
         self._places: dict[int, list[int]] = {0: [0] * self.num_streams}
-        """Number of batches of the epoch to each stream's samples in them; since the last optimizer step and ahead."""
+        """For a number of batches of the epoch, the samples of each stream in them; from the last optimizer step on,
+        and ahead."""
         self._shared: list[dict[int, tuple[int, Any]]] = []
-        """What all ranks hold, oldest first: stream to (samples, state). Two: the newest may be ahead of what is
-        committed."""
+        """(samples, state) of each stream, as all ranks hold them, oldest first. Two of them: the newest may be
+        ahead of what is committed."""
         self._own: dict[int, tuple[list[tuple[int, int]], int]] = {}
-        """Batch to this rank's (stream, sample number in it), and the samples of all ranks."""
+        """For each batch, this rank's samples as (stream, sample number in it), and the number of samples of all
+        ranks."""
         self.states = {}
 
     def bind(self, former: dict[str, Any] | None, *, members: list[str], rank: int, epoch: int, done: int) -> None:
-        """Take this generation's streams.
+        """Give this rank its streams in a new generation.
 
         Args:
-            former: `state_dict` of the generation before.
-            members: the ranks' names, which nobody else ever has.
-            rank: this worker's.
-            epoch: that runs.
-            done: its batches that are committed; 0 at its beginning.
+            former: the `state_dict` of the generation before.
+            members: the ranks' names; no other worker ever has one of them.
+            rank: this worker's rank.
+            epoch: the running epoch.
+            done: the epoch's batches that are committed; 0 at its beginning.
 
         Raises:
             SettingsError: another number of streams than the run has, or a position that is not one of streams.
@@ -202,7 +204,7 @@ class StreamPlaces:
             self._begin()
 
     def state_dict(self) -> dict[str, Any]:
-        """From which the next generation goes on, whatever batch is the last that is committed."""
+        """Return the state from which the next generation goes on, whichever batch is the last that is committed."""
         return {
             "epoch": self.epoch,
             "members": list(self.members),
@@ -212,7 +214,7 @@ class StreamPlaces:
         }
 
     def openings(self) -> dict[int, Opening]:
-        """Where this rank opens its streams."""
+        """Return where this rank opens each of its streams."""
         places, openings = self._places[self.first], {}
         for stream in np.flatnonzero(self.owners == self.rank).tolist():
             known = [shared[stream] for shared in self._shared if stream in shared]
@@ -226,12 +228,14 @@ class StreamPlaces:
         return min(self._places)
 
     def agreed(self, batch: int, drawn: Drawn | None, counts: list[int]) -> bool:
-        """All ranks together have drawn these many samples of each stream for a batch; false: none, the epoch is over.
+        """Note the samples of each stream that all ranks together have drawn for a batch.
+
+        Returns false if they have drawn none, because the epoch is over.
 
         Args:
-            batch: its number in the epoch.
+            batch: the batch's number in the epoch.
             drawn: this rank's part; `None`: it has nothing left.
-            counts: over all ranks, per stream.
+            counts: the samples of all ranks, per stream.
         """
         total = sum(counts)
         if total == 0:
@@ -247,35 +251,35 @@ class StreamPlaces:
         return True
 
     def share(self, everyone: list[dict[int, tuple[int, Any]]]) -> None:
-        """All ranks' states are known to all."""
+        """Note the states that all ranks have sent each other."""
         newest = dict(self._shared[-1]) if self._shared else {}
         for theirs in everyone:
             newest |= theirs
         self._shared = [*self._shared[-1:], newest]
 
     def forget_before(self, batch: int) -> None:
-        """Nothing goes back behind this batch of the epoch any more."""
+        """Forget what was known of batches before this one: no rank goes back behind it any more."""
         for number in [number for number in self._places if number < batch]:
             del self._places[number]
         for number in [number for number in self._own if number < batch]:
             del self._own[number]
 
     def samples_of(self, batch: int) -> int:
-        """Of all ranks in a batch of the epoch; 0 behind its end."""
+        """Return the number of samples of all ranks in a batch of the epoch; 0 behind its end."""
         return self._own[batch][1] if batch in self._own else 0
 
     def weight_of(self, batch: int) -> float:
-        """What this rank's mean loss of the batch is multiplied by, so that every sample of it weighs the same."""
+        """Return the factor of this rank's mean loss of the batch, with which every sample of it weighs the same."""
         own, total = self._own.get(batch, ([], 0))
         assert total, f"batch {batch} is not agreed"
         return len(own) * len(self.members) / total
 
     def drawn_in(self, batch: int) -> list[int]:
-        """Sample ids for the ledger: place in the stream times the number of streams, plus the stream."""
+        """Return sample ids for the ledger: place in the stream times the number of streams, plus the stream."""
         own, _ = self._own.get(batch, ([], 0))
         return [place * self.num_streams + stream for stream, place in own]
 
 
 def has_state(stream: Any) -> bool:
-    """Whether it can say where it is, and go there."""
+    """Tell whether the stream can give its state, and be set to one."""
     return hasattr(stream, "state_dict") and hasattr(stream, "load_state_dict")

@@ -1,14 +1,14 @@
-"""Training defined by V logical ranks, whoever computes them: which worker computes what, and in which order sums are made.
+"""Plans training defined by V logical ranks: which worker computes which of them, and in which order sums are made.
 
 Rules that this file guards:
 
 * logical rank l of a step takes the samples `order[cursor + l * B : cursor + (l + 1) * B]`, in any world; a short last
   step fills the first logical ranks;
-* a worker computes a contiguous block of logical ranks, the first `V % world` workers one more than the others, each
-  as a micro-batch of its own; whoever has none left computes a stand-in that counts for nothing;
+* a worker computes a contiguous block of logical ranks, the first `V % world` workers one more than the others, each as
+  a micro-batch of its own; a worker that has none left computes a stand-in batch that counts for nothing;
 * sums over logical ranks follow one binary tree, whose node (level, i) covers the leaves `[i * 2**level, (i + 1) *
-  2**level)`. A worker adds what is whole subtrees of its block; floating-point addition is commutative but not
-  associative, so that the tree alone decides the bits, and not the world.
+  2**level)`. A worker adds the whole subtrees of its block; floating-point addition is commutative but not associative,
+  so the bits of a sum depend on the tree alone, not on the world.
 
 Source of the idea: VirtualFlow (Or et al. 2022), EasyScale (Li et al. 2023).
 """
@@ -24,19 +24,19 @@ from dtf_lightning.elastic.data.random_numbers import seed_process
 from dtf_lightning.errors import SettingsError
 
 Node = tuple[int, int]
-"""(level, index) of a node of the tree; level 0 are the logical ranks."""
+"""(level, index) of a node of the tree; level 0 holds the logical ranks."""
 Value = TypeVar("Value")
 
 
 def block(rank: int, world_size: int, num_logical: int) -> range:
-    """The logical ranks of a worker, e.g. 0-2, 3-5 and 6-7 of 8 among three."""
+    """Return the logical ranks of a worker; for example 0-2, 3-5 and 6-7 when three workers share eight."""
     size, larger = divmod(num_logical, world_size)
     start = rank * size + min(rank, larger)
     return range(start, start + size + (rank < larger))
 
 
 def whole_subtrees(leaves: Iterable[int]) -> list[Node]:
-    """The nodes into which a worker can add its block, e.g. (0, 3) and (1, 2) for the leaves 3-5."""
+    """Return the nodes into which a worker can add its block, for example (0, 3) and (1, 2) for the leaves 3-5."""
     nodes: list[Node] = []
     for leaf in leaves:
         nodes.append((0, leaf))
@@ -56,7 +56,7 @@ def _parent(node: Node) -> Node:
 
 
 class TreeSum:
-    """Adds leaves that come one after the other, along the tree; keeps as few partial sums as it can.
+    """Adds leaves that come one after the other, along the tree; keeps as few partial sums as possible.
 
     Args:
         add: adds the second value to the first, in place.
@@ -68,7 +68,7 @@ class TreeSum:
         self.sums: list[Any] = []
 
     def push(self, leaf: int, value: Any) -> None:
-        """Take the next leaf."""
+        """Add the next leaf."""
         self.nodes.append((0, leaf))
         self.sums.append(value)
         while _siblings(self.nodes):
@@ -78,7 +78,7 @@ class TreeSum:
 
 
 def total(sums: dict[Node, Value], num_leaves: int, add: Callable[[Value, Value], None]) -> Value:
-    """The sum over all leaves from the sums of whole subtrees, which it changes."""
+    """Return the sum over all leaves from the sums of whole subtrees, which are changed."""
 
     def under(node: Node) -> Value:
         if node in sums:
@@ -93,13 +93,13 @@ def total(sums: dict[Node, Value], num_leaves: int, add: Callable[[Value, Value]
 
 
 class VirtualPlan:
-    """The rest of an epoch for one world, as `StepPlan`, for V logical ranks.
+    """The plan of the rest of an epoch for one world and V logical ranks; used like a `StepPlan`.
 
     Args:
-        consumed: samples of the epoch that are done: whole steps.
-        dataset_size: samples of the epoch.
-        batch_size: of a logical rank.
-        drop_last: leave a short last step out.
+        consumed: the samples of the epoch that are done, which are whole steps.
+        dataset_size: the samples of the epoch.
+        batch_size: the batch size of a logical rank.
+        drop_last: whether a short last step is left out.
 
     Raises:
         SettingsError: nothing is left of an epoch that has not begun.
@@ -118,7 +118,7 @@ class VirtualPlan:
         self.num_logical, self.world_size, self.batch_size = num_logical, world_size, batch_size
         self.step_size = num_logical * batch_size
         self.first_step = consumed // self.step_size
-        """The step in the epoch, starting at 0, at which this plan begins."""
+        """The step of the epoch, counted from 0, at which this plan begins."""
         left = dataset_size - consumed
         if drop_last:
             left -= left % self.step_size
@@ -130,32 +130,35 @@ class VirtualPlan:
                 )
         self._left = left
         self.accumulate = -(-num_logical // world_size)
-        """Micro-batches per step, of every step."""
+        """The number of micro-batches per step, the same for every step."""
         self.blocks = [block(rank, world_size, num_logical) for rank in range(world_size)]
         num_steps = -(-left // self.step_size)
         full = self._micro_batches(0) if num_steps else []
         self.sizes: list[int] = full * (num_steps - 1) + (self._micro_batches(num_steps - 1) if num_steps else [])
-        """Samples of each micro-batch, over all workers."""
+        """The number of samples of each micro-batch, over all workers."""
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def logical_rank(self, index: int, rank: int) -> int | None:
-        """Whose part the worker computes as micro-batch `index`; `None`: nobody's."""
+        """Return the logical rank whose part the worker computes as micro-batch `index`; `None`: it has none."""
         mine, place = self.blocks[rank], index % self.accumulate
         return mine[place] if place < len(mine) else None
 
     def share(self, index: int, rank: int) -> int:
-        """Samples that count in the worker's micro-batch; 0: it computes a stand-in."""
+        """Return the samples that count in the worker's micro-batch; 0: it computes a stand-in batch."""
         logical = self.logical_rank(index, rank)
         return 0 if logical is None else self._samples(index // self.accumulate, logical)
 
     def weight(self, index: int, rank: int) -> float:
-        """What the micro-batch's mean loss is multiplied by, so that the sum over logical ranks is the step's mean."""
+        """Return the factor of the micro-batch's mean loss with which the sum over logical ranks is the step's mean."""
         return self.share(index, rank) / self._step_total(index // self.accumulate)
 
     def positions(self, index: int, rank: int) -> range:
-        """What the worker draws for the micro-batch, from where the plan begins; a stand-in is logical rank 0's part."""
+        """Return what the worker draws for the micro-batch, as positions from where the plan begins.
+
+        A stand-in batch is logical rank 0's part.
+        """
         step = index // self.accumulate
         share, logical = self.share(index, rank), self.logical_rank(index, rank)
         if share == 0 or logical is None:
@@ -164,11 +167,11 @@ class VirtualPlan:
         return range(start, start + share)
 
     def drawn(self, index: int, rank: int) -> int:
-        """Samples that the worker draws for it, a stand-in's too."""
+        """Return the number of samples that the worker draws for the micro-batch, or for its stand-in batch."""
         return len(self.positions(index, rank))
 
     def place(self, index: int, rank: int) -> tuple[int, int]:
-        """(step in the epoch, logical rank) of what the worker draws."""
+        """Return (step in the epoch, logical rank) of what the worker draws."""
         logical = self.logical_rank(index, rank)
         return self.first_step + index // self.accumulate, 0 if logical is None else logical
 
@@ -186,7 +189,7 @@ class VirtualPlan:
 
 
 class SeededBatch(list[int]):
-    """A batch's indices, and the seed of the random numbers with which its samples are read."""
+    """The indices of a batch, and the seed of the random numbers with which its samples are read."""
 
     seed = 0
 
@@ -194,8 +197,8 @@ class SeededBatch(list[int]):
 class SeededDataset(Dataset[Any]):
     """A data set that seeds its process before it reads a `SeededBatch`: augmentation depends on the batch alone.
 
-    In whichever DataLoader worker, or in the process itself, a batch is read, and whatever was read before it. All else
-    is the wrapped data set's.
+    So it does not matter in which process a batch is read (a DataLoader worker, or the process itself), nor what was
+    read before it. Everything else is the wrapped data set's.
     """
 
     def __init__(self, dataset: Any) -> None:

@@ -15,10 +15,11 @@ from statistics import median
 
 from dtf_lightning.elastic.demo import LOG_EVERY_N_STEPS, NUM_TRAINING_SAMPLES
 from dtf_lightning.elastic.demo.scenario import Act
+from dtf_lightning.elastic.events import WorkerRescaled
 from dtf_lightning.elastic.observe.ledger import Audit
 from dtf_lightning.elastic.observe.rescale_audit import GenerationCost
 from dtf_lightning.elastic.settings import ElasticSettings
-from dtf_lightning.events.log import Event, WorkerRescaled
+from dtf_lightning.events.registry import Event
 
 ACCURACY_MARGIN = 0.02
 """By how much the run may stay behind the undisturbed one: 7 of the 360 images."""

@@ -17,9 +17,9 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.demo.display import Display
 from dtf_lightning.elastic.demo.interruption import POLL, Interruption
 from dtf_lightning.elastic.demo.observe import LedgerTail, SeenGeneration
+from dtf_lightning.elastic.events import WorkerRescaled
 from dtf_lightning.elastic.testkit.local_cluster import LocalCluster, LocalNode
 from dtf_lightning.errors import DtfError
-from dtf_lightning.events.log import WorkerRescaled
 
 START_TIMEOUT = 120.0
 """Seconds for a node to come: imports of torch and Lightning on a busy machine, from a cold disk."""

@@ -5,18 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
 from dtf_lightning.elastic.data.step_plans import BatchPolicy, BatchSettings, EpochTail
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.elastic.lightning.data.evaluation import Evaluation, check_evaluation
+from dtf_lightning.elastic.lightning.host.choice import refuse_another
+from dtf_lightning.elastic.lightning.host.logs import is_validated
+from dtf_lightning.elastic.lightning.host.names import (
+    PACKAGE,
+    Callback,
+    DDPStrategy,
+    SingleDeviceStrategy,
+    rank_zero_info,
+)
+from dtf_lightning.elastic.lightning.host.trainer import on_sigterm, replace_strategy, set_cluster_environment
 from dtf_lightning.elastic.lightning.loops import make_loops_elastic
-from dtf_lightning.elastic.lightning.session import reporter
-from dtf_lightning.elastic.lightning.session.compatibility import refuse_module, refuse_trainer
-from dtf_lightning.elastic.lightning.session.session import ElasticSession, current_session
-from dtf_lightning.elastic.lightning.session.settings import SessionSettings
+from dtf_lightning.elastic.lightning.run.compatibility import refuse_module, refuse_trainer
+from dtf_lightning.elastic.lightning.run.current import current_run
+from dtf_lightning.elastic.lightning.run.interface import ElasticRun
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.strategy import ElasticDDPStrategy
 from dtf_lightning.elastic.numerics.learning_rate import Rule
 from dtf_lightning.elastic.snapshots.settings import SHARED_MEMORY, SnapshotSettings
@@ -100,8 +106,8 @@ class ElasticCallback(Callback):
             self.learning_rate = learning_rate
         else:
             self.learning_rate = AdaptiveLearningRate(learning_rate)
-        self.session: ElasticSession | None = current_session(
-            SessionSettings(
+        self.run: ElasticRun | None = current_run(
+            RunSettings(
                 batches=batches,
                 ledger=ledger,
                 run_dir=run_dir,
@@ -121,43 +127,43 @@ class ElasticCallback(Callback):
         """Make the trainer elastic, before anybody else's set-up."""
         if stage == "fit" and self.learning_rate is not None:
             _add_behind(self, self.learning_rate, trainer)
-        if self.session is None:
+        if self.run is None:
             if not self._said:
                 self._said = True
                 rank_zero_info(INERT)
             return
         if stage != "fit":
             return
-        make_elastic(trainer, pl_module, self.session)
+        make_elastic(trainer, pl_module, self.run)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002  Lightning's signature
-        if self.session is not None:
-            self.session.recorder.batch_done(outputs)
+        if self.run is not None:
+            self.run.recorder.batch_done(outputs)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        if self.session is not None:
-            self.session.recorder.validation_begins()
+        if self.run is not None:
+            self.run.recorder.validation_begins()
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.session is not None and trainer.state.fn == "fit":
-            self.session.before_validation_batch()
+        if self.run is not None and trainer.state.fn == "fit":
+            self.run.before_validation_batch()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        if self.session is not None:
-            self.session.recorder.validation_done(trainer)
+        if self.run is not None:
+            self.run.recorder.validation_done(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
-        if self.session is None:
+        if self.run is None:
             return {}
         return {
-            "progress": self.session.progress.state_dict() | {"validated": self.session.validated},
-            "instance": self.session.generation.instance,
+            "progress": self.run.progress.state_dict() | {"validated": is_validated(self.run.trainer)},
+            "instance": self.run.world.generation.instance,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.session is not None:
-            reporter.loaded(self.session, state_dict.get("progress"))
+        if self.run is not None:
+            self.run.loaded(state_dict.get("progress"))
 
 
 def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
@@ -172,36 +178,36 @@ def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
         trainer.callbacks.insert(trainer.callbacks.index(callback) + 1, added)
 
 
-def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, session: ElasticSession) -> None:
+def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: ElasticRun) -> None:
     """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` for what cannot be."""
-    _refuse_a_second_fit(session)
+    refuse_another(trainer, PACKAGE)
+    _refuse_a_second_fit(run)
     refuse_module(pl_module)
-    refuse_trainer(trainer, session.settings.batches)
-    _make_strategy_elastic(trainer, session)
+    refuse_trainer(trainer, run.settings.batches)
+    _make_strategy_elastic(trainer, run)
     make_loops_elastic(trainer)
-    session.attach(trainer)
-    if session.welcome.joiner:
+    run.attach(trainer)
+    if run.joiner:
         trainer.num_sanity_val_steps = 0  # the run has made sure long ago
     # Lightning registers this after the set-up hooks; the loops install the real handlers when training begins.
-    trainer._signal_connector._sigterm_notifier_fn = lambda *_: session.link.leaving("SIGTERM")  # type: ignore[method-assign]
+    on_sigterm(trainer, lambda: run.leaving("SIGTERM"))
 
 
-def _refuse_a_second_fit(session: ElasticSession) -> None:
-    if session.over or session.in_group:
+def _refuse_a_second_fit(run: ElasticRun) -> None:
+    if run.over or run.world.formed:
         raise SettingsError(
             "this process has trained in an elastic run already; a second `fit` in the same process would have to join "
             "the run again. Start it as a run of its own, with another --rdzv-id."
         )
 
 
-def _make_strategy_elastic(trainer: pl.Trainer, session: ElasticSession) -> None:
+def _make_strategy_elastic(trainer: pl.Trainer, run: ElasticRun) -> None:
     strategy = trainer.strategy
     if isinstance(strategy, ElasticDDPStrategy):
         return
-    connector = trainer._accelerator_connector
     if type(strategy) is DDPStrategy:
         strategy.__class__ = ElasticDDPStrategy
-        strategy.adopt(session)  # type: ignore[attr-defined]
+        strategy.adopt(run)  # type: ignore[attr-defined]
     elif type(strategy) is SingleDeviceStrategy:
         # What Lightning chooses by default for one CPU or one GPU, however many workers torchrun started.
         elastic = ElasticDDPStrategy(
@@ -210,13 +216,10 @@ def _make_strategy_elastic(trainer: pl.Trainer, session: ElasticSession) -> None
             checkpoint_io=strategy.checkpoint_io,
             precision_plugin=strategy.precision_plugin,
         )
-        elastic._lightning_module = strategy._lightning_module
-        elastic.model = strategy.model
-        elastic._layer_sync = getattr(strategy, "_layer_sync", None)
-        connector.strategy = elastic
+        replace_strategy(trainer, elastic)
     else:
         raise SettingsError(
             f"Trainer(strategy={type(strategy).__name__}) cannot be made elastic: its process groups cannot be formed "
             'anew in mid-run. Write Trainer(strategy="ddp", callbacks=[ElasticCallback()]).'
         )
-    connector.cluster_environment = session.cluster_environment
+    set_cluster_environment(trainer, run.environment)

@@ -14,21 +14,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.trainer import call
-
 from dtf_lightning.elastic.lightning.data.loaders import num_batches_of_share
+from dtf_lightning.elastic.lightning.host.names import AutomaticOptimization, FitLoop, TrainingEpochLoop, call
 from dtf_lightning.elastic.lightning.reporting import progress_bars
 from dtf_lightning.elastic.lightning.rewind import unwinding
 from dtf_lightning.elastic.lightning.rewind.undo import unchanged_random_state
-from dtf_lightning.elastic.lightning.session import start_world
-from dtf_lightning.elastic.lightning.session.session import ElasticSession
 from dtf_lightning.elastic.rules.resume import LoopPhase
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+
+    from dtf_lightning.elastic.lightning.run.interface import ElasticRun
 
 
 def make_loops_elastic(trainer: pl.Trainer) -> None:
@@ -38,60 +34,64 @@ def make_loops_elastic(trainer: pl.Trainer) -> None:
     trainer.fit_loop.epoch_loop.automatic_optimization.__class__ = ElasticOptimization
 
 
-def _session(loop: Any) -> ElasticSession:
-    return loop.trainer.strategy.session  # type: ignore[no-any-return]
+def _run_of(loop: Any) -> ElasticRun:
+    return loop.trainer.strategy.run  # type: ignore[no-any-return]
 
 
-class ElasticFitLoop(_FitLoop):
+def _strategy_of(loop: Any) -> Any:
+    """The elastic strategy; this file does not import it."""
+    return loop.trainer.strategy
+
+
+class ElasticFitLoop(FitLoop):
     """Trains through any number of generations."""
 
     _newcomer = True
-    _in_setup = False
-    _num_loaders = 0
+    in_setup = False
+    num_loaders = 0
     """Training loaders seen in the running `setup_data`."""
     _stale = False
     """The running loader was made for the rest of an epoch; the next epoch needs its own."""
 
     def run(self) -> None:
-        session = _session(self)
-        with session.signals():
-            trained = self._run_generations(session)
+        run = _run_of(self)
+        with run.signals():
+            trained = self._run_generations(run)
         if trained:
             self.on_run_end()
 
-    def _run_generations(self, session: ElasticSession) -> bool:
+    def _run_generations(self, run: ElasticRun) -> bool:
         """False if there was nothing to train."""
         while True:
             caught: BaseException | None = None
             try:
-                session.enter()
-                trained = self._train(session)
-                session.finish()
+                run.enter()
+                trained = self._train(run)
+                run.finish()
                 return trained
             except BaseException as error:
-                if not session.should_rescale(error):
+                if not run.should_rescale(error):
                     raise
                 caught = error
             # Outside of the `except`, so that nothing keeps the frames of the former generation alive.
-            session.unwind(caught)
+            run.unwind(caught)
             del caught
-            session.leave_if_asked()
+            run.leave_if_asked()
 
-    def _train(self, session: ElasticSession) -> bool:
+    def _train(self, run: ElasticRun) -> bool:
         """`_FitLoop.run`, except that a pending epoch is finished even where `done` already says so."""
-        resuming = session.resuming
+        resuming = run.progress.resuming
         if resuming:
-            self._mark_resumed(session)
-        self._setup_data_of_generation(session)
-        if session.beginning and not session.restored:
-            start_world.begin(session)
+            self._mark_resumed(run)
+        self._setup_data_of_generation()
+        run.begin()
         if resuming:
             progress_bars.go_on(self.trainer)
-        if self.skip and (session.beginning or not resuming) and session.progress.phase is LoopPhase.EPOCH_START:
+        if self.skip and (run.world.first or not resuming) and run.progress.phase is LoopPhase.EPOCH_START:
             return False
         self.reset()
         self.on_run_start()
-        while (session.resuming and session.progress.phase is not LoopPhase.EPOCH_START) or not self.done:
+        while run.progress.pending or not self.done:
             try:
                 self.on_advance_start()
                 self.advance()
@@ -103,30 +103,30 @@ class ElasticFitLoop(_FitLoop):
         self._restarting = False
         return True
 
-    def _setup_data_of_generation(self, session: ElasticSession) -> None:
+    def _setup_data_of_generation(self) -> None:
         if self._combined_loader is None:
             self.setup_data()
             return
         # Set-up (`Trainer.estimated_stepping_batches`) has made it, for a world and a position that were provisional.
-        unwinding.drop_loaders(self.trainer, keep_workers=session.strategy.keeps_loader)
+        unwinding.drop_loaders(self.trainer, keep_workers=_strategy_of(self).keeps_loader)
         with unchanged_random_state():
             self.setup_data()
 
-    def _mark_resumed(self, session: ElasticSession) -> None:
+    def _mark_resumed(self, run: ElasticRun) -> None:
         """Make Lightning's own restart logic skip the hooks that this epoch has had already."""
-        in_epoch = session.progress.phase is not LoopPhase.EPOCH_START
+        in_epoch = run.progress.phase is not LoopPhase.EPOCH_START
         self._restarting = self.epoch_loop._restarting = self._resuming_from_checkpoint = in_epoch
         self._stale = True
 
     def setup_data(self) -> None:
-        self._in_setup, self._num_loaders = True, 0
+        self.in_setup, self.num_loaders = True, 0
         limit = self.trainer.limit_train_batches
         try:
             super().setup_data()
             if self._combined_loader is not None:
-                _session(self).batches.mode = self._combined_loader._mode
+                _run_of(self).batches.places.mode = self._combined_loader._mode
         finally:
-            self._in_setup = False
+            self.in_setup = False
             self.trainer.limit_train_batches = limit
 
     def limit_epoch(self, loader: Any) -> None:
@@ -136,10 +136,10 @@ class ElasticFitLoop(_FitLoop):
             self.trainer.limit_train_batches = num_batches_of_share(loader, share)
 
     def on_run_start(self) -> None:
-        session, trainer = _session(self), self.trainer
+        run, trainer = _run_of(self), self.trainer
         if self._newcomer:
             unwinding.drop_validation_loaders(self.epoch_loop.val_loop)
-        if session.beginning:
+        if run.world.first:
             self._newcomer = False
             super().on_run_start()
             return
@@ -158,59 +158,46 @@ class ElasticFitLoop(_FitLoop):
                 call._call_strategy_hook(trainer, "on_train_start")
 
     def on_advance_start(self) -> None:
-        session = _session(self)
-        if self._stale and not session.resuming:
+        run = _run_of(self)
+        if self._stale and not run.progress.resuming:
             self._stale = False
-            session.strategy.forget_loader(self)
+            _strategy_of(self).forget_loader(self)
             if not self._should_reload_train_dl:
                 with unchanged_random_state():
                     self.setup_data()
-        session.progress.phase = session.progress.phase if session.resuming else LoopPhase.EPOCH_START
-        session.batches.seed_loader(session)
+        run.progress.phase = run.progress.phase if run.progress.resuming else LoopPhase.EPOCH_START
+        run.batches.seed_loader(run.world.rank)
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
-        session = _session(self)
-        session.progress.epoch_batches_done(self.trainer)
-        session.undo.hooks_begin(self.trainer)
-        super().on_advance_end()
-        session.undo.hooks_done()
-        session.run_log.commit()
-        session.progress.epoch_done()
+        with _run_of(self).epoch_hooks():
+            super().on_advance_end()
 
 
-class ElasticEpochLoop(_TrainingEpochLoop):
+class ElasticEpochLoop(TrainingEpochLoop):
     """Looks at each step boundary whether a rescale is due; counts what is committed."""
 
     def on_run_start(self, data_fetcher: Any) -> None:
-        session = _session(self)
-        session.undo.restore_random_state()
+        run = _run_of(self)
+        run.restore_random_state()
         super().on_run_start(data_fetcher)
-        if session.resuming:
-            session.resuming = False
+        if run.progress.resuming:
+            run.progress.resuming = False
             # From here on this is no restart for Lightning: it would skip and advance counters on its own guesses.
             fit_loop: Any = self.trainer.fit_loop
             self._restarting = self.val_loop._restarting = fit_loop._restarting = False
-            if session.progress.phase is LoopPhase.ADVANCE_END:
+            if run.progress.phase is LoopPhase.ADVANCE_END:
                 self.on_advance_end(data_fetcher)
 
     def advance(self, data_fetcher: Any) -> None:
-        session = _session(self)
-        session.before_batch()
-        session.recorder.account.data_wanted()
+        run = _run_of(self)
+        run.before_batch()
         super().advance(data_fetcher)
-        session.after_batch()
+        run.after_batch()
 
     def on_advance_end(self, data_fetcher: Any) -> None:
-        session = _session(self)
-        session.progress.phase = LoopPhase.ADVANCE_END
-        if self._should_check_val_fx(data_fetcher):
-            session.undo.validation_begins(self.trainer)
-        super().on_advance_end(data_fetcher)
-        session.undo.hooks_done()
-        if session.progress.no_step_open(self.trainer):
-            session.run_log.commit()
-        session.progress.phase = LoopPhase.BATCH
+        with _run_of(self).batch_hooks(validates=self._should_check_val_fx(data_fetcher)):
+            super().on_advance_end(data_fetcher)
 
     def _broadcast_sigterm_tensor(self) -> None:
         # Lightning 2.6 broadcasts here before every batch, blocking, and swallows the exception of a dead peer. An
@@ -218,16 +205,16 @@ class ElasticEpochLoop(_TrainingEpochLoop):
         return
 
     def _accumulated_batches_reached(self) -> bool:
-        ready = self.batch_progress.current.ready - _session(self).batches.done_before
+        ready = self.batch_progress.current.ready - _run_of(self).batches.done_before
         return ready % self.trainer.accumulate_grad_batches == 0
 
 
-class ElasticOptimization(_AutomaticOptimization):
+class ElasticOptimization(AutomaticOptimization):
     """Counts the micro-batches of a step from the batch at which the generation began, for that decides their number."""
 
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: Any) -> Any:
         accumulate = self.trainer.accumulate_grad_batches
-        if (batch_idx - _session(self).batches.done_before) % accumulate:
+        if (batch_idx - _run_of(self).batches.done_before) % accumulate:
             return None
         # Lightning compares with a count of its own, which begins with the epoch.
         return super()._make_zero_grad_fn(batch_idx if batch_idx % accumulate == 0 else 0, optimizer)

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
-from lightning.pytorch.trainer.states import TrainerFn
 
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.lightning.data.evaluation import evaluate_once
 from dtf_lightning.elastic.lightning.data.loaders import make_elastic, same_data
+from dtf_lightning.elastic.lightning.host.loops import forget_loader
+from dtf_lightning.elastic.lightning.host.names import DDPStrategy, StrategyRegistry, TrainerFn
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
-from dtf_lightning.elastic.lightning.session.session import ElasticSession, current_session
-from dtf_lightning.elastic.lightning.session.settings import SessionSettings
+from dtf_lightning.elastic.lightning.run.current import current_run
+from dtf_lightning.elastic.lightning.run.interface import ElasticRun
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -52,17 +53,17 @@ class ElasticDDPStrategy(DDPStrategy):
 
     strategy_name = "elastic_ddp"
 
-    def __init__(self, *, session_settings: SessionSettings | None = None, **kwargs: Any) -> None:
-        session = current_session(session_settings)
-        if session is None:
+    def __init__(self, *, run_settings: RunSettings | None = None, **kwargs: Any) -> None:
+        run = current_run(run_settings)
+        if run is None:
             raise SettingsError(NOT_LIVE.format(script="train.py"))
-        super().__init__(cluster_environment=session.cluster_environment, **kwargs)
-        self.adopt(session)
+        super().__init__(cluster_environment=run.environment, **kwargs)
+        self.adopt(run)
 
-    def adopt(self, session: ElasticSession) -> None:
+    def adopt(self, run: ElasticRun) -> None:
         """Become elastic; also for a plain `DDPStrategy` object whose class was swapped."""
-        self.session = session
-        self.cluster_environment = session.cluster_environment
+        self.run = run
+        self.cluster_environment = run.environment
         self._alone = False
         self._kept_loader: Any = None
 
@@ -81,7 +82,7 @@ class ElasticDDPStrategy(DDPStrategy):
         set_rank_zero(self.global_rank)
 
     def setup(self, trainer: pl.Trainer) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and self.session.trainer is not trainer:
+        if trainer.state.fn == TrainerFn.FITTING and self.run.trainer is not trainer:
             raise SettingsError(NO_CALLBACK.format(name=self.strategy_name))
         super().setup(trainer)
 
@@ -89,7 +90,7 @@ class ElasticDDPStrategy(DDPStrategy):
         self._launcher = None  # torchrun has launched
 
     def setup_environment(self) -> None:
-        # The session has formed the node's local group already.
+        # The run has formed the node's local group already.
         assert self.accelerator is not None
         self.accelerator.setup_device(self.root_device)
 
@@ -97,19 +98,19 @@ class ElasticDDPStrategy(DDPStrategy):
         """Nothing yet: the model is wrapped when a generation is entered."""
 
     def process_dataloader(self, dataloader: Any) -> Any:
-        fit_loop: Any = self.session.trainer.fit_loop if self.session.trainer is not None else None
-        if not getattr(fit_loop, "_in_setup", False):
+        fit_loop: Any = self.run.trainer.fit_loop if self.run.trainer is not None else None
+        if not getattr(fit_loop, "in_setup", False):
             return self._evaluated(dataloader)
-        fit_loop._num_loaders += 1
-        first = fit_loop._num_loaders == 1
+        fit_loop.num_loaders += 1
+        first = fit_loop.num_loaders == 1
         kept = self._kept_loader if first else None
         if kept is not None and same_data(kept, dataloader) and kept.batch_size == dataloader.batch_size:
             loader = kept  # its persistent workers live on
         else:
-            loader = make_elastic(dataloader, self.session.settings.batches)
+            loader = make_elastic(dataloader, self.run.settings.batches)
             if first:
                 self._kept_loader = loader if getattr(loader, "persistent_workers", False) else None
-        self.session.bind_loader(loader, first=first)
+        self.run.bind_loader(loader, first=first)
         sampler = loader.sampler
         if (
             isinstance(sampler, ElasticDistributedSampler)
@@ -120,35 +121,26 @@ class ElasticDDPStrategy(DDPStrategy):
         return loader
 
     def _evaluated(self, loader: Any) -> Any:
-        trainer = self.session.trainer
-        if self.session.settings.evaluation != "exact" or trainer is None or trainer.predicting:
+        trainer = self.run.trainer
+        if self.run.settings.evaluation != "exact" or trainer is None or trainer.predicting:
             return loader
         return evaluate_once(loader, rank=self.global_rank, world_size=self.world_size)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
-        self.session.batch_drawn()
+        self.run.batch_drawn()
 
     def backward(
         self, closure_loss: torch.Tensor, optimizer: torch.optim.Optimizer | None, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        weight = self.session.batches.loss_weight
+        weight = self.run.batches.loss_weight
         loss = closure_loss if weight == 1.0 else closure_loss * weight
-        self.session.pace.forward_done()
-        virtual = self.session.virtual
-        if virtual is None:
-            return super().backward(loss, optimizer, *args, **kwargs)
-        virtual.backward(
-            self.session, lambda: super(ElasticDDPStrategy, self).backward(loss, optimizer, *args, **kwargs)
-        )
-        return loss
+        self.run.loss_there()
+        backward = super().backward
+        return self.run.gradients.backward(loss, lambda: backward(loss, optimizer, *args, **kwargs), weight=weight)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        virtual = self.session.virtual
-        if virtual is None:
-            return super().training_step(*args, **kwargs)
-        return virtual.training_step(
-            self.session.trainer, lambda: super(ElasticDDPStrategy, self).training_step(*args, **kwargs)
-        )
+        step = super().training_step
+        return self.run.gradients.training_step(lambda: step(*args, **kwargs))
 
     def optimizer_step(
         self,
@@ -157,19 +149,19 @@ class ElasticDDPStrategy(DDPStrategy):
         model: Any = None,
         **kwargs: Any,
     ) -> Any:
-        result = super().optimizer_step(optimizer, self._committed(closure), model, **kwargs)
-        self.session.progress.stepped = True
+        result = super().optimizer_step(optimizer, self.run.optimizer_closure(closure), model, **kwargs)
+        self.run.progress.stepped = True
         return result
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        recorder = self.session.recorder
+        recorder = self.run.recorder
         before = recorder.checkpoint_begins()
         super().save_checkpoint(checkpoint, filepath, storage_options)
-        recorder.checkpoint_done(before, self.session.trainer, str(filepath))
+        recorder.checkpoint_done(before, self.run.trainer, str(filepath))
 
     def remove_checkpoint(self, filepath: Any) -> None:
         super().remove_checkpoint(filepath)
-        self.session.recorder.checkpoint_pruned(self.session.trainer, str(filepath))
+        self.run.recorder.checkpoint_pruned(self.run.trainer, str(filepath))
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if not self._alone:
@@ -188,7 +180,7 @@ class ElasticDDPStrategy(DDPStrategy):
     def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
         if self._alone:
             return tensor.unsqueeze(0)
-        with self.session.pace.collective():
+        with self.run.collective():
             return super().all_gather(tensor, group, sync_grads)
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002  Lightning's name
@@ -199,7 +191,7 @@ class ElasticDDPStrategy(DDPStrategy):
         votes = self.reduce(votes, reduce_op="sum")
         return bool(votes == dist.get_world_size()) if all else bool(votes > 0)
 
-    # --- what the session and the loops ask --------------------------------------------------------------------------
+    # --- what the run and the loops ask ------------------------------------------------------------------------------
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -211,18 +203,14 @@ class ElasticDDPStrategy(DDPStrategy):
             self._alone = False
 
     def wrap_model(self, *, sync: bool) -> None:
-        """Wrap the module in DDP for the process group that is up; not with virtual ranks, which are added without it.
+        """Wrap the module for the process group that is up, as the gradients' policy wants it.
 
         Args:
             sync: broadcast rank 0's weights; false when all members hold the same state already.
         """
         self.model = self.lightning_module
-        if self.session.virtual is not None:
-            if sync:
-                self.session.virtual.share_start(self.session.trainer.lightning_module)
-            return
         self._ddp_kwargs["init_sync"] = sync
-        super().configure_ddp()
+        self.run.gradients.wrap(super().configure_ddp, sync=sync)
 
     def group_backend(self) -> str:
         backend = self._get_process_group_backend()
@@ -238,30 +226,16 @@ class ElasticDDPStrategy(DDPStrategy):
 
     def forget_loader(self, fit_loop: Any) -> None:
         """Make `setup_data` build the next epoch's loader: the running one covers the rest of an epoch only."""
-        if fit_loop._data_fetcher is not None:
-            if not self.keeps_loader:
-                fit_loop._data_fetcher.teardown()
-            fit_loop._data_fetcher = None
-        fit_loop._combined_loader = None
-        self.session.progress.consumed = 0
-
-    def _committed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        def checked() -> Any:
-            result = closure()
-            if self.session.virtual is not None:
-                self.session.virtual.reduce(self.session)
-            self.session.before_optimizer_step()
-            return result
-
-        return checked
+        forget_loader(fit_loop, keep_workers=self.keeps_loader)
+        self.run.progress.consumed = 0
 
     def _tolerant(self, collective: Callable[[], Any], alone: Any) -> Any:
         """After the end of training, a member that dies is missed no more: go on alone."""
         try:
-            with self.session.pace.collective():
+            with self.run.collective():
                 return collective()
         except RuntimeError as error:
-            if not (self.session.over and is_communication_error(error)):
+            if not (self.run.over and is_communication_error(error)):
                 raise
             log.warning("a worker went away after the end of training; this one ends without it (%s)", error)
             self._alone = True

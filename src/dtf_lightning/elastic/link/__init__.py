@@ -1,1 +1,1 @@
-"""The socket between an agent and its training workers: its messages and the worker's end of it."""
+"""The socket between an agent and its training workers: the messages on it, and the worker's end of it."""

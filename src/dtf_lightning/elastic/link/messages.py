@@ -1,7 +1,7 @@
-"""What an agent and its workers say to each other: JSON lines over a unix socket.
+"""The messages between an agent and its workers: one line of JSON each, over a unix socket.
 
 The agent listens on the path in `DTF_AGENT_SOCKET`; a worker connects once, when `ElasticCallback` is constructed. An
-end of file is a death: of the worker at once, of the agent for its workers, who then stop (no orphans).
+end of file is a death: of the worker at once, and of the agent for its workers, who then stop (no orphans).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ PROTOCOL_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
+    """One message; its kind and its fields are what travels."""
+
     kind: ClassVar[str]
 
     def encode(self) -> bytes:
@@ -28,6 +30,8 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Hello(Message):
+    """The first message on the socket: which of the node's workers has connected."""
+
     kind: ClassVar[str] = "hello"
     local_rank: int
     pid: int
@@ -36,21 +40,21 @@ class Hello(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Ready(Message):
-    """Unwound (or set up); waiting for a generation above `after` (0 for a newcomer)."""
+    """The worker is unwound (or set up) and waits for a generation above `after` (0 for a newcomer)."""
 
     kind: ClassVar[str] = "ready"
     after: int
     fingerprint: dict[str, str] = field(default_factory=dict)
-    """World-independent settings by name; compared with the run's before a newcomer is let in."""
+    """Settings that do not depend on the world, by name; compared with the run's before a newcomer is let in."""
     parameters: tuple[str, ...] = ()
-    """`name dtype shape` of every parameter and buffer, in order; compared likewise."""
+    """`name dtype shape` of every parameter and buffer, in order; compared with the run's likewise."""
     run_dir: str = ""
-    """Where this worker writes its event log: the agent's belongs beside it."""
+    """The folder of this worker's event log: the agent's event log belongs beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class At(Message):
-    """Answer to `Prepare`: the number of step boundaries passed in the running generation."""
+    """The answer to `Prepare`: the number of step boundaries that the worker has passed in the running generation."""
 
     kind: ClassVar[str] = "at"
     target: int
@@ -59,7 +63,7 @@ class At(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Active(Message):
-    """The first step boundary of this generation was reached: group formed, state equal."""
+    """The worker has reached the generation's first step boundary: the group is formed, all hold the same state."""
 
     kind: ClassVar[str] = "active"
     generation: int
@@ -68,6 +72,8 @@ class Active(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect(Message):
+    """A collective of this generation has failed in the worker, for a reason that it does not know."""
+
     kind: ClassVar[str] = "suspect"
     generation: int
     error: str
@@ -75,7 +81,7 @@ class Suspect(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Leaving(Message):
-    """The worker itself was asked to go (SIGTERM, SIGINT): its node leaves."""
+    """The worker itself was asked to stop (SIGTERM, SIGINT): its node leaves."""
 
     kind: ClassVar[str] = "leaving"
     reason: str
@@ -83,14 +89,14 @@ class Leaving(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Left(Message):
-    """Unwound at the agreed boundary; about to exit with 0."""
+    """The worker is unwound at the agreed boundary and about to exit with 0."""
 
     kind: ClassVar[str] = "left"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Message):
-    """Came to the end of training in this generation; waits for `Finish` or `Fail`."""
+    """The worker came to the end of training in this generation and waits for `Finish` or `Fail`."""
 
     kind: ClassVar[str] = "finished"
     generation: int
@@ -99,7 +105,7 @@ class Finished(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Dying(Message):
-    """A fatal error of this process; the end of file follows when Lightning has torn down, which takes seconds."""
+    """The process has met a fatal error; the end of file follows when Lightning has torn down, which takes seconds."""
 
     kind: ClassVar[str] = "dying"
     error: str
@@ -107,17 +113,19 @@ class Dying(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat(Message):
+    """The worker lives, and this is its last global step."""
+
     kind: ClassVar[str] = "heartbeat"
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Happened(Message):
-    """Something that people who watch the run want to know."""
+    """An event that people who watch the run want to know of."""
 
     kind: ClassVar[str] = "happened"
     event: dict[str, Any]
-    """As in the event log."""
+    """The event's fields, as in the event log."""
 
 
 # --- agent to worker -------------------------------------------------------------------------------------------------
@@ -125,33 +133,39 @@ class Happened(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Welcome(Message):
+    """The answer to `Hello`: what the worker needs to set itself up."""
+
     kind: ClassVar[str] = "welcome"
     run_id: str
     node: str
     joiner: bool
-    """A generation is training already: state comes from its members."""
+    """Whether a generation is training already: the worker's state then comes from its members."""
     rank: int
     world_size: int
-    """Provisional, for set-up before the first generation: rank < world_size, rank 0 only for the first node."""
+    """A provisional world, for set-up before the first generation: rank < world_size, rank 0 only on the first node."""
     store_host: str
     store_port: int
-    """The agent's own TCPStore, for the node's local group."""
+    """The port of the agent's own TCPStore, for the node's local group."""
     incarnation: int
     num_local_workers: int
     heartbeat_interval: float
     """Seconds between the worker's heartbeats."""
     rescale_timeout: float
-    """Seconds from `Fail` or a stop boundary to `Ready`, after which the worker ends itself."""
+    """Seconds from `Fail`, or from the boundary of a `Stop`, to `Ready`, after which the worker ends itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(Message):
+    """The worker has to say at which boundary it is."""
+
     kind: ClassVar[str] = "prepare"
     target: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stop(Message):
+    """All workers stop at this boundary, for a planned rescale."""
+
     kind: ClassVar[str] = "stop"
     target: int
     boundary: int
@@ -161,6 +175,8 @@ class Stop(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Fail(Message):
+    """The running generation is broken: the worker has to unwind at once."""
+
     kind: ClassVar[str] = "fail"
     target: int
     reason: str
@@ -168,18 +184,18 @@ class Fail(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Assign(Message):
-    """The generation and this worker's place in it."""
+    """The next generation, and this worker's place in it."""
 
     kind: ClassVar[str] = "assign"
     generation: dict[str, Any]
-    """`Generation.to_json()`."""
+    """What `Generation.to_json()` gave."""
     rank: int
     world_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finish(Message):
-    """The run is over: to a member, after its `Finished`; to a newcomer or spare, instead of an `Assign`."""
+    """The run is over: sent to a member after its `Finished`, to a newcomer or spare instead of an `Assign`."""
 
     kind: ClassVar[str] = "finish"
     reason: str
@@ -187,12 +203,16 @@ class Finish(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Abort(Message):
+    """The leader has aborted the run: every worker raises the reason."""
+
     kind: ClassVar[str] = "abort"
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refused(Message):
+    """The worker is not let in, because its settings or its model are not the run's."""
+
     kind: ClassVar[str] = "refused"
     reason: str
 
@@ -207,7 +227,7 @@ _KINDS: dict[str, type[Message]] = {
 
 
 def decode(line: bytes | str) -> Message:
-    """The message of one line. Raises `ProtocolError` for anything else."""
+    """Return the message that a line holds. Raises `ProtocolError` for anything else."""
     try:
         fields = json.loads(line)
         cls = _KINDS[fields.pop("kind")]

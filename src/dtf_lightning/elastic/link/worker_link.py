@@ -1,14 +1,14 @@
-"""The worker's side of the agent's socket.
+"""The worker's end of the socket to its agent.
 
 Rules that this file guards:
 
 * in the steady state a step costs one attribute read (`at_boundary`);
-* a worker that answered `Prepare` with boundary b does not pass boundary b + 1 before it has seen `Stop`, so the
-  leader's choice (max over the workers + 2) lies ahead of everybody; only when etcd is away meanwhile it trains on,
-  and a late `Stop` then counts at once;
-* what was announced is about the generation of the last `Assign`: the listener resets it when it reads that line, so
-  that whatever follows on the socket is about the new generation;
-* the agent's end is the worker's end: no orphan trains on alone;
+* a worker that answered `Prepare` with boundary b does not pass boundary b + 1 before it has seen `Stop`, so that the
+  leader's choice (the largest answer + 2) lies ahead of every worker; only when etcd is away meanwhile does it train
+  on, and a late `Stop` then counts at once;
+* whatever the agent announces is about the generation of the last `Assign`: the listener resets it when it reads that
+  line, so that what follows on the socket is about the new generation;
+* a worker ends when its agent does: no orphan trains on alone;
 * a worker that was told of a failure is unwound within `rescale_timeout`, or ends itself, so that the others need not
   wait for it; one that waits in `ready` is unwound, whatever fails meanwhile;
 * forked children (DataLoader workers) hold none of this process's sockets, or peers would notice its death late.
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 EXIT_AGENT_LOST = 70
 EXIT_NOT_UNWOUND = 71
 STOP_PATIENCE = 5.0
-"""Seconds that a worker which has answered `Prepare` waits for `Stop`, then trains on: etcd being away stops nobody."""
+"""Seconds that a worker waits for `Stop` after its answer to `Prepare`; then it trains on, as etcd may be away."""
 CONNECT_TIMEOUT = 30.0
-"""Seconds to connect and be welcomed."""
+"""Seconds to connect to the agent and to get its `Welcome`."""
 
 _links: weakref.WeakSet[WorkerLink] = weakref.WeakSet()
 
@@ -71,12 +71,12 @@ class WorkerLink:
         self.on_fail = on_fail
         self.on_agent_lost = on_agent_lost or self._exit_with_the_agent
         self.generation = 0
-        """The generation that this worker is, or was last, part of."""
+        """The number of the generation that this worker is in, or was in last."""
         self.step = 0
         """The last global step, for heartbeats; written by the training loop without a lock."""
         self.stop_patience = STOP_PATIENCE
         self.pending = False
-        """Something is to be looked at: the one attribute that a step reads."""
+        """Whether the agent has announced something: the one attribute that a step reads."""
         self._changed = threading.Condition()
         self._boundary = 0
         self._answered: int | None = None
@@ -88,9 +88,9 @@ class WorkerLink:
         self._abort: messages.Abort | None = None
         self._refused: messages.Refused | None = None
         self._unwound = threading.Event()
-        """Cleared with an assignment, set when this worker is out of its generation."""
+        """Cleared by an assignment, set when this worker is out of its generation."""
         self._closed = False
-        """The connection may end: nobody minds any more."""
+        """Whether the connection may end: its end then no longer means that the agent is lost."""
         # Reentrant: a signal handler may call `leaving` while the main thread is in `send`.
         self._send_lock = threading.RLock()
 
@@ -111,7 +111,7 @@ class WorkerLink:
     # --- called by the training loop ---------------------------------------------------------------------------------
 
     def at_boundary(self) -> bool:
-        """Count one optimizer-step boundary; true if this is where the planned rescale stops.
+        """Count one optimizer-step boundary; return whether the planned rescale stops here.
 
         Raises `GenerationBroken` when a failure was announced, `RunAborted` when the run was ended.
         """
@@ -126,19 +126,19 @@ class WorkerLink:
                 if self._answered is None or self._boundary < self._answered + 2:
                     return False
                 if not self._changed.wait(self.stop_patience):
-                    # etcd may have gone away between the two. Going on is safe: no step can be done without the
-                    # others, so whoever has seen `Stop` and this worker part at the same committed step.
+                    # etcd may have gone away between the two messages. Going on is safe: no step can be done without
+                    # the other workers, so whoever has seen `Stop` and this worker part at the same committed step.
                     self._answered = None
 
     def check(self) -> None:
-        """Raise `GenerationBroken` or `RunAborted` if one was announced; for use between boundaries."""
+        """Raise `GenerationBroken` or `RunAborted` if either was announced; for use between boundaries."""
         if self.pending:
             with self._changed:
                 self._raise_if_broken()
 
     @property
     def broken(self) -> bool:
-        """A failure of the current generation was announced."""
+        """Whether a failure of the current generation was announced."""
         return self._failed_target > self.generation
 
     @property
@@ -148,7 +148,7 @@ class WorkerLink:
 
     @property
     def stopping(self) -> messages.Stop | None:
-        """The planned rescale that this worker stopped for; `None` outside of one."""
+        """The planned rescale that this worker stops for; `None` outside of one."""
         return self._stop
 
     @property
@@ -156,7 +156,10 @@ class WorkerLink:
         return self._fail_reason
 
     def suspect(self, error: str, timeout: float) -> bool:
-        """Report that a collective failed; true once the leader declared the generation broken."""
+        """Report that a collective failed; return whether the leader declared the generation broken in time.
+
+        `timeout` is in seconds.
+        """
         self.send(messages.Suspect(generation=self.generation, error=error))
         with self._changed:
             return self._changed.wait_for(lambda: self.broken or self._abort is not None, timeout) and (
@@ -187,7 +190,7 @@ class WorkerLink:
     def finished(self, step: int) -> None:
         """Say that training came to its end here, and wait for the others.
 
-        Raises `GenerationBroken` when a member that had not finished died, `RunAborted`.
+        Raises `GenerationBroken` when a member that had not finished died, and `RunAborted`.
         """
         self.send(messages.Finished(generation=self.generation, step=step))
         with self._changed:
@@ -199,7 +202,7 @@ class WorkerLink:
         self.send(messages.Leaving(reason=reason))
 
     def left(self) -> None:
-        """Say goodbye; from here on the agent may end before this process does."""
+        """Say that this worker leaves; from here on the agent may end before this process does."""
         self._closed = True
         self.send(messages.Left())
 
@@ -207,12 +210,12 @@ class WorkerLink:
         self.send(messages.Dying(error=error))
 
     def send(self, message: messages.Message) -> None:
-        """Send one message; an agent that is gone is the listener's business."""
+        """Send one message; that the agent may be gone is left to the listener."""
         with self._send_lock, contextlib.suppress(OSError):
             self._socket.sendall(message.encode())
 
     def close(self) -> None:
-        """Hang up. Idempotent."""
+        """Close the connection. Idempotent."""
         self._closed = True
         self._unwound.set()
         with contextlib.suppress(OSError):
@@ -231,7 +234,7 @@ class WorkerLink:
         return message
 
     def _read_line(self) -> bytes:
-        """One line, or nothing at the end of file; sends heartbeats while it waits."""
+        """Return one line, or nothing at the end of file; sends heartbeats while it waits."""
         while b"\n" not in self._buffer:
             try:
                 data = self._socket.recv(65536)
@@ -265,7 +268,7 @@ class WorkerLink:
         with self._changed:
             match message:
                 case messages.Prepare() if message.target > self.generation:
-                    # First the mark, then the look: a main thread that counts on meanwhile sees the mark at its next
+                    # First the flag, then the count: a main thread that counts on meanwhile sees the flag at its next
                     # boundary and waits for this lock, so that it is at most one boundary past the answer.
                     self.pending = True
                     self._answered, self._stop = self._boundary, None
@@ -317,13 +320,13 @@ class WorkerLink:
 
     def _raise_if_broken(self) -> None:
         if self._abort is not None:
-            self._unwound.set()  # the main thread knows; what it does before it ends holds nobody up
+            self._unwound.set()  # the main thread knows; whatever it does before it ends, no other worker waits for it
             raise RunAborted(self._abort.reason)
         if self.broken:
             raise GenerationBroken(f"generation {self.generation} is broken: {self._fail_reason}")
 
     def _watch_unwinding(self) -> None:
-        """Last resort: a main thread that does not unwind must not hold the others up."""
+        """End the process if its main thread does not unwind in time: the other workers must not wait for it."""
         if self._unwound.wait(self.welcome.rescale_timeout):
             return
         sys.stderr.write(

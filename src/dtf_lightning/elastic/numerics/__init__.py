@@ -1,1 +1,1 @@
-"""The arithmetic of training that a changing world touches: learning rates, divergence, copies of a step."""
+"""The arithmetic of training that depends on the world size: learning rates, divergence, copies of a step."""

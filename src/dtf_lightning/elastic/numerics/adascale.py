@@ -5,7 +5,7 @@ variance of one batch's gradient, m2 the squared norm of its expectation and S t
 `r = (s2 + m2) / (s2 / S + m2)` lies between 1 and S: S where noise dominates, 1 where it does not. Here one batch is
 the reference world's, and S the world size over the reference world size, which may also be below 1.
 
-Not taken over: the paper steps the schedule r times per step. A scheduler of the user's is stepped as Lightning does.
+Not taken over: the paper steps the schedule r times per step. Here Lightning steps the user's scheduler as usual.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 @dataclass
 class GainEstimate:
-    """Moving averages of the gradient's variance and squared norm, the same on all ranks."""
+    """The moving averages of the gradient's variance and squared norm, which are the same on all ranks."""
 
     variance: float = 0.0
-    """Of the gradient of one micro-batch of one worker, summed over the parameters."""
+    """The variance of one worker's micro-batch gradient, summed over the parameters."""
     norm: float = 0.0
-    """Squared norm of the expected gradient."""
+    """The squared norm of the expected gradient."""
     weight: float = 0.0
-    """Of all observations in the averages; 0: none yet."""
+    """The weight of all observations in the averages; 0: there are none yet."""
 
     def observe(self, *, mean_square: float, square_of_mean: float, num_gradients: int) -> None:
-        """Take one step's gradients into account; fewer than two say nothing about variance.
+        """Take one step's gradients into account; fewer than two gradients say nothing about variance.
 
         Args:
-            mean_square: squared norms of the workers' micro-batch gradients, averaged.
-            square_of_mean: squared norm of their average.
-            num_gradients: how many there were.
+            mean_square: the mean of the squared norms of the workers' micro-batch gradients.
+            square_of_mean: the squared norm of the mean of these gradients.
+            num_gradients: the number of these gradients.
         """
         if num_gradients < 2:
             return
@@ -43,7 +43,10 @@ class GainEstimate:
         self.weight = keep * self.weight + (1 - keep)
 
     def gain(self, scale: float, reference_gradients: int) -> float:
-        """The learning rate's factor for `scale` times the reference batch, which averages so many gradients."""
+        """Return the learning rate's factor for `scale` times the reference batch.
+
+        `reference_gradients` is the number of gradients that the reference batch averages.
+        """
         if scale == 1.0 or self.weight == 0.0:
             return 1.0
         variance, norm = self.variance / self.weight / reference_gradients, self.norm / self.weight

@@ -1,14 +1,15 @@
-"""Notice that training is being ruined: non-finite values, spikes, slow drifts. Standard library only, no clock, no I/O.
+"""Detects that training is being ruined: non-finite values, spikes, slow drifts.
 
-All comparisons are in *scales*. A scale is the noise of the curve itself, 1.4826 times the median absolute deviation of
-the last `window` observations (a standard deviation if they are normal), but never less than `relative_scale` of the
-level: on a smooth curve a rise of 2 % is many deviations and still harmless.
+It uses only the standard library, no clock and no I/O. All comparisons are in *scales*. A scale is the noise of the
+curve itself, 1.4826 times the median absolute deviation of the last `window` observations (a standard deviation if they
+are normal), but never less than `relative_scale` of the level: on a smooth curve a rise of 2 % is many deviations and
+still harmless.
 
 * A **spike** is `patience` observations in a row more than `spike` scales worse than the rolling median. They are not
   taken into the window, so that a spike does not become the new normal while it is counted.
 * A **drift** is a one-sided CUSUM (Page 1954) of what exceeds `drift_slack` scales above the best rolling median so
   far. An observation adds at most a third of `drift_limit`, so that no single outlier is a drift.
-* Curves that fall, however steeply, are never an alarm: everything is one-sided.
+* Curves that fall, however steeply, never raise an alarm: everything is one-sided.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dtf_lightning.elastic.checkpoints.record import MODES, Mode
 from dtf_lightning.errors import SettingsError
 
 MAD_TO_DEVIATION = 1.4826
-"""Of a normal distribution: 1 / Phi^-1(3/4)."""
+"""The standard deviation over the median absolute deviation of a normal distribution: 1 / Phi^-1(3/4)."""
 
 OUTLIERS_FOR_A_DRIFT = 3
 """A drift needs more than this many observations."""
@@ -40,25 +41,25 @@ class DivergenceKind(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceSettings:
-    """What counts as divergence. The defaults are for training losses, one observation per step."""
+    """What counts as divergence. The defaults suit training losses, one observation per step."""
 
     mode: Mode = "min"
     """Whether lower (`min`) or higher (`max`) values are better."""
     window: int = 50
-    """Observations that the rolling median and the noise are computed from."""
+    """The number of observations from which the rolling median and the noise are computed."""
     warm_up: int = 20
-    """Observations before spikes and drifts are looked for; non-finite values count from the first."""
+    """The number of observations before spikes and drifts are looked for; non-finite values count from the first."""
     spike: float = 6.0
-    """Scales above the rolling median."""
+    """The number of scales above the rolling median from which on an observation belongs to a spike."""
     patience: int = 3
-    """Observations in a row that make a spike."""
+    """The number of observations in a row that make a spike."""
     non_finite_patience: int = 1
-    """NaNs or infinities in a row that are divergence."""
+    """The number of NaNs or infinities in a row that are divergence."""
     drift_slack: float = 4.0
-    """Scales above the best level so far that are no drift, for however long: warm restarts, a harder part of the
-    data."""
+    """The number of scales above the best level so far that are no drift, however long they last: warm restarts, a
+    harder part of the data."""
     drift_limit: float = 12.0
-    """Sum of scales above the slack that is a drift; 0 turns drifts off."""
+    """The sum of scales above the slack that is a drift; 0 turns drifts off."""
     relative_scale: float = 0.1
     """The least scale, as a part of the level."""
     absolute_scale: float = 1e-12
@@ -84,19 +85,19 @@ class DivergenceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """A decision that training diverges."""
+    """The decision that training diverges."""
 
     kind: DivergenceKind
     step: int
-    """Of the observation that decided."""
+    """The step of the observation that decided it."""
     onset: int
-    """Step of the first observation that was out of order."""
+    """The step of the first observation that was out of order."""
     value: float
     reason: str
 
 
 class DivergenceDetector:
-    """Looks at one metric, value by value. Deterministic: the same values give the same decisions everywhere."""
+    """Watches one metric, value by value. Deterministic: the same values give the same decisions everywhere."""
 
     def __init__(self, settings: DivergenceSettings | None = None) -> None:
         self.settings = settings or DivergenceSettings()
@@ -104,7 +105,7 @@ class DivergenceDetector:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all observations."""
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
         self._since_refresh = 0
@@ -113,18 +114,18 @@ class DivergenceDetector:
         self.recover()
 
     def recover(self) -> None:
-        """Forget what led to an alarm and keep what is normal: for after a rollback."""
+        """Forget what led to an alarm and keep what is normal; for use after a rollback."""
         self._num_non_finite = self._num_exceeding = 0
         self._drift = 0.0
         self._onset: dict[DivergenceKind, int] = {}
 
     @property
     def is_calm(self) -> bool:
-        """Nothing out of order is being counted."""
+        """Whether nothing out of order is being counted."""
         return not self._onset
 
     def observe(self, value: float, step: int) -> Divergence | None:
-        """Take one value; the decision, if this one makes it."""
+        """Take one value; return the decision that training diverges, if this value leads to it."""
         settings = self.settings
         if not math.isfinite(value):
             self._num_non_finite += 1
@@ -137,7 +138,7 @@ class DivergenceDetector:
             return None
         self._num_non_finite = 0
         self._onset.pop(DivergenceKind.NON_FINITE, None)
-        # From here on larger is worse.
+        # From here on a larger value is worse.
         worse = value if settings.mode == "min" else -value
         if len(self._values) >= settings.warm_up:
             excess = (worse - self._level) / self._scale
@@ -216,7 +217,7 @@ class DivergenceDetector:
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything; plain numbers, lists and strings."""
+        """Return all of the state, as plain numbers, lists and strings."""
         return {
             "values": list(self._values),
             "since_refresh": self._since_refresh,
@@ -231,7 +232,7 @@ class DivergenceDetector:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what `state_dict` described; the settings stay this detector's own."""
+        """Restore what `state_dict` returned; the settings stay this detector's own."""
         self._values = deque(state["values"])
         self._sorted = sorted(self._values)
         self._since_refresh = state["since_refresh"]

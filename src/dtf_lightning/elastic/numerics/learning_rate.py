@@ -1,9 +1,9 @@
-"""How the learning rate follows the world size: rules, the ramp between two factors, and what a step applies.
+"""Scales the learning rate with the world size: rules, the ramp between two factors, and what a step applies.
 
 Rules that this file guards:
 
-* a scheduler never sees a scaled value: the factor is applied for the duration of one optimizer step and every value is
-  put back as the very object that it was, also when the step raises;
+* a scheduler never sees a scaled value: the factor is applied for the duration of one optimizer step, and every value
+  is put back as the very object that it was, also when the step raises;
 * at factor 1.0 nothing is touched, so that a world that comes back to its reference size trains with the scheduler's
   own values to the last bit.
 
@@ -31,33 +31,33 @@ from dtf_lightning.errors import SettingsError
 log = logging.getLogger("dtf_lightning")
 
 Rule = Callable[[int, int], float]
-"""(world size, reference world size) to the learning rate's factor, finite and above 0."""
+"""Maps (world size, reference world size) to the learning rate's factor, which is finite and above 0."""
 
 RampShape = Literal["linear", "exponential"]
 RAMP_SHAPES: tuple[RampShape, ...] = ("linear", "exponential")
 
 
 def linear(world_size: int, reference: int) -> float:
-    """As many times the learning rate as there are times the samples per step (Goyal et al. 2017)."""
+    """Return the world size over the reference: a step has that many times the samples (Goyal et al. 2017)."""
     return world_size / reference
 
 
 def sqrt(world_size: int, reference: int) -> float:
-    """The square root of it, which keeps the variance of a step (Krizhevsky 2014)."""
+    """Return the square root of that ratio, which keeps the variance of a step (Krizhevsky 2014)."""
     return math.sqrt(world_size / reference)
 
 
 def none(world_size: int, reference: int) -> float:  # noqa: ARG001  a rule's signature
-    """The scheduler's own value in every world."""
+    """Return 1.0: the scheduler's own value is used in every world."""
     return 1.0
 
 
 RULES: dict[str, Rule] = {"linear": linear, "sqrt": sqrt, "adam_sde": sqrt, "adascale": none, "none": none}
-"""By name. `adam_sde` scales betas and eps beside, `adascale` multiplies by a gain that it measures."""
+"""The rules by name. `adam_sde` also scales betas and eps, `adascale` multiplies by a gain that it measures."""
 
 
 def resolve_rule(rule: str | Rule) -> Rule:
-    """The function of a rule's name, or the callable itself. Raises `SettingsError` for anything else."""
+    """Return the function of a rule's name, or the callable itself. Raises `SettingsError` for anything else."""
     if callable(rule):
         return rule
     if rule in RULES:
@@ -69,7 +69,7 @@ def resolve_rule(rule: str | Rule) -> Rule:
 
 
 def checked_factor(rule: Rule, world_size: int, reference: int) -> float:
-    """What the rule says. Raises `SettingsError` for a factor that no learning rate can be multiplied by."""
+    """Return the rule's factor. Raises `SettingsError` for a factor that no learning rate can be multiplied by."""
     factor: Any = rule(world_size, reference)
     if type(factor) is bool or not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
         name = getattr(rule, "__name__", repr(rule))
@@ -82,19 +82,19 @@ def checked_factor(rule: Rule, world_size: int, reference: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """The way from one factor to the next, step by step: the first step has the old one, the last the new one."""
+    """The way from one factor to the next, step by step: the first step has the old factor, the last the new one."""
 
     start: float
     target: float
     steps: int = 0
-    """Optimizer steps after which the target is reached; 0: at once."""
+    """The number of optimizer steps after which the target is reached; 0: at once."""
     done: int = 0
-    """Optimizer steps since the ramp began."""
+    """The number of optimizer steps since the ramp began."""
     shape: RampShape = "linear"
 
     @property
     def value(self) -> float:
-        """The factor of the step that comes now."""
+        """The factor of the next step."""
         if self.done >= self.steps:
             return self.target
         share = self.done / self.steps
@@ -105,11 +105,11 @@ class Ramp:
         return min(max(value, min(self.start, self.target)), max(self.start, self.target))  # rounding stays monotonic
 
     def stepped(self) -> Ramp:
-        """After one more committed optimizer step."""
+        """Return the ramp as it is after one more committed optimizer step."""
         return replace(self, done=self.done + 1) if self.done < self.steps else self
 
     def toward(self, target: float) -> Ramp:
-        """To another target, from wherever it is now."""
+        """Return a ramp to another target, which begins at this ramp's present value."""
         if target == self.target:
             return self
         return replace(self, start=self.value, target=target, done=0)
@@ -117,10 +117,10 @@ class Ramp:
 
 @contextmanager
 def scaled(groups: Sequence[dict[str, Any]], factor: float, *, adam_sde: bool = False) -> Iterator[None]:
-    """Inside, the parameter groups of an optimizer have their learning rate times `factor`.
+    """Multiply the learning rates of an optimizer's parameter groups by `factor` inside the context.
 
-    A value that is changed inside (a hook that sets the learning rate) is kept. With `adam_sde`, betas and eps follow:
-    there factor is the root of k, so that its square is k.
+    A value that is changed inside (by a hook that sets the learning rate) is kept. With `adam_sde`, betas and eps are
+    scaled too: there the factor is the root of k, so that its square is k.
     """
     if factor == 1.0:
         yield

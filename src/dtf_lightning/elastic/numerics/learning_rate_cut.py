@@ -1,4 +1,4 @@
-"""Lower every learning rate by a factor, where optimizers and schedulers keep theirs."""
+"""Lowers every learning rate by a factor, in all places where optimizers and schedulers keep theirs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
-"""Keys of parameter groups that hold rates: the current one, what closed-form schedulers start from, OneCycleLR's."""
+"""The keys of parameter groups that hold rates: the current one, what closed-form schedulers start from,
+OneCycleLR's."""
 
 
 def cut_learning_rates(optimizers: Iterable[torch.optim.Optimizer], schedulers: Iterable[Any], factor: float) -> None:
-    """Multiply by `factor`, now and for all that the schedulers are still going to set."""
+    """Multiply by `factor` the present learning rates, and all that the schedulers are still going to set."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for key in RATES:
@@ -29,7 +30,7 @@ def cut_learning_rates(optimizers: Iterable[torch.optim.Optimizer], schedulers: 
 
 
 def hyperparameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[list[dict[str, Any]]]:
-    """What the parameter groups hold beside their parameters, to be put back by `restore_hyperparameters`."""
+    """Return what the parameter groups hold besides parameters, to be put back by `restore_hyperparameters`."""
     return [
         [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         for optimizer in optimizers

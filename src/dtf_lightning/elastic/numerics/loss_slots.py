@@ -1,8 +1,8 @@
-"""The losses of the last few steps, averaged over all ranks, without a synchronisation per step.
+"""Averages the losses of the last few steps over all ranks, without a synchronisation per step.
 
 A loss goes into a slot of a buffer on its own device. When the buffer is full, one collective begins to sum it over the
 ranks (so that all ranks see the same numbers and decide the same), and on CUDA its copy to the host is started; it is
-read when the next buffer is full, long after it has arrived. Between, the host waits neither for the device nor for
+read when the next buffer is full, long after it has arrived. In between, the host waits neither for the device nor for
 other ranks. With one rank on the CPU there is nothing to wait for: the buffer is read at once.
 """
 
@@ -20,7 +20,7 @@ class Work(Protocol):
     """What `torch.distributed` returns for a collective with `async_op=True`."""
 
     def wait(self) -> object:
-        """Until the result is there; on CUDA only what the stream does next waits for it."""
+        """Wait until the result is there; on CUDA, only what the stream does next waits for it."""
         ...
 
 
@@ -32,17 +32,17 @@ StartReduce = Callable[[torch.Tensor], Work]
 class _Pending:
     host: torch.Tensor
     wait: Callable[[], object]
-    """Until `host` is complete."""
+    """Waits until `host` is complete."""
     steps: list[int | None]
 
 
 class LossSlots:
-    """See the module's docstring.
+    """The losses of the last few steps, averaged over all ranks; the module's docstring says how.
 
     Args:
-        num_slots: losses per collective.
-        device: where the losses are.
-        on_device: keep losses on the device until their buffer is read; by default, on CUDA only.
+        num_slots: the number of losses per collective.
+        device: the device of the losses.
+        on_device: whether losses stay on the device until their buffer is read; by default, on CUDA only.
     """
 
     def __init__(self, num_slots: int, device: torch.device, *, on_device: bool | None = None) -> None:
@@ -56,7 +56,7 @@ class LossSlots:
         self._pending: _Pending | None = None
 
     def put(self, slot: int, loss: Any, step: int) -> None:
-        """Keep a loss (a tensor of one element, or a number); no wait."""
+        """Keep a loss (a tensor of one element, or a number) without waiting for it."""
         if self._on_device:
             value = loss.detach() if isinstance(loss, torch.Tensor) else float(loss)
             self._losses[slot : slot + 1].copy_(value.reshape(1)) if isinstance(value, torch.Tensor) else self._losses[
@@ -67,9 +67,9 @@ class LossSlots:
         self._steps[slot] = step
 
     def collect(self, start_reduce: StartReduce | None) -> list[tuple[int, float]]:
-        """Empty the slots; (step, mean loss over the ranks) of those that have arrived, oldest first.
+        """Empty the slots; return (step, mean loss over the ranks) of those that have arrived, oldest first.
 
-        A slot in which any rank had a NaN or an infinity gives NaN. `start_reduce=None`: there is one rank.
+        A slot in which any rank had a NaN or an infinity gives NaN. `start_reduce=None` means that there is one rank.
         """
         steps, self._steps = self._steps, [None] * self.num_slots
         if not self._on_device and start_reduce is None:
@@ -83,7 +83,7 @@ class LossSlots:
         return arrived
 
     def flush(self) -> list[tuple[int, float]]:
-        """What is on its way."""
+        """Return the losses that are still on their way, after waiting for them."""
         pending, self._pending = self._pending, None
         if pending is None:
             return []
@@ -91,7 +91,7 @@ class LossSlots:
         return _read(pending.host, pending.steps)
 
     def drop(self) -> None:
-        """Forget all: after a rescale, or a rollback."""
+        """Forget all losses; for use after a rescale or a rollback."""
         self._steps = [None] * self.num_slots
         self._pending = None
 
@@ -106,7 +106,7 @@ class LossSlots:
         if self._device.type == "cpu":
             return _Pending(table, work.wait if work is not None else _no_wait, steps)
         if work is not None:
-            work.wait()  # in the stream
+            work.wait()  # this waits only in the stream
         host = torch.empty(table.shape, dtype=table.dtype, pin_memory=cuda)
         host.copy_(table, non_blocking=cuda)
         if not cuda:
@@ -121,7 +121,7 @@ def _no_wait() -> None:
 
 
 def _table(losses: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """(3, num_slots): sum of the finite losses, how many they are, how many are not finite."""
+    """Return, in shape (3, num_slots), the sum of the finite losses, their number, and the number of others."""
     finite = torch.isfinite(losses) & present
     zero = torch.zeros_like(losses)
     return torch.stack(
@@ -130,7 +130,7 @@ def _table(losses: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 def _table_of_listed(losses: list[float], steps: list[int | None]) -> torch.Tensor:
-    """As `_table`, of numbers on the host: one small operation of torch costs as much as all of this."""
+    """Return what `_table` does, for numbers on the host: one small operation of torch costs as much as all of this."""
     finite = [step is not None and math.isfinite(loss) for step, loss in zip(steps, losses, strict=True)]
     return torch.tensor(
         [
@@ -143,7 +143,10 @@ def _table_of_listed(losses: list[float], steps: list[int | None]) -> torch.Tens
 
 
 def _read(table: torch.Tensor, steps: list[int | None]) -> list[tuple[int, float]]:
-    """A slot that is empty here may be filled at another rank: its step is not known, but its loss counts (-1)."""
+    """Return (step, mean loss) of the slots that any rank has filled.
+
+    A slot that is empty on this rank may be filled on another: its step is not known here, but its loss counts (-1).
+    """
     found = []
     for step, total, count, num_bad in zip(steps, *table.tolist(), strict=True):
         if num_bad or count:

@@ -1,1 +1,1 @@
-"""Measurements of a run: ledgers of samples, the account of time, pauses, stragglers."""
+"""Measurements of a run: ledgers of samples, accounts of time, pauses of rescales, stragglers."""

@@ -1,4 +1,4 @@
-"""The ledger: which rank drew which samples for which optimizer step of which generation.
+"""The ledger records which rank drew which samples for which optimizer step of which generation.
 
 Rules that this file guards:
 
@@ -7,7 +7,7 @@ Rules that this file guards:
   later one are void, because the step was rolled back and its samples were drawn again;
 * lines are whole or absent (one `write` each, no buffer), so that kill -9 costs at most the line in flight.
 
-So an audit needs nobody's word: of a generation's draws those count whose step lies below the next generation's
+So an audit needs no other witness: of a generation's draws, those count whose step lies below the next generation's
 resume step.
 """
 
@@ -26,13 +26,13 @@ LEDGER_VERSION = 1
 
 
 class Ledger:
-    """One worker's ledger file, append-only JSON lines.
+    """One worker's ledger file: JSON lines that are only ever appended.
 
     Args:
-        path: is created with its folder; an existing file is appended to, behind its last whole line.
+        path: the file, which is created with its folder; an existing file is continued behind its last whole line.
 
     Raises:
-        OSError: the folder cannot be made or written to; from the other methods: the disk is full.
+        OSError: the folder cannot be made or written to; from the other methods, the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class Ledger:
         _cut_torn_line_off(path)
 
     def begin(self, *, generation: int, rank: int, world_size: int, step: int, epoch: int) -> None:
-        """A generation begins: its next optimizer step is `step` (steps before it are committed)."""
+        """Record that a generation begins: its next optimizer step is `step` (the steps before it are committed)."""
         self._write(kind="begin", generation=generation, rank=rank, world_size=world_size, step=step, epoch=epoch)
 
     def draw(
@@ -56,16 +56,16 @@ class Ledger:
         padding: int = 0,
         num_streams: int | None = None,
     ) -> None:
-        """Samples drawn for optimizer step `step` (starts at 0); several lines per step under accumulation.
+        """Record samples drawn for optimizer step `step` (starts at 0); several lines per step under accumulation.
 
         Args:
-            generation: in which it is drawn.
-            rank: of this worker in it.
-            epoch: that runs.
-            step: for which it is drawn.
-            samples: their numbers; with streams: the place in the stream times `num_streams`, plus the stream.
-            padding: the last so many fill the epoch's tail up to a multiple of the world size.
-            num_streams: of iterable data, whose samples' numbers may have holes where a stream is shorter.
+            generation: the number of the generation in which they are drawn.
+            rank: the rank of this worker in it.
+            epoch: the running epoch.
+            step: the optimizer step for which they are drawn.
+            samples: the samples' numbers; with streams, the place in the stream times `num_streams`, plus the stream.
+            padding: how many samples, at the end, fill the epoch's tail up to a multiple of the world size.
+            num_streams: the streams of iterable data, whose samples' numbers may have holes where a stream is shorter.
         """
         streams = {} if num_streams is None else {"num_streams": num_streams}
         self._write(
@@ -80,11 +80,11 @@ class Ledger:
         )
 
     def end(self, *, generation: int, rank: int, step: int) -> None:
-        """Training came to its end with `step` committed steps."""
+        """Record that training came to its end with `step` committed steps."""
         self._write(kind="end", generation=generation, rank=rank, step=step)
 
     def close(self) -> None:
-        """Idempotent; nothing may be written afterwards."""
+        """Close the file; nothing may be written afterwards. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -102,15 +102,15 @@ class EpochAudit:
 
     epoch: int
     consumed: Counter[int]
-    """Sample id to the number of times that a committed step consumed it, padding left out."""
+    """For each sample id, how often committed steps consumed it, padding left out."""
     padding: int = 0
-    """Samples drawn a second time to fill the epoch's tail (`tail="pad"`)."""
+    """The number of samples drawn a second time to fill the epoch's tail (`tail="pad"`)."""
 
     def missing(self, dataset_size: int) -> list[int]:
         return [sample for sample in range(dataset_size) if sample not in self.consumed]
 
     def repeated(self) -> dict[int, int]:
-        """Sample id to how often too often."""
+        """Return, for each sample id consumed more than once, how often too often."""
         return {sample: count - 1 for sample, count in self.consumed.items() if count > 1}
 
 
@@ -120,13 +120,13 @@ class Audit:
 
     epochs: dict[int, EpochAudit]
     committed_steps: int
-    """Distinct optimizer steps that count."""
+    """The number of distinct optimizer steps that count."""
     void_draws: int
-    """Draws of steps that were rolled back and drawn again."""
+    """The number of draws of steps that were rolled back and drawn again."""
     resume_steps: dict[int, int]
-    """Generation to the optimizer step that it began at."""
+    """For each generation, the optimizer step that it began at."""
     steps_lost: int
-    """Committed optimizer steps for which no draw is on record (of those since the first generation's beginning)."""
+    """The committed optimizer steps without a recorded draw (of those since the first generation's beginning)."""
 
 
 def audit(paths: Iterable[Path]) -> Audit:
@@ -180,7 +180,10 @@ def _agree(steps: dict[int, int], record: dict[str, Any], complaint: str) -> Non
 
 
 def committed_below(begins: dict[int, int], ends: dict[int, int], draws: list[dict[str, Any]]) -> dict[int, int]:
-    """Generation to the step below which its draws count, from where generations began and ended and all draws."""
+    """Return, for each generation, the step below which its draws count.
+
+    It follows from where the generations began and ended, and from all draws.
+    """
     if not begins:
         return {}
     last = max(begins)
@@ -189,7 +192,7 @@ def committed_below(begins: dict[int, int], ends: dict[int, int], draws: list[di
     limit = {last: ends.get(last, max(drawn, default=begins[last]))}
     lowest = begins[last]
     for generation in sorted(begins, reverse=True)[1:]:
-        # Whatever a later generation rolled back is void, not only what the next one did: all who had it may be gone.
+        # Whatever any later generation rolled back is void, not only what the next one did: all who had it may be gone.
         limit[generation] = lowest
         lowest = min(lowest, begins[generation])
     return limit
@@ -203,7 +206,7 @@ _FIELDS: dict[Any, dict[str, type]] = {
 
 
 def read_ledger(path: Path) -> Iterator[dict[str, Any]]:
-    """One worker's lines, checked; a torn last one is passed over. Raises `ValueError` for any other broken line."""
+    """Yield one worker's lines, checked, without a torn last line. Raises `ValueError` for any other broken line."""
     data = path.read_bytes()
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line:
@@ -230,7 +233,7 @@ def _is_ledger_line(record: Any) -> bool:
 
 
 def _cut_torn_line_off(path: Path) -> None:
-    """What a killed writer left unfinished would otherwise run into the next line."""
+    """Cut off what a killed writer left unfinished, which would otherwise run into the next line."""
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole < len(data):

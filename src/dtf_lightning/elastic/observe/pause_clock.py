@@ -1,4 +1,4 @@
-"""How long a rescale kept this worker from training, phase by phase."""
+"""Measures how long a rescale kept this worker from training, phase by phase."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
 
 
 class PauseClock:
-    """Marks the phases of one rescale as this worker sees it. Seconds, monotonic.
+    """Marks the phases of one rescale, as this worker sees it, in monotonic seconds.
 
-    `account` is told of every phase, also of those of the first generation, which is no rescale.
+    It tells `account` of every phase, also of those of the first generation, which is no rescale.
     """
 
     def __init__(self, clock: Clock | None = None, account: TimeAccount | None = None) -> None:
@@ -20,7 +20,7 @@ class PauseClock:
         self.phases: dict[str, float] = {}
 
     def start(self) -> None:
-        """A rescale begins, or one that failed while forming begins anew: that is one pause."""
+        """Begin the pause of a rescale; a rescale that failed while forming and begins anew is part of that pause."""
         if self._account is not None:
             self._account.enter(Bucket.RESCALE_UNWIND)
         if self._started is None:
@@ -28,7 +28,7 @@ class PauseClock:
             self.phases = {}
 
     def mark(self, phase: str) -> None:
-        """The time since the last mark was this phase; counts for no pause outside of a rescale."""
+        """Count the time since the last mark as this phase; outside of a rescale it belongs to no pause."""
         if self._account is not None:
             self._account.charge(self._bucket(phase))
         if self._started is None:
@@ -40,7 +40,7 @@ class PauseClock:
         self._last = now
 
     def stop(self) -> float | None:
-        """Training goes on. Seconds since `start`; `None` if it did not run."""
+        """End the pause, because training goes on; return its seconds, `None` if there was none."""
         pause = None
         if self._started is not None:
             self.mark("first_step")

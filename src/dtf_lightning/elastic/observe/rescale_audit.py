@@ -1,4 +1,4 @@
-"""What each rescale cost, from the workers' ledgers alone: steps and samples, generation by generation.
+"""Computes what each rescale cost, from the workers' ledgers alone: steps and samples, generation by generation.
 
 Every loss is charged to one generation, so that the rows add up to what is lost in the whole run:
 
@@ -24,38 +24,38 @@ from dtf_lightning.elastic.observe.ledger import committed_below, read_ledger
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationCost:
-    """One generation, and what forming it cost."""
+    """One generation, and what it cost to form it."""
 
     generation: int
     world_size: int
     step: int
-    """The optimizer step that it began at."""
+    """The optimizer step at which the generation began."""
     steps: int
-    """Optimizer steps that it committed."""
+    """The number of optimizer steps that it committed."""
     steps_lost: int
     steps_redone: int
     samples_lost: int
     samples_repeated: int
     padding: int
-    """Samples drawn once more to fill an epoch's tail."""
+    """The number of samples drawn once more to fill an epoch's tail."""
 
 
 @dataclass
 class _Trace:
-    """One generation's lines."""
+    """The ledger lines of one generation."""
 
     number: int
     step: int
     world_size: int
     reached: dict[Path, int] = field(default_factory=dict)
-    """Worker's ledger to the last step that it drew: it had committed those before."""
+    """For each worker's ledger, the last step that it drew; the worker had committed the steps before."""
     draws: list[dict[str, Any]] = field(default_factory=list)
     limit: int = 0
-    """Its draws count below this step."""
+    """The generation's draws count below this step."""
 
 
 def rescale_costs(paths: Sequence[Path], dataset_size: int) -> list[GenerationCost]:
-    """One row per generation, in order. Raises `ValueError` for a broken ledger."""
+    """Return one row per generation, in order. Raises `ValueError` for a broken ledger."""
     traces = _read(paths)
     undone = {new.number: _undone(old, new) for old, new in pairwise(traces)}
     redone = {new.number: _redone(old) - undone[new.number] for old, new in pairwise(traces)}
@@ -106,7 +106,7 @@ def _read(paths: Sequence[Path]) -> list[_Trace]:
 
 
 def _undone(old: _Trace, new: _Trace) -> int:
-    """Steps that a survivor had committed in the old generation and that the new one does not have."""
+    """Return the number of steps that a survivor had committed in the old generation and that the new one lacks."""
     survivors = old.reached.keys() & new.reached.keys()
     return max((max(0, old.reached[worker] - new.step) for worker in survivors), default=0)
 
@@ -116,7 +116,7 @@ def _redone(old: _Trace) -> int:
 
 
 def _samples(traces: list[_Trace], dataset_size: int) -> tuple[Counter[int], Counter[int]]:
-    """Samples repeated and samples lost, by generation."""
+    """Return the numbers of repeated and of lost samples, by generation."""
     repeated: Counter[int] = Counter()
     seen: dict[int, set[int]] = {}
     ended_by: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The nodes of a run beside each other: what they have, and how quick their workers are."""
+"""Compares the nodes of a run: which hardware they have, and how fast their workers are."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from dtf_lightning.elastic.observe.stragglers import LEAST_SHARE, SLOW
 if TYPE_CHECKING:
     from dtf_lightning.elastic.reports.store import ResultsStore
 
+COMPARED = (
+    "cpu", "cores", "cores_physical", "cpu_limit", "memory", "memory_limit", "devices", "driver", "cuda", "rocm", "python",
+    "torch", "nccl", "lightning", "dtf_lightning",
+)  # fmt: skip
+"""What of `describe_hardware` makes the nodes of a run mixed when it differs."""
+
 MIN_LOOKS = 3
-"""Without which a worker is not judged."""
+"""The number of looks without which a worker is not judged."""
 
 
 def differences(hardware: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
-    """What differs between the nodes, in words: "cores 8 on a, b; 4 on c"."""
+    """Describe how the nodes differ: "cores 8 on a, b; 4 on c"."""
     found = []
     for key in keys:
         nodes: dict[str, list[str]] = {}
@@ -39,7 +45,7 @@ def _value(value: Any) -> str:
 
 
 def paces(store: ResultsStore, run: str) -> list[dict[str, Any]]:
-    """Each worker's seconds of a step of its own, and how they relate to the median worker's; over all looks."""
+    """Return each worker's busy seconds in a step, and their ratio to the median worker's; over all looks."""
     seen: dict[str, list[tuple[float, float, float]]] = {}
     for row in store.rows("SELECT data FROM events WHERE run = ? AND kind = 'workers_paced' ORDER BY time", [run]):
         look = json.loads(row["data"])
@@ -63,7 +69,7 @@ def paces(store: ResultsStore, run: str) -> list[dict[str, Any]]:
 
 
 def stragglers(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Those of `paces` that hold the others up."""
+    """Return those of `paces` for which the other workers wait."""
     return [
         dict(pace)
         for pace in found

@@ -1,10 +1,10 @@
-"""From the logs of a run's folder into the database.
+"""Takes the logs of a run's folder into the database.
 
 Rules that this file guards:
 
 * a file is read from where the last sync stopped, up to its last whole line, so that a sync may run at any time;
 * rows of a file and how far it was read are written in one transaction: a sync that fails leaves nothing half done;
-* a broken line is passed over and recorded with its file and number; a line of a newer version ends the sync;
+* a broken line is left out and recorded with its file and number; a line of a newer version ends the sync;
 * rows of one file lie together in the order of its lines, which is that of time: DuckDB skips what a query on runs,
   times or steps does not ask for without an index, which bulk inserts would pay for.
 """
@@ -13,81 +13,46 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dtf_lightning.database.connection import Connection, single, transaction
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone
 from dtf_lightning.elastic.observe.ledger import read_ledger
 from dtf_lightning.elastic.observe.rescale_audit import GenerationCost, rescale_costs
 from dtf_lightning.elastic.reports.ledger_audit import audit_run
+from dtf_lightning.elastic.reports.step_samples import (
+    COLUMNS,
+    LAST_TIME,
+    check_range,
+    insert_lines,
+    is_step_sample,
+    to_timestamp,
+)
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import (
-    SCHEMA_VERSION,
-    Event,
-    EventLogError,
-    NewerEvents,
-    StepsDone,
-    UnknownEvent,
-    parse_event,
-)
-
-if TYPE_CHECKING:
-    import duckdb
-
-_STEPS = f'{{"v":{SCHEMA_VERSION},"kind":"steps",'.encode()
-"""How nearly all lines of a long run begin: those go into the database without becoming Python objects."""
-
-_COLUMNS = {
-    "at": "DOUBLE", "source": "VARCHAR", "generation": "INTEGER", "world_size": "INTEGER", "rank": "INTEGER",
-    "epoch": "INTEGER", "step": "BIGINT", "steps": "BIGINT", "seconds": "DOUBLE", "samples": "BIGINT",
-    "data_wait": "DOUBLE", "loss": "DOUBLE", "lr": "DOUBLE", "rss": "BIGINT", "device_memory": "BIGINT",
-}  # fmt: skip
-_NULLABLE = {"loss", "lr", "device_memory"}
-_VALUE = {
-    "DOUBLE": r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", "VARCHAR": r'"[^"\\\x00-\x1f]*"', "INTEGER": r"-?\d{1,9}",
-    "BIGINT": r"-?\d{1,18}",
-}  # fmt: skip
-_AS_WRITTEN = (
-    rf'\{{"v":{SCHEMA_VERSION},"kind":"steps",'
-    + ",".join(rf'"{name}":(?:{_VALUE[kind]}{"|null" if name in _NULLABLE else ""})' for name, kind in _COLUMNS.items())
-    + r"\}"
-)
-"""What `EventLog` writes for `StepsDone`, and nothing else. What does not match is looked at line by line."""
-_LIMITS = {"DOUBLE": 1.8e308, "INTEGER": 2**31, "BIGINT": 2**63}
-_LAST_TIME = 2.0**37
-"""Seconds since the epoch: the year 6325."""
-_TIME = "make_timestamp((at * 1e6)::BIGINT)"
+from dtf_lightning.events.registry import Event, EventLogError, NewerEvents
 
 
 @dataclass
 class SyncReport:
-    """What one sync did."""
+    """The result of one sync."""
 
     run: str
     files: int = 0
-    """That had something new."""
+    """The number of files that had something new."""
     new_lines: int = 0
     corrupt: list[str] = field(default_factory=list)
-    """`file:line: problem` of each line passed over in this sync."""
+    """`file:line: problem` of each line that this sync has left out."""
 
 
-@dataclass
-class _Lines:
-    """The new lines of one file."""
-
-    steps: list[tuple[int, bytes]] = field(default_factory=list)
-    others: list[tuple[int, bytes]] = field(default_factory=list)
-
-
-def sync_run(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> SyncReport:
+def sync_run(connection: Connection, run_dir: Path) -> SyncReport:
     """Take in what is new in the run's folder. Raises `SettingsError` (no run's folder, newer events)."""
     run_dir = find_run(run_dir)
     files = sorted(run_dir.glob("events/*.jsonl"))
-    connection.begin()
-    try:
+    with transaction(connection):
         report = SyncReport(_name_of(connection, run_dir))
         for path in files:
             _sync_file(connection, path, report)
@@ -98,20 +63,16 @@ def sync_run(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> SyncReport
             )
         if _ledgers_changed(connection, run_dir, report) or report.files:
             _sync_ledgers(connection, run_dir, report)
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
     return report
 
 
-def _knows_events(connection: duckdb.DuckDBPyConnection, run: str) -> bool:
+def _knows_events(connection: Connection, run: str) -> bool:
     tables = "(SELECT run FROM events UNION ALL SELECT run FROM step_samples)"
     return bool(connection.execute(f"SELECT 1 FROM {tables} WHERE run = ? LIMIT 1", [run]).fetchall())
 
 
 def find_run(folder: Path) -> Path:
-    """The run's folder: this one, or the only one in its `dtf/`. Raises `SettingsError`, naming those there are."""
+    """Return the run's folder: this one, or the only one in its `dtf/`. Raises `SettingsError`, naming those there."""
     folder = folder.absolute()
     if any(folder.glob("events/*.jsonl")):
         return folder
@@ -125,8 +86,8 @@ def find_run(folder: Path) -> Path:
     )
 
 
-def _name_of(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> str:
-    """The run's name in the database: its folder's, with a number where another folder has that name."""
+def _name_of(connection: Connection, run_dir: Path) -> str:
+    """Return the run's name in the database: its folder's, with a number if another folder has that name."""
     known = dict(connection.execute("SELECT folder, run FROM known_runs").fetchall())
     folder = str(run_dir)
     if folder not in known:
@@ -139,7 +100,7 @@ def _name_of(connection: duckdb.DuckDBPyConnection, run_dir: Path) -> str:
     return str(known[folder])
 
 
-def _sync_file(connection: duckdb.DuckDBPyConnection, path: Path, report: SyncReport) -> None:
+def _sync_file(connection: Connection, path: Path, report: SyncReport) -> None:
     rows = connection.execute(
         "SELECT bytes, lines FROM files WHERE run = ? AND file = ?", [report.run, path.name]
     ).fetchall()
@@ -153,57 +114,24 @@ def _sync_file(connection: duckdb.DuckDBPyConnection, path: Path, report: SyncRe
         whole, newline, _ = file.read().rpartition(b"\n")
     if not newline:
         return
-    found = _Lines()
-    for line in whole.split(b"\n"):
-        number += 1
-        # \1 separates number and line on their way into the database.
-        fast = line.startswith(_STEPS) and line.isascii() and b"\x01" not in line
-        (found.steps if fast else found.others).append((number, line))
+    lines = list(enumerate(whole.split(b"\n"), start=number + 1))
+    steps = [numbered for numbered in lines if is_step_sample(numbered[1])]
+    slow = {number for number, _ in lines} - {number for number, _ in steps}
+    slow.update(insert_lines(connection, report.run, path.name, steps))
+    _insert_others(connection, path, [numbered for numbered in lines if numbered[0] in slow], report)
     report.files += 1
-    report.new_lines += len(found.steps) + len(found.others)
-    if found.steps:
-        _insert_steps(connection, path, found, report)
-    _insert_others(connection, path, found.others, report)
+    report.new_lines += len(lines)
     connection.execute(
-        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [report.run, path.name, offset + len(whole) + 1, number]
+        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+        [report.run, path.name, offset + len(whole) + 1, number + len(lines)],
     )
 
 
-def _insert_steps(connection: duckdb.DuckDBPyConnection, path: Path, found: _Lines, report: SyncReport) -> None:
-    """In bulk; lines that do not fit are handed over to `found.others`, where their problem is named."""
-    shape = json.dumps(_COLUMNS)
-    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
-        file.write(b"\n".join(b"%d\x01%b" % pair for pair in found.steps) + b"\n")
-        file.flush()
-        connection.execute(
-            f"""
-            CREATE OR REPLACE TEMP TABLE incoming AS
-            SELECT n, CASE WHEN regexp_full_match(line, ?) THEN json_transform(line, '{shape}') END AS d
-            FROM read_csv('{file.name}', columns={{'n': 'BIGINT', 'line': 'VARCHAR'}}, delim='\x01', quote='',
-                escape='', header=false, auto_detect=false)
-            """,
-            [_AS_WRITTEN],
-        )
-    columns = ", ".join(f"d.{name}" for name in _COLUMNS if name != "at")
-    fits = f"d.at BETWEEN 0 AND {_LAST_TIME}"
-    connection.execute(
-        f"INSERT INTO step_samples SELECT ?, ?, n, {_TIME.replace('at ', 'd.at ')}, {columns} FROM incoming "
-        f"WHERE {fits} ORDER BY n",
-        [report.run, path.name],
-    )
-    wrong = {n for (n,) in connection.execute(f"SELECT n FROM incoming WHERE NOT coalesce({fits}, false)").fetchall()}
-    connection.execute("DROP TABLE incoming")
-    if wrong:
-        found.others.extend(pair for pair in found.steps if pair[0] in wrong)
-
-
-def _insert_others(
-    connection: duckdb.DuckDBPyConnection, path: Path, lines: list[tuple[int, bytes]], report: SyncReport
-) -> None:
+def _insert_others(connection: Connection, path: Path, lines: list[tuple[int, bytes]], report: SyncReport) -> None:
     events, corrupt = [], []
     for number, line in lines:
         try:
-            event = parse_event(line)
+            event = ELASTIC_EVENTS.parse(line)
             _check_ranges(event)
         except NewerEvents as error:
             raise SettingsError(f"{path}:{number}: {error}") from None
@@ -217,16 +145,19 @@ def _insert_others(
         connection.executemany("INSERT INTO corrupt_lines VALUES (?, ?, ?, ?)", corrupt)
 
 
-def add_events(connection: duckdb.DuckDBPyConnection, run: str, file: str, events: Iterable[Event]) -> int:
-    """Typed rows in, as if they were the next lines of a log; how many. Raises `SettingsError` for impossible values."""
-    connection.begin()
-    try:
+def add_events(connection: Connection, run: str, file: str, events: Iterable[Event]) -> int:
+    """Insert events as if they were the next lines of a log; return how many they are.
+
+    Raises `SettingsError` for values that cannot be.
+    """
+    with transaction(connection):
         connection.execute("INSERT OR IGNORE INTO known_runs VALUES (?, ?)", [run, f"added:{run}"])
-        ((last,),) = connection.execute(
+        last = single(
+            connection,
             "SELECT coalesce(max(line), 0) FROM (SELECT run, file, line FROM events UNION ALL "
             "SELECT run, file, line FROM step_samples) WHERE run = ? AND file = ?",
             [run, file],
-        ).fetchall()
+        )
         rows = list(enumerate(events, start=last + 1))
         for number, event in rows:
             try:
@@ -234,60 +165,50 @@ def add_events(connection: duckdb.DuckDBPyConnection, run: str, file: str, event
             except EventLogError as error:
                 raise SettingsError(f"{file}:{number}: {error}") from None
         insert_events(connection, run, file, rows)
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
     return len(rows)
 
 
-def insert_events(
-    connection: duckdb.DuckDBPyConnection, run: str, file: str, events: Iterable[tuple[int, Event]]
-) -> None:
-    """Checked events with their line numbers, in the caller's transaction."""
+def insert_events(connection: Connection, run: str, file: str, events: Iterable[tuple[int, Event]]) -> None:
+    """Insert events that were checked, with their line numbers, in the caller's transaction."""
     samples: list[tuple[Any, ...]] = []
-    rows: list[tuple[Any, ...]] = []
+    others: list[tuple[Any, ...]] = []
     for number, event in events:
         if isinstance(event, StepsDone):
-            samples.append((run, file, number, *(getattr(event, name) for name in _COLUMNS)))
+            samples.append((run, file, number, *(getattr(event, name) for name in COLUMNS)))
         else:
-            data = event.data if isinstance(event, UnknownEvent) else event.to_json()
-            rows.append((run, file, number, event.at, event.source, data.get("kind"), json.dumps(data)))
-    _insert(connection, "step_samples", samples, _COLUMNS)
-    _insert(connection, "events", rows, {"at": "DOUBLE", "source": "VARCHAR", "kind": "VARCHAR", "data": "VARCHAR"})
+            data = event.to_json()
+            others.append((run, file, number, event.at, event.source, data.get("kind"), json.dumps(data)))
+    _insert(connection, "step_samples", samples, {**_LINE, **{name: kind.sql for name, kind in COLUMNS.items()}})
+    _insert(connection, "events", others, {**_LINE, **_EVENT})
 
 
-def _insert(
-    connection: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[Any, ...]], columns: dict[str, str]
-) -> None:
+_LINE = {"run": "VARCHAR", "file": "VARCHAR", "line": "BIGINT"}
+_EVENT = {"at": "DOUBLE", "source": "VARCHAR", "kind": "VARCHAR", "data": "VARCHAR"}
+
+
+def _insert(connection: Connection, table: str, rows: list[tuple[Any, ...]], types: dict[str, str]) -> None:
+    """Insert rows whose values are of these types; the time is in seconds, as `at`."""
     if not rows:
         return
-    kinds = {"run": "VARCHAR", "file": "VARCHAR", "line": "BIGINT", **columns}
-    lists = {f"c{i}": list(values) for i, values in enumerate(zip(*rows, strict=True))}
-    unnested = ", ".join(
-        f"unnest($c{i}::{kind}[]) AS {name if name != 'at' else 'moment'}"
-        for i, (name, kind) in enumerate(kinds.items())
-    )
-    chosen = ", ".join(name if name != "at" else "make_timestamp((moment * 1e6)::BIGINT)" for name in kinds)
-    connection.execute(f"INSERT INTO {table} SELECT {chosen} FROM (SELECT {unnested})", lists)
+    values = {f"{name}_list": list(column) for name, column in zip(types, zip(*rows, strict=True), strict=True)}
+    unnested = ", ".join(f'unnest(${name}_list::{kind}[]) AS "{name}"' for name, kind in types.items())
+    chosen = ", ".join(to_timestamp('"at"') if name == "at" else f'"{name}"' for name in types)
+    connection.execute(f"INSERT INTO {table} SELECT {chosen} FROM (SELECT {unnested})", values)
 
 
 def _check_ranges(event: Event) -> None:
-    """What the database cannot hold is no value of an event. Raises `EventLogError`."""
-    # An unknown kind's fields have not been looked at.
-    if type(event.at) not in (int, float) or not 0 <= event.at <= _LAST_TIME:
+    """Refuse an event with a value that the database cannot hold. Raises `EventLogError`."""
+    # No parser has looked at the fields of an unknown kind.
+    if type(event.at) not in (int, float) or not 0 <= event.at <= LAST_TIME:
         raise EventLogError(f"{event.kind}: at is {event.at!r}, which it cannot be")
     if type(event.source) is not str:
         raise EventLogError(f"{event.kind}: source is {event.source!r}, which it cannot be")
     if isinstance(event, StepsDone):
-        for name, kind in _COLUMNS.items():
-            value = getattr(event, name)
-            if kind in _LIMITS and value is not None and not -_LIMITS[kind] < value < _LIMITS[kind]:
-                raise EventLogError(f"{event.kind}: {name} is {value!r}, which it cannot be")
+        check_range(event)
 
 
-def _ledgers_changed(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: SyncReport) -> bool:
-    """Whether a ledger has another size than at the last sync; notes the sizes."""
+def _ledgers_changed(connection: Connection, run_dir: Path, report: SyncReport) -> bool:
+    """Tell whether a ledger has another size than at the last sync, and note the sizes."""
     sizes = {f"ledger/{path.name}": path.stat().st_size for path in run_dir.glob("ledger/*.jsonl")}
     known = "SELECT file, bytes FROM files WHERE run = ? AND file LIKE 'ledger/%'"
     if dict(connection.execute(known, [report.run]).fetchall()) == sizes:
@@ -298,24 +219,25 @@ def _ledgers_changed(connection: duckdb.DuckDBPyConnection, run_dir: Path, repor
     return True
 
 
-def _sync_ledgers(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: SyncReport) -> None:
-    """The audit of samples, anew: a later line can void an earlier one. A broken ledger is a corrupt line."""
+def _sync_ledgers(connection: Connection, run_dir: Path, report: SyncReport) -> None:
+    """Audit the samples anew, as a later line can void an earlier one. A broken ledger counts as a corrupt line."""
     for table in ("audits", "costs"):
         connection.execute(f"DELETE FROM {table} WHERE run = ?", [report.run])
     connection.execute("DELETE FROM corrupt_lines WHERE run = ? AND file LIKE 'ledger/%'", [report.run])
     ledgers = sorted(run_dir.glob("ledger/*.jsonl"))
-    ((size,),) = connection.execute(
+    size = single(
+        connection,
         "SELECT max((data->'description'->>'dataset_size')::BIGINT) FROM events "
         "WHERE run = ? AND kind = 'training_described'",
         [report.run],
-    ).fetchall()
+    )
     if not ledgers:
         return
     try:
-        # First what looks at every line, and names file and line of what is broken.
+        # First what looks at every line, and names the file and line of what is broken.
         costs = _rescale_costs(ledgers, size)
         found = audit_run(run_dir, dataset_size=size)
-    except ValueError as error:  # no audit is better than one of half the samples
+    except ValueError as error:  # no audit is better than an audit of half the samples
         report.corrupt.append(str(error))
         where = re.match(r"(?:.*/)?(ledger/[^/]*?):(?:(\d+):)? (.*)", str(error), re.DOTALL)
         file, line, problem = where.groups() if where else ("ledger/*", None, str(error))
@@ -341,7 +263,7 @@ def _sync_ledgers(connection: duckdb.DuckDBPyConnection, run_dir: Path, report: 
 
 
 def _rescale_costs(ledgers: list[Path], size: int | None) -> list[GenerationCost]:
-    """None for streams: nobody knows how many samples they should have had. Raises `ValueError` for a broken line."""
+    """Return the costs; none for streams, whose number of samples is unknown. Raises `ValueError` for a broken line."""
     if size is not None:
         return rescale_costs(ledgers, size)
     for path in ledgers:

@@ -1,8 +1,8 @@
-"""`dtf audit`: per epoch, which samples were consumed, by whom and in which generation; which are missing or repeated.
+"""`dtf audit`: which samples of each epoch were consumed, by which workers, and which are missing or repeated.
 
-The rules are those of `elastic/observe/ledger.py`, here as SQL over all workers' ledgers at once: of a generation's draws those
-count whose step lies below every later generation's beginning; padding does not count. A torn last line (kill -9 while
-it was written) is passed over.
+The rules are those of `elastic/observe/ledger.py`, here as SQL over all workers' ledgers at once: of a generation's
+draws those count whose step lies below every later generation's beginning; padding does not count. A torn last line
+(from kill -9 while it was written) is left out.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
+from dtf_lightning.database.connection import Connection, connect, single
 from dtf_lightning.elastic.observe.ledger import LEDGER_VERSION, read_ledger
 from dtf_lightning.errors import SettingsError
 
-"""The one that this file's SQL reads; `elastic/observe/ledger.py` writes it."""
 SHOWN = 10
-"""Sample ids in a line of the text."""
+"""The most sample ids in a line of the text."""
 
 _COLUMNS = (
     "{v: 'INTEGER', kind: 'VARCHAR', generation: 'INTEGER', rank: 'INTEGER', world_size: 'INTEGER', epoch: 'INTEGER', "
@@ -35,8 +33,8 @@ FROM read_json($paths, format = 'newline_delimited', columns = {_COLUMNS}, ignor
                maximum_object_size = 1073741824)
 """
 
-# A generation's draws count below its limit. The last one's: what it ended with, or the step that it drew last, whose
-# commit nobody has recorded.
+# A generation's draws count below its limit. The last generation's limit is the step that it ended with, or the step
+# that it drew last, whose commit is not on record.
 _LIMITS = """
 CREATE TEMP TABLE limits AS
 WITH begins AS (SELECT generation, min(step) AS step FROM lines WHERE kind = 'begin' GROUP BY generation),
@@ -57,7 +55,7 @@ SELECT epoch, generation, worker, rank, step, unnest(samples[: len(samples) - pa
 FROM lines JOIN limits USING (generation) WHERE kind = 'draw' AND step < below
 """
 
-# All numbers below the size; of iterable data those of each stream up to the last that any epoch has consumed.
+# All numbers below the size; for iterable data, those of each stream up to the last that any epoch has consumed.
 _UNIVERSE = """
 CREATE TEMP TABLE universe AS
 WITH streams AS (SELECT coalesce(max(num_streams), 1) AS n, max(num_streams) IS NULL AS whole FROM lines),
@@ -68,12 +66,12 @@ WHERE whole OR numbers.range <= (SELECT top FROM tops WHERE stream = numbers.ran
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ConsumedPart:
     """What one worker consumed of an epoch in one generation."""
 
     generation: int
     worker: str
-    """Its ledger's name: node, local rank, incarnation."""
+    """The name of the worker's ledger: node, local rank, incarnation."""
     rank: int
     samples: int
     first_step: int
@@ -86,44 +84,44 @@ class Repetition:
 
     sample: int
     by: tuple[str, ...]
-    """`worker (rank r, generation g, step s)`, in the order of steps."""
+    """The draws as `worker (rank r, generation g, step s)`, in the order of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
     epoch: int
     consumed: int
-    """Distinct samples."""
+    """The number of distinct samples."""
     missing: tuple[int, ...]
     repeated: tuple[Repetition, ...]
     padding: int
-    parts: tuple[Part, ...]
+    parts: tuple[ConsumedPart, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
-    """What the ledgers of a run say together."""
+    """The result of auditing the ledgers of all of a run's workers."""
 
     ledgers: int
     generations: int
     dataset_size: int
     ended: bool
-    """Training came to its end; otherwise the last step that was drawn does not count."""
+    """Whether training came to its end; if not, the last step that was drawn does not count."""
     committed_steps: int
     void_draws: int
-    """Draws of steps that were rolled back and drawn again."""
+    """The number of draws of steps that were rolled back and drawn again."""
     epochs: tuple[EpochReport, ...]
 
     @property
     def clean(self) -> bool:
-        """Nothing is missing or repeated in any epoch."""
+        """Whether nothing is missing or repeated in any epoch."""
         return not any(epoch.missing or epoch.repeated for epoch in self.epochs)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"clean": self.clean}
 
     def describe(self) -> Iterator[str]:
-        """Lines for people."""
+        """Yield the report's lines for people."""
         state = "ended" if self.ended else "not ended"
         yield (
             f"{self.ledgers} workers, {self.generations} generations, {self.committed_steps} optimizer steps committed, "
@@ -147,7 +145,7 @@ class AuditReport:
 
 
 def find_ledgers(folder: Path) -> list[Path]:
-    """The ledgers of a run's folder. Raises `SettingsError` where there are none."""
+    """Return the ledgers of a run's folder. Raises `SettingsError` where there are none."""
     for place in (folder / "ledger", folder):
         paths = sorted(place.glob("*.jsonl"))
         if paths:
@@ -162,29 +160,29 @@ def audit_run(folder: Path, *, dataset_size: int | None = None) -> AuditReport:
     """Audit a run from its folder.
 
     Args:
-        folder: the run's, or that of its ledgers.
+        folder: the run's folder, or that of its ledgers.
         dataset_size: samples per epoch; `None`: as many as the highest sample number in any ledger says. Iterable data
             has as many as the epoch that consumed the most of each stream.
 
     Raises:
-        SettingsError: no ledgers there, or files that are none, of another version, or not of one run.
+        SettingsError: there are no ledgers, or files that are not ledgers, of another version, or not of one run.
     """
     paths = find_ledgers(folder)
-    with duckdb.connect() as database:
+    with connect() as database:
         database.execute(_LINES, {"paths": [str(path) for path in paths]})
         _refuse_broken(database, paths)
         for statement in (_LIMITS, _CONSUMED):
             database.execute(statement)
         if dataset_size is None:
-            dataset_size = _one(database, "SELECT coalesce(max(sample) + 1, 0) FROM consumed")
+            dataset_size = single(database, "SELECT coalesce(max(sample) + 1, 0) FROM consumed")
         database.execute(_UNIVERSE, {"size": dataset_size})
         return AuditReport(
             ledgers=len(paths),
-            generations=_one(database, "SELECT count(*) FROM limits"),
-            dataset_size=_one(database, "SELECT count(*) FROM universe"),
-            ended=_one(database, "SELECT count(*) FROM lines WHERE kind = 'end'") > 0,
-            committed_steps=_one(database, "SELECT count(DISTINCT step) FROM consumed"),
-            void_draws=_one(
+            generations=single(database, "SELECT count(*) FROM limits"),
+            dataset_size=single(database, "SELECT count(*) FROM universe"),
+            ended=single(database, "SELECT count(*) FROM lines WHERE kind = 'end'") > 0,
+            committed_steps=single(database, "SELECT count(DISTINCT step) FROM consumed"),
+            void_draws=single(
                 database,
                 "SELECT count(*) FROM lines JOIN limits USING (generation) WHERE kind = 'draw' AND step >= below",
             ),
@@ -192,13 +190,7 @@ def audit_run(folder: Path, *, dataset_size: int | None = None) -> AuditReport:
         )
 
 
-def _one(database: duckdb.DuckDBPyConnection, query: str) -> Any:
-    row = database.execute(query).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> None:
+def _refuse_broken(database: Connection, paths: Sequence[Path]) -> None:
     broken = database.execute(
         "SELECT filename, count(*) FROM lines WHERE kind IS NULL OR kind NOT IN ('begin', 'draw', 'end') OR step IS NULL "
         "OR generation IS NULL OR (kind = 'draw' AND (samples IS NULL OR padding IS NULL)) GROUP BY filename"
@@ -209,7 +201,7 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
             hint = f"{count} lines of this file are no ledger lines; is it a ledger of dtf-lightning?"
             try:
                 deque(read_ledger(Path(name)), maxlen=0)
-            except ValueError as error:  # names the first
+            except ValueError as error:  # the error names the first broken line
                 raise SettingsError(f"{error} ({hint})") from None
             raise SettingsError(f"{name}: {hint}")
     versions = [row[0] for row in database.execute("SELECT DISTINCT v FROM lines WHERE v IS NOT NULL").fetchall()]
@@ -218,17 +210,16 @@ def _refuse_broken(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -
             f"ledger versions {sorted(versions)} in {paths[0].parent}, this program reads {LEDGER_VERSION}; read them "
             "with the version of dtf-lightning that wrote them"
         )
-    disagreeing = database.execute(
+    for generation, steps in database.execute(
         "SELECT generation, list(DISTINCT step ORDER BY step) FROM lines WHERE kind = 'begin' GROUP BY generation "
         "HAVING count(DISTINCT step) > 1 ORDER BY generation"
-    ).fetchone()
-    if disagreeing is not None:
+    ).fetchall():
         raise SettingsError(
-            f"generation {disagreeing[0]} began at different steps, {disagreeing[1]}: are these the ledgers of one run?"
+            f"generation {generation} began at different steps, {steps}: are these the ledgers of one run?"
         )
 
 
-def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:
+def _epochs(database: Connection) -> Iterator[EpochReport]:
     padding = dict(
         database.execute(
             "SELECT epoch, sum(padding)::BIGINT FROM lines JOIN limits USING (generation) "
@@ -253,12 +244,12 @@ def _epochs(database: duckdb.DuckDBPyConnection) -> Iterator[EpochReport]:
         ).fetchall()
         yield EpochReport(
             epoch=epoch,
-            consumed=_one(database, f"SELECT count(DISTINCT sample) FROM consumed WHERE epoch = {epoch:d}"),
+            consumed=single(database, "SELECT count(DISTINCT sample) FROM consumed WHERE epoch = ?", [epoch]),
             missing=tuple(row[0] for row in missing),
             repeated=tuple(Repetition(sample=sample, by=tuple(by)) for sample, by in repeated),
             padding=padding[epoch],
             parts=tuple(
-                Part(generation=g, worker=worker, rank=rank, samples=count, first_step=first, last_step=last)
+                ConsumedPart(generation=g, worker=worker, rank=rank, samples=count, first_step=first, last_step=last)
                 for g, worker, rank, count, first, last in parts
             ),
         )

@@ -1,4 +1,4 @@
-"""`dtf report`: from folders of runs to a page or a text."""
+"""`dtf report`: makes a page or a text from the folders of runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dtf_lightning.errors import SettingsError
 
 
 def write_report(run_dirs: Sequence[Path], form: str, output: Path | None) -> str:
-    """The report of one run, or of several side by side; what to print: where the page is, or the text itself.
+    """Write the report of one run, or of several side by side; return what to print: the page's path, or the text.
 
     Args:
         form: `html`, `text`, `md` or `json`.
-        output: a file; `None` writes a page into the first run's folder, and a text nowhere.
+        output: the file to write; `None` writes a page into the first run's folder, and a text nowhere.
 
     Raises `SettingsError` (no run's folder, newer events, plotly missing, the file cannot be written).
     """

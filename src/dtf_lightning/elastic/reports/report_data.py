@@ -1,4 +1,4 @@
-"""Everything that a report says about one run, as one JSON value: gathered once, shown as HTML, text or Markdown."""
+"""Gathers everything that a report says about one run into one JSON value, which is shown as HTML, text or Markdown."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import json
 from datetime import datetime
 from typing import Any
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, CheckpointSaved, Evaluated
 from dtf_lightning.elastic.observe.time_account import Bucket
-from dtf_lightning.elastic.reports.hardware_comparison import differences, paces, stragglers
+from dtf_lightning.elastic.reports.hardware_comparison import COMPARED, differences, paces, stragglers
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.events.kinds import words
-from dtf_lightning.hardware.machine import COMPARED
 
 MAX_POINTS = 2000
-"""Of a line in a chart."""
+"""The most points of a line in a chart."""
 
 BUCKETS = [bucket.value for bucket in Bucket]
 PHASES = ["unwind", "wait", "group", "state", "wrap", "first_step"]
 
 
 def gather(store: ResultsStore, run: str) -> dict[str, Any]:
-    """The account of a run by its name in the database."""
+    """Return the account of a run, given by its name in the database."""
     (head,) = store.rows("FROM runs WHERE run = ?", [run])
     began = head["started"]
     account = {
@@ -92,7 +91,7 @@ def _generations(store: ResultsStore, run: str, began: datetime | None) -> list[
 
 
 def _timeline(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
-    """Each worker's stays in generations, in seconds since the run's start."""
+    """Return each worker's stays in generations, in seconds since the run's start."""
     found = []
     for worker in store.rows("FROM workers WHERE run = ? ORDER BY started, worker", [run]):
         entries = store.rows(
@@ -139,7 +138,7 @@ def _rescales(store: ResultsStore, run: str, began: datetime | None) -> list[dic
 
 
 def _curves(store: ResultsStore, run: str) -> dict[str, Any]:
-    """By step; the mean of the ranks' losses, the sum of the world's throughput."""
+    """Return the curves by step: the mean of the ranks' losses, the sum of the world's throughput."""
     rows = store.query(
         """
         SELECT step, generation, avg(loss), max(samples / nullif(seconds, 0)), any_value(world_size), avg(lr)
@@ -164,25 +163,32 @@ def _checkpoints(store: ResultsStore, run: str, began: datetime | None) -> list[
     return [{**row, "time": _since(row["time"], began), "pruned": row["pruned"] is not None} for row in rows]
 
 
+_WITH_TABLES = {CheckpointSaved.kind, Evaluated.kind}
+"""Important kinds that a report shows in tables of their own."""
+
+
 def _events(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
-    """What people want to read, in words."""
+    """Return the important events, in words."""
     rows = store.rows(
         """
         SELECT time, source, kind, data FROM events WHERE run = ? AND kind IN
-            ('node_joined', 'node_gone', 'leader_elected', 'worker_lost', 'run_ended', 'generation_formed', 'diverged',
-             'rolled_back', 'learning_rate_scaled', 'straggler')
+            (SELECT unnest(?::VARCHAR[]))
         ORDER BY time
         """,
-        [run],
+        [run, sorted(ELASTIC_EVENTS.important - _WITH_TABLES)],
     )
     return [
-        {"time": _since(row["time"], began), "kind": row["kind"], "text": words(json.loads(row["data"]))}
+        {
+            "time": _since(row["time"], began),
+            "kind": row["kind"],
+            "text": ELASTIC_EVENTS.from_json(json.loads(row["data"])).describe(),
+        }
         for row in rows
     ]
 
 
 def epoch_ranges(audits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Audits of epochs, those in a row with the same findings put together."""
+    """Return the audits of epochs, those in a row with the same findings put together."""
     found: list[dict[str, Any]] = []
     for audit in audits:
         same = {key: audit[key] for key in ("complete", "consumed", "missing", "repeated", "padding")}

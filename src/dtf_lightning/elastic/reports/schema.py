@@ -1,18 +1,13 @@
-"""The database's schema: an ordered list of migrations. A migration that was released is never changed."""
+"""The tables and views of the database of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
+from dtf_lightning.database.connection import Connection
+from dtf_lightning.database.schema import Schema
 from dtf_lightning.elastic.observe.time_account import Bucket
-from dtf_lightning.errors import SettingsError
-
-if TYPE_CHECKING:
-    import duckdb
 
 
-def _tables(connection: duckdb.DuckDBPyConnection) -> None:
+def _tables(connection: Connection) -> None:
     connection.execute("""
         CREATE TABLE known_runs (run VARCHAR PRIMARY KEY, folder VARCHAR UNIQUE NOT NULL);
         CREATE TABLE files (run VARCHAR, file VARCHAR, bytes BIGINT, lines BIGINT, PRIMARY KEY (run, file));
@@ -36,7 +31,7 @@ def _tables(connection: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
-def _views(connection: duckdb.DuckDBPyConnection) -> None:
+def _views(connection: Connection) -> None:
     for name, query in VIEWS.items():
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
@@ -125,52 +120,15 @@ VIEWS = {
         LEFT JOIN (SELECT run, min(time) AS first, max(time) AS last FROM events GROUP BY run) span ON span.run = k.run
     """,
 }
-"""Name to query; in the order in which they need each other."""
+"""The views' queries by name, in the order in which they need each other."""
 
-MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_tables, _views]
-"""Version n of the database is what the first n of them make."""
-
-
-def check_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
-    """The database's version. Raises `SettingsError` for one that is newer, older (to a reader), or foreign."""
-    version = _version(connection, name)
-    if version < len(MIGRATIONS):
-        raise SettingsError(
-            f"{name} has schema version {version}, this program reads {len(MIGRATIONS)}: bring it up to date with dtf "
-            "results sync RUN_DIR"
-        )
-    return version
-
-
-def _version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
-    # fetchall, here and elsewhere: a result that is not read to its end keeps the connection busy.
-    tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    version = 0
-    if "dtf_schema" in tables:
-        ((version,),) = connection.execute("SELECT coalesce(max(version), 0) FROM dtf_schema").fetchall()
-    elif tables:
-        raise SettingsError(f"{name} is a database of another program: give a file of its own with --db")
-    if version > len(MIGRATIONS):
-        raise SettingsError(
-            f"{name} has schema version {version}, this program knows {len(MIGRATIONS)}: use a newer dtf-lightning, or "
-            "delete the file and sync anew (the event logs are the truth)"
-        )
-    return int(version)
-
-
-def migrate(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Bring the database up to this program's version, each step whole or not at all.
-
-    Raises `SettingsError` for a newer or a foreign database.
-    """
-    version = _version(connection, name)
-    for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
-        connection.begin()
-        try:
-            connection.execute("CREATE TABLE IF NOT EXISTS dtf_schema (version INTEGER, applied TIMESTAMP)")
-            migration(connection)
-            connection.execute("INSERT INTO dtf_schema VALUES (?, now()::TIMESTAMP)", [number])
-            connection.commit()
-        except BaseException:
-            connection.rollback()
-            raise
+RESULTS = Schema(
+    migrations=(_tables, _views),
+    version_table="dtf_schema",
+    exported=(*VIEWS, "audits", "costs", "corrupt_lines"),
+    if_older="bring it up to date with dtf results sync RUN_DIR",
+    if_newer="use a newer dtf-lightning, or delete the file and sync anew (the event logs are the truth)",
+    if_foreign="give a file of its own with --db",
+    if_in_use="Close it there, or use another file with --db (it can always be synced anew)",
+)
+"""The schema of the database of runs."""

@@ -1,4 +1,4 @@
-"""A run's account as text for terminals, as Markdown, and two runs side by side."""
+"""Writes a run's account as text for terminals or as Markdown, and several runs side by side."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LABELS = {
     "rescale_group": "rescale: group", "rescale_state": "rescale: state", "rescale_wrap": "rescale: wrap",
     "rescale_first_step": "rescale: first step", "lost": "lost work",
 }  # fmt: skip
-"""Of the buckets, for people."""
+"""The names of the buckets, for people."""
 
 
 def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
-    """The whole account."""
+    """Return the lines of the whole account."""
     run, goodput = account["run"], account["goodput"]
     title = f"run {run['run']}"
     found = [f"# {title}" if markdown else title, ""]
@@ -96,7 +96,7 @@ def _checkpoints(account: dict[str, Any], markdown: bool) -> list[str]:
 
 
 def _environment(account: dict[str, Any], markdown: bool) -> list[str]:
-    """What is trained, and what the nodes have; what differs between them by node."""
+    """Describe what is trained and the nodes' hardware; what differs between nodes is listed by node."""
     rows = [(key.replace("_", " "), _value(value)) for key, value in account["description"].items()]
     nodes = account["hardware"]
     for key in dict.fromkeys(key for hardware in nodes.values() for key in hardware):
@@ -115,7 +115,7 @@ def _value(value: Any) -> str:
 
 
 def warnings(account: dict[str, Any]) -> list[str]:
-    """What is not as one would wish."""
+    """Return what is not as one would wish."""
     found = [
         f"epoch {audit['epoch']}: {audit['missing']} samples missing, {audit['repeated']} repeated"
         for audit in account["audits"]
@@ -137,7 +137,7 @@ def warnings(account: dict[str, Any]) -> list[str]:
 
 
 def comparison(accounts: Sequence[dict[str, Any]], *, markdown: bool = False) -> list[str]:
-    """Runs side by side."""
+    """Return the lines of several accounts side by side."""
 
     def row(label: str, values: Iterable[Any]) -> list[Any]:
         return [label, *values]
@@ -168,12 +168,12 @@ def _last(values: Sequence[float | None]) -> str:
 
 
 def heading(text: str, markdown: bool) -> list[str]:
-    """Of a section, underlined or with Markdown's marks."""
+    """Return a section's heading, underlined or with Markdown's marks."""
     return [f"## {text}", ""] if markdown else [text, "-" * len(text)]
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[Any]], markdown: bool) -> list[str]:
-    """Aligned columns, or Markdown's."""
+    """Return the lines of a table, with aligned columns or with Markdown's."""
     rows = [["-" if cell is None else str(cell) for cell in row] for row in (head, *body)]
     if not head:
         return []
@@ -185,12 +185,12 @@ def table(head: Sequence[str], body: Iterable[Sequence[Any]], markdown: bool) ->
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Without the unit; a dash for what is not known."""
+    """Return seconds as milliseconds without the unit; a dash for an unknown value."""
     return "-" if seconds is None else f"{1000 * seconds:.0f}"
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 5 s`, `2 h 7 min`."""
+    """Return seconds as text for people: `42 s`, `3 min 5 s`, `2 h 7 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

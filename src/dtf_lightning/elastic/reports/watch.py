@@ -1,7 +1,7 @@
-"""`dtf watch`: what a run does right now, from etcd's keys and, where they can be read, its event logs.
+"""`dtf watch`: shows what a run does right now, from etcd's keys and, where they can be read, its event logs.
 
-etcd says who is here and what is waited for; the logs say what the workers do. Either may be missing: what is known is
-shown, and what is away is said to be.
+etcd tells which nodes the run has and what it waits for; the logs tell what the workers do. Either may be missing: what
+is known is shown, and what is missing is named.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone, WorkerRescaled
 from dtf_lightning.elastic.rules.status import NodeStatus, Role
 from dtf_lightning.elastic.run.keys import RunPhase
 from dtf_lightning.elastic.run.status import RunStatus
 from dtf_lightning.errors import DtfError, SettingsError
-from dtf_lightning.events.kinds import IMPORTANT, words
-from dtf_lightning.events.log import Event, StepsDone, WorkerRescaled
+from dtf_lightning.events.registry import Event
 from dtf_lightning.events.tail import EventTail
 
 MAX_EVENTS = 200
 MAX_LOSSES = 2000
 FIRST_EVENTS = 20
-"""Of what happened before the first look."""
+"""The most events from before the first look that are shown."""
 PLAIN_INTERVAL = 10.0
-"""Seconds after which a line is printed without a terminal although nothing but the step has changed."""
+"""Seconds after which, without a terminal, a line is printed although nothing but the step has changed."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.,-=+*#"
@@ -33,7 +33,7 @@ ASCII_BLOCKS = "_.,-=+*#"
 
 @dataclass
 class WorkerView:
-    """What one worker wrote last."""
+    """What one worker has written to its log last."""
 
     step: int = 0
     steps_per_second: float = 0.0
@@ -42,38 +42,38 @@ class WorkerView:
 
 @dataclass
 class WatchedRun:
-    """A run as far as it has been seen. `look` brings it up to date."""
+    """A run as far as it has been seen; `look` brings it up to date."""
 
     run_id: str
     read: Callable[[], RunStatus]
-    """Raises `DtfError` while etcd is away."""
+    """Reads the run's status. Raises `DtfError` while etcd is away."""
     tail: EventTail | None = None
     status: RunStatus | None = None
     problem: str = ""
-    """Why the status is not of now; empty while it is."""
+    """Why the status is out of date; empty while it is not."""
     since: float = 0.0
-    """When the problem began: monotonic seconds."""
+    """When the problem began, in monotonic seconds."""
     step: int = 0
     epoch: int = 0
     samples_per_second: float = 0.0
-    """Of the whole world, as rank 0 saw it last."""
+    """The samples per second of the whole world, as rank 0 saw them last."""
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LOSSES))
-    """Of rank 0, the oldest first."""
+    """The losses of rank 0, the oldest first."""
     workers: dict[str, WorkerView] = field(default_factory=dict)
     events: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
-    """Seconds since the epoch, and words."""
+    """The last events: seconds since the epoch, and words."""
     new: list[tuple[float, str]] = field(default_factory=list)
-    """Those of the last look."""
+    """The events of the last look."""
     _known: set[tuple[float, str]] = field(default_factory=set)
-    """Events that were taken already: etcd shows the last ones again, and the logs hold them, too."""
+    """The events that were taken already: etcd shows the last ones again, and the logs hold them, too."""
 
     @property
     def over(self) -> bool:
-        """Nothing more will happen."""
+        """Whether the run is over, so that nothing more will happen."""
         return self.status is not None and self.status.phase in (RunPhase.FINISHED, RunPhase.ABORTED)
 
     def look(self) -> None:
-        """Ask etcd and the logs."""
+        """Read the status from etcd, and what is new in the logs."""
         found = self._follow_etcd()
         if self.tail is not None:
             for event in self.tail.look():
@@ -83,7 +83,7 @@ class WatchedRun:
         fresh = [event for event in dict.fromkeys(found) if event not in self._known]
         first = not self._known
         self._known.update(fresh)
-        self.new = sorted(fresh, key=lambda event: event[0])  # what is of one moment stays in its order
+        self.new = sorted(fresh, key=lambda event: event[0])  # events of one moment stay in their order
         self.new = self.new[-FIRST_EVENTS:] if first else self.new
         self.events.extend(self.new)
 
@@ -91,7 +91,7 @@ class WatchedRun:
         before, problem = self.status, ""
         try:
             self.status = self.read()
-        except SettingsError as error:  # no such run, yet or any more
+        except SettingsError as error:  # there is no such run, yet or any more
             problem = str(error)
         except DtfError as error:
             problem = f"etcd is away: {error}"
@@ -107,7 +107,7 @@ class WatchedRun:
         return told + [(now, text) for text in found]
 
     def _take(self, event: Event) -> str:
-        """Note what the event says; words where people want to read them."""
+        """Note what the event says; return it in words if people want to read it."""
         match event:
             case StepsDone():
                 self.step, self.epoch, seconds = event.step, event.epoch, event.seconds or float("inf")
@@ -118,12 +118,12 @@ class WatchedRun:
             case WorkerRescaled(rank=0):
                 self.step = event.step
                 return f"{event.rescale}: {event.world_size} workers train again after {1000 * event.pause:.0f} ms"
-            case _ if event.kind in IMPORTANT:
-                return words(event.to_json())
+            case _ if event.kind in ELASTIC_EVENTS.important:
+                return event.describe()
         return ""
 
     def line(self) -> str:
-        """All in one line."""
+        """Return the run's state in one line."""
         status = self.status
         if status is None:
             return f"run {self.run_id}: {self.problem}"
@@ -143,7 +143,7 @@ class WatchedRun:
         return ", ".join(parts)
 
     def of_node(self, node: str) -> WorkerView | None:
-        """The workers of a node together; `None` without their logs."""
+        """Return the workers of a node together; `None` without their logs."""
         views = [view for source, view in self.workers.items() if source.rpartition("/")[0] == node]
         if not views:
             return None
@@ -155,12 +155,12 @@ class WatchedRun:
 
 
 def phase_words(status: RunStatus) -> str:
-    """The run's phase, with a pause called one."""
+    """Return the run's phase in words, with a pause called one."""
     return "starting" if status.phase is None else "paused" if status.paused else status.phase.value
 
 
 def differences(before: RunStatus | None, now: RunStatus) -> list[str]:
-    """What has changed between two looks and is no event, in words."""
+    """Return in words what has changed between two looks and is no event."""
     found = []
     old = {node.node: node for node in before.nodes} if before is not None else {}
     if before is not None and now.phase in (RunPhase.RUNNING, None):
@@ -182,7 +182,7 @@ def _says(node: NodeStatus) -> str:
 
 
 def sparkline(values: list[float], width: int, blocks: str = BLOCKS) -> str:
-    """The newest values, each cell the mean of equally many, on a scale from the lowest to the highest."""
+    """Draw the newest values; each cell is the mean of equally many, on a scale from the lowest to the highest."""
     if not values or width < 1:
         return ""
     per_cell = -(-len(values) // width)
@@ -194,18 +194,18 @@ def sparkline(values: list[float], width: int, blocks: str = BLOCKS) -> str:
 
 
 class Screen(Protocol):
-    """Where a run is shown."""
+    """A place where a run is shown."""
 
     def __enter__(self) -> Screen: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
     def show(self, run: WatchedRun) -> None:
-        """After every look."""
+        """Show the run; called after every look."""
 
 
 class PlainScreen:
-    """Lines, for pipes and log files: events as they come, and the state when it changed or after a while."""
+    """Prints lines, for pipes and log files: events as they come, and the state when it changed or after a while."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -232,7 +232,7 @@ class PlainScreen:
 
 
 def watch(run: WatchedRun, screen: Screen, *, interval: float) -> bool:
-    """Show the run until it is over; whether it came to a good end. Ctrl-C ends it with `KeyboardInterrupt`."""
+    """Show the run until it is over; return whether it came to a good end. Ctrl-C ends it with `KeyboardInterrupt`."""
     with screen:
         while True:
             run.look()

@@ -1,4 +1,4 @@
-"""`dtf watch` on a terminal: one screen that is drawn anew. Importing this needs the extra `rich`."""
+"""`dtf watch` on a terminal: one screen that redraws itself. Importing this module needs the extra `rich`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLE_STYLES = {
 }  # fmt: skip
 PHASE_STYLES = {"running": "bold green", "paused": "bold yellow", "finished": "bold blue", "aborted": "bold red"}
 OTHER_LINES = 12
-"""Of the screen, beside nodes and events."""
+"""The lines of the screen that are not for nodes or events."""
 
 
 class LiveScreen:

@@ -1,4 +1,5 @@
-"""The story of a run, in the standard library only: who is here, which world comes next, whose state is newest.
+"""Pure functions that decide which nodes a run's next generation has, and whose training state is the newest.
 
-No I/O, no clock, no threads: time and events are parameters, decisions are return values.
+They use the standard library only: no I/O, no clock, no threads. Time and events are parameters, decisions are return
+values.
 """

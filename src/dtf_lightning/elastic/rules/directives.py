@@ -1,4 +1,4 @@
-"""What the leader hears and what it says: events, directives, decisions."""
+"""The events that a run's leader receives, the directives that it publishes, and its decisions."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from dtf_lightning.errors import ProtocolError
 
 
 class DirectiveKind(Enum):
-    PREPARE = "prepare"  # say at which boundary you are
-    STOP = "stop"  # stop at this boundary, then say ready (or leave)
-    FAIL = "fail"  # the generation is broken: unwind now, then say ready
-    FINISH = "finish"  # all came to the end of training: go home
-    ABORT = "abort"  # too many failures: everybody raises
+    PREPARE = "prepare"  # every worker says at which boundary it is
+    STOP = "stop"  # every worker stops at this boundary, then says that it is ready (or leaves)
+    FAIL = "fail"  # the generation is broken: every worker unwinds now, then says that it is ready
+    FINISH = "finish"  # all members came to the end of training: every worker ends
+    ABORT = "abort"  # too many failures: every worker raises
 
 
 @dataclass(frozen=True, kw_only=True)
 class Directive:
-    """What the leader asks of every node on the way to generation `target`. One etcd key."""
+    """What the leader asks of every node on the way to generation `target`; stored under one etcd key."""
 
     kind: DirectiveKind
     target: int
-    """The number of the generation that comes next, for every kind."""
+    """The number of the generation that comes next, for every kind of directive."""
     epoch: int = 0
     reason: str = ""
     boundary: int = 0
     """STOP: the step boundary of the running generation at which every worker stops."""
     leaving: tuple[str, ...] = ()
-    """Member ids that leave at the boundary instead of saying ready."""
+    """Ids of the members that leave at the boundary instead of saying that they are ready."""
     failed: tuple[str, ...] = ()
-    """FAIL: member ids that are out. A node that finds its own here ends its workers."""
+    """FAIL: ids of the members that are out. A node that finds its own id here ends its workers."""
     departed: tuple[str, ...] = ()
-    """FAIL: member ids that are out without being a failure (left, died while draining or after having finished)."""
+    """FAIL: ids of members that are out without having failed (left, died while draining or after having finished)."""
     suspects: tuple[str, ...] = ()
-    """FAIL: member ids that reported the generation as broken while nobody was known to be dead. They live on."""
+    """FAIL: ids of members that reported the generation as broken while nobody was known to be dead. They live on."""
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
@@ -47,7 +47,7 @@ class Directive:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Directive:
-        """The directive that `to_json` wrote. Raises `ProtocolError` for anything else."""
+        """Return the directive that `to_json` wrote. Raises `ProtocolError` for anything else."""
         try:
             fields = dict(data)
             fields["kind"] = DirectiveKind(fields["kind"])
@@ -80,7 +80,7 @@ class NodeGone:
 
 @dataclass(frozen=True)
 class TimePassed:
-    """Nothing happened; a deadline may have passed."""
+    """No record has changed, but a deadline may have passed."""
 
 
 Event = NodeChanged | NodeGone | TimePassed
@@ -91,17 +91,17 @@ Event = NodeChanged | NodeGone | TimePassed
 
 @dataclass(frozen=True, kw_only=True)
 class Wait:
-    """Nothing to do before `until` (monotonic seconds; `None`: before the next event)."""
+    """The leader has nothing to do before `until` (monotonic seconds; `None`: before the next event)."""
 
     reason: str
     until: float | None = None
     paused: bool = False
-    """Below `min_nodes`: nobody trains until more come."""
+    """Fewer than `min_nodes` nodes are ready: nobody trains until more come."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Write this directive (fenced)."""
+    """The driver writes this directive to etcd, fenced by the leader's epoch."""
 
     directive: Directive
     reason: str
@@ -109,7 +109,7 @@ class Publish:
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """Write this generation (fenced)."""
+    """The driver writes this generation to etcd, fenced by the leader's epoch."""
 
     generation: Generation
     reason: str

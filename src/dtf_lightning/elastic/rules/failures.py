@@ -1,7 +1,7 @@
-"""How many failures are too many.
+"""Decides how many failures are too many for a run to go on.
 
-Two limits, beyond either of which the run aborts: unplanned rescales in a row (`max_consecutive_failures`), and the
-share of the world that failed within `failure_window` (`failure_tolerance`). Everything is counted from a generation's
+The run aborts beyond either of two limits: the number of unplanned rescales in a row (`max_consecutive_failures`), and
+the share of the world that failed within `failure_window` (`failure_tolerance`). Both are counted from the generation's
 own fields and the failures since, so that a new leader comes to the same numbers.
 """
 
@@ -15,20 +15,20 @@ from dtf_lightning.elastic.settings import ElasticSettings
 
 
 def num_consecutive(settings: ElasticSettings, generation: Generation, failures: Sequence[Failure], wall: float) -> int:
-    """Unplanned rescales in a row up to now, that of the running generation included if it broke."""
+    """Return the number of unplanned rescales in a row, that of the running generation included if it broke."""
     broke = any(failure.generation == generation.number for failure in failures)
     return _num_earlier(settings, generation, failures, wall) + broke
 
 
 def _num_earlier(settings: ElasticSettings, generation: Generation, failures: Sequence[Failure], wall: float) -> int:
-    """The row that led to the running generation, unless it has lived for long enough."""
+    """Return the length of the row that led to the running generation; 0 if that has lived for long enough."""
     breaks = [failure.at for failure in failures if failure.generation == generation.number]
     lived = min(breaks, default=wall) - generation.unbroken_since
     return 0 if lived >= settings.failure_window else generation.num_consecutive_failures
 
 
 def largest_world(settings: ElasticSettings, generation: Generation, wall: float) -> int:
-    """Workers of the largest world that `failure_window` reaches."""
+    """Return the number of workers of the largest world that `failure_window` reaches."""
     recent = [size for end, size in generation.recent_worlds if end > wall - settings.failure_window]
     return max([generation.world_size, *recent])
 
@@ -36,7 +36,7 @@ def largest_world(settings: ElasticSettings, generation: Generation, wall: float
 def beyond_limits(
     settings: ElasticSettings, generation: Generation, failures: Sequence[Failure], wall: float
 ) -> str | None:
-    """Why the run must abort, with everyone who failed; `None` while it may go on."""
+    """Return why the run must abort, with every member that failed; `None` while it may go on."""
     in_a_row = num_consecutive(settings, generation, failures, wall)
     if in_a_row > settings.max_consecutive_failures:
         return (
@@ -55,7 +55,7 @@ def beyond_limits(
 
 
 def list_failures(failures: Sequence[Failure]) -> str:
-    """One line each: when (UTC), who, in which generation, why."""
+    """Return one line per failure: when (UTC), which member, in which generation, why."""
     return "\n".join(
         f"  {utc_text(failure.at)} {failure.member} ({_workers(failure)}) in generation {failure.generation}: "
         f"{failure.reason}"
@@ -66,7 +66,10 @@ def list_failures(failures: Sequence[Failure]) -> str:
 def still_count(
     settings: ElasticSettings, generation: Generation, failures: Sequence[Failure], wall: float
 ) -> tuple[Failure, ...]:
-    """The failures that a next generation must remember: those in the window, and those of a row that goes on."""
+    """Return the failures that the next generation must remember.
+
+    These are the failures within `failure_window`, and all of a row of failures that goes on.
+    """
     row_goes_on = _num_earlier(settings, generation, failures, wall) > 0
     return tuple(
         failure

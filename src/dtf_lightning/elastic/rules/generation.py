@@ -1,4 +1,4 @@
-"""A generation: an agreed world, with ranks.
+"""A generation is an agreed world: a number, and the members in the order of their ranks.
 
 Rules that this file guards:
 
@@ -24,72 +24,72 @@ class Member:
     node: str
     """The agent's id, unique for every start of an agent."""
     incarnation: int
-    """Which start of the node's workers this is; starts at 1."""
+    """The number of this start of the node's workers; starts at 1."""
     num_workers: int
     host: str = ""
 
     @property
     def id(self) -> str:
-        """`node#incarnation`; never used again after the incarnation has ended."""
+        """The member's id, `node#incarnation`; never used again after the incarnation has ended."""
         return f"{self.node}#{self.incarnation}"
 
 
 def split_id(member_id: str) -> tuple[str, int]:
-    """(node, incarnation) of a member id. Raises `ValueError` for anything else."""
+    """Split a member id into (node, incarnation). Raises `ValueError` for anything else."""
     node, _, incarnation = member_id.rpartition("#")
     return node, int(incarnation)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One member that went without saying goodbye, or reported its generation as broken."""
+    """A member that died without having left, or that reported its generation as broken."""
 
     member: str
     generation: int
     num_workers: int
-    """0: the member lives on, it reported a broken generation for which nobody had died."""
+    """Workers that died; 0 if the member lives on and has only reported a broken generation."""
     at: float
-    """Seconds since the epoch."""
+    """When the leader noticed it, in seconds since the epoch."""
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """An agreed world. `number` 0 is the empty world before the first."""
+    """An agreed world; the generation with `number` 0 is the empty world before the first."""
 
     number: int
     members: tuple[Member, ...] = ()
-    """In rank order: the workers of members[0] have ranks 0 .. n-1, and so on."""
+    """The members in rank order: the workers of members[0] have ranks 0 .. n-1, and so on."""
     reason: str = ""
     kind: str = ""
-    """Why it was formed, in one word: `start`, `join`, `leave`, `failure` or `mixed`."""
+    """Why the generation was formed, in one word: `start`, `join`, `leave`, `failure` or `mixed`."""
     epoch: int = 0
     """The leader's fencing token: the create revision of the leader key."""
     instance: str = ""
-    """The run's instance: a run id that is used again gets a new one."""
+    """The id of the run's instance: a run id that is used again gets a new instance."""
     store_host: str = ""
     store_port: int = 0
-    """Where the agent that hosts this generation's TCPStore listens."""
+    """The port at which the agent that hosts this generation's TCPStore listens, on `store_host`."""
     formed_at: float = 0.0
-    """Seconds since the epoch."""
+    """When the leader formed the generation, in seconds since the epoch."""
     failures: tuple[Failure, ...] = field(default=())
     """Recent failures, oldest first, so that a new leader counts on from here."""
     num_consecutive_failures: int = 0
-    """Unplanned rescales in a row that led here, none of which lived for `failure_window`."""
+    """The number of unplanned rescales in a row that led here, none of whose worlds lived for `failure_window`."""
     unbroken_since: float = 0.0
     """When the start or the last unplanned rescale formed a world; planned ones pass it on. Seconds since the epoch."""
     retired: tuple[str, ...] = ()
-    """Ids of earlier members that are out for good: the latest of each node, latest last, the last few hundred. A node
-    that finds its own here (it was cut off when it was put out) ends its workers and starts them anew."""
+    """Ids of earlier members that are out for good: the latest of each node, latest last, a few hundred at most. A
+    node that finds its own id here (it was cut off when it was put out) ends its workers and starts them anew."""
     recent_worlds: tuple[tuple[float, int], ...] = ()
-    """(end in seconds since the epoch, world size) of earlier generations that `failure_window` still reaches."""
+    """(end in seconds since the epoch, world size) of the earlier generations that `failure_window` still reaches."""
 
     @property
     def world_size(self) -> int:
         return sum(member.num_workers for member in self.members)
 
     def first_rank(self, member_id: str) -> int:
-        """The rank of the member's local rank 0. Raises `KeyError` for a stranger."""
+        """Return the rank of the member's local rank 0. Raises `KeyError` for an id that is not a member's."""
         rank = 0
         for member in self.members:
             if member.id == member_id:
@@ -102,7 +102,7 @@ class Generation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Generation:
-        """The generation that `to_json` wrote. Raises `ProtocolError` for anything else."""
+        """Return the generation that `to_json` wrote. Raises `ProtocolError` for anything else."""
         try:
             fields = dict(data)
             fields["members"] = tuple(Member(**m) for m in fields.get("members", ()))

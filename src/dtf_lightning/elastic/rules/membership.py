@@ -1,25 +1,26 @@
-"""Who is here: events in, one decision out, with its reason.
+"""The leader's decisions: which nodes form a run's next generation, and when. One event in, one decision out.
 
-`decide` is the whole story of a run as seen by its leader. The driver calls it with every event, does what it says
-(write a directive, write a generation), and calls it again with `TimePassed` until it says `Wait`. The state that comes
-with a `Publish` or `Form` takes the write as done: a driver whose write was fenced off throws the state away.
+`decide` sees a run as its leader does. The driver calls it with every event, does what it says (write a directive,
+write a generation), and calls it again with `TimePassed` until it says `Wait`. The state that comes with a `Publish` or
+`Form` takes the write as done: a driver whose write was fenced off throws that state away.
 
 Rules that this file guards (on top of those in `generation.py` and `state.py`):
 
-* a world has at least `min_nodes` and at most `max_nodes` nodes; below, the run pauses; above, nodes wait as spares;
-* nobody who is known to be out is in a new generation, and no survivor is left behind while it lives;
+* a world has at least `min_nodes` and at most `max_nodes` nodes; below that the run pauses, above it nodes are spares;
+* no member that is known to be out is in a new generation, and no survivor is left behind while it lives;
 * every wait that hangs on a member's answer has a deadline, after which that member is put out;
-* a waiting decision's `until` lies in the future.
+* the `until` of a `Wait` lies in the future.
 
-Which wait ends how:
+How each wait ends, by phase:
 
-* gathering: `initial_window` (later `stability_window`) without a change, never longer than `max_wait`; at once when
-  `max_nodes` are ready;
-* stable: the same with `stability_window`, from a ready newcomer that finds a place or a member that wants to leave;
-* preparing: `rescale_timeout` for an answer, which comes from a listener thread and needs no step to end;
-* stopping: no deadline until the first member is at the boundary (a step or a validation may take long, heartbeats
-  watch over it), then `rescale_timeout` for the others;
-* reforming: `rescale_timeout` to unwind.
+* gathering: after `initial_window` (later `stability_window`) without a change, after `max_wait` at the latest, and at
+  once when `max_nodes` nodes are ready;
+* stable: likewise, with `stability_window`, counted from when a ready newcomer finds a place or a member wants to
+  leave;
+* preparing: after `rescale_timeout`; the answer comes from a worker's listener thread, and no step has to end for it;
+* stopping: without a deadline until the first member is at the boundary (a step or a validation may take long, and
+  heartbeats watch over it), then after `rescale_timeout` for the other members;
+* reforming: after `rescale_timeout`, within which every survivor has to unwind.
 """
 
 from __future__ import annotations
@@ -91,11 +92,14 @@ __all__ = [
 Step = tuple[MembershipState, Decision]
 
 STOP_MARGIN = 2
-"""Boundaries between the furthest answer and the stop: a worker never passes its own answer + 1 without the stop."""
+"""Boundaries from the furthest answer to the stop: a worker never passes its answer + 1 before it has seen the stop."""
 
 
 def decide(settings: ElasticSettings, state: MembershipState, event: Event, now: float, wall: float) -> Step:
-    """What to do after `event`. `now`: monotonic seconds; `wall`: seconds since the epoch. Raises nothing."""
+    """Decide what the leader does after `event`.
+
+    `now` is in monotonic seconds, `wall` in seconds since the epoch. Raises nothing.
+    """
     state = observe(state, event, wall)
     return _STEPS[state.phase](settings, state, now, wall)
 
@@ -207,7 +211,7 @@ def _stopping(settings: ElasticSettings, state: MembershipState, now: float, wal
     leavers = [member for member in state.live if member.id in told_to_leave]
     unready = [member for member in staying if not state.is_ready(member)]
     if not unready and (staying or not leavers):
-        for member in leavers:  # on their way out; nobody waits for their processes to end
+        for member in leavers:  # they are on their way out, and nobody waits for their processes to end
             state = depart(state, member, DepartureKind.LEFT, "leaves at the agreed boundary", wall)
         return _form_or_gather(settings, state, staying, now, wall)
     if _is_broken(state):
@@ -215,7 +219,8 @@ def _stopping(settings: ElasticSettings, state: MembershipState, now: float, wal
     arrived = len(unready) < len(staying) or any(member_id in state.departures for member_id in told_to_leave)
     unfinished = [member for member in unready if not state.has_finished(member)]
     if arrived and unready and not unfinished:
-        # Some came to the end of training, the others to the boundary: only unwinding brings them together again.
+        # Some members came to the end of training, the others to the boundary: only unwinding brings them together
+        # again.
         return _fail(settings, state, now, wall)
     if arrived and state.first_ready_at is None:
         state = replace(state, first_ready_at=now)
@@ -274,7 +279,7 @@ def _interrupted(settings: ElasticSettings, state: MembershipState, now: float, 
 
 
 def _finish_if_all_did(state: MembershipState, now: float) -> Step | None:
-    """All members finished, or died after it, or left at the stop that the end of training overtook."""
+    """Finish the run if every member finished, died after it, or left at the stop that the end of training overtook."""
     leaving = state.directive.leaving if state.phase is Phase.STOPPING and state.directive is not None else ()
     num_finished = 0
     for member in state.generation.members:
@@ -289,7 +294,7 @@ def _finish_if_all_did(state: MembershipState, now: float) -> Step | None:
 
 
 def _is_broken(state: MembershipState) -> bool:
-    """A member died that the others may be stuck with, or one reports so."""
+    """Tell whether a member died whose peers may be stuck, or a live member reports the generation as broken."""
     stop = state.directive if state.phase is Phase.STOPPING else None
     for departure in state.departures.values():
         if departure.kind is DepartureKind.FINISHED:
@@ -301,7 +306,7 @@ def _is_broken(state: MembershipState) -> bool:
 
 
 def _was_at_boundary(state: MembershipState, departure: Departure) -> bool:
-    """A leaver came to the stop: it said so, or its key vanished when another member had already been there."""
+    """Tell whether a leaver came to the stop: it said so, or its key vanished after another member had come there."""
     if departure.kind is DepartureKind.LEFT:
         return True
     others_were = any(d.kind is DepartureKind.LEFT for d in state.departures.values()) or any(
@@ -311,7 +316,7 @@ def _was_at_boundary(state: MembershipState, departure: Departure) -> bool:
 
 
 def _reporters(state: MembershipState) -> list[NodeRecord]:
-    """Live members that report the running generation as broken."""
+    """Return the records of the live members that report the running generation as broken."""
     records = [state.record(member) for member in state.live]
     return [r for r in records if r is not None and r.suspect > 0 and r.suspect == state.generation.number]
 
@@ -354,7 +359,7 @@ def _evict(state: MembershipState, members: Sequence[Member], why: str, wall: fl
 
 
 def _fail(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
-    """The generation is broken: everybody unwinds."""
+    """Declare the generation broken: all members have to unwind."""
     reporters = [] if state.departures else _reporters(state)
     for record in reporters:
         state = suspected(state, [record.member_id], record.detail or "reported the generation as broken", wall)
@@ -400,7 +405,7 @@ def _form_or_gather(
     *,
     let_in: bool = True,
 ) -> Step:
-    """Everybody who stays is unwound: the next world, or too few for one."""
+    """Form the next world out of the survivors, all of whom are unwound, or gather if they are too few for one."""
     world = (*survivors, *(joiners(settings, state, len(survivors)) if let_in else ()))
     if len(world) >= settings.min_nodes and survivors:
         return _form(settings, state, world, now, wall)

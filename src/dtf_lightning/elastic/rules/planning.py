@@ -1,4 +1,4 @@
-"""Who would be in the next world, since when nothing has changed about it, and the words for both."""
+"""The world that a planned rescale would lead to, how long it has not changed, and how both are described to people."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dtf_lightning.elastic.settings import ElasticSettings
 
 
 def joiners(settings: ElasticSettings, state: MembershipState, num_staying: int) -> tuple[Member, ...]:
-    """The candidates that find a place beside `num_staying` members, first come first served."""
+    """Return the candidates that find a place beside `num_staying` members, in their order of arrival."""
     candidates = [record.member() for record in state.newcomers if state.is_candidate(record)]
     return tuple(candidates[: max(0, settings.max_nodes - num_staying)])
 
 
 def planned_world(settings: ElasticSettings, state: MembershipState) -> tuple[Member, ...]:
-    """The members that a planned rescale would lead to now, in rank order."""
+    """Return the members of the world that a planned rescale would lead to now, in rank order."""
     leaving = {member.id for member in leavers_at_stop(settings, state)}
     staying = tuple(member for member in state.live if member.id not in leaving)
     return (*staying, *joiners(settings, state, len(staying)))
 
 
 def leavers_at_stop(settings: ElasticSettings, state: MembershipState) -> tuple[Member, ...]:
-    """Who leaves at the next stop.
+    """Return the members that leave at the next stop.
 
-    If everybody wants to and somebody waits to come in, the first stays for one more generation and hands the state over
-    (unless the world holds one node only: then there is no place beside it).
+    If all members want to leave while a node waits to join, the first member stays for one more generation and hands
+    the state over (unless the world holds one node only: then there is no place beside it).
     """
     leaving = tuple(member for member in state.live if state.is_leaving(member))
     if len(leaving) == len(state.live) and joiners(settings, state, 1):
@@ -36,7 +36,7 @@ def leavers_at_stop(settings: ElasticSettings, state: MembershipState) -> tuple[
 
 
 def track(state: MembershipState, world: Sequence[Member], num_free: int, wanted: bool, now: float) -> MembershipState:
-    """Note the world that would be formed, to know since when it has not changed."""
+    """Note the world that would be formed now, so that it is known since when it has not changed."""
     on_the_way = [record.member_id for record in state.newcomers if not state.is_candidate(record)]
     members = frozenset(member.id for member in world)
     waiting = frozenset(on_the_way if num_free > 0 else ())
@@ -51,18 +51,18 @@ def track(state: MembershipState, world: Sequence[Member], num_free: int, wanted
 
 
 def deadline_of(settings: ElasticSettings, state: MembershipState, window: float) -> float:
-    """When the plan is carried out if nothing changes any more: monotonic seconds."""
+    """Return when the plan is carried out if nothing changes any more, in monotonic seconds."""
     wanted_since = state.plan.wanted_since if state.plan.wanted_since is not None else state.plan.changed_at
     return min(max(state.plan.changed_at, wanted_since) + window, wanted_since + settings.max_wait)
 
 
 def names(members: Sequence[Member]) -> str:
-    """Their nodes, for people."""
+    """Return the names of the members' nodes, for people."""
     return ", ".join(member.node for member in members)
 
 
 def describe_change(state: MembershipState, planned: Sequence[Member]) -> str:
-    """What a planned rescale would change."""
+    """Describe, for people, what a planned rescale would change."""
     ids = {member.id for member in planned}
     coming = [member for member in planned if member.id not in {m.id for m in state.generation.members}]
     going = [member for member in state.live if member.id not in ids]
@@ -75,7 +75,7 @@ def describe_change(state: MembershipState, planned: Sequence[Member]) -> str:
 
 
 def describe_waiting(state: MembershipState, planned: Sequence[Member]) -> str:
-    """Newcomers without a place in the planned world, and why."""
+    """Describe, for people, the newcomers that have no place in the planned world, and why."""
     ids = {member.id for member in planned}
     words = []
     for record in state.newcomers:
@@ -86,7 +86,7 @@ def describe_waiting(state: MembershipState, planned: Sequence[Member]) -> str:
 
 
 def waiting_for(state: MembershipState, before: str = ", waiting for ", otherwise: str = "") -> str:
-    """The nodes that are here and not ready."""
+    """Name, for people, the nodes that have registered and are not ready."""
     unready = [record.node for record in state.newcomers if not state.is_candidate(record)]
     who = ", ".join(unready) or otherwise
     return f"{before}{who}" if who else ""

@@ -1,4 +1,4 @@
-"""What a node says of itself, and which of its words may follow which.
+"""The record that a node keeps of itself in etcd, and which of its states may follow which.
 
 Rules that this file guards:
 
@@ -20,9 +20,9 @@ from dtf_lightning.errors import ProtocolError
 
 
 class WorkerState(Enum):
-    """State of a node's group of workers."""
+    """The state of a node's group of workers."""
 
-    JOINING = "joining"  # the agent is here, its workers set themselves up
+    JOINING = "joining"  # the agent has registered, its workers set themselves up
     SYNCING = "syncing"  # ready for a generation, or receiving its state
     ACTIVE = "active"  # training in a generation
     DRAINING = "draining"  # asked to leave at the next agreed boundary
@@ -44,7 +44,7 @@ ENDED = frozenset({WorkerState.FAILED, WorkerState.LEFT})
 
 
 def reachable(state: WorkerState) -> frozenset[WorkerState]:
-    """Every state that may follow `state` in one step or more, and `state` itself."""
+    """Return every state that may follow `state` in one step or more, and `state` itself."""
     found = {state}
     frontier = [state]
     while frontier:
@@ -58,7 +58,7 @@ _REACHABLE = {state: reachable(state) for state in WorkerState}
 
 
 class IllegalTransition(ProtocolError):
-    """A state followed another that it may not follow. The message prints the history that led there."""
+    """Raised for a state that follows one that it may not follow. The message prints the history that led there."""
 
     def __init__(self, who: str, what: str, allowed: str, history: tuple[str, ...]) -> None:
         super().__init__(
@@ -69,39 +69,39 @@ class IllegalTransition(ProtocolError):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRecord:
-    """What a node says of itself: one etcd key under the node's lease, rewritten as a whole."""
+    """What a node says of itself: one etcd key under the node's lease, always rewritten as a whole."""
 
     node: str
     host: str
     num_workers: int
-    """Local world size."""
+    """The number of workers on the node (its local world size)."""
     incarnation: int = 1
     state: WorkerState = WorkerState.JOINING
     store_port: int = 0
-    """The agent's TCPStore, which may host a generation."""
+    """The port of the agent's TCPStore, which may host a generation."""
     mesh_port: int = 0
-    """Where peers' agents connect to notice this agent's death."""
+    """The port to which other nodes' agents connect, so that they notice this agent's death."""
     order: int = 0
-    """The create revision of the key: the order of arrival. Filled in by the reader, not written."""
+    """The node's place in the order of arrival: its key's create revision. Filled in by the reader, not written."""
     instance: str = ""
-    """The run instance the node has been admitted to (fingerprint compared); empty until then."""
+    """The run instance that the node has been admitted to (its fingerprint was compared); empty until then."""
     generation: int = 0
-    """The last generation that all the node's workers have been handed; 0 before the first (of each incarnation)."""
+    """The last generation that all the node's workers have been handed; 0 before each incarnation's first."""
     ready_after: int | None = None
-    """All its workers are unwound and wait for a generation above this number; `None` while they do not.
+    """All the node's workers are unwound and wait for a generation above this number; `None` while they do not.
 
-    A newcomer says 0. A member that answers FAIL or STOP for target t says t - 1, also when its workers had not been
-    handed generation t - 1 yet and have nothing to unwind.
+    A newcomer writes 0. A member that answers FAIL or STOP for target t writes t - 1, also when its workers had not
+    been handed generation t - 1 yet and have nothing to unwind.
     """
     boundary: tuple[int, int] | None = None
-    """(target, boundary): the furthest step boundary of its workers, answering the prepare for `target`."""
+    """(target, boundary): the furthest step boundary of the node's workers, in answer to PREPARE for `target`."""
     suspect: int = 0
-    """The generation that one of its workers reports as broken; 0 for none."""
+    """The generation that one of the node's workers reports as broken; 0 for none."""
     leaving: bool = False
     finished: int = 0
-    """The generation in which all its workers came to the end of training; 0 while they have not."""
+    """The generation in which all the node's workers came to the end of training; 0 while they have not."""
     detail: str = ""
-    """Why it is in this state, for people: an error's first line, `SIGTERM`, ..."""
+    """Why the node is in this state, for people: an error's first line, `SIGTERM`, ..."""
 
     @property
     def member_id(self) -> str:
@@ -118,7 +118,7 @@ class NodeRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, order: int = 0) -> NodeRecord:
-        """The record that `to_json` wrote. Raises `ProtocolError` for anything else."""
+        """Return the record that `to_json` wrote. Raises `ProtocolError` for anything else."""
         try:
             fields = dict(data)
             fields["state"] = WorkerState(fields["state"])
@@ -136,7 +136,7 @@ _TRAIL_LENGTH = 12
 
 
 def follow(trail: tuple[str, ...], known: NodeRecord | None, record: NodeRecord) -> tuple[str, ...]:
-    """The incarnation's history with `record` behind it; `known` is its latest record so far.
+    """Return the incarnation's history with `record` behind it; `known` is its latest record so far.
 
     Raises `IllegalTransition` if `record` may not follow `known`.
     """

@@ -1,4 +1,4 @@
-"""From the old world to the new: who stays, who comes, who goes, the words for it, and the next generation."""
+"""The difference between two worlds (which members stay, join, leave or fail) and the generation that follows it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dtf_lightning.elastic.rules.state import DepartureKind, MembershipState, Ph
 from dtf_lightning.elastic.settings import ElasticSettings
 
 MAX_RETIRED = 256
-"""Ids of former members that a generation carries; who was put out longer ago does not come back."""
+"""The most ids of former members that a generation carries; a member put out longer ago does not come back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +20,19 @@ class Rescale:
 
     old: Generation
     members: tuple[Member, ...]
-    """Of the new world, in rank order."""
+    """The members of the new world, in rank order."""
     survivors: tuple[Member, ...]
-    """In both, in rank order."""
+    """The members of both worlds, in rank order."""
     joined: tuple[Member, ...]
     left: tuple[Member, ...]
-    """Gone without being a failure."""
+    """The members that are gone without having failed."""
     failed: tuple[Member, ...]
     broken: bool
     """The old generation was reported as broken, or one of its members died: this rescale is unplanned."""
 
     @property
     def kind(self) -> str:
-        """`start`, `join`, `leave`, `failure` or `mixed`."""
+        """Why the world changes, in one word: `start`, `join`, `leave`, `failure` or `mixed`."""
         if self.old.number == 0:
             return "start"
         kinds = [
@@ -50,7 +50,7 @@ class Rescale:
 
     @property
     def text(self) -> str:
-        """What changed, for people, with the counts."""
+        """What changes, with the counts, for people."""
         changes = [
             f"{_names(members)} {word}"
             for word, members in (("joined", self.joined), ("left", self.left), ("failed", self.failed))
@@ -68,7 +68,7 @@ class Rescale:
 def compare(
     old: Generation, members: Sequence[Member], *, failed: Collection[str] = (), broken: bool = False
 ) -> Rescale:
-    """The way from `old` to a world of `members`. `failed` are ids of old members that count as failures."""
+    """Compare `old` with a world of `members`. `failed` holds the ids of the old members that count as failures."""
     new_ids = {member.id for member in members}
     old_ids = {member.id for member in old.members}
     gone = [member for member in old.members if member.id not in new_ids]
@@ -86,7 +86,7 @@ def compare(
 def next_generation(
     settings: ElasticSettings, state: MembershipState, world: Sequence[Member], wall: float
 ) -> Generation:
-    """The generation that follows the state's, of the members of `world` in this order. They all have a record."""
+    """Return the generation after the state's own: the members of `world`, in this order. They all have a record."""
     old = state.generation
     failed = [d.member.id for d in state.departures.values() if d.kind is DepartureKind.FAILED]
     broken = any(failure.generation == old.number for failure in state.failures)
@@ -114,7 +114,7 @@ def next_generation(
 
 
 def _remember(retired: Sequence[str], gone: Sequence[Member]) -> tuple[str, ...]:
-    """The ids that stay out, one for each node."""
+    """Return the ids of the members that stay out for good, one for each node, the latest last."""
     nodes = {member.node for member in gone}
     earlier = [member_id for member_id in retired if split_id(member_id)[0] not in nodes]
     return (*earlier, *(member.id for member in gone))[-MAX_RETIRED:]

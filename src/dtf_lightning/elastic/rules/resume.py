@@ -1,8 +1,8 @@
-"""Where training goes on after a rescale: whose state is newest, and who receives it from whom.
+"""Chooses the training state that all workers go on with after a rescale, and who sends it to whom.
 
 Rules that this file guards:
 
-* the newest position wins: a step that any survivor completed is kept, never done again;
+* the newest position wins: a step that any survivor has completed is kept, and never done again;
 * trained members are at most one optimizer step apart, because a step needs all of them;
 * a member that holds the newest state sends it, every other member receives it from exactly one holder.
 """
@@ -20,11 +20,11 @@ from dtf_lightning.errors import ProtocolError
 
 @total_ordering
 class LoopPhase(Enum):
-    """Where in Lightning's loop a worker is. In time order at an equal number of finished batches."""
+    """Where a worker is in Lightning's loop; at an equal number of finished batches, in the order of time."""
 
-    ADVANCE_END = "advance_end"  # the batch is counted, the end of the epoch is not
+    ADVANCE_END = "advance_end"  # the batch is counted, the end of the epoch is not yet
     EPOCH_END = "epoch_end"  # in the hooks at the end of an epoch
-    EPOCH_START = "epoch_start"  # in the hooks at the start of the next
+    EPOCH_START = "epoch_start"  # in the hooks at the start of the next epoch
     BATCH = "batch"  # in the next batch
     DONE = "done"  # training has ended
 
@@ -37,18 +37,18 @@ class LoopPhase(Enum):
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """How far a worker has come. Later fields break ties of earlier ones."""
+    """How far a worker's training has come; a later field breaks ties of the earlier ones."""
 
     trained: bool = False
-    """It was in a generation of this run; what a newcomer has loaded never outranks it."""
+    """Whether the worker was in a generation of this run: what a newcomer has loaded never outranks its state."""
     global_step: int = 0
-    """Optimizer steps."""
+    """The number of committed optimizer steps."""
     batches_total: int = 0
-    """Finished batches since the start of the run, over all epochs."""
+    """The number of finished batches since the start of the run, over all epochs."""
     phase: LoopPhase = LoopPhase.EPOCH_START
     epoch: int = 0
     samples: int = 0
-    """Samples of this epoch that committed optimizer steps have consumed."""
+    """The number of samples of this epoch that committed optimizer steps have consumed."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,7 +62,7 @@ class Position:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Position:
-        """The position that `to_json` wrote. Raises `ProtocolError` for anything else."""
+        """Return the position that `to_json` wrote. Raises `ProtocolError` for anything else."""
         try:
             return cls(**{**data, "phase": LoopPhase(data["phase"])})
         except (TypeError, ValueError, KeyError) as error:
@@ -73,22 +73,22 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePlan:
-    """Who sends and who receives. All fields hold ranks."""
+    """Which ranks send the newest state, and which receive it."""
 
     leader_rank: int
-    """The lowest holder."""
+    """The lowest rank that holds the newest state."""
     holders: tuple[int, ...]
-    """Have the newest state, in rank order."""
+    """The ranks that hold the newest state, in order."""
     receivers: tuple[int, ...]
-    """Do not, in rank order."""
+    """The ranks that do not hold it, in order."""
     sources: Mapping[int, int]
-    """From which holder each receiver gets the state: spread evenly."""
+    """Each receiver's sender, one of the holders; the receivers are spread evenly over them."""
 
 
 def choose_leader(positions: Sequence[Position]) -> ResumePlan:
-    """Whose state all go on with. `positions[r]` is that of rank r.
+    """Choose the ranks whose state all ranks go on with. `positions[r]` is the position of rank r.
 
-    Among trained members every one at the newest position is a holder. While nobody has trained, equal positions do not
+    Every trained member at the newest position is a holder. While nobody has trained, equal positions do not
     mean equal weights (initialisation may be unseeded): only the lowest rank at the newest position is a holder.
 
     Raises `ProtocolError` if trained members are more than one optimizer step apart, or two of them stand at the same

@@ -1,16 +1,17 @@
-"""Restart mode: when a round of workers has to stop, and who forms the next one. Pure functions of the nodes' records.
+"""Restart mode: decides when a round of workers has to stop, and which nodes form the next one.
 
-A round is a `Generation` whose workers are started anew by torchelastic. Rules that this file guards:
+All are pure functions of the nodes' records. A round is a `Generation` whose workers torchelastic starts anew. Rules
+that this file guards:
 
-* everybody who looks at the same records comes to the same result; there is no leader, whoever is first in the
-  next round publishes it (a transaction lets only one win);
-* a round is formed only of nodes whose workers have stopped, and not before every living member's have;
+* every agent that looks at the same records comes to the same result; there is no leader: the agent that is first in
+  the next round publishes it (a transaction lets only one win);
+* a round is formed only of nodes whose workers have stopped, and not before every living member's workers have;
 * survivors keep their order, joiners come behind them in their order of arrival;
-* members that finished are neither waited for nor taken: what they trained is done;
-* rounds that fail one after the other end the run instead of going on for ever.
+* members that finished are neither waited for nor taken into the next round: what they trained is done;
+* rounds that fail one after the other end the run, which would otherwise go on for ever.
 
-A record says it all: `ready_after` is the round above which the node waits, `suspect` the round in which its workers
-failed, `finished` the round that they completed.
+A record says it all: `ready_after` is the round above which the node waits for one, `suspect` the round in which its
+workers failed, `finished` the round that they completed.
 """
 
 from __future__ import annotations
@@ -32,30 +33,30 @@ class RoundStep(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundDecision:
-    """What to do about the next round, and why, with the counts."""
+    """What happens about the next round, and why, with the counts."""
 
     step: RoundStep
     reason: str
     members: tuple[NodeRecord, ...] = ()
-    """For FORM: in rank order; the first one's agent hosts the round's store."""
+    """FORM: the round's members in rank order; the first one's agent hosts the round's store."""
     kind: str = ""
     num_consecutive_failures: int = 0
     until: float | None = None
-    """For WAIT: when the answer may change by itself; monotonic seconds."""
+    """WAIT: when the answer may change without a new record, in monotonic seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundView:
-    """What an agent knows of a run in restart mode."""
+    """What an agent in restart mode knows of its run."""
 
     current: Generation
-    """The latest round; number 0 before the first."""
+    """The latest round; its number is 0 before the first."""
     records: tuple[NodeRecord, ...]
-    """Of all nodes that live, in any order."""
+    """The records of all nodes that live, in any order."""
     failed: Mapping[str, str]
-    """Members of the latest round that are gone without a goodbye, and why."""
+    """The members of the latest round that vanished without having left, each with the reason."""
     completed: frozenset[str]
-    """Members of the latest round that are gone because they had finished it."""
+    """The members of the latest round that are gone because they had finished it."""
 
     @property
     def living(self) -> dict[str, NodeRecord]:
@@ -76,7 +77,7 @@ class RoundView:
 
 
 def why_stop(view: RoundView) -> str:
-    """Why the workers of the latest round have to stop at once; empty while they need not."""
+    """Return why the workers of the latest round have to stop at once; an empty text while they need not."""
     living = view.living
     for member in view.current.members:
         record = living.get(member.node)
@@ -94,7 +95,7 @@ def why_stop(view: RoundView) -> str:
 
 
 def joiners(settings: ElasticSettings, view: RoundView) -> tuple[str, ...]:
-    """The nodes for which the latest round may be stopped, in their order of arrival."""
+    """Return the nodes for which the latest round may be stopped, in their order of arrival."""
     members = {member.node for member in view.current.members}
     num_free = settings.max_nodes - len(members)
     if num_free <= 0 or view.any_finished:
@@ -105,21 +106,24 @@ def joiners(settings: ElasticSettings, view: RoundView) -> tuple[str, ...]:
 
 @dataclass
 class Arrivals:
-    """The nodes that wait, and since when no other has come: monotonic seconds."""
+    """The nodes that wait to join, and since when no other has come, in monotonic seconds."""
 
     nodes: tuple[str, ...] = ()
     first_at: float = 0.0
     quiet_since: float = 0.0
 
     def note(self, nodes: tuple[str, ...], now: float) -> None:
-        """These wait now."""
+        """Note that these nodes wait to join at time `now` (monotonic seconds)."""
         if nodes != self.nodes:
             self.first_at = self.first_at if self.nodes else now
             self.nodes, self.quiet_since = nodes, now
 
 
 def why_let_in(settings: ElasticSettings, view: RoundView, arrivals: Arrivals, now: float) -> tuple[str, float | None]:
-    """Why the latest round has to stop for joiners, or an empty text and when to ask again (monotonic seconds)."""
+    """Return why the latest round has to stop for joiners, or an empty text and when to ask again.
+
+    Times are in monotonic seconds.
+    """
     arrivals.note(joiners(settings, view), now)
     if not arrivals.nodes:
         return "", None
@@ -131,7 +135,10 @@ def why_let_in(settings: ElasticSettings, view: RoundView, arrivals: Arrivals, n
 def plan_round(
     settings: ElasticSettings, view: RoundView, *, quiet_since: float, now: float, wall: float
 ) -> RoundDecision:
-    """What becomes of the nodes that wait. `quiet_since`: when the last one came, in monotonic seconds as `now`."""
+    """Decide what becomes of the nodes that wait for a round.
+
+    `quiet_since` is when the last of them came, in monotonic seconds as `now`; `wall` is in seconds since the epoch.
+    """
     living, current = view.living, view.current
     members = [member.node for member in current.members]
     ready = {record.node: record for record in view.records if view.is_ready(record)}
@@ -187,7 +194,7 @@ def _form(settings: ElasticSettings, view: RoundView, chosen: Sequence[NodeRecor
 
 
 def next_round(current: Generation, decision: RoundDecision, *, instance: str, wall: float) -> Generation:
-    """The generation that a FORM decision describes."""
+    """Return the generation that a FORM decision describes."""
     host = decision.members[0]
     return Generation(
         number=current.number + 1,

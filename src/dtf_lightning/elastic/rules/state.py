@@ -1,6 +1,6 @@
-"""What a leader knows: the phase, the records, who is out and why. Events change it here, decisions elsewhere.
+"""What a run's leader knows: the phase, the nodes' records, which members are out and why.
 
-Rules that this file guards:
+Events change this state here; `membership.py` decides what follows from it. Rules that this file guards:
 
 * phases change along `PHASE_TRANSITIONS` only;
 * a member of the generation is either live or in `departures`, and never comes back from there;
@@ -21,7 +21,7 @@ from dtf_lightning.elastic.settings import ElasticSettings
 
 
 class Phase(Enum):
-    """Where the run is between two generations."""
+    """Where a run is on the way from one generation to the next."""
 
     GATHERING = "gathering"  # nobody trains: before the first generation, or too few survivors
     STABLE = "stable"  # a generation trains
@@ -70,12 +70,12 @@ PHASE_TRANSITIONS: Mapping[Phase, Mapping[Phase, str]] = {
 
 
 class DepartureKind(Enum):
-    """How a member of the generation came to be out."""
+    """How a member of the generation came to be out of it."""
 
     FAILED = "failed"  # died, was evicted or broke the rules: counts as a failure
     LEFT = "left"  # said goodbye
-    DRAINED = "drained"  # died when it had been asked to leave: no failure
-    FINISHED = "finished"  # died when it had come to the end of training: no failure
+    DRAINED = "drained"  # died after it had been asked to leave: no failure
+    FINISHED = "finished"  # died after it had come to the end of training: no failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,45 +87,45 @@ class Departure:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The world that the leader would form now, and since when. Compared to notice changes."""
+    """The world that the leader would form now, and since when it has been the same."""
 
     members: frozenset[str] = frozenset()
-    """Ids of the members that would be in it."""
+    """Ids of the members that would be in that world."""
     on_the_way: frozenset[str] = frozenset()
-    """Nodes that are here, not ready, and would find a place."""
+    """Nodes that have registered, are not ready, and would find a place."""
     changed_at: float = 0.0
-    """When either of the two last changed: monotonic seconds."""
+    """When `members` or `on_the_way` last changed, in monotonic seconds."""
     wanted_since: float | None = None
-    """Since when there has been a reason to form it: monotonic seconds; `None` while there is none."""
+    """Since when there has been a reason to form this world, in monotonic seconds; `None` while there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MembershipState:
-    """Everything that `decide` goes by."""
+    """Everything that `decide` bases its decision on."""
 
     epoch: int = 0
     instance: str = ""
     phase: Phase = Phase.GATHERING
     generation: Generation = field(default_factory=lambda: Generation(number=0))
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
-    """By node: its latest record, those that have ended included while their key is there."""
+    """Each node's latest record; those that have ended are here as long as their key is in etcd."""
     departures: Mapping[str, Departure] = field(default_factory=dict)
-    """By member id: members of the generation that are out."""
+    """The members of the generation that are out, by member id."""
     retired: Mapping[str, int] = field(default_factory=dict)
-    """By node: the highest incarnation that has ended; it and lower ones are not listened to."""
+    """Each node's highest incarnation that has ended; records of it and of lower ones are ignored."""
     failures: tuple[Failure, ...] = ()
-    """Recent ones, of the running and of earlier generations, oldest first."""
+    """Recent failures, of the running and of earlier generations, oldest first."""
     directive: Directive | None = None
-    """The latest, while it is in force (on the way to the next generation, or for good)."""
+    """The latest directive, while it is in force (on the way to the next generation, or for good)."""
     asked_at: float = 0.0
-    """When the directive was published, or taken over: monotonic seconds."""
+    """When the directive was published, or taken over from another leader, in monotonic seconds."""
     first_ready_at: float | None = None
-    """STOPPING: when the first member was seen at the boundary: monotonic seconds."""
+    """STOPPING: when the first member was seen at the boundary, in monotonic seconds."""
     plan: Plan = field(default_factory=Plan)
     trails: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By node: its incarnation's states so far, for error messages."""
+    """Each node's states so far, of its present incarnation, for error messages."""
     history: tuple[str, ...] = ()
-    """The phases so far, oldest first, for error messages and people."""
+    """The run's phases so far, oldest first, for error messages and people."""
 
     @property
     def live(self) -> tuple[Member, ...]:
@@ -133,12 +133,12 @@ class MembershipState:
         return tuple(member for member in self.generation.members if member.id not in self.departures)
 
     def record(self, member: Member) -> NodeRecord | None:
-        """The member's latest record; `None` while its key is away."""
+        """Return the member's latest record; `None` while its key is away."""
         record = self.nodes.get(member.node)
         return record if record is not None and record.incarnation == member.incarnation else None
 
     def is_ready(self, member: Member) -> bool:
-        """Unwound from the running generation."""
+        """Tell whether the member's workers are unwound from the running generation."""
         record = self.record(member)
         return record is not None and record.ready_after is not None and record.ready_after >= self.generation.number
 
@@ -152,7 +152,7 @@ class MembershipState:
 
     @property
     def newcomers(self) -> tuple[NodeRecord, ...]:
-        """Nodes that are here and in no generation, those leaving excluded, in their order of arrival."""
+        """Nodes that have registered, are in no generation and do not leave, in their order of arrival."""
         members = {member.node for member in self.live}
         found = [
             record
@@ -166,15 +166,15 @@ class MembershipState:
         return tuple(sorted(found, key=lambda record: (record.order, record.node)))
 
     def is_candidate(self, newcomer: NodeRecord) -> bool:
-        """Admitted to this instance of the run, and its workers wait for a generation."""
-        # The incarnation was in a generation, was put out of it while frozen or cut off, and has woken up.
+        """Tell whether the node is admitted to this instance of the run and its workers wait for a generation."""
+        # This incarnation was in a generation, was put out of it while frozen or cut off, and has woken up.
         stray = newcomer.generation > 0 and (newcomer.ready_after or 0) > 0
         admitted = newcomer.instance != "" and newcomer.instance == self.instance
         return admitted and newcomer.ready_after is not None and newcomer.num_workers > 0 and not stray
 
 
 def move(state: MembershipState, phase: Phase, why: str) -> MembershipState:
-    """The state in another phase. Raises `IllegalTransition` (our bug) if the table has no such transition."""
+    """Return the state in another phase. Raises `IllegalTransition` (our bug) if the table has no such transition."""
     allowed = PHASE_TRANSITIONS[state.phase]
     if phase not in allowed:
         names = ", ".join(following.value for following in allowed) or "nothing"
@@ -188,7 +188,7 @@ def move(state: MembershipState, phase: Phase, why: str) -> MembershipState:
 
 
 def enter(state: MembershipState, generation: Generation, now: float) -> MembershipState:
-    """The state with the next generation in the place of its own; nobody who is out comes back."""
+    """Return the state in which `generation` is the running one; no member that is out comes back."""
     retired = dict(state.retired)
     for member_id in generation.retired:
         retired = _retire(retired, *split_id(member_id))
@@ -208,7 +208,10 @@ def enter(state: MembershipState, generation: Generation, now: float) -> Members
 
 
 def observe(state: MembershipState, event: Event, wall: float) -> MembershipState:
-    """The state after an event. A peer that breaks the rules is put out, with the reason; nothing is raised for it."""
+    """Return the state after an event.
+
+    A node whose record breaks the rules is put out, with the reason; nothing is raised for it.
+    """
     match event:
         case NodeChanged(record=record):
             return _changed(state, record, wall)
@@ -219,7 +222,7 @@ def observe(state: MembershipState, event: Event, wall: float) -> MembershipStat
 
 
 def depart(state: MembershipState, member: Member, kind: DepartureKind, reason: str, wall: float) -> MembershipState:
-    """Put a member out for good. `FAILED` goes into the failures."""
+    """Return the state with `member` out for good. `FAILED` adds it to the failures."""
     if member.id in state.departures:
         return state
     failures = state.failures
@@ -277,7 +280,7 @@ def _gone(state: MembershipState, node: str, cause: str, wall: float) -> Members
     member = next((member for member in state.live if member.node == node), None)
     if member is not None:
         state = depart(state, member, _unannounced(state, member), cause or "its key is gone", wall)
-    # A newcomer's id is not retired: it never held a place, and may register again when etcd was away.
+    # A newcomer's id is not retired: it never held a place, and it may register again when etcd was away.
     return replace(
         state,
         nodes={name: record for name, record in state.nodes.items() if name != node},
@@ -286,7 +289,7 @@ def _gone(state: MembershipState, node: str, cause: str, wall: float) -> Members
 
 
 def _unannounced(state: MembershipState, member: Member) -> DepartureKind:
-    """What the end of a member means that did not say goodbye."""
+    """Return what it means that a member ended without having said that it leaves."""
     if state.has_finished(member):
         return DepartureKind.FINISHED
     told_to_leave = (
@@ -324,7 +327,7 @@ def take_over(
     wall: float,
     reachable: Collection[str] = (),
 ) -> MembershipState:
-    """The state of a new leader, from the keys alone, in whatever phase its predecessor died.
+    """Return the state of a new leader, from the keys alone, in whatever phase its predecessor died.
 
     A member of the generation without a record counts as gone, unless its node is in `reachable`: nodes whose key is
     away but whose agent answers (etcd lost their leases; they will register again). For those the caller must send
@@ -374,7 +377,7 @@ def _retired_before(generation: Generation) -> dict[str, int]:
 
 
 def _as_told(state: MembershipState, wall: float) -> MembershipState:
-    """Members that the predecessor had put out, and its reasons for doing so."""
+    """Put out the members that the predecessor's directive had put out, for the reasons that it gave."""
     told = state.directive
     if told is None:
         return state

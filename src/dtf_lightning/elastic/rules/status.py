@@ -1,4 +1,4 @@
-"""Who is here and what is waited for, for people (`dtf status`)."""
+"""A run's nodes and what the leader waits for, as text for people (`dtf status`)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dtf_lightning.elastic.settings import ElasticSettings
 
 
 class Role(Enum):
-    """What a node is to the run."""
+    """What a node is to its run."""
 
-    MEMBER = "member"  # of the generation
+    MEMBER = "member"  # in the running generation
     LEAVER = "leaver"  # a member that wants to go
-    OUT = "out"  # was a member of this generation, died or left
-    JOINER = "joiner"  # ready, comes with the next generation
-    SPARE = "spare"  # ready, finds no place
+    OUT = "out"  # was a member of this generation, and has died or left
+    JOINER = "joiner"  # ready, joins with the next generation
+    SPARE = "spare"  # ready, but finds no place
     STARTING = "starting"  # its workers set themselves up, or it is not admitted yet
     ENDED = "ended"  # failed or left before it was in this generation
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeStatus:
-    """One line of the list of nodes."""
+    """One line of the list of nodes in `dtf status`."""
 
     node: str
     incarnation: int
@@ -34,14 +34,14 @@ class NodeStatus:
     state: str
     """The worker state, in the record's own word; `away` while a member's key is gone."""
     ranks: range
-    """In the current generation; empty for others."""
+    """The node's ranks in the current generation; empty if it has none."""
     num_workers: int
     detail: str
-    """Why, for people; may be empty."""
+    """Why the node is in this state, for people; may be empty."""
 
 
 def node_statuses(settings: ElasticSettings, state: MembershipState) -> list[NodeStatus]:
-    """Members in rank order, then newcomers in their order of arrival, then nodes that have ended."""
+    """Return the members in rank order, then newcomers in their order of arrival, then nodes that have ended."""
     found = []
     for member in state.generation.members:
         record = state.record(member)
@@ -74,7 +74,7 @@ def node_statuses(settings: ElasticSettings, state: MembershipState) -> list[Nod
 
 
 def describe(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> list[str]:
-    """The run in lines: the generation, what is waited for, one line for each node."""
+    """Describe the run in lines: its generation, what the leader waits for, one line for each node."""
     generation = state.generation
     if generation.number:
         head = f"generation {generation.number} ({generation.kind}): {generation.reason}"
@@ -89,7 +89,7 @@ def describe(settings: ElasticSettings, state: MembershipState, now: float, wall
 
 
 def waiting_reason(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> str:
-    """What the leader would say if it were asked now; nothing is carried out."""
+    """Return the reason of the decision that the leader would take now; nothing is carried out."""
     if state.phase in (Phase.FINISHED, Phase.ABORTED):
         return state.directive.reason if state.directive is not None else ""
     return decide(settings, state, TimePassed(), now, wall)[1].reason

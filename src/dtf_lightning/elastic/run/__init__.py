@@ -1,1 +1,1 @@
-"""A run's keys in etcd, and its state as an operator sees it."""
+"""The keys of a run in etcd, and the state of a run as an operator sees it."""

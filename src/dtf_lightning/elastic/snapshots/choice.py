@@ -1,11 +1,11 @@
-"""Which state all workers go on with after a restart: the newest there is, wherever it lies.
+"""Chooses the state that all workers go on with after a restart: the newest there is, wherever it lies.
 
 Rules that this file guards:
 
-* the newest position wins; of equal ones a snapshot (it is at the exact place in the loops) before what the workers have
-  loaded themselves (`ckpt_path`), and that before a checkpoint in the run's folders;
+* the newest position wins; at equal positions a snapshot comes first (it is at the exact place in the loops), then what
+  the workers have loaded themselves (`ckpt_path`), then a checkpoint in the run's folders;
 * every worker comes to the same choice from the same offers;
-* whoever cannot read what it offered is not asked again: the next best source is used.
+* a rank that cannot read what it offered is not asked again: the next best source is used.
 """
 
 from __future__ import annotations
@@ -18,46 +18,46 @@ from dtf_lightning.elastic.rules.resume import Position
 
 
 class SourceKind(IntEnum):
-    """In the order of preference at an equal position, the least first."""
+    """The kinds of sources, in the order of preference at an equal position, the least preferred first."""
 
     CHECKPOINT = 1
     LOADED = 2
-    """What the worker holds already: fresh, or from the user's `ckpt_path`."""
+    """What the worker holds already: an initial state, or what the user's `ckpt_path` held."""
     SNAPSHOT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """One state that one rank could give."""
+    """One state that one rank could give to the others."""
 
     rank: int
     kind: SourceKind
     position: Position
     where: str = ""
-    """The file, as its rank knows it."""
+    """The file, as the offering rank knows it."""
 
     @property
     def worth(self) -> tuple[Position, SourceKind]:
-        # Whether somebody has trained in this process means nothing here: nobody has.
+        # Whether the state was trained in this process means nothing here: after a restart none was.
         return replace(self.position, trained=False), self.kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One source, and the ranks that can give it."""
+    """One source, and the ranks that can read it."""
 
     kind: SourceKind
     position: Position
     offers: tuple[Offer, ...]
-    """One per rank, in rank order."""
+    """The offers of this source, at most one per rank, in rank order."""
 
     def offer_of(self, rank: int) -> Offer | None:
-        """What this rank could give of it."""
+        """Return what this rank could give of the chosen source; `None` if nothing."""
         return next((offer for offer in self.offers if offer.rank == rank), None)
 
 
 def choose(offers: Sequence[Offer]) -> Choice:
-    """The best source. Raises `ValueError` without any offer: every rank offers at least what it holds."""
+    """Choose the best source. Raises `ValueError` without any offer: every rank offers at least what it holds."""
     if not offers:
         raise ValueError("choose needs at least what one rank holds, got no offer")
     best = max(offer.worth for offer in offers)
@@ -66,7 +66,7 @@ def choose(offers: Sequence[Offer]) -> Choice:
 
 
 def senders(holders: Sequence[int], hosts: Sequence[str]) -> Mapping[int, int]:
-    """Receiver to the holder that sends to it: one on its own host if there is one, else spread evenly.
+    """Return for each receiver the holder that sends to it: one on its own host, if any; else they are spread evenly.
 
     Args:
         holders: the ranks that hold the state.

@@ -40,39 +40,42 @@ class SnapshotHeader:
     """What a snapshot says about itself."""
 
     instance: str
-    """The run's instance; another one's snapshot is none of ours, whatever the run's id."""
+    """The id of the run's instance; a snapshot of another instance is never used, even if the run's id is the same."""
     signature: str
-    """Of the model and its optimizers."""
+    """A digest of the model's and its optimizers' shape."""
     generation: int
     position: Position
     world_size: int
     reason: str
-    """Why it was taken: `periodic`, `stopped`, or `a peer was lost`."""
+    """Why the snapshot was taken: `periodic`, `stopped`, or `a peer was lost`."""
     local_rank: int = 0
-    """Of the worker that wrote it; its random state is in it."""
+    """The local rank of the worker that wrote the snapshot; the state holds that worker's random state."""
     sizes: tuple[int, ...] = ()
-    """Bytes of the skeleton and of each storage."""
+    """The sizes in bytes of the skeleton and of each storage."""
 
     @property
     def payload(self) -> int:
-        """Bytes behind the header."""
+        """The number of bytes behind the header."""
         return sum(self.sizes) + DIGEST
 
     def encode(self) -> bytes:
-        """The first line and the header."""
+        """Return the file's first line and the header."""
         body = json.dumps(asdict(self) | {"position": self.position.to_json()}, separators=(",", ":")).encode()
         return f"{MAGIC} {hashlib.sha256(body).hexdigest()} {len(body)}\n".encode() + body
 
     @classmethod
     def decode(cls, body: bytes) -> SnapshotHeader:
-        """Raises `ValueError`, `KeyError`, `TypeError` or `ProtocolError` for anything that `encode` has not written."""
+        """Return the header that `encode` wrote.
+
+        Raises `ValueError`, `KeyError`, `TypeError` or `ProtocolError` for anything else.
+        """
         fields: Mapping[str, Any] = json.loads(body)
         position, sizes = Position.from_json(fields["position"]), tuple(map(int, fields["sizes"]))
         return cls(**{**fields, "position": position, "sizes": sizes})
 
 
 def write_snapshot(packed: Packed, header: SnapshotHeader, write: Callable[[memoryview], object]) -> None:
-    """Give the file's content, front to back, to `write`; `header.sizes` are those of `sizes_of(packed)`."""
+    """Give the file's content, front to back, to `write`; `header.sizes` must be what `sizes_of(packed)` gives."""
     write(memoryview(header.encode()))
     digest = hashlib.sha256()
     for part in (memoryview(packed.skeleton), *map(_bytes_of, packed.storages)):
@@ -84,12 +87,12 @@ def write_snapshot(packed: Packed, header: SnapshotHeader, write: Callable[[memo
 
 
 def sizes_of(packed: Packed) -> tuple[int, ...]:
-    """`SnapshotHeader.sizes` of this state."""
+    """Return the `SnapshotHeader.sizes` of this state."""
     return (len(packed.skeleton), *(storage.numel() for storage in packed.storages))
 
 
 def read_header(path: Path) -> SnapshotHeader:
-    """What the snapshot says about itself; its state is not looked at, only that the file has the right length.
+    """Read what the snapshot says about itself; of its state, only the file's length is checked.
 
     Raises:
         SnapshotDamaged: it is no snapshot, or not whole.
@@ -116,7 +119,7 @@ def read_header(path: Path) -> SnapshotHeader:
 
 
 def read_snapshot(path: Path) -> tuple[SnapshotHeader, Any]:
-    """The header and the state, with its tensors on the CPU, after every byte was checked.
+    """Read the header and the state, with its tensors on the CPU, and check every byte.
 
     Raises:
         SnapshotDamaged: a single byte is not what was written.

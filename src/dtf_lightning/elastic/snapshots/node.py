@@ -1,4 +1,4 @@
-"""One node's part in a run's snapshots: where they go, what is there, and what the run was when it was here last."""
+"""One node's part in a run's snapshots: where they are written, which there are, and what is remembered of the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("dtf_lightning")
 
 RECORD = "run.json"
 UNNAMED = "none"
-"""torchrun's run id when none was given."""
+"""The run id that torchrun gives to a run without one."""
 OLD = 24 * 3600.0
 """Seconds after which what other runs have left in shared memory is removed."""
 
@@ -37,24 +37,24 @@ class RunRecord:
 
     instance: str
     generation: int
-    """The last one; each start of the workers is one, from 1."""
+    """The number of the last generation; each start of the workers is one generation, from 1."""
     written_at: float
-    """Seconds since the epoch."""
+    """When the record was written, in seconds since the epoch."""
     world_size: int = 0
     finished: bool = False
     checkpoint_folders: tuple[str, ...] = ()
-    """Where its callbacks have saved checkpoints."""
+    """The folders in which the run's callbacks have saved checkpoints."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> RunRecord:
-        """Raises `TypeError`, `KeyError` or `ValueError` for what was not written by `asdict`."""
+        """Return the record that `asdict` gave. Raises `TypeError`, `KeyError` or `ValueError` for anything else."""
         return cls(**{**fields, "checkpoint_folders": tuple(fields["checkpoint_folders"])})
 
 
 def run_key(run_id: str, settings: Mapping[str, str], agent: str) -> str:
-    """The name of a run's folders: two runs of one id and other scripts or settings never meet.
+    """Return the name of a run's folders: two runs of one id with other scripts or settings never share them.
 
-    A run that was given no id is known by its agent: it ends with it, and the next one begins anew.
+    A run that was given no id is known by its agent: it ends with the agent, and the next run begins anew.
     """
     known_by = f"{run_id}\n{agent}" if run_id == UNNAMED else run_id
     text = json.dumps([known_by, sorted(settings.items())])
@@ -62,7 +62,7 @@ def run_key(run_id: str, settings: Mapping[str, str], agent: str) -> str:
 
 
 def last_record(records: Iterable[RunRecord]) -> RunRecord | None:
-    """The newest life of an instance that nobody knows to be over; `None`: the run begins."""
+    """Return the newest record of an instance that no record says to be over; `None`: a new run begins."""
     records = list(records)
     over = {record.instance for record in records if record.finished}
     open_ones = [record for record in records if record.instance not in over]
@@ -70,7 +70,7 @@ def last_record(records: Iterable[RunRecord]) -> RunRecord | None:
 
 
 def agent_name() -> str:
-    """This worker's agent: the process that started it; another one on every host and at every start."""
+    """Return the name of this worker's agent, the process that started it; no other host or start has the same."""
     parent = os.getppid()
     try:
         started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
@@ -80,12 +80,12 @@ def agent_name() -> str:
 
 
 class NodeSnapshots:
-    """See the module's docstring. Every worker of the node has one; they share the files.
+    """A node's snapshots and records of one run. Every worker of the node has such an object; they share the files.
 
     Args:
-        key: `run_key`'s.
-        run_dir: for what does not fit into memory; may be shared by all nodes.
-        agent: `agent_name`'s.
+        key: the name that `run_key` gave.
+        run_dir: the folder for what does not fit into memory; all nodes may share it.
+        agent: the name that `agent_name` gave.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class NodeSnapshots:
         self._memory: SnapshotFolder | None = None
         self._disk: SnapshotFolder | None = None
         self._to_memory = settings.memory != 0
-        """Where the next snapshot goes; what is in memory stays readable."""
+        """Whether the next snapshot goes to memory; those that are in memory stay readable."""
         self._said_lost = False
         if not self._to_memory:
             return
@@ -118,7 +118,7 @@ class NodeSnapshots:
     # --- the run's record --------------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[RunRecord]:
-        """What this node knows of the run; what cannot be read is passed over."""
+        """Yield the records that this node has of the run; one that cannot be read is passed over with a warning."""
         for root in (self._memory_root, self._disk_root):
             try:
                 yield RunRecord.from_json(json.loads((root / RECORD).read_text()))
@@ -128,7 +128,7 @@ class NodeSnapshots:
                 log.warning("%s cannot be read: %s", root / RECORD, error)
 
     def remember(self, record: RunRecord) -> None:
-        """Write the record down, in memory and on the disk; a place that cannot be written to costs a warning."""
+        """Write the record into memory and onto the disk; a place that cannot be written to costs a warning."""
         text = json.dumps(asdict(record))
         for root in (self._memory_root if self._memory is not None else None, self._disk_root):
             if root is None:
@@ -144,17 +144,17 @@ class NodeSnapshots:
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     def stored(self) -> list[Stored]:
-        """All snapshots that this node can read, with intact headers; its own in memory first."""
+        """Return all snapshots that this node can read, with intact headers; the node's own in memory come first."""
         found = self._memory.stored() if self._memory is not None else []
         if self._disk is None and any(path.is_dir() for path in self._disk_root.glob("*")):
             self._open_disk()
         return found + (self._disk.stored() if self._disk is not None else [])
 
     def write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
-        """Write a snapshot, where there is room for it; `None` if it is there already, or could not be written.
+        """Write a snapshot where there is room for it; return `None` if it is there already, or could not be written.
 
-        What goes wrong here is said, and training goes on. Once it is there, what agents that are gone have left of this
-        run goes.
+        A failure is logged, and training goes on. Once the snapshot is written, those of agents that are gone are
+        removed.
         """
         written = self._write(packed, header)
         if written is not None:
@@ -177,18 +177,18 @@ class NodeSnapshots:
             return None
 
     def forget_after(self, position: Position) -> None:
-        """Remove snapshots of later positions: the run goes on from this one."""
+        """Remove the snapshots of later positions than the one from which the run goes on."""
         for one in self.stored():
             if one.header.position > position:
                 one.path.unlink(missing_ok=True)
 
     def remove_foreign(self, instance: str) -> None:
-        """Remove what other instances of this run have left."""
+        """Remove the snapshots that other instances of this run have left."""
         for folder in self._folders():
             folder.remove_foreign(instance)
 
     def remove(self, record: RunRecord) -> None:
-        """All workers have come to the run's end: only that it is over stays, on the disk."""
+        """Remove all snapshots, as every worker has come to the run's end; a record that says so stays, on the disk."""
         self.close()
         self._memory = self._disk = None
         for root in (self._memory_root, self._disk_root):
@@ -196,7 +196,7 @@ class NodeSnapshots:
         self.remember(record)
 
     def close(self) -> None:
-        """Let go of the files; they stay. Idempotent."""
+        """Release the files, which stay. Idempotent."""
         for folder in self._folders():
             folder.close()
 
@@ -220,7 +220,7 @@ def _free(folder: Path) -> int:
 
 
 def _remove_old(folder: Path, *, keep: Path) -> None:
-    """What other runs of this user have left in memory and have not touched for a day."""
+    """Remove what other runs of this user have left in memory and have not touched for a day."""
     for path in folder.glob(f"dtf-{os.geteuid()}-*"):
         if path == keep or not path.is_dir():
             continue

@@ -1,4 +1,4 @@
-"""A state in two parts: everything that is no tensor, pickled, and the tensors' storages as they lie in memory.
+"""A state in two parts: everything that is no tensor, pickled, and the tensors' storages, as they lie in memory.
 
 Tensors that share memory share it again when they are unpacked. Nothing is copied.
 """
@@ -18,7 +18,7 @@ from dtf_lightning.elastic.collectives.tensor_pickle import TensorPickler, Tenso
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
-    """One tensor: a view on a storage, or a value of its own (sparse, a subclass, on the meta device)."""
+    """The place of one tensor: a view on a storage, or a value of its own (sparse, a subclass, on the meta device)."""
 
     storage: int = -1
     dtype: torch.dtype = torch.uint8
@@ -26,11 +26,11 @@ class TensorPlace:
     size: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     parameter: bool | None = None
-    """`requires_grad` of a `Parameter`; `None` for a plain tensor."""
+    """The `requires_grad` of a `Parameter`; `None` for a plain tensor."""
     value: torch.Tensor | None = None
 
     def view(self, storages: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The tensor on these storages, each of shape (bytes,)."""
+        """Return the tensor on these storages, each of shape (bytes,)."""
         if self.value is not None:
             return self.value
         tensor = torch.empty(0, dtype=self.dtype)
@@ -40,20 +40,20 @@ class TensorPlace:
 
 @dataclass(frozen=True)
 class Packed:
-    """What a snapshot's file holds behind its header."""
+    """The parts of a state that a snapshot's file holds behind its header."""
 
     skeleton: bytes
     storages: list[torch.Tensor]
-    """Each of shape (bytes,), uint8."""
+    """The tensors' storages, each of shape (bytes,), uint8."""
 
     def unpack(self) -> Any:
-        """The state, on the storages themselves. Only for what `pack` has written: it is unpickled."""
+        """Return the state, on the storages themselves. Only for what `pack` has written, because it is unpickled."""
         pickled, places = pickle.loads(self.skeleton)
         return TensorUnpickler(io.BytesIO(pickled), [place.view(self.storages) for place in places]).load()
 
 
 def pack(state: Any) -> Packed:
-    """The state's parts; all its tensors are on the CPU. Raises what pickling the state raises."""
+    """Take a state apart, all of whose tensors are on the CPU. Raises what pickling the state raises."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(state)
@@ -67,7 +67,7 @@ class _Pickler(TensorPickler):
         self.places: list[TensorPlace] = []
         self.storages: list[torch.Tensor] = []
         self._known: dict[int, int] = {}
-        """Address of a storage to its index."""
+        """The index of each storage, by its address."""
 
     def take(self, tensor: torch.Tensor) -> int:
         self.places.append(self._place(tensor))

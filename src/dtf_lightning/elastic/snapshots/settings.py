@@ -1,4 +1,4 @@
-"""What `ElasticCallback` was told about snapshots."""
+"""The settings of snapshots that `ElasticCallback` is given."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dtf_lightning.errors import SettingsError
 
 SHARED_MEMORY = Path("/dev/shm")
 MEMORY_SHARE = 0.5
-"""Of the free memory of the file system that `snapshot_dir` lies on: how much is used when no bound is given."""
+"""The part of the free memory (of the file system of `snapshot_dir`) that is used when no bound is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotSettings:
-    """Where snapshots lie, how often they are taken and how much they may take."""
+    """Where snapshots lie, how often they are taken and how much memory they may use."""
 
     every_n_steps: int | None = None
-    """Optimizer steps between two snapshots while training goes on; `None`: only when workers stop."""
+    """Optimizer steps between two snapshots while training goes on; `None`: snapshots only when workers stop."""
     folder: Path = SHARED_MEMORY
     memory: int | None = None
     """Bytes that a run's snapshots may take on one node; `None`: half of what is free there at the start."""

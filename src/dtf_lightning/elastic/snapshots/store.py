@@ -1,11 +1,11 @@
-"""A node's snapshots of one run: in its memory as far as they fit, else on the disk.
+"""The snapshots of one run that lie under one folder, in a node's memory or on its disk.
 
 Rules that this file guards:
 
-* a snapshot has its name only when it is whole: temporary name, write, rename;
+* a snapshot has its name only when it is whole: it is written under a temporary name, then renamed;
 * the last two are kept; the older one goes only when a newer one is whole, or when there would be no room for it;
 * with what is kept and what is being written, the folder in memory never takes more than its bound;
-* only we can enter the folder: what is read from it is unpickled.
+* only this user can enter the folder, because what is read from it is unpickled.
 
     <snapshot_dir>/dtf-<user>-<key>/<writer>/<serial>.snapshot     the key is the run's, a writer is one agent's workers
 """
@@ -38,11 +38,11 @@ log = logging.getLogger("dtf_lightning")
 KEPT = 2
 SUFFIX = ".snapshot"
 ALIVE, WRITING = "alive", "writing"
-"""Lock files: the first is held (shared) by every living worker of the writer, the second by who is writing."""
+"""Lock files: the first is held (shared) by every living worker of the writer, the second by the worker that writes."""
 
 
 class NoRoom(DtfError):
-    """The snapshot does not fit into its folder's bound."""
+    """Raised for a snapshot that does not fit into its folder's bound."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ class Stored:
 
 
 class SnapshotFolder:
-    """One writer's snapshots under one root.
+    """The snapshots of all writers under one root; this process writes those of one.
 
     Args:
-        root: the run's folder; is made, for nobody but this user.
+        root: the run's folder; it is created so that only this user can enter it.
         writer: the name of this node's part of it.
         limit: bytes that the snapshots of `writer` may take; `None` for no bound.
-        operations: one system call each.
+        operations: the system calls, replaced in tests.
 
     Raises:
-        OSError: it cannot be made, or belongs to somebody else.
+        OSError: the folder cannot be created, or belongs to somebody else.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SnapshotFolder:
         fcntl.flock(self._alive, fcntl.LOCK_SH)
 
     def stored(self) -> list[Stored]:
-        """All writers' snapshots, this one's first, each newest first. Damaged ones are passed over, and said."""
+        """Return all writers' snapshots, this one's first, each newest first; damaged ones cost a warning."""
         try:
             writers = sorted(self.root.iterdir(), key=lambda path: (path != self.path, path.name))
         except OSError:
@@ -89,11 +89,11 @@ class SnapshotFolder:
         return [found for writer in writers for found in _stored_in(writer)]
 
     def write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
-        """Write a snapshot; `None` if another worker of this node has written one of the same position, or a later one.
+        """Write a snapshot; return `None` if another worker of this node has written one of this or a later position.
 
         Raises:
-            NoRoom: it is larger than the bound allows beside the last one.
-            OSError: it cannot be written, e.g. because the file system is full; the earlier ones are intact.
+            NoRoom: the snapshot is larger than the bound allows beside the last one.
+            OSError: it cannot be written, for example because the file system is full; the earlier ones are intact.
         """
         header = replace(header, sizes=sizes_of(packed))
         with self._writing():
@@ -114,7 +114,7 @@ class SnapshotFolder:
         return target
 
     def remove_foreign(self, instance: str) -> None:
-        """Remove what other instances of the run have left here, and what writers that were killed did not finish."""
+        """Remove the snapshots of other instances of the run, and what writers that were killed did not finish."""
         for writer in [*self._dead_writers(), self.path]:
             for path in writer.glob(f"*{TEMPORARY}"):
                 path.unlink(missing_ok=True)
@@ -123,12 +123,12 @@ class SnapshotFolder:
                     one.path.unlink(missing_ok=True)
 
     def remove_dead_writers(self) -> None:
-        """Remove the folders of agents whose workers are gone: their state has been taken over."""
+        """Remove the folders of agents whose workers are gone, once their state has been taken over."""
         for writer in self._dead_writers():
             shutil.rmtree(writer, ignore_errors=True)
 
     def close(self) -> None:
-        """Let others know that this worker is gone. Idempotent."""
+        """Release the lock that says that this worker lives. Idempotent."""
         if self._alive >= 0:
             os.close(self._alive)
             self._alive = -1
@@ -136,7 +136,7 @@ class SnapshotFolder:
     # --- steps of the above ------------------------------------------------------------------------------------------
 
     def _make_room(self, kept: list[Stored], size: int) -> None:
-        """Below the bound with the new one and at least the newest of the old ones."""
+        """Remove old snapshots until the new one and at least the newest old one fit below the bound."""
         if self.limit is None:
             return
         sizes = [one.path.stat().st_size for one in kept]
@@ -163,7 +163,7 @@ class SnapshotFolder:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _dead_writers(self) -> list[Path]:
-        """The folders of other writers none of whose workers lives."""
+        """Return the folders of the other writers of whose workers none lives."""
         found = []
         with contextlib.suppress(OSError):
             found = [path for path in self.root.iterdir() if path.is_dir() and path != self.path]
@@ -174,7 +174,7 @@ def _is_dead(writer: Path) -> bool:
     try:
         file = os.open(writer / ALIVE, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False  # being made
+        return False  # the folder is just being created
     except OSError:
         return False
     try:
@@ -191,7 +191,7 @@ def _kin(one: SnapshotHeader, other: SnapshotHeader) -> bool:
 
 
 def _stored_in(writer: Path) -> list[Stored]:
-    """Newest first."""
+    """Return the intact snapshots of one writer, newest first."""
     found = []
     for path in sorted(writer.glob(f"*{SUFFIX}"), reverse=True):
         try:

@@ -1,1 +1,1 @@
-"""For tests of elastic training, ours and yours: a cluster on one machine, faults as data."""
+"""Helpers for tests of elastic training, ours and yours: a cluster on one machine, faults as data."""

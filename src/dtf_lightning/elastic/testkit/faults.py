@@ -18,11 +18,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers.logger import Logger
 from torch.utils.data import Dataset, get_worker_info
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.lightning.host.names import Callback, Logger
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -125,8 +124,8 @@ class FaultInjector(Callback):
         trainer = self._trainer
         if trainer is None:
             return False
-        session = getattr(trainer.strategy, "session", None)
-        generation = session.generation.number if session is not None else 1
+        run = getattr(trainer.strategy, "run", None)
+        generation = run.world.generation.number if run is not None else 1
         return (
             fault.step in (None, trainer.global_step if step is None else step)
             and fault.rank in (None, trainer.global_rank)
@@ -172,15 +171,15 @@ class FaultInjector(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         self._trainer = trainer
         self._meet(Phase.SETUP)
-        session = getattr(trainer.strategy, "session", None)
-        if session is not None:
-            form = session.group.form
+        run = getattr(trainer.strategy, "run", None)
+        if run is not None:
+            form = run.membership.group.form
 
             def form_or_fail(**kwargs: Any) -> None:
                 self._meet(Phase.FORMING)
                 form(**kwargs)
 
-            session.group.form = form_or_fail
+            run.membership.group.form = form_or_fail
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         first = next(module for module in pl_module.modules() if any(True for _ in module.parameters(recurse=False)))

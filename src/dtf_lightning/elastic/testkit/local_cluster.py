@@ -18,13 +18,15 @@ from types import TracebackType
 
 from dtf_lightning import environment
 from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.observe.ledger import Audit, audit
 from dtf_lightning.elastic.run.status import RunStatus, read_status
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events.log import Event, read_events
+from dtf_lightning.events.log import read_events
+from dtf_lightning.events.registry import Event
 
 
 class ClusterTimeout(AssertionError):
@@ -212,7 +214,9 @@ class LocalCluster:
     def events(self) -> list[Event]:
         """All events that the workers have written, in time order."""
         assert self.run_dir is not None, "LocalCluster(run_dir=...) was not given"
-        found = [event for path in sorted(self.run_dir.glob("events/*.jsonl")) for event in read_events(path)]
+        found = [
+            event for path in sorted(self.run_dir.glob("events/*.jsonl")) for event in read_events(ELASTIC_EVENTS, path)
+        ]
         return sorted(found, key=lambda event: event.at)
 
     def audit(self) -> Audit:

@@ -1,1 +1,1 @@
-"""What torchrun loads: entry points, the choice of a mode, and the two rendezvous handlers."""
+"""The entry points that torchrun loads, the choice of a mode, and the two rendezvous handlers."""

@@ -35,6 +35,7 @@ from dtf_lightning.elastic.agent.monitor import Monitor, start_monitor
 from dtf_lightning.elastic.agent.notice import NoticePoller, notice_source
 from dtf_lightning.elastic.agent.restart.spares import Spares
 from dtf_lightning.elastic.agent.signals import LeaveOnSignal
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.elastic.torchrun.modes import num_workers_asked, resolve_mode, training_script
 from dtf_lightning.errors import SettingsError
@@ -242,7 +243,7 @@ def _start_poller(settings: AgentSettings, leave: Callable[[str, float | None], 
 
 def _event_log(settings: AgentSettings, node: str) -> EventLog:
     """Without a folder in the settings, the log waits until the workers name theirs."""
-    return EventLog(events_path(settings.run_dir, node) if settings.run_dir else None)
+    return EventLog(ELASTIC_EVENTS, events_path(settings.run_dir, node) if settings.run_dir else None)
 
 
 def _tell_workers(params: RendezvousParameters, settings: AgentSettings, node: str) -> None:

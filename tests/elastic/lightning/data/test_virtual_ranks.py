@@ -16,6 +16,7 @@ from dtf_lightning.elastic.data.random_numbers import seed_of, seed_process
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.lightning.callback import ElasticCallback
 from dtf_lightning.elastic.lightning.data.virtual_ranks import VirtualRanks
+from dtf_lightning.elastic.lightning.rewind.undo import Undo
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.observe.ledger import audit
 from dtf_lightning.errors import SettingsError
@@ -239,6 +240,7 @@ def test_skipped_steps_and_sparse_gradients(tmp_path: Path, start_run: Any) -> N
 
 def test_more_workers_than_logical_ranks_are_refused() -> None:
     """The error says which node it is, and which worlds would do."""
-    VirtualRanks(LOGICAL).refuse_superfluous(2, 4, "n1")
+    ranks = VirtualRanks(LOGICAL, seed=None, drop_last=False, undo=Undo())
+    ranks.refuse_superfluous(2, 4, "n1")
     with pytest.raises(SettingsError, match=r"node n1 came as rank 3 .* into a world of 4 workers"):
-        VirtualRanks(LOGICAL).refuse_superfluous(3, 4, "n1")
+        ranks.refuse_superfluous(3, 4, "n1")

@@ -10,16 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
-from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
-from dtf_lightning.elastic.lightning.callbacks.divergence_stopping import DivergenceStopping
-from dtf_lightning.elastic.link.messages import Happened
-from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
-from dtf_lightning.elastic.reports.report_data import gather
-from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.events.kinds import IMPORTANT, words
-from dtf_lightning.events.log import (
-    KINDS,
+from dtf_lightning.elastic.events import (
+    ELASTIC_EVENTS,
     CheckpointPruned,
     CheckpointSaved,
     Diverged,
@@ -29,8 +21,15 @@ from dtf_lightning.events.log import (
     RolledBack,
     StepsDone,
     WorkerEnded,
-    read_events,
 )
+from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
+from dtf_lightning.elastic.lightning.callbacks.divergence_stopping import DivergenceStopping
+from dtf_lightning.elastic.link.messages import Happened
+from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
+from dtf_lightning.elastic.reports.report_data import gather
+from dtf_lightning.elastic.reports.store import ResultsStore
+from dtf_lightning.events.log import read_events
 from support.elastic.run_of_one import Disturbance, Net, RunOfOne, fit
 
 SUM = " + ".join(bucket.value for bucket in Bucket)
@@ -45,7 +44,9 @@ def recorded(tmp_path: Path, run: RunOfOne) -> Path:
 
 
 def events_of(run_dir: Path, kind: type[Any]) -> list[Any]:
-    return [e for path in run_dir.glob("events/*.jsonl") for e in read_events(path) if isinstance(e, kind)]
+    return [
+        e for path in run_dir.glob("events/*.jsonl") for e in read_events(ELASTIC_EVENTS, path) if isinstance(e, kind)
+    ]
 
 
 def test_events(recorded: Path) -> None:
@@ -187,6 +188,6 @@ def test_every_kind_has_words() -> None:
         "tuple[str, ...]": ("x",),
         "dict[str, float]": {"y": 1.0},
     }
-    for kind in IMPORTANT:
-        fields = {f.name: values[str(f.type)] for f in dataclasses.fields(KINDS[kind])}
-        assert words(KINDS[kind](**fields).to_json()) != kind
+    for kind in ELASTIC_EVENTS.important:
+        fields = {f.name: values[str(f.type)] for f in dataclasses.fields(ELASTIC_EVENTS.kinds[kind])}
+        assert ELASTIC_EVENTS.kinds[kind](**fields).describe() != kind

@@ -19,9 +19,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import Precision
 from torch.optim.swa_utils import get_ema_avg_fn
 
+from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING
 from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
 from dtf_lightning.elastic.lightning.rewind.training_state import dump_start, dump_state, load_start, load_state
-from dtf_lightning.elastic.lightning.rewind.versions import WEIGHT_AVERAGING
 from support.elastic.run_of_one import Net, plain_loader, val_loader
 
 if TYPE_CHECKING:

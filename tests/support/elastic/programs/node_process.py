@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from dtf_lightning.elastic.agent.live.agent import Agent
 from dtf_lightning.elastic.agent.monitor import start_monitor
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.etcd import connect
 from dtf_lightning.events.log import EventLog
@@ -67,7 +68,7 @@ def run_node(spec: NodeSpec) -> None:
     store = connect(spec.endpoint, quiet=True)
     tcp_store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     settings = AgentSettings(elastic=ElasticSettings(**spec.elastic), **spec.agent)  # type: ignore[arg-type]
-    event_log = EventLog()
+    event_log = EventLog(ELASTIC_EVENTS)
     agent = Agent(
         store,
         settings,

@@ -40,7 +40,7 @@ class Ending(Callback):
         self.model = trainer.lightning_module
         match self.kind:
             case "stop":
-                trainer.strategy.session.link.leaving("SIGTERM")  # type: ignore[attr-defined]
+                trainer.strategy.run.leaving("SIGTERM")  # type: ignore[attr-defined]
             case "collective":
                 raise RuntimeError("[gloo] Connection closed by peer")
             case "kill":
@@ -51,7 +51,7 @@ class Unhurried(Callback):
     """After each batch waits for what is being written: steps of a few milliseconds would be quicker than the writer."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        trainer.strategy.session.snapshotter.close()  # type: ignore[attr-defined]
+        trainer.strategy.run.source._snapshotter.close()  # type: ignore[attr-defined]
 
 
 class Killed(BaseException):

@@ -47,13 +47,15 @@ from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, Caretaker
 from dtf_lightning.elastic.agent.mesh import Mesh
 from dtf_lightning.elastic.agent.peers import Peers
+from dtf_lightning.elastic.events import NodeGoneEvent
 from dtf_lightning.elastic.link.messages import Happened, Ready
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.run.keys import NodeDeleted, RunKeys, RunPhase, RunView
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.errors import DtfError, RunAborted, RunRefused
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.events.log import Event, EventLog, NodeGoneEvent, events_path
+from dtf_lightning.events.log import EventLog, events_path
+from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
 

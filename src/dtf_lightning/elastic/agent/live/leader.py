@@ -23,6 +23,7 @@ from enum import Enum
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.elastic.agent.inbox import Outcome, Write
+from dtf_lightning.elastic.events import DirectiveIssued, GenerationFormed, RunEnded
 from dtf_lightning.elastic.rules.directives import (
     Decision,
     DirectiveKind,
@@ -41,8 +42,7 @@ from dtf_lightning.elastic.rules.state import MembershipState
 from dtf_lightning.elastic.run.keys import RunInfo, RunKeys, RunPhase, RunStatusNote, RunView, encode
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.store import Compare, Delete, Put
-from dtf_lightning.events.log import DirectiveIssued, GenerationFormed, RunEnded
-from dtf_lightning.events.log import Event as LogEvent
+from dtf_lightning.events.registry import Event as LogEvent
 
 log = logging.getLogger(__name__)
 

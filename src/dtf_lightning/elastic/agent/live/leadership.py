@@ -17,12 +17,13 @@ from dtf_lightning.clock import Clock
 from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Outcome, Write
 from dtf_lightning.elastic.agent.live.leader import Leader
 from dtf_lightning.elastic.agent.peers import Peers
+from dtf_lightning.elastic.events import LeaderElected
 from dtf_lightning.elastic.rules.directives import NodeChanged, NodeGone
 from dtf_lightning.elastic.rules.records import ENDED, NodeRecord
 from dtf_lightning.elastic.run.keys import RunKeys, RunView, encode
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.store import Compare, Delete, Put
-from dtf_lightning.events.log import Event, LeaderElected
+from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
 

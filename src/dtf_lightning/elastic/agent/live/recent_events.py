@@ -12,9 +12,10 @@ from typing import Any
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Outcome, Write
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.run.keys import RunKeys, encode
 from dtf_lightning.etcd.store import Put
-from dtf_lightning.events.kinds import IMPORTANT, words
+from dtf_lightning.events.registry import EventLogError
 
 MAX_EVENTS = 20
 MAX_TEXT = 300
@@ -37,12 +38,13 @@ class Chronicle:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take in an event's JSON; one that is of no importance, or that cannot be read, is passed over."""
-        if event.get("kind") not in IMPORTANT:
+        if event.get("kind") not in ELASTIC_EVENTS.important:
             return
         try:
-            self._events.append({"at": float(event["at"]), "text": words(event)[:MAX_TEXT]})
-        except (KeyError, TypeError, ValueError, AttributeError):
+            happened = ELASTIC_EVENTS.from_json(event)
+        except EventLogError:
             return  # of another version's worker
+        self._events.append({"at": happened.at, "text": happened.describe()[:MAX_TEXT]})
         self._changed = True
 
     def due(self, *, listed: bool) -> Iterator[Write]:

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dtf_lightning.clock import Clock
 from dtf_lightning.elastic.agent.live.local_node import LocalNode, LocalWorker, Orders
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
+from dtf_lightning.elastic.events import NodeJoined, WorkerLost
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.run.keys import RunView
 from dtf_lightning.elastic.settings import ElasticSettings
-from dtf_lightning.events.log import Event, NodeJoined, WorkerLost
+from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
 

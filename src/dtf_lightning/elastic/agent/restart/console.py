@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 
 from dtf_lightning.clock import Clock
+from dtf_lightning.elastic.events import GenerationFormed, NodeGoneEvent, NodeJoined
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.rounds import RoundDecision
-from dtf_lightning.events.log import Event, EventLog, GenerationFormed, NodeGoneEvent, NodeJoined
+from dtf_lightning.events.log import EventLog
+from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback
 
+from dtf_lightning.elastic.events import LearningRateScaled
+from dtf_lightning.elastic.lightning.host.logs import logs_this_step
+from dtf_lightning.elastic.lightning.host.loops import logged_step
+from dtf_lightning.elastic.lightning.host.names import Callback
 from dtf_lightning.elastic.lightning.reporting.callback_events import recorder_of
 from dtf_lightning.elastic.numerics.adascale import GainEstimate
 from dtf_lightning.elastic.numerics.learning_rate import (
@@ -30,7 +33,6 @@ from dtf_lightning.elastic.numerics.learning_rate import (
     scaled,
 )
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import LearningRateScaled
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -134,14 +136,12 @@ class AdaptiveLearningRate(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Log the factors as `lr-factor`, beside the scheduler's own values that `LearningRateMonitor` logs."""
         self._tell(trainer)
-        if not trainer.loggers or not trainer._logger_connector.should_update_logs:
+        if not trainer.loggers or not logs_this_step(trainer):
             return
         factors = self.factors()
         names = ["lr-factor"] if len(factors) == 1 else [f"lr-factor/{index}" for index in range(len(factors))]
         for logger in trainer.loggers:
-            logger.log_metrics(
-                dict(zip(names, factors, strict=True)), step=trainer.fit_loop.epoch_loop._batches_that_stepped
-            )
+            logger.log_metrics(dict(zip(names, factors, strict=True)), step=logged_step(trainer))
 
     def _tell(self, trainer: pl.Trainer) -> None:
         """The event log of an elastic run: a change; of those that go on from step to step some."""

@@ -15,10 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-
 from dtf_lightning.elastic.checkpoints.background import BackgroundWriter
 from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.formats import load_verified, safetensors_file, torch_file
@@ -35,6 +31,8 @@ from dtf_lightning.elastic.checkpoints.staging import (
 from dtf_lightning.elastic.checkpoints.storage import Write, open_storage
 from dtf_lightning.elastic.checkpoints.summary import summary
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
+from dtf_lightning.elastic.lightning.host.names import Checkpoint, TrainerFn, rank_zero_info, rank_zero_warn
+from dtf_lightning.elastic.lightning.host.trainer import dump_checkpoint
 from dtf_lightning.elastic.lightning.reporting.callback_events import stall, tell_checkpoints
 from dtf_lightning.errors import CheckpointError, SettingsError
 
@@ -167,7 +165,7 @@ class BestCheckpoints(Checkpoint):
     # --- Lightning's hooks -------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        self._location = str(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
+        self.location = str(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
         self._suspended = False
         if stage == "fit" and self.safetensors:
             safetensors_file({})  # fails now rather than at the first save
@@ -217,7 +215,7 @@ class BestCheckpoints(Checkpoint):
         if self._last is not None:
             self._learn(trainer, lambda: self._settled_folder().records)
             self._tell(trainer)
-            rank_zero_info(summary(self.records, self._location, self._best))
+            rank_zero_info(summary(self.records, self.location, self._best))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         if self._writer is not None:
@@ -252,7 +250,7 @@ class BestCheckpoints(Checkpoint):
         # In the checkpoint itself, so that a run resumed from it does not save the same step again.
         before, self._last = self._last, (step, name)
         # On all ranks: for some strategies gathering the state is a collective.
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        checkpoint = dump_checkpoint(trainer)
 
         def write() -> tuple[Record, ...]:
             folder = self._open()
@@ -313,26 +311,26 @@ class BestCheckpoints(Checkpoint):
         if known is not None:
             self.records, self.run = known
             ranked = self.ranked()
-            self.best_model_path = open_storage(self._location).location(ranked[0].name) if ranked else ""
+            self.best_model_path = open_storage(self.location).location(ranked[0].name) if ranked else ""
 
     def _tell(self, trainer: pl.Trainer) -> None:
         """The event log of an elastic run; of an asynchronous save with the next one, or at the end."""
         told, self._told = self._told, self.records
-        tell_checkpoints(trainer, told, self.records, self._stalls, self._location)
+        tell_checkpoints(trainer, told, self.records, self._stalls, self.location)
 
     def _name_run(self, trainer: pl.Trainer) -> None:
         """Any rank can become the writer: in an elastic run all know the name from the start."""
         if self.run is None:
-            session: Any = getattr(trainer.strategy, "session", None)
-            if session is not None:
-                self.run = re.sub(r"[^A-Za-z0-9_-]", "-", str(session.generation.instance))
+            run: Any = getattr(trainer.strategy, "run", None)
+            if run is not None:
+                self.run = re.sub(r"[^A-Za-z0-9_-]", "-", str(run.world.generation.instance))
             elif trainer.is_global_zero:
                 self.run = uuid.uuid4().hex[:12]
 
     def _open(self) -> CheckpointFolder:
         if self._folder is None:
             assert self.run is not None
-            self._folder = CheckpointFolder(open_storage(self._location), self.run, self.policy)
+            self._folder = CheckpointFolder(open_storage(self.location), self.run, self.policy)
         return self._folder
 
     def _settled_folder(self) -> CheckpointFolder:

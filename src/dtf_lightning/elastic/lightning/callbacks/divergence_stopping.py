@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from dtf_lightning.elastic.checkpoints.record import Mode
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
 from dtf_lightning.elastic.data.skipping_sampler import DrawnBatch, SkippingSampler
+from dtf_lightning.elastic.events import Diverged, RolledBack
 from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
 from dtf_lightning.elastic.lightning.callbacks.rollback import Rollback, watch_samples
+from dtf_lightning.elastic.lightning.host.names import Callback, TrainerFn, rank_zero_warn
 from dtf_lightning.elastic.lightning.reporting.callback_events import recorder_of
 from dtf_lightning.elastic.numerics.divergence_detector import (
     Divergence,
@@ -28,7 +27,6 @@ from dtf_lightning.elastic.numerics.divergence_detector import (
 )
 from dtf_lightning.elastic.numerics.loss_slots import LossSlots
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.events.log import Diverged, RolledBack
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -310,5 +308,5 @@ class DivergenceStopping(Callback):
 
 
 def _world(trainer: pl.Trainer) -> tuple[int, int]:
-    session: Any = getattr(trainer.strategy, "session", None)
-    return (session.generation.number if session is not None else 0, trainer.world_size)
+    run: Any = getattr(trainer.strategy, "run", None)
+    return (run.world.generation.number if run is not None else 0, trainer.world_size)

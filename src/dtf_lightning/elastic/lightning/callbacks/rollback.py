@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader
 
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
 from dtf_lightning.elastic.data.skipping_sampler import SkippingSampler, exclude
 from dtf_lightning.elastic.data.step_plans import ElasticBatchSampler
 from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
+from dtf_lightning.elastic.lightning.host.names import rank_zero_warn
 from dtf_lightning.elastic.numerics.learning_rate_cut import (
     cut_learning_rates,
     hyperparameters,

@@ -16,11 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from lightning.pytorch.utilities.data import _update_dataloader
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from dtf_lightning.elastic.data.step_plans import split_evenly
+from dtf_lightning.elastic.lightning.host.names import rank_zero_warn, remake_loader
 from dtf_lightning.errors import SettingsError
 
 Evaluation = Literal["padded", "exact"]
@@ -73,7 +72,7 @@ def evaluate_once(loader: Any, *, rank: int, world_size: int) -> Any:
     whole: Any = DistributedSampler(
         loader.dataset, num_replicas=1, rank=0, shuffle=given.shuffle, seed=given.seed, drop_last=False
     )
-    made: Any = _update_dataloader(loader, given)
+    made: Any = remake_loader(loader, given)
     batches = EvaluationBatches(
         whole, num_samples=len(loader.dataset), batch_size=loader.batch_size, rank=rank, world_size=world_size
     )

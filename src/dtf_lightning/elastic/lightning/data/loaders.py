@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch.utilities.data import _update_dataloader
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
@@ -15,6 +14,7 @@ from dtf_lightning.elastic.data.shards import ShardedElasticDataset, ShardedElas
 from dtf_lightning.elastic.data.step_plans import BatchSettings, ElasticBatchSampler
 from dtf_lightning.elastic.data.virtual_plan import SeededDataset
 from dtf_lightning.elastic.lightning.data.stream_loader import StreamLoader
+from dtf_lightning.elastic.lightning.host.names import remake_loader
 from dtf_lightning.errors import SettingsError
 
 
@@ -41,7 +41,7 @@ def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any] | Stre
             ShardedElasticSampler if isinstance(loader.dataset, ShardedElasticDataset) else ElasticDistributedSampler
         )
         sampler = kind(loader.dataset, shuffle=sampler.shuffle, seed=sampler.seed, tail=tail)
-    made: Any = _update_dataloader(loader, sampler)
+    made: Any = remake_loader(loader, sampler)
     if settings.planned:
         # A DataLoader forbids it once it is made, for the sake of iterators that exist; here there is none yet.
         object.__setattr__(made, "batch_sampler", ElasticBatchSampler(sampler, loader.batch_size))

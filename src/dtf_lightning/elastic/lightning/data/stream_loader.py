@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities.combined_loader import _shutdown_workers_and_reset_iterator
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, IterableDataset
 
 from dtf_lightning.elastic.data.step_plans import BatchSettings
 from dtf_lightning.elastic.data.streams import SHARE_EVERY, Drawn, StreamPlaces, StreamReader, Streams, has_state
+from dtf_lightning.elastic.lightning.host.names import rank_zero_warn, shut_down_data_workers
 from dtf_lightning.errors import SettingsError
 
 
@@ -49,7 +48,7 @@ class StreamLoader:
         self.places.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        _shutdown_workers_and_reset_iterator(self)
+        shut_down_data_workers(self)
         places = self.places
         if not places.members:
             return iter(())  # in set-up there is no generation yet with which a batch could be agreed

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.loops.optimization.automatic import ClosureResult
 
 from dtf_lightning.elastic.collectives.canonical_sum import FlatLayout, Tensors, add, sum_over_workers
 from dtf_lightning.elastic.data.random_numbers import seed_of, seed_process
@@ -32,14 +31,14 @@ from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.data.step_plans import ElasticBatchSampler
 from dtf_lightning.elastic.data.virtual_plan import TreeSum, VirtualPlan
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.elastic.lightning.host.names import ClosureResult
+from dtf_lightning.elastic.lightning.host.trainer import has_comm_hook, syncs_batch_norm
 from dtf_lightning.elastic.lightning.rewind.undo import Undo
 from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch.utils.data import DataLoader
-
-    from dtf_lightning.elastic.lightning.session.session import ElasticSession
 
 READING, COMPUTING, STEPPING = range(3)
 """Streams of random numbers: of a batch's samples, of its forward and backward, of the optimizer step."""
@@ -60,12 +59,25 @@ class UndividedLoss(ClosureResult):
 
 
 class VirtualRanks:
-    """One worker's part in the sums of a run's logical ranks."""
+    """One worker's part in the sums of a run's logical ranks. A `Gradients` policy.
 
-    def __init__(self, num_logical: int) -> None:
+    Args:
+        num_logical: logical ranks of the run.
+        seed: what `ElasticCallback(seed=...)` says; `None`: the sampler's.
+        drop_last: an epoch's last, smaller step is left out.
+        undo: knows the buffers as they were at the step's beginning.
+    """
+
+    seeds_batches = True
+
+    def __init__(self, num_logical: int, *, seed: int | None, drop_last: bool, undo: Undo) -> None:
         self.num_logical = num_logical
+        self._drop_last = drop_last
+        self._undo = undo
+        self._trainer: Any = None
         self._plan: VirtualPlan | None = None
         self._index = 0
+        self._assigned_seed = seed
         self._seed = 0
         self._sampler: ElasticDistributedSampler | None = None
         """Knows the epoch, also while DataLoader workers are being given the first batches of the next one."""
@@ -80,6 +92,7 @@ class VirtualRanks:
     def attach(self, trainer: pl.Trainer) -> None:
         """Raises `SettingsError` for what would make the sums depend on the world."""
         self._refuse(trainer)
+        self._trainer = trainer
         trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = UndividedLoss
 
     def fingerprint(self, device: torch.device) -> dict[str, str]:
@@ -89,14 +102,14 @@ class VirtualRanks:
 
     def _refuse(self, trainer: Any) -> None:
         what = f"ElasticCallback(virtual_ranks={self.num_logical})"
-        if trainer.strategy._layer_sync is not None or any(
+        if syncs_batch_norm(trainer.strategy) or any(
             isinstance(module, torch.nn.SyncBatchNorm) for module in trainer.lightning_module.modules()
         ):
             raise SettingsError(
                 f"{what} and SyncBatchNorm: its statistics are those of whatever workers there are. Use BatchNorm, whose "
                 "statistics are then a logical rank's."
             )
-        if trainer.strategy._ddp_comm_hook is not None or trainer.strategy._ddp_comm_state is not None:
+        if has_comm_hook(trainer.strategy):
             raise SettingsError(
                 f"{what} adds gradients itself; DDPStrategy(ddp_comm_hook=..., ddp_comm_state=...) has no place in it."
             )
@@ -117,15 +130,16 @@ class VirtualRanks:
             )
 
     @torch.no_grad()
-    def share_start(self, module: torch.nn.Module) -> None:
-        """Rank 0's weights and buffers to all, as DDP does when a run begins."""
-        if dist.get_world_size() > 1:
+    def wrap(self, wrap_in_ddp: Callable[[], None], *, sync: bool) -> None:  # noqa: ARG002  DDP is not there
+        """Rank 0's weights and buffers to all, as DDP does when a run begins; gradients are added without DDP."""
+        module = self._trainer.lightning_module
+        if sync and dist.get_world_size() > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.detach(), src=0)
 
-    def plan(self, session: ElasticSession, loader: DataLoader[Any], batch_sampler: ElasticBatchSampler) -> VirtualPlan:
+    def plan(self, loader: DataLoader[Any], batch_sampler: ElasticBatchSampler) -> VirtualPlan:
         """The rest of the epoch in this world."""
-        sampler, assigned = batch_sampler.sampler, session.settings.seed
+        sampler = batch_sampler.sampler
         assert loader.batch_size is not None
         self._plan = VirtualPlan(
             self.num_logical,
@@ -135,10 +149,11 @@ class VirtualRanks:
                 sampler.num_replicas, self.num_logical
             ),  # set-up may see a larger world, which is provisional
             batch_size=loader.batch_size,
-            drop_last=session.settings.batches.tail == "drop" or loader.drop_last,
+            drop_last=self._drop_last or loader.drop_last,
         )
         self._rank = min(sampler.rank, self._plan.world_size - 1)
-        self._sampler, self._seed = sampler, sampler.seed if assigned is None else assigned
+        self._sampler = sampler
+        self._seed = sampler.seed if self._assigned_seed is None else self._assigned_seed
         batch_sampler.seed_of_batch = lambda index: self._seed_of(index, READING)
         return self._plan
 
@@ -159,16 +174,16 @@ class VirtualRanks:
         assert self._plan is not None
         return self._plan.share(self._index, self._rank) > 0
 
-    def training_step(self, trainer: pl.Trainer, run: Callable[[], Any]) -> Any:
+    def training_step(self, step: Callable[[], Any]) -> Any:
         """The user's training step; what a stand-in logs or counts is forgotten."""
         if self._counts:
-            return run()
-        self._aside.step_begins(trainer)
-        output = run()
-        self._aside.forget_step(trainer)
+            return step()
+        self._aside.step_begins(self._trainer)
+        output = step()
+        self._aside.forget_step(self._trainer)
         return output
 
-    def backward(self, session: ElasticSession, run: Callable[[], Any]) -> None:
+    def backward(self, loss: torch.Tensor, run: Callable[[], torch.Tensor], *, weight: float) -> torch.Tensor:
         """Run backward, and put what came of it aside: gradients, buffers."""
         assert self._plan is not None
         counts = self._counts
@@ -176,11 +191,12 @@ class VirtualRanks:
             run()
         logical = self._plan.logical_rank(self._index, self._rank)
         if logical is not None:
-            self._collect(session, logical, counts=counts)
+            self._collect(logical, counts=counts, weight=weight)
+        return loss
 
     @torch.no_grad()
-    def _collect(self, session: ElasticSession, logical: int, *, counts: bool) -> None:
-        parameters = self._parameters(session)
+    def _collect(self, logical: int, *, counts: bool, weight: float) -> None:
+        parameters = self._parameters()
         gradients: Tensors = []
         for parameter in parameters:
             if not counts or parameter.grad is None:
@@ -193,16 +209,16 @@ class VirtualRanks:
             else:
                 gradients.append(parameter.grad)
         there = self._flags([counts and parameter.grad is not None for parameter in parameters], parameters[0])
-        moves = self._moves(session, logical, counts=counts)
+        moves = self._moves(logical, counts=counts, weight=weight)
         for parameter in parameters:
             parameter.grad = None
-        session.undo.snapshot.restore_buffers()
+        self._undo.snapshot.restore_buffers()
         self._tree.push(logical, [there, *gradients, *moves])
 
-    def _moves(self, session: ElasticSession, logical: int, *, counts: bool) -> Tensors:
+    def _moves(self, logical: int, *, counts: bool, weight: float) -> Tensors:
         """What the logical rank contributes to each buffer."""
         moves: Tensors = []
-        for name, now, before in session.undo.snapshot.buffers():
+        for name, now, before in self._undo.snapshot.buffers():
             if now.shape != before.shape:
                 raise SettingsError(
                     f"the buffer {name} changed its shape from {tuple(before.shape)} to {tuple(now.shape)} in a "
@@ -212,16 +228,16 @@ class VirtualRanks:
                 moves.append(now.clone() if logical == 0 else torch.zeros_like(now))
             elif counts:
                 # where: infinity minus infinity is no number
-                moves.append(torch.where(now == before, 0, now - before).mul_(session.batches.loss_weight))
+                moves.append(torch.where(now == before, 0, now - before).mul_(weight))
             else:
                 moves.append(torch.zeros_like(before))
         return moves
 
     @torch.no_grad()
-    def reduce(self, session: ElasticSession) -> None:
+    def reduce(self) -> None:
         """Give all workers the step's gradients and buffers, and the optimizer its random numbers. A collective."""
         assert self._plan is not None
-        parameters, buffers = self._parameters(session), list(session.undo.snapshot.buffers())
+        parameters, buffers = self._parameters(), list(self._undo.snapshot.buffers())
         layout = self._layout_of(parameters, [now for _, now, _ in buffers])
         there, *sums = sum_over_workers(
             self._tree, num_logical=self.num_logical, blocks=self._plan.blocks, layout=layout
@@ -236,8 +252,8 @@ class VirtualRanks:
                 now.copy_(moved)
         seed_process(self._seed_of(self._index, STEPPING))
 
-    def _parameters(self, session: ElasticSession) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in session.trainer.lightning_module.parameters() if parameter.requires_grad]
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self._trainer.lightning_module.parameters() if parameter.requires_grad]
 
     def _layout_of(self, parameters: list[torch.nn.Parameter], buffers: list[torch.Tensor]) -> FlatLayout:
         """One per world and set of trained parameters, which callbacks may freeze and unfreeze."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dtf_lightning.elastic.checkpoints.record import Record
-from dtf_lightning.events.log import CheckpointSaved
+from dtf_lightning.elastic.events import CheckpointSaved
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def recorder_of(trainer: pl.Trainer) -> RunRecorder | None:
     """The recorder of the elastic run that the trainer is in; `None` outside of one."""
-    session: Any = getattr(trainer.strategy, "session", None)
-    return session.recorder if session is not None else None
+    run: Any = getattr(trainer.strategy, "run", None)
+    return run.recorder if run is not None else None
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from dtf_lightning.elastic.lightning.host.logs import opened
+from dtf_lightning.elastic.lightning.host.names import rank_zero_only
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger
@@ -37,7 +38,7 @@ def go_on(logger: CSVLogger, again: int) -> set[tuple[str, int]]:
 def open_kept(logger: CSVLogger) -> None:
     """Open the logger's experiment without losing what another process wrote."""
     path = Path(logger.log_dir, "metrics.csv")
-    if getattr(rank_zero_only, "rank", 0) != 0 or logger._experiment is not None or not path.is_file():
+    if getattr(rank_zero_only, "rank", 0) != 0 or opened(logger) is not None or not path.is_file():
         return
     header = _header(path)
     aside = path.rename(path.with_suffix(".kept"))

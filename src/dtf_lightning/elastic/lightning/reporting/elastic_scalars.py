@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dtf_lightning.elastic.events import StepsDone
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.elastic.lightning.reporting import tensorboard_log as names
 from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
-from dtf_lightning.events.log import StepsDone
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

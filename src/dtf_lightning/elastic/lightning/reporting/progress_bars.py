@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
+from dtf_lightning.elastic.lightning.host.logs import show_on_bars, stop_rich_bar, tqdm_bars
+from dtf_lightning.elastic.lightning.host.names import ProgressBar, RichProgressBar, TQDMProgressBar, convert_inf
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 def show_world(trainer: pl.Trainer, generation: Generation) -> None:
     """Beside the metrics of every bar, also of users' own: `world=3, gen=2`. As text: rich would write 3.000."""
-    metrics: dict[str, Any] = trainer._logger_connector._progress_bar_metrics
-    metrics.update(world=str(generation.world_size), gen=str(generation.number))
+    show_on_bars(trainer, world=str(generation.world_size), gen=str(generation.number))
 
 
 def pause(trainer: pl.Trainer) -> None:
     """A rescale begins: close the bar of a validation that was interrupted, leave the line to what is told meanwhile."""
     bar: Any = trainer.progress_bar_callback
     if isinstance(bar, TQDMProgressBar):
-        if bar._val_progress_bar is not None:
-            bar._val_progress_bar.close()
-        if bar._train_progress_bar is not None and not bar._train_progress_bar.disable:
-            bar._train_progress_bar.clear()
+        of_epoch, of_validation = tqdm_bars(bar)
+        if of_validation is not None:
+            of_validation.close()
+        if of_epoch is not None and not of_epoch.disable:
+            of_epoch.clear()
     if isinstance(bar, RichProgressBar) and bar.progress is not None and bar.val_progress_bar_id is not None:
         bar.progress.update(bar.val_progress_bar_id, visible=False)
         bar.val_progress_bar_id = None
@@ -53,7 +53,7 @@ def go_on(trainer: pl.Trainer) -> None:
     bar: Any = trainer.progress_bar_callback
     done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
     if isinstance(bar, TQDMProgressBar):
-        shown = bar._train_progress_bar
+        shown, _ = tqdm_bars(bar)
         if shown is not None and not shown.disable:
             shown.total, shown.n = convert_inf(bar.total_train_batches), done
             shown.refresh()
@@ -65,7 +65,7 @@ def go_on(trainer: pl.Trainer) -> None:
 def close(trainer: pl.Trainer) -> None:
     """This process leaves: its bar stays where it is, and the terminal is as it was."""
     bar: Any = trainer.progress_bar_callback
-    if isinstance(bar, TQDMProgressBar) and bar._train_progress_bar is not None:
-        bar._train_progress_bar.close()
+    if isinstance(bar, TQDMProgressBar) and (of_epoch := tqdm_bars(bar)[0]) is not None:
+        of_epoch.close()
     if isinstance(bar, RichProgressBar):
-        bar._stop_progress()
+        stop_rich_bar(bar)

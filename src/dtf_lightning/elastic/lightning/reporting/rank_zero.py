@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_only as utilities_rank_zero_only
+
+from dtf_lightning import environment
+from dtf_lightning.elastic.lightning.host.names import rank_zero_only
+
+
+def publish_rank(rank: int) -> None:
+    """Tell everybody in this process, and libraries that read the environment."""
+    environment.set_rank(rank)
+    set_rank_zero(rank)
 
 
 def set_rank_zero(rank: int) -> None:

@@ -19,16 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dtf_lightning.elastic.link.messages import Welcome
-from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
-from dtf_lightning.elastic.rules.generation import Generation
-from dtf_lightning.events.kinds import IMPORTANT
-from dtf_lightning.events.log import (
+from dtf_lightning.elastic.events import (
+    ELASTIC_EVENTS,
     CheckpointPruned,
     CheckpointSaved,
     Evaluated,
-    Event,
-    EventLog,
     GenerationEntered,
     HardwareSeen,
     StepsDone,
@@ -37,8 +32,13 @@ from dtf_lightning.events.log import (
     WorkerEnded,
     WorkerRescaled,
     WorkerStarted,
-    events_path,
 )
+from dtf_lightning.elastic.lightning.host.logs import validation_results
+from dtf_lightning.elastic.link.messages import Welcome
+from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
+from dtf_lightning.elastic.rules.generation import Generation
+from dtf_lightning.events.log import EventLog, events_path
+from dtf_lightning.events.registry import Event
 from dtf_lightning.hardware.machine import describe_hardware, device_memory, process_age, resident_memory
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class RunRecorder:
         """Write to `<folder>/events/` from now on; a folder that cannot be written to costs a warning."""
         welcome = self._welcome
         self._folder, self.every = folder, max(1, int(getattr(trainer, "log_every_n_steps", 0) or 50))
-        self._log = EventLog(events_path(folder, f"{welcome.node}.{self._local_rank}.{welcome.incarnation}"))
+        self._log = EventLog(
+            ELASTIC_EVENTS, events_path(folder, f"{welcome.node}.{self._local_rank}.{welcome.incarnation}")
+        )
         self._write(
             WorkerStarted(
                 **self._now(),
@@ -124,7 +126,9 @@ class RunRecorder:
             )
         )
         if self._local_rank == 0:
-            self._hardware = self._hardware or describe_hardware(self._folder)
+            self._hardware = self._hardware or describe_hardware(
+                {"run": self._folder}, packages=("lightning", "dtf-lightning")
+            )
             self._write(
                 HardwareSeen(
                     **self._now(), generation=generation.number, node=self._welcome.node, hardware=self._hardware
@@ -230,7 +234,7 @@ class RunRecorder:
         self.account.enter(self._before_validation)
         if trainer.sanity_checking or trainer.state.fn != "fit" or self._rank != 0:
             return
-        results = trainer.fit_loop.epoch_loop.val_loop._results.metrics(on_step=False)["callback"]
+        results = validation_results(trainer)
         metrics = {name: finite for name, value in results.items() if (finite := _finite(value)) is not None}
         self._write(
             Evaluated(
@@ -302,14 +306,14 @@ class RunRecorder:
     def _write(self, event: Event) -> None:
         if self._log is not None:
             self._log.write(event)
-        if event.kind in IMPORTANT:
+        if event.kind in ELASTIC_EVENTS.important:
             self._tell(event)
 
 
 def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
     """What is trained and how, for the head of a report."""
     module = trainer.lightning_module
-    batches = getattr(trainer.strategy, "session").batches  # noqa: B009  only the elastic strategy has one
+    batches = getattr(trainer.strategy, "run").batches  # noqa: B009  only the elastic strategy has one
     sampler = batches.sampler
     return {
         "model": type(module).__name__,

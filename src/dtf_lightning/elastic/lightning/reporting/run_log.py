@@ -26,9 +26,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from dtf_lightning.elastic.lightning.host.logs import adopt_version, close_experiment, log_prefix
+from dtf_lightning.elastic.lightning.host.loops import logged_step
+from dtf_lightning.elastic.lightning.host.names import (
+    CSVLogger,
+    MLFlowLogger,
+    ModelCheckpoint,
+    TensorBoardLogger,
+    WandbLogger,
+)
 from dtf_lightning.elastic.lightning.reporting import csv_log, tensorboard_log
 from dtf_lightning.elastic.rules.resume import LoopPhase
 
@@ -61,7 +68,7 @@ class Entry:
 
     def keys(self, logger: Any) -> list[tuple[str, int]]:
         """(name in the log, step) of each value."""
-        prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
+        prefix = log_prefix(logger)
         suffix = tensorboard_log.TEXT_SUFFIX if self.text else ""
         return [(f"{'' if self.text else prefix}{name}{suffix}", self.step) for name in self.metrics]
 
@@ -110,7 +117,7 @@ class RunLog:
 
     def add(self, trainer: pl.Trainer, scalars: Mapping[str, float], texts: Mapping[str, str] | None = None) -> None:
         """Elastic scalars and texts of the running step, into TensorBoard."""
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = logged_step(trainer)
         for index in self.tensorboards():
             if scalars:
                 self._pending.append(Entry(index, dict(scalars), step))
@@ -178,7 +185,7 @@ class RunLog:
         """Go on in the log of the former rank 0. `phase`: where training goes on."""
         self.resumed = False
         # The last step is committed, and a validation of its weights is valid, whoever did it.
-        again = trainer.fit_loop.epoch_loop._batches_that_stepped + (phase is LoopPhase.ADVANCE_END)
+        again = logged_step(trainer) + (phase is LoopPhase.ADVANCE_END)
         for index, logger in enumerate(self._loggers):
             if isinstance(logger, TensorBoardLogger):
                 there = tensorboard_log.go_on(logger, again, sum(len(e.metrics) for _, e in self._recent))
@@ -237,24 +244,14 @@ class RunLog:
                 adopt_version(logger, version)
 
 
-def adopt_version(logger: Any, version: Any) -> None:
-    """Make the logger write into the run, or the folder, that has this name."""
-    if isinstance(logger, WandbLogger):
-        logger._id = logger._wandb_init["id"] = version
-    elif isinstance(logger, MLFlowLogger):
-        logger._run_id = version
-    elif hasattr(logger, "_version"):
-        logger._version = version
-
-
 def _forget_fresh(logger: TensorBoardLogger | CSVLogger) -> None:
     """Remove the log that set-up has begun for this start, if nothing is in it but its beginning."""
-    experiment, logger._experiment = logger._experiment, None
+    experiment = close_experiment(logger)
     if experiment is None:
         return
     folder = Path(logger.log_dir)
     if isinstance(logger, TensorBoardLogger):
-        experiment.close()  # type: ignore[union-attr]
+        experiment.close()
     files = list(folder.glob("*"))
     if all(path.name == "hparams.yaml" or path.name.startswith(tensorboard_log.FILE_PREFIX) for path in files):
         for path in files:

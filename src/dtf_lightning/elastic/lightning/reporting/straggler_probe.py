@@ -14,20 +14,18 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from dtf_lightning.clock import Clock, SystemClock
+from dtf_lightning.elastic.events import StragglerSeen, WorkersPaced
+from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
+from dtf_lightning.elastic.lightning.run.world import World
 from dtf_lightning.elastic.observe.stragglers import StragglerWatch
 from dtf_lightning.elastic.observe.time_account import Bucket
-from dtf_lightning.events.log import StragglerSeen, WorkersPaced
-
-if TYPE_CHECKING:
-    from dtf_lightning.elastic.lightning.session.session import ElasticSession
-    from dtf_lightning.elastic.rules.generation import Generation
 
 log = logging.getLogger("dtf_lightning")
 
@@ -43,9 +41,14 @@ DDP_SAMPLE_RATE = 100
 
 
 class Pace:
-    """One worker's."""
+    """Measures one worker's steps and compares them with the others'.
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    Args:
+        recorder: knows how long this worker waited for data, and writes down what a look saw.
+    """
+
+    def __init__(self, recorder: RunRecorder, clock: Clock | None = None) -> None:
+        self._recorder = recorder
         self._now = (clock or SystemClock()).monotonic
         self._watch = StragglerWatch()
         self._generation = 0
@@ -72,45 +75,49 @@ class Pace:
         finally:
             self._collectives += self._now() - began
 
-    def step(self, session: ElasticSession) -> None:
-        """An optimizer step is committed. A collective, when it is time to look: all members call it for every step."""
-        generation, step = session.generation, session.trainer.global_step
-        if generation.world_size < MIN_WORKERS:
-            return
-        if generation.number != self._generation:
-            self._generation, self._first_step, self._next = generation.number, step, FIRST_LOOK
-            self._remember(session, step)
-        elif step - self._first_step >= self._next:
-            self._look(session, generation, step)
+    def step(self, world: World, step: int, model: Any, *, on_cpu: bool) -> None:
+        """Optimizer step number `step` is committed. A collective, when it is time to look: all members call it each time.
 
-    def _remember(self, session: ElasticSession, step: int) -> None:
+        Args:
+            model: DDP's wrapper, which measures; any other model has no times of its own.
+            on_cpu: forward's time is this probe's, not DDP's.
+        """
+        if world.size < MIN_WORKERS:
+            return
+        if world.generation.number != self._generation:
+            self._generation, self._first_step, self._next = world.generation.number, step, FIRST_LOOK
+            self._remember(step)
+        elif step - self._first_step >= self._next:
+            self._look(world, step, model, on_cpu=on_cpu)
+
+    def _remember(self, step: int) -> None:
         self._last_step, self._last_at = step, self._now()
-        self._last_wait = session.recorder.account.of(Bucket.DATA_WAIT)
+        self._last_wait = self._recorder.account.of(Bucket.DATA_WAIT)
         self._forward = 0.0
 
-    def _look(self, session: ElasticSession, generation: Generation, step: int) -> None:
+    def _look(self, world: World, step: int, model: Any, *, on_cpu: bool) -> None:
         steps = step - self._last_step
         seconds = (self._now() - self._last_at) / steps
-        wait = (session.recorder.account.of(Bucket.DATA_WAIT) - self._last_wait) / steps
-        forward, backward = _compute_seconds(session.strategy.model)
-        if session.strategy.root_device.type == "cpu":
+        wait = (self._recorder.account.of(Bucket.DATA_WAIT) - self._last_wait) / steps
+        forward, backward = _compute_seconds(model)
+        if on_cpu:
             forward = self._forward / steps
-        self._remember(session, step)
+        self._remember(step)
         # (2,): seconds busy and seconds in all, of a step
         mine = torch.tensor([wait + forward + backward, seconds], dtype=torch.float64)
-        rows = [torch.empty_like(mine) for _ in range(generation.world_size)]
+        rows = [torch.empty_like(mine) for _ in range(world.size)]
         dist.all_gather(rows, mine)
-        busy = dict(zip(workers(generation), (float(row[0]) for row in rows), strict=True))
+        busy = dict(zip(world.sources, (float(row[0]) for row in rows), strict=True))
         longest = max(float(row[1]) for row in rows)
         rate = min(DDP_SAMPLE_RATE, max(1, math.ceil(LOOK_SECONDS / max(longest, 1e-6))))
         if rate < DDP_SAMPLE_RATE:
-            _sample_every(session.strategy.model, rate)
+            _sample_every(model, rate)
         self._next += min(MAX_STEPS, max(rate, math.ceil(LOOK_SECONDS / max(longest, 1e-6))))
-        if session.strategy.global_rank == 0:
-            self._tell(session, step, busy, longest)
+        if world.rank == 0:
+            self._report(step, busy, longest)
 
-    def _tell(self, session: ElasticSession, step: int, busy: dict[str, float], seconds: float) -> None:
-        session.recorder.happened(WorkersPaced, step=step, seconds=seconds, busy=busy)
+    def _report(self, step: int, busy: dict[str, float], seconds: float) -> None:
+        self._recorder.happened(WorkersPaced, step=step, seconds=seconds, busy=busy)
         for found in self._watch.look(busy, seconds, self._now()):
             if found.over:
                 log.info("%s is as quick as the others again", found.worker)
@@ -120,14 +127,9 @@ class Pace:
                     "what its machine has is in `dtf report`",
                     found.worker, 1000 * found.busy, 1000 * found.usual,
                 )  # fmt: skip
-            session.recorder.happened(
+            self._recorder.happened(
                 StragglerSeen, step=step, worker=found.worker, busy=found.busy, usual=found.usual, over=found.over
             )
-
-
-def workers(generation: Generation) -> list[str]:
-    """`node/local_rank` by rank."""
-    return [f"{member.node}/{local}" for member in generation.members for local in range(member.num_workers)]
 
 
 def _compute_seconds(model: Any) -> tuple[float, float]:

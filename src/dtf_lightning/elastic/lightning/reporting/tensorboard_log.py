@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dtf_lightning.elastic.lightning.host.logs import opened
+
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -65,8 +67,9 @@ def add_text(logger: Any, tag: str, text: str, step: int) -> None:
 
 def flush(logger: TensorBoardLogger) -> None:
     """Bring what was logged to the disk."""
-    if logger._experiment is not None:
-        logger._experiment.flush()
+    experiment = opened(logger)
+    if experiment is not None:
+        experiment.flush()
 
 
 def go_on(logger: TensorBoardLogger, again: int, num_values: int) -> set[tuple[str, int]]:

@@ -9,25 +9,17 @@ Private API of Lightning touched here: the training loop's `_results`, `_ResultM
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
+from dtf_lightning.elastic.lightning.host.logs import count_as_nothing, training_results
+from dtf_lightning.elastic.lightning.host.names import ResultMetadata, ResultMetric, ResultSync
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-_FIELDS = (
-    "fx",
-    "name",
-    "prog_bar",
-    "logger",
-    "on_step",
-    "on_epoch",
-    "enable_graph",
-    "add_dataloader_idx",
-    "dataloader_idx",
-    "metric_attribute",
-)
+_FIELDS = tuple(field.name for field in fields(ResultMetadata) if field.name not in ("reduce_fx", "_sync"))
+"""Of a logged value's metadata: all but how it is summed up, which is rebuilt where it arrives."""
 
 
 def dump_logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
@@ -43,31 +35,23 @@ def dump_logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
             "rank_zero_only": result.meta.sync.rank_zero_only,
             "is_tensor": result.is_tensor,
         }
-        for key, result in trainer.fit_loop.epoch_loop._results.items()
+        for key, result in training_results(trainer).items()
         if not result.has_reset and result.meta.sync.group is None
     ]
 
 
 def load_logged(trainer: pl.Trainer, logged: list[dict[str, Any]]) -> None:
     """Take part in the sums at the epoch's end also for what this worker has not logged itself."""
-    results = trainer.fit_loop.epoch_loop._results
+    results = training_results(trainer)
     for entry in logged:
         if entry["key"] in results and not results[entry["key"]].has_reset:
             continue
-        metadata = _Metadata(**entry["metadata"])
-        metadata.sync = _Sync(
+        metadata = ResultMetadata(**entry["metadata"])
+        metadata.sync = ResultSync(
             fn=trainer.strategy.reduce, _should=entry["sync_dist"], rank_zero_only=entry["rank_zero_only"]
         )
-        result = _ResultMetric(metadata, entry["is_tensor"])
+        result = ResultMetric(metadata, entry["is_tensor"])
         if not result.is_tensor:
             result.value = trainer.lightning_module.get_submodule(metadata.metric_attribute or "")
         count_as_nothing(result)
         results[entry["key"]] = result.to(trainer.strategy.root_device)
-
-
-def count_as_nothing(result: _ResultMetric) -> None:
-    """There for the sum over the ranks, with no weight."""
-    if result.is_tensor:
-        result.reset()
-        result._update_count = 1  # or `compute` warns
-    result.has_reset = False

@@ -14,15 +14,31 @@ loop, `_batches_that_stepped`, `_skip_next_val`, the logger connector's `on_batc
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from dtf_lightning.elastic.lightning.rewind.versions import WEIGHT_AVERAGING
+from dtf_lightning.elastic.lightning.host.logs import end_step
+from dtf_lightning.elastic.lightning.host.loops import (
+    all_batches_begun,
+    clear_restart_flags,
+    logged_step,
+    set_logged_step,
+    skip_next_validation,
+)
+from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-    from dtf_lightning.elastic.lightning.data.running_batches import RunningBatches
+
+class DataPosition(Protocol):
+    """Whatever else there is to say of the place in the data: shards, streams, several loaders."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """`None` where there is nothing to say."""
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Take the place of the sender of `state_dict`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +71,16 @@ class TrainingProgress:
         self.epoch_end: EpochEnd | None = None
         self.trained = False
         """This worker has been part of a generation that began to train."""
+        self.resuming = False
+        """The next pass through the epoch loop goes on at a position, instead of beginning an epoch."""
+        self.loaded: dict[str, Any] | None = None
+        """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
         self.stepped = False
         """Weights have changed since the boundary, whatever Lightning's counters say."""
         self.batch_samples = 0
         """Samples that the whole world consumes per batch."""
         self.dataset_size = 0
-        self.data: RunningBatches | None = None
-        """Whatever else there is to say of the place in the data: shards, streams, several loaders."""
+        self.data: DataPosition | None = None
         self.first_step = 0
         """Samples in an optimizer step of the run's first generation; 0 before."""
 
@@ -91,7 +110,7 @@ class TrainingProgress:
         self.epoch_end = EpochEnd(
             processed_total=epochs.total.processed,
             processed=epochs.current.processed,
-            batches_that_stepped=trainer.fit_loop.epoch_loop._batches_that_stepped,
+            batches_that_stepped=logged_step(trainer),
         )
 
     def epoch_done(self) -> None:
@@ -132,6 +151,20 @@ class TrainingProgress:
         self.boundary = StepBoundary(**state["boundary"]) if state["boundary"] else None
         self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
 
+    def go_to_loaded(self, trainer: pl.Trainer) -> None:
+        """Go on at the exact sample of the checkpoint that was loaded, as a survivor of a rescale would."""
+        if self.loaded is None:
+            return
+        self.load_state_dict(self.loaded)
+        self.skip_hooks_of_checkpoint(trainer, validated=self.loaded["validated"])
+        self.settle(trainer)
+        clear_restart_flags(trainer.fit_loop)
+
+    @property
+    def pending(self) -> bool:
+        """The running epoch is to be finished, whatever Lightning's counters say of it."""
+        return self.resuming and self.phase is not LoopPhase.EPOCH_START
+
     def skip_hooks_of_checkpoint(self, trainer: pl.Trainer, *, validated: bool) -> None:
         """A checkpoint that was saved in the last hooks of an epoch or of a validation holds what they did.
 
@@ -139,7 +172,7 @@ class TrainingProgress:
         """
         fit_loop: Any = trainer.fit_loop
         if self.phase is LoopPhase.ADVANCE_END and validated:
-            fit_loop.epoch_loop._skip_next_val = True
+            skip_next_validation(trainer)
         if self.phase is LoopPhase.EPOCH_END:
             assert self.epoch_end is not None
             epochs = fit_loop.epoch_progress
@@ -147,7 +180,7 @@ class TrainingProgress:
                 self.epoch_end.processed_total + 1,
                 self.epoch_end.processed + 1,
             )
-            fit_loop.epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
+            set_logged_step(trainer, self.epoch_end.batches_that_stepped)
             self.epoch_done()
 
     def settle(self, trainer: pl.Trainer) -> bool:
@@ -163,7 +196,7 @@ class TrainingProgress:
             assert self.epoch_end is not None
             epochs.total.processed = epochs.total.completed = self.epoch_end.processed_total
             epochs.current.processed = epochs.current.completed = self.epoch_end.processed
-            epoch_loop._batches_that_stepped = self.epoch_end.batches_that_stepped
+            set_logged_step(trainer, self.epoch_end.batches_that_stepped)
         if self.phase is LoopPhase.EPOCH_START:
             for tracker in (epochs.total, epochs.current):
                 tracker.ready = tracker.started = tracker.processed = tracker.completed
@@ -217,13 +250,10 @@ def _catch_up(epoch_loop: Any) -> None:
     """
     if epoch_loop.batch_progress.total.processed < epoch_loop.batch_progress.total.ready:
         epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
-        if epoch_loop._num_ready_batches_reached():
+        if all_batches_begun(epoch_loop):
             epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
     trainer = epoch_loop.trainer
     for callback in trainer.callbacks:
         if isinstance(callback, WEIGHT_AVERAGING):  # averages each step once, however often it is called
             callback.on_train_batch_end(trainer, trainer.lightning_module, None, None, epoch_loop.batch_idx)
-    connector = trainer._logger_connector
-    if connector._first_loop_iter is not None:  # None: nothing was logged here, the position is a checkpoint's
-        connector.on_batch_end()
-        connector.update_train_step_metrics()
+    end_step(trainer)

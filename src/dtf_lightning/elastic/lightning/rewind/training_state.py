@@ -14,15 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops import _Loop
 
-from dtf_lightning.elastic.lightning.reporting.run_log import adopt_version
+from dtf_lightning.elastic.lightning.host.logs import adopt_version, shown_metrics
+from dtf_lightning.elastic.lightning.host.loops import clear_restart_flags
+from dtf_lightning.elastic.lightning.host.names import ModelCheckpoint
+from dtf_lightning.elastic.lightning.host.trainer import dump_checkpoint, load_checkpoint
+from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-
-    from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
 
 CHECKPOINT_KEY = "dtf_lightning"
 
@@ -50,15 +50,11 @@ def load_start(trainer: pl.Trainer, start: dict[str, Any]) -> None:
 
 def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any]:
     """A dictionary whose tensors are references, not copies. All of it can be pickled if a checkpoint can."""
-    connector = trainer._logger_connector
     return {
         "start": dump_start(trainer),
-        "checkpoint": trainer._checkpoint_connector.dump_checkpoint(weights_only=False),
+        "checkpoint": dump_checkpoint(trainer),
         "progress": progress.state_dict(),
-        "metrics": {
-            name: _on_cpu(getattr(connector, name))
-            for name in ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
-        },
+        "metrics": {name: _on_cpu(metrics) for name, metrics in shown_metrics(trainer).items()},
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,  # GradientAccumulationScheduler's, for this epoch
     }
@@ -69,30 +65,12 @@ def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str,
     load_start(trainer, state["start"])
     load_checkpoint(trainer, state["checkpoint"])
     clear_restart_flags(trainer.fit_loop)
+    shown = shown_metrics(trainer)
     for name, metrics in state["metrics"].items():
-        getattr(trainer._logger_connector, name).update(metrics)
+        shown[name].update(metrics)
     trainer.should_stop = state["should_stop"]
     trainer.accumulate_grad_batches = state["accumulate_grad_batches"]
     progress.load_state_dict(state["progress"])
-
-
-def load_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Resume from Lightning's checkpoint, as `fit(ckpt_path=...)` does."""
-    connector = trainer._checkpoint_connector
-    connector._loaded_checkpoint = checkpoint
-    connector.restore_datamodule()
-    connector.restore_model()
-    connector.restore_callbacks()
-    connector.restore_training_state()
-    connector._loaded_checkpoint = {}
-
-
-def clear_restart_flags(loop: _Loop) -> None:
-    """Undo what `load_state_dict` marks: Lightning would skip and advance counters on its own guesses."""
-    loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
-    for child in vars(loop).values():
-        if isinstance(child, _Loop):
-            clear_restart_flags(child)
 
 
 def _on_cpu(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -22,20 +22,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.trainer import call
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
-from dtf_lightning.elastic.lightning.rewind.epoch_metrics import count_as_nothing
-from dtf_lightning.elastic.lightning.rewind.versions import WEIGHT_AVERAGING
+from dtf_lightning.elastic.lightning.host.logs import (
+    count_as_nothing,
+    forget_computed,
+    metric_state,
+    result_state,
+    training_results,
+)
+from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING, is_lightnings, is_overridden
+from dtf_lightning.elastic.lightning.host.trainer import callback_states
 from dtf_lightning.elastic.numerics.step_snapshot import StepSnapshot
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-
-# `_ResultMetric` never changes a tensor in place: a reference is a copy.
-_RESULT_STATE = ("value", "cumulated_batch_size", "has_reset", "_update_count", "_computed", "_forward_cache")
-_METRIC_STATE = ("_update_count", "_computed", "_forward_cache")
 
 
 class Undo:
@@ -60,18 +61,15 @@ class Undo:
             self._module = module
             self._metrics = [metric for metric in module.modules() if isinstance(metric, Metric)]
         self.snapshot.take(module)
-        self._metric_states = [_metric_state(metric) for metric in self._metrics]
-        self._results = {
-            key: {name: value for name, value in vars(result).items() if name in _RESULT_STATE}
-            for key, result in trainer.fit_loop.epoch_loop._results.items()
-        }
+        self._metric_states = [metric_state(metric) for metric in self._metrics]
+        self._results = {key: result_state(result) for key, result in training_results(trainer).items()}
 
     def roll_step_back(self, trainer: pl.Trainer) -> None:
         """The step that began last is done again."""
         self.snapshot.restore(trainer.lightning_module)
         for metric, state in zip(self._metrics, self._metric_states, strict=True):
             vars(metric).update(state)
-        results = trainer.fit_loop.epoch_loop._results
+        results = training_results(trainer)
         for key in set(results) - set(self._results):
             del results[key]
         for key, state in self._results.items():
@@ -83,7 +81,7 @@ class Undo:
         What it was the first to log in this epoch stays, as nothing: the others have logged it too, and all sum it up
         together at the end of the epoch.
         """
-        results = trainer.fit_loop.epoch_loop._results
+        results = training_results(trainer)
         first_logged = {
             key: result
             for key, result in results.items()
@@ -110,7 +108,7 @@ class Undo:
 
     def hooks_begin(self, trainer: pl.Trainer) -> None:
         """A validation or the end of an epoch begins, whose hooks would all run again."""
-        self._hooks = copy.deepcopy(call._call_callbacks_state_dict(trainer)), torch.get_rng_state()
+        self._hooks = copy.deepcopy(callback_states(trainer)), torch.get_rng_state()
 
     def hooks_done(self) -> None:
         self._hooks = None
@@ -119,7 +117,7 @@ class Undo:
     @torch.no_grad()
     def roll_hooks_back(self, trainer: Any) -> None:
         """The hooks that began last, if any are not done, run again."""
-        forget_synchronised(trainer)
+        forget_computed(trainer)
         if self._hooks is None:
             return
         (states, random_state), self._hooks = self._hooks, None
@@ -152,21 +150,12 @@ def unchanged_random_state() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def forget_synchronised(trainer: pl.Trainer) -> None:
-    """Drop cached results of metrics' `compute`."""
-    for result in trainer.fit_loop.epoch_loop._results.values():
-        result._computed = None
-    for module in trainer.lightning_module.modules():
-        if isinstance(module, Metric):
-            module._computed = None
-
-
 def _possible_swappers(trainer: Any) -> list[Any]:
     """Whoever has code of their own where a validation begins; of Lightning's callbacks only one changes weights."""
     return [
         owner
         for owner in (trainer.lightning_module, *trainer.callbacks)
-        if (isinstance(owner, WEIGHT_AVERAGING) or not type(owner).__module__.startswith("lightning."))
+        if (isinstance(owner, WEIGHT_AVERAGING) or not is_lightnings(owner))
         and any(is_overridden(hook, owner) for hook in ("on_validation_start", "on_validation_epoch_start"))
     ]
 
@@ -175,12 +164,3 @@ def _modules_of(owner: Any) -> list[torch.nn.Module]:
     if isinstance(owner, torch.nn.Module):
         return []
     return [value for value in vars(owner).values() if isinstance(value, torch.nn.Module)]
-
-
-def _metric_state(metric: Metric) -> dict[str, Any]:
-    """`update` may change tensors in place and appends to lists."""
-    state = {name: vars(metric)[name] for name in _METRIC_STATE}
-    for name in metric._defaults:
-        value = getattr(metric, name)
-        state[name] = value.clone() if isinstance(value, torch.Tensor) else list(value)
-    return state

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn.parallel import DistributedDataParallel
 
+from dtf_lightning.elastic.lightning.host.loops import forget_loader, forget_running_hook, leave_validation
+
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
@@ -50,33 +52,18 @@ def unwrap_ddp(trainer: pl.Trainer) -> None:
 def restore_module(trainer: pl.Trainer, original_forward: Any) -> None:
     """Leave the training or validation step that was interrupted."""
     module: Any = trainer.lightning_module
-    module._current_fx_name = None
     if original_forward is None:
         module.__dict__.pop("forward", None)
     else:
         module.forward = original_forward
-    validation = trainer.fit_loop.epoch_loop.val_loop
-    if trainer.validating or not module.training:
-        validation._module_mode.restore(module)
-    trainer.training = True
-    validation._results.reset()
-    results = trainer.fit_loop.epoch_loop._results
-    results.batch = None
-    results.batch_size = None
-    trainer._logger_connector._first_loop_iter = True
-    trainer._logger_connector._current_fx = None
+    leave_validation(trainer)
+    forget_running_hook(trainer)
 
 
 def drop_loaders(trainer: pl.Trainer, *, keep_workers: bool) -> None:
     """Forget the iterators over the old world's data; `keep_workers` leaves persistent DataLoader workers running."""
-    fit_loop = trainer.fit_loop
-    validation = fit_loop.epoch_loop.val_loop
-    if fit_loop._data_fetcher is not None:
-        if not keep_workers:
-            fit_loop._data_fetcher.teardown()
-        fit_loop._data_fetcher = None
-    fit_loop._combined_loader = None
-    drop_validation_loaders(validation)
+    forget_loader(trainer.fit_loop, keep_workers=keep_workers)
+    drop_validation_loaders(trainer.fit_loop.epoch_loop.val_loop)
 
 
 def drop_validation_loaders(validation: Any) -> None:
@@ -85,7 +72,4 @@ def drop_validation_loaders(validation: Any) -> None:
     A newcomer's, too: its sanity check has built them for a world that was provisional, unless it knew that it joins.
     Building has a barrier, and a member that skipped it would leave the others waiting there for good.
     """
-    if validation._data_fetcher is not None:
-        validation._data_fetcher.teardown()
-        validation._data_fetcher = None
-    validation._combined_loader = None
+    forget_loader(validation, keep_workers=False)

@@ -1,4 +1,4 @@
-"""A run's account as one HTML file that needs nothing else: data, style, script and chart library are inlined."""
+"""Writes a run's account as one HTML file that needs nothing else: data, style, script and chart library are inlined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from dtf_lightning.errors import SettingsError
 
 
 def page(accounts: Sequence[dict[str, Any]]) -> str:
-    """The page of one run, or of several to compare. Raises `SettingsError` without plotly, whose script it inlines."""
+    """Return the page of one run, or of several side by side.
+
+    Raises `SettingsError` without plotly, whose script it inlines.
+    """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
@@ -35,5 +38,5 @@ def page(accounts: Sequence[dict[str, Any]]) -> str:
         "PLOTLY": get_plotlyjs(),
         "SCRIPT": here.joinpath("report.js").read_text("utf-8"),
     }
-    # One pass: what is put in is not looked at again.
+    # One pass, so that what is put in is not looked at again.
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda found: parts[found[1]], here.joinpath("report.html").read_text("utf-8"))

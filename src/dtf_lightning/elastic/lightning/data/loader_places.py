@@ -1,0 +1,92 @@
+"""Where each training loader stood when the generation began, from which any later position in the epoch follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dtf_lightning.elastic.data.combined_loaders import MODES, Place
+from dtf_lightning.errors import SettingsError
+
+
+class LoaderPlaces:
+    """One worker's: the place of every loader, the first included, and the former generation's places."""
+
+    def __init__(self) -> None:
+        self.mode = MODES[0]
+        """How Lightning combines several loaders."""
+        self.done = 0
+        """Batches of the epoch when the places were taken."""
+        self._places: list[Place] = []
+        self._former: dict[str, Any] | None = None
+        """`state_dict` of the generation before, or of a checkpoint."""
+        self._bound = False
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def begin_anew(self, former: dict[str, Any] | None) -> None:
+        """The first loader of a generation is about to be bound; `former` is where the loaders stood."""
+        self._former, self._places = former, []
+
+    def take(self, place: Place, *, done: int, formed: bool) -> None:
+        """The next loader stands there when `done` batches of the epoch are done; not for good before a world is formed."""
+        self._places.append(place)
+        self.bound(done=done, formed=formed)
+
+    def bound(self, *, done: int, formed: bool) -> None:
+        self._bound, self.done = formed, done
+
+    def where_next_stood(self, cursor: int, *, done: int, in_epoch: bool, sharded: bool) -> tuple[int, bool]:
+        """The next loader's cursor, and whether it goes through its data once more in this epoch.
+
+        Args:
+            cursor: samples that a single loader has consumed.
+            done: batches of the epoch that are done.
+            sharded: its data is in shards, whose owners the former position says.
+
+        Raises `SettingsError` for a former position that does not say where this loader stood.
+        """
+        former, index = self._former if in_epoch else None, len(self._places)
+        if index and done and (former is None or index >= len(former["places"])):
+            raise SettingsError(
+                f"the position in mid-epoch does not say where training loader number {index + 1} stands; resume from a "
+                "checkpoint of a run with the same loaders, or of an epoch's end"
+            )
+        if done and former is not None and not sharded:
+            for kind in ("shards", "streams"):
+                if former[kind] is not None:
+                    raise SettingsError(
+                        f"the position in mid-epoch is one of {kind}, the training loader has a plain data set; resume with "
+                        "the same data set, or from a checkpoint of an epoch's end"
+                    )
+        if former is not None and len(former["places"]) > 1:
+            return Place(**former["places"][index]).after(done - former["done"], former["mode"])
+        return cursor, False
+
+    def former_part(self, name: str) -> dict[str, Any] | None:
+        """What shards or streams said of themselves in the former position."""
+        part: dict[str, Any] | None = self._former[name] if self._former is not None else None
+        return part
+
+    def former_length(self, index: int) -> int:
+        """Samples that the loader has for the members that have trained, or streams; 0 where they did not say."""
+        if self._former is None:
+            return 0
+        streams, places = self._former["streams"], self._former["places"]
+        if streams is not None:
+            return len(streams["owners"])
+        return int(places[index]["size"]) if index < len(places) else 0
+
+    def state_dict(self, *, shards: dict[str, Any] | None, streams: dict[str, Any] | None) -> dict[str, Any] | None:
+        if not self._bound:
+            return self._former
+        return {
+            "done": self.done,
+            "mode": self.mode,
+            "places": [place.to_json() for place in self._places],
+            "shards": shards,
+            "streams": streams,
+        }
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        self._former, self._bound = state, False

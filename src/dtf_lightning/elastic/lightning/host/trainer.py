@@ -1,0 +1,60 @@
+"""What the trainer's connectors and strategies keep to themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dtf_lightning.elastic.lightning.host.names import call
+
+
+def on_sigterm(trainer: Any, handler: Callable[[], None]) -> None:
+    """What SIGTERM does while the trainer's own handlers are installed."""
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: handler()
+
+
+def set_cluster_environment(trainer: Any, environment: Any) -> None:
+    """What the trainer takes rank and world size from."""
+    trainer._accelerator_connector.cluster_environment = environment
+
+
+def replace_strategy(trainer: Any, strategy: Any) -> None:
+    """Put another strategy in the place of the trainer's, bound to the same module."""
+    former = trainer.strategy
+    strategy._lightning_module = former._lightning_module
+    strategy.model = former.model
+    strategy._layer_sync = getattr(former, "_layer_sync", None)
+    trainer._accelerator_connector.strategy = strategy
+
+
+def syncs_batch_norm(strategy: Any) -> bool:
+    """Whether `Trainer(sync_batchnorm=True)` is set."""
+    return strategy._layer_sync is not None
+
+
+def has_comm_hook(strategy: Any) -> bool:
+    """Whether a `DDPStrategy` was given a communication hook or its state."""
+    return strategy._ddp_comm_hook is not None or strategy._ddp_comm_state is not None
+
+
+def dump_checkpoint(trainer: Any) -> dict[str, Any]:
+    """The whole of what Lightning would write to disk. For some strategies a collective. Tensors are references."""
+    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return checkpoint
+
+
+def load_checkpoint(trainer: Any, checkpoint: dict[str, Any]) -> None:
+    """Resume from Lightning's checkpoint, as `fit(ckpt_path=...)` does."""
+    connector = trainer._checkpoint_connector
+    connector._loaded_checkpoint = checkpoint
+    connector.restore_datamodule()
+    connector.restore_model()
+    connector.restore_callbacks()
+    connector.restore_training_state()
+    connector._loaded_checkpoint = {}
+
+
+def callback_states(trainer: Any) -> dict[str, Any]:
+    """Every callback's `state_dict` by its state key; not copied."""
+    states: dict[str, Any] = call._call_callbacks_state_dict(trainer)
+    return states

@@ -1,0 +1,318 @@
+"""Restart mode's membership: workers that torchelastic starts anew on every change, under any of its rendezvous.
+
+Differences from a live run, in the order of a worker's life:
+
+1. there is no agent to check in with: the workers meet on torchelastic's store when `ElasticCallback` is constructed,
+   and the world is the real one from the start;
+2. `attach`: all agree on which run this is, and which life of it, from what the nodes remember (`RunRecord`);
+3. `enter`: the newest intact state among snapshots and checkpoints becomes everybody's (`state_source.py`);
+4. while training, `snapshot_every_n_steps` puts a snapshot into the node's memory;
+5. SIGTERM, or a peer that is lost: back to the last committed step, cut the process group so that nobody waits for this
+   worker, write a snapshot, exit. Nobody has to agree on the step: a peer that is in the next one cannot commit it
+   alone and rolls it back, and after the restart the newest position wins;
+6. the end: all arrive, then every node forgets the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+import time
+import uuid
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+from dtf_lightning import environment
+from dtf_lightning.elastic.collectives.communication import is_communication_error
+from dtf_lightning.elastic.collectives.process_group import GenerationGroup
+from dtf_lightning.elastic.collectives.restart_meeting import agree_on_word, connect
+from dtf_lightning.elastic.lightning.restart.stop_request import StopRequest
+from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft, WorkerStopped
+from dtf_lightning.elastic.lightning.run.policies import Verdict
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
+from dtf_lightning.elastic.lightning.run.signals import stopping_signals
+from dtf_lightning.elastic.lightning.run.world import World
+from dtf_lightning.elastic.link.messages import Welcome
+from dtf_lightning.elastic.rules.generation import Generation, Member
+from dtf_lightning.elastic.snapshots.node import NodeSnapshots, RunRecord, agent_name, last_record, run_key
+from dtf_lightning.environment import TorchelasticWorld
+from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.events.registry import Event
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+log = logging.getLogger("dtf_lightning")
+
+PEER_PATIENCE = 10.0
+"""Seconds that a worker which has lost a peer waits to be stopped by its agent, before it fails by itself: that would be
+counted as a failure of its own node."""
+FORM_TIMEOUT = 60.0
+"""Seconds for the members, all of whom have come, to connect to each other."""
+NOT_OF_THE_RUN = (
+    "optimizer", "Trainer(max_epochs)", "Trainer(max_steps)", "torch threads (OMP_NUM_THREADS)", "hardware",
+)  # fmt: skip
+"""Settings that do not tell one run from another: they are not known yet when the run is looked for, or may change from
+life to life (training goes on for longer, or elsewhere)."""
+SAME_IN_A_LIFE = ("torch threads (OMP_NUM_THREADS)", "hardware")
+"""Of these, what all workers of one life must have in common all the same."""
+
+
+@dataclass(frozen=True)
+class _Peer:
+    """What each rank says of itself when the workers meet."""
+
+    host: str
+    node: str
+    num_local: int
+    settings: dict[str, str]
+    records: tuple[RunRecord, ...]
+    fresh: str
+    """The instance's name if this rank is 0 and nobody knows the run."""
+
+
+@dataclass
+class RestartedRun:
+    """What the workers of one life of a run have agreed on."""
+
+    node: NodeSnapshots
+    """What this node remembers of the run."""
+    record: RunRecord
+    """What it is to remember of this life."""
+    generation: Generation
+    """This life."""
+    hosts: list[str]
+    """Every rank's."""
+    signature: str = ""
+    """What a snapshot fits into: the model's parameters and the optimizers."""
+
+
+class RestartMembership:
+    """The workers that torchelastic has started together. A `Membership` policy.
+
+    Raises torch's errors when the workers do not come together.
+    """
+
+    keeps_processes = False
+
+    def __init__(self, world: TorchelasticWorld) -> None:
+        self.world = world
+        self.stop = StopRequest()
+        self.group = GenerationGroup()
+        self.run: RestartedRun
+        """From `attach` on."""
+        self.lost: Exception | None = None
+        """The failed collective that stopped this worker."""
+        self._step = 0
+        self._welcome = _welcome(world)
+        meeting = connect(world)
+        self._meeting: dist.Store | None = meeting  # kept: rank 0 may host it
+        self._word = agree_on_word(meeting, world.rank, world.world_size)
+        self.group.form_local(
+            host=world.store_host,
+            port=world.store_port,
+            prefix=f"{self._word}/setup",
+            rank=world.rank,
+            world_size=world.world_size,
+        )
+
+    @property
+    def welcome(self) -> Welcome:
+        return self._welcome
+
+    # --- meeting -----------------------------------------------------------------------------------------------------
+
+    def attach(self, settings: RunSettings, fingerprint: dict[str, str], run_dir: Path) -> Generation | None:
+        """Find out which run this is and which life of it; the same on all ranks."""
+        compared = {
+            name: text for name, text in fingerprint.items() if name not in NOT_OF_THE_RUN or name in SAME_IN_A_LIFE
+        }
+        of_the_run = {name: text for name, text in compared.items() if name not in SAME_IN_A_LIFE}
+        node = NodeSnapshots(
+            settings.snapshots,
+            key=run_key(self._welcome.run_id, of_the_run, agent_name()),
+            run_dir=run_dir,
+            agent=agent_name(),
+        )
+        peers = self.gather(
+            _Peer(
+                host=socket.gethostname(),
+                node=self._welcome.node,
+                num_local=self._welcome.num_local_workers,
+                settings=compared,
+                records=tuple(node.records()),
+                fresh=uuid.uuid4().hex,
+            )
+        )
+        _refuse_differences(peers)
+        last = last_record([record for peer in peers for record in peer.records])
+        number = last.generation + 1 if last is not None else 1
+        generation = Generation(
+            number=number,
+            members=_members(peers, number),
+            reason="the workers started" if last is None else f"the workers were started anew, life {number}",
+            kind="start" if last is None else _kind(last.world_size, self.world.world_size),
+            instance=last.instance if last is not None else peers[0].fresh,
+            store_host=self.world.store_host,
+            store_port=self.world.store_port,
+            formed_at=time.time(),
+        )
+        record = RunRecord(
+            instance=generation.instance,
+            generation=number,
+            written_at=time.time(),
+            world_size=self.world.world_size,
+            checkpoint_folders=last.checkpoint_folders if last is not None else (),
+        )
+        self.run = RestartedRun(node=node, record=record, generation=generation, hosts=[peer.host for peer in peers])
+        self._welcome = replace(self._welcome, joiner=last is not None, incarnation=number)
+        if self.world.local_rank == 0:
+            node.remove_foreign(generation.instance)
+        return generation
+
+    def get_ready(self, trainer: pl.Trainer) -> None:
+        """Say what a snapshot fits into."""
+        self._optimizers = [type(optimizer).__name__ for optimizer in trainer.optimizers]
+
+    def assignment(self, fingerprint: dict[str, str], parameters: tuple[str, ...], run_dir: Path) -> World:  # noqa: ARG002
+        if self.stop.asked():
+            raise WorkerStopped(self.stop.reason)
+        self.run.signature = hashlib.sha256("\n".join((*parameters, *self._optimizers)).encode()).hexdigest()
+        signatures = self.gather(self.run.signature)  # also the place where the slowest set-up is waited for
+        if len(set(signatures)) > 1:
+            raise SettingsError(
+                "the ranks' models or optimizers differ (names, types or shapes of parameters); all must train the same"
+            )
+        self.group.destroy()
+        return World(generation=self.run.generation, rank=self.world.rank, size=self.world.world_size)
+
+    def gather(self, mine: Any) -> list[Any]:
+        """Every rank's, in rank order."""
+        everyone: list[Any] = [None] * self.world.world_size
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    def store_prefix(self, generation: Generation) -> str:  # noqa: ARG002  a life has one
+        return f"{self._word}/train"
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def active(self, step: int) -> None:
+        self._step = step
+
+    def at_boundary(self, step: int) -> bool:
+        self._step = step
+        return self.stop.asked()
+
+    def check(self) -> None:
+        """Between boundaries nothing can have been announced: a peer that stopped shows in the next collective."""
+
+    def before_validation_batch(self, world: World, *, sanity_checking: bool) -> None:
+        if not self.stop.asked():
+            return
+        if sanity_checking:
+            raise WorkerStopped(self.stop.reason)
+        if world.formed:
+            raise StopForRescale  # a validation may take longer than the agent waits; it is done again
+
+    # --- stopping ----------------------------------------------------------------------------------------------------
+
+    def verdict(self, error: BaseException) -> Verdict:
+        if isinstance(error, StopForRescale):
+            return Verdict.RESCALE
+        if isinstance(error, Exception) and not isinstance(error, DtfError) and is_communication_error(error):
+            self.lost = error
+            return Verdict.RESCALE
+        return Verdict.GOODBYE if isinstance(error, WorkerLeft) else Verdict.OWN
+
+    def failed(self, error: str) -> None:  # noqa: ARG002  torchelastic sees it
+        self.break_off()
+
+    def break_off(self) -> None:
+        """At once: whoever is in the next step's collectives waits for this worker."""
+        self.group.cut()
+        self.group.hang_up()
+
+    def drop_group(self, *, planned: bool) -> None:  # noqa: ARG002  broken off already
+        self.group.destroy()
+
+    def leave_reason(self) -> str | None:
+        return self.stop.reason or f"a peer was lost ({self.lost})".splitlines()[0][:300]
+
+    def leave(self, reason: str) -> None:
+        """Always ends this worker: torchelastic starts the next life.
+
+        Raises:
+            WorkerStopped: the agent has stopped it.
+            RuntimeError: a peer was lost and nobody has stopped this worker.
+        """
+        if self.lost is not None and not self.stop.wait(PEER_PATIENCE):
+            raise RuntimeError(
+                f"a peer was lost and no agent has stopped this worker within {PEER_PATIENCE:g} s; it ends so that it "
+                "is started anew"
+            ) from self.lost
+        log.info("this worker stops at step %d: %s", self._step, reason)
+        raise WorkerStopped(reason)
+
+    def leaving(self, reason: str) -> None:
+        self.stop.ask(reason)
+
+    def finished(self, step: int) -> None:  # noqa: ARG002
+        dist.barrier()
+
+    def signals(self) -> AbstractContextManager[None]:
+        return stopping_signals(self.stop.ask, self.stop.asked)
+
+    def send(self, event: Event) -> None:
+        """No agent listens: events stay in the run's folder."""
+
+    def close(self) -> None:
+        self.group.close()
+        self._meeting = None
+
+
+def _welcome(world: TorchelasticWorld) -> Welcome:
+    """What an agent of ours would have said."""
+    return Welcome(
+        run_id=environment.read(environment.RUN_ID) or world.run_id,
+        node=environment.read(environment.NODE) or agent_name(),
+        joiner=False,
+        rank=world.rank,
+        world_size=world.world_size,
+        store_host=world.store_host,
+        store_port=world.store_port,
+        incarnation=1,
+        num_local_workers=world.num_local_workers,
+        heartbeat_interval=1.0,
+        rescale_timeout=FORM_TIMEOUT,
+    )
+
+
+def _kind(before: int, now: int) -> str:
+    if now == before:
+        return "failure"
+    return "join" if now > before else "leave"
+
+
+def _members(peers: list[_Peer], incarnation: int) -> tuple[Member, ...]:
+    """The nodes in rank order."""
+    first = {peer.node: peer for peer in reversed(peers)}
+    return tuple(
+        Member(node=node, incarnation=incarnation, num_workers=first[node].num_local, host=first[node].host)
+        for node in dict.fromkeys(peer.node for peer in peers)
+    )
+
+
+def _refuse_differences(peers: list[_Peer]) -> None:
+    for rank, peer in enumerate(peers):
+        for name, text in peers[0].settings.items():
+            if peer.settings.get(name) != text:
+                raise SettingsError(
+                    f"rank 0 on {peers[0].host} has {name}={text!r}, rank {rank} on {peer.host} "
+                    f"{peer.settings.get(name)!r}; all workers of a run must have the same"
+                )

@@ -1,0 +1,119 @@
+"""Takes a worker's snapshots: beside training while it goes on, and at once when the worker stops.
+
+Rules that this file guards:
+
+* training stands still only while what is no weight is copied; weights and optimizer state, which nothing but the next
+  optimizer step changes, are copied by a thread while the next forward and backward run, and that step waits for it
+  (`Staging`, which also finds out when something else changed them meanwhile);
+* a snapshot that the writer has no time for is taken a few steps later, not waited for;
+* whatever goes wrong with a snapshot is said, and training goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from dtf_lightning.elastic.checkpoints.background import BackgroundWriter
+from dtf_lightning.elastic.checkpoints.staging import StagedState, Staging, StateChanged
+from dtf_lightning.elastic.snapshots.format import SnapshotHeader
+from dtf_lightning.elastic.snapshots.node import NodeSnapshots
+from dtf_lightning.elastic.snapshots.packing import pack
+from dtf_lightning.errors import CheckpointError
+
+log = logging.getLogger("dtf_lightning")
+
+
+class Snapshotter:
+    """One worker's. `at_boundary` and `last` belong to the training thread.
+
+    Args:
+        dump: the training state now; its tensors are references. May raise whatever the user's hooks raise.
+        steady: storages in it that only an optimizer step changes.
+        header: of a snapshot taken now, for a reason.
+        node: where snapshots go.
+        every_n_steps: optimizer steps between two; `None`: only when the worker stops.
+    """
+
+    def __init__(
+        self,
+        dump: Callable[[], dict[str, Any]],
+        steady: Callable[[], set[int]],
+        header: Callable[[str], SnapshotHeader],
+        node: NodeSnapshots,
+        *,
+        every_n_steps: int | None,
+    ) -> None:
+        self._dump = dump
+        self._steady = steady
+        self._header = header
+        self._node = node
+        self._every = every_n_steps
+        self._staging = Staging()
+        self._writer = BackgroundWriter()
+        self._staged: StagedState | None = None
+        """The copy that the next optimizer step waits for."""
+        self._was_torn = False
+        self._last_step: int | None = None
+        self._failed = False
+
+    def at_boundary(self, step: int) -> None:
+        """Between two optimizer steps: take a snapshot if one is due."""
+        every = self._every
+        if self._last_step is None:
+            self._last_step = step  # where this life began: there is a snapshot of it, or nothing to lose
+        if every is None or self._failed:
+            return
+        # Due once a multiple was passed; at the next boundary if the writer is still busy with the one before.
+        if step // every == self._last_step // every or self._writer.num_in_flight:
+            return
+        self._last_step = step
+        staged = self._stage(steady=set() if self._was_torn else self._steady())
+        if staged is None:
+            return
+        header, self._staged = self._header("periodic"), staged
+
+        def work() -> None:
+            try:
+                packed = pack(staged.read())
+            except StateChanged as error:
+                self._was_torn = True
+                log.warning(
+                    "the snapshot of step %d is given up: %s. From now on training waits for the copy", step, error
+                )
+            else:
+                self._node.write(packed, header)
+
+        self._writer.submit(work)
+
+    def wait_until_copied(self) -> None:
+        """Weights may change after this. Nearly always true already: an attribute read."""
+        if self._staged is not None:
+            self._staged.wait()
+            self._staged = None
+
+    def last(self, reason: str, step: int) -> None:
+        """The worker stops: take a snapshot now, and return when it is written."""
+        self.close()
+        staged = self._stage(steady=set())
+        if staged is not None:
+            written = self._node.write(pack(staged.read()), self._header(reason))
+            if written is not None:
+                log.info("snapshot at step %d: %s", step, written)
+
+    def close(self) -> None:
+        """Wait until what is being written is there."""
+        self.wait_until_copied()
+        with suppress(CheckpointError, OSError):  # the writer has said it
+            self._writer.flush()
+
+    def _stage(self, *, steady: set[int]) -> StagedState | None:
+        try:
+            return self._staging.begin(self._dump(), steady=steady)
+        except Exception as error:  # the user's on_save_checkpoint, or something that cannot be pickled
+            if not self._failed:
+                self._failed = True
+                log.exception("no snapshot can be taken of this training, it goes on without: %s", error)
+            return None

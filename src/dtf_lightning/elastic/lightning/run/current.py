@@ -1,0 +1,36 @@
+"""The run that this process is a worker of."""
+
+from __future__ import annotations
+
+from dtf_lightning import environment
+from dtf_lightning.elastic.lightning.restart.membership import RestartMembership
+from dtf_lightning.elastic.lightning.restart.state_source import SnapshotState
+from dtf_lightning.elastic.lightning.run.live import LiveMembership, PeerState
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
+from dtf_lightning.elastic.lightning.run.worker_run import WorkerRun
+
+_current: WorkerRun | None = None
+
+
+def current_run(settings: RunSettings | None = None) -> WorkerRun | None:
+    """This process's run, checked in to on the first call; `None` where torchrun has not started it.
+
+    Under this package's rendezvous an agent listens on a socket and the run is live; under any other of torchelastic's
+    its workers are started anew on every change. `settings` that are given later take the place of earlier ones.
+    """
+    global _current
+    if _current is None:
+        _current = _check_in(settings or RunSettings())
+    elif settings is not None:
+        _current.settings = settings
+    return _current
+
+
+def _check_in(settings: RunSettings) -> WorkerRun | None:
+    socket_path, world = environment.agent_socket(), environment.torchelastic_world()
+    if socket_path is not None:
+        return WorkerRun(settings, LiveMembership(socket_path), PeerState())
+    if world is not None:
+        membership = RestartMembership(world)
+        return WorkerRun(settings, membership, SnapshotState(membership))
+    return None

@@ -1,0 +1,64 @@
+"""What must be the same on every node of a run, whatever the world: compared before a newcomer is let in."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from dtf_lightning.elastic.lightning.host.names import VERSION
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+
+def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
+    """World-independent settings by name, as text."""
+    script = Path(sys.argv[0]) if sys.argv and sys.argv[0] else None
+    content = script.read_bytes() if script is not None and script.is_file() else b""
+    return {
+        "script": script.name if script is not None else "",
+        "script content (SHA-256)": hashlib.sha256(content).hexdigest()[:16],
+        "torch version": torch.__version__,
+        "lightning version": VERSION,
+        "Trainer(accumulate_grad_batches)": str(trainer.accumulate_grad_batches),
+        "Trainer(precision)": str(trainer.precision),
+        "Trainer(gradient_clip_val)": str(trainer.gradient_clip_val),
+        "Trainer(max_epochs)": str(trainer.max_epochs),
+        "Trainer(max_steps)": str(trainer.max_steps),
+        "optimizer": ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers),
+    }
+
+
+def run_fingerprint(
+    trainer: pl.Trainer, settings: RunSettings, *, gradients: dict[str, str], accumulate: int
+) -> dict[str, str]:
+    """The same, with what `ElasticCallback` was given.
+
+    Args:
+        gradients: what the gradients' policy adds.
+        accumulate: the user's `Trainer(accumulate_grad_batches)`: a plan has set its own for a world that was provisional.
+    """
+    return (
+        settings_fingerprint(trainer)
+        | settings.batches.fingerprint()
+        | gradients
+        | {
+            "ElasticCallback(seed)": str(settings.seed),
+            "ElasticCallback(evaluation)": settings.evaluation,
+            "Trainer(accumulate_grad_batches)": str(accumulate),
+        }
+    )
+
+
+def parameter_signature(module: torch.nn.Module) -> tuple[str, ...]:
+    """`name dtype shape` of every parameter and persistent buffer, in order."""
+    return tuple(
+        f"{name} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, torch.Tensor)
+    )

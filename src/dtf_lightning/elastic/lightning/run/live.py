@@ -1,0 +1,215 @@
+"""Live mode's policies: an agent says who is in the run, and peers that live hand their state to newcomers."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from dtf_lightning import environment
+from dtf_lightning.elastic.collectives.communication import is_communication_error
+from dtf_lightning.elastic.collectives.process_group import GenerationGroup
+from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
+from dtf_lightning.elastic.collectives.warm_up import warm_up
+from dtf_lightning.elastic.lightning.rewind import training_state
+from dtf_lightning.elastic.lightning.rewind.epoch_metrics import dump_logged, load_logged
+from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft
+from dtf_lightning.elastic.lightning.run.policies import StateParts, Verdict
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
+from dtf_lightning.elastic.lightning.run.signals import graceful_signals
+from dtf_lightning.elastic.lightning.run.world import Resumption, World
+from dtf_lightning.elastic.link.messages import Happened, Welcome
+from dtf_lightning.elastic.link.worker_link import RunFinished, WorkerLink
+from dtf_lightning.elastic.rules.generation import Generation
+from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_leader
+from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
+from dtf_lightning.events.registry import Event
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+VERDICT_FACTOR = 10
+"""A suspected failure waits this many `rescale_timeout`s for the leader's word: etcd may be away meanwhile."""
+
+
+class LiveMembership:
+    """A worker whose agent listens on a socket. A `Membership` policy. Raises what `WorkerLink` raises."""
+
+    keeps_processes = True
+
+    def __init__(self, agent_socket: str) -> None:
+        self.group = GenerationGroup()
+        self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        welcome = self.welcome
+        self.group.form_local(
+            host=welcome.store_host,
+            port=welcome.store_port,
+            prefix=f"{welcome.node}/{welcome.incarnation}",
+            rank=environment.local_rank(),
+            world_size=welcome.num_local_workers,
+        )
+
+    @property
+    def welcome(self) -> Welcome:
+        return self.link.welcome
+
+    def attach(self, settings: RunSettings, fingerprint: dict[str, str], run_dir: Path) -> Generation | None:  # noqa: ARG002
+        return None
+
+    def get_ready(self, trainer: pl.Trainer) -> None:  # noqa: ARG002
+        warm_up()  # on the node's local group
+
+    def assignment(self, fingerprint: dict[str, str], parameters: tuple[str, ...], run_dir: Path) -> World:
+        self.group.destroy()
+        try:
+            assignment = self.link.ready(fingerprint, parameters, run_dir=str(run_dir))
+        except RunFinished as finished:
+            raise WorkerLeft(str(finished)) from None
+        generation = Generation.from_json(assignment.generation)
+        return World(generation=generation, rank=assignment.rank, size=assignment.world_size)
+
+    def store_prefix(self, generation: Generation) -> str:
+        return f"{generation.instance}/gen{generation.number}"
+
+    def active(self, step: int) -> None:
+        self.link.active(step)
+
+    def at_boundary(self, step: int) -> bool:
+        self.link.step = step
+        return self.link.at_boundary()
+
+    def check(self) -> None:
+        self.link.check()
+
+    def before_validation_batch(self, world: World, *, sanity_checking: bool) -> None:
+        """Nobody waits: a planned rescale comes at the next boundary, a failure cuts the collectives."""
+
+    def verdict(self, error: BaseException) -> Verdict:
+        if isinstance(error, Exception) and self.link.abort_reason is not None:
+            raise RunAborted(self.link.abort_reason) from None
+        if isinstance(error, (StopForRescale, GenerationBroken)):
+            return Verdict.RESCALE
+        if isinstance(error, Exception) and not isinstance(error, DtfError):
+            if self.link.broken:
+                return Verdict.RESCALE
+            if is_communication_error(error) and self.link.suspect(
+                f"{type(error).__name__}: {error}".splitlines()[0][:300],
+                timeout=VERDICT_FACTOR * self.welcome.rescale_timeout,
+            ):
+                return Verdict.RESCALE
+        return Verdict.GOODBYE if isinstance(error, (WorkerLeft, RunAborted)) else Verdict.OWN
+
+    def failed(self, error: str) -> None:
+        self.link.dying(error)
+        self.group.cut()
+
+    def break_off(self) -> None:
+        """The agents cut the group of a generation that is broken; a planned rescale leaves it whole."""
+
+    def drop_group(self, *, planned: bool) -> None:
+        if not planned:
+            self.group.cut()
+        self.group.destroy()
+
+    def leave_reason(self) -> str | None:
+        stop = self.link.stopping
+        return stop.reason if stop is not None and stop.leave and not self.link.broken else None
+
+    def leave(self, reason: str) -> None:
+        self.link.left()
+        raise WorkerLeft(reason)
+
+    def leaving(self, reason: str) -> None:
+        self.link.leaving(reason)
+
+    def finished(self, step: int) -> None:
+        self.link.finished(step)
+
+    def signals(self) -> AbstractContextManager[None]:
+        return graceful_signals(self.link.leaving)
+
+    def send(self, event: Event) -> None:
+        self.link.send(Happened(event=event.to_json()))
+
+    def close(self) -> None:
+        self.group.close()
+        self.link.close()
+
+
+class PeerState:
+    """Members compare their positions; the furthest one sends its state to those behind. A `StateSource` policy."""
+
+    def __init__(self) -> None:
+        self._parts: StateParts
+
+    def attach(self, parts: StateParts) -> None:
+        self._parts = parts
+
+    def share(self, world: World) -> Resumption:
+        parts = self._parts
+        trainer, progress = parts.trainer, parts.progress
+        first, plan = self._agree(world)
+        resuming = not first
+        if first:
+            box = [(training_state.dump_start(trainer), progress.loaded is not None)]
+            dist.broadcast_object_list(box, src=plan.leader_rank)
+            start, resuming = box[0]
+            training_state.load_start(trainer, start)
+        receivers = [receiver for receiver, source in plan.sources.items() if source == world.rank]
+        if receivers:
+            state = training_state.dump_state(trainer, progress) | {
+                "logged": dump_logged(trainer),
+                "recent_log": parts.run_log.recent(),
+                "run_began": parts.start_world.run_began,
+            }
+            for receiver in receivers:
+                send_state(state, receiver)
+        elif world.rank in plan.sources:
+            state = receive_state(plan.sources[world.rank])
+            parts.start_world.join(state["run_began"])
+            training_state.load_state(trainer, progress, state)
+            load_logged(trainer, state["logged"])
+            parts.run_log.adopt_recent(state["recent_log"])
+        return Resumption(first=first, resuming=resuming, restored=not first)
+
+    def _agree(self, world: World) -> tuple[bool, ResumePlan]:
+        """Whether nobody has trained yet, and who sends to whom."""
+        mine = self._parts.progress.position(self._parts.trainer)
+        phases = list(LoopPhase)
+        # (world_size, 5): every member's position
+        row = torch.tensor(
+            [int(mine.trained), mine.global_step, mine.batches_total, phases.index(mine.phase), mine.samples]
+        )
+        rows = [torch.empty_like(row) for _ in range(world.size)]
+        dist.all_gather(rows, row)
+        positions = [
+            Position(
+                trained=bool(trained), global_step=step, batches_total=batches, phase=phases[phase], samples=samples
+            )
+            for trained, step, batches, phase, samples in (row.tolist() for row in rows)
+        ]
+        first = not any(position.trained for position in positions)
+        plan = choose_leader(positions)
+        if first and len(set(positions)) == 1:
+            # Nobody has trained and all have loaded the same: DDP's broadcast of the weights is enough.
+            return first, replace(plan, sources={})
+        return first, plan
+
+    def at_boundary(self, step: int) -> None:
+        """Peers hold the state."""
+
+    def before_weights_change(self) -> None:
+        """Nothing is being copied."""
+
+    def leave_behind(self, reason: str) -> None:
+        """Peers hold the state."""
+
+    def finished(self) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Nothing is kept."""

@@ -1,0 +1,385 @@
+"""One worker's part in a run, from check-in to the last generation; the same code for live and restart mode.
+
+The life of a worker, in the order of this file's methods:
+
+1. check in when `ElasticCallback` (or `ElasticDDPStrategy`) is constructed, set up alone;
+2. `enter` a generation: form its process group, agree on the newest state, receive it if somebody else has it;
+3. train; at each optimizer-step boundary look whether a planned rescale stops here (one attribute read);
+4. when an exception comes up through the loops, `should_rescale` tells a rescale from the user's own error;
+5. `unwind`: back to a clean, resumable position without a process group; then 2 again, or leave;
+6. `finish` with the others.
+
+Where live and restart mode differ, a policy says what is done: `policies.Membership`, `policies.StateSource`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dtf_lightning import environment
+from dtf_lightning.elastic.lightning.cluster_environment import ElasticEnvironment, accept_any_world
+from dtf_lightning.elastic.lightning.data.gradients import DdpGradients, Gradients
+from dtf_lightning.elastic.lightning.data.running_batches import RunningBatches
+from dtf_lightning.elastic.lightning.data.virtual_ranks import VirtualRanks
+from dtf_lightning.elastic.lightning.reporting.rank_zero import publish_rank
+from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
+from dtf_lightning.elastic.lightning.reporting.reporter import Reporter
+from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
+from dtf_lightning.elastic.lightning.rewind.rewind import Rewind
+from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft
+from dtf_lightning.elastic.lightning.run.fingerprint import parameter_signature, run_fingerprint
+from dtf_lightning.elastic.lightning.run.policies import Membership, StateParts, StateSource, Verdict
+from dtf_lightning.elastic.lightning.run.settings import RunSettings
+from dtf_lightning.elastic.lightning.run.start_world import StartWorld
+from dtf_lightning.elastic.lightning.run.world import World
+from dtf_lightning.elastic.rules.resume import LoopPhase
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from dtf_lightning.elastic.lightning.data.stream_loader import StreamLoader
+
+
+class WorkerRun:
+    """See the module's docstring. One per process; the strategy holds it. Implements `interface.ElasticRun`."""
+
+    def __init__(self, settings: RunSettings, membership: Membership, source: StateSource) -> None:
+        self.settings = settings
+        self.membership = membership
+        self.source = source
+        welcome = membership.welcome
+        self.environment = ElasticEnvironment(
+            rank=welcome.rank,
+            world_size=welcome.world_size,
+            local_rank=environment.local_rank(),
+            num_local_workers=welcome.num_local_workers,
+        )
+        self.world = World(rank=welcome.rank, size=welcome.world_size)
+        # Until the first generation, Lightning sees the node's workers as its process group and a provisional rank, so
+        # that a joiner writes no log folder and `prepare_data` has its barrier on the node.
+        publish_rank(welcome.rank)
+        accept_any_world()
+        self.trainer: Any = None
+        """The trainer that fits; `None` before."""
+        self.progress = TrainingProgress()
+        self.rewind = Rewind()
+        self.over = False
+        """Training came to its end with all members: whoever dies now is missed no more."""
+        self.reporter = Reporter(RunRecorder(welcome, environment.local_rank(), membership.send))
+        self.gradients: Gradients = DdpGradients()
+        self.batches: RunningBatches
+        """From `attach` on, as all below."""
+        self.start_world: StartWorld
+        self._signature: tuple[dict[str, str], tuple[str, ...]] | None = None
+        """Settings and parameters, as other nodes compare them; `None` before set-up is over."""
+
+    # --- 1 set-up ----------------------------------------------------------------------------------------------------
+
+    @property
+    def joiner(self) -> bool:
+        """The run trained before this worker was started."""
+        return self.membership.welcome.joiner
+
+    @property
+    def recorder(self) -> RunRecorder:
+        """Where this worker's events and its account of time are written."""
+        return self.reporter.recorder
+
+    def attach(self, trainer: Any) -> None:
+        """Bind to the trainer that will fit; before its set-up hooks. Raises `SettingsError` for what cannot be."""
+        self.trainer = trainer
+        batches = self.settings.batches
+        if batches.virtual_ranks is not None:
+            drop_last, undo = batches.tail == "drop", self.rewind.undo
+            self.gradients = VirtualRanks(
+                batches.virtual_ranks, seed=self.settings.seed, drop_last=drop_last, undo=undo
+            )
+        self.gradients.attach(trainer)
+        node = self.membership.welcome.node
+        self.batches = RunningBatches(trainer, self.progress, self.settings, self.gradients, node=node)
+        self.progress.data = self.batches
+        self.start_world = StartWorld(trainer, self.environment)
+        self.rewind.attach(trainer)
+        generation = self.membership.attach(self.settings, self._fingerprint(), self._run_dir())
+        if generation is not None:
+            self.world = replace(self.world, generation=generation)
+        welcome = self.membership.welcome
+        self.recorder.known_as(welcome)
+        name = f"{welcome.node}.{environment.local_rank()}.{welcome.incarnation}"
+        self.reporter.open(trainer, self._run_dir(), name if self.settings.ledger else None)
+        self.source.attach(
+            StateParts(
+                settings=self.settings,
+                trainer=trainer,
+                progress=self.progress,
+                undo=self.rewind.undo,
+                start_world=self.start_world,
+                run_log=self.reporter.run_log,
+            )
+        )
+
+    def _run_dir(self) -> Path:
+        """Where this run's events and ledgers lie."""
+        given = self.settings.run_dir or environment.read(environment.RUN_DIR)
+        return Path(given or Path(self.trainer.default_root_dir) / "dtf" / self.membership.welcome.run_id).absolute()
+
+    def _fingerprint(self) -> dict[str, str]:
+        gradients = self.gradients.fingerprint(self.trainer.strategy.root_device)
+        return run_fingerprint(self.trainer, self.settings, gradients=gradients, accumulate=self.batches.accumulate)
+
+    def loaded(self, position: dict[str, Any] | None) -> None:
+        """Lightning has loaded a checkpoint, or a peer's state, in which this was the position."""
+        self.progress.loaded = position
+        if position is not None and self.world.generation.number == 0:
+            self.reporter.resume_logs()
+
+    def leaving(self, reason: str) -> None:
+        """Leave at the next boundary. Safe in a signal handler."""
+        self.membership.leaving(reason)
+
+    def signals(self) -> AbstractContextManager[None]:
+        """Inside, signals that ask this process to end make it leave at a step boundary."""
+        return self.membership.signals()
+
+    # --- 2 entering a generation -------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Wait for the next generation, form it, and hold the same state as all its members.
+
+        Raises:
+            WorkerLeft: the run ended before this worker was needed, or it is to leave already.
+            RunAborted, RunRefused, SettingsError: the leader's, the agent's or the peers' last word.
+        """
+        trainer, clock, account = self.trainer, self.reporter.clock, self.recorder.account
+        if self._signature is None:
+            self.start_world.configured()
+            self.membership.get_ready(trainer)
+            self._signature = self._fingerprint(), parameter_signature(trainer.lightning_module)
+        if not self.progress.trained:
+            self.progress.go_to_loaded(trainer)
+        account.charge(account.current)
+        try:
+            world = self.membership.assignment(*self._signature, self._run_dir())
+        except WorkerLeft as left:
+            self.reporter.ended(left.reason)
+            raise
+        self.gradients.refuse_superfluous(world.rank, world.size, self.membership.welcome.node)
+        clock.mark("wait")
+        former, self.world = self.world, world
+        self._form(world)
+        clock.mark("group")
+        resumption = self.source.share(self.world)
+        self.progress.resuming, self.progress.loaded, self.progress.trained = resumption.resuming, None, True
+        self.world = replace(self.world, first=resumption.first)
+        if self.membership.keeps_processes:
+            self.reporter.take_rank_zero(self.world, former, self.progress.phase)
+        clock.mark("state")
+        trainer.strategy.wrap_model(sync=not resumption.restored)
+        self.world = replace(self.world, formed=True)
+        clock.mark("wrap")
+        self.reporter.entered(self.world)
+        self.membership.active(trainer.global_step)
+
+    def _form(self, world: World) -> None:
+        self.environment.enter(rank=world.rank, world_size=world.size)
+        publish_rank(world.rank)
+        generation, strategy = world.generation, self.trainer.strategy
+        self.membership.group.form(
+            host=generation.store_host,
+            port=generation.store_port,
+            prefix=self.membership.store_prefix(generation),
+            rank=world.rank,
+            world_size=world.size,
+            backend=strategy.group_backend(),
+            connect_timeout=self.membership.welcome.rescale_timeout,
+            timeout=strategy.group_timeout() or timedelta(minutes=30),
+            device=strategy.root_device,
+            still_wanted=self.membership.check,
+        )
+
+    def begin(self) -> None:
+        """The training loader of the generation is made: a run that nobody has trained in begins in this world."""
+        if self.world.first and self.start_world.run_began is None:
+            self.start_world.begin()
+
+    def bind_loader(self, loader: DataLoader[Any] | StreamLoader, *, first: bool = True) -> None:
+        """Give a training loader its place in the world and in the epoch."""
+        # Set-up may look at the data of another world than the one that is formed: see `StartWorld`.
+        world = replace(self.world, rank=self.environment.global_rank(), size=self.environment.world_size())
+        recorded = self.reporter.records_samples
+        self.batches.bind_loader(world, loader, first=first, in_epoch=self.progress.pending, recorded=recorded)
+
+    # --- 3 training --------------------------------------------------------------------------------------------------
+
+    def restore_random_state(self) -> None:
+        """Going back into the loops drew no random number."""
+        self.rewind.undo.restore_random_state()
+
+    def before_batch(self) -> None:
+        """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
+        trainer, progress = self.trainer, self.progress
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        at_step = (done - self.batches.done_before) % trainer.accumulate_grad_batches == 0
+        self.batches.begin(done, self.world.rank)
+        progress.phase = LoopPhase.BATCH
+        if at_step:
+            self.reporter.run_log.commit()
+            progress.at_step_boundary(trainer)
+            self.recorder.account.step_begins()
+            self.rewind.undo.step_begins(trainer)
+            if self.membership.at_boundary(trainer.global_step):
+                raise StopForRescale
+            self.source.at_boundary(trainer.global_step)
+        else:
+            self.membership.check()
+        self.recorder.account.data_wanted()
+
+    def batch_drawn(self) -> None:
+        """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
+        self.recorder.account.data_there()
+        self.reporter.pace.forward_begins()
+        self.gradients.before_training_step()
+        self.batches.drawn()
+        self.reporter.drawn(self.world, self.batches)
+
+    def before_validation_batch(self) -> None:
+        """Called before each batch of a validation or sanity check; may raise like `before_batch`."""
+        if not self.over:
+            self.membership.before_validation_batch(self.world, sanity_checking=self.trainer.sanity_checking)
+
+    def loss_there(self) -> None:
+        """Forward is done."""
+        self.reporter.pace.forward_done()
+
+    def optimizer_closure(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """Forward and backward, then a last look before the optimizer changes weights."""
+
+        def checked() -> Any:
+            result = closure()
+            self.gradients.reduce()
+            self.source.before_weights_change()
+            # On CUDA a failed collective raises late, or not at all.
+            if self.trainer.strategy.root_device.type == "cuda":
+                torch.cuda.current_stream().synchronize()
+            self.membership.check()
+            return result
+
+        return checked
+
+    def after_batch(self) -> None:
+        """Called when the batch is committed: its optimizer stepped, or it is part of an accumulation."""
+        self.source.before_weights_change()  # of an accumulation: what follows a batch may change weights
+        self.progress.batch_done()
+        self.reporter.committed(self.world, self.progress.batch_samples)
+        if self.progress.no_step_open(self.trainer):
+            self.reporter.run_log.commit()
+            strategy = self.trainer.strategy
+            on_cpu = strategy.root_device.type == "cpu"
+            self.reporter.pace.step(self.world, self.trainer.global_step, strategy.model, on_cpu=on_cpu)
+
+    @contextmanager
+    def batch_hooks(self, *, validates: bool) -> Iterator[None]:
+        """Around what Lightning does at a batch's end, which can be done again."""
+        self.progress.phase = LoopPhase.ADVANCE_END
+        if validates:
+            self.rewind.undo.validation_begins(self.trainer)
+        yield
+        self.rewind.undo.hooks_done()
+        if self.progress.no_step_open(self.trainer):
+            self.reporter.run_log.commit()
+        self.progress.phase = LoopPhase.BATCH
+
+    @contextmanager
+    def epoch_hooks(self) -> Iterator[None]:
+        """Around what Lightning does at an epoch's end, which can be done again."""
+        self.progress.epoch_batches_done(self.trainer)
+        self.rewind.undo.hooks_begin(self.trainer)
+        yield
+        self.rewind.undo.hooks_done()
+        self.reporter.run_log.commit()
+        self.progress.epoch_done()
+
+    def collective(self) -> AbstractContextManager[None]:
+        """Inside, this worker waits for the others."""
+        return self.reporter.pace.collective()
+
+    # --- 4 failures --------------------------------------------------------------------------------------------------
+
+    def should_rescale(self, error: BaseException) -> bool:
+        """Whether this exception is a rescale; if not, it is this process's own end, and the others are told.
+
+        Raises `RunAborted` in the place of whatever the abort's end of the collectives has raised.
+        """
+        self.reporter.broken_off()
+        verdict = self.membership.verdict(error)
+        if verdict is Verdict.RESCALE:
+            return True
+        if verdict is Verdict.OWN:
+            text = f"{type(error).__name__}: {error}"[:2000]
+            self.reporter.ended(text)
+            self.membership.failed(text)
+            self.reporter.run_log.commit()
+        self.reporter.run_log.holding = False
+        return False
+
+    # --- 5 unwinding -------------------------------------------------------------------------------------------------
+
+    def unwind(self, error: BaseException) -> None:
+        """Bring this process to a clean, resumable position without a process group."""
+        self.membership.break_off()
+        self.source.before_weights_change()
+        planned = isinstance(error, StopForRescale)
+        trainer, progress, run_log = self.trainer, self.progress, self.reporter.run_log
+        self.reporter.unwinding()
+        self.world = replace(self.world, formed=False)
+        self.rewind.leave_loops(error, keep_workers=trainer.strategy.keeps_loader)
+        self.membership.drop_group(planned=planned)
+        if progress.trained:
+            in_step = progress.phase is LoopPhase.BATCH
+            rolled_back = progress.settle(trainer)
+            if in_step and progress.phase is LoopPhase.ADVANCE_END:  # forward over a step: it is committed
+                run_log.commit()
+            self.rewind.roll_back(step=rolled_back)
+            self.reporter.rolled_back(step=rolled_back)
+            progress.loaded = None  # of no meaning any more, whoever has loaded a callback state
+        run_log.drop()
+        if planned:
+            run_log.flush()
+        self.reporter.clock.mark("unwind")
+
+    def leave_if_asked(self) -> None:
+        """Leave if the rescale was this worker's leaving. Raises `WorkerLeft`."""
+        reason = self.membership.leave_reason()
+        if reason is None:
+            return
+        if self.progress.trained:
+            self.source.leave_behind(reason)
+        self.reporter.left(reason)
+        self.membership.leave(reason)
+
+    # --- 6 the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Come to the end of training together with all members.
+
+        Raises `GenerationBroken`, or torch's errors, when a member died before it had finished: the others need this
+        one's state.
+        """
+        self.reporter.finishing()
+        self.membership.finished(self.trainer.global_step)
+        self.over = True
+        self.reporter.finished(self.world)
+        self.source.finished()
+
+    def close(self) -> None:
+        """Hang up and let go of files and of the process group. Idempotent; the agent takes it for this worker's end."""
+        self.source.close()
+        self.membership.close()
+        self.reporter.close()
