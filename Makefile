@@ -43,7 +43,7 @@ test-chaos: $(STAMP)  ## the long random fault runs
 test-torchx:  ## the torchx tests, in an environment of their own
 	test -x .venv-torchx/bin/python || "$(PYTHON)" -m venv .venv-torchx
 	.venv-torchx/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,torchx]' kubernetes
-	.venv-torchx/bin/python -m pytest tests/launch $(ARGS)
+	.venv-torchx/bin/python -m pytest tests/elastic/torchx $(ARGS)
 
 lint: $(STAMP)  ## ruff (lint and format check) and mypy --strict
 	$(BIN)/ruff check .

@@ -28,7 +28,10 @@ DEADLINE = 900
 """Seconds for one group of tests."""
 
 GROUPS = {
-    "unit": ["tests/unit/elastic", "tests/unit/training", "tests/unit/lightning"],
+    "unit": [
+        *("tests/elastic/rules", "tests/elastic/data", "tests/elastic/observe", "tests/elastic/collectives"),
+        *("tests/elastic/numerics", "tests/elastic/snapshots", "tests/elastic/lightning"),
+    ],
     "etcd": ["tests/etcd", "tests/contract"],
     "live": [
         "tests/elastic/process/test_rescale.py::test_join",

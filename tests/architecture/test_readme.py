@@ -38,6 +38,13 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", ["Makefile", ".ci/run", "pyproject.toml", "docs/compatibility_table.py"])
+def test_tests_that_are_run_by_name_are_there(page):
+    """Files and folders below tests/."""
+    paths = re.findall(r"(?<![\w/])tests/[\w/.]*\w", (ROOT / page).read_text())
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_every_decision_is_listed():
     """In the index of decisions and in the documentation's navigation."""
     index = (ROOT / "docs/decisions/README.md").read_text()

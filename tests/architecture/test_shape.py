@@ -40,6 +40,7 @@ SLEEPERS = {
     "src/dtf_lightning/etcd/connection.py": "between two rounds of asking servers that do not listen yet; ends with a diagnosis",
     "tests/elastic/agent/test_outage.py": "etcd is frozen for longer than a lease: nothing happens meanwhile, that is the test",
     "tests/support/elastic/programs/link_worker.py": "a step of training, which takes time",
+    "tests/support/elastic/programs/node_process.py": "looks at its workers as torchelastic does, later than the agent",
     "tests/support/elastic/programs/restart_script.py": "a step of training, which takes time",
 }
 

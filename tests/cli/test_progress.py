@@ -41,7 +41,7 @@ def test_share():
     terminal = Terminal()
     with Progress("verifying", 8, stream=terminal) as progress:
         progress.advance(2)
-        assert terminal.drawn.wait(10)
+        assert terminal.drawn.wait(60)
         assert progress.line() == "verifying [#####...............]  25% 0 s"
     assert terminal.getvalue().endswith("\r\x1b[K")
     assert "verifying [" in terminal.getvalue()
@@ -62,7 +62,7 @@ def test_terminal_that_is_gone():
     with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w") as stream:
         stream.isatty = lambda: True
         with Progress("reading", stream=stream) as progress:
-            progress._thread.join(10)
+            progress._thread.join(60)
             assert not progress._thread.is_alive()
 
 
@@ -84,7 +84,7 @@ def test_commands(tmp_path, monkeypatch, command):
         original = Progress._write
         monkeypatch.setattr(Progress, "_write", lambda self, text: (original(self, text), drawn.set()))
         leave = Progress.__exit__
-        monkeypatch.setattr(Progress, "__exit__", lambda self, *error: (drawn.wait(10), leave(self, *error))[1])
+        monkeypatch.setattr(Progress, "__exit__", lambda self, *error: (drawn.wait(60), leave(self, *error))[1])
         arguments = {
             "results": ["results", "sync", str(tmp_path / "run"), "--db", str(tmp_path / "db")],
             "report": ["report", str(tmp_path / "run"), "--format", "json", "--output", str(tmp_path / "out")],

@@ -8,10 +8,8 @@ import pytest
 
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Store
-from support.etcd_cluster import EtcdCluster, etcd, prefix, shared_cluster
+from support.etcd_cluster import EtcdCluster
 from support.store_worlds import EtcdWorld, MemoryWorld, World
-
-__all__ = ["etcd", "prefix", "shared_cluster"]
 
 
 @pytest.fixture(params=["memory", "etcd", "three-members"])

@@ -247,7 +247,7 @@ class TestWatches:
     def test_a_batch_holds_whole_revisions(self, store: Store, prefix: str):
         watch = store.watch(prefix)
         store.txn([], [Put(f"{prefix}{number}", b"") for number in range(50)])
-        batch = watch.get(10)
+        batch = watch.get(60)
         assert batch is not None
         assert len(batch) == 50
         watch.cancel()
@@ -282,10 +282,10 @@ class TestWatches:
         world.compact(third)
         watch = store.watch(prefix, start_revision=first)
         with pytest.raises(WatchCompacted) as caught:
-            watch.get(10)
+            watch.get(60)
         assert caught.value.compact_revision == third
         with pytest.raises(WatchCompacted):
-            watch.get(10)
+            watch.get(60)
         watch.cancel()
         watch = store.watch(prefix, start_revision=third)
         assert [e.kv.value for e in collect(watch, 1)] == [b"3"]
@@ -360,7 +360,7 @@ class TestLeases:
         store.put(prefix + "k", b"", lease=lease.id)
         world.revoke(lease.id)
         world.pass_time(0)
-        assert lost.wait(5)
+        assert lost.wait(60)
         assert lease.lost
         lease.revoke()
 

@@ -83,7 +83,7 @@ def test_who_may_not(guarded: EtcdCluster):
         # With a revision given, the watch itself is what gets refused.
         refused = store.watch("/elsewhere/", start_revision=1)
         with pytest.raises(AuthenticationFailed, match="elsewhere"):
-            refused.get(20)
+            refused.get(60)
         refused.cancel()
         watch.cancel()
     assert PASSWORD not in str(forbidden.value)

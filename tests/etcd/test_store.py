@@ -86,7 +86,7 @@ def test_many_threads_share_a_store(store: EtcdStore, prefix: str):
             store.put(own, b"%d" % count, lease=lease.id)
         seen = 0
         while seen < 20:
-            seen += len(watch.get(10) or ())
+            seen += len(watch.get(60) or ())
         lease.revoke()
         watch.cancel()
 
@@ -106,7 +106,7 @@ def test_closing_ends_calls_under_way(etcd: EmbeddedEtcd, store: EtcdStore, pref
 
     with ThreadPoolExecutor(1) as pool:
         calling = pool.submit(call_on)
-        assert started.wait(10)
+        assert started.wait(60)
         store.close()
         with pytest.raises(StoreError, match="closed"):
             calling.result(10)

@@ -103,7 +103,8 @@ class ForkServer:
 
     def start(self, arguments: list[str], environment: Mapping[str, str], output: int) -> Program:
         """Be `python ARGUMENTS`, with its output in this descriptor."""
-        return Program(self, self.fork(warm_python.program, output, arguments, dict(environment), str(Path.cwd())))
+        order = arguments, dict(environment), str(Path.cwd()), self._process.pid
+        return Program(self, self.fork(warm_python.program, output, *order))
 
     def popen(self, args: list[str], *, env: Mapping[str, str], stdout: IO[bytes], **_: object) -> Program:
         """As `subprocess.Popen`, as far as `LocalCluster` uses it."""

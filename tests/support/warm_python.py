@@ -52,9 +52,11 @@ _ANSWER = struct.Struct("!i")
 # --- being a program -------------------------------------------------------------------------------------------------
 
 
-def program(arguments: list[str], environment: Mapping[str, str], directory: str) -> None:
+def program(arguments: list[str], environment: Mapping[str, str], directory: str, parent: int) -> None:
     """Be `python ARGUMENTS` in this fork, to its end; errors and `SystemExit` pass."""
     _be_new(environment, directory)
+    if os.getppid() != parent:
+        return  # who asked for it has ended, perhaps before its environment could be seen: nobody would end it
     try:
         _run(arguments, environment, directory)
     finally:
@@ -259,6 +261,7 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 def _nurse(connection: socket.socket) -> None:
     """The nursery's own life."""
+    parent = os.getppid()
     os.setsid()  # the terminal's signals, and those to the program's group, are not for it
     while True:
         head, descriptors, _, _ = socket.recv_fds(connection, 4, 2)
@@ -277,7 +280,7 @@ def _nurse(connection: socket.socket) -> None:
                 os.close(descriptor)
             os.read(gate[0], 1)  # until it is a child of whom it should be
             os.close(gate[0])
-            as_process(partial(_live, *order, descriptors))
+            as_process(partial(_live, *order, parent, descriptors))
         answer = os.read(born[0], _ANSWER.size)
         os.waitpid(between, 0)
         for descriptor in (*born, *gate, *descriptors):
@@ -285,10 +288,12 @@ def _nurse(connection: socket.socket) -> None:
         connection.sendall(answer)
 
 
-def _live(arguments: list[str], environment: Mapping[str, str], directory: str, descriptors: list[int]) -> None:
+def _live(
+    arguments: list[str], environment: Mapping[str, str], directory: str, parent: int, descriptors: list[int]
+) -> None:
     os.setsid()
     for number, descriptor in enumerate(descriptors, start=1):
         os.dup2(descriptor, number)
     for descriptor in set(descriptors):
         os.close(descriptor)
-    program(arguments, environment, directory)
+    program(arguments, environment, directory, parent)

@@ -11,9 +11,6 @@ from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
 from dtf_lightning.etcd.store import Store
 from support.elastic.agents import FakeCluster
-from support.etcd_cluster import etcd
-
-__all__ = ["etcd"]
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def test_a_sink_that_fails_is_dropped(logs, caplog):
     kept = Kept()
     monitor = Monitor(lambda: logs, "a", [Broken(), kept], interval=0.001)
     monitor.start()
-    assert kept.there.wait(10)
+    assert kept.there.wait(60)
     monitor.close()
     monitor.close()
     assert len(kept.events) == len(EVENTS)
@@ -285,7 +285,7 @@ def test_nothing_before_the_folder_is_known(tmp_path):
     log = EventLog(ELASTIC_EVENTS, events_path(tmp_path, "a"))
     log.write(EVENTS[0])
     folder.append(tmp_path)
-    assert kept.there.wait(10)
+    assert kept.there.wait(60)
     monitor.close()
     log.close()
     assert kept.events == EVENTS[:1]

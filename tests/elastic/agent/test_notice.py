@@ -113,7 +113,7 @@ def test_poller_survives_errors_and_tells_once(caplog):
 
     poller = NoticePoller(source, 0.001, leave)
     poller.start()
-    assert left.wait(5)
+    assert left.wait(60)
     poller.close()
     assert told == [("taken away", 30.0)]
     assert sum("does not answer" in record.message for record in caplog.records) == 1

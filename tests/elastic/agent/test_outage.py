@@ -118,7 +118,9 @@ def train(etcd, run_id, tmp_path):
     made: list[Node] = []
 
     def train(*names: str) -> list[Node]:
-        settings = {"stability_window": 0.05, "initial_window": 0.3, "lease_ttl": 2.0}
+        # The first generation is formed when, and as soon as, all are there.
+        settings = {"stability_window": 0.05, "initial_window": 60.0, "max_wait": 60.0, "lease_ttl": 2.0}
+        settings["max_nodes"] = len(names)
         for name in names:
             agent = AgentProcess(etcd.endpoint, run_id, name, str(tmp_path / f"{name}.sock"), settings)
             process = subprocess.Popen(["sleep", "600"], start_new_session=True)
@@ -160,7 +162,7 @@ def test_host_freezes(train, victim):
     survivor.worker.unwind()
     assert len(survivor.worker.train().members) == 1
     os.kill(frozen.agent.process.pid, signal.SIGCONT)
-    assert frozen.worker_process.wait(10) == -signal.SIGKILL
+    assert frozen.worker_process.wait(60) == -signal.SIGKILL
     assert survivor.worker.unread == 0
 
 
@@ -171,7 +173,7 @@ def test_etcd_freezes(run_id, tmp_path):
         nodes = [cluster.agent(name, lease_ttl=2.0) for name in ("a", "b")]
         for node in nodes:
             node.start_workers()
-            node.worker.ready()
+        cluster.all_ready(*nodes)
         for node in nodes:
             node.worker.train()
         os.kill(etcd.pid, signal.SIGSTOP)

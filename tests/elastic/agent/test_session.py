@@ -41,7 +41,7 @@ def record(state: WorkerState = WorkerState.JOINING) -> NodeRecord:
 def next_of(heard: queue.SimpleQueue, kind: type):
     """The next event of this kind."""
     while True:
-        event = heard.get(timeout=5)
+        event = heard.get(timeout=60)
         if isinstance(event, kind):
             return event
 
@@ -55,7 +55,7 @@ def test_goodbye(session, backend, heard, store):
     session.close()
     events = []
     while not events or events[-1].kind is not EventKind.DELETE:
-        events += watch.get(5)
+        events += watch.get(60)
     watch.cancel()
     assert b'"failed"' in events[-2].kv.value
     assert backend.find(KEYS.prefix, prefix=True) == ()
@@ -89,13 +89,13 @@ def test_record_outlives_its_lease(session, backend, store):
     watch = store.watch(KEYS.node("a"))
     session.start()
     session.write_record(record())
-    first = watch.get(5)[0].kv
+    first = watch.get(60)[0].kv
     with backend.changed:
         backend.drop_lease(first.lease)
     backend.expire()
-    events = list(watch.get(5))
+    events = list(watch.get(60))
     while events[-1].kind is not EventKind.PUT:
-        events += watch.get(5)
+        events += watch.get(60)
     watch.cancel()
     assert events[-1].kv.lease not in (0, first.lease)
     assert events[-1].kv.value == first.value

@@ -66,7 +66,7 @@ def test_becomes_the_worker(script, monkeypatch):
             args = [sys.executable, "-u", str(script), "--epochs", "3"]
             process = spares.take(args, {"RANK": "2"}, [out_file, err_file])
             assert process is not None
-            assert process.wait(30) == 7
+            assert process.wait(60) == 7
             assert spares.take(args, {"RANK": "2"}, [out_file, err_file]) is None  # there was one only
     finally:
         spares.close()
@@ -94,7 +94,7 @@ def test_ends_with_its_agent(script):
     spare = Spare(str(script))
     assert spare.wait_until_ready(30)
     spare._channel.close()
-    assert spare.process.wait(30) == 0
+    assert spare.process.wait(60) == 0
 
 
 @pytest.mark.process
@@ -128,7 +128,7 @@ def test_torchelastic_gets_it(script):
         handler._stderr.close()
         assert handler.proc.pid in pids  # although it has not imported anything yet
         assert isinstance(handler.proc, subprocess.Popen)
-        assert handler.proc.wait(30) == 7
+        assert handler.proc.wait(60) == 7
     finally:
         spares.close()
     assert SubprocessHandler._popen is original

@@ -10,9 +10,6 @@ import pytest
 from dtf_lightning.etcd import connect
 from support.elastic.run import ElasticRun, exactly
 from support.elastic.training import Training
-from support.etcd_cluster import etcd, store
-
-__all__ = ["etcd", "store"]
 
 PAUSES = os.environ.get("DTF_TEST_PAUSES")
 """A file; every test appends the pauses that it saw."""

@@ -63,7 +63,7 @@ def test_etcd_freezes(fork_server, tmp_path):
             os.kill(etcd.pid, signal.SIGSTOP)
             run.wait_for_steps(100)
             psutil.Process(run.nodes["b"].worker_pids()[0]).kill()
-            run.wait_for_log("b", "is gone", of_agent=True)
+            assert run.server.wait(run.nodes["b"].pid, PATIENCE) == 1
             os.kill(etcd.pid, signal.SIGCONT)
             run.wait_for_world(2, after=before)
             run.wait_for_steps(20)

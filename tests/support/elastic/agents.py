@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shutil
 import socket
@@ -9,19 +10,21 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from dtf_lightning.clock import SystemClock
 from dtf_lightning.elastic.agent.live.agent import LiveAgent
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.generation import Generation
+from dtf_lightning.elastic.rules.records import WorkerState
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.etcd.store import Store
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds that anything which must come gets to come."""
 BOUNDARY = 7
 """Where every fake worker is when it is asked."""
@@ -169,6 +172,26 @@ class FakeNode:
         self.store.close()
 
 
+class HeldClock(SystemClock):
+    """The machine's clock, but for the time in which it was held."""
+
+    def __init__(self) -> None:
+        self._held_at: float | None = None
+        self._lost = 0.0
+
+    def monotonic(self) -> float:
+        held_at = self._held_at
+        return (super().monotonic() if held_at is None else held_at) - self._lost
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No window and no deadline passes in here."""
+        self._held_at = super().monotonic()
+        yield
+        self._lost += super().monotonic() - self._held_at
+        self._held_at = None
+
+
 class FakeCluster:
     """Nodes of one run on one store."""
 
@@ -177,6 +200,7 @@ class FakeCluster:
         self.run_id = run_id
         self.elastic = {"min_nodes": 1, "max_nodes": 4, "stability_window": 0.05, "initial_window": 0.1, **elastic}
         self.nodes: list[FakeNode] = []
+        self.clock = HeldClock()
         self._directory = Path(tempfile.mkdtemp(prefix="dtf-"))
         self.store = client()
 
@@ -204,6 +228,7 @@ class FakeCluster:
             host="127.0.0.1",
             store_port=STORE_PORT,
             socket_path=socket_path,
+            clock=self.clock,
         )
         node = FakeNode(name, agent, store, socket_path)
         self.nodes.append(node)
@@ -219,11 +244,20 @@ class FakeCluster:
     def training(self, *names: str) -> list[FakeNode]:
         """Nodes of one worker each that train in a common generation 1, the first one leading."""
         nodes = [self.node(name) for name in names]
-        for node in nodes:
-            node.worker.ready()
+        self.all_ready(*nodes)
         for node in nodes:
             assert len(node.worker.train().members) == len(names)
         return nodes
+
+    def all_ready(self, *nodes: FakeNode) -> None:
+        """Their workers are ready within one window, however long that takes."""
+        with self.clock.held():
+            for worker in (worker for node in nodes for worker in node.workers):
+                worker.ready()
+            names = {node.name for node in nodes}
+            self.wait_for(
+                lambda view: all(name in view.nodes and view.nodes[name].state is WorkerState.SYNCING for name in names)
+            )
 
     def wait_for(self, what: Callable[[RunView], bool], timeout: float = PATIENCE) -> RunView:
         """The first view of the run's keys in which this holds."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import select
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from support.elastic.training import Training, train
 from support.fork_server import fork_child
 
 POLL = 0.05
-"""Seconds between two looks at the agent, half of torchelastic's."""
+"""Seconds between two looks at the workers, half of torchelastic's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,17 +146,18 @@ def _run_worker(spec: NodeSpec, local_rank: int, gate: int) -> None:
 def _watch(agent: LiveAgent, workers: list[_Worker]) -> list[int]:
     """Wait until all workers have ended; end them all when one fails, or when it is time to go. Their exit codes."""
     codes: dict[int, int] = {}
-    ends = {os.pidfd_open(worker.pid): worker.pid for worker in workers}
     try:
         while len(codes) < len(workers):
-            for ended in select.select([end for end, pid in ends.items() if pid not in codes], [], [], POLL)[0]:
-                codes[ends[ended]] = os.waitstatus_to_exitcode(os.waitpid(ends[ended], 0)[1])
+            for worker in workers:
+                if worker.pid not in codes:
+                    pid, status = os.waitpid(worker.pid, os.WNOHANG)
+                    if pid:
+                        codes[pid] = os.waitstatus_to_exitcode(status)
             if any(codes.values()):
                 break
             agent.check()
+            time.sleep(POLL)
     finally:
-        for end in ends:
-            os.close(end)
         for worker in workers:
             if worker.pid not in codes:
                 os.killpg(worker.pid, signal.SIGKILL)

@@ -61,7 +61,7 @@ def test_ctrl_c_on_a_terminal(etcd, run):
         watching.send_signal(signal.SIGINT)
         while data := read_terminal(ours):
             seen += data
-        assert watching.wait(30) == 130
+        assert watching.wait(60) == 130
     os.close(ours)
     text = seen.decode()
     assert "Traceback" not in text
