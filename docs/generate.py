@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
-from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, Phase
+from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, RescalePhase
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.settings.fields import settings_table
 
@@ -23,7 +23,7 @@ END = "<!-- end -->"
 
 
 def phase_diagram() -> list[str]:
-    lines = ["stateDiagram-v2", f"    [*] --> {Phase.GATHERING.value}"]
+    lines = ["stateDiagram-v2", f"    [*] --> {RescalePhase.GATHERING.value}"]
     for phase, following in PHASE_TRANSITIONS.items():
         lines += [f"    {phase.value} --> {after.value}: {why}" for after, why in following.items()]
         if not following:

@@ -7,7 +7,7 @@ import pytest
 
 from dtf_lightning.etcd.etcd_store import prefix_range
 from dtf_lightning.etcd.wire import messages as pb
-from dtf_lightning.etcd.wire.failures import Failure, classify
+from dtf_lightning.etcd.wire.failures import CallFailure, classify
 
 CODE = grpc.StatusCode
 
@@ -60,28 +60,28 @@ class Status(grpc.RpcError):
 @pytest.mark.parametrize(
     ("code", "details", "failure"),
     [
-        (CODE.UNAVAILABLE, "failed to connect to all addresses; last error: refused", Failure.NOT_CONNECTED),
-        (CODE.UNAVAILABLE, "etcdserver: no leader", Failure.NOT_PROPOSED),
-        (CODE.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Failure.NOT_PROPOSED),
-        (CODE.UNAVAILABLE, "Socket closed", Failure.NO_ANSWER),
-        (CODE.UNAVAILABLE, "etcdserver: request timed out", Failure.NO_ANSWER),
-        (CODE.UNAVAILABLE, "etcdserver: leader changed", Failure.NO_ANSWER),
-        (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", Failure.NO_ANSWER),
-        (CODE.UNKNOWN, "context deadline exceeded", Failure.NO_ANSWER),
-        (CODE.UNAUTHENTICATED, "etcdserver: invalid auth token", Failure.STALE_TOKEN),
-        (CODE.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Failure.STALE_TOKEN),
-        (CODE.INVALID_ARGUMENT, "etcdserver: user name is empty", Failure.STALE_TOKEN),
-        (CODE.INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password", Failure.REFUSED),
-        (CODE.PERMISSION_DENIED, "etcdserver: permission denied", Failure.REFUSED),
-        (CODE.NOT_FOUND, "etcdserver: requested lease not found", Failure.LEASE_GONE),
-        (CODE.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", Failure.COMPACTED),
-        (CODE.UNIMPLEMENTED, "unknown service etcdserverpb.KV", Failure.NOT_ETCD),
-        (CODE.UNKNOWN, "Received http2 header with status: 404", Failure.NOT_ETCD),
-        (CODE.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Failure.REJECTED),
-        (CODE.INVALID_ARGUMENT, "etcdserver: key is not provided", Failure.REJECTED),
+        (CODE.UNAVAILABLE, "failed to connect to all addresses; last error: refused", CallFailure.NOT_CONNECTED),
+        (CODE.UNAVAILABLE, "etcdserver: no leader", CallFailure.NOT_PROPOSED),
+        (CODE.RESOURCE_EXHAUSTED, "etcdserver: too many requests", CallFailure.NOT_PROPOSED),
+        (CODE.UNAVAILABLE, "Socket closed", CallFailure.NO_ANSWER),
+        (CODE.UNAVAILABLE, "etcdserver: request timed out", CallFailure.NO_ANSWER),
+        (CODE.UNAVAILABLE, "etcdserver: leader changed", CallFailure.NO_ANSWER),
+        (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", CallFailure.NO_ANSWER),
+        (CODE.UNKNOWN, "context deadline exceeded", CallFailure.NO_ANSWER),
+        (CODE.UNAUTHENTICATED, "etcdserver: invalid auth token", CallFailure.STALE_TOKEN),
+        (CODE.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", CallFailure.STALE_TOKEN),
+        (CODE.INVALID_ARGUMENT, "etcdserver: user name is empty", CallFailure.STALE_TOKEN),
+        (CODE.INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password", CallFailure.REFUSED),
+        (CODE.PERMISSION_DENIED, "etcdserver: permission denied", CallFailure.REFUSED),
+        (CODE.NOT_FOUND, "etcdserver: requested lease not found", CallFailure.LEASE_GONE),
+        (CODE.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", CallFailure.COMPACTED),
+        (CODE.UNIMPLEMENTED, "unknown service etcdserverpb.KV", CallFailure.NOT_ETCD),
+        (CODE.UNKNOWN, "Received http2 header with status: 404", CallFailure.NOT_ETCD),
+        (CODE.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", CallFailure.REJECTED),
+        (CODE.INVALID_ARGUMENT, "etcdserver: key is not provided", CallFailure.REJECTED),
     ],
 )
-def test_failures(code: grpc.StatusCode, details: str, failure: Failure):
+def test_failures(code: grpc.StatusCode, details: str, failure: CallFailure):
     assert classify(Status(code, details), has_token=True) is failure
 
 
@@ -90,4 +90,4 @@ def test_without_a_user_nothing_can_be_stale():
         (CODE.UNAUTHENTICATED, "etcdserver: invalid auth token"),
         (CODE.INVALID_ARGUMENT, "etcdserver: user name is empty"),
     ):
-        assert classify(Status(code, details), has_token=False) is Failure.REFUSED
+        assert classify(Status(code, details), has_token=False) is CallFailure.REFUSED

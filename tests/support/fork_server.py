@@ -34,7 +34,9 @@ HEAVY = (
     "torch.distributed.run",
     "lightning.pytorch.callbacks",
     "lightning.pytorch.loggers",
-    "dtf_lightning.elastic.torchrun.handler",
+    "dtf_lightning.elastic.torchrun.create",
+    "dtf_lightning.elastic.torchrun.live_handler",
+    "dtf_lightning.elastic.torchrun.restart_handler",
     "dtf_lightning.elastic.lightning.callback",
 )
 

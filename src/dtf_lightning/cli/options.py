@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from dtf_lightning import environment
-from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
     from dtf_lightning.etcd.etcd_store import EtcdStore
@@ -28,28 +27,18 @@ def add_command(
 
 
 def connect_to_etcd(arguments: argparse.Namespace) -> EtcdStore:
-    """The store that the options of `add_connection` name. Raises what `dtf_lightning.etcd.connect` raises."""
-    from dtf_lightning.etcd.connection import connect
+    """The store that the options of `add_connection` name. Raises what `EtcdAccess.connect` raises."""
+    from dtf_lightning.etcd.access import EtcdAccess
 
-    return connect(
-        arguments.endpoint or environment.etcd_endpoint(),
-        ca=arguments.ca_cert,
+    access = EtcdAccess(
+        ca_cert=arguments.ca_cert,
         cert=arguments.cert,
         key=arguments.key,
         server_name=arguments.server_name,
         user=arguments.user,
-        password=_password(arguments.password_file),
-        quiet=True,
+        password_file=arguments.password_file,
     )
-
-
-def _password(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the password file {path} cannot be read: {error}") from None
+    return access.connect(arguments.endpoint or environment.etcd_endpoint(), quiet=True)
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:

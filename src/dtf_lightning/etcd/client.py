@@ -23,7 +23,7 @@ from dtf_lightning.etcd.endpoints import Endpoints
 from dtf_lightning.etcd.wire import messages as pb
 from dtf_lightning.etcd.wire import rpc
 from dtf_lightning.etcd.wire._grpc import ResponseStream, check_not_forked, grpc
-from dtf_lightning.etcd.wire.failures import TRANSIENT, Failure, classify, describe
+from dtf_lightning.etcd.wire.failures import TRANSIENT, CallFailure, classify, describe
 from dtf_lightning.etcd.wire.tls import Tls
 
 ATTEMPT = 0.5
@@ -136,14 +136,14 @@ class Client:
                 self._check_open()
                 raise
             failure = classify(last, has_token=with_token and self.identity is not None)
-            if failure is Failure.STALE_TOKEN and authentications < MAX_AUTHENTICATIONS:
+            if failure is CallFailure.STALE_TOKEN and authentications < MAX_AUTHENTICATIONS:
                 authentications += 1
                 self.forget_token(token)
                 continue
             if failure not in TRANSIENT:
                 self._raise(failure, last, what, server)
             self._check_open()
-            if failure is Failure.NO_ANSWER and not idempotent:
+            if failure is CallFailure.NO_ANSWER and not idempotent:
                 raise OutcomeUnknown(
                     f"{what}: sent to etcd at {self.name_of(server)}, but no answer came ({describe(last)}); it may or "
                     "may not have been applied, read before writing again"
@@ -151,7 +151,7 @@ class Client:
             self.leave(server)
             # A short random pause: after a restart of etcd all agents come back at once.
             this_pause = min(pause * random.uniform(0.5, 1.0), max(0.0, deadline - time.monotonic()))
-            if failure is Failure.NOT_CONNECTED:
+            if failure is CallFailure.NOT_CONNECTED:
                 self.wait_for_connection(this_pause)
             else:
                 time.sleep(this_pause)
@@ -166,19 +166,19 @@ class Client:
         num_servers = len(self.endpoints.addresses)
         return left if num_servers == 1 else min(left, ATTEMPT * 2 ** ((attempts - 1) // num_servers))
 
-    def _raise(self, failure: Failure, error: grpc.RpcError, what: str, server: int) -> NoReturn:
+    def _raise(self, failure: CallFailure, error: grpc.RpcError, what: str, server: int) -> NoReturn:
         told = f"{what}: etcd at {self.name_of(server)} answered {describe(error)}"
-        if failure in (Failure.REFUSED, Failure.STALE_TOKEN):
-            raise AuthenticationFailed(f"{told}; {self._whose_fault(error)}") from error
-        if failure is Failure.LEASE_GONE:
+        if failure in (CallFailure.REFUSED, CallFailure.STALE_TOKEN):
+            raise AuthenticationFailed(f"{told}; {self._auth_hint(error)}") from error
+        if failure is CallFailure.LEASE_GONE:
             raise LeaseLost(f"{told}; the lease has expired or was revoked, every key under it is gone") from error
-        if failure is Failure.COMPACTED:
+        if failure is CallFailure.COMPACTED:
             raise RevisionCompacted(told) from error
-        if failure is Failure.NOT_ETCD:
+        if failure is CallFailure.NOT_ETCD:
             raise StoreError(f"{told}; the server at this endpoint is not an etcd v3 server") from error
         raise StoreError(told) from error
 
-    def _whose_fault(self, error: grpc.RpcError) -> str:
+    def _auth_hint(self, error: grpc.RpcError) -> str:
         if self.identity is None:
             return "it asks for a user name and a password (or a client certificate), and none was given"
         if "permission denied" in (error.details() or ""):

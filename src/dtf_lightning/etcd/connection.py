@@ -121,7 +121,7 @@ def _ask_version(client: Client, server: int, deadline: float, *, patient: bool)
     from dtf_lightning.etcd.wire import messages as pb
     from dtf_lightning.etcd.wire import rpc
     from dtf_lightning.etcd.wire._grpc import grpc
-    from dtf_lightning.etcd.wire.failures import Failure, classify, describe
+    from dtf_lightning.etcd.wire.failures import CallFailure, classify, describe
 
     timeout = max(0.05, min(ATTEMPT, deadline - time.monotonic()))
     try:
@@ -129,15 +129,15 @@ def _ask_version(client: Client, server: int, deadline: float, *, patient: bool)
         return parse_version(status.version)
     except grpc.RpcError as error:
         failure, told = classify(error, has_token=False), describe(error)
-    if failure is Failure.REFUSED and client.identity is not None and not client.has_token:
+    if failure is CallFailure.REFUSED and client.identity is not None and not client.has_token:
         client.authenticate(deadline)
         return _ask_version(client, server, deadline, patient=patient)
-    if failure is Failure.REFUSED:
+    if failure is CallFailure.REFUSED:
         raise AuthenticationFailed(
             f"etcd at {client.name_of(server)} does not tell us its version ({told}): give a user name and a password "
             "that it knows"
         )
-    if failure in (Failure.NOT_ETCD, Failure.REJECTED):
+    if failure in (CallFailure.NOT_ETCD, CallFailure.REJECTED):
         raise SettingsError(
             f"{client.name_of(server)} is no etcd v3 server: asked for its version it answered {told}. {_WAY_OUT}"
         )

@@ -19,7 +19,7 @@ from dtf_lightning.etcd.client import Client
 from dtf_lightning.etcd.wire import messages as pb
 from dtf_lightning.etcd.wire import rpc
 from dtf_lightning.etcd.wire._grpc import ResponseStream, grpc
-from dtf_lightning.etcd.wire.failures import TRANSIENT, Failure, classify, describe
+from dtf_lightning.etcd.wire.failures import TRANSIENT, CallFailure, classify, describe
 
 log = logging.getLogger(__name__)
 
@@ -126,13 +126,13 @@ class EtcdLease:
     def _renewal_failed(self, server: int, error: grpc.RpcError) -> None:
         log.debug("renewing lease %x: %s", self._id, describe(error))
         failure = classify(error, has_token=self._client.identity is not None)
-        if failure is Failure.LEASE_GONE:
+        if failure is CallFailure.LEASE_GONE:
             raise LeaseLost(f"lease {self._id:x}: {describe(error)}") from error
-        if failure is Failure.STALE_TOKEN:
+        if failure is CallFailure.STALE_TOKEN:
             self._client.forget_current_token()
         elif failure in TRANSIENT and not self._stop.is_set():
             self._client.leave(server)
-            if failure is Failure.NOT_CONNECTED:
+            if failure is CallFailure.NOT_CONNECTED:
                 self._client.wait_for_connection(RETRY)
 
     def _lose(self, reason: str) -> None:

@@ -24,7 +24,7 @@ from dtf_lightning.etcd.store import EventKind, KeyValue, WatchEvent
 from dtf_lightning.etcd.wire import messages as pb
 from dtf_lightning.etcd.wire import rpc
 from dtf_lightning.etcd.wire._grpc import grpc
-from dtf_lightning.etcd.wire.failures import TRANSIENT, Failure, classify, describe
+from dtf_lightning.etcd.wire.failures import TRANSIENT, CallFailure, classify, describe
 
 log = logging.getLogger(__name__)
 
@@ -158,14 +158,14 @@ class EtcdWatch:
             return
         failure = classify(error, has_token=self._client.identity is not None)
         log.info("watch of %s lost %s: %s", self._key.decode(), self._client.name_of(server), describe(error))
-        if failure is Failure.STALE_TOKEN:
+        if failure is CallFailure.STALE_TOKEN:
             self._refused(describe(error))
         elif failure in TRANSIENT:
             self._client.leave(server)
-            if failure is Failure.NOT_CONNECTED:
+            if failure is CallFailure.NOT_CONNECTED:
                 self._client.wait_for_connection(self._pause)
         else:
-            kind = AuthenticationFailed if failure is Failure.REFUSED else StoreError
+            kind = AuthenticationFailed if failure is CallFailure.REFUSED else StoreError
             self.fail(kind(f"watch of {self._key.decode()!r}: etcd answered {describe(error)}"))
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 
-from dtf_lightning.elastic.agent.live.agent import Parting
+from dtf_lightning.elastic.agent.exit import ExitReason
+from dtf_lightning.elastic.agent.live.agent import START_TIMEOUT
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.records import WorkerState
-from dtf_lightning.elastic.run.keys import RunPhase
+from dtf_lightning.elastic.run.keys import RunInfo, RunKeys, RunPhase
 from dtf_lightning.elastic.run.status import request_drain
-from dtf_lightning.errors import RunAborted, RunRefused
+from dtf_lightning.errors import DtfError, RunAborted, RunRefused
 from support.elastic.agents import PATIENCE, STORE_PORT, members
 
 
@@ -223,7 +227,69 @@ def test_finish(cluster):
     view = cluster.wait_for(lambda view: {record.state for record in view.nodes.values()} == {WorkerState.LEFT})
     assert view.run.phase is RunPhase.FINISHED
     cluster.wait_for(lambda view: view.leader is None)
-    assert c.agent.parting is Parting.LEFT
+    assert c.agent.exit_reason is ExitReason.LEFT
+
+
+@pytest.mark.parametrize("end", ["finished", "aborted", "last node leaves"])
+def test_an_ended_run_keeps_its_start(make_cluster, end):
+    """However a run ends, `dtf status` still says since when it went on."""
+    cluster = make_cluster(max_consecutive_failures=0)
+    a, b = cluster.training("a", "b")
+    begun = cluster.view.run
+    if end == "finished":
+        for node in (a, b):
+            node.worker.say(messages.Finished(generation=1, step=10))
+    elif end == "aborted":
+        b.worker.die()
+    else:
+        for node in (a, b):
+            node.agent.leave("SIGTERM")
+        for node in (a, b):
+            node.worker.stop_at_boundary()
+            node.agent.close()
+    run = cluster.wait_for(lambda view: view.run.phase is not RunPhase.RUNNING).run
+    assert begun.started_at > 0
+    assert run == replace(begun, phase=run.phase, reason=run.reason)
+
+
+def test_a_sooner_end_of_the_machine_counts(cluster):
+    """A drained node is on its way to the boundary when a preemption notice leaves it less time than its grace period."""
+    a, b = cluster.training("a", "b")
+    b.agent.leave("drained by an operator")
+    for node in (a, b):
+        node.worker.expect(messages.Stop)
+    b.agent.leave("spot notice", within=0.2)
+    with b.agent._changed:
+        b.agent._changed.wait_for(lambda: b.agent.exit_reason is not None, PATIENCE)
+    assert b.agent.exit_reason is ExitReason.OUT_OF_TIME
+
+
+def test_two_live_nodes_on_the_id_of_a_crashed_restart_run(make_cluster):
+    """Nobody of that run is left: the two begin a run of their own instead of taking each other for its nodes."""
+    cluster = make_cluster(min_nodes=2)
+    keys = RunKeys(cluster.run_id)
+    cluster.store.put(keys.run, RunInfo(instance="old", mode="restart", script="train.py").encode())
+    a, b = cluster.agent("a"), cluster.agent("b")
+    for node in (a, b):
+        node.start_workers()
+        node.worker.ready()
+    assert members(a.worker.train()) == members(b.worker.train())
+    assert cluster.view.run.mode == "live"
+
+
+def test_a_broken_loop_frees_the_main_thread(cluster):
+    """A bug of ours while torchelastic waits for its workers' start: it gets the error at once, and so it does next time."""
+    a = cluster.agent("a")
+
+    def broken(view, workers):
+        raise RuntimeError("a bug")
+
+    a.agent._admission.advance = broken
+    started = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(DtfError, match="the agent's loop broke: RuntimeError"):
+            a.agent.await_start()
+    assert time.monotonic() - started < START_TIMEOUT / 2
 
 
 def test_run_id_is_free_after_the_end(make_cluster):

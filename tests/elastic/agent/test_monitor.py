@@ -14,9 +14,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dtf_lightning.clock import poll_until
-from dtf_lightning.elastic.agent.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
-from dtf_lightning.elastic.agent.monitor import Monitor, start_monitor
-from dtf_lightning.elastic.agent.traces import Traces
+from dtf_lightning.elastic.agent.monitoring.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
+from dtf_lightning.elastic.agent.monitoring.monitor import Monitor, start_monitor
+from dtf_lightning.elastic.agent.monitoring.traces import Traces
 from dtf_lightning.elastic.events import (
     ELASTIC_EVENTS,
     CheckpointPruned,
@@ -214,7 +214,7 @@ def test_not_installed(monkeypatch, caplog, asked, module, hint):
     """A hint, and training goes on."""
     monkeypatch.setitem(sys.modules, module, None)
     for ours in ("metrics", "traces"):
-        monkeypatch.delitem(sys.modules, f"dtf_lightning.elastic.agent.{ours}", raising=False)
+        monkeypatch.delitem(sys.modules, f"dtf_lightning.elastic.agent.monitoring.{ours}", raising=False)
     assert start_monitor(settings(**asked), "r", "a", "h", EventLog(ELASTIC_EVENTS)) is None
     assert hint in caplog.text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtf_lightning.elastic.agent.live.local_node import LocalNode, LocalWorker, Place
+from dtf_lightning.elastic.agent.live.worker_group import AgentAddress, LocalWorker, WorkerGroup
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.directives import Directive, DirectiveKind
 from dtf_lightning.elastic.rules.generation import Generation, Member
@@ -15,7 +15,7 @@ from dtf_lightning.elastic.run.keys import RunInfo, RunPhase
 @pytest.fixture
 def node():
     """Two workers, set up and admitted."""
-    node = LocalNode(Place(node="a", host="h", store_port=1, mesh_port=2))
+    node = WorkerGroup(AgentAddress(node="a", host="h", store_port=1, mesh_port=2))
     node.begin(2)
     for local_rank in range(2):
         node.attach(LocalWorker(connection=local_rank, local_rank=local_rank, pid=local_rank + 100, heard_at=0.0))
@@ -33,11 +33,13 @@ def generation(number: int, *others: str) -> Generation:
     return Generation(number=number, members=members)
 
 
-def told(node: LocalNode, generation: Generation | None, directive: Directive | None = None) -> list[messages.Message]:
+def told(
+    node: WorkerGroup, generation: Generation | None, directive: Directive | None = None
+) -> list[messages.Message]:
     return [message for _, message in node.orders(generation, directive)]
 
 
-def say(node: LocalNode, *said: messages.Message) -> None:
+def say(node: WorkerGroup, *said: messages.Message) -> None:
     for worker, message in zip(list(node.workers.values()), said, strict=True):
         node.said(worker, message, 1.0)
 

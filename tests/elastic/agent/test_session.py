@@ -6,11 +6,11 @@ import queue
 
 import pytest
 
-from dtf_lightning.elastic.agent.etcd_session import Session
-from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Outcome, StoreSnapshot, Write, WriteDone
+from dtf_lightning.elastic.agent.etcd_session import NodeSession
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.run.keys import RunKeys, encode
 from dtf_lightning.etcd.memory.store import MemoryStore
+from dtf_lightning.etcd.session import OWN_LEASE, StoreSnapshot, Write, WriteDone, WriteOutcome
 from dtf_lightning.etcd.store import Compare, EventKind, Put
 
 KEYS = RunKeys("r")
@@ -29,7 +29,7 @@ def heard():
 
 @pytest.fixture
 def session(store, heard):
-    session = Session(store, KEYS, node="a", lease_ttl=5.0, push=heard.put)
+    session = NodeSession(store, KEYS, node="a", lease_ttl=5.0, push=heard.put)
     yield session
     session.close()
 
@@ -69,9 +69,9 @@ def test_outcomes(session, heard):
     claim = Put(KEYS.leader, encode({"node": "a"}), lease=OWN_LEASE)
     write = Write(label="campaign", compares=(Compare(KEYS.leader, "create", "=", 0),), puts=(claim,))
     session.submit(write)
-    assert next_of(heard, WriteDone) == WriteDone(write, Outcome.APPLIED)
+    assert next_of(heard, WriteDone) == WriteDone(write, WriteOutcome.APPLIED)
     session.submit(write)
-    assert next_of(heard, WriteDone) == WriteDone(write, Outcome.REFUSED)
+    assert next_of(heard, WriteDone) == WriteDone(write, WriteOutcome.REFUSED)
 
 
 def test_write_while_etcd_is_away(session, heard, backend):
@@ -81,7 +81,7 @@ def test_write_while_etcd_is_away(session, heard, backend):
     backend.available = False
     write = Write(label="x", compares=(), puts=(Put(KEYS.status, b"{}"),))
     session.submit(write)
-    assert next_of(heard, WriteDone) == WriteDone(write, Outcome.UNKNOWN)
+    assert next_of(heard, WriteDone) == WriteDone(write, WriteOutcome.UNKNOWN)
 
 
 def test_record_outlives_its_lease(session, backend, store):

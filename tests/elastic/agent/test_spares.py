@@ -55,8 +55,8 @@ def test_own_modules_wait_for_the_worker(script):
 def test_becomes_the_worker(script, monkeypatch):
     """As if started cold: arguments, environment, `__main__`, output streams, exit code."""
     monkeypatch.setenv("GONE", "1")
-    adopted: list[int] = []
-    spares = Spares(str(script), 1, 60.0, adopted.append)
+    adopted: list[tuple[int, int]] = []
+    spares = Spares(str(script), 1, 60.0, lambda pid, local_rank: adopted.append((pid, local_rank)))
     out, err = script.parent / "out", script.parent / "err"
     try:
         spares.fill()
@@ -72,14 +72,14 @@ def test_becomes_the_worker(script, monkeypatch):
         spares.close()
     expected = f'[["{script}", "--epochs", "3"], "2", false, "{script.parent}", "{script}", true]\n'
     assert (out.read_text(), err.read_text()) == (expected, "told\n")
-    assert adopted == [process.pid]
+    assert adopted == [(process.pid, 0)]
     assert (script.parent / "imported").read_text() == "once "
 
 
 @pytest.mark.process
 def test_other_commands_start_cold(script):
     """A module, another program, another script: not what the spare has prepared for."""
-    spares = Spares(str(script), 1, 60.0, lambda _: None)
+    spares = Spares(str(script), 1, 60.0, lambda *_: None)
     try:
         spares.fill()
         for args in ([sys.executable, "-u", "-m", "train"], ["/bin/true"], [sys.executable, "-u", "other.py"]):
@@ -100,7 +100,7 @@ def test_ends_with_its_agent(script):
 @pytest.mark.process
 def test_dead_spare_is_no_worker(script):
     """A spare that was killed meanwhile (out of memory): the worker starts cold."""
-    spares = Spares(str(script), 1, 60.0, lambda _: None)
+    spares = Spares(str(script), 1, 60.0, lambda *_: None)
     try:
         spares.fill()
         [spare] = spares._spares
@@ -117,7 +117,7 @@ def test_torchelastic_gets_it(script):
     from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
 
     original = SubprocessHandler._popen
-    spares = Spares(str(script), 1, 60.0, lambda _: None)
+    spares = Spares(str(script), 1, 60.0, lambda *_: None)
     try:
         spares.install()
         spares.fill()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dtf_lightning.elastic.link.announced import Announced
 from dtf_lightning.elastic.link.messages import (
     Abort,
     Active,
@@ -43,8 +44,8 @@ class Worker:
         self.failed, self.lost, self.waits = threading.Event(), threading.Event(), threading.Event()
         arguments = {"on_fail": self.failed.set, "on_agent_lost": self.lost.set, **arguments}
         self.link = WorkerLink(agent.path, 3, **arguments)
-        self.link._changed = ObservedCondition()
-        self.waits = self.link._changed.somebody_waits
+        self.link._announced.changed = ObservedCondition()
+        self.waits = self.link._announced.changed.somebody_waits
         self.training = ThreadPoolExecutor(1, "training-loop")
 
     def call(self, function, *arguments):
@@ -62,9 +63,10 @@ class Worker:
 
     def close(self):
         self.link.close()
-        with self.link._changed:
-            self.link._abort = self.link._abort or Abort(reason="the test is over")
-            self.link._changed.notify_all()
+        announced = self.link._announced
+        with announced.changed:
+            announced.abort = announced.abort or Abort(reason="the test is over")
+            announced.changed.notify_all()
         self.training.shutdown()
 
 
@@ -233,8 +235,8 @@ def test_the_rule_holds_at_every_point_of_a_race(tmp_path, passed_before):
     agent.expect(Hello)
     number, generation = 0, 1
     while True:
-        condition = link._changed = ObservedCondition()
-        link._enter(assign(generation))
+        condition = link._announced.changed = ObservedCondition()
+        link._announced.hear(assign(generation))
         for _ in range(passed_before):
             link.at_boundary()
         calls, handled = [], threading.Event()
@@ -257,7 +259,7 @@ def test_the_rule_holds_at_every_point_of_a_race(tmp_path, passed_before):
         def handle(target=generation + 1):
             link._handle(Prepare(target=target))
 
-        reached = at_bytecode(WorkerLink._handle.__code__, number, let_it_run, handle)
+        reached = at_bytecode(Announced.hear.__code__, number, let_it_run, handle)
         if not reached:
             break
         answer = agent.expect(At).boundary
@@ -277,26 +279,25 @@ def test_the_rule_holds_at_every_point_of_a_race(tmp_path, passed_before):
 def test_all_workers_stop_at_one_boundary(steps, data):
     """Several workers, each at its own place, hear Prepare at any moment: max + 2 lies ahead of everybody."""
     boundaries = dict.fromkeys(range(len(steps)), 0)
-    links = [object.__new__(WorkerLink) for _ in steps]
     answers: dict[int, int] = {}
-    for number, link in enumerate(links):
-        link.send = lambda message, number=number: answers.__setitem__(number, message.boundary)
-        link._changed, link._unwound = threading.Condition(), threading.Event()
-        link._abort = link._finish = link._refused = None
-        link._failed_target = 0
-        link._enter(assign(1))
+    links = [
+        Announced(lambda message, number=number: answers.__setitem__(number, message.boundary))
+        for number in range(len(steps))
+    ]
+    for link in links:
+        link.hear(assign(1))
     todo = [("pass", worker) for worker, count in enumerate(steps) for _ in range(count)]
     todo += [("prepare", worker) for worker in boundaries]
     for kind, worker in data.draw(st.permutations(todo)):
         if kind == "prepare":
-            links[worker]._handle(Prepare(target=2))
+            links[worker].hear(Prepare(target=2))
         elif worker not in answers or boundaries[worker] < answers[worker] + 1:
             assert links[worker].at_boundary() is False
             boundaries[worker] += 1
     agreed = max(answers.values()) + 2
     assert all(passed < agreed for passed in boundaries.values())
     for worker, link in enumerate(links):
-        link._handle(Stop(target=2, boundary=agreed))
+        link.hear(Stop(target=2, boundary=agreed))
         while not link.at_boundary():
             boundaries[worker] += 1
         assert boundaries[worker] + 1 == agreed
@@ -550,7 +551,7 @@ def test_a_signal_may_say_leaving_while_the_main_thread_sends(trained):
     agent, worker = trained
 
     def send_in_the_middle_of_a_send():
-        with worker.link._send_lock:
+        with worker.link._socket._send_lock:
             worker.link.leaving("SIGTERM")
 
     worker.call(send_in_the_middle_of_a_send).result(DEADLINE)

@@ -7,7 +7,7 @@ import pytest
 from dtf_lightning.elastic.rules.directives import DirectiveKind
 from dtf_lightning.elastic.rules.failures import beyond_limits, largest_world, num_consecutive, still_count
 from dtf_lightning.elastic.rules.generation import Failure, Generation, Member
-from dtf_lightning.elastic.rules.state import Phase
+from dtf_lightning.elastic.rules.state import RescalePhase
 from dtf_lightning.elastic.settings import ElasticSettings
 from support.elastic.simulated_run import SimulatedRun
 
@@ -15,7 +15,7 @@ from support.elastic.simulated_run import SimulatedRun
 def crash_and_come_back(run: SimulatedRun, node: str) -> None:
     """The node's workers die and start anew; the others re-form, it joins again."""
     run.crash(node)
-    if run.phase is Phase.ABORTED:
+    if run.phase is RescalePhase.ABORTED:
         return
     run.ready(*(member for member in run.live_members()))
     run.train()
@@ -32,9 +32,9 @@ def test_failures_in_a_row(limit):
     run.start("a", "b")
     for _ in range(limit):
         crash_and_come_back(run, "b")
-        assert run.phase is Phase.STABLE
+        assert run.phase is RescalePhase.STABLE
     run.crash("b", detail="worker 1 raised ValueError: bad batch")
-    assert run.phase is Phase.ABORTED
+    assert run.phase is RescalePhase.ABORTED
     assert run.directive.kind is DirectiveKind.ABORT
     lines = run.directive.reason.splitlines()
     assert lines[0] == (
@@ -54,7 +54,7 @@ def test_a_long_life_resets_the_row():
     for _ in range(6):
         crash_and_come_back(run, "b")
         run.advance(61)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert len(run.state.failures) == 1
 
 
@@ -83,10 +83,10 @@ def test_share_of_the_world():
     run.crash("b")
     run.ready("c", "d")
     run.train()
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     run.advance(30)
     run.crash("c")
-    assert run.phase is Phase.ABORTED
+    assert run.phase is RescalePhase.ABORTED
     assert run.directive.reason.splitlines()[0] == (
         "the run was aborted: 6 workers failed within 60 s, the largest world was 8 (failure_tolerance is 0.5 of it):"
     )
@@ -101,7 +101,7 @@ def test_the_share_is_of_the_largest_world_in_the_window():
     run.planned_rescale()
     run.crash("b")
     run.ready("a")
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     run.advance(100)
     assert largest_world(run.settings, run.generation, run.wall) == 2
 
@@ -113,7 +113,7 @@ def test_failures_leave_the_window():
     for _ in range(4):
         crash_and_come_back(run, "b")
         run.advance(61)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
 
 
 def test_eviction_counts():
@@ -135,7 +135,7 @@ def test_broken_reports_end_too():
         run.ready("a", "b")
         run.train()
     run.suspect("a")
-    assert run.phase is Phase.ABORTED
+    assert run.phase is RescalePhase.ABORTED
     assert "a#1 (lives on) in generation 3: all-reduce: Connection closed by peer" in run.directive.reason
 
 
@@ -145,7 +145,7 @@ def test_too_many_while_unwinding():
     run.start("a", "b", "c")
     run.crash("a")
     run.gone("b")
-    assert run.phase is Phase.ABORTED
+    assert run.phase is RescalePhase.ABORTED
 
 
 def test_nothing_happens_after_an_abort():
@@ -179,7 +179,7 @@ def test_a_new_leader_counts_on(unwound):
         run.advance(0.3)
         run.planned_rescale()
     run.crash("b")
-    assert run.phase is Phase.ABORTED
+    assert run.phase is RescalePhase.ABORTED
 
 
 SETTINGS = ElasticSettings(min_nodes=1, max_nodes=8, failure_window=60.0)

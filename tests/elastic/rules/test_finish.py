@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dtf_lightning.elastic.rules.directives import DirectiveKind
-from dtf_lightning.elastic.rules.state import Phase
+from dtf_lightning.elastic.rules.state import RescalePhase
 from support.elastic.simulated_run import SimulatedRun
 
 
@@ -14,7 +14,7 @@ def test_all_finish():
     run.finish("a")
     assert run.wait.reason == "1 of 2 members finished, changes wait for the others"
     run.finish("b")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
     assert (run.directive.kind, run.directive.reason) == (DirectiveKind.FINISH, "2 of 2 members finished")
     run.left("a", "b")
     run.join("c")
@@ -30,9 +30,9 @@ def test_a_member_that_dies_after_having_finished():
     run.start("a", "b")
     run.finish("a")
     run.crash("a")
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     run.finish("b")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
     assert run.state.failures == ()
 
 
@@ -46,9 +46,9 @@ def test_one_dies_before_all_finished():
     run.ready("a")
     assert run.members == ["a"]
     run.train()
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     run.finish("a")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
 
 
 def test_the_dead_one_was_the_only_unfinished():
@@ -71,7 +71,7 @@ def test_no_rescale_near_the_end():
     run.advance(100)
     assert run.directives == []
     run.finish("b")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
 
 
 def test_finish_overtakes_a_planned_rescale():
@@ -82,9 +82,9 @@ def test_finish_overtakes_a_planned_rescale():
     run.advance(0.2)
     run.finish("a")
     run.answer("b")
-    assert run.phase is Phase.STOPPING
+    assert run.phase is RescalePhase.STOPPING
     run.finish("b")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
 
 
 def test_all_finish_while_preparing():
@@ -95,7 +95,7 @@ def test_all_finish_while_preparing():
     run.ready("c")
     run.advance(0.2)
     run.finish("a", "b")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
 
 
 def test_some_finish_and_some_stop():
@@ -124,7 +124,7 @@ def test_a_leaver_is_gone_when_the_others_finish():
     run.answer("a", "b")
     run.left("b")
     run.finish("a")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
     assert run.directive.reason == "1 of 1 members finished"
 
 
@@ -135,7 +135,7 @@ def test_all_die_after_having_finished():
     run.finish("a")
     run.crash("a")
     run.finish("b")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
 
 
 def test_an_old_finish_is_nothing_new():
@@ -147,4 +147,4 @@ def test_an_old_finish_is_nothing_new():
     run.ready("a")
     run.train()
     run.advance(10)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dtf_lightning.elastic.rules.state import Phase
+from dtf_lightning.elastic.rules.state import RescalePhase
 from support.elastic.simulated_run import SimulatedRun
 
 
@@ -118,7 +118,7 @@ def test_pauses_below_the_minimum_and_resumes():
     run.start("a", "b")
     run.gone("b")
     run.ready("a")
-    assert run.phase is Phase.GATHERING
+    assert run.phase is RescalePhase.GATHERING
     assert run.wait.paused
     assert run.wait.reason == "1 of 2 nodes ready, paused after generation 1"
     run.advance(100)
@@ -138,7 +138,7 @@ def test_a_failed_node_comes_back_as_a_newcomer():
     run.crash("a")
     run.ready("b")
     run.restart("a")
-    assert run.phase is Phase.GATHERING
+    assert run.phase is RescalePhase.GATHERING
     run.ready("a")
     run.advance(1)
     assert run.members == ["b", "a#2"]
@@ -177,9 +177,9 @@ def test_a_survivor_that_is_not_ready_any_more():
     run.start("a", "b", "c")
     run.gone("c")
     run.ready("a", "b")
-    assert run.phase is Phase.GATHERING
+    assert run.phase is RescalePhase.GATHERING
     run.change("b", ready_after=None)
-    assert run.phase is Phase.REFORMING
+    assert run.phase is RescalePhase.REFORMING
     run.advance(run.settings.rescale_timeout)
     assert run.directive.failed == ("c#1", "b#1")
-    assert run.phase is Phase.GATHERING
+    assert run.phase is RescalePhase.GATHERING

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
-from dtf_lightning.elastic.rules.state import Phase
+from dtf_lightning.elastic.rules.state import RescalePhase
 from dtf_lightning.elastic.rules.status import describe
 from support.elastic.simulated_run import INSTANCE, SimulatedRun
 
@@ -111,7 +111,7 @@ class Membership(RuleBasedStateMachine):
             self.run.advance(self.run.wait.until - self.run.now)
 
     def answer(self, pick):
-        if self.run.phase is Phase.PREPARING and (node := self.pick(pick, self.members())):
+        if self.run.phase is RescalePhase.PREPARING and (node := self.pick(pick, self.members())):
             self.run.answer(node, boundary=pick)
 
     def unwind_unasked(self, pick):
@@ -203,13 +203,13 @@ class Membership(RuleBasedStateMachine):
         run = self.run
         finished = run.records[node].finished == run.generation.number
         match run.phase:
-            case Phase.PREPARING if not finished:
+            case RescalePhase.PREPARING if not finished:
                 run.answer(node)
-            case Phase.STOPPING if run.records[node].member_id in run.directive.leaving:
+            case RescalePhase.STOPPING if run.records[node].member_id in run.directive.leaving:
                 run.left(node)
-            case Phase.STOPPING if not finished:
+            case RescalePhase.STOPPING if not finished:
                 run.ready(node)
-            case Phase.REFORMING | Phase.GATHERING:
+            case RescalePhase.REFORMING | RescalePhase.GATHERING:
                 run.ready(node)
             case _:
                 pass
@@ -224,9 +224,9 @@ class Membership(RuleBasedStateMachine):
                 if node in self.run.records and self.is_current(node):
                     self.obey(node)
             self.run.train()
-            if self.run.phase in (Phase.FINISHED, Phase.ABORTED) or self.run.wait.paused:
+            if self.run.phase in (RescalePhase.FINISHED, RescalePhase.ABORTED) or self.run.wait.paused:
                 return
-            if self.run.phase is Phase.STABLE and self.run.wait.until is None:
+            if self.run.phase is RescalePhase.STABLE and self.run.wait.until is None:
                 return
             if self.run.wait.until is not None:
                 self.run.advance(self.run.wait.until - self.run.now)
@@ -240,10 +240,10 @@ class Membership(RuleBasedStateMachine):
         ids = {member.id for member in self.run.generation.members}
         assert state.generation == self.run.generation
         assert state.departures.keys() <= ids
-        if state.phase is Phase.STABLE:
+        if state.phase is RescalePhase.STABLE:
             assert not [d for d in state.departures.values() if d.kind.value != "finished"]
-        if state.phase in (Phase.PREPARING, Phase.STOPPING, Phase.REFORMING):
-            assert self.run.wait.until is not None or state.phase is Phase.STOPPING
+        if state.phase in (RescalePhase.PREPARING, RescalePhase.STOPPING, RescalePhase.REFORMING):
+            assert self.run.wait.until is not None or state.phase is RescalePhase.STOPPING
         assert describe(self.run.settings, state, self.run.now, self.run.wall)
 
 
@@ -259,7 +259,7 @@ def test_long_lives(seed):
     chance = random.Random(seed)
     machine = Membership()
     for event in range(500):
-        if event == 0 or machine.run.phase in (Phase.FINISHED, Phase.ABORTED):
+        if event == 0 or machine.run.phase in (RescalePhase.FINISHED, RescalePhase.ABORTED):
             limits = chance.choice([(100, 100.0), (100, 100.0), (3, 100.0), (100, 0.7)])
             machine.begin(chance.randint(1, 3), chance.randint(0, 2), chance.randint(0, 5), *limits)
         if chance.random() < 0.05:

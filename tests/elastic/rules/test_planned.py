@@ -6,7 +6,7 @@ import pytest
 
 from dtf_lightning.elastic.rules.directives import DirectiveKind
 from dtf_lightning.elastic.rules.records import WorkerState
-from dtf_lightning.elastic.rules.state import Phase
+from dtf_lightning.elastic.rules.state import RescalePhase
 from support.elastic.simulated_run import SimulatedRun
 
 
@@ -45,7 +45,7 @@ def test_leave():
     assert run.generation.kind == "leave"
     run.train()
     run.left("a")
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.generation.failures == ()
 
 
@@ -99,11 +99,11 @@ def test_a_steady_stream_of_joins_is_capped():
     run = SimulatedRun(min_nodes=1, max_nodes=100, max_wait=2.0)
     run.start("a")
     for number in range(14):
-        assert run.phase is Phase.STABLE
+        assert run.phase is RescalePhase.STABLE
         run.join(f"n{number}")
         run.ready(f"n{number}")
         run.advance(0.15)
-    assert run.phase is Phase.PREPARING
+    assert run.phase is RescalePhase.PREPARING
 
 
 def test_a_joiner_that_comes_and_goes_disturbs_nobody():
@@ -116,7 +116,7 @@ def test_a_joiner_that_comes_and_goes_disturbs_nobody():
     run.gone("b")
     run.advance(10)
     assert run.directives == []
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
 
 
 def test_a_joiner_that_dies_after_prepare():
@@ -140,7 +140,7 @@ def test_a_full_run_keeps_spares():
     run.join("node-e")
     run.ready("node-e")
     run.advance(100)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.wait.reason == "2 of 2 nodes: node-e waits as a spare"
     run.leave("a")
     run.advance(0.2)
@@ -159,7 +159,7 @@ def test_a_node_without_a_place_postpones_nothing():
     run.advance(0.15)
     run.join("d")
     run.advance(0.1)
-    assert run.phase is Phase.PREPARING
+    assert run.phase is RescalePhase.PREPARING
 
 
 def test_a_spare_takes_the_place_of_a_dead_member():
@@ -200,7 +200,7 @@ def test_a_leave_below_the_minimum_pauses():
     assert run.directive.reason == "2 of 4 nodes: b leaves; the run will pause with 1 of 2 nodes"
     run.answer("a", "b")
     run.ready("a")
-    assert run.phase is Phase.GATHERING
+    assert run.phase is RescalePhase.GATHERING
     assert run.wait.paused
     run.left("b")
     run.join("c")
@@ -218,9 +218,9 @@ def test_the_last_member_leaves():
     run.answer("a", "b")
     assert run.directive.leaving == ("a#1", "b#1")
     run.left("a")
-    assert run.phase is Phase.STOPPING
+    assert run.phase is RescalePhase.STOPPING
     run.left("b")
-    assert run.phase is Phase.FINISHED
+    assert run.phase is RescalePhase.FINISHED
     assert (run.directive.kind, run.directive.reason) == (DirectiveKind.FINISH, "last member left")
 
 
@@ -233,7 +233,7 @@ def test_all_leave_while_a_newcomer_starts():
     run.advance(0.3)
     run.answer("a")
     run.left("a")
-    assert run.phase is Phase.GATHERING
+    assert run.phase is RescalePhase.GATHERING
     run.ready("b")
     run.advance(0.3)
     assert run.members == ["b"]
@@ -296,7 +296,7 @@ def test_a_leaver_that_vanishes_at_the_boundary_disturbs_nobody():
     run.answer("a", "b", "c")
     run.ready("a")
     run.gone("c")
-    assert run.phase is Phase.STOPPING
+    assert run.phase is RescalePhase.STOPPING
     run.ready("b")
     assert run.members == ["a", "b"]
     assert run.generation.kind == "leave"
@@ -330,7 +330,7 @@ def test_silence_to_prepare_is_death(silent):
     other = "b" if silent == "a" else "a"
     run.answer(other)
     run.advance(run.settings.rescale_timeout - 0.1)
-    assert run.phase is Phase.PREPARING
+    assert run.phase is RescalePhase.PREPARING
     run.advance(0.2)
     assert run.directive.failed == (f"{silent}#1",)
     run.ready(other)
@@ -347,7 +347,7 @@ def test_a_long_way_to_the_boundary_is_no_death():
     run.advance(0.2)
     run.answer("a", "b")
     run.advance(600)
-    assert run.phase is Phase.STOPPING
+    assert run.phase is RescalePhase.STOPPING
     assert run.wait.until is None
 
 

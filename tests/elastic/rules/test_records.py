@@ -19,7 +19,7 @@ from dtf_lightning.elastic.rules.records import (
     follow,
     reachable,
 )
-from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, MembershipState, Phase, move
+from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, MembershipState, RescalePhase, move
 from dtf_lightning.errors import ProtocolError
 
 RECORD = NodeRecord(node="node-b", host="h", num_workers=2, incarnation=3)
@@ -34,8 +34,11 @@ def test_every_worker_state_is_in_the_table():
 
 def test_every_phase_is_in_the_table():
     """Each has its row, and only the ends have no way out."""
-    assert PHASE_TRANSITIONS.keys() == set(Phase)
-    assert {phase for phase, following in PHASE_TRANSITIONS.items() if not following} == {Phase.FINISHED, Phase.ABORTED}
+    assert PHASE_TRANSITIONS.keys() == set(RescalePhase)
+    assert {phase for phase, following in PHASE_TRANSITIONS.items() if not following} == {
+        RescalePhase.FINISHED,
+        RescalePhase.ABORTED,
+    }
 
 
 def test_states_may_be_missed():
@@ -62,9 +65,9 @@ def test_an_illegal_transition_prints_its_history():
 
 def test_an_illegal_phase_prints_its_history():
     """Our own bug would say how it came about."""
-    state = move(MembershipState(epoch=4), Phase.STABLE, "generation 1")
+    state = move(MembershipState(epoch=4), RescalePhase.STABLE, "generation 1")
     with pytest.raises(IllegalTransition, match=r"leader \(epoch 4.*stable -> stopping.*stable \(generation 1\)"):
-        move(state, Phase.STOPPING, "why not")
+        move(state, RescalePhase.STOPPING, "why not")
 
 
 def test_trails_are_short():

@@ -9,7 +9,7 @@ import pytest
 from dtf_lightning.elastic.rules.directives import Directive, DirectiveKind
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.membership import take_over
-from dtf_lightning.elastic.rules.state import DepartureKind, Phase
+from dtf_lightning.elastic.rules.state import DepartureKind, RescalePhase
 from support.elastic.simulated_run import INSTANCE, SimulatedRun
 
 
@@ -23,16 +23,16 @@ def test_in_every_phase_of_a_planned_rescale():
     run.ready("c")
     run.advance(0.1)
     run.take_over()
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     run.advance(0.2)
-    assert run.phase is Phase.PREPARING
+    assert run.phase is RescalePhase.PREPARING
     run.take_over()
     run.answer("a", boundary=5)
     run.take_over()
-    assert run.phase is Phase.PREPARING
+    assert run.phase is RescalePhase.PREPARING
     run.answer("b", boundary=6)
     run.take_over()
-    assert run.phase is Phase.STOPPING
+    assert run.phase is RescalePhase.STOPPING
     assert run.state.directive is not None
     assert run.state.directive.boundary == 8
     run.ready("a")
@@ -53,7 +53,7 @@ def test_in_the_middle_of_a_leave():
     run.ready("a")
     del run.records["c"]
     run.take_over()
-    assert run.phase is Phase.STOPPING
+    assert run.phase is RescalePhase.STOPPING
     run.ready("b")
     assert run.members == ["a", "b"]
     assert run.generation.failures == ()
@@ -67,7 +67,7 @@ def test_while_unwinding():
     run.ready("a")
     run.gone("b")
     run.take_over()
-    assert run.phase is Phase.REFORMING
+    assert run.phase is RescalePhase.REFORMING
     assert len(run.directives) == 1
     run.ready("c")
     assert run.members == ["a", "c"]
@@ -106,7 +106,7 @@ def test_in_the_pause():
     run.gone("b")
     run.ready("a")
     run.take_over()
-    assert run.phase is Phase.GATHERING
+    assert run.phase is RescalePhase.GATHERING
     assert run.wait.paused
     run.join("c")
     run.ready("c")
@@ -131,9 +131,9 @@ def test_members_whose_keys_are_away():
     record = run.records.pop("b")
     run.take_over(reachable=("b",))
     run.advance(100)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     run.write(record)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.directives == []
 
 
@@ -149,7 +149,7 @@ def test_a_member_that_was_away_does_not_come_back():
 
 
 @pytest.mark.parametrize(
-    ("kind", "phase"), [(DirectiveKind.FINISH, Phase.FINISHED), (DirectiveKind.ABORT, Phase.ABORTED)]
+    ("kind", "phase"), [(DirectiveKind.FINISH, RescalePhase.FINISHED), (DirectiveKind.ABORT, RescalePhase.ABORTED)]
 )
 def test_after_the_end(kind, phase):
     """FINISH or ABORT is out: it stays over."""
@@ -168,7 +168,7 @@ def test_an_old_directive_is_done():
     run.crash("b")
     run.ready("a")
     run.take_over()
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.state.directive is None
 
 
@@ -187,7 +187,7 @@ def test_a_generation_of_another_instance_is_none():
         wall=0.0,
     )
     assert state.generation == Generation(number=0)
-    assert state.phase is Phase.GATHERING
+    assert state.phase is RescalePhase.GATHERING
 
 
 def test_a_directive_without_a_generation_means_nothing():
@@ -203,7 +203,7 @@ def test_a_directive_without_a_generation_means_nothing():
         now=0.0,
         wall=0.0,
     )
-    assert (state.phase, state.directive) == (Phase.GATHERING, None)
+    assert (state.phase, state.directive) == (RescalePhase.GATHERING, None)
 
 
 def test_failed_ids_are_remembered():
@@ -218,7 +218,7 @@ def test_failed_ids_are_remembered():
     assert run.state.retired == {"a": 0, "b": 1}
     run.write(record)
     run.advance(10)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
 
 
 def test_an_incarnation_older_than_the_members():
@@ -237,7 +237,7 @@ def test_an_incarnation_older_than_the_members():
     run.take_over(reachable=("b",))
     run.records["b"] = old
     run.write(old)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.state.departures == {}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from dtf_lightning.elastic.rules.directives import DirectiveKind
 from dtf_lightning.elastic.rules.records import WorkerState
-from dtf_lightning.elastic.rules.state import Phase
+from dtf_lightning.elastic.rules.state import RescalePhase
 from support.elastic.simulated_run import SimulatedRun
 
 
@@ -108,7 +108,7 @@ def test_a_newcomer_dies_right_after_it_was_let_in():
     assert run.members == ["a"]
 
 
-@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.STOPPING])
+@pytest.mark.parametrize("phase", [RescalePhase.PREPARING, RescalePhase.STOPPING])
 def test_a_death_in_a_planned_rescale(phase):
     """The rescale turns into an unplanned one with the same target; the joiner comes afterwards."""
     run = SimulatedRun()
@@ -116,7 +116,7 @@ def test_a_death_in_a_planned_rescale(phase):
     run.join("c")
     run.ready("c")
     run.advance(0.2)
-    if phase is Phase.STOPPING:
+    if phase is RescalePhase.STOPPING:
         run.answer("a", "b")
     assert run.phase is phase
     run.crash("b")
@@ -132,7 +132,7 @@ def test_a_frozen_member_is_put_out():
     run.crash("c")
     run.ready("a")
     run.advance(59.9)
-    assert run.phase is Phase.REFORMING
+    assert run.phase is RescalePhase.REFORMING
     run.advance(0.1)
     assert run.directive.failed == ("c#1", "b#1")
     assert run.directive.target == 2
@@ -152,7 +152,7 @@ def test_the_one_put_out_wakes_up():
     run.ready("b")
     run.change("b", ready_after=1, generation=1)
     run.advance(100)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     run.restart("b")
     run.ready("b")
     run.advance(0.2)
@@ -166,7 +166,7 @@ def test_a_stray_of_an_older_generation_is_not_let_in():
     run.start("a", "b")
     run.join("stray", generation=1, ready_after=1, state=WorkerState.SYNCING)
     run.advance(10)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.members == ["a", "b"]
 
 
@@ -194,7 +194,7 @@ def test_an_old_report_is_nothing_new():
     run.ready("a", "b")
     run.train()
     run.advance(100)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.generation.number == 2
 
 
@@ -261,7 +261,7 @@ def test_a_newcomer_that_breaks_the_rules_is_ignored():
     run.change("b", state=WorkerState.JOINING)
     run.ready("b")
     run.advance(10)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.members == ["a"]
 
 
@@ -282,7 +282,7 @@ def test_the_only_node_restarts():
     run = SimulatedRun()
     run.start("a")
     run.crash("a")
-    assert run.phase is Phase.GATHERING
+    assert run.phase is RescalePhase.GATHERING
     run.restart("a")
     run.ready("a")
     run.advance(0.3)
@@ -315,5 +315,5 @@ def test_unknown_nodes_do_not_matter():
     run.join("y")
     run.gone("y")
     run.advance(10)
-    assert run.phase is Phase.STABLE
+    assert run.phase is RescalePhase.STABLE
     assert run.directives == []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dtf_lightning.clock import SystemClock
-from dtf_lightning.elastic.agent.live.agent import Agent
+from dtf_lightning.elastic.agent.live.agent import LiveAgent
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.records import WorkerState
@@ -140,7 +140,7 @@ class FakeNode:
     """An agent and its fake workers."""
 
     name: str
-    agent: Agent
+    agent: LiveAgent
     store: Store
     socket_path: str
     workers: list[FakeWorker] = field(default_factory=list)
@@ -220,7 +220,7 @@ class FakeCluster:
         """A node whose workers are not started yet."""
         store = self._client()
         socket_path = str(self._directory / f"{name}-{len(self.nodes)}.sock")
-        agent = Agent(
+        agent = LiveAgent(
             store,
             self.settings(**agent_settings),
             self.run_id,

@@ -21,7 +21,7 @@ from dtf_lightning.elastic.rules.directives import (
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.membership import decide, take_over
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
-from dtf_lightning.elastic.rules.state import MembershipState, Phase
+from dtf_lightning.elastic.rules.state import MembershipState, RescalePhase
 from dtf_lightning.elastic.settings import ElasticSettings
 
 INSTANCE = "instance-1"
@@ -60,7 +60,7 @@ class SimulatedRun:
         return WALL + self.now
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> RescalePhase:
         return self.state.phase
 
     @property
@@ -106,7 +106,7 @@ class SimulatedRun:
         self.ready(*nodes)
         self.advance(self.settings.max_wait)
         self.train()
-        assert self.phase is Phase.STABLE
+        assert self.phase is RescalePhase.STABLE
 
     def train(self) -> None:
         """The members take up the current generation."""
@@ -169,9 +169,9 @@ class SimulatedRun:
 
     def planned_rescale(self, *, boundary: int = 10) -> None:
         """The members do what a planned rescale asks them; the new generation trains."""
-        assert self.phase is Phase.PREPARING, self.phase
+        assert self.phase is RescalePhase.PREPARING, self.phase
         self.answer(*self.live_members(), boundary=boundary)
-        assert self.phase is Phase.STOPPING, self.phase
+        assert self.phase is RescalePhase.STOPPING, self.phase
         leaving = {member_id.partition("#")[0] for member_id in self.directive.leaving}
         self.ready(*(node for node in self.live_members() if node not in leaving))
         self.train()

@@ -1,5 +1,4 @@
-"""Drives the story of `elastic`: an agent's threads, its talk with etcd, with its workers and with other agents.
+"""A node's agent: its loop, its talk with etcd, with its workers and with other agents; `live/` and `restart/` differ by mode.
 
-Only agents (torchrun processes) talk to etcd. Workers talk to their agent over a unix socket, see `messages`.
-`entry_points` is what torchrun loads: it imports nothing heavy.
+Only agents (torchrun processes) talk to etcd. Workers talk to their agent over a unix socket, see `elastic.link`.
 """

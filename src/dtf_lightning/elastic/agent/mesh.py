@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import selectors
 import socket
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from dtf_lightning.elastic.agent.inbox import PeerAnswered, PeerDead, Push
+from dtf_lightning.processes.selector_thread import SelectorThread
 
 log = logging.getLogger(__name__)
 
@@ -66,22 +66,19 @@ class Mesh:
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._host = host
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        self._wanted: dict[str, tuple[str, int]] = {}
-        self._probes: deque[str] = deque()
         self._lock = threading.Lock()
+        self._wanted: dict[str, tuple[str, int]] = {}
+        """What `watch` asked for; under the lock."""
+        self._probes: list[str] = []
+        """What `probe` asked for; under the lock."""
         self._links: dict[str, _Link] = {}
         self._dead: set[str] = set()
         self._inbound: set[socket.socket] = set()
-        self._closing = False
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="dtf-mesh")
+        self._loop = SelectorThread("dtf-mesh", self._follow_wishes)
+        self._loop.register(self._listener, self._accept)
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop.start()
 
     def watch(self, peers: dict[str, tuple[str, int]]) -> None:
         """Keep links to exactly these nodes, given as node -> (host, port)."""
@@ -89,58 +86,31 @@ class Mesh:
             if peers == self._wanted:
                 return
             self._wanted = dict(peers)
-        self._wake()
+        self._loop.wake()
 
     def probe(self, node: str) -> None:
         """Ask the node for a sign of life; `PeerAnswered` or `PeerDead` follows, or nothing from a frozen host."""
         with self._lock:
             self._probes.append(node)
-        self._wake()
+        self._loop.wake()
 
     def close(self) -> None:
         """Idempotent."""
-        if self._closing:
-            return
-        self._closing = True
-        self._wake()
-        if self._thread.is_alive():
-            self._thread.join(5)
+        self._loop.close()
         for link in self._links.values():
             if link.socket is not None:
                 link.socket.close()
         for accepted in self._inbound:
             accepted.close()
         self._listener.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
-        self._selector.close()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):
-            self._wake_writer.send(b"x")
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        while not self._closing:
-            self._follow_wishes()
-            for key, _ in self._selector.select(self._next_try()):
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif key.fileobj is self._wake_reader:
-                    with contextlib.suppress(OSError):
-                        self._wake_reader.recv(4096)
-                elif isinstance(key.data, _Link):
-                    self._link_ready(key.data)
-                else:
-                    assert isinstance(key.fileobj, socket.socket)
-                    self._answer(key.fileobj)
-
-    def _follow_wishes(self) -> None:
+    def _follow_wishes(self) -> float | None:
+        """Do what is due; seconds until there is more to do."""
         with self._lock:
             wanted = dict(self._wanted)
-            probes = list(self._probes)
-            self._probes.clear()
+            probes, self._probes = self._probes, []
         for node in [node for node in self._links if node not in wanted]:
             self._disconnect(self._links.pop(node))
         for node, address in wanted.items():
@@ -155,8 +125,6 @@ class Mesh:
                 self._connect(link)
             elif link.state is _LinkState.CONNECTING and link.try_at <= now:  # no answer at all: frozen or unreachable
                 self._retry_later(link)
-
-    def _next_try(self) -> float | None:
         waiting = [link.try_at for link in self._links.values() if link.state is not _LinkState.UP]
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
@@ -175,7 +143,7 @@ class Mesh:
             return
         link.state, link.try_at = _LinkState.CONNECTING, time.monotonic() + CONNECT_TIMEOUT
         link.buffer = b""
-        self._selector.register(link.socket, selectors.EVENT_READ, link)  # the peer speaks first
+        self._loop.register(link.socket, partial(self._link_ready, link))  # the peer speaks first
 
     def _connect_failed(self, link: _Link, error: int) -> None:
         # A port that was ours to reach before, or lies on this very machine, refuses only when its process is gone;
@@ -239,8 +207,7 @@ class Mesh:
 
     def _disconnect(self, link: _Link) -> None:
         if link.socket is not None:
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(link.socket)
+            self._loop.unregister(link.socket)
             link.socket.close()
             link.socket = None
 
@@ -253,7 +220,7 @@ class Mesh:
             return
         accepted.setblocking(False)
         self._inbound.add(accepted)
-        self._selector.register(accepted, selectors.EVENT_READ)
+        self._loop.register(accepted, partial(self._answer, accepted))
         self._reply(accepted, self._node.encode() + _LINE_END)
 
     def _answer(self, accepted: socket.socket) -> None:
@@ -266,7 +233,7 @@ class Mesh:
         if data:
             self._reply(accepted, _PING)
             return
-        self._selector.unregister(accepted)
+        self._loop.unregister(accepted)
         self._inbound.discard(accepted)
         accepted.close()
 

@@ -30,7 +30,7 @@ TOKEN_PATH = "/latest/api/token"
 
 @dataclass(frozen=True)
 class Notice:
-    """The machine goes."""
+    """An announcement that this machine is about to be taken away."""
 
     reason: str
     seconds_left: float | None = None

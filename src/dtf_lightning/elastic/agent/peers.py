@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.inbox import Write
+from dtf_lightning.clock import Clock, Deadline
 from dtf_lightning.elastic.agent.mesh import Mesh
 from dtf_lightning.elastic.rules.records import ENDED, NodeRecord
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
+from dtf_lightning.etcd.session import Write
 from dtf_lightning.etcd.store import Compare, Delete
 
 PROBE_TIMEOUT = 2.0
@@ -53,15 +53,20 @@ class Peers:
     _evict_at: dict[str, float] = field(default_factory=dict)
 
     @property
+    def mesh_port(self) -> int:
+        """Where this node's own end of the mesh listens; 0 without a mesh."""
+        return self.mesh.port if self.mesh is not None else 0
+
+    @property
     def away(self) -> dict[str, NodeRecord]:
         """Unlisted, but perhaps alive: by their last record."""
         return {node: away.record for node, away in self._away.items()}
 
     @property
-    def until(self) -> float | None:
-        """When `overdue` is to be asked next: monotonic seconds."""
-        times = [min(away.until, away.probe_at) for away in self._away.values()]
-        return min((*times, *self._evict_at.values()), default=None)
+    def deadline(self) -> Deadline:
+        """When `overdue` is to be asked next."""
+        probes = [min(away.until, away.probe_at) for away in self._away.values()]
+        return Deadline(*probes, *self._evict_at.values())
 
     def listed(self, record: NodeRecord) -> None:
         """The node's key is (again) there."""

@@ -62,7 +62,7 @@ class Generation:
     """The members in rank order: the workers of members[0] have ranks 0 .. n-1, and so on."""
     reason: str = ""
     kind: str = ""
-    """Why the generation was formed, in one word: `start`, `join`, `leave`, `failure` or `mixed`."""
+    """Why the generation was formed: the word of a `ChangeKind`."""
     epoch: int = 0
     """The leader's fencing token: the create revision of the leader key."""
     instance: str = ""

@@ -59,8 +59,8 @@ from dtf_lightning.elastic.rules.state import (
     Departure,
     DepartureKind,
     MembershipState,
-    Phase,
     Plan,
+    RescalePhase,
     depart,
     enter,
     move,
@@ -80,8 +80,8 @@ __all__ = [
     "NodeChanged",
     "NodeGone",
     "NodeRecord",
-    "Phase",
     "Publish",
+    "RescalePhase",
     "TimePassed",
     "Wait",
     "WorkerState",
@@ -112,7 +112,7 @@ def _gathering(settings: ElasticSettings, state: MembershipState, now: float, wa
         return aborted
     survivors = state.live
     if not all(state.is_ready(member) for member in survivors):
-        state = replace(move(state, Phase.REFORMING, "a survivor is not ready any more"), asked_at=now)
+        state = replace(move(state, RescalePhase.REFORMING, "a survivor is not ready any more"), asked_at=now)
         return _reforming(settings, state, now, wall)
     first = state.generation.number == 0
     if not first and not survivors and not state.newcomers and _all_went_by_agreement(state):
@@ -162,7 +162,7 @@ def _stable(settings: ElasticSettings, state: MembershipState, now: float, wall:
     directive = Directive(
         kind=DirectiveKind.PREPARE, target=state.generation.number + 1, epoch=state.epoch, reason=reason
     )
-    return _publish(move(state, Phase.PREPARING, change), directive, now)
+    return _publish(move(state, RescalePhase.PREPARING, change), directive, now)
 
 
 def _preparing(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step:
@@ -197,7 +197,7 @@ def _preparing(settings: ElasticSettings, state: MembershipState, now: float, wa
         boundary=boundary,
         leaving=tuple(member.id for member in leaving),
     )
-    state = replace(move(state, Phase.STOPPING, f"boundary {boundary}"), first_ready_at=None)
+    state = replace(move(state, RescalePhase.STOPPING, f"boundary {boundary}"), first_ready_at=None)
     return _publish(state, directive, now)
 
 
@@ -256,14 +256,14 @@ def _over(_settings: ElasticSettings, state: MembershipState, _now: float, _wall
     return state, Wait(reason=f"{state.phase.value}: {reason}")
 
 
-_STEPS: Mapping[Phase, Callable[[ElasticSettings, MembershipState, float, float], Step]] = {
-    Phase.GATHERING: _gathering,
-    Phase.STABLE: _stable,
-    Phase.PREPARING: _preparing,
-    Phase.STOPPING: _stopping,
-    Phase.REFORMING: _reforming,
-    Phase.FINISHED: _over,
-    Phase.ABORTED: _over,
+_STEPS: Mapping[RescalePhase, Callable[[ElasticSettings, MembershipState, float, float], Step]] = {
+    RescalePhase.GATHERING: _gathering,
+    RescalePhase.STABLE: _stable,
+    RescalePhase.PREPARING: _preparing,
+    RescalePhase.STOPPING: _stopping,
+    RescalePhase.REFORMING: _reforming,
+    RescalePhase.FINISHED: _over,
+    RescalePhase.ABORTED: _over,
 }
 
 
@@ -280,7 +280,7 @@ def _interrupted(settings: ElasticSettings, state: MembershipState, now: float, 
 
 def _finish_if_all_did(state: MembershipState, now: float) -> Step | None:
     """Finish the run if every member finished, died after it, or left at the stop that the end of training overtook."""
-    leaving = state.directive.leaving if state.phase is Phase.STOPPING and state.directive is not None else ()
+    leaving = state.directive.leaving if state.phase is RescalePhase.STOPPING and state.directive is not None else ()
     num_finished = 0
     for member in state.generation.members:
         departure = state.departures.get(member.id)
@@ -295,7 +295,7 @@ def _finish_if_all_did(state: MembershipState, now: float) -> Step | None:
 
 def _is_broken(state: MembershipState) -> bool:
     """Tell whether a member died whose peers may be stuck, or a live member reports the generation as broken."""
-    stop = state.directive if state.phase is Phase.STOPPING else None
+    stop = state.directive if state.phase is RescalePhase.STOPPING else None
     for departure in state.departures.values():
         if departure.kind is DepartureKind.FINISHED:
             continue
@@ -336,7 +336,7 @@ def _finish(state: MembershipState, reason: str, now: float) -> Step:
     directive = Directive(
         kind=DirectiveKind.FINISH, target=state.generation.number + 1, epoch=state.epoch, reason=reason
     )
-    return _publish(move(state, Phase.FINISHED, reason), directive, now)
+    return _publish(move(state, RescalePhase.FINISHED, reason), directive, now)
 
 
 def _abort_if_beyond(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step | None:
@@ -349,7 +349,7 @@ def _abort_if_beyond(settings: ElasticSettings, state: MembershipState, now: flo
         epoch=state.epoch,
         reason=f"the run was aborted: {why}",
     )
-    return _publish(move(state, Phase.ABORTED, why.split(":\n")[0]), directive, now)
+    return _publish(move(state, RescalePhase.ABORTED, why.split(":\n")[0]), directive, now)
 
 
 def _evict(state: MembershipState, members: Sequence[Member], why: str, wall: float) -> MembershipState:
@@ -385,7 +385,7 @@ def _fail(settings: ElasticSettings, state: MembershipState, now: float, wall: f
         departed=departed,
         suspects=tuple(record.member_id for record in reporters),
     )
-    return _publish(move(state, Phase.REFORMING, what), directive, now)
+    return _publish(move(state, RescalePhase.REFORMING, what), directive, now)
 
 
 _HOW = {
@@ -410,11 +410,11 @@ def _form_or_gather(
     if len(world) >= settings.min_nodes and survivors:
         return _form(settings, state, world, now, wall)
     why = f"{len(survivors)} of {settings.min_nodes} nodes are left"
-    state = replace(move(state, Phase.GATHERING, why), plan=Plan(changed_at=now))
+    state = replace(move(state, RescalePhase.GATHERING, why), plan=Plan(changed_at=now))
     return _gathering(settings, state, now, wall)
 
 
 def _form(settings: ElasticSettings, state: MembershipState, world: Sequence[Member], now: float, wall: float) -> Step:
     generation = next_generation(settings, state, world, wall)
     reason = f"generation {generation.number}: {generation.reason}"
-    return enter(move(state, Phase.STABLE, reason), generation, now), Form(generation=generation, reason=reason)
+    return enter(move(state, RescalePhase.STABLE, reason), generation, now), Form(generation=generation, reason=reason)

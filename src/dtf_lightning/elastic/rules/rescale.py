@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from dtf_lightning.elastic.rules.change import kind_of_change
 from dtf_lightning.elastic.rules.failures import num_consecutive, still_count
 from dtf_lightning.elastic.rules.generation import Generation, Member, split_id
-from dtf_lightning.elastic.rules.state import DepartureKind, MembershipState, Phase
+from dtf_lightning.elastic.rules.state import DepartureKind, MembershipState, RescalePhase
 from dtf_lightning.elastic.settings import ElasticSettings
 
 MAX_RETIRED = 256
@@ -32,21 +33,12 @@ class Rescale:
 
     @property
     def kind(self) -> str:
-        """Why the world changes, in one word: `start`, `join`, `leave`, `failure` or `mixed`."""
-        if self.old.number == 0:
-            return "start"
-        kinds = [
-            word
-            for word, happened in (
-                ("join", bool(self.joined)),
-                ("leave", bool(self.left)),
-                ("failure", bool(self.failed) or (self.broken and not self.left)),
-            )
-            if happened
-        ]
-        if len(kinds) == 1:
-            return kinds[0]
-        return "mixed"
+        """Why the world changes: the word of a `ChangeKind`."""
+        failed = bool(self.failed) or (self.broken and not self.left)
+        change = kind_of_change(
+            first=self.old.number == 0, joined=bool(self.joined), left=bool(self.left), failed=failed
+        )
+        return change.value
 
     @property
     def text(self) -> str:
@@ -90,7 +82,7 @@ def next_generation(
     old = state.generation
     failed = [d.member.id for d in state.departures.values() if d.kind is DepartureKind.FAILED]
     broken = any(failure.generation == old.number for failure in state.failures)
-    change = compare(old, world, failed=failed, broken=broken or state.phase is Phase.REFORMING)
+    change = compare(old, world, failed=failed, broken=broken or state.phase is RescalePhase.REFORMING)
     host = state.nodes[world[0].node]
     worlds = [(end, size) for end, size in old.recent_worlds if end > wall - settings.failure_window]
     if old.number > 0:

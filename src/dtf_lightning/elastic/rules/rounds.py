@@ -17,9 +17,10 @@ workers failed, `finished` the round that they completed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from dtf_lightning.elastic.rules.change import kind_of_change
 from dtf_lightning.elastic.rules.generation import Generation, Member
 from dtf_lightning.elastic.rules.records import ENDED, NodeRecord
 from dtf_lightning.elastic.settings import ElasticSettings
@@ -43,6 +44,10 @@ class RoundDecision:
     num_consecutive_failures: int = 0
     until: float | None = None
     """WAIT: when the answer may change without a new record, in monotonic seconds."""
+    nobody_trains: bool = False
+    """WAIT: whether no round goes on, so that all nodes wait."""
+    paused: bool = False
+    """WAIT: whether fewer than `min_nodes` nodes wait, so that nobody trains until more come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +161,12 @@ def plan_round(
     newcomers = sorted((record for node, record in ready.items() if node not in members), key=_arrival)
     survivors, chosen = len(order), (*order, *newcomers)[: settings.max_nodes]
     if len(chosen) < settings.min_nodes:
-        return _wait(f"{len(chosen)} of at least {_count(settings.min_nodes, 'node')} are here")
+        reason = f"{len(chosen)} of at least {_count(settings.min_nodes, 'node')} are here"
+        return replace(_wait(reason), nobody_trains=True, paused=True)
     due = quiet_since + (0.0 if survivors or len(chosen) == settings.max_nodes else settings.initial_window)
     if now < due:
-        return _wait(f"{_count(chosen, 'node')} here, more may come for {due - now:.1f} s", until=due)
+        wait = _wait(f"{_count(chosen, 'node')} here, more may come for {due - now:.1f} s", until=due)
+        return replace(wait, nobody_trains=True)
     return _form(settings, view, chosen, wall)
 
 
@@ -175,8 +182,7 @@ def _form(settings: ElasticSettings, view: RoundView, chosen: Sequence[NodeRecor
     if left:
         parts.append(f"{_count(left, 'node')} left")
     parts += [f"{node}: {cause}" for node, cause in sorted(broken.items())]
-    kinds = [kind for kind, is_so in (("failure", broken), ("join", joined), ("leave", left)) if is_so]
-    kind = "start" if not before else kinds[0] if len(kinds) == 1 else "mixed"
+    change = kind_of_change(first=not before, joined=bool(joined), left=bool(left), failed=bool(broken))
     lived = wall - current.formed_at
     recent = current.num_consecutive_failures if lived < settings.failure_window else 0
     num_failures = recent + (1 if broken else 0)
@@ -189,7 +195,11 @@ def _form(settings: ElasticSettings, view: RoundView, chosen: Sequence[NodeRecor
             "error stands in the output above",
         )
     return RoundDecision(
-        step=RoundStep.FORM, reason=reason, members=tuple(chosen), kind=kind, num_consecutive_failures=num_failures
+        step=RoundStep.FORM,
+        reason=reason,
+        members=tuple(chosen),
+        kind=change.value,
+        num_consecutive_failures=num_failures,
     )
 
 

@@ -20,7 +20,7 @@ from dtf_lightning.elastic.rules.records import ENDED, IllegalTransition, NodeRe
 from dtf_lightning.elastic.settings import ElasticSettings
 
 
-class Phase(Enum):
+class RescalePhase(Enum):
     """Where a run is on the way from one generation to the next."""
 
     GATHERING = "gathering"  # nobody trains: before the first generation, or too few survivors
@@ -32,40 +32,40 @@ class Phase(Enum):
     ABORTED = "aborted"
 
 
-PHASE_TRANSITIONS: Mapping[Phase, Mapping[Phase, str]] = {
-    Phase.GATHERING: {
-        Phase.STABLE: "enough nodes are ready",
-        Phase.REFORMING: "a survivor is not ready any more",
-        Phase.FINISHED: "the last member left",
-        Phase.ABORTED: "too many failures",
+PHASE_TRANSITIONS: Mapping[RescalePhase, Mapping[RescalePhase, str]] = {
+    RescalePhase.GATHERING: {
+        RescalePhase.STABLE: "enough nodes are ready",
+        RescalePhase.REFORMING: "a survivor is not ready any more",
+        RescalePhase.FINISHED: "the last member left",
+        RescalePhase.ABORTED: "too many failures",
     },
-    Phase.STABLE: {
-        Phase.PREPARING: "joins or leaves, window over",
-        Phase.REFORMING: "a member died or reports a broken generation",
-        Phase.FINISHED: "all members finished",
-        Phase.ABORTED: "too many failures",
+    RescalePhase.STABLE: {
+        RescalePhase.PREPARING: "joins or leaves, window over",
+        RescalePhase.REFORMING: "a member died or reports a broken generation",
+        RescalePhase.FINISHED: "all members finished",
+        RescalePhase.ABORTED: "too many failures",
     },
-    Phase.PREPARING: {
-        Phase.STOPPING: "all members answered",
-        Phase.REFORMING: "a member died, is silent or reports a broken generation",
-        Phase.FINISHED: "all members finished",
-        Phase.ABORTED: "too many failures",
+    RescalePhase.PREPARING: {
+        RescalePhase.STOPPING: "all members answered",
+        RescalePhase.REFORMING: "a member died, is silent or reports a broken generation",
+        RescalePhase.FINISHED: "all members finished",
+        RescalePhase.ABORTED: "too many failures",
     },
-    Phase.STOPPING: {
-        Phase.STABLE: "all who stay are ready",
-        Phase.GATHERING: "fewer than min_nodes are left",
-        Phase.REFORMING: "a member died, is silent or reports a broken generation",
-        Phase.FINISHED: "all members finished",
-        Phase.ABORTED: "too many failures",
+    RescalePhase.STOPPING: {
+        RescalePhase.STABLE: "all who stay are ready",
+        RescalePhase.GATHERING: "fewer than min_nodes are left",
+        RescalePhase.REFORMING: "a member died, is silent or reports a broken generation",
+        RescalePhase.FINISHED: "all members finished",
+        RescalePhase.ABORTED: "too many failures",
     },
-    Phase.REFORMING: {
-        Phase.STABLE: "all survivors are ready",
-        Phase.GATHERING: "fewer than min_nodes survived",
-        Phase.REFORMING: "another member is silent",
-        Phase.ABORTED: "too many failures",
+    RescalePhase.REFORMING: {
+        RescalePhase.STABLE: "all survivors are ready",
+        RescalePhase.GATHERING: "fewer than min_nodes survived",
+        RescalePhase.REFORMING: "another member is silent",
+        RescalePhase.ABORTED: "too many failures",
     },
-    Phase.FINISHED: {},
-    Phase.ABORTED: {},
+    RescalePhase.FINISHED: {},
+    RescalePhase.ABORTED: {},
 }
 
 
@@ -105,7 +105,7 @@ class MembershipState:
 
     epoch: int = 0
     instance: str = ""
-    phase: Phase = Phase.GATHERING
+    phase: RescalePhase = RescalePhase.GATHERING
     generation: Generation = field(default_factory=lambda: Generation(number=0))
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     """Each node's latest record; those that have ended are here as long as their key is in etcd."""
@@ -173,7 +173,7 @@ class MembershipState:
         return admitted and newcomer.ready_after is not None and newcomer.num_workers > 0 and not stray
 
 
-def move(state: MembershipState, phase: Phase, why: str) -> MembershipState:
+def move(state: MembershipState, phase: RescalePhase, why: str) -> MembershipState:
     """Return the state in another phase. Raises `IllegalTransition` (our bug) if the table has no such transition."""
     allowed = PHASE_TRANSITIONS[state.phase]
     if phase not in allowed:
@@ -293,7 +293,7 @@ def _unannounced(state: MembershipState, member: Member) -> DepartureKind:
     if state.has_finished(member):
         return DepartureKind.FINISHED
     told_to_leave = (
-        state.phase is Phase.STOPPING and state.directive is not None and member.id in state.directive.leaving
+        state.phase is RescalePhase.STOPPING and state.directive is not None and member.id in state.directive.leaving
     )
     if told_to_leave or state.is_leaving(member):
         return DepartureKind.DRAINED
@@ -307,11 +307,11 @@ def _retire(retired: Mapping[str, int], node: str, incarnation: int) -> dict[str
 # --- taking over -----------------------------------------------------------------------------------------------------
 
 _PHASES = {
-    DirectiveKind.PREPARE: Phase.PREPARING,
-    DirectiveKind.STOP: Phase.STOPPING,
-    DirectiveKind.FAIL: Phase.REFORMING,
-    DirectiveKind.FINISH: Phase.FINISHED,
-    DirectiveKind.ABORT: Phase.ABORTED,
+    DirectiveKind.PREPARE: RescalePhase.PREPARING,
+    DirectiveKind.STOP: RescalePhase.STOPPING,
+    DirectiveKind.FAIL: RescalePhase.REFORMING,
+    DirectiveKind.FINISH: RescalePhase.FINISHED,
+    DirectiveKind.ABORT: RescalePhase.ABORTED,
 }
 
 
@@ -336,13 +336,13 @@ def take_over(
     del settings  # the same for every leader; part of the signature so that rules here may come to depend on it
     if generation is None or (generation.instance and generation.instance != instance):
         generation = Generation(number=0)
-    phase = Phase.STABLE if generation.number > 0 else Phase.GATHERING
+    phase = RescalePhase.STABLE if generation.number > 0 else RescalePhase.GATHERING
     if directive is not None and (
         directive.target == generation.number + 1 or directive.kind in (DirectiveKind.FINISH, DirectiveKind.ABORT)
     ):
         phase = _PHASES[directive.kind]
-        if generation.number == 0 and phase not in (Phase.FINISHED, Phase.ABORTED):
-            phase, directive = Phase.GATHERING, None
+        if generation.number == 0 and phase not in (RescalePhase.FINISHED, RescalePhase.ABORTED):
+            phase, directive = RescalePhase.GATHERING, None
     else:
         directive = None
     state = MembershipState(

@@ -8,7 +8,7 @@ from enum import Enum
 from dtf_lightning.elastic.rules.directives import TimePassed
 from dtf_lightning.elastic.rules.membership import decide
 from dtf_lightning.elastic.rules.records import ENDED, NodeRecord
-from dtf_lightning.elastic.rules.state import MembershipState, Phase
+from dtf_lightning.elastic.rules.state import MembershipState, RescalePhase
 from dtf_lightning.elastic.settings import ElasticSettings
 
 
@@ -90,7 +90,7 @@ def describe(settings: ElasticSettings, state: MembershipState, now: float, wall
 
 def waiting_reason(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> str:
     """Return the reason of the decision that the leader would take now; nothing is carried out."""
-    if state.phase in (Phase.FINISHED, Phase.ABORTED):
+    if state.phase in (RescalePhase.FINISHED, RescalePhase.ABORTED):
         return state.directive.reason if state.directive is not None else ""
     return decide(settings, state, TimePassed(), now, wall)[1].reason
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote
@@ -24,6 +24,8 @@ from dtf_lightning.etcd.store import EventKind, KeyValue, RangeResult, WatchEven
 log = logging.getLogger(__name__)
 
 ROOT = "/dtf/runs/"
+LIVE, RESTART = "live", "restart"
+"""The two modes of a run."""
 
 T = TypeVar("T")
 
@@ -94,10 +96,14 @@ class RunInfo:
     """Seconds since the epoch."""
     min_nodes: int = 1
     max_nodes: int = 1
-    mode: str = "live"
-    """`live` or `restart`: the two do not mix."""
+    mode: str = LIVE
+    """`LIVE` or `RESTART`: the two do not mix."""
     script: str = ""
     """Restart mode: the training script's name; empty when it is not known."""
+
+    def ended(self, phase: RunPhase, reason: str) -> RunInfo:
+        """The record of the same run, over."""
+        return replace(self, phase=phase, reason=reason)
 
     def encode(self) -> bytes:
         return encode({**asdict(self), "phase": self.phase.value})
@@ -251,6 +257,15 @@ class RunView:
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # another version's
                     found += [(float(event["at"]), str(event["text"])) for event in json.loads(kv.value)]
         return sorted(found)
+
+    def participants(self, *, other_than: str) -> list[str]:
+        """The nodes beside this one that take part in the run. In live mode a node is one before it is admitted."""
+        run = self.run
+        return sorted(
+            record.node
+            for record in self.nodes.values()
+            if record.node != other_than and run is not None and (run.mode == LIVE or record.instance == run.instance)
+        )
 
     def drain_asked(self, node: str) -> bool:
         return self.keys.drain(node) in self._kvs

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _create(params: RendezvousParameters) -> RendezvousHandler:
-    from dtf_lightning.elastic.torchrun.handler import create_handler
+    from dtf_lightning.elastic.torchrun.create import create_handler
 
     return create_handler(params)
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
+from contextlib import ExitStack
 
 import torch.distributed as dist
-from torch.distributed.elastic.rendezvous.api import (
-    RendezvousHandler,
-    RendezvousInfo,
-    RendezvousParameters,
-    RendezvousStoreInfo,
-)
+from torch.distributed.elastic.rendezvous.api import RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
 
-from dtf_lightning.elastic.agent.monitor import Monitor
-from dtf_lightning.elastic.agent.notice import NoticePoller
 from dtf_lightning.elastic.agent.restart.agent import RestartAgent
-from dtf_lightning.elastic.agent.restart.local_workers import Watchdog
 from dtf_lightning.elastic.agent.restart.spares import Spares
-from dtf_lightning.elastic.agent.signals import LeaveOnSignal
 from dtf_lightning.elastic.settings import AgentSettings
+from dtf_lightning.elastic.torchrun.rendezvous import RendezvousBase
 from dtf_lightning.elastic.torchrun.round_store import RoundStore
-from dtf_lightning.etcd.store import Store
 
 
-class RestartRendezvousHandler(RendezvousHandler):
+class RestartRendezvousHandler(RendezvousBase):
     """Implements torchelastic's interface; every method translates and delegates."""
 
     def __init__(
@@ -31,33 +22,23 @@ class RestartRendezvousHandler(RendezvousHandler):
         params: RendezvousParameters,
         settings: AgentSettings,
         agent: RestartAgent,
-        store: Store,
+        parts: ExitStack,
+        *,
         host: str,
-        watchdog: Watchdog,
-        poller: NoticePoller | None = None,
-        spares: Spares | None = None,
-        monitor: Monitor | None = None,
+        spares: Spares | None,
     ) -> None:
-        self._spares = spares
-        self._poller = poller
-        self._monitor = monitor
-        self._backend = params.backend
-        self._run_id = params.run_id
+        super().__init__(
+            params,
+            agent,
+            parts,
+            on_leave=f"this node leaves run {params.run_id!r}, its workers get {settings.grace_period:g} s",
+            end_workers=lambda _: agent.workers.kill(),
+        )
         self._agent = agent
-        self._store = store
         self._host = host
-        self._watchdog = watchdog
+        self._spares = spares
         self._tcp_store: dist.Store | None = None
         self._round_store: dist.Store | None = None
-        text = f"this node leaves run {self._run_id!r}, its workers get {settings.grace_period:g} s"
-        self._signals = LeaveOnSignal(text, agent.leave, lambda _: agent.workers.kill())
-        atexit.register(self.close)
-
-    def get_backend(self) -> str:
-        return self._backend
-
-    def get_run_id(self) -> str:
-        return self._run_id
 
     @property
     def use_agent_store(self) -> bool:
@@ -80,27 +61,3 @@ class RestartRendezvousHandler(RendezvousHandler):
     def num_nodes_waiting(self) -> int:
         """Not 0 when the workers have to be started anew. Raises what `RestartAgent.num_waiting` raises."""
         return self._agent.num_waiting()
-
-    def is_closed(self) -> bool:
-        return self._agent.parting
-
-    def set_closed(self) -> None:
-        """Nothing: one node's end is not the run's."""
-
-    def shutdown(self) -> bool:
-        self.close()
-        return True
-
-    def close(self) -> None:
-        """Take the node out of the run. Idempotent."""
-        atexit.unregister(self.close)
-        if self._poller is not None:
-            self._poller.close()
-        if self._spares is not None:
-            self._spares.close()
-        self._agent.workers.kill()  # torchelastic has ended them, unless it was interrupted
-        self._agent.close()
-        if self._monitor is not None:
-            self._monitor.close()
-        self._store.close()
-        self._watchdog.close()

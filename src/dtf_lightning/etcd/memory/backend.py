@@ -11,14 +11,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dtf_lightning.clock import Clock, SystemClock
 from dtf_lightning.errors import LeaseLost, WatchCompacted
 from dtf_lightning.etcd.store import Compare, Delete, EventKind, Get, KeyValue, Put, WatchEvent
 
-if TYPE_CHECKING:
-    from dtf_lightning.etcd.memory.store import MemoryStore
+
+class BackendLease(Protocol):
+    """A client's lease, as the backend sees it."""
+
+    def renewed(self, now: float) -> bool:
+        """Whether it is still held after a try to renew it."""
+        ...
+
+    def lose(self) -> None:
+        """It is gone. Called without the backend's lock: the owner will use the store."""
+        ...
+
+
+class BackendClient(Protocol):
+    """A client, as the backend sees it."""
+
+    @property
+    def leases(self) -> Sequence[BackendLease]: ...
 
 
 @dataclass(slots=True)
@@ -43,7 +59,7 @@ class MemoryBackend:
         """One batch per revision, oldest first."""
         self._leases: dict[int, _LeaseRecord] = {}
         self._last_lease = 0
-        self._clients: list[MemoryStore] = []
+        self._clients: list[BackendClient] = []
 
     # --- faults and time ---------------------------------------------------------------------------------------------
 
@@ -82,10 +98,10 @@ class MemoryBackend:
 
     # --- for the clients, who hold `changed` -------------------------------------------------------------------------
 
-    def register(self, client: MemoryStore) -> None:
+    def register(self, client: BackendClient) -> None:
         self._clients.append(client)
 
-    def forget(self, client: MemoryStore) -> None:
+    def forget(self, client: BackendClient) -> None:
         self._clients.remove(client)
 
     def find(self, key: str, prefix: bool = False) -> tuple[KeyValue, ...]:

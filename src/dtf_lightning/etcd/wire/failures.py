@@ -11,7 +11,7 @@ from enum import Enum
 from dtf_lightning.etcd.wire._grpc import grpc
 
 
-class Failure(Enum):
+class CallFailure(Enum):
     NOT_CONNECTED = "not connected"
     """There was no connection to send it on: even a write may be tried again."""
     NOT_PROPOSED = "not proposed"
@@ -30,7 +30,7 @@ class Failure(Enum):
     """etcd understood the request and will not do it; trying again is pointless."""
 
 
-TRANSIENT = (Failure.NOT_CONNECTED, Failure.NOT_PROPOSED, Failure.NO_ANSWER)
+TRANSIENT = (CallFailure.NOT_CONNECTED, CallFailure.NOT_PROPOSED, CallFailure.NO_ANSWER)
 """Another server, or the same one later, may do better."""
 
 _STATUS = grpc.StatusCode
@@ -49,28 +49,28 @@ _STALE_TEXTS = ("invalid auth token", "revision of auth store is old")
 _REFUSED_TEXTS = ("authentication failed", "user name is empty", "permission denied", "invalid auth management")
 
 
-def classify(error: grpc.RpcError, *, has_token: bool) -> Failure:
+def classify(error: grpc.RpcError, *, has_token: bool) -> CallFailure:
     """`has_token`: whether the call carried a token, or ought to have."""
     code, details = error.code(), error.details() or ""
     if any(text in details for text in _STALE_TEXTS) or code is _STATUS.UNAUTHENTICATED:
-        return Failure.STALE_TOKEN if has_token else Failure.REFUSED
+        return CallFailure.STALE_TOKEN if has_token else CallFailure.REFUSED
     if "user name is empty" in details and has_token:
-        return Failure.STALE_TOKEN
+        return CallFailure.STALE_TOKEN
     if code is _STATUS.PERMISSION_DENIED or any(text in details for text in _REFUSED_TEXTS):
-        return Failure.REFUSED
+        return CallFailure.REFUSED
     if "received http2 header with status" in details.lower() or code is _STATUS.UNIMPLEMENTED:
-        return Failure.NOT_ETCD
+        return CallFailure.NOT_ETCD
     if "requested lease not found" in details:
-        return Failure.LEASE_GONE
+        return CallFailure.LEASE_GONE
     if "has been compacted" in details:
-        return Failure.COMPACTED
+        return CallFailure.COMPACTED
     if code is _STATUS.UNAVAILABLE and any(text in details for text in _NOT_CONNECTED_TEXTS):
-        return Failure.NOT_CONNECTED
+        return CallFailure.NOT_CONNECTED
     if any(text in details for text in _NOT_PROPOSED_TEXTS):
-        return Failure.NOT_PROPOSED
+        return CallFailure.NOT_PROPOSED
     if code in _NO_ANSWER_CODES:
-        return Failure.NO_ANSWER
-    return Failure.REJECTED
+        return CallFailure.NO_ANSWER
+    return CallFailure.REJECTED
 
 
 def describe(error: grpc.RpcError) -> str:

@@ -34,14 +34,14 @@ class AgentProcess:
 
 
 def main() -> None:
-    from dtf_lightning.elastic.agent.live.agent import Agent
+    from dtf_lightning.elastic.agent.live.agent import LiveAgent
     from dtf_lightning.elastic.settings import AgentSettings
     from dtf_lightning.etcd import connect
 
     endpoint, run_id, node, socket_path, settings = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format=f"{node} %(message)s")
     conf = json.loads(settings)
-    agent = Agent(
+    agent = LiveAgent(
         connect(endpoint, quiet=True),
         AgentSettings.from_rdzv_conf(conf.pop("min_nodes", 1), conf.pop("max_nodes", 4), conf),
         run_id,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from dtf_lightning.elastic.agent.live.agent import Agent
-from dtf_lightning.elastic.agent.monitor import start_monitor
+from dtf_lightning.elastic.agent.live.agent import LiveAgent
+from dtf_lightning.elastic.agent.monitoring.monitor import start_monitor
 from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.etcd import connect
@@ -69,7 +69,7 @@ def run_node(spec: NodeSpec) -> None:
     tcp_store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     settings = AgentSettings(elastic=ElasticSettings(**spec.elastic), **spec.agent)  # type: ignore[arg-type]
     event_log = EventLog(ELASTIC_EVENTS)
-    agent = Agent(
+    agent = LiveAgent(
         store,
         settings,
         spec.run_id,
@@ -91,7 +91,7 @@ def run_node(spec: NodeSpec) -> None:
                 os.write(worker.gate, b"x")
             codes = _watch(agent, workers)
             _note(spec, f"codes.{number}", codes)
-            if not any(codes) or agent.parting is not None:
+            if not any(codes) or agent.exit_reason is not None:
                 break
     finally:
         agent.close()
@@ -143,7 +143,7 @@ def _run_worker(spec: NodeSpec, local_rank: int, gate: int) -> None:
     train(spec.training, spec.folder, f"{spec.name}.{local_rank}")
 
 
-def _watch(agent: Agent, workers: list[_Worker]) -> list[int]:
+def _watch(agent: LiveAgent, workers: list[_Worker]) -> list[int]:
     """Wait until all workers have ended; end them all when one fails, or when it is time to go. Their exit codes."""
     codes: dict[int, int] = {}
     try:

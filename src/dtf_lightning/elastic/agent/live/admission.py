@@ -7,13 +7,14 @@ the newcomer alone: it is refused by its own agent, and the run is not bothered.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.inbox import Write
-from dtf_lightning.elastic.agent.live.local_node import LocalNode
+from dtf_lightning.clock import Clock, Deadline
+from dtf_lightning.elastic.agent.live.worker_group import WorkerGroup
 from dtf_lightning.elastic.run.keys import Fingerprint, RunPhase, RunView
+from dtf_lightning.elastic.run.transactions import unchanged
 from dtf_lightning.elastic.settings import ElasticSettings
+from dtf_lightning.etcd.session import Write
 from dtf_lightning.etcd.store import Compare, Put
 
 _ELASTIC = "elastic."
@@ -30,31 +31,31 @@ class Admission:
     clock: Clock
     instance: str = ""
     """The run's instance that this agent takes part in, as waiting node or member."""
-    until: float | None = None
-    """When `advance` wants to be called at the latest: monotonic seconds."""
+    deadline: Deadline = field(default_factory=Deadline)
+    """When `advance` wants to be called at the latest."""
     refusal: str = ""
     """Why this node may not join."""
     _sent_for: str = ""
     _send_again_at: float = 0.0
 
-    def advance(self, view: RunView, node: LocalNode) -> Iterator[Write]:
+    def advance(self, view: RunView, workers: WorkerGroup) -> Iterator[Write]:
         """Let the node in, or find the reason to refuse it; yields the fingerprint if the run has none yet."""
-        self.until = None
-        run, worker = view.run, node.fingerprint()
+        self.deadline.clear()
+        run, worker = view.run, workers.fingerprint()
         if run is None or run.phase is not RunPhase.RUNNING or run.instance != self.instance or self.refusal:
             return
-        if node.instance or node.failed or not node.set_up or worker is None:
+        if workers.instance or workers.failed or not workers.set_up or worker is None:
             return
         mine = self._fingerprint(worker)
         theirs = view.fingerprint
-        difference = node.own_difference()
+        difference = workers.own_difference()
         if difference is None and theirs is None:
             yield from self._send(view, mine)
             return
         if difference is None and theirs is not None:
             difference = theirs.first_difference(mine)
         if difference is None:
-            node.instance = run.instance
+            workers.instance = run.instance
             return
         self._refuse(view, difference)
 
@@ -81,15 +82,16 @@ class Admission:
     def _send(self, view: RunView, mine: Fingerprint) -> Iterator[Write]:
         now = self.clock.monotonic()
         if self._sent_for == self.instance and now < self._send_again_at:
-            self.until = self._send_again_at
+            self.deadline.bring_forward(self._send_again_at)
             return
         self._sent_for = self.instance
-        self.until = self._send_again_at = now + RESEND_PAUSE
+        self._send_again_at = now + RESEND_PAUSE
+        self.deadline.bring_forward(self._send_again_at)
         yield Write(
             label="fingerprint",
             compares=(
                 Compare(view.keys.fingerprint, "create", "=", 0),
-                Compare(view.keys.run, "mod", "=", view.mod_revision(view.keys.run)),
+                unchanged(view, view.keys.run),
             ),
             puts=(Put(view.keys.fingerprint, mine.encode()),),
         )

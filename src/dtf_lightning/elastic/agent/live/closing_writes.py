@@ -1,42 +1,24 @@
-"""What an agent writes when it goes, besides taking its own keys back."""
+"""What a live agent writes when it goes, besides taking its own keys back."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from dtf_lightning.elastic.agent.inbox import Write
-from dtf_lightning.elastic.agent.live.local_node import LocalNode
+from dtf_lightning.elastic.agent.live.worker_group import WorkerGroup
 from dtf_lightning.elastic.run.keys import RunPhase, RunView
-from dtf_lightning.etcd.store import Compare, Delete, Put
+from dtf_lightning.elastic.run.transactions import end, leads, resign
+from dtf_lightning.etcd.session import Write
 
 
-def last_writes(view: RunView, node: LocalNode, instance: str) -> tuple[Write, ...]:
+def last_writes(view: RunView, workers: WorkerGroup, instance: str) -> tuple[Write, ...]:
     """End the run if nobody else is left, so that its id can be used again at once; give the leader key back."""
     writes: list[Write] = []
-    me, leader, run = node.place.node, view.leader, view.run
+    me, leader, run = workers.address.node, view.leader, view.run
     alone = not any(other != me for other in view.nodes)
-    leads = leader is not None and leader.node == me
+    mine = leader is not None and leader.node == me
     running = run is not None and run.phase is RunPhase.RUNNING and run.instance == instance
-    if alone and running and (leads or leader is None) and run is not None and view.generation is not None:
-        phase = RunPhase.ABORTED if node.failed else RunPhase.FINISHED
-        reason = f"the last node is gone: {node.failed or node.leaving or 'its workers ended'}"
-        epoch = leader.epoch if leader is not None else 0
-        writes.append(
-            Write(
-                label="end the run",
-                compares=(
-                    Compare(view.keys.leader, "create", "=", epoch),
-                    Compare(view.keys.run, "mod", "=", view.mod_revision(view.keys.run)),
-                ),
-                puts=(Put(view.keys.run, replace(run, phase=phase, reason=reason).encode()),),
-            )
-        )
-    if leads and leader is not None:
-        writes.append(
-            Write(
-                label="resign",
-                compares=(Compare(view.keys.leader, "create", "=", leader.epoch),),
-                puts=(Delete(view.keys.leader),),
-            )
-        )
+    if alone and running and (mine or leader is None) and view.generation is not None:
+        phase = RunPhase.ABORTED if workers.failed else RunPhase.FINISHED
+        reason = f"the last node is gone: {workers.failed or workers.leaving or 'its workers ended'}"
+        writes.append(end(view, phase, reason, leads(view.keys, leader.epoch if leader is not None else 0)))
+    if mine and leader is not None:
+        writes.append(resign(view.keys, leader.epoch))
     return tuple(writes)

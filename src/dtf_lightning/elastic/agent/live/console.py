@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 
-from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.live.local_node import LocalNode
+from dtf_lightning.clock import Clock, Deadline
+from dtf_lightning.elastic.agent.live.worker_group import WorkerGroup
 from dtf_lightning.elastic.rules.directives import DirectiveKind
 from dtf_lightning.elastic.run.keys import RunView
 
@@ -17,12 +17,12 @@ WAITING_PATIENCE = 1.0
 _COUNTDOWN = re.compile(r"\d+\.\d s")
 
 
-class Narrator:
+class Console:
     """Compares the keys with what was told last. Used by the loop's thread only."""
 
     def __init__(self, node: str, clock: Clock) -> None:
-        self.until: float | None = None
-        """When `tell` wants to be called at the latest: monotonic seconds."""
+        self.deadline = Deadline()
+        """When `tell` wants to be called at the latest."""
         self._node = node
         self._clock = clock
         self._waits_since: float | None = None
@@ -30,10 +30,10 @@ class Narrator:
         self._directive: tuple[DirectiveKind, int, str] | None = None
         self._waiting_for = ""
 
-    def tell(self, view: RunView, node: LocalNode) -> None:
+    def tell(self, view: RunView, workers: WorkerGroup) -> None:
         """Log what is new."""
         generation, directive = view.generation, view.directive
-        me = f"{self._node}#{node.incarnation}"
+        me = f"{self._node}#{workers.incarnation}"
         is_member = generation is not None and any(member.id == me for member in generation.members)
         number = generation.number if generation is not None else 0
         if directive is not None and directive.target > number:
@@ -45,17 +45,19 @@ class Narrator:
             place = f"; this node has ranks from {generation.first_rank(me)} on" if is_member else ""
             log.info("generation %d: %s%s", number, generation.reason, place)
         self._generation = number
-        self._tell_why_it_waits(view, waits=node.waits and (not is_member or bool(view.status and view.status.paused)))
+        self._tell_why_it_waits(
+            view, waits=workers.waits and (not is_member or bool(view.status and view.status.paused))
+        )
 
     def _tell_why_it_waits(self, view: RunView, *, waits: bool) -> None:
-        self.until = None
+        self.deadline.clear()
         if not waits:
             self._waits_since, self._waiting_for = None, ""
             return
         now = self._clock.monotonic()
         self._waits_since = now if self._waits_since is None else self._waits_since
         if now < self._waits_since + WAITING_PATIENCE:
-            self.until = self._waits_since + WAITING_PATIENCE
+            self.deadline.bring_forward(self._waits_since + WAITING_PATIENCE)
             return
         reason = view.status.reason if view.status is not None else "no leader yet"
         text = _COUNTDOWN.sub("a moment", reason)  # counting down is no change

@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
 import signal
 import socket
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 
-from dtf_lightning.elastic.agent.inbox import Push, WorkerGone, WorkerSaid
+from dtf_lightning.elastic.agent.inbox import Push
+from dtf_lightning.elastic.agent.live.inbox import WorkerGone, WorkerSaid
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.errors import ProtocolError
+from dtf_lightning.processes.selector_thread import SelectorThread
+from dtf_lightning.processes.signals import open_pidfd, signal_group
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ class _Connection:
     id: int
     socket: socket.socket
     buffer: bytes = b""
-    pidfd: int = -1
+    pidfd: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     closed: bool = False
 
@@ -47,16 +50,13 @@ class WorkerServer:
         self._listener.bind(path)
         self._listener.listen(128)
         self._listener.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
         self._connections: dict[int, _Connection] = {}
-        self._closing = False
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="dtf-worker-server")
+        self._last_id = 0
+        self._reader = SelectorThread("dtf-worker-server")
+        self._reader.register(self._listener, self._accept)
 
     def start(self) -> None:
-        self._thread.start()
+        self._reader.start()
 
     def send(self, connection: int, message: messages.Message) -> None:
         """Never waits: a worker that reads nothing until its buffer is full counts as gone."""
@@ -83,45 +83,29 @@ class WorkerServer:
             return
         with target.lock:
             if not target.closed:  # open: the pid is still this worker's
-                kill(pid)
+                signal_group(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Idempotent."""
-        if self._closing:
-            return
-        self._closing = True
-        with contextlib.suppress(OSError):
-            self._wake_writer.send(b"x")
-        if self._thread.is_alive():
-            self._thread.join(5)
+        self._reader.close()
         for connection in list(self._connections.values()):
             self._drop(connection)
         self._listener.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
-        self._selector.close()
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        next_id = 1
-        while not self._closing:
-            for key, _ in self._selector.select():
-                if key.fileobj is self._listener:
-                    with contextlib.suppress(OSError):
-                        accepted, _ = self._listener.accept()
-                        self._accept(next_id, accepted)
-                        next_id += 1
-                elif isinstance(key.data, _Connection) and not key.data.closed:
-                    self._read(key.data, process_ended=key.fileobj is not key.data.socket)
-
-    def _accept(self, connection_id: int, accepted: socket.socket) -> None:
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError:
+            return  # it went again
         accepted.setblocking(False)
-        connection = _Connection(connection_id, accepted)
-        self._connections[connection_id] = connection
-        self._selector.register(accepted, selectors.EVENT_READ, connection)
+        self._last_id += 1
+        connection = _Connection(self._last_id, accepted)
+        self._connections[connection.id] = connection
+        self._reader.register(accepted, partial(self._read, connection, process_ended=False))
 
     def _read(self, connection: _Connection, *, process_ended: bool) -> None:
         gone = "its process ended" if process_ended else ""
@@ -152,13 +136,12 @@ class WorkerServer:
             self._push(WorkerGone(connection.id, gone))
 
     def _watch_process(self, connection: _Connection, pid: int) -> None:
-        if connection.pidfd >= 0 or not hasattr(os, "pidfd_open"):
+        if connection.pidfd is not None:
             return
-        try:
-            connection.pidfd = os.pidfd_open(pid)
-        except OSError:  # an old kernel, a sandbox, or another pid namespace: the socket's end of file has to do
-            return
-        self._selector.register(connection.pidfd, selectors.EVENT_READ, connection)
+        connection.pidfd = open_pidfd(pid)
+        # `None` on an old kernel, in a sandbox, from another pid namespace: the socket's end of file has to do.
+        if connection.pidfd is not None:
+            self._reader.register(connection.pidfd, partial(self._read, connection, process_ended=True))
 
     def _drop(self, connection: _Connection) -> None:
         with connection.lock:
@@ -166,19 +149,8 @@ class WorkerServer:
                 return
             connection.closed = True
             self._connections.pop(connection.id, None)
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(connection.socket)
+            self._reader.unregister(connection.socket)
             connection.socket.close()
-            if connection.pidfd >= 0:
-                with contextlib.suppress(KeyError, ValueError):
-                    self._selector.unregister(connection.pidfd)
+            if connection.pidfd is not None:
+                self._reader.unregister(connection.pidfd)
                 os.close(connection.pidfd)
-
-
-def kill(pid: int) -> None:
-    """SIGKILL a process, with its group if it leads one (torchelastic starts workers in sessions of their own)."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.getpgid(pid) == pid and pid != os.getpgrp():
-            os.killpg(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGKILL)

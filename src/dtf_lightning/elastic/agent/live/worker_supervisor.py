@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.live.local_node import LocalNode, LocalWorker, Orders
+from dtf_lightning.clock import Clock, Deadline
+from dtf_lightning.elastic.agent.live.worker_group import LocalWorker, Orders, WorkerGroup
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.events import NodeJoined, WorkerLost
 from dtf_lightning.elastic.link import messages
@@ -33,18 +33,18 @@ WELCOME_PATIENCE = 5.0
 """Seconds that a worker waits for this node's place to be known; less than the worker's own `CONNECT_TIMEOUT`."""
 
 
-class Caretaker:
+class WorkerSupervisor:
     """Between the node's state and the workers' sockets. Used by the loop's thread only."""
 
     def __init__(
         self,
-        node: LocalNode,
+        group: WorkerGroup,
         server: WorkerServer,
         settings: ElasticSettings,
         clock: Clock,
         report: Callable[[Event], None],
     ) -> None:
-        self._node = node
+        self._group = group
         self._server = server
         self._settings = settings
         self._clock = clock
@@ -56,32 +56,31 @@ class Caretaker:
         self.num_attached = 0
 
     @property
-    def until(self) -> float | None:
-        """When `tend` and `welcome` want to be called at the latest: monotonic seconds."""
-        times = [since + WELCOME_PATIENCE for since in self._unwelcomed.values()]
-        if self._end_at is not None:
-            times.append(self._end_at)
+    def deadline(self) -> Deadline:
+        """When `tend` and `welcome` want to be called at the latest."""
+        deadline = Deadline(self._end_at, *(since + WELCOME_PATIENCE for since in self._unwelcomed.values()))
         if self._watches_heartbeats:
-            times += [w.heard_at + self._settings.heartbeat_timeout for w in self._node.workers.values()]
-        return min(times, default=None)
+            timeout = self._settings.heartbeat_timeout
+            deadline.bring_forward(*(worker.heard_at + timeout for worker in self._group.workers.values()))
+        return deadline
 
     @property
     def _watches_heartbeats(self) -> bool:
-        return self._node.ever_in_a_generation and not self._node.failed and not self._node.gone
+        return self._group.ever_in_a_generation and not self._group.failed and not self._group.gone
 
     def begin(self, num_workers: int) -> None:
         """A new incarnation of this many workers."""
         self.end_workers("the workers are started anew")
-        self._node.begin(num_workers)
+        self._group.begin(num_workers)
         self._unwelcomed.clear()
         self._end_at, self.num_attached = None, 0
-        name = self._node.place.node
+        name = self._group.address.node
         self._report(
             NodeJoined(
                 at=self._clock.wall(),
                 source=name,
                 node=name,
-                incarnation=self._node.incarnation,
+                incarnation=self._group.incarnation,
                 num_workers=num_workers,
             )
         )
@@ -90,11 +89,11 @@ class Caretaker:
 
     def hear(self, connection: int, message: messages.Message) -> None:
         now = self._clock.monotonic()
-        worker = self._node.by_connection(connection)
+        worker = self._group.by_connection(connection)
         if isinstance(message, messages.Hello):
             self._attach(connection, message, now)
         elif worker is not None:  # else of an earlier incarnation
-            self._node.said(worker, message, now)
+            self._group.said(worker, message, now)
             if isinstance(message, messages.Dying):
                 self._end_at = now + RAISING_GRACE
 
@@ -104,13 +103,13 @@ class Caretaker:
                 f"the worker speaks protocol {hello.version}, the agent {messages.PROTOCOL_VERSION}: "
                 "are two versions of dtf-lightning installed on this node?"
             )
-        elif self._node.incarnation == 0:
+        elif self._group.incarnation == 0:
             problem = "the agent has started no workers yet"
         else:
             worker = LocalWorker(connection=connection, local_rank=hello.local_rank, pid=hello.pid, heard_at=now)
-            problem = self._node.attach(worker)
+            problem = self._group.attach(worker)
         if problem:
-            log.error("%s: worker refused: %s", self._node.place.node, problem)
+            log.error("%s: worker refused: %s", self._group.address.node, problem)
             self._server.send(connection, messages.Refused(reason=problem))
             return
         self.num_attached += 1
@@ -118,24 +117,24 @@ class Caretaker:
 
     def gone(self, connection: int, cause: str) -> None:
         """A worker's socket is closed, or its process has ended."""
-        worker = self._node.by_connection(connection)
+        worker = self._group.by_connection(connection)
         self._unwelcomed.pop(connection, None)
         if worker is None:
             return
-        first = not self._node.failed
-        failed = self._node.lost(worker, cause)
-        if failed or self._node.failed:
+        first = not self._group.failed
+        failed = self._group.lost(worker, cause)
+        if failed or self._group.failed:
             at = self._clock.monotonic() + SIBLING_GRACE
             self._end_at = at if self._end_at is None else min(at, self._end_at)
         if failed and first:
-            name = self._node.place.node
+            name = self._group.address.node
             self._report(
                 WorkerLost(
                     at=self._clock.wall(),
                     source=name,
                     node=name,
                     local_rank=worker.local_rank,
-                    reason=self._node.failed,
+                    reason=self._group.failed,
                 )
             )
 
@@ -147,12 +146,12 @@ class Caretaker:
 
     def welcome(self, view: RunView, instance: str) -> None:
         """Greet those who wait for it, once this node's place is known."""
-        me, run = view.nodes.get(self._node.place.node), view.run
-        listed = me is not None and me.incarnation == self._node.incarnation
+        me, run = view.nodes.get(self._group.address.node), view.run
+        listed = me is not None and me.incarnation == self._group.incarnation
         known = listed and run is not None and run.instance == instance
         now = self._clock.monotonic()
         for connection, since in list(self._unwelcomed.items()):
-            worker = self._node.by_connection(connection)
+            worker = self._group.by_connection(connection)
             if worker is None:
                 del self._unwelcomed[connection]
             elif known or now >= since + WELCOME_PATIENCE:
@@ -160,21 +159,21 @@ class Caretaker:
                 self._server.send(connection, self._welcome_message(view, worker, me if known else None))
 
     def _welcome_message(self, view: RunView, worker: LocalWorker, me: NodeRecord | None) -> messages.Welcome:
-        generation, place = view.generation, self._node.place
+        generation, address = view.generation, self._group.address
         earlier = [r for r in view.nodes.values() if me is None or r.order < me.order]
         first = me is not None and generation is None and not earlier
         num_before = generation.world_size if generation is not None else sum(r.num_workers for r in earlier)
         offset = 0 if first else max(1, num_before)
         return messages.Welcome(
             run_id=view.keys.run_id,
-            node=place.node,
+            node=address.node,
             joiner=generation is not None,
             rank=offset + worker.local_rank,
-            world_size=offset + self._node.num_workers,
-            store_host=place.host,
-            store_port=place.store_port,
-            incarnation=self._node.incarnation,
-            num_local_workers=self._node.num_workers,
+            world_size=offset + self._group.num_workers,
+            store_host=address.host,
+            store_port=address.store_port,
+            incarnation=self._group.incarnation,
+            num_local_workers=self._group.num_workers,
             heartbeat_interval=self._settings.heartbeat_interval,
             rescale_timeout=self._settings.rescale_timeout,
         )
@@ -186,16 +185,16 @@ class Caretaker:
         now = self._clock.monotonic()
         if self._watches_heartbeats:
             timeout = self._settings.heartbeat_timeout
-            frozen = [w for w in self._node.workers.values() if now - w.heard_at >= timeout]
+            frozen = [w for w in self._group.workers.values() if now - w.heard_at >= timeout]
             if frozen:
-                self._node.fail(f"worker {frozen[0].local_rank} is frozen: nothing heard from it for {timeout:g} s")
+                self._group.fail(f"worker {frozen[0].local_rank} is frozen: nothing heard from it for {timeout:g} s")
                 self._end_at = now
-        if self._node.failed and self._node.workers and self._end_at is None:
+        if self._group.failed and self._group.workers and self._end_at is None:
             self._end_at = now + SIBLING_GRACE
         if self._end_at is not None and self._end_at <= now:
             self._end_at = None
-            if self._node.failed:
-                self.end_workers(self._node.failed)
+            if self._group.failed:
+                self.end_workers(self._group.failed)
 
     def let_raise(self) -> None:
         """What the workers were just told makes them raise: give them the time."""
@@ -203,6 +202,6 @@ class Caretaker:
 
     def end_workers(self, reason: str) -> None:
         """SIGKILL all that live; their ends come in as events."""
-        for worker in self._node.workers.values():
-            log.info("%s: ends worker %d: %s", self._node.place.node, worker.local_rank, reason)
+        for worker in self._group.workers.values():
+            log.info("%s: ends worker %d: %s", self._group.address.node, worker.local_rank, reason)
             self._server.end(worker.connection, worker.pid)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.elastic.events import GenerationFormed, NodeGoneEvent, NodeJoined
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.rounds import RoundDecision
-from dtf_lightning.events.log import EventLog
 from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
@@ -17,13 +17,13 @@ WAITING_PATIENCE = 1.0
 """Seconds that a node waits for its place before it says why."""
 
 
-class RoundNarrator:
+class RoundConsole:
     """Used by the agent's loop only."""
 
-    def __init__(self, node: str, clock: Clock, event_log: EventLog | None) -> None:
+    def __init__(self, node: str, clock: Clock, report: Callable[[Event], None]) -> None:
         self._node = node
         self._clock = clock
-        self._event_log = event_log
+        self._report = report
         self._waits_since: float | None = None
         self._waiting_for = ""
         self._gone: set[str] = set()
@@ -72,7 +72,3 @@ class RoundNarrator:
         self._report(
             NodeJoined(at=self._clock.wall(), source=node, node=node, incarnation=number, num_workers=num_workers)
         )
-
-    def _report(self, event: Event) -> None:
-        if self._event_log is not None:
-            self._event_log.write(event)

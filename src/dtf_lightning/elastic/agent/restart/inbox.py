@@ -1,16 +1,16 @@
-"""What the restart agent's loop consumes besides the events of live mode."""
+"""What a restart agent's loop consumes besides the events of every agent."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from dtf_lightning.elastic.agent.inbox import InboxEvent
+from dtf_lightning.elastic.agent.inbox import AgentEvent
 from dtf_lightning.elastic.rules.generation import Generation
 
 
 @dataclass(frozen=True)
-class RoundAsked:
+class RoundAsked(AgentEvent):
     """torchelastic's workers are stopped; `reply` is set once there is a round with this node in it."""
 
     reply: Future[Generation]
@@ -18,19 +18,14 @@ class RoundAsked:
 
 
 @dataclass(frozen=True)
-class WorkersStarting:
-    num_workers: int
+class WorkerFailed(AgentEvent):
+    """A worker's process ended, and not with exit code 0."""
 
-
-@dataclass(frozen=True)
-class WorkerFailed:
     pid: int
+    local_rank: int
     cause: str
 
 
 @dataclass(frozen=True)
-class WorkersFinished:
+class WorkersFinished(AgentEvent):
     """All workers of this node ended well."""
-
-
-RestartEvent = InboxEvent | RoundAsked | WorkersStarting | WorkerFailed | WorkersFinished

@@ -11,21 +11,18 @@ Rules that this file guards:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import selectors
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dtf_lightning import environment
-from dtf_lightning.processes import watchdog
+from dtf_lightning.processes.selector_thread import SelectorThread
+from dtf_lightning.processes.signals import children, open_pidfd, signal_group, why_failed
 from dtf_lightning.processes.watchdog import has_mark
 
 log = logging.getLogger(__name__)
@@ -35,8 +32,8 @@ LOOK_INTERVAL = 0.01
 LOOK_PATIENCE = 30.0
 """Seconds from the assignment of ranks to the start of the last process."""
 
-OnFailure = Callable[[int, str], None]
-"""(pid, what happened), from the watching thread."""
+OnFailure = Callable[[int, int, str], None]
+"""(pid, local rank, what happened), from the watching thread."""
 
 
 class LocalWorkers:
@@ -46,34 +43,30 @@ class LocalWorkers:
         self._mark = f"{environment.NODE}={node}".encode()
         self._on_failure = on_failure
         self._lock = threading.Condition()
-        self._selector = selectors.DefaultSelector()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._watcher = SelectorThread("dtf-local-workers", self._look_if_expected)
         self._pidfds: dict[int, int] = {}
         """Pid to pidfd, of workers that live; under the lock."""
         self._seen: set[int] = set()
-        self._adopted: set[int] = set()
+        self._adopted: dict[int, int] = {}
+        """Pid to local rank."""
         self._num_expected = 0
         self._look_until = 0.0
         self._frozen = False
-        self._closing = False
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="dtf-local-workers")
 
     def start(self) -> None:
-        self._thread.start()
+        self._watcher.start()
 
     def expect(self, num_workers: int) -> None:
         """torchelastic is about to start this many processes."""
         with self._lock:
             self._num_expected, self._frozen = num_workers, False
             self._look_until = time.monotonic() + LOOK_PATIENCE
-        self._wake()
+        self._watcher.wake()
 
-    def adopt(self, pid: int) -> None:
+    def adopt(self, pid: int, local_rank: int) -> None:
         """This child is a worker although its environment, as the kernel shows it, does not say so."""
         with self._lock:
-            self._adopted.add(pid)
+            self._adopted[pid] = local_rank
 
     def freeze(self) -> None:
         """SIGSTOP, also for those that are found later."""
@@ -91,8 +84,8 @@ class LocalWorkers:
     def end(self, grace: float) -> None:
         """SIGTERM, and SIGKILL for those that live `grace` seconds later. Returns when all have ended."""
         with self._lock:
-            self._num_expected = 0
             self._look()  # some may have been started this very moment
+            self._num_expected = 0
         self.terminate()
         if not self._wait_for_ends(grace):
             with self._lock:
@@ -104,26 +97,14 @@ class LocalWorkers:
     def kill(self) -> None:
         """SIGKILL. Does not wait, so that a signal handler may call it."""
         for pid in list(self._pidfds):
-            _signal_group(pid, signal.SIGKILL)
+            signal_group(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Idempotent; ends nobody."""
-        if self._closing:
-            return
-        self._closing = True
-        self._wake()
-        if self._thread.is_alive():
-            self._thread.join(5)
+        self._watcher.close()
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
-        self._selector.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):
-            self._wake_writer.send(b".")
 
     def _wait_for_ends(self, timeout: float) -> bool:
         """Whether all have ended in time."""
@@ -132,110 +113,48 @@ class LocalWorkers:
 
     def _send(self, number: signal.Signals) -> None:
         for pid in self._pidfds:
-            _signal_group(pid, number)
+            signal_group(pid, number)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        while not self._closing:
-            with self._lock:
-                looking = self._num_expected > 0 and time.monotonic() < self._look_until
-            for key, _ in self._selector.select(LOOK_INTERVAL if looking else None):
-                if key.data is None:
-                    with contextlib.suppress(BlockingIOError):
-                        self._wake_reader.recv(4096)
-                else:
-                    self._ended(key.data)
-            if looking:
-                with self._lock:
-                    self._look()
+    def _look_if_expected(self) -> float | None:
+        with self._lock:
+            if self._num_expected == 0 or time.monotonic() >= self._look_until:
+                return None
+            self._look()
+            return LOOK_INTERVAL if self._num_expected else None
 
     def _look(self) -> None:
-        for pid in _children() - self._seen:
-            if not has_mark(pid, self._mark) or not (pid in self._adopted or _is_worker(pid)):
-                continue
-            try:
-                pidfd = os.pidfd_open(pid)
-            except OSError:
-                continue  # ended and reaped meanwhile: torchelastic tells
+        for pid in children() - self._seen:
+            local_rank = self._adopted.get(pid, _local_rank(pid)) if has_mark(pid, self._mark) else None
+            pidfd = open_pidfd(pid) if local_rank is not None else None
+            if local_rank is None or pidfd is None:
+                continue  # no worker, or ended and waited for meanwhile: torchelastic tells
             self._seen.add(pid)
             self._num_expected = max(0, self._num_expected - 1)
             self._pidfds[pid] = pidfd
-            self._selector.register(pidfd, selectors.EVENT_READ, pid)
+            self._watcher.register(pidfd, partial(self._ended, pid, local_rank))
             if self._frozen:
-                _signal_group(pid, signal.SIGSTOP)
+                signal_group(pid, signal.SIGSTOP)
 
-    def _ended(self, pid: int) -> None:
-        cause = _peek(pid)
+    def _ended(self, pid: int, local_rank: int) -> None:
+        cause = why_failed(pid)
         with self._lock:
             pidfd = self._pidfds.pop(pid, None)
             if pidfd is None:
                 return
-            self._selector.unregister(pidfd)
+            self._watcher.unregister(pidfd)
             os.close(pidfd)
             self._lock.notify_all()
         if cause:
-            self._on_failure(pid, cause)
+            self._on_failure(pid, local_rank, cause)
 
 
-class Watchdog:
-    """The process that ends this agent's workers if the agent is killed."""
-
-    def __init__(self, node: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(watchdog.__file__)), f"{environment.NODE}={node}"],
-            stdin=subprocess.PIPE,
-            start_new_session=True,  # the terminal's signals are not for it
-            env=environment.for_child({}, without_prefix=environment.NODE),
-        )
-
-    def close(self) -> None:
-        """The workers have been ended by the agent. Idempotent."""
-        assert self._process.stdin is not None
-        if not self._process.stdin.closed:
-            with contextlib.suppress(OSError):
-                self._process.stdin.write(watchdog.GOODBYE)
-                self._process.stdin.close()
-            self._process.wait(5)
-
-
-def _children() -> set[int]:
-    """The processes that this one has started, from any of its threads."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):
-            found.update(int(pid) for pid in (task / "children").read_text().split())
-    return found
-
-
-def _is_worker(pid: int) -> bool:
-    """torchelastic's own variable, which the agent itself does not have."""
+def _local_rank(pid: int) -> int | None:
+    """The worker's local rank; `None` for another process. Told by torchelastic's variables, which the agent itself lacks."""
     try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return False
-    return any(variable.startswith(b"TORCHELASTIC_RESTART_COUNT=") for variable in variables)
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    """To the worker's process group, which torchelastic makes for a script; to it alone where it leads none."""
-    try:
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, number)
-        else:
-            os.kill(pid, number)
-    except OSError:
-        pass  # it has ended
-
-
-def _peek(pid: int) -> str:
-    """How the process failed; empty when it ended well, or was reaped already (torchelastic tells then)."""
-    try:
-        result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except OSError:
-        return ""
-    if result is None or (result.si_code == os.CLD_EXITED and result.si_status == 0):
-        return ""
-    if result.si_code == os.CLD_EXITED:
-        return f"exit code {result.si_status}"
-    return signal.Signals(result.si_status).name
+        return None
+    variables = dict(line.partition(b"=")[::2] for line in lines)
+    return int(variables.get(b"LOCAL_RANK", 0)) if b"TORCHELASTIC_RESTART_COUNT" in variables else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dtf_lightning.elastic.agent.peers import Peers
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.rules.rounds import RoundView
-from dtf_lightning.elastic.run.keys import NodeDeleted, RunView
+from dtf_lightning.elastic.run.keys import RunView
 
 
 @dataclass
@@ -21,19 +20,9 @@ class RoundRecords:
     node: str
     _last_words: dict[str, NodeRecord] = field(default_factory=dict)
 
-    def follow(self, changes: list[NodeRecord | NodeDeleted]) -> Iterator[tuple[str, str]]:
-        """Take in what changed; the nodes that are gone by it, and why."""
-        for change in changes:
-            record = change.record if isinstance(change, NodeDeleted) else change
-            self._last_words[record.node] = record
-            if record.node == self.node:
-                continue
-            if isinstance(change, NodeRecord):
-                self.peers.listed(change)
-            else:
-                cause = self.peers.unlisted(record)
-                if cause is not None:
-                    yield record.node, cause
+    def note(self, record: NodeRecord) -> None:
+        """Keep a node's record beyond its key's life."""
+        self._last_words[record.node] = record
 
     @property
     def current(self) -> Generation:

@@ -87,10 +87,10 @@ class Spares:
         script: the training script's path, as torchrun starts it.
         num_workers: how many of them there shall be.
         delay: seconds from the start of workers to that of the next spares: until then the cores are the workers'.
-        adopt: called with the pid of a spare that becomes a worker.
+        adopt: called with the pid and the local rank of a spare that becomes a worker.
     """
 
-    def __init__(self, script: str, num_workers: int, delay: float, adopt: Callable[[int], None]) -> None:
+    def __init__(self, script: str, num_workers: int, delay: float, adopt: Callable[[int, int], None]) -> None:
         self._script = script
         self._num_workers = num_workers
         self._delay = delay
@@ -155,7 +155,7 @@ class Spares:
             if spare is None:
                 return None
             if spare.become(args[2:], env, files):
-                self._adopt(spare.process.pid)
+                self._adopt(spare.process.pid, int(env.get("LOCAL_RANK", 0)))
                 return spare.process
 
     def close(self) -> None:

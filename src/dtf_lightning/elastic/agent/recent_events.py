@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dtf_lightning.clock import Clock
-from dtf_lightning.elastic.agent.inbox import OWN_LEASE, Outcome, Write
+from dtf_lightning.clock import Clock, Deadline
 from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.run.keys import RunKeys, encode
+from dtf_lightning.etcd.session import OWN_LEASE, Write, WriteOutcome
 from dtf_lightning.etcd.store import Put
 from dtf_lightning.events.registry import EventLogError
 
@@ -23,12 +23,12 @@ MAX_TEXT = 300
 PAUSE = 1.0
 
 
-class Chronicle:
+class RecentEvents:
     """Of one node. Used by the agent's loop only."""
 
     def __init__(self, node: str, keys: RunKeys, clock: Clock) -> None:
-        self.until: float | None = None
-        """When `due` wants to be called at the latest: monotonic seconds."""
+        self.deadline = Deadline()
+        """When `due` wants to be called at the latest."""
         self._key = keys.events(node)
         self._clock = clock
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
@@ -49,22 +49,22 @@ class Chronicle:
 
     def due(self, *, listed: bool) -> Iterator[Write]:
         """What is to be written now. `listed`: this node has its lease."""
-        self.until = None
+        self.deadline.clear()
         if not self._changed or self._in_flight is not None or not listed:
             return
         now = self._clock.monotonic()
         if now < self._next_at:
-            self.until = self._next_at
+            self.deadline.bring_forward(self._next_at)
             return
         self._changed, self._next_at = False, now + PAUSE
         put = Put(self._key, encode(list(self._events)), lease=OWN_LEASE)
         self._in_flight = Write(label="events", compares=(), puts=(put,))
         yield self._in_flight
 
-    def written(self, write: Write, outcome: Outcome) -> bool:
+    def written(self, write: Write, outcome: WriteOutcome) -> bool:
         """How the write went; false if it was none of this object's."""
         if write is not self._in_flight:
             return False
         self._in_flight = None
-        self._changed = self._changed or outcome is not Outcome.APPLIED
+        self._changed = self._changed or outcome is not WriteOutcome.APPLIED
         return True

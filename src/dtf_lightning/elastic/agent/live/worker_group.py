@@ -45,7 +45,7 @@ class LocalWorker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class AgentAddress:
     """Where this agent can be reached."""
 
     node: str
@@ -57,11 +57,11 @@ class Place:
 Orders = Iterator[tuple[LocalWorker, messages.Message]]
 
 
-class LocalNode:
+class WorkerGroup:
     """The state of this node's current incarnation. Used by the loop's thread only."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, address: AgentAddress) -> None:
+        self.address = address
         self.incarnation = 0
         self.num_workers = 1
         self.workers: dict[int, LocalWorker] = {}
@@ -180,13 +180,13 @@ class LocalNode:
         answered = self.complete and None not in boundaries and len(targets) == 1
         suspects = [w for w in workers if w.suspect]
         return NodeRecord(
-            node=self.place.node,
-            host=self.place.host,
+            node=self.address.node,
+            host=self.address.host,
             num_workers=self.num_workers,
             incarnation=max(1, self.incarnation),
             state=self._state(),
-            store_port=self.place.store_port,
-            mesh_port=self.place.mesh_port,
+            store_port=self.address.store_port,
+            mesh_port=self.address.mesh_port,
             instance=self.instance,
             generation=self.generation,
             ready_after=self._ready_after(),
@@ -239,7 +239,7 @@ class LocalNode:
         """What the workers have not been told yet of the run's generation and of the way to the next."""
         if self.failed or self.gone or not self.instance:
             return
-        member_id = f"{self.place.node}#{self.incarnation}"
+        member_id = f"{self.address.node}#{self.incarnation}"
         current = generation or Generation(number=0)
         is_member = any(member.id == member_id for member in current.members)
         pending = directive if directive is not None and directive.target > current.number else None
@@ -307,7 +307,7 @@ class LocalNode:
                     yield worker, kind(reason=run.reason)
         self.gone = self.gone or run.phase is RunPhase.FINISHED
 
-    def leave_without_leader(self, reason: str) -> Orders:
+    def leave_without_stop(self, reason: str) -> Orders:
         """Leave without the others having to stop: this node is in no generation."""
         for worker in self.workers.values():
             if not worker.released:

@@ -129,7 +129,7 @@ def start_monitor(settings: AgentSettings, run_id: str, node: str, host: str, ev
     targets: list[dict[str, object]] = []
     if settings.metrics_port is not None:
         try:
-            from dtf_lightning.elastic.agent.metrics import Metrics
+            from dtf_lightning.elastic.agent.monitoring.metrics import Metrics
 
             metrics = Metrics(settings.metrics_port, run_id, node)
             log.info("%s: metrics at http://%s:%d/metrics", node, host, metrics.port)
@@ -146,7 +146,7 @@ def start_monitor(settings: AgentSettings, run_id: str, node: str, host: str, ev
             log.warning("no metrics: %r; training goes on", error)
     if settings.traces:
         try:
-            from dtf_lightning.elastic.agent.traces import Traces
+            from dtf_lightning.elastic.agent.monitoring.traces import Traces
 
             sinks.append(Traces(run_id, node))
         except ImportError:

@@ -1,0 +1,89 @@
+"""A thread that waits for many files at once and calls whoever waits for the one that is ready.
+
+Rules that this file guards:
+
+* callbacks run in that thread alone, one after the other, and never for a file that was unregistered meanwhile, even
+  if its number has been given to another file since;
+* `wake` may be called from any thread and from a signal handler;
+* no wait is endless: after `LONGEST_WAIT` the thread looks up even if nothing has happened;
+* `close` ends the thread before it returns, unless the thread itself calls it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+LONGEST_WAIT = 60.0
+"""Seconds."""
+JOIN_TIMEOUT = 5.0
+"""Seconds that the thread gets to end; a callback takes milliseconds."""
+
+
+class HasFileno(Protocol):
+    """A socket, or anything else with a file descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+class SelectorThread:
+    """Calls back when a registered file can be read.
+
+    Args:
+        name: the thread's.
+        before_wait: called in the thread before each wait; returns the most seconds to wait, `None` for no limit of its own.
+    """
+
+    def __init__(self, name: str, before_wait: Callable[[], float | None] = lambda: None) -> None:
+        self._before_wait = before_wait
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        for end in (self._wake_reader, self._wake_writer):
+            end.setblocking(False)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=name)
+        self.register(self._wake_reader, self._drain)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def register(self, file: HasFileno | int, callback: Callable[[], Any]) -> None:
+        """Call `callback` whenever `file` can be read."""
+        self._selector.register(file, selectors.EVENT_READ, callback)
+
+    def unregister(self, file: HasFileno | int) -> None:
+        """Forget `file`, before it is closed. Does nothing for one that is not registered."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(file)
+
+    def wake(self) -> None:
+        """Have `before_wait` called again soon."""
+        with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: nobody is there to wake
+            self._wake_writer.send(b".")
+
+    def close(self) -> None:
+        """End the thread. Files that are still registered stay open: they are their owners'. Idempotent."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self.wake()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(JOIN_TIMEOUT)
+        self._wake_reader.close()
+        self._wake_writer.close()
+        self._selector.close()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            wait = self._before_wait()
+            for key, _ in self._selector.select(LONGEST_WAIT if wait is None else min(wait, LONGEST_WAIT)):
+                if not self._closing.is_set() and self._selector.get_map().get(key.fd) is key:
+                    key.data()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_reader.recv(4096)
