@@ -96,8 +96,8 @@ class RunOfOne:
 
 
 def _wait(link: WorkerLink, condition: Any) -> None:
-    with link._changed:
-        assert link._changed.wait_for(condition, DEADLINE), "the worker never heard the agent"
+    with link._announced.changed:
+        assert link._announced.changed.wait_for(condition, DEADLINE), "the worker never heard the agent"
 
 
 @dataclass(frozen=True)
