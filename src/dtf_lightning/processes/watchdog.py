@@ -12,11 +12,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 GOODBYE = b"."
 """The agent ended its workers itself."""
+LINGER, PAUSE = 0.5, 0.05
+"""Seconds after the agent's end in which it looks again, and between two looks: a worker that was being started when the
+agent was killed gets its environment, and with it the mark, a little later."""
 
 
 def marked(mark: bytes) -> Iterator[int]:
@@ -35,16 +39,21 @@ def has_mark(pid: int, mark: bytes) -> bool:
 
 
 def end_marked(mark: bytes) -> int:
-    """SIGKILL all of them, and those that they start meanwhile. Their number."""
+    """SIGKILL all of them, those that they start meanwhile, and those that were being started. Their number."""
     ended: set[int] = set()
-    while found := set(marked(mark)) - ended:
+    until = time.monotonic() + LINGER
+    while True:
+        found = set(marked(mark)) - ended
         ended |= found
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
                 pass  # gone by itself
-    return len(ended)
+        if not found and time.monotonic() >= until:
+            return len(ended)
+        if not found:
+            time.sleep(PAUSE)
 
 
 def main(mark: bytes) -> None:
