@@ -1,4 +1,4 @@
-"""Time as a parameter: the shell takes a `Clock`, the core takes `now`."""
+"""`Clock` makes time a parameter: code with threads and I/O takes a `Clock`, pure functions take `now`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 POLL = 0.02
-"""Seconds between two looks at a file or at a process, where there is no event to wait for."""
+"""Seconds between two checks of a file or a process, where there is no event to wait for."""
 
 
 class Clock(Protocol):
-    """A source of time. Seconds, as floats."""
+    """Tell the time, in seconds as floats."""
 
     def monotonic(self) -> float:
-        """Seconds since an arbitrary point; never goes back. For durations and deadlines."""
+        """Return the seconds since an arbitrary point, which never go back. For durations and deadlines."""
         ...
 
     def wall(self) -> float:
-        """Seconds since the epoch (UTC). For records that people and other machines read."""
+        """Return the seconds since the epoch (UTC). For records that people and other machines read."""
         ...
 
 
 class SystemClock:
-    """The machine's clock."""
+    """Tell the time of the machine's clock."""
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -43,16 +43,17 @@ def poll_until(
     clock: Clock = SystemClock(),  # noqa: B008  (it has no state)
     pause: Callable[[float], object] = time.sleep,
 ) -> T:
-    """The first true value of `condition()`. For what nothing announces: where there is an event, wait for the event.
+    """Return the first true value of `condition()`. For conditions without an event: where there is one, wait for that.
 
     Args:
-        condition: is looked at once at least, and once more when the time is over.
+        condition: called at least once, and once more when the time is over.
         deadline: seconds from now.
-        what: is waited for; or makes that text when it has not come, with what there is instead.
-        interval: seconds between two looks.
-        pause: waits for so many seconds; may raise, to end the wait.
+        what: text that says what is waited for, or a function that returns it, called only when the time is over.
+        interval: seconds between two calls of `condition`.
+        clock: tells the time.
+        pause: waits for the given number of seconds; may raise, to end the wait.
 
-    Raises `TimeoutError` when the condition does not hold within the deadline, and what it raises itself.
+    Raises `TimeoutError` if the condition does not hold within the deadline, and what `condition` and `pause` raise.
     """
     end = clock.monotonic() + deadline
     while True:
@@ -65,30 +66,30 @@ def poll_until(
 
 
 def utc_text(wall: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC, for messages: `2026-01-31T12:00:00Z`."""
+    """Return seconds since the epoch as ISO 8601 text in UTC, for messages: `2026-01-31T12:00:00Z`."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))
 
 
 class Deadline:
-    """The earliest of the moments at which somebody wants to be called: monotonic seconds."""
+    """Keep the earliest of several moments at which work is due, in monotonic seconds."""
 
     def __init__(self, *moments: float | None) -> None:
         self.at: float | None = None
-        """`None`: nobody wants to be called."""
+        """The earliest moment, in monotonic seconds; `None` if no work is due."""
         self.bring_forward(*moments)
 
     def bring_forward(self, *moments: float | None) -> None:
-        """Be no later than any of these; `None` among them asks for nothing."""
+        """Move the deadline forward to the earliest of these moments, if that is earlier; `None` is ignored."""
         self.at = min((moment for moment in (self.at, *moments) if moment is not None), default=None)
 
     def clear(self) -> None:
-        """Nobody wants to be called any more."""
+        """Remove the deadline: no work is due."""
         self.at = None
 
     def is_due(self, now: float) -> bool:
-        """Whether the moment has come; never without one."""
+        """Tell whether the moment has come; false without one."""
         return self.at is not None and self.at <= now
 
     def left(self, now: float) -> float | None:
-        """Seconds from `now` to the moment, 0 when it has passed; `None` without one."""
+        """Return the seconds from `now` to the moment, 0 if it has passed; `None` without one."""
         return None if self.at is None else max(0.0, self.at - now)

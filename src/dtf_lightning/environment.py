@@ -1,7 +1,7 @@
-"""The one file that reads and writes the environment.
+"""This module is the only one that reads and writes environment variables.
 
-Arguments beat the environment: whoever has a setting passes it on, and asks here only for what it was not given.
-Every variable of ours starts with `DTF_`; the others belong to torchrun, torchelastic and gRPC.
+Arguments have priority over the environment: code that has a setting passes it on, and reads here only what it was not
+given. Variables of this package start with `DTF_`; the others belong to torchrun, torchelastic and gRPC.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 AGENT_SOCKET = "DTF_AGENT_SOCKET"
-"""Set by the agent for its workers: the path of the unix socket on which it listens."""
+"""Variable with the path of the unix socket on which the agent listens; set by the agent for its workers."""
 
 RUN_ID = "DTF_RUN_ID"
-"""Set by the agent for its workers: the run, as `--rdzv-id` named it."""
+"""Variable with the run's id, from `--rdzv-id`; set by the agent for its workers."""
 
 NODE = "DTF_NODE"
-"""Set by the agent for its workers: this node's id."""
+"""Variable with the node's id; set by the agent for its workers."""
 
 RUN_DIR = "DTF_RUN_DIR"
-"""Set by the agent for its workers when `--rdzv-conf run_dir=...` was given: where event logs go."""
+"""Variable with the folder of event logs; set by the agent for its workers if `--rdzv-conf run_dir=...` was given."""
 
 SIGNALS_TO_HANDLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
-"""Set by torchrun: the signals for which torchelastic installs its own handler."""
+"""Variable with the signals for which torchelastic installs its own handler; set by torchrun."""
 
 WORKERS_IDENTICAL = "TORCH_ELASTIC_WORKER_IDENTICAL"
-"""1 makes torchelastic skip the store in which it tells the number of local workers."""
+"""Variable; 1 makes torchelastic skip the store in which agents exchange their numbers of local workers."""
 
 ETCD_ENDPOINT = "DTF_ETCD_ENDPOINT"
-"""Where `dtf status` and `dtf drain` look for etcd when no `--endpoint` is given."""
+"""Variable with etcd's endpoint, for commands that are given no `--endpoint`."""
 
 DEFAULT_ETCD_ENDPOINT = "127.0.0.1:2379"
 
@@ -37,7 +37,7 @@ GRPC_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
 
 
 def read(name: str) -> str | None:
-    """The variable's value; `None` when it is unset or empty."""
+    """Return the variable's value; `None` if it is unset or empty."""
     return os.environ.get(name) or None
 
 
@@ -47,37 +47,37 @@ def write(variables: Mapping[str, str]) -> None:
 
 
 def replace(variables: Mapping[str, str]) -> None:
-    """Make the environment of this process exactly this."""
+    """Replace all environment variables of this process by these."""
     os.environ.clear()
     os.environ.update(variables)
 
 
 def remove(name: str) -> None:
-    """Unset a variable; an unset one is no error."""
+    """Unset a variable; it is no error if it is not set."""
     os.environ.pop(name, None)
 
 
 def etcd_endpoint() -> str:
-    """Where etcd is, for commands that were not told."""
+    """Return etcd's endpoint, for commands that were not given one."""
     return read(ETCD_ENDPOINT) or DEFAULT_ETCD_ENDPOINT
 
 
 def agent_socket() -> str | None:
-    """The path of this worker's agent; `None` in a process that no agent of ours has started."""
+    """Return the socket path of this worker's agent; `None` in a process that no agent of this package has started."""
     return read(AGENT_SOCKET)
 
 
 def local_rank() -> int:
-    """This worker's rank on its node, as torchelastic set it; 0 outside of torchelastic."""
+    """Return this worker's rank on its node, as torchelastic set it; 0 outside of torchelastic."""
     return int(read("LOCAL_RANK") or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchelasticWorld:
-    """What torchelastic has told one of its workers."""
+    """Hold what torchelastic has told one of its workers."""
 
     run_id: str
-    """`--rdzv-id`; torchrun's default is `none`."""
+    """Id of the run, from `--rdzv-id`; torchrun's default is `none`."""
     rank: int
     world_size: int
     local_rank: int
@@ -85,11 +85,11 @@ class TorchelasticWorld:
     store_host: str
     store_port: int
     agent_hosts_store: bool
-    """The store outlives the workers; else rank 0 has to host it."""
+    """Whether the agent hosts the store, which then outlives the workers; otherwise rank 0 has to host it."""
 
 
 def torchelastic_world() -> TorchelasticWorld | None:
-    """This worker's place in torchelastic's world; `None` in a process that torchelastic has not started."""
+    """Return this worker's place in torchelastic's world; `None` in a process that torchelastic has not started."""
     run_id, rank, size = read("TORCHELASTIC_RUN_ID"), read("RANK"), read("WORLD_SIZE")
     host, port = read("MASTER_ADDR"), read("MASTER_PORT") or ""
     if run_id is None or rank is None or size is None or host is None or not port.isdigit():
@@ -107,11 +107,11 @@ def torchelastic_world() -> TorchelasticWorld | None:
 
 
 def set_rank(rank: int) -> None:
-    """Publish the rank of the running generation, for libraries that read it from the environment."""
+    """Set the rank in the current generation, for libraries that read it from the environment."""
     write({"RANK": str(rank)})
 
 
 def for_child(added: Mapping[str, str], *, without_prefix: str) -> dict[str, str]:
-    """This process's environment with `added`, and without the variables that would steer the child unseen."""
+    """Return this process's environment with `added`, but without its variables that start with the prefix."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(without_prefix)}
     return {**kept, **added}

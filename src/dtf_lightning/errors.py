@@ -1,6 +1,6 @@
-"""Exceptions, by whose fault it is: the user's settings, a peer, the store, or us.
+"""These exceptions tell the cause of an error: the user's settings, a peer, the store, or a bug of this package.
 
-Every message says what was attempted, what was got, what was expected and what to do.
+Every message says what was attempted, what was got, what was expected and what to do. Public: a script may catch them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class StoreUnavailable(StoreError):
 
 
 class OutcomeUnknown(StoreError):
-    """A write was sent, its answer never came: it may or may not have been applied."""
+    """A write was sent but its answer did not come: it may or may not have been applied."""
 
 
 class WatchCompacted(StoreError):
-    """The watch's start revision was compacted away; read the prefix afresh and watch from there."""
+    """etcd has compacted the watch's start revision; read the prefix again and watch from there."""
 
     def __init__(self, compact_revision: int) -> None:
         super().__init__(
@@ -42,7 +42,7 @@ class AuthenticationFailed(StoreError):
 
 
 class LeaseLost(StoreError):
-    """etcd says that the lease is gone: every key under it has vanished."""
+    """etcd says that the lease has ended: all keys under it are deleted."""
 
 
 class PeerError(DtfError):
@@ -50,7 +50,7 @@ class PeerError(DtfError):
 
 
 class GenerationBroken(PeerError):
-    """The current generation cannot go on: a member failed, or a collective did. Survivors re-form."""
+    """The current generation cannot continue: a member or a collective failed. Survivors form a new one."""
 
 
 class RunRefused(DtfError):
@@ -58,16 +58,16 @@ class RunRefused(DtfError):
 
 
 class RunAborted(DtfError):
-    """The leader ended the run: too many failures. The message lists who failed and when."""
+    """The leader ended the run after too many failures. The message lists the failed members and times."""
 
 
 class ProtocolError(DtfError):
-    """A peer sent what the protocol does not allow, or speaks another version. Our bug or a mixed install."""
+    """A peer sent what the protocol does not allow, or has another version: a bug of this package or a mixed install."""
 
 
 class CheckpointError(DtfError):
-    """A checkpoint could not be written or read; those that were there before are as they were."""
+    """A checkpoint could not be written or read; earlier checkpoints are unchanged."""
 
 
 class CheckpointDamaged(CheckpointError):
-    """A checkpoint is missing or is not what was written."""
+    """A checkpoint is missing or its content has changed since it was written."""

@@ -1,1 +1,1 @@
-"""The command line `dtf`: its parser, what the commands share, and the commands themselves."""
+"""The command line `dtf`: its parser, options and progress line that commands share, and commands of no product."""

@@ -1,8 +1,8 @@
-"""The `dtf` command: its parser, its exit codes, and the commands that belong to no product.
+"""`run` is the `dtf` command: its parser, its exit codes, and the commands that belong to no product.
 
 A product adds its commands by a function `register(commands)`; `dtf_lightning.__main__` brings them together. Each
-command is an adapter: it imports what it needs when it is called (`dtf --help` is instant), asks one function, and
-prints.
+command is an adapter: it imports what it needs when it is called (so that `dtf --help` is fast), calls one function, and
+prints the result.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dtf_lightning.cli.options import Commands, add_command
 from dtf_lightning.errors import DtfError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
-"""Exit codes: done; it did not work (etcd does not answer or refuses us, the run or node is not there); Ctrl-C."""
+"""Exit codes: success; failure (etcd does not answer or refuses access, the run or node does not exist); Ctrl-C."""
 
 Register = Callable[[Commands], None]
-"""Adds one product's commands to the parser."""
+"""Function that adds one product's commands to the parser."""
 
 
 def run(argv: Sequence[str] | None, products: Sequence[Register]) -> int:
@@ -39,7 +39,7 @@ def run(argv: Sequence[str] | None, products: Sequence[Register]) -> int:
 
 
 def build_parser(products: Sequence[Register]) -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """Return the parser of all commands and their options."""
     parser = argparse.ArgumentParser(
         prog="dtf",
         description="Lightning runs whose workers join, leave and die while training goes on.",
@@ -63,7 +63,7 @@ def _etcd(arguments: argparse.Namespace) -> int:
 
 
 class _Version(argparse.Action):
-    """Looks the version up when asked: reading the installed metadata takes longer than all the rest of --help."""
+    """Look the version up only on request: reading the installed metadata takes longer than all the rest of --help."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from dtf_lightning import __version__

@@ -1,4 +1,4 @@
-"""What commands share: adding one to the parser, and the options that say how to reach etcd."""
+"""These functions are shared by commands: they add a command to the parser, and the options for reaching etcd."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ else:
 def add_command(
     commands: Commands, name: str, command: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
-    """A command's parser. `command` returns the exit code; `text` is its line in `dtf --help`."""
+    """Add a command and return its parser. `command` returns the exit code; `text` is its line in `dtf --help`."""
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(command=command, name=name)
     return parser
 
 
 def connect_to_etcd(arguments: argparse.Namespace) -> EtcdStore:
-    """The store that the options of `add_connection` name. Raises what `EtcdAccess.connect` raises."""
+    """Connect to the etcd that the options of `add_connection` name. Raises what `EtcdAccess.connect` raises."""
     from dtf_lightning.etcd.access import EtcdAccess
 
     access = EtcdAccess(
@@ -42,7 +42,7 @@ def connect_to_etcd(arguments: argparse.Namespace) -> EtcdStore:
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
-    """How to reach etcd; the names are those of torchrun's --rdzv-conf."""
+    """Add the options that say how to reach etcd; their names are those of torchrun's --rdzv-conf."""
     group = parser.add_argument_group("etcd")
     group.add_argument(
         "--endpoint",

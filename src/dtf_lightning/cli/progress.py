@@ -1,4 +1,4 @@
-"""One line on stderr that says what a long command is at; nothing where stderr is no terminal."""
+"""`Progress` shows the progress of a long command in a line on stderr, if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from types import TracebackType
 from typing import TextIO
 
 PATIENCE = 0.5
-"""Seconds before the line appears: quick commands have none."""
+"""Seconds before the line appears, so that quick commands show none."""
 INTERVAL = 0.1
+"""Seconds between two updates of the line."""
 
 
 class Progress:
-    """While the block runs: what is done, how much of it, for how long; erased when it is over.
+    """Show, inside a `with` block, what is being done, how much of it is done, and for how long; then erase the line.
 
     Args:
-        what: e.g. "run7: 812.0 MiB of events".
-        total: of what `advance` counts; 0: not known.
+        what: description of the work, such as "run7: 812.0 MiB of events".
+        total: full amount of what `advance` counts; 0: unknown.
     """
 
     def __init__(self, what: str, total: int = 0, *, stream: TextIO | None = None) -> None:
@@ -33,11 +34,11 @@ class Progress:
         self._thread = threading.Thread(target=self._draw, daemon=True, name="dtf-progress")
 
     def advance(self, amount: int) -> None:
-        """So much more is done."""
+        """Count `amount` more as done."""
         self._done += amount
 
     def line(self) -> str:
-        """As it is shown now."""
+        """Return the line as it is shown now."""
         seconds = time.monotonic() - self._began
         if not self._total:
             return f"{self._what} … {seconds:.0f} s"
@@ -56,7 +57,7 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
-            self._over.set()  # the terminal is gone; the work goes on
+            self._over.set()  # the terminal is gone; the command continues without the line
 
     def __enter__(self) -> Progress:
         if self._stream.isatty():

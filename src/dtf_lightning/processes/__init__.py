@@ -1,1 +1,1 @@
-"""Processes of an operating system: watching them, ending them, and ending with them."""
+"""Processes of the operating system: watching them, ending them, and being ended together with them."""

@@ -1,11 +1,11 @@
-"""A thread that waits for many files at once and calls whoever waits for the one that is ready.
+"""`SelectorThread` waits for many files at once in one thread, and calls the callback of each that is ready.
 
 Rules that this file guards:
 
-* callbacks run in that thread alone, one after the other, and never for a file that was unregistered meanwhile, even
+* callbacks run only in that thread, one after the other, and never for a file that was unregistered meanwhile, even
   if its number has been given to another file since;
 * `wake` may be called from any thread and from a signal handler;
-* no wait is endless: after `LONGEST_WAIT` the thread looks up even if nothing has happened;
+* no wait is endless: after `LONGEST_WAIT` the thread wakes up even if nothing has happened;
 * `close` ends the thread before it returns, unless the thread itself calls it.
 """
 
@@ -19,23 +19,24 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 LONGEST_WAIT = 60.0
-"""Seconds."""
+"""Seconds of the longest wait."""
 JOIN_TIMEOUT = 5.0
-"""Seconds that the thread gets to end; a callback takes milliseconds."""
+"""Seconds that `close` waits for the thread to end; a callback takes milliseconds."""
 
 
 class HasFileno(Protocol):
-    """A socket, or anything else with a file descriptor."""
+    """Describe a socket, or any other object with a file descriptor."""
 
     def fileno(self) -> int: ...
 
 
 class SelectorThread:
-    """Calls back when a registered file can be read.
+    """Call the callback of a registered file when it can be read.
 
     Args:
-        name: the thread's.
-        before_wait: called in the thread before each wait; returns the most seconds to wait, `None` for no limit of its own.
+        name: name of the thread.
+        before_wait: called in the thread before each wait; returns the largest number of seconds to wait, `None` for no
+            limit of its own.
     """
 
     def __init__(self, name: str, before_wait: Callable[[], float | None] = lambda: None) -> None:
@@ -56,17 +57,17 @@ class SelectorThread:
         self._selector.register(file, selectors.EVENT_READ, callback)
 
     def unregister(self, file: HasFileno | int) -> None:
-        """Forget `file`, before it is closed. Does nothing for one that is not registered."""
+        """Stop waiting for `file`, before it is closed. Does nothing for a file that is not registered."""
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(file)
 
     def wake(self) -> None:
-        """Have `before_wait` called again soon."""
-        with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: nobody is there to wake
+        """Make the thread call `before_wait` again soon."""
+        with contextlib.suppress(OSError):  # full: the thread wakes anyway; closed: there is no thread to wake
             self._wake_writer.send(b".")
 
     def close(self) -> None:
-        """End the thread. Files that are still registered stay open: they are their owners'. Idempotent."""
+        """End the thread. Files that are still registered stay open: their owners close them. Idempotent."""
         if self._closing.is_set():
             return
         self._closing.set()

@@ -1,4 +1,4 @@
-"""Other processes, by their id: how one ended, whose children they are, and signals to whole groups."""
+"""These functions tell how a process ended, list child processes, and send signals to process groups."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A file that can be read once the process has ended; the caller closes it.
+    """Return a file descriptor that can be read once the process has ended; the caller closes it.
 
-    `None` for a process that is gone already or lives in another pid namespace, and where the kernel has no such files.
+    Returns `None` for a process that has already ended or is in another pid namespace, and on kernels without pidfds.
     """
     try:
         return os.pidfd_open(pid)
@@ -20,9 +20,9 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def why_failed(pid: int) -> str:
-    """How a child of this process failed: `exit code 3`, `SIGKILL`; its parent can still wait for it.
+    """Return how a child of this process failed, such as `exit code 3` or `SIGKILL`; it can still be waited for.
 
-    Empty when it lives, ended well, or has been waited for already.
+    Returns an empty text if the child runs, ended with exit code 0, or has already been waited for.
     """
     try:
         result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -36,9 +36,9 @@ def why_failed(pid: int) -> str:
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
-    """Send a signal to the process, and to its whole group where it leads one that is not this process's own.
+    """Send a signal to the process, and to its whole group if it leads one that is not this process's own.
 
-    Does nothing for a process that has ended or is somebody else's.
+    Does nothing for a process that has ended or belongs to another user.
     """
     with contextlib.suppress(OSError):
         if os.getpgid(pid) == pid and pid != os.getpgrp():
@@ -48,7 +48,7 @@ def signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def children() -> set[int]:
-    """The processes that this one has started, from any of its threads, and that have not been waited for."""
+    """Return the ids of the processes that any thread of this one has started and that have not been waited for."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):

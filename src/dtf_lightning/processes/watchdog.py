@@ -1,10 +1,11 @@
-"""The watchdog of one agent: a process that ends the agent's workers when the agent was killed with -9.
+"""This program is an agent's watchdog: a process that ends the agent's workers if the agent was killed with -9.
 
-Stock scripts know nothing of us and torchelastic starts them without a parent-death signal, so `kill -9` of torchrun
-would leave them training on a world that has moved on. The agent holds the other end of this process's standard input;
-when that closes without a goodbye, every process that carries the agent's mark in its environment is killed.
+Scripts without this package do not notice the agent's end, and torchelastic starts them without a parent-death signal,
+so that after `kill -9` of torchrun they would go on training in a world that has changed. The agent holds the other end
+of this process's standard input; if that closes without `GOODBYE`, every process that has the agent's mark in its
+environment is killed.
 
-Run by path, not by name: it imports the standard library only and starts in 20 ms.
+It is started by path, not by module name: it imports only the standard library and starts in 20 ms.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GOODBYE = b"."
-"""The agent ended its workers itself."""
+"""Byte that the agent sends once it has ended its workers itself."""
 LINGER, PAUSE = 0.5, 0.05
 """Seconds after the agent's end in which it looks again, and between two looks: a worker that was being started when the
 agent was killed gets its environment, and with it the mark, a little later."""
 
 
 def marked(mark: bytes) -> Iterator[int]:
-    """The processes whose environment holds `mark` (`NAME=value`)."""
+    """Yield the ids of processes whose environment contains `mark` (`NAME=value`), except this one."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid() and has_mark(int(entry.name), mark):
             yield int(entry.name)
 
 
 def has_mark(pid: int, mark: bytes) -> bool:
-    """Whether the process was started with `mark` in its environment; False for one that is gone or not ours."""
+    """Tell whether the process was started with `mark` in its environment; false if it has ended or is not readable."""
     try:
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -39,7 +40,7 @@ def has_mark(pid: int, mark: bytes) -> bool:
 
 
 def end_marked(mark: bytes) -> int:
-    """SIGKILL all of them, those that they start meanwhile, and those that were being started. Their number."""
+    """Send SIGKILL to all marked processes, those that they start meanwhile and those being started; return their number."""
     ended: set[int] = set()
     until = time.monotonic() + LINGER
     while True:
@@ -49,7 +50,7 @@ def end_marked(mark: bytes) -> int:
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
-                pass  # gone by itself
+                pass  # it has ended by itself
         if not found and time.monotonic() >= until:
             return len(ended)
         if not found:
@@ -57,7 +58,7 @@ def end_marked(mark: bytes) -> int:
 
 
 def main(mark: bytes) -> None:
-    """Wait for the agent's end. Ctrl-C at the terminal is not for this process."""
+    """Wait for the agent's end, and end its processes if it said no goodbye. Ignores Ctrl-C at the terminal."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     if os.read(0, 1) == GOODBYE:

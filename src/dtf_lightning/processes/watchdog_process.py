@@ -1,4 +1,4 @@
-"""This process's end of its watchdog: starting it, and telling it that all is well."""
+"""`Watchdog` starts this process's watchdog program, and tells it when its work is not needed any more."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dtf_lightning import environment
 from dtf_lightning.processes import watchdog
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds; it needs milliseconds."""
+"""Seconds that `close` waits for the watchdog's end, which takes milliseconds."""
 
 
 class Watchdog:
-    """The process that ends everything with a mark in its environment if this process is killed.
+    """Run a process that ends all processes with a mark in their environment if this process is killed.
 
     Args:
         variable, value: the mark. The watchdog itself does not get the variable.
@@ -25,12 +25,12 @@ class Watchdog:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(watchdog.__file__)), f"{variable}={value}"],
             stdin=subprocess.PIPE,
-            start_new_session=True,  # the terminal's signals are not for it
+            start_new_session=True,  # so that signals from the terminal do not reach it
             env=environment.for_child({}, without_prefix=variable),
         )
 
     def close(self) -> None:
-        """Say that the marked processes have been ended, and wait for the watchdog's own end. Idempotent."""
+        """Tell the watchdog that the marked processes have been ended, and wait for its own end. Idempotent."""
         assert self._process.stdin is not None
         if not self._process.stdin.closed:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""`ElasticCallback`: the one line that makes a training script elastic."""
+"""`ElasticCallback` is the one line that makes a training script elastic. Public: `dtf_lightning.ElasticCallback`."""
 
 from __future__ import annotations
 
@@ -40,42 +40,45 @@ INERT = (
 class ElasticCallback(Callback):
     """Let workers join, leave and die while the trainer fits.
 
-    Under `torchrun --rdzv-backend=etcd` it checks in with the node's agent when it is constructed and makes the
-    trainer's strategy and loops elastic when `fit` begins. Under any other rendezvous of torchrun, and with
-    `--rdzv-conf mode=restart`, torchelastic starts the workers anew on every change, and they go on from a snapshot in
-    the nodes' memory. Started any other way it does nothing and says so once.
-    Works with Lightning's default strategy, with `strategy="ddp"`, and with `strategy="elastic_ddp"`.
+    Under `torchrun --rdzv-backend=etcd` the callback connects to the node's agent when it is constructed, and makes the
+    trainer's strategy and loops elastic when `fit` begins (live mode). Under any other rendezvous of torchrun, and with
+    `--rdzv-conf mode=restart`, torchelastic starts the workers anew on every change, and they resume from a snapshot in
+    the nodes' memory (restart mode). In a process that torchrun has not started, the callback does nothing and says so
+    once. It works with Lightning's default strategy, with `strategy="ddp"`, and with `strategy="elastic_ddp"`.
 
     Args:
-        batch: `"per_rank"`: the loader's batch size on every rank, a step grows and shrinks with the world;
-            `"global"`: a step has the same samples in every world, each rank accumulates its share in micro-batches of
-            at most the loader's batch size; or a `dtf_lightning.elastic.data.step_plans.BatchPolicy`.
-        global_batch: samples per optimizer step of `"global"`; `None`: as many as the first generation's step has.
+        batch: how an optimizer step's samples follow the world size. `"per_rank"`: every rank has the loader's batch
+            size, so that a step grows and shrinks with the world. `"global"`: a step has the same samples in every
+            world, and each rank accumulates its share in micro-batches of at most the loader's batch size. Or a
+            `dtf_lightning.elastic.data.step_plans.BatchPolicy`.
+        global_batch: samples per optimizer step with `"global"`; `None`: as many as a step of the first generation has.
         tail: what to do when the rest of an epoch does not divide by the world size: `"pad"` repeats at most
             world size - 1 samples (Lightning's way, the default of `"per_rank"`), `"drop"` leaves at most as many out,
             `"exact"` trains every sample once and weighs gradients by samples (the default of all other policies).
-            The weights take it that `training_step` returns a mean over the batch's samples.
-        virtual_ranks: define training by so many logical ranks, each with the loader's batch size and random numbers of its
-            own, whatever workers there are, at most as many: any history of worlds then gives the same bits on the same
-            hardware with the same number of torch threads. `tail` is `"exact"` or `"drop"`; `seed=None` is the sampler's.
+            The weights are right if `training_step` returns a mean over the batch's samples.
+        virtual_ranks: number of logical ranks that define the training, each with the loader's batch size and random
+            numbers of its own, whatever workers there are (at most as many): any history of worlds then gives the same
+            bits on the same hardware with the same number of torch threads. `tail` is `"exact"` or `"drop"`;
+            `seed=None` takes the sampler's seed.
         seed: makes random numbers (torch, numpy, Python, DataLoader workers) a function of (seed, epoch, step, rank), so
-            that no rescale, retry or validation shifts them; `None`: they go on from wherever they are.
-        evaluation: of validation and test loaders: `"padded"`: Lightning's way, which evaluates up to world size - 1 samples
-            twice; `"exact"`: each sample once, in any world.
+            that no rescale, retry or validation shifts them; `None`: random numbers continue from their current state.
+        evaluation: how validation and test samples are divided. `"padded"`: Lightning's way, which evaluates up to
+            world size - 1 samples twice; `"exact"`: each sample once, in any world.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.elastic.observe.ledger.audit`).
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
-            a ramp; `None`: it does not.
-        snapshot_every_n_steps: where workers are started anew: optimizer steps between two snapshots into the node's
-            memory while training goes on; `None`: only when the workers stop, which covers all but a node or a run that
-            goes without a word.
-        snapshot_dir: folder for them, in memory; one of the run's own is made in it.
-        snapshot_memory: bytes that they may take there per node; what does not fit goes to `run_dir`. `None`: half of
-            what is free at the start.
+            a ramp; `None`: the learning rate does not change with the world.
+        snapshot_every_n_steps: in restart mode, optimizer steps between two snapshots into the node's memory while
+            training goes on; `None`: a snapshot is written only when the workers stop, which covers everything but a
+            node or a run that is killed without notice.
+        snapshot_dir: folder for snapshots, in memory; the run makes a subfolder of its own in it.
+        snapshot_memory: bytes that snapshots may take there per node; what does not fit goes to `run_dir`. `None`: half
+            of what is free at the start.
         run_dir: folder of the run's event logs and ledgers; `None` for `<default_root_dir>/dtf/<run id>`.
 
     Raises:
-        SettingsError: unknown policy, tail or rule, or a contradiction; on `fit`: a strategy, module or loader that cannot be made elastic.
+        SettingsError: a policy, tail or rule is unknown, or settings contradict each other; on `fit`: a strategy, module
+            or loader cannot be made elastic.
         ProtocolError: the agent is of another version.
     """
 
@@ -120,11 +123,11 @@ class ElasticCallback(Callback):
                 ),
             )
         )
-        """`None` where the callback is inert."""
+        """The run that this worker trains in; `None` where the callback does nothing."""
         self._said = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the trainer elastic, before anybody else's set-up."""
+        """Make the trainer elastic before other callbacks and the module are set up."""
         if stage == "fit" and self.learning_rate is not None:
             _add_behind(self, self.learning_rate, trainer)
         if self.run is None:
@@ -153,7 +156,7 @@ class ElasticCallback(Callback):
             self.run.recorder.validation_done(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
+        """Return the position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
         if self.run is None:
             return {}
         return {
@@ -167,7 +170,7 @@ class ElasticCallback(Callback):
 
 
 def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
-    """Register one more callback while Lightning goes through the list: it is set up next."""
+    """Insert a callback behind another one, while Lightning walks the list of callbacks: it is set up next."""
     others = [other for other in trainer.callbacks if isinstance(other, AdaptiveLearningRate) and other is not added]
     if others:
         raise SettingsError(
@@ -179,7 +182,7 @@ def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
 
 
 def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: ElasticRun) -> None:
-    """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` for what cannot be."""
+    """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` where that is impossible."""
     refuse_another(trainer, PACKAGE)
     _refuse_a_second_fit(run)
     refuse_module(pl_module)
@@ -188,7 +191,7 @@ def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: Elasti
     make_loops_elastic(trainer)
     run.attach(trainer)
     if run.joiner:
-        trainer.num_sanity_val_steps = 0  # the run has made sure long ago
+        trainer.num_sanity_val_steps = 0  # the run's first workers have done the sanity check
     # Lightning registers this after the set-up hooks; the loops install the real handlers when training begins.
     on_sigterm(trainer, lambda: run.leaving("SIGTERM"))
 
@@ -209,7 +212,7 @@ def _make_strategy_elastic(trainer: pl.Trainer, run: ElasticRun) -> None:
         strategy.__class__ = ElasticDDPStrategy
         strategy.adopt(run)  # type: ignore[attr-defined]
     elif type(strategy) is SingleDeviceStrategy:
-        # What Lightning chooses by default for one CPU or one GPU, however many workers torchrun started.
+        # Lightning chooses this strategy by default for one CPU or one GPU, however many workers torchrun started.
         elastic = ElasticDDPStrategy(
             accelerator=strategy.accelerator,
             parallel_devices=[strategy.root_device],

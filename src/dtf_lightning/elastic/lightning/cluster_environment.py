@@ -1,4 +1,4 @@
-"""Rank and world size as Lightning sees them: the running generation's.
+"""`ElasticEnvironment` shows Lightning the rank and world size of the current generation. Internal.
 
 Replaced here, in Lightning's own class: `TorchElasticEnvironment.validate_settings`, see `accept_any_world`.
 """
@@ -9,9 +9,9 @@ from dtf_lightning.elastic.lightning.host.names import ClusterEnvironment, Torch
 
 
 class ElasticEnvironment(ClusterEnvironment):
-    """A cluster environment whose world changes while the trainer runs.
+    """Tell Lightning its rank and world size, which change while the trainer runs.
 
-    Before the first generation, rank and world size are the agent's provisional ones.
+    Before the first generation, rank and world size are provisional (see `World`).
     """
 
     def __init__(self, *, rank: int, world_size: int, local_rank: int, num_local_workers: int) -> None:
@@ -21,7 +21,7 @@ class ElasticEnvironment(ClusterEnvironment):
         self.enter(rank=rank, world_size=world_size)
 
     def enter(self, *, rank: int, world_size: int) -> None:
-        """Take a place in a new world."""
+        """Set the rank (starting at 0) and the number of workers of a new world."""
         self._rank, self._world_size = rank, world_size
 
     @property
@@ -44,13 +44,13 @@ class ElasticEnvironment(ClusterEnvironment):
         return self._world_size
 
     def set_world_size(self, size: int) -> None:
-        """The generation decides."""
+        """Do nothing: the generation decides the world size."""
 
     def global_rank(self) -> int:
         return self._rank
 
     def set_global_rank(self, rank: int) -> None:
-        """The generation decides."""
+        """Do nothing: the generation decides the rank."""
 
     def local_rank(self) -> int:
         return self._local_rank
@@ -59,13 +59,13 @@ class ElasticEnvironment(ClusterEnvironment):
         return self._rank // self._num_local_workers
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Any number fits: the world is not the trainer's to choose."""
+        """Accept any number of devices and nodes: the trainer does not choose the world."""
 
 
 def accept_any_world() -> None:
-    """Let `Trainer(num_nodes=..., devices=...)` be what it likes: torchelastic's world changes, the script does not.
+    """Accept any `Trainer(num_nodes=..., devices=...)`: torchelastic's world changes, the script does not.
 
-    Lightning compares the two when `fit` begins, before any hook of a callback; the environment that it compares with is
-    made together with the trainer, and replaced by `ElasticEnvironment` in the set-up hook.
+    Lightning compares these arguments with the world when `fit` begins, before any hook of a callback. The environment
+    that it compares with is made together with the trainer, and replaced by `ElasticEnvironment` in the set-up hook.
     """
     TorchElasticEnvironment.validate_settings = ElasticEnvironment.validate_settings  # type: ignore[assignment,method-assign]

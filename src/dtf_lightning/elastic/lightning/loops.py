@@ -1,13 +1,15 @@
-"""Lightning's two training loops, made to be left and entered again. The only overrides of Lightning's private API:
+"""These subclasses of Lightning's training loops can be left and entered again when the world changes.
+
+The only overrides of Lightning's private API are here:
 
 * `_FitLoop`: `run`, `setup_data`, `on_run_start`, `on_advance_start`, `on_advance_end`;
 * `_TrainingEpochLoop`: `on_run_start`, `advance`, `on_advance_end`, `_broadcast_sigterm_tensor`,
   `_accumulated_batches_reached`;
 * `_AutomaticOptimization`: `_make_zero_grad_fn`.
 
-A rescale unwinds to `ElasticFitLoop.run` and no further: set-up hooks, the sanity check and loggers are not run again,
-optimizers and metrics live on. Written against Lightning 2.6; `tests/architecture/test_lightning_api.py` fails when one
-of these methods changes.
+A rescale unwinds to `ElasticFitLoop.run` and no further: set-up hooks and the sanity check do not run again, loggers,
+optimizers and metrics stay. Written against Lightning 2.6; `tests/architecture/test_lightning_api.py` fails when one of
+these methods changes. Internal: `ElasticCallback` puts these loops into a trainer.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def make_loops_elastic(trainer: pl.Trainer) -> None:
-    """Turn the trainer's own loop objects into elastic ones; their state stays."""
+    """Turn the trainer's own loop objects into elastic ones; the loops keep their state."""
     trainer.fit_loop.__class__ = ElasticFitLoop
     trainer.fit_loop.epoch_loop.__class__ = ElasticEpochLoop
     trainer.fit_loop.epoch_loop.automatic_optimization.__class__ = ElasticOptimization
@@ -39,19 +41,19 @@ def _run_of(loop: Any) -> ElasticRun:
 
 
 def _strategy_of(loop: Any) -> Any:
-    """The elastic strategy; this file does not import it."""
+    """Return the elastic strategy, untyped: this file does not import it."""
     return loop.trainer.strategy
 
 
 class ElasticFitLoop(FitLoop):
-    """Trains through any number of generations."""
+    """Train through any number of generations."""
 
     _newcomer = True
     in_setup = False
     num_loaders = 0
-    """Training loaders seen in the running `setup_data`."""
+    """Number of training loaders seen in the current call of `setup_data`."""
     _stale = False
-    """The running loader was made for the rest of an epoch; the next epoch needs its own."""
+    """Whether the current loader was made for the rest of an epoch, so that the next epoch needs one of its own."""
 
     def run(self) -> None:
         run = _run_of(self)
@@ -61,7 +63,7 @@ class ElasticFitLoop(FitLoop):
             self.on_run_end()
 
     def _run_generations(self, run: ElasticRun) -> bool:
-        """False if there was nothing to train."""
+        """Train in one generation after the other; return false if there was nothing to train."""
         while True:
             caught: BaseException | None = None
             try:
@@ -79,7 +81,7 @@ class ElasticFitLoop(FitLoop):
             run.leave_if_asked()
 
     def _train(self, run: ElasticRun) -> bool:
-        """`_FitLoop.run`, except that a pending epoch is finished even where `done` already says so."""
+        """Do what `_FitLoop.run` does, but finish a pending epoch even where `done` is already true."""
         resuming = run.progress.resuming
         if resuming:
             self._mark_resumed(run)
@@ -107,13 +109,13 @@ class ElasticFitLoop(FitLoop):
         if self._combined_loader is None:
             self.setup_data()
             return
-        # Set-up (`Trainer.estimated_stepping_batches`) has made it, for a world and a position that were provisional.
+        # Set-up (`Trainer.estimated_stepping_batches`) has made the loader for a provisional world and position.
         unwinding.drop_loaders(self.trainer, keep_workers=_strategy_of(self).keeps_loader)
         with unchanged_random_state():
             self.setup_data()
 
     def _mark_resumed(self, run: ElasticRun) -> None:
-        """Make Lightning's own restart logic skip the hooks that this epoch has had already."""
+        """Make Lightning's own restart logic skip the hooks that have already run in this epoch."""
         in_epoch = run.progress.phase is not LoopPhase.EPOCH_START
         self._restarting = self.epoch_loop._restarting = self._resuming_from_checkpoint = in_epoch
         self._stale = True
@@ -130,7 +132,7 @@ class ElasticFitLoop(FitLoop):
             self.trainer.limit_train_batches = limit
 
     def limit_epoch(self, loader: Any) -> None:
-        """For the running `setup_data`: what is left of the epoch's share of the data, as a number of batches."""
+        """Limit the current `setup_data` to what is left of the epoch's share of the data, as a number of batches."""
         share = self.trainer.limit_train_batches
         if share < 1.0:
             self.trainer.limit_train_batches = num_batches_of_share(loader, share)
@@ -175,7 +177,7 @@ class ElasticFitLoop(FitLoop):
 
 
 class ElasticEpochLoop(TrainingEpochLoop):
-    """Looks at each step boundary whether a rescale is due; counts what is committed."""
+    """Check at each optimizer-step boundary whether a rescale is due, and count committed batches."""
 
     def on_run_start(self, data_fetcher: Any) -> None:
         run = _run_of(self)
@@ -183,7 +185,7 @@ class ElasticEpochLoop(TrainingEpochLoop):
         super().on_run_start(data_fetcher)
         if run.progress.resuming:
             run.progress.resuming = False
-            # From here on this is no restart for Lightning: it would skip and advance counters on its own guesses.
+            # From here on Lightning must not see a restart: it would skip hooks and advance counters by guessing.
             fit_loop: Any = self.trainer.fit_loop
             self._restarting = self.val_loop._restarting = fit_loop._restarting = False
             if run.progress.phase is LoopPhase.ADVANCE_END:
@@ -200,8 +202,8 @@ class ElasticEpochLoop(TrainingEpochLoop):
             super().on_advance_end(data_fetcher)
 
     def _broadcast_sigterm_tensor(self) -> None:
-        # Lightning 2.6 broadcasts here before every batch, blocking, and swallows the exception of a dead peer. An
-        # agreed boundary needs no collective: see `WorkerLink.at_boundary`.
+        # Lightning 2.6 does a blocking broadcast here before every batch, and swallows the exception that a dead peer
+        # causes. An agreed boundary needs no collective: see `WorkerLink.at_boundary`.
         return
 
     def _accumulated_batches_reached(self) -> bool:
@@ -210,11 +212,11 @@ class ElasticEpochLoop(TrainingEpochLoop):
 
 
 class ElasticOptimization(AutomaticOptimization):
-    """Counts the micro-batches of a step from the batch at which the generation began, for that decides their number."""
+    """Count a step's micro-batches from the batch at which the generation began, which decides their number."""
 
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: Any) -> Any:
         accumulate = self.trainer.accumulate_grad_batches
         if (batch_idx - _run_of(self).batches.done_before) % accumulate:
             return None
-        # Lightning compares with a count of its own, which begins with the epoch.
+        # Lightning compares with a count of its own, which starts with the epoch.
         return super()._make_zero_grad_fn(batch_idx if batch_idx % accumulate == 0 else 0, optimizer)

@@ -1,4 +1,4 @@
-"""DDP whose world changes while it trains."""
+"""`ElasticDDPStrategy` is a DDP strategy whose world changes while it trains. Public: `dtf_lightning.ElasticDDPStrategy`."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ NO_CALLBACK = (
 
 
 class ElasticDDPStrategy(DDPStrategy):
-    """`DDPStrategy` for live runs: same numerics, no per-step collective of its own, process groups come and go.
+    """Train with DDP while the process group is replaced under it: same numerics, no extra collective per step.
 
-    Usually nobody constructs it: `ElasticCallback` turns the trainer's strategy into one. `Trainer(strategy=
+    A script rarely constructs it: `ElasticCallback` turns the trainer's strategy into one. `Trainer(strategy=
     "elastic_ddp")` and `ElasticDDPStrategy(...)` are the explicit forms; keyword arguments are `DDPStrategy`'s.
 
     Raises:
@@ -61,13 +61,13 @@ class ElasticDDPStrategy(DDPStrategy):
         self.adopt(run)
 
     def adopt(self, run: ElasticRun) -> None:
-        """Become elastic; also for a plain `DDPStrategy` object whose class was swapped."""
+        """Bind the strategy to a run; also serves a plain `DDPStrategy` object whose class was replaced by this one."""
         self.run = run
         self.cluster_environment = run.environment
         self._alone = False
         self._kept_loader: Any = None
 
-    # --- what Lightning asks -----------------------------------------------------------------------------------------
+    # --- called by Lightning -----------------------------------------------------------------------------------------
 
     @property
     def root_device(self) -> torch.device:
@@ -90,12 +90,12 @@ class ElasticDDPStrategy(DDPStrategy):
         self._launcher = None  # torchrun has launched
 
     def setup_environment(self) -> None:
-        # The run has formed the node's local group already.
+        # The run has formed the process group already.
         assert self.accelerator is not None
         self.accelerator.setup_device(self.root_device)
 
     def configure_ddp(self) -> None:
-        """Nothing yet: the model is wrapped when a generation is entered."""
+        """Do nothing: `wrap_model` wraps the model when the worker enters a generation."""
 
     def process_dataloader(self, dataloader: Any) -> Any:
         fit_loop: Any = self.run.trainer.fit_loop if self.run.trainer is not None else None
@@ -184,18 +184,18 @@ class ElasticDDPStrategy(DDPStrategy):
             return super().all_gather(tensor, group, sync_grads)
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002  Lightning's name
-        """Counts the process group's members, not `world_size`, which is provisional during set-up."""
+        """Return the joint decision of the process group's members; `world_size` is provisional during set-up."""
         if self._alone or not dist.is_initialized():
             return decision
         votes = torch.tensor(int(decision), device=self.root_device)
         votes = self.reduce(votes, reduce_op="sum")
         return bool(votes == dist.get_world_size()) if all else bool(votes > 0)
 
-    # --- what the run and the loops ask ------------------------------------------------------------------------------
+    # --- called by the run and the loops ------------------------------------------------------------------------------
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside, this worker's hooks run while its peers' do not: the strategy's collectives stay local."""
+        """Keep the strategy's collectives local inside the context: this worker's hooks run, those of its peers do not."""
         self._alone = True
         try:
             yield
@@ -203,10 +203,10 @@ class ElasticDDPStrategy(DDPStrategy):
             self._alone = False
 
     def wrap_model(self, *, sync: bool) -> None:
-        """Wrap the module for the process group that is up, as the gradients' policy wants it.
+        """Wrap the module for the current process group, as the gradients' policy wants it.
 
         Args:
-            sync: broadcast rank 0's weights; false when all members hold the same state already.
+            sync: broadcast rank 0's weights; false if all members hold the same state already.
         """
         self.model = self.lightning_module
         self._ddp_kwargs["init_sync"] = sync
@@ -225,12 +225,12 @@ class ElasticDDPStrategy(DDPStrategy):
         return self._kept_loader is not None
 
     def forget_loader(self, fit_loop: Any) -> None:
-        """Make `setup_data` build the next epoch's loader: the running one covers the rest of an epoch only."""
+        """Make `setup_data` build the next epoch's loader: the current one covers only the rest of an epoch."""
         forget_loader(fit_loop, keep_workers=self.keeps_loader)
         self.run.progress.consumed = 0
 
     def _tolerant(self, collective: Callable[[], Any], alone: Any) -> Any:
-        """After the end of training, a member that dies is missed no more: go on alone."""
+        """Run a collective; after the end of training a dead member is no failure, and this worker continues alone."""
         try:
             with self.run.collective():
                 return collective()

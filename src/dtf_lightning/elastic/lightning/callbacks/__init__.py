@@ -1,1 +1,1 @@
-"""The callbacks that users add to a Trainer beside `ElasticCallback`."""
+"""Callbacks that users add to a Trainer beside `ElasticCallback`. Public are those in `dtf_lightning.__all__`."""

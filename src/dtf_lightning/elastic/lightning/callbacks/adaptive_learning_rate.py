@@ -1,7 +1,8 @@
-"""`AdaptiveLearningRate`: the learning rate follows the world size, on top of whatever scheduler the user has.
+"""`AdaptiveLearningRate` scales the learning rate with the world size, on top of any scheduler. Public.
 
-Each optimizer's `step` is wrapped on the object (as PyTorch's schedulers do): inside, the learning rate has its factor;
-outside, parameter groups, schedulers, checkpoints and joiners only ever see the scheduler's own value.
+Each optimizer's `step` is wrapped on the object (as PyTorch's schedulers do): during the step the learning rate is
+multiplied by its factor; at all other times parameter groups, schedulers, checkpoints and joiners see the scheduler's
+own value.
 
 Private API read here: the logger connector's `should_update_logs`, the epoch loop's `_batches_that_stepped` (as
 `LearningRateMonitor` does).
@@ -47,14 +48,14 @@ class AdaptiveLearningRate(Callback):
     Args:
         rule: `"linear"`, `"sqrt"`, `"adam_sde"`, `"adascale"`, `"none"`, or a function of (world size, reference world
             size) that returns the factor. See `dtf_lightning.elastic.numerics.learning_rate` for the papers.
-        reference_world_size: number of workers for which the learning rate was chosen; `None`: of the first step.
-        ramp_steps: optimizer steps from the old factor to the new one; `None`: at once.
-        ramp: `"linear"` or `"exponential"`.
+        reference_world_size: number of workers for which the learning rate was chosen; `None`: that of the first step.
+        ramp_steps: optimizer steps from the old factor to the new one; `None`: the factor changes at once.
+        ramp: shape of the ramp, `"linear"` or `"exponential"`.
 
     Raises:
         SettingsError: unknown rule or ramp, `ramp_steps` or `reference_world_size` below 1, `ramp_steps` with
             `"adascale"` (which is gradual by itself), a rule whose factor is not a finite number above 0; on `fit`:
-            `"adam_sde"` with an optimizer that has no betas and eps.
+            `"adam_sde"` with an optimizer that has no betas and eps, `"adascale"` with a gradient scaler.
     """
 
     def __init__(
@@ -81,21 +82,21 @@ class AdaptiveLearningRate(Callback):
         self.adam_sde, self.adascale = rule == "adam_sde", rule == "adascale"
         self._trainer: Any = None
         self._world_size: int | None = None
-        """Of the last step; `None` before the first."""
+        """World size of the last step; `None` before the first."""
         self._ramps: list[Ramp] = []
-        """One per optimizer, which may step at different times."""
+        """Ramps of the optimizers, which may step at different times."""
         self._estimate = GainEstimate()
         self._observed: GainEstimate | None = None
-        """With the running step's gradients; counts when that step is committed, on all ranks or on none."""
+        """Estimate with the current step's gradients; kept when the step is committed, on all ranks or on none."""
         self._told: tuple[int, list[float]] | None = None
-        """Step and factors that the event log knows."""
+        """Step and factors of the last event that was logged."""
         self._local_squares: list[torch.Tensor] = []
         self._undo: list[Callable[[], object]] = []
 
-    # --- what users ask ----------------------------------------------------------------------------------------------
+    # --- called by users ----------------------------------------------------------------------------------------------
 
     def factors(self) -> list[float]:
-        """Each optimizer's factor for its next step, as far as the world stays that of the last one."""
+        """Return each optimizer's factor for its next step, provided that the world size does not change before it."""
         if not self.adascale or self._world_size is None or self.reference is None:
             return [ramp.value for ramp in self._ramps]
         gain = self._gain(self._world_size, self.reference)
@@ -104,7 +105,7 @@ class AdaptiveLearningRate(Callback):
     # --- Lightning's hooks -------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Wrap the optimizers' steps; a joiner does it on its own, survivors have done it."""
+        """Wrap the optimizers' steps. In a later generation only joiners call it: survivors have done it."""
         self._unwrap()
         self._trainer = trainer
         if self.adascale and trainer.scaler is not None:
@@ -129,7 +130,7 @@ class AdaptiveLearningRate(Callback):
             self._observe(optimizer)
 
     def on_before_zero_grad(self, *_: Any) -> None:
-        """A step begins; what a rolled-back one has left is of no meaning."""
+        """Forget what a rolled-back step has left, because a new step begins."""
         self._local_squares.clear()
         self._observed = None
 
@@ -144,7 +145,7 @@ class AdaptiveLearningRate(Callback):
             logger.log_metrics(dict(zip(names, factors, strict=True)), step=logged_step(trainer))
 
     def _tell(self, trainer: pl.Trainer) -> None:
-        """The event log of an elastic run: a change; of those that go on from step to step some."""
+        """Log a change of the factors as an event of an elastic run, at most once per `recorder.every` steps."""
         recorder = recorder_of(trainer)
         step, told = trainer.global_step, self._told
         if recorder is None or (told is not None and 0 <= step - told[0] < recorder.every):
@@ -186,7 +187,7 @@ class AdaptiveLearningRate(Callback):
             factor = ramps[index].value * (self._gain(world_size, reference) if self.adascale else 1.0)
             with scaled(optimizer.param_groups, factor, adam_sde=self.adam_sde):
                 result = original(*args, **kwargs)
-            # Only a committed step counts: whoever did not make it has not seen the new world either.
+            # Only a committed step counts: a worker that did not commit it has not seen the new world either.
             ramps[index] = ramps[index].stepped()
             self.reference, self._world_size, self._ramps = reference, world_size, ramps
             if self._observed is not None:
@@ -195,7 +196,7 @@ class AdaptiveLearningRate(Callback):
 
         def unwrap() -> None:
             if optimizer.__dict__.get("step") is not step:
-                return  # somebody has wrapped it again
+                return  # other code has wrapped it again
             if own is None:
                 del optimizer.step
             else:
@@ -205,7 +206,7 @@ class AdaptiveLearningRate(Callback):
         self._undo.append(unwrap)
 
     def _for_world(self, world_size: int) -> tuple[int, list[Ramp]]:
-        """The reference and the ramps of a step in a world of this size."""
+        """Return the reference world size and the ramps of a step in a world of this size."""
         reference = world_size if self.reference is None else self.reference
         if world_size == self._world_size:
             return reference, list(self._ramps)
@@ -228,14 +229,14 @@ class AdaptiveLearningRate(Callback):
     # --- adascale ----------------------------------------------------------------------------------------------------
 
     def _see_gradient(self, gradient: torch.Tensor) -> None:
-        """Before DDP averages it: this worker's own."""
+        """Add up the squares of this worker's own gradient, before DDP averages it."""
         self._local_squares.append(gradient.detach().pow(2).sum())
 
     def _observe(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._local_squares:
             return
         world_size, accumulated = self._trainer.world_size, self._trainer.accumulate_grad_batches
-        # Lightning divides the loss by the number of micro-batches: each one's own gradient is that many times as large.
+        # Lightning divides the loss by the number of micro-batches: a micro-batch's own gradient is that many times larger.
         local = torch.stack(self._local_squares).sum() * accumulated
         self._local_squares.clear()
         if world_size > 1:

@@ -1,7 +1,7 @@
-"""`BestCheckpoints`: keeps the best and the most recent checkpoints, and never loses them.
+"""`BestCheckpoints` keeps the best and the most recent checkpoints, and never loses them. Public.
 
 Private API touched here: `trainer._checkpoint_connector.dump_checkpoint` (`Trainer.save_checkpoint` writes at once, and
-leaves the other ranks at a barrier when rank 0 fails).
+leaves the other ranks at a barrier if rank 0 fails).
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ log = logging.getLogger("dtf_lightning")
 
 
 class BestCheckpoints(Checkpoint):
-    """Save checkpoints; keep the `best` by metric and the `recent` ones, at most `best + recent` in all.
+    """Save checkpoints; keep the `best` by metric and the `recent` ones, at most `best` per metric plus `recent`.
 
-    Every file is written to a temporary name, synced, checksummed and renamed; what is to go is removed only then. Works
-    with plain Lightning (one process or DDP) and in elastic runs. Rank 0 writes; what fails there is raised on all.
+    Every file is written to a temporary name, synced, checksummed and renamed; older files are removed only then. Works
+    with plain Lightning (one process or DDP) and in elastic runs. Rank 0 writes; its errors are raised on all ranks.
 
     Args:
-        monitor: the logged metric, or several: each has its own best list. `None`: recent ones only.
-        mode: `"min"` or `"max"`; for several monitors one for all, or one each.
-        best: how many of the best to keep, per monitor.
-        recent: how many of the last to keep.
-        every_n_steps: save at every so many optimizer steps.
-        every_n_epochs: save at the end of every so many epochs.
-        on_validation: save after every validation (and give a checkpoint of the same step its metrics).
+        monitor: name of a logged metric, or of several: each has a list of its own best. `None`: keep recent ones only.
+        mode: `"min"` or `"max"`; for several monitors one for all, or one for each.
+        best: number of best checkpoints to keep, per monitor.
+        recent: number of most recent checkpoints to keep.
+        every_n_steps: optimizer steps between two saves; `None`: do not save by steps.
+        every_n_epochs: epochs between two saves, at an epoch's end; `None`: do not save by epochs.
+        on_validation: save after every validation.
         dirpath: folder or fsspec URL; `None` for `<default_root_dir>/checkpoints`.
-        filename: with `{epoch}` and `{step}`.
+        filename: file name without suffix, with the placeholders `{epoch}` and `{step}`.
         asynchronous: write in a background thread; training waits only for a copy in memory.
-        max_in_flight: asynchronous saves at a time; each holds a copy of the state in host memory.
-        safetensors: beside each checkpoint, its weights as `.safetensors`.
-        policy: instead of `best` and `recent`: any `dtf_lightning.elastic.checkpoints.retention.Policy`.
-        run: the run's name in the manifest; `None` for a new one, or the one of the checkpoint that is resumed.
+        max_in_flight: largest number of asynchronous saves at a time; each holds a copy of the state in host memory.
+        safetensors: write each checkpoint's weights as `.safetensors`, too.
+        policy: what to keep, in place of `best` and `recent`; a `dtf_lightning.elastic.checkpoints.retention.Policy`.
+        run: name of the run in the manifest; `None` for a new name, or that of the checkpoint that is resumed.
 
     Raises:
-        SettingsError: arguments that contradict each other.
+        SettingsError: arguments are invalid or contradict each other.
         CheckpointError: while fitting: a checkpoint could not be saved; earlier ones are intact.
     """
 
@@ -101,49 +101,49 @@ class BestCheckpoints(Checkpoint):
         self.safetensors = safetensors
         self.run = run
         self.records: tuple[Record, ...] = ()
-        """What is kept, as of the last save that all ranks know of; oldest first."""
+        """Records of the kept checkpoints, as of the last save that all ranks know of; oldest first."""
         self.best_model_path = ""
-        """Of the best (by the first monitor) that is kept, for `ckpt_path="best"`; Lightning's launchers set it too."""
+        """Path of the best kept checkpoint by the first monitor, for `ckpt_path="best"`; Lightning's launchers set it."""
         self._writer = BackgroundWriter(max_in_flight) if asynchronous else None
         self._stagings = [Staging() for _ in range(max_in_flight)] if asynchronous else []
         self._staged: StagedState | None = None
-        """The last copy, as long as it may be unfinished."""
+        """Last copy of the state, while it may be unfinished."""
         self._was_torn = False
         self._num_saves = 0
         self._folder: CheckpointFolder | None = None
-        """On the writing rank."""
+        """Folder of checkpoints, on the rank that writes."""
         self._suspended = False
         self._validated_at = -1
         """Step of the last validation."""
         self._last: tuple[int, str] | None = None
         """Step and name of the last checkpoint."""
         self._measured: set[str] = set()
-        """Metrics that validation logs: between two validations they are those of older weights."""
+        """Names of the metrics that validation logs: between two validations their values belong to older weights."""
         self._before_validation: dict[str, Any] = {}
         self._told: tuple[Record, ...] = ()
         self._stalls: dict[int, float] = {}
 
-    # --- what users ask ----------------------------------------------------------------------------------------------
+    # --- called by users ----------------------------------------------------------------------------------------------
 
     @property
     def staged_bytes(self) -> int:
-        """Host memory that asynchronous saving holds."""
+        """Bytes of host memory that asynchronous saving holds."""
         return sum(staging.num_bytes for staging in self._stagings)
 
     def ranked(self) -> list[Record]:
-        """Kept ones, best (by the first monitor) first; without a monitor, or a metric, newest first."""
+        """Return the kept checkpoints, best by the first monitor first; without a monitor, newest first."""
         if not self._best:
             return sorted(self.records, key=lambda record: (record.suspect, -record.serial))
         return best_first(self.records, self._best[0].monitor, self._best[0].mode)
 
     def load_before(self, step: int) -> tuple[Record, dict[str, Any]] | None:
-        """The best intact checkpoint of at most `step` steps, loaded; on the writing rank only.
+        """Return the best intact checkpoint of at most `step` steps, loaded; on the writing rank only.
 
         Raises:
-            CheckpointError: a save in flight has failed.
+            CheckpointError: an asynchronous save has failed.
         """
         if self.run is None:
-            return None  # nothing saved, nothing resumed
+            return None  # this run has saved nothing and resumed from nothing
         folder = self._settled_folder()
         self.records = folder.records
         able = [record for record in self.ranked() if record.step <= step and not record.suspect]
@@ -151,11 +151,11 @@ class BestCheckpoints(Checkpoint):
         return None if record is None else (record, load_verified(folder.storage, record))
 
     def suspend(self) -> None:
-        """Save no more in this fit: training has diverged, and what is good is saved."""
+        """Stop saving in this fit: training has diverged, and the good checkpoints are saved."""
         self._suspended = True
 
     def suspect(self, since_step: int) -> None:
-        """Mark what was saved since then as saved in a divergence; on the writing rank only."""
+        """Mark checkpoints from step `since_step` on as saved in a divergence; on the writing rank only."""
         if self.run is None:
             return
         folder = self._settled_folder()
@@ -177,7 +177,7 @@ class BestCheckpoints(Checkpoint):
             self._save(trainer, self._metrics(trainer, measured=False))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        self._end_copying()  # an average of the weights may be put in their place
+        self._end_copying()  # an average of the weights may replace them
         self._before_validation = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -196,7 +196,7 @@ class BestCheckpoints(Checkpoint):
         self._end_copying()
 
     def _end_copying(self) -> None:
-        """The state may change from here on."""
+        """Wait until the state is copied, because it may change after this."""
         if self._staged is not None:
             self._staged.wait()
             self._staged = None
@@ -247,9 +247,9 @@ class BestCheckpoints(Checkpoint):
         self._name_run(trainer)
         step, epoch = trainer.global_step, trainer.current_epoch
         name = f"{self.filename.format(epoch=epoch, step=step)}.ckpt"
-        # In the checkpoint itself, so that a run resumed from it does not save the same step again.
+        # Saved in the checkpoint itself, so that a run that resumes from it does not save the same step again.
         before, self._last = self._last, (step, name)
-        # On all ranks: for some strategies gathering the state is a collective.
+        # Called on all ranks: for some strategies gathering the state is a collective.
         checkpoint = dump_checkpoint(trainer)
 
         def write() -> tuple[Record, ...]:
@@ -291,7 +291,7 @@ class BestCheckpoints(Checkpoint):
             folder = self._open()
 
             def annotate() -> object:
-                # A name that was taken got a version: the record of this step is the one that was meant.
+                # A name that already existed got a version number: the record of this step is the right one.
                 known = [record.name for record in folder.records if record.step == step]
                 return folder.annotate(known[-1] if known else name, metrics)
 
@@ -304,7 +304,7 @@ class BestCheckpoints(Checkpoint):
         self._learn(trainer, write)
 
     def _learn(self, trainer: pl.Trainer, work: Callable[[], tuple[Record, ...]]) -> None:
-        """Do the work on rank 0; all ranks then know the run's name and what is kept, without looking at the disk."""
+        """Do the work on rank 0; all ranks then know the run's name and the kept checkpoints without reading the disk."""
         known = from_rank_zero(
             lambda: (work(), self.run), rank=trainer.global_rank, broadcast=trainer.strategy.broadcast
         )
@@ -314,12 +314,12 @@ class BestCheckpoints(Checkpoint):
             self.best_model_path = open_storage(self.location).location(ranked[0].name) if ranked else ""
 
     def _tell(self, trainer: pl.Trainer) -> None:
-        """The event log of an elastic run; of an asynchronous save with the next one, or at the end."""
+        """Log new and removed checkpoints as events of an elastic run; asynchronous saves with the next one, or at the end."""
         told, self._told = self._told, self.records
         tell_checkpoints(trainer, told, self.records, self._stalls, self.location)
 
     def _name_run(self, trainer: pl.Trainer) -> None:
-        """Any rank can become the writer: in an elastic run all know the name from the start."""
+        """Set the run's name; in an elastic run on all ranks, because each can become the writer."""
         if self.run is None:
             run: Any = getattr(trainer.strategy, "run", None)
             if run is not None:
@@ -344,7 +344,7 @@ class BestCheckpoints(Checkpoint):
             files[".safetensors"] = safetensors_file(checkpoint["state_dict"])
         return files
 
-    # --- small questions ---------------------------------------------------------------------------------------------
+    # --- small helpers ---------------------------------------------------------------------------------------------
 
     def _is_saved(self, trainer: pl.Trainer) -> bool:
         return self._last is not None and self._last[0] == trainer.global_step
@@ -356,7 +356,7 @@ class BestCheckpoints(Checkpoint):
         return trainer.sanity_checking
 
     def _metrics(self, trainer: pl.Trainer, *, measured: bool) -> dict[str, float]:
-        """Those of the present weights: what validation measured only if it has just done so."""
+        """Return the metrics of the present weights; those of validation only if it has just `measured` them."""
         found = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
         for policy in self._best:
             if measured and policy.monitor not in found:

@@ -1,4 +1,4 @@
-"""`DivergenceStopping`: ends, or repairs, a training that is being ruined, before its good checkpoints are gone."""
+"""`DivergenceStopping` ends or repairs a training that diverges, before its good checkpoints are gone. Public."""
 
 from __future__ import annotations
 
@@ -39,27 +39,28 @@ Action = Callable[[Divergence, "pl.Trainer", "pl.LightningModule"], object]
 class DivergenceStopping(Callback):
     """Watch every step's loss, and a validation metric; act when training diverges.
 
-    All ranks see the same numbers (the mean over the ranks) and decide the same at the same step. Between two looks,
-    `check_every` steps apart, nothing waits for the device.
+    All ranks see the same numbers (the mean over the ranks) and decide the same at the same step. The losses are checked
+    every `check_every` batches; between two checks nothing waits for the device.
 
     Args:
-        monitor: `"loss"`, what `training_step` returns, or another key of the dictionary that it returns. `None`: do not
+        monitor: `"loss"`, which `training_step` returns, or another key of the dictionary that it returns. `None`: do not
             watch training steps.
-        evaluation: a metric that validation logs; `None`: do not watch validation.
+        evaluation: name of a metric that validation logs; `None`: do not watch validation.
         mode: whether lower (`"min"`) or higher (`"max"`) is better, for both.
-        action: `"stop"`: end training; the good checkpoints stay. `"rollback"`: go back to the best intact checkpoint
-            of `BestCheckpoints` from before the divergence, leave out the samples that led to it, cut the learning
-            rate, go on; after `max_rollbacks` stop. Or a callable `action(divergence, trainer, module)`, called on all
-            ranks.
+        action: what to do. `"stop"`: end training; the good checkpoints stay. `"rollback"`: go back to the best intact
+            checkpoint of `BestCheckpoints` from before the divergence, leave out the samples that led to it, cut the
+            learning rate, and continue; after `max_rollbacks` stop. Or a callable `action(divergence, trainer, module)`,
+            called on all ranks.
         settings: what counts as divergence of the loss.
-        evaluation_settings: and of the metric; by default it warms up after 2 validations, with patience 2.
-        check_every: steps between two looks at the losses.
-        learning_rate_factor: what a rollback multiplies the learning rates by.
-        max_rollbacks: in the whole run.
-        margin: a checkpoint counts as good if it is at least so many steps older than the first bad loss.
+        evaluation_settings: what counts as divergence of the metric; by default with a window of 20 validations, a
+            warm-up of 2 and a patience of 2.
+        check_every: batches between two checks of the losses.
+        learning_rate_factor: factor by which a rollback multiplies the learning rates, above 0 and at most 1.
+        max_rollbacks: largest number of rollbacks in the whole run.
+        margin: optimizer steps by which a good checkpoint must be older than the last step before the first bad loss.
 
     Raises:
-        SettingsError: arguments that contradict each other; on `fit`: a rollback without `BestCheckpoints`.
+        SettingsError: arguments are invalid; on `fit`: a rollback without `BestCheckpoints`.
     """
 
     def __init__(
@@ -90,9 +91,9 @@ class DivergenceStopping(Callback):
         self.rollback = Rollback(learning_rate_factor=learning_rate_factor, max_rollbacks=max_rollbacks)
         self.margin = margin
         self.divergences: list[Divergence] = []
-        """What was decided in this process, oldest first."""
+        """Divergences that this process has seen, oldest first."""
         self.excluded: set[int] = set()
-        """Samples that are left out from now on."""
+        """Numbers of the samples that are left out from now on."""
         self._detector = DivergenceDetector(settings or DivergenceSettings(mode=mode))
         self._evaluation_detector = DivergenceDetector(
             evaluation_settings or DivergenceSettings(mode=mode, window=20, warm_up=2, patience=2)
@@ -100,17 +101,17 @@ class DivergenceStopping(Callback):
         self._last_good_evaluation = 0
         self._slots: LossSlots | None = None
         self._world: tuple[int, int] | None = None
-        """Generation (0 outside of elastic runs) and size of the world that the detectors were last shared in."""
+        """Generation (0 outside of elastic runs) and size of the world in which the detectors were last shared."""
         self._sampler: SkippingSampler | None = None
         self._iteration = (-1, 0)
-        """Of the sampler: its number, and its batches that were trained."""
+        """Number of the sampler's current iteration, and number of the current batch in it, starting at 0."""
         self._batches: deque[tuple[int, DrawnBatch]] = deque(
             maxlen=3 * check_every + self._detector.settings.patience + self._detector.settings.non_finite_patience + 2
         )
 
     @property
     def num_rollbacks(self) -> int:
-        """In the whole run."""
+        """Number of rollbacks in the whole run."""
         return self.rollback.num_done
 
     # --- Lightning's hooks -------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ class DivergenceStopping(Callback):
         self._warn_of_short_memory(trainer)
 
     def _warn_of_short_memory(self, trainer: pl.Trainer) -> None:
-        """Without a metric nothing tells good checkpoints from bad ones until the decision is made."""
+        """Warn if all recent checkpoints may be bad ones by the time a divergence of the loss is found."""
         checkpoints = self._checkpoints(trainer)
         if checkpoints is None or self.monitor is None or not checkpoints.every_n_steps:
             return
@@ -212,12 +213,12 @@ class DivergenceStopping(Callback):
         self.excluded.clear()  # the samplers share this very set
         self.excluded.update(state_dict["excluded"])
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- checking the losses -----------------------------------------------------------------------------------------------------
 
     def _share(self, trainer: pl.Trainer) -> None:
-        """In a new world all ranks begin with rank 0's detectors, and with nothing on its way.
+        """Give all ranks of a new world rank 0's detectors, and drop losses that are not yet checked.
 
-        A rank that died in mid-collective may have left some of the others with one look more than the rest.
+        A rank that died in mid-collective may have left some of the others with one check more than the rest.
         """
         assert self._slots is not None
         self._slots.drop()
@@ -229,13 +230,13 @@ class DivergenceStopping(Callback):
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self._slots is not None
-        # Not `strategy.reduce`, which waits for the sum, and for a barrier before it.
+        # Not `strategy.reduce`, which waits for a barrier, and then for the sum.
         seen = self._slots.collect(partial(dist.all_reduce, async_op=True) if trainer.world_size > 1 else None)
         for step, loss in seen:
             divergence = self._detector.observe(loss, step)
             if divergence is not None:
                 self._act(divergence, trainer, pl_module, good_until=divergence.onset - 1 - self.margin)
-                return  # the rest was computed with weights that are gone, or training ends
+                return  # the other losses were computed with weights that are gone, or training ends
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -291,7 +292,10 @@ class DivergenceStopping(Callback):
         self._evaluation_detector.recover()
 
     def _exclude(self, divergence: Divergence, trainer: pl.Trainer) -> None:
-        """A drift has no samples to blame. The step before the first bad loss may be the one that did the damage."""
+        """Leave out the divergence's samples; a drift has none.
+
+        They start with the step before the first bad loss, which may be the one that did the damage.
+        """
         mine: list[int] = []
         if divergence.kind is not DivergenceKind.DRIFT:
             first, last = divergence.onset - 1, divergence.step

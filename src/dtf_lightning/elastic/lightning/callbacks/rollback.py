@@ -1,8 +1,8 @@
-"""Going back to a good checkpoint in the middle of a fit, and leaving out what led to the bad one.
+"""`Rollback` restores a good checkpoint in the middle of a fit, and leaves out the samples that led to a divergence.
 
-Weights, buffers and optimizer moments go back; the position in the epoch does not: the loops go on with the next batch,
-so that what was trained since that checkpoint is skipped in this epoch, and the step counter, which loggers and
-schedules live by, never jumps. Learning rates stay where their schedules are, times the factor.
+Weights, buffers and optimizer moments go back; the position in the epoch does not: the loops continue with the next
+batch, so that the samples trained since that checkpoint are not repeated in this epoch, and the step counter, on which
+loggers and schedules depend, never jumps. Learning rates stay where their schedules are, times the factor. Internal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of trying to roll back."""
+    """Say whether a rollback was done, and why or why not."""
 
     done: bool
     reason: str
@@ -39,14 +39,14 @@ class Outcome:
 
 @dataclass
 class Rollback:
-    """How to go back, and how often it was done."""
+    """Roll a trainer back at most `max_rollbacks` times, and count how often it was done."""
 
     learning_rate_factor: float
     max_rollbacks: int
     num_done: int = 0
 
     def run(self, trainer: pl.Trainer, checkpoints: BestCheckpoints, good_until: int) -> Outcome:
-        """Put the best intact checkpoint of at most `good_until` steps into the trainer; on all ranks together.
+        """Load the best intact checkpoint of at most `good_until` steps into the trainer; called on all ranks together.
 
         Raises:
             CheckpointError: an asynchronous save had failed, or the manifest cannot be written.
@@ -62,7 +62,7 @@ class Rollback:
             record, state = found
             return {"step": record.step, "name": record.name, **{key: state[key] for key in _RESTORED}}
 
-        # By broadcast, not from the disk: ranks need not share a file system, and there is one that has verified it.
+        # By broadcast, not from the disk: ranks need not share a file system, and rank 0 has verified the checkpoint.
         state = from_rank_zero(load, rank=trainer.global_rank, broadcast=trainer.strategy.broadcast)
         if state is None:
             return Outcome(False, f"there is no intact checkpoint of at most {good_until} steps: training stops")
@@ -86,14 +86,14 @@ class Rollback:
     def exclude(
         self, trainer: pl.Trainer, excluded: set[int], mine: list[int], sampler: SkippingSampler | None
     ) -> None:
-        """Leave out all ranks' samples on all ranks."""
+        """Leave out the samples of all ranks (`mine` are this rank's) on all ranks. A collective."""
         everyone = [mine]
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
             dist.all_gather_object(gathered, mine)
             everyone = gathered
         if sampler is not None:
-            # Sorted: which ones fit under the limit must not depend on the order.
+            # Sorted, because the choice of those that fit under the limit must not depend on the order.
             exclude(excluded, sorted({sample for samples in everyone for sample in samples}), sampler.dataset_size)
 
 
@@ -101,7 +101,7 @@ _RESTORED = ("state_dict", "optimizer_states")
 
 
 def watch_samples(trainer: pl.Trainer, excluded: set[int], watch: Callable[[SkippingSampler], None]) -> None:
-    """From now on every training loader's sampler leaves out `excluded`; `watch` gets each such sampler.
+    """Make every training loader's sampler leave out `excluded` from now on; `watch` is called with each such sampler.
 
     A `Strategy` sees every loader before its first batch (`process_dataloader`).
     """

@@ -1,1 +1,1 @@
-"""Loaders whose share of the data changes with the world, in terms of Lightning's loops."""
+"""Data loaders whose share of the data changes with the world, as Lightning's loops see them. Internal."""

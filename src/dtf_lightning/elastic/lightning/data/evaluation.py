@@ -1,12 +1,13 @@
-"""Validation and test loaders that evaluate every sample once, in any world (`ElasticCallback(evaluation="exact")`).
+"""`evaluate_once` makes validation and test loaders that evaluate every sample once, in any world.
 
-Lightning's `DistributedSampler` repeats up to world size - 1 samples so that all ranks have as many, and metrics count
-them twice. Here the samples are split evenly over the batches, and each batch over the ranks:
+This is `ElasticCallback(evaluation="exact")`. Lightning's `DistributedSampler` repeats up to world size - 1 samples so
+that all ranks have the same number, and metrics count these samples twice. Here the samples are split evenly over the
+batches, and each batch over the ranks:
 
-* every rank has the same number of batches and something in each, so that a metric that synchronises at every step
-  meets its peers;
-* that takes a batch size of at least 2 and as many samples as ranks. Otherwise, and for loaders whose order nobody here
-  knows, the loader stays Lightning's, and a warning says what that repeats.
+* every rank has the same number of batches and at least one sample in each, so that a metric that synchronizes at every
+  step meets its peers;
+* this needs a batch size of at least 2 and at least as many samples as ranks. Otherwise, and for loaders whose order is
+  not known here, the loader stays Lightning's, and a warning says which samples it repeats.
 
 Private API touched here: `_update_dataloader` (re-creates a loader, as Lightning itself does).
 """
@@ -27,20 +28,20 @@ EVALUATIONS: tuple[Evaluation, ...] = ("padded", "exact")
 
 
 def check_evaluation(evaluation: str) -> None:
-    """Raises `SettingsError` for an unknown one."""
+    """Raise `SettingsError` for an unknown way of evaluation."""
     if evaluation not in EVALUATIONS:
         known = ", ".join(map(repr, EVALUATIONS))
         raise SettingsError(f"ElasticCallback(evaluation={evaluation!r}): choose one of {known}")
 
 
 class EvaluationBatches(BatchSampler):
-    """This rank's part of each batch.
+    """Yield this rank's part of each batch, as sample numbers.
 
     Args:
-        sampler: of the whole data set, as one process would draw it.
-        num_samples: that it draws; at least `world_size`.
-        batch_size: at most so many per rank; at least 2.
-        rank: this worker's.
+        sampler: draws the whole data set, as a single process would.
+        num_samples: number of samples that it draws; at least `world_size`.
+        batch_size: largest number of samples per rank and batch; at least 2.
+        rank: rank of this worker, starting at 0.
         world_size: number of ranks.
     """
 
@@ -61,7 +62,7 @@ class EvaluationBatches(BatchSampler):
 
 
 def evaluate_once(loader: Any, *, rank: int, world_size: int) -> Any:
-    """The loader with `EvaluationBatches`, or as it is, after a warning that says what it repeats or leaves out."""
+    """Return the loader with `EvaluationBatches`, or unchanged after a warning about what it repeats or leaves out."""
     if world_size == 1:
         return loader
     problem = _problem(loader, world_size)
@@ -76,13 +77,13 @@ def evaluate_once(loader: Any, *, rank: int, world_size: int) -> Any:
     batches = EvaluationBatches(
         whole, num_samples=len(loader.dataset), batch_size=loader.batch_size, rank=rank, world_size=world_size
     )
-    # A DataLoader forbids it once it is made, for the sake of iterators that exist; here there is none yet.
+    # A DataLoader forbids this assignment once it is made, because an iterator may exist; here none exists yet.
     object.__setattr__(made, "batch_sampler", batches)
     return made
 
 
 def _problem(loader: Any, world_size: int) -> str:
-    """Why the loader cannot be divided exactly; empty if it can."""
+    """Return why the loader cannot be divided exactly; empty if it can."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         what = loader.dataset if isinstance(loader, DataLoader) else loader
         return (

@@ -1,4 +1,4 @@
-"""Who adds the workers' gradients up: a policy of the run. `virtual_ranks.py` has the other one."""
+"""`Gradients` is the run's policy for adding up the workers' gradients; `VirtualRanks` is the other implementation."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ if TYPE_CHECKING:
 
 
 class Gradients(Protocol):
-    """Adds the workers' gradients up. Methods are called in this order, those from `begin` on for each batch."""
+    """Add up the workers' gradients. Methods are called in this order, those from `begin` on for each batch."""
 
     seeds_batches: bool
-    """Random numbers of a batch are this policy's business, not those of `ElasticCallback(seed=...)`."""
+    """Whether this policy seeds the random numbers of a batch, in place of `ElasticCallback(seed=...)`."""
 
     def attach(self, trainer: pl.Trainer) -> None:
-        """Raises `SettingsError` for what this policy cannot do."""
+        """Bind to the trainer that will fit. Raises `SettingsError` for settings that this policy cannot honour."""
 
     def fingerprint(self, device: torch.device) -> dict[str, str]:
-        """What must be the same on all nodes for it, by name, as text."""
+        """Return what must be the same on all nodes for this policy, by name, as text."""
 
     def refuse_superfluous(self, rank: int, world_size: int, node: str) -> None:
-        """Raises `SettingsError` on workers that have nothing to do; the others go on without them."""
+        """Raise `SettingsError` on workers that have nothing to compute; the others continue without them."""
 
     def wrap(self, wrap_in_ddp: Callable[[], None], *, sync: bool) -> None:
-        """A process group is up. `sync`: all take rank 0's weights and buffers."""
+        """Prepare the model for a new process group. `sync`: all ranks take rank 0's weights and buffers."""
 
     def plan(self, loader: DataLoader[Any], batch_sampler: ElasticBatchSampler) -> VirtualPlan | None:
-        """The rest of the epoch in this world; `None`: the batch policy says it."""
+        """Return the plan for the rest of the epoch in this world; `None`: the batch policy makes it."""
 
     def begin(self, index: int) -> None:
-        """The epoch's micro-batch `index`, counted from where the plan begins, is about to be drawn."""
+        """Prepare for micro-batch number `index`, counted from 0 where the plan begins, before it is drawn."""
 
     def before_training_step(self) -> None:
-        """The batch is there, and so are the hooks before it."""
+        """Prepare for the training step: the batch is loaded, and the hooks before the step have run."""
 
     def training_step(self, step: Callable[[], Any]) -> Any:
-        """Run the user's training step; its output."""
+        """Run the user's training step and return its output."""
 
     def backward(self, loss: torch.Tensor, run: Callable[[], torch.Tensor], *, weight: float) -> torch.Tensor:
-        """Run backward for a loss that was multiplied by `weight`; what Lightning's strategy returns."""
+        """Run backward for a loss that was multiplied by `weight`; return what Lightning's strategy returns."""
 
     def reduce(self) -> None:
-        """Before the optimizer steps: all workers hold the step's gradients. May be a collective."""
+        """Give all workers the step's gradients, before the optimizer steps. May be a collective."""
 
 
 class DdpGradients:
-    """DDP averages the gradients while backward runs."""
+    """Let DDP average the gradients while backward runs."""
 
     seeds_batches = False
 
     def attach(self, trainer: pl.Trainer) -> None:
-        """Whatever DDP can do, this can."""
+        """Do nothing: all that DDP can do is possible."""
 
     def fingerprint(self, device: torch.device) -> dict[str, str]:  # noqa: ARG002
         return {}
 
     def refuse_superfluous(self, rank: int, world_size: int, node: str) -> None:
-        """Nobody is."""
+        """Do nothing: every worker computes gradients."""
 
     def wrap(self, wrap_in_ddp: Callable[[], None], *, sync: bool) -> None:  # noqa: ARG002  DDP itself syncs
         wrap_in_ddp()
@@ -72,10 +72,10 @@ class DdpGradients:
         return None
 
     def begin(self, index: int) -> None:
-        """Every batch is like the others."""
+        """Do nothing: batches need no preparation."""
 
     def before_training_step(self) -> None:
-        """Every batch is like the others."""
+        """Do nothing: batches need no preparation."""
 
     def training_step(self, step: Callable[[], Any]) -> Any:
         return step()
@@ -84,4 +84,4 @@ class DdpGradients:
         return run()
 
     def reduce(self) -> None:
-        """DDP has done it."""
+        """Do nothing: DDP has averaged the gradients."""

@@ -1,4 +1,4 @@
-"""Where each training loader stood when the generation began, from which any later position in the epoch follows."""
+"""`LoaderPlaces` keeps each training loader's position at a generation's start; later positions follow from it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dtf_lightning.errors import SettingsError
 
 
 class LoaderPlaces:
-    """One worker's: the place of every loader, the first included, and the former generation's places."""
+    """Keep the place of each of one worker's loaders, and the places of the former generation."""
 
     def __init__(self) -> None:
         self.mode = MODES[0]
-        """How Lightning combines several loaders."""
+        """Lightning's mode of combining several loaders."""
         self.done = 0
-        """Batches of the epoch when the places were taken."""
+        """Number of the epoch's batches that were done when the places were taken."""
         self._places: list[Place] = []
         self._former: dict[str, Any] | None = None
-        """`state_dict` of the generation before, or of a checkpoint."""
+        """`state_dict` of the previous generation, or of a checkpoint."""
         self._bound = False
 
     def __len__(self) -> int:
         return len(self._places)
 
     def begin_anew(self, former: dict[str, Any] | None) -> None:
-        """The first loader of a generation is about to be bound; `former` is where the loaders stood."""
+        """Prepare for the first loader of a generation; `former`: the loaders' position until then."""
         self._former, self._places = former, []
 
     def take(self, place: Place, *, done: int, formed: bool) -> None:
-        """The next loader stands there when `done` batches of the epoch are done; not for good before a world is formed."""
+        """Add the place of the next loader after `done` batches of the epoch; provisional until a world is `formed`."""
         self._places.append(place)
         self.bound(done=done, formed=formed)
 
@@ -37,14 +37,15 @@ class LoaderPlaces:
         self._bound, self.done = formed, done
 
     def where_next_stood(self, cursor: int, *, done: int, in_epoch: bool, sharded: bool) -> tuple[int, bool]:
-        """The next loader's cursor, and whether it goes through its data once more in this epoch.
+        """Return the next loader's cursor, and whether it repeats its data in this epoch.
 
         Args:
-            cursor: samples that a single loader has consumed.
-            done: batches of the epoch that are done.
-            sharded: its data is in shards, whose owners the former position says.
+            cursor: number of samples that a single loader has consumed.
+            done: number of the epoch's batches that are done.
+            in_epoch: whether the epoch has begun.
+            sharded: whether the loader's data is in shards, whose owners are in the former position.
 
-        Raises `SettingsError` for a former position that does not say where this loader stood.
+        Raises `SettingsError` for a former position that does not contain this loader's.
         """
         former, index = self._former if in_epoch else None, len(self._places)
         if index and done and (former is None or index >= len(former["places"])):
@@ -64,12 +65,12 @@ class LoaderPlaces:
         return cursor, False
 
     def former_part(self, name: str) -> dict[str, Any] | None:
-        """What shards or streams said of themselves in the former position."""
+        """Return the entry for `"shards"` or `"streams"` in the former position, or `None`."""
         part: dict[str, Any] | None = self._former[name] if self._former is not None else None
         return part
 
     def former_length(self, index: int) -> int:
-        """Samples that the loader has for the members that have trained, or streams; 0 where they did not say."""
+        """Return the loader's number of samples, or streams, in the former position; 0 where that does not tell."""
         if self._former is None:
             return 0
         streams, places = self._former["streams"], self._former["places"]

@@ -1,4 +1,4 @@
-"""Give the training loader an elastic sampler, and refuse what cannot be divided anew.
+"""`make_elastic` gives a training loader an elastic sampler, and refuses data that cannot be divided again in mid-epoch.
 
 Private API touched here: `_update_dataloader` (re-creates a loader with another sampler, as Lightning itself does).
 """
@@ -19,11 +19,11 @@ from dtf_lightning.errors import SettingsError
 
 
 def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any] | StreamLoader:
-    """The loader with an `ElasticDistributedSampler` in the place of its `DistributedSampler`.
+    """Return the loader with an `ElasticDistributedSampler` in place of its `DistributedSampler`.
 
-    With an `ElasticBatchSampler` too where steps are planned; a `StreamLoader` for iterable data.
+    It also has an `ElasticBatchSampler` where steps are planned ahead; for iterable data it is a `StreamLoader`.
 
-    Raises `SettingsError` for loaders whose order cannot be divided anew in mid-epoch.
+    Raises `SettingsError` for loaders whose order cannot be divided again in mid-epoch.
     """
     if isinstance(loader, StreamLoader) or isinstance(getattr(loader, "batch_sampler", None), ElasticBatchSampler):
         made_before: DataLoader[Any] | StreamLoader = loader  # Lightning puts it into the user's CombinedLoader
@@ -43,11 +43,11 @@ def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any] | Stre
         sampler = kind(loader.dataset, shuffle=sampler.shuffle, seed=sampler.seed, tail=tail)
     made: Any = remake_loader(loader, sampler)
     if settings.planned:
-        # A DataLoader forbids it once it is made, for the sake of iterators that exist; here there is none yet.
+        # A DataLoader forbids this assignment once it is made, because an iterator may exist; here none exists yet.
         object.__setattr__(made, "batch_sampler", ElasticBatchSampler(sampler, loader.batch_size))
     if settings.virtual_ranks is not None:
         object.__setattr__(made, "dataset", SeededDataset(loader.dataset))
-    # Lightning's `_Stateful` protocol: the position travels with the callback's state, not with the loader's.
+    # Lightning's `_Stateful` protocol: the position is saved with the callback's state, not with the loader's.
     made.state_dict = dict
     made.load_state_dict = lambda _: None
     remade: DataLoader[Any] = made
@@ -55,31 +55,31 @@ def make_elastic(loader: Any, settings: BatchSettings) -> DataLoader[Any] | Stre
 
 
 def same_data(made: DataLoader[Any], loader: Any) -> bool:
-    """Whether `make_elastic` has made the first from a loader over the same data set as this one."""
+    """Tell whether `make_elastic` made `made` from a loader over the same data set as `loader`."""
     data = made.dataset.dataset if isinstance(made.dataset, SeededDataset) else made.dataset
     return data is loader.dataset
 
 
 def _is_stateful(loader: Any) -> bool:
-    """Whether it is torchdata's `StatefulDataLoader`, which need not be installed."""
+    """Tell whether a loader is torchdata's `StatefulDataLoader`, which need not be installed."""
     return isinstance(loader, DataLoader) and any(
         kind.__module__.startswith("torchdata.") for kind in type(loader).__mro__
     )
 
 
 def _without_state(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """Plain: its state would be one rank's, in one world; ours is the whole world's, and travels with the callback's."""
+    """Return a plain `DataLoader`: the state of a stateful one is one rank's, in one world; ours is the whole world's."""
     batches: Any = loader.batch_sampler
     if not isinstance(batches, BatchSampler) or not type(batches).__module__.startswith(("torch.", "torchdata.")):
-        return loader  # refused for what it is
+        return loader  # `make_elastic` refuses it
     sampler, dataset = batches.sampler, loader.dataset
     wrapped = _wrapped(sampler)
-    # torchdata's own, which Lightning does not know for a plain shuffle.
+    # torchdata's own sampler, which Lightning does not recognize as a plain shuffle.
     if type(wrapped).__name__ == "RandomSampler" and not wrapped.replacement and len(wrapped) == len(dataset):  # type: ignore[arg-type]
         sampler = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True)
     return DataLoader(
         dataset,
-        # Lightning has made it anew from its batch sampler, whose class it does not know.
+        # Lightning has made this loader from its batch sampler, whose class it does not recognize.
         batch_size=batches.batch_size,
         sampler=sampler,
         num_workers=loader.num_workers,
@@ -96,11 +96,11 @@ def _without_state(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 
 def num_batches_of_share(loader: DataLoader[Any], share: float) -> int:
-    """At which number of batches an epoch ends that was to use a share of the data, e.g. 0.5, and was rescaled within.
+    """Return the number of batches at which an epoch ends that uses a share of the data, e.g. 0.5, and was rescaled.
 
-    Batches that the share would have in a world like the present one, less those that the present one would have needed
-    for the samples consumed so far, plus those that were done; at least one more, so that the epoch's last-batch hooks
-    run.
+    These are the batches that the share has in the present world, less those that the present world would have needed
+    for the samples consumed so far, plus those that are done; at least one more than are done, so that the hooks of the
+    epoch's last batch run.
     """
     sampler: Any = loader.sampler
     assert loader.batch_size is not None
@@ -126,7 +126,7 @@ def _refuse_what_depends_on_the_world(loader: Any, settings: BatchSettings) -> N
 
 
 def _wrapped(sampler: Any) -> Any:
-    """The user's sampler in Lightning's `DistributedSamplerWrapper`, or the sampler itself."""
+    """Return the user's sampler inside Lightning's `DistributedSamplerWrapper`, or the sampler itself."""
     inner = getattr(getattr(sampler, "dataset", None), "_sampler", None)
     return sampler if inner is None else inner
 
@@ -145,7 +145,7 @@ def _refuse_what_cannot_be_divided(loader: Any) -> None:
             "DataLoader(batch_size=..., shuffle=True) instead, or give it sampler=ElasticDistributedSampler(dataset)."
         )
     sampler = loader.sampler
-    # A subclass may order the samples in its own way; ours is known.
+    # A subclass may order the samples in its own way; the order of ElasticDistributedSampler is known.
     if type(sampler) is not DistributedSampler and not isinstance(sampler, ElasticDistributedSampler):
         name = type(_wrapped(sampler)).__name__
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""The running epoch's batches: where the training loader stands, and what each batch weighs."""
+"""`RunningBatches` tracks the current epoch's batches: the training loaders' positions and each batch's loss weight."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 UNKNOWN_SIZE = 1 << 62
-"""`TrainingProgress.dataset_size` where an epoch has no number of samples: streams, several loaders."""
+"""Value of `TrainingProgress.dataset_size` where an epoch's number of samples is unknown: streams, several loaders."""
 
 
 class RunningBatches:
-    """One worker's; bound anew for each epoch and each generation.
+    """Track one worker's batches; loaders are bound anew for each epoch and each generation.
 
     Args:
-        node: this worker's, for errors.
+        node: name of this worker's node, for error messages.
     """
 
     def __init__(
@@ -46,31 +46,31 @@ class RunningBatches:
         self._node = node
         self.loader: DataLoader[Any] | None = None
         self._others: list[DataLoader[Any]] = []
-        """Loaders besides the first."""
+        """Training loaders besides the first."""
         self.streams: StreamLoader | None = None
-        """In the place of `loader` where the data is iterable."""
+        """The loader of iterable data, in place of `loader`."""
         self.plan: StepPlan | VirtualPlan | None = None
-        """`None` where every rank's batches have the loader's size, padded or cut at the epoch's end."""
+        """The plan of steps; `None` where every rank's batches have the loader's size, padded or cut at the epoch's end."""
         self.done_before = 0
-        """With a plan: batches of the epoch before it began."""
+        """Number of the epoch's batches before the plan began; 0 without a plan."""
         self.loss_weight = 1.0
-        """Of the batch that runs."""
+        """Loss weight of the current batch."""
         self.accumulate: int = trainer.accumulate_grad_batches
-        """The user's `Trainer(accumulate_grad_batches)`; a plan sets its own."""
+        """The user's `Trainer(accumulate_grad_batches)`; a plan sets one of its own in the trainer."""
         self.places = LoaderPlaces()
         self._index = 0
         self._compared: set[int] = set()
-        """Loaders whose lengths have been compared with the other members'."""
+        """Positions of the loaders whose lengths have been compared with those of the other members."""
 
     @property
     def sampler(self) -> ElasticDistributedSampler | None:
-        """The first loader's; `None` before it is known, and for streams."""
+        """Sampler of the first loader; `None` before `bind_loader`, and for streams."""
         sampler: Any = self.loader.sampler if self.loader is not None else None
         return sampler  # type: ignore[no-any-return]
 
     @property
     def batch_size(self) -> int:
-        """The first loader's; 0 before it is known."""
+        """Samples per batch of the first loader; 0 before `bind_loader`, and for streams."""
         return (self.loader.batch_size or 0) if self.loader is not None else 0
 
     # --- bound to a world --------------------------------------------------------------------------------------------
@@ -78,15 +78,15 @@ class RunningBatches:
     def bind_loader(
         self, world: World, loader: DataLoader[Any] | StreamLoader, *, first: bool, in_epoch: bool, recorded: bool
     ) -> None:
-        """Take this generation's share of what is left of the epoch.
+        """Set a loader to this worker's share of the rest of the epoch.
 
         Args:
-            first: there may be others behind it, which Lightning combines.
-            in_epoch: the epoch has begun already.
-            recorded: the ledger wants to know each sample.
+            first: whether this is the first loader; Lightning may combine others with it.
+            in_epoch: whether the epoch has begun.
+            recorded: whether each drawn sample is kept for the ledger.
 
-        Raises `SettingsError` for a data set of another length than the other members', for a global batch that is
-        smaller than the world that a run begins with, and for loaders that cannot be combined.
+        Raises `SettingsError` if the data set's length differs from the other members', if a global batch is smaller
+        than the world that the run begins with, and for loaders that cannot be combined.
         """
         if not first:
             self._bind_another(world, loader, in_epoch=in_epoch, recorded=recorded)
@@ -119,7 +119,7 @@ class RunningBatches:
     def _bind_another(
         self, world: World, loader: DataLoader[Any] | StreamLoader, *, in_epoch: bool, recorded: bool
     ) -> None:
-        """The same for each further loader of a combined one."""
+        """Bind another loader of a combined one."""
         progress, first, limit = self._progress, self.loader, self._trainer.limit_train_batches
         if self.streams is not None or first is None or isinstance(loader, StreamLoader) or self.plan is not None:
             raise SettingsError(
@@ -144,12 +144,12 @@ class RunningBatches:
         self._compare_lengths(world, another.dataset_size)
         self._place(world, loader, in_epoch=in_epoch, cursor=0, recorded=recorded)
         self._others.append(loader)
-        # What counts an epoch's progress is all samples, whichever loader they come from.
+        # An epoch's progress counts all samples, whichever loader they come from.
         progress.batch_samples += world.size * loader.batch_size
         progress.dataset_size = UNKNOWN_SIZE
 
     def _bind_streams(self, world: World, loader: StreamLoader, *, in_epoch: bool) -> None:
-        """The same for iterable data; the members must have the same number of streams."""
+        """Bind the loader of iterable data; the members must have the same number of streams."""
         trainer = self._trainer
         self.places.begin_anew(self.state_dict())
         self._others = []
@@ -166,7 +166,7 @@ class RunningBatches:
         self.seed_loader(world.rank)
 
     def _place(self, world: World, loader: DataLoader[Any], *, in_epoch: bool, cursor: int, recorded: bool) -> int:
-        """Put the next loader's sampler where it stands; returns how many batches of the epoch are done."""
+        """Set the next loader's sampler to its position; return the number of the epoch's batches that are done."""
         sampler = loader.sampler
         assert isinstance(sampler, ElasticDistributedSampler)
         assert loader.batch_size is not None
@@ -203,7 +203,7 @@ class RunningBatches:
         return int(batches.current.completed) if in_epoch else 0
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Where each loader stood when the generation began, from which any later position follows."""
+        """Return each loader's position at the generation's start, from which any later position follows."""
         sharded = self.sampler if isinstance(self.sampler, ShardedElasticSampler) else None
         return self.places.state_dict(
             shards=sharded.state_dict() if sharded is not None else None,
@@ -216,10 +216,10 @@ class RunningBatches:
     # --- batch by batch ----------------------------------------------------------------------------------------------
 
     def begin(self, done: int, rank: int) -> None:
-        """The epoch's batch number `done` (starts at 0) is about to be drawn."""
+        """Prepare for the epoch's batch number `done` (starting at 0), before it is drawn."""
         self._index = done - self.done_before
         if self.streams is not None:
-            boundary = self._progress.boundary  # of the epoch before, at an epoch's first batch
+            boundary = self._progress.boundary  # still of the previous epoch at an epoch's first batch
             self.streams.places.forget_before(min(done, boundary.batches_in_epoch) if boundary is not None else 0)
         if self.plan is not None and self._index < len(self.plan):
             self._progress.batch_samples = self.plan.sizes[self._index]
@@ -231,40 +231,40 @@ class RunningBatches:
             seed_process(seed_of(self._settings.seed, epoch, step, micro_batch, rank))
 
     def drawn(self) -> None:
-        """The batch that has begun is there: only now is it known how much of it streams had left."""
+        """Take note that the batch is drawn: only now is it known how many samples streams gave for it."""
         if self.streams is not None:
             batch = self._index + self.done_before
             self._progress.batch_samples = self.streams.places.samples_of(batch)
             self.loss_weight = self.streams.places.weight_of(batch)
 
     def seed_loader(self, rank: int) -> None:
-        """The workers of the iterator that is made next draw numbers of their own, by their place in the epoch."""
+        """Seed the worker processes of the iterator that is made next, by the rank and the position in the epoch."""
         seed = self._settings.seed
         if seed is None:
             return
         place = self._trainer.current_epoch, self._progress.consumed, rank
         for index, loader in enumerate([self.streams or self.loader, *self._others]):
             if loader is not None:
-                # The first loader's place has no index: it is what it was when there was only one.
+                # The first loader's seed has no index, so that it is the same as with a single loader.
                 loader.generator = loader_generator(seed_of(seed, *place, *([index] if index else [])))
 
     @property
     def num_streams(self) -> int | None:
-        """Of iterable data."""
+        """Number of streams of iterable data; `None` for other data."""
         return self.streams.places.num_streams if self.streams is not None else None
 
     @property
     def num_samples(self) -> int | None:
-        """That an epoch has, over all loaders; `None` where nobody knows."""
+        """Number of samples in all loaders' data sets; `None` where it is unknown."""
         if self.sampler is None:
             return None
         others: list[Any] = [loader.sampler for loader in self._others]
         return self.sampler.dataset_size + sum(int(sampler.dataset_size) for sampler in others)
 
     def draws(self) -> Iterator[tuple[list[int], int]]:
-        """The running batch's samples, and how many of them (the last) are padding; for each loader that gave any.
+        """Yield, for each loader, the current batch's sample numbers, and how many of them (the last ones) are padding.
 
-        Of several loaders each has numbers of its own, one loader's behind the other's.
+        With several loaders, a loader's sample numbers start where those of the loader before it end.
         """
         if self.streams is not None:
             yield self.streams.places.drawn_in(self._index + self.done_before), 0
@@ -309,7 +309,7 @@ class RunningBatches:
         )
 
     def _compare_lengths(self, world: World, length: int, unit: str = "samples") -> None:
-        """Nodes that read different data would train different samples under the same numbers."""
+        """Refuse nodes that read different data: they would train different samples under the same numbers."""
         index = len(self.places)
         if index in self._compared or not world.formed:
             return

@@ -1,9 +1,9 @@
-"""The training loader of iterable data: every batch is agreed, so that all ranks know what each stream has yielded.
+"""`StreamLoader` loads iterable data; the ranks agree on every batch, so that all know what each stream has yielded.
 
-One small all-reduce per batch adds up how many samples of which stream the ranks have drawn for it. From it follow the
-weight of a rank's share (uneven ones count by their samples), the end of the epoch (when nobody has anything left) and,
-without another message, every stream's committed place. A rank that has nothing left computes a stand-in that weighs
-nothing.
+One small all-reduce per batch adds up how many samples of which stream the ranks have drawn for it. From the sums follow
+the weight of a rank's share (by its number of samples), the end of the epoch (when no rank has samples left) and,
+without another message, every stream's committed position. A rank that has no samples left computes a stand-in batch of
+weight 0.
 
 Private API touched here: `_shutdown_workers_and_reset_iterator` (ends a loader's workers, as Lightning itself does).
 """
@@ -24,7 +24,7 @@ from dtf_lightning.errors import SettingsError
 
 
 class StreamLoader:
-    """In the place of the user's `DataLoader` over an `IterableDataset` that is `Streams`.
+    """Replace the user's `DataLoader` over an `IterableDataset` that implements `Streams`.
 
     Raises `SettingsError` for a data set that has no streams, and for batch settings that need to know its length.
     """
@@ -39,19 +39,19 @@ class StreamLoader:
         self.places = StreamPlaces(streams.num_shards)
         self.sampler = self  # Lightning calls `set_epoch` on it
         self.generator: torch.Generator | None = None
-        """Seeds the loader's workers."""
+        """Random generator that seeds the loader's worker processes; `None` for torch's own."""
         self._iterator: Any = None
-        """Over the rank's streams; under this name Lightning ends its workers when it tears the loader down."""
+        """Iterator over the rank's streams; Lightning finds it under this name when it stops the worker processes."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch; the running one keeps its places."""
+        """Start an epoch; the streams keep their positions if it is the current one."""
         self.places.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         shut_down_data_workers(self)
         places = self.places
         if not places.members:
-            return iter(())  # in set-up there is no generation yet with which a batch could be agreed
+            return iter(())  # in set-up there is no generation that could agree on a batch
         reader = StreamReader(
             self.dataset,
             places.openings(),
@@ -61,7 +61,7 @@ class StreamLoader:
             drop_last=self.given.drop_last,
             share_every=getattr(self.dataset, "share_every", SHARE_EVERY),
         )
-        # Here and not at the first batch, as every DataLoader does: it draws a random number.
+        # Here and not at the first batch, like every DataLoader, because making an iterator draws a random number.
         self._iterator = iter(self._loader(reader))
         return self._agreed(reader, self._iterator, places.first)
 
@@ -90,7 +90,7 @@ class StreamLoader:
 
     def _loader(self, reader: StreamReader) -> DataLoader[Any]:
         given = self.given
-        # Not the user's class: a StatefulDataLoader would keep states of its own beside ours.
+        # Not the user's class, because a StatefulDataLoader would keep states of its own beside those of `places`.
         return DataLoader(
             reader,
             batch_size=None,
@@ -132,7 +132,7 @@ def _refuse(loader: DataLoader[Any], settings: BatchSettings) -> None:
 
 
 def warn_of_rereading(dataset: IterableDataset[Any]) -> None:
-    """Say once what a rescale costs where streams have no state."""
+    """Warn once what a rescale costs if streams have no state."""
     streams: Any = dataset
     if not has_state(streams.shard(num_shards=streams.num_shards, index=0)):
         rank_zero_warn(

@@ -1,18 +1,19 @@
-"""`ElasticCallback(virtual_ranks=8)`: a worker computes its logical ranks one after the other, and all add them up alike.
+"""`VirtualRanks` computes logical ranks one after the other and sums their gradients in an order that never changes.
 
-A logical rank's part of a step is one Lightning batch, so that a step is an accumulation of as many as the largest block
-of logical ranks has. Instead of letting gradients accumulate, each logical rank's are taken away when its backward is
-done; before the optimizer steps, all workers get their sum, added in an order that does not depend on the world. DDP is
-not there: it would add in an order of its own.
+This is `ElasticCallback(virtual_ranks=8)`. A logical rank's part of a step is one Lightning batch, so that a step
+accumulates as many batches as the largest block of logical ranks has. Gradients do not accumulate in the parameters:
+each logical rank's gradients are taken away when its backward is done, and before the optimizer steps all workers get
+their sum, added in an order that does not depend on the world. DDP is not used, because it adds in an order of its own.
 
 Rules that this file guards, for every logical rank of a step:
 
-* it begins with the same weights and the same buffers, and with random numbers of its own place;
+* it starts with the same weights and the same buffers, and with random numbers that belong to its step and rank;
 * its loss is weighted by its samples, and divided by nothing else (Lightning divides by the length of the accumulation,
   which depends on the world);
-* floating-point buffers (BatchNorm's statistics) move by the mean of what the logical ranks moved them, weighted by
-  samples; others (counters) take logical rank 0's;
-* a stand-in leaves no trace: no gradient, no buffer, no logged value.
+** floating-point buffers (BatchNorm's statistics) change by the mean of the logical ranks' changes, weighted by samples;
+  other buffers (counters) take logical rank 0's values;
+* a stand-in (a batch computed by a worker that has no samples left in the step) leaves no gradient, buffer or logged
+  value.
 
 Private API touched here: the optimization loop's `output_result_cls`.
 """
@@ -41,15 +42,15 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 READING, COMPUTING, STEPPING = range(3)
-"""Streams of random numbers: of a batch's samples, of its forward and backward, of the optimizer step."""
+"""Streams of random numbers: for a batch's samples, for its forward and backward, and for the optimizer step."""
 
 
 class UndividedLoss(ClosureResult):
-    """Lightning's, without the division of the loss by the number of accumulated batches."""
+    """Keep a training step's result as Lightning does, without dividing the loss by the number of accumulated batches."""
 
     @classmethod
     def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> ClosureResult:  # noqa: ARG003
-        """Raises `SettingsError` for a step that is to be skipped: the others would add a gradient that is not there."""
+        """Return the result. Raises `SettingsError` for a skipped step, because the others count on its gradient."""
         if training_step_output is None:
             raise SettingsError(
                 "training_step returned None, which skips a batch; with virtual_ranks every logical rank takes part in "
@@ -59,13 +60,13 @@ class UndividedLoss(ClosureResult):
 
 
 class VirtualRanks:
-    """One worker's part in the sums of a run's logical ranks. A `Gradients` policy.
+    """Compute one worker's logical ranks and take part in the sums over all of them. A `Gradients` policy.
 
     Args:
-        num_logical: logical ranks of the run.
-        seed: what `ElasticCallback(seed=...)` says; `None`: the sampler's.
-        drop_last: an epoch's last, smaller step is left out.
-        undo: knows the buffers as they were at the step's beginning.
+        num_logical: number of logical ranks of the run.
+        seed: seed from `ElasticCallback(seed=...)`; `None`: the sampler's seed.
+        drop_last: whether an epoch's last, smaller step is left out.
+        undo: holds the buffers as they were at the step's beginning.
     """
 
     seeds_batches = True
@@ -80,7 +81,7 @@ class VirtualRanks:
         self._assigned_seed = seed
         self._seed = 0
         self._sampler: ElasticDistributedSampler | None = None
-        """Knows the epoch, also while DataLoader workers are being given the first batches of the next one."""
+        """Sampler of the plan; its epoch is right even while DataLoader workers load the next epoch's first batches."""
         self._rank = 0
         self._tree = TreeSum(add)
         self._layout: FlatLayout | None = None
@@ -90,13 +91,13 @@ class VirtualRanks:
     # --- set-up ------------------------------------------------------------------------------------------------------
 
     def attach(self, trainer: pl.Trainer) -> None:
-        """Raises `SettingsError` for what would make the sums depend on the world."""
+        """Bind to the trainer that will fit. Raises `SettingsError` for what would make the sums depend on the world."""
         self._refuse(trainer)
         self._trainer = trainer
         trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = UndividedLoss
 
     def fingerprint(self, device: torch.device) -> dict[str, str]:
-        """What else must be the same on all nodes for the bits to be."""
+        """Return what else must be the same on all nodes for the results to be the same in every bit."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         return {"torch threads (OMP_NUM_THREADS)": str(torch.get_num_threads()), "hardware": kind}
 
@@ -120,7 +121,7 @@ class VirtualRanks:
             )
 
     def refuse_superfluous(self, rank: int, world_size: int, node: str) -> None:
-        """Raises `SettingsError` on the workers for which no logical rank is left; the others go on without them."""
+        """Raise `SettingsError` on workers for which no logical rank is left; the others continue without them."""
         if rank >= self.num_logical:
             raise SettingsError(
                 f"ElasticCallback(virtual_ranks={self.num_logical}): node {node} came as rank {rank} (starting at 0) into "
@@ -130,15 +131,15 @@ class VirtualRanks:
             )
 
     @torch.no_grad()
-    def wrap(self, wrap_in_ddp: Callable[[], None], *, sync: bool) -> None:  # noqa: ARG002  DDP is not there
-        """Rank 0's weights and buffers to all, as DDP does when a run begins; gradients are added without DDP."""
+    def wrap(self, wrap_in_ddp: Callable[[], None], *, sync: bool) -> None:  # noqa: ARG002  DDP is not used
+        """Broadcast rank 0's weights and buffers if `sync`, as DDP does at a run's start; do not wrap the model."""
         module = self._trainer.lightning_module
         if sync and dist.get_world_size() > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.detach(), src=0)
 
     def plan(self, loader: DataLoader[Any], batch_sampler: ElasticBatchSampler) -> VirtualPlan:
-        """The rest of the epoch in this world."""
+        """Return the plan for the rest of the epoch in this world."""
         sampler = batch_sampler.sampler
         assert loader.batch_size is not None
         self._plan = VirtualPlan(
@@ -160,13 +161,13 @@ class VirtualRanks:
     # --- a step ------------------------------------------------------------------------------------------------------
 
     def begin(self, index: int) -> None:
-        """The epoch's micro-batch `index`, counted from where the plan begins, is about to be drawn."""
+        """Prepare for micro-batch number `index`, counted from 0 where the plan begins, before it is drawn."""
         self._index = index
         if self._plan is not None and index % self._plan.accumulate == 0:
             self._tree = TreeSum(add)
 
     def before_training_step(self) -> None:
-        """The batch is there, and so are the hooks before it."""
+        """Seed the training step: the batch is loaded, and the hooks before the step have run."""
         seed_process(self._seed_of(self._index, COMPUTING))
 
     @property
@@ -175,7 +176,7 @@ class VirtualRanks:
         return self._plan.share(self._index, self._rank) > 0
 
     def training_step(self, step: Callable[[], Any]) -> Any:
-        """The user's training step; what a stand-in logs or counts is forgotten."""
+        """Run the user's training step and return its output; what a stand-in logs or counts is undone."""
         if self._counts:
             return step()
         self._aside.step_begins(self._trainer)
@@ -184,7 +185,7 @@ class VirtualRanks:
         return output
 
     def backward(self, loss: torch.Tensor, run: Callable[[], torch.Tensor], *, weight: float) -> torch.Tensor:
-        """Run backward, and put what came of it aside: gradients, buffers."""
+        """Run backward, put the gradients and changes of buffers aside, and return the loss."""
         assert self._plan is not None
         counts = self._counts
         if counts:
@@ -216,7 +217,7 @@ class VirtualRanks:
         self._tree.push(logical, [there, *gradients, *moves])
 
     def _moves(self, logical: int, *, counts: bool, weight: float) -> Tensors:
-        """What the logical rank contributes to each buffer."""
+        """Return what the logical rank contributes to each buffer."""
         moves: Tensors = []
         for name, now, before in self._undo.snapshot.buffers():
             if now.shape != before.shape:
@@ -227,7 +228,7 @@ class VirtualRanks:
             if not before.is_floating_point():
                 moves.append(now.clone() if logical == 0 else torch.zeros_like(now))
             elif counts:
-                # where: infinity minus infinity is no number
+                # torch.where, because infinity minus infinity is not a number
                 moves.append(torch.where(now == before, 0, now - before).mul_(weight))
             else:
                 moves.append(torch.zeros_like(before))
@@ -256,7 +257,7 @@ class VirtualRanks:
         return [parameter for parameter in self._trainer.lightning_module.parameters() if parameter.requires_grad]
 
     def _layout_of(self, parameters: list[torch.nn.Parameter], buffers: list[torch.Tensor]) -> FlatLayout:
-        """One per world and set of trained parameters, which callbacks may freeze and unfreeze."""
+        """Return the layout for this world and the set of trained parameters, which callbacks may freeze and unfreeze."""
         assert self._plan is not None
         what = self._plan.world_size, [id(parameter) for parameter in parameters], [buffer.shape for buffer in buffers]
         if self._layout is None or self._layout_for != what:
@@ -265,7 +266,7 @@ class VirtualRanks:
         return self._layout
 
     def _flags(self, values: list[bool], like: torch.Tensor) -> torch.Tensor:
-        """Whether each parameter has a gradient, as numbers that can be added."""
+        """Return a tensor that says for each parameter whether it has a gradient, as numbers that can be added."""
         return torch.tensor(values, dtype=like.dtype, device=like.device)
 
     def _seed_of(self, index: int, stream: int) -> int:

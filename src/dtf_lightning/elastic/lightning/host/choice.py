@@ -1,8 +1,8 @@
-"""Which of Lightning's two packages this process uses: `lightning.pytorch` or `pytorch_lightning`.
+"""`find` decides which of Lightning's two packages this process uses: `lightning.pytorch` or `pytorch_lightning`.
 
-They are two copies of the same code that do not know each other: a Trainer of one takes callbacks of the other for
-strangers. `pip install lightning` installs both. Our classes derive from those of one, which is found out when they are
-first imported; a Trainer of the other is refused with the line to change.
+They are two copies of the same code that do not know each other: a Trainer of one package does not recognize callbacks
+of the other. `pip install lightning` installs both. The classes of dtf_lightning derive from those of one package, which
+is chosen when they are first imported; a Trainer of the other is refused, with the line to change.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from dtf_lightning.errors import SettingsError
 LIGHTNING, PYTORCH_LIGHTNING = NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 PUBLIC_PARTS = ("callbacks", "cli", "loggers", "plugins", "profilers", "strategies", "tuner")
-"""Subpackages from which users import; everything else they import from the package itself."""
+"""Subpackages from which users import; all other names they import from the package itself."""
 
 
 def choose(sources: Iterable[str], loaded: Iterable[str], installed: Iterable[str]) -> str:
-    """The package whose classes ours are to be.
+    """Return the package from which the classes of dtf_lightning derive.
 
     Args:
-        sources: what imports us, innermost first: the script, a module of it, whoever imports that.
+        sources: source texts of the files that import dtf_lightning, innermost first: a module of the script, then the
+            file that imports that module, and so on.
         loaded: packages of `NAMES` that have been imported.
-        installed: packages of `NAMES` that could be.
+        installed: packages of `NAMES` that could be imported.
 
-    Whoever imports us tells by its own imports; else what is loaded does; else whoever imports our importer; else the
-    newer name. Raises `ImportError` where neither is installed.
+    The imports in the innermost source decide; otherwise the package that is loaded, if it is one; otherwise the other
+    sources; otherwise the first that is installed. Raises `ImportError` if neither is installed.
     """
     here, there = set(loaded), list(installed)
     for number, source in enumerate(sources):
@@ -49,7 +50,7 @@ def choose(sources: Iterable[str], loaded: Iterable[str], installed: Iterable[st
 
 
 def named_in(source: str) -> set[str]:
-    """Which of the two a source file imports."""
+    """Return the packages of `NAMES` that a source text imports."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -64,7 +65,7 @@ def named_in(source: str) -> set[str]:
 
 
 def importers() -> Iterator[str]:
-    """The sources of those who import this package now, innermost first."""
+    """Yield the source texts of the files that import this package now, innermost first."""
     frame: FrameType | None = sys._getframe(1)
     seen: set[str] = set()
     while frame is not None:
@@ -77,7 +78,7 @@ def importers() -> Iterator[str]:
 
 
 def find() -> str:
-    """The package for this process, from what imports us now. Raises `ImportError`."""
+    """Return the package for this process, judged by the files that import this one now. Raises `ImportError`."""
     loaded = [name for name in NAMES if name in sys.modules]
     return choose(importers(), loaded, [name for name in NAMES if name in loaded or _is_installed(name)])
 
@@ -90,7 +91,7 @@ def _is_installed(name: str) -> bool:
 
 
 def package_of(thing: Any) -> str | None:
-    """The package that an object's class, or the first of its bases that is Lightning's, comes from."""
+    """Return the package of an object's class, or of its first base class that is Lightning's; `None` if there is none."""
     found = _origin(thing)
     return found[0] if found is not None else None
 
@@ -104,7 +105,7 @@ def _origin(thing: Any) -> tuple[str, type] | None:
 
 
 def refuse_another(trainer: Any, ours: str) -> None:
-    """Raises `SettingsError` if the trainer is not `ours`, or has callbacks and loggers that are not the trainer's."""
+    """Raise `SettingsError` if the trainer, or one of its callbacks or loggers, is from the package that is not `ours`."""
     theirs = package_of(trainer)
     if theirs is not None and theirs != ours:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""What Lightning's loops keep to themselves: loaders, counters, marks of a restart, the mode of a validation."""
+"""These functions use private names of Lightning's loops: loaders, counters, restart flags, the validation mode."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dtf_lightning.elastic.lightning.host.names import Loop
 
 
 def forget_loader(loop: Any, *, keep_workers: bool) -> None:
-    """Make the fit loop's, or a validation loop's, next `setup_data` build its loader anew.
+    """Make the next `setup_data` of the fit loop, or of a validation loop, build its loader anew.
 
-    `keep_workers`: persistent DataLoader workers of the running one live on.
+    `keep_workers`: whether persistent worker processes of the current DataLoader stay alive.
     """
     if loop._data_fetcher is not None:
         if not keep_workers:
@@ -20,27 +20,27 @@ def forget_loader(loop: Any, *, keep_workers: bool) -> None:
 
 
 def logged_step(trainer: Any) -> int:
-    """The step under which Lightning logs: batches in which an optimizer stepped."""
+    """Return the step under which Lightning logs: the number of batches in which an optimizer stepped."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def set_logged_step(trainer: Any, step: int) -> None:
-    """Log under this step from now on."""
+    """Make Lightning log under this step."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
 
 def skip_next_validation(trainer: Any) -> None:
-    """The validation that is due at the running batch's end was done before the checkpoint was saved."""
+    """Skip the validation at the end of the current batch, which ran before the checkpoint was saved."""
     trainer.fit_loop.epoch_loop._skip_next_val = True
 
 
 def all_batches_begun(epoch_loop: Any) -> bool:
-    """Whether the epoch's last batch has begun."""
+    """Tell whether the epoch's last batch has begun."""
     return bool(epoch_loop._num_ready_batches_reached())
 
 
 def clear_restart_flags(loop: Loop) -> None:
-    """Undo what `load_state_dict` marks: Lightning would skip and advance counters on its own guesses."""
+    """Clear the flags that `load_state_dict` sets: Lightning would skip hooks and advance counters by guessing."""
     loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
     for child in vars(loop).values():
         if isinstance(child, Loop):
@@ -48,7 +48,7 @@ def clear_restart_flags(loop: Loop) -> None:
 
 
 def leave_validation(trainer: Any) -> None:
-    """Back from a validation that was interrupted, if one was: modules train again, its results are gone."""
+    """Leave a validation that was interrupted, if any: set the training mode again and drop the validation's results."""
     validation, module = trainer.fit_loop.epoch_loop.val_loop, trainer.lightning_module
     if trainer.validating or not module.training:
         validation._module_mode.restore(module)
@@ -57,7 +57,7 @@ def leave_validation(trainer: Any) -> None:
 
 
 def forget_running_hook(trainer: Any) -> None:
-    """No hook and no batch runs: what is logged next belongs to a step that begins."""
+    """Tell Lightning that no hook and no batch runs: what is logged next belongs to a new step."""
     trainer.lightning_module._current_fx_name = None
     results = trainer.fit_loop.epoch_loop._results
     results.batch = None

@@ -1,4 +1,4 @@
-"""Lightning's classes and functions, public and private, from the package that this process uses."""
+"""This module has Lightning's classes and functions, public and private, from the package that this process uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dtf_lightning.elastic.lightning.host.choice import LIGHTNING, find
 
 PACKAGE = find()
-"""`lightning.pytorch` or `pytorch_lightning`."""
+"""Name of the package in use: `lightning.pytorch` or `pytorch_lightning`."""
 FABRIC = "lightning.fabric" if PACKAGE == LIGHTNING else "lightning_fabric"
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ __all__ = [
 WEIGHT_AVERAGING: tuple[type[Callback], ...] = (
     (callbacks.WeightAveraging,) if hasattr(callbacks, "WeightAveraging") else ()
 )
-"""The class that swaps other weights in, for `isinstance`; Lightning 2.5 has none."""
+"""The callback class that swaps other weights in, for `isinstance`; empty with Lightning 2.5, which has none."""
 
 
 def is_lightnings(thing: object) -> bool:
-    """Whether an object's class is Lightning's own, not a user's."""
+    """Tell whether an object's class is Lightning's own, not a user's."""
     return type(thing).__module__.startswith(f"{PACKAGE}.")

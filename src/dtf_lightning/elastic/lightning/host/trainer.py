@@ -1,4 +1,4 @@
-"""What the trainer's connectors and strategies keep to themselves."""
+"""These functions use private names of the trainer's connectors and strategies."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dtf_lightning.elastic.lightning.host.names import call
 
 
 def on_sigterm(trainer: Any, handler: Callable[[], None]) -> None:
-    """What SIGTERM does while the trainer's own handlers are installed."""
+    """Set what SIGTERM does while the trainer's own signal handlers are installed."""
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: handler()
 
 
 def set_cluster_environment(trainer: Any, environment: Any) -> None:
-    """What the trainer takes rank and world size from."""
+    """Set the cluster environment from which the trainer takes rank and world size."""
     trainer._accelerator_connector.cluster_environment = environment
 
 
 def replace_strategy(trainer: Any, strategy: Any) -> None:
-    """Put another strategy in the place of the trainer's, bound to the same module."""
+    """Replace the trainer's strategy by another one, bound to the same module."""
     former = trainer.strategy
     strategy._lightning_module = former._lightning_module
     strategy.model = former.model
@@ -28,17 +28,17 @@ def replace_strategy(trainer: Any, strategy: Any) -> None:
 
 
 def syncs_batch_norm(strategy: Any) -> bool:
-    """Whether `Trainer(sync_batchnorm=True)` is set."""
+    """Tell whether `Trainer(sync_batchnorm=True)` is set."""
     return strategy._layer_sync is not None
 
 
 def has_comm_hook(strategy: Any) -> bool:
-    """Whether a `DDPStrategy` was given a communication hook or its state."""
+    """Tell whether a `DDPStrategy` was given a communication hook or its state."""
     return strategy._ddp_comm_hook is not None or strategy._ddp_comm_state is not None
 
 
 def dump_checkpoint(trainer: Any) -> dict[str, Any]:
-    """The whole of what Lightning would write to disk. For some strategies a collective. Tensors are references."""
+    """Return the whole checkpoint that Lightning would write. For some strategies a collective. Tensors are references."""
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     return checkpoint
 
@@ -55,6 +55,6 @@ def load_checkpoint(trainer: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def callback_states(trainer: Any) -> dict[str, Any]:
-    """Every callback's `state_dict` by its state key; not copied."""
+    """Return every callback's `state_dict` by its state key; not copied."""
     states: dict[str, Any] = call._call_callbacks_state_dict(trainer)
     return states

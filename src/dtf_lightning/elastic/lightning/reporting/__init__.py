@@ -1,1 +1,1 @@
-"""What a worker reports of its training: events, logger scalars, progress bars, the pace of the ranks."""
+"""Reports of a worker's training: events, logger scalars, progress bars, the pace of the ranks. Internal."""

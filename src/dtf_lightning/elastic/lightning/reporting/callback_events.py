@@ -1,4 +1,4 @@
-"""What callbacks that work without an elastic run, too, tell the event log of one."""
+"""These functions let callbacks that also work without an elastic run write to the event log of one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def recorder_of(trainer: pl.Trainer) -> RunRecorder | None:
-    """The recorder of the elastic run that the trainer is in; `None` outside of one."""
+    """Return the recorder of the trainer's elastic run; `None` outside of one."""
     run: Any = getattr(trainer.strategy, "run", None)
     return run.recorder if run is not None else None
 
 
 @contextmanager
 def stall(trainer: pl.Trainer) -> Iterator[None]:
-    """Inside, training stands still for a checkpoint."""
+    """Count the time inside the context as spent on a checkpoint."""
     recorder = recorder_of(trainer)
     if recorder is None:
         yield
@@ -39,7 +39,7 @@ def tell_checkpoints(
     stalls: dict[int, float],
     location: str,
 ) -> None:
-    """What of `BestCheckpoints`' is new, and what is gone. `stalls`: seconds that training stood still, by step."""
+    """Log which checkpoints of `BestCheckpoints` are new and which are removed. `stalls`: seconds of waiting, by step."""
     recorder = recorder_of(trainer)
     if recorder is None:
         return

@@ -1,4 +1,4 @@
-"""The CSV of a run: what its rows say, and how another process goes on with it.
+"""These functions let another process continue the CSV log of a run.
 
 Private API touched here: `CSVLogger`'s `_experiment`, its experiment writer's `metrics_keys`.
 """
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger
 
 TAIL = 1 << 20
-"""Bytes of the file's end that are looked at."""
+"""Largest number of bytes that are read from the file's end."""
 
 
 def go_on(logger: CSVLogger, again: int) -> set[tuple[str, int]]:
-    """Go on in the former writer's metrics.csv, which a new experiment writer would delete.
+    """Continue the former writer's metrics.csv, which a new experiment writer would delete.
 
-    Rows of step `again` and later are removed, and so is a row that a killed writer has left half done.
+    Rows of step `again` and later are removed, and so is a row that a killed writer has left incomplete.
 
     Returns: (column, step) of the values at the file's end.
     """
@@ -55,7 +55,10 @@ def _header(path: Path) -> list[str]:
 
 
 def _cut(path: Path, header: list[str], again: int) -> set[tuple[str, int]]:
-    """Rows are in the order of their steps: everything behind the last whole one below `again` goes."""
+    """Cut the file behind the last complete row of a step below `again`: rows are in the order of their steps.
+
+    Returns: (column, step) of the values at the file's end.
+    """
     there: set[tuple[str, int]] = set()
     if "step" not in header:
         return there

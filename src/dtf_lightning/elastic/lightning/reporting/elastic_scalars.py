@@ -1,4 +1,4 @@
-"""What a run's TensorBoard log shows of its elasticity, beside the curves that the user logs."""
+"""`ElasticScalars` makes the curves of a run's elasticity for TensorBoard, beside those that the user logs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class ElasticScalars:
-    """One worker's; what rank 0 makes of it is written down."""
+    """Make the scalars of one worker; only those of rank 0 are written."""
 
     def __init__(self, account: TimeAccount) -> None:
         self._account = account
         self._before = (0.0, 0.0)
-        """Productive seconds and all seconds at the last sample."""
+        """Productive seconds and all seconds up to the last sample."""
 
     def of_generation(self, trainer: pl.Trainer, generation: Generation, pause: float | None) -> dict[str, float]:
-        """At a generation's first step. `pause`: seconds; `None` for a first generation."""
+        """Return the scalars for a generation's first step. `pause`: seconds; `None` for the first generation."""
         return {**self._world(trainer, generation), names.PAUSE: pause or 0.0}
 
     def of_sample(self, trainer: pl.Trainer, generation: Generation, done: StepsDone) -> dict[str, float]:
-        """Every so many steps; goodput is this worker's productive share of the time since the last sample."""
+        """Return the scalars of a sample of steps; goodput is the productive share of the time since the last sample."""
         self._account.charge(self._account.current)
         now = (self._account.of(Bucket.PRODUCTIVE), self._account.total())
         (productive, total), self._before = self._before, now
@@ -49,7 +49,7 @@ class ElasticScalars:
 
 
 def lr_factor(trainer: pl.Trainer) -> float:
-    """Of the first optimizer's next step; 1 without a rule."""
+    """Return the learning rate factor of the first optimizer's next step; 1 without a rule."""
     callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
     rule = next((callback for callback in callbacks if isinstance(callback, AdaptiveLearningRate)), None)
     factors = rule.factors() if rule is not None else []
@@ -57,7 +57,7 @@ def lr_factor(trainer: pl.Trainer) -> float:
 
 
 def rescale_text(generations: Sequence[Generation], step: int, pause: float | None, phases: dict[str, float]) -> str:
-    """A rescale in Markdown; of several generations where the first ones broke before they had trained."""
+    """Return a rescale as Markdown; several `generations` if the first ones broke before they had trained."""
     text = "\n\n".join(
         f"**generation {generation.number}**: {generation.world_size} workers at step {step}. {generation.reason}"
         for generation in generations

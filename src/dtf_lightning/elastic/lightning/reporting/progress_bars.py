@@ -1,4 +1,4 @@
-"""Lightning's progress bars through rescales: they show the world, and none is doubled or left behind.
+"""These functions take Lightning's progress bars through rescales: each shows the world, and none is shown twice.
 
 Private API touched here: the bars' `_train_progress_bar`, `_val_progress_bar`, `_stop_progress`, the logger connector's
 `_progress_bar_metrics`.
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def show_world(trainer: pl.Trainer, generation: Generation) -> None:
-    """Beside the metrics of every bar, also of users' own: `world=3, gen=2`. As text: rich would write 3.000."""
+    """Show `world=3, gen=2` beside the metrics of every bar, also users' own. As text: rich would write 3.000."""
     show_on_bars(trainer, world=str(generation.world_size), gen=str(generation.number))
 
 
 def pause(trainer: pl.Trainer) -> None:
-    """A rescale begins: close the bar of a validation that was interrupted, leave the line to what is told meanwhile."""
+    """Close the bar of an interrupted validation and clear the epoch's line for messages, as a rescale begins."""
     bar: Any = trainer.progress_bar_callback
     if isinstance(bar, TQDMProgressBar):
         of_epoch, of_validation = tqdm_bars(bar)
@@ -39,7 +39,7 @@ def pause(trainer: pl.Trainer) -> None:
 
 
 def take_over(trainer: pl.Trainer, *, in_epoch: bool) -> None:
-    """This process has become rank 0: its bar appears. At an epoch's start Lightning itself calls the hooks of it."""
+    """Show the bar of this process, which has become rank 0. At an epoch's start Lightning itself calls its epoch hook."""
     bar: Any = trainer.progress_bar_callback
     if isinstance(bar, ProgressBar):
         bar.enable()
@@ -49,7 +49,7 @@ def take_over(trainer: pl.Trainer, *, in_epoch: bool) -> None:
 
 
 def go_on(trainer: pl.Trainer) -> None:
-    """The rest of the epoch was divided anew: so many batches are done, and so many there are."""
+    """Show how many batches are done, and how many there are, after the rest of the epoch was divided again."""
     bar: Any = trainer.progress_bar_callback
     done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
     if isinstance(bar, TQDMProgressBar):
@@ -63,7 +63,7 @@ def go_on(trainer: pl.Trainer) -> None:
 
 
 def close(trainer: pl.Trainer) -> None:
-    """This process leaves: its bar stays where it is, and the terminal is as it was."""
+    """Leave the bar where it is and restore the terminal, because this process leaves the run."""
     bar: Any = trainer.progress_bar_callback
     if isinstance(bar, TQDMProgressBar) and (of_epoch := tqdm_bars(bar)[0]) is not None:
         of_epoch.close()

@@ -1,4 +1,4 @@
-"""Who answers as rank zero. What else rank zero does is handed over by `run_log` and `progress_bars`."""
+"""These functions tell Lightning which process is rank zero; `run_log` and `progress_bars` pass on its other tasks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dtf_lightning.elastic.lightning.host.names import rank_zero_only
 
 
 def publish_rank(rank: int) -> None:
-    """Tell everybody in this process, and libraries that read the environment."""
+    """Set this process's rank (starting at 0) for Lightning and for libraries that read the environment."""
     environment.set_rank(rank)
     set_rank_zero(rank)
 
 
 def set_rank_zero(rank: int) -> None:
-    """Tell Lightning's `rank_zero_only` functions who they run on."""
+    """Set the rank on which Lightning's `rank_zero_only` functions run."""
     for decorator in (rank_zero_only, utilities_rank_zero_only):
         setattr(decorator, "rank", rank)  # noqa: B010  mypy knows no attribute of a function

@@ -1,6 +1,6 @@
-"""What a worker writes down about itself while it trains: events, and where its time goes.
+"""`RunRecorder` writes a worker's event log while it trains, with an account of its time.
 
-Costs two looks at the clock per batch, and one line of the log every `trainer.log_every_n_steps` optimizer steps.
+It costs two readings of the clock per batch, and one line of the log every `trainer.log_every_n_steps` optimizer steps.
 
 Private API of Lightning read here: the validation loop's `_results` (a validation's own metrics, without training's).
 """
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 ACCOUNT_INTERVAL = 2.0
-"""Seconds; how much of a killed worker's time the last account that it wrote may be missing."""
+"""Seconds between two accounts of time; as much of a killed worker's time may be missing."""
 
 
 class RunRecorder:
-    """One worker's events. Opened when the trainer is known; all before and after is passed over.
+    """Write one worker's events. It is opened when the trainer is known; events before `open` are not written.
 
-    `tell`: is given the important ones, for those who watch the run.
+    `tell`: is called with important events, for the programs that watch the run.
     """
 
     def __init__(self, welcome: Welcome, local_rank: int, tell: Callable[[Event], object] = lambda _: None) -> None:
@@ -66,7 +66,7 @@ class RunRecorder:
         self._described = False
         self._ended = False
         self.every = 50
-        """Optimizer steps between two samples."""
+        """Number of optimizer steps between two samples."""
         self._account_due = 0.0
         self._loss: torch.Tensor | None = None
         self._validation_began = 0.0
@@ -78,13 +78,13 @@ class RunRecorder:
         self._sample_began = self._wait_before = 0.0
 
     def known_as(self, welcome: Welcome) -> None:
-        """Another name and incarnation, before `open`."""
+        """Set another name and incarnation of this worker, before `open`."""
         self._welcome, self._source = welcome, f"{welcome.node}/{self._local_rank}"
 
-    # --- coming and going --------------------------------------------------------------------------------------------
+    # --- generations --------------------------------------------------------------------------------------------
 
     def open(self, folder: Path, trainer: pl.Trainer) -> None:
-        """Write to `<folder>/events/` from now on; a folder that cannot be written to costs a warning."""
+        """Write to `<folder>/events/` from now on; warn if the folder cannot be written."""
         welcome = self._welcome
         self._folder, self.every = folder, max(1, int(getattr(trainer, "log_every_n_steps", 0) or 50))
         self._log = EventLog(
@@ -105,7 +105,7 @@ class RunRecorder:
         )
 
     def entered(self, generation: Generation, rank: int, step: int, epoch: int) -> None:
-        """A generation is formed and this worker is part of it."""
+        """Record that a generation is formed and this worker is part of it."""
         failed = tuple(failure.member for failure in generation.failures if failure.generation == generation.number - 1)
         self._generation, self._rank = generation, rank
         self._last_step = None
@@ -136,7 +136,7 @@ class RunRecorder:
             )
 
     def rescaled(self, *, step: int, pause: float, phases: dict[str, float], redrawn: bool) -> None:
-        """The first step of the generation is done."""
+        """Record the rescale, when the generation's first batch is done. `pause` and `phases` are in seconds."""
         generation = self._generation
         self._write(
             WorkerRescaled(
@@ -156,26 +156,26 @@ class RunRecorder:
         self._write_account()
 
     def ended(self, reason: str, step: int) -> None:
-        """This worker's part is over."""
+        """Record once that this worker's part in the run is over."""
         if not self._ended:
             self._ended = True
             self._write_account()
             self._write(WorkerEnded(**self._now(), incarnation=self._welcome.incarnation, reason=reason, step=step))
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the event log. Idempotent."""
         if self._log is not None:
             self._log.close()
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def batch_done(self, outputs: Any) -> None:
-        """A batch was trained; keeps its loss without looking at it: that would wait for the device."""
+        """Keep the loss of a trained batch without reading it, because reading would wait for the device."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self._loss = loss if isinstance(loss, torch.Tensor) else None
 
     def committed(self, trainer: pl.Trainer, samples: int) -> StepsDone | None:
-        """A batch is committed; `samples` were consumed by the whole world. Returns the sample if one was due."""
+        """Count a committed batch, of `samples` in the whole world. Return the sample of steps if one was due."""
         step = trainer.global_step
         self._samples += samples
         if self._last_step is None:
@@ -188,9 +188,9 @@ class RunRecorder:
         return None
 
     def sample(self, trainer: pl.Trainer, *, failing: bool = False) -> StepsDone | None:
-        """Write down what was done since the last sample.
+        """Record and return the steps since the last sample; `None` if there are none.
 
-        `failing`: a collective may hang on the device, so that nobody must wait for the device.
+        `failing`: a collective may hang on the device, so that the loss is left out: reading it waits for the device.
         """
         step = trainer.global_step
         if self._last_step is None or step == self._last_step:
@@ -230,7 +230,7 @@ class RunRecorder:
         self._validation_began = time.monotonic()
 
     def validation_done(self, trainer: pl.Trainer) -> None:
-        """Back to what was done before; rank 0 writes the results down, those of a sanity check excepted."""
+        """Charge time as before the validation again; rank 0 records the results, except those of a sanity check."""
         self.account.enter(self._before_validation)
         if trainer.sanity_checking or trainer.state.fn != "fit" or self._rank != 0:
             return
@@ -248,7 +248,7 @@ class RunRecorder:
         )
 
     def checkpoint_begins(self) -> Bucket:
-        """What the time before went into, for `checkpoint_done`."""
+        """Charge time to the checkpoint; return the former bucket, for `checkpoint_done`."""
         self._checkpoint_began = time.monotonic()
         return self.account.enter(Bucket.CHECKPOINT)
 
@@ -269,7 +269,7 @@ class RunRecorder:
 
     @contextmanager
     def checkpoint(self) -> Iterator[None]:
-        """Inside, training stands still for a checkpoint that somebody else writes down."""
+        """Charge time inside the context to a checkpoint, which other code records."""
         before = self.account.enter(Bucket.CHECKPOINT)
         try:
             yield
@@ -280,7 +280,7 @@ class RunRecorder:
         if self._rank == 0:
             self._write(CheckpointPruned(**self._now(), step=trainer.global_step, path=path))
 
-    # --- small things ------------------------------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------------------------
 
     def _write_account(self) -> None:
         self._account_due = time.monotonic() + ACCOUNT_INTERVAL
@@ -299,7 +299,7 @@ class RunRecorder:
         return {"at": time.time(), "source": self._source}
 
     def happened(self, kind: Callable[..., Event], **fields: Any) -> None:
-        """Something that rank 0 writes down for all: an event's class and its fields, of which this adds who and when."""
+        """Record an event on rank 0, for all ranks, from its class and fields; adds source, time and generation."""
         if self._rank == 0:
             self._write(kind(**self._now(), generation=self._generation.number, **fields))
 
@@ -311,7 +311,7 @@ class RunRecorder:
 
 
 def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
-    """What is trained and how, for the head of a report."""
+    """Return what is trained and how, for the head of a report."""
     module = trainer.lightning_module
     batches = getattr(trainer.strategy, "run").batches  # noqa: B009  only the elastic strategy has one
     sampler = batches.sampler
@@ -337,7 +337,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the bytes of a file, or of all files in a folder; 0 if it cannot be read."""
     try:
         return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""What a worker tells the world of its run: the event log, the ledger, the user's loggers, the bar, the terminal."""
+"""`Reporter` passes a worker's progress to the event log, the ledger, the user's loggers, the bar and the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("dtf_lightning")
 
 
 class Reporter:
-    """One worker's. Nothing is reported before `open`."""
+    """Report on one worker. Nothing is reported before `open`."""
 
     def __init__(self, recorder: RunRecorder) -> None:
         self.recorder = recorder
@@ -37,17 +37,17 @@ class Reporter:
         self._folder = Path()
         self._ledger: Ledger | None = None
         self._unreported: list[Generation] = []
-        """Generations since the last batch that was committed: usually one or none."""
+        """Generations entered since the last committed batch: usually one or none."""
         self._rolled_back = False
-        """The last rescale rolled a step back, whose samples are drawn again."""
+        """Whether the last rescale rolled a step back, whose samples are drawn again."""
 
     @property
     def records_samples(self) -> bool:
-        """Whether there is a ledger."""
+        """Whether the ledger records each drawn sample."""
         return self._ledger is not None
 
     def open(self, trainer: Any, folder: Path, ledger_name: str | None) -> None:
-        """The trainer that will fit is known, and where the run's events and ledgers lie."""
+        """Open the event log in `folder`, and a ledger there if it has a name; bind to the trainer that will fit."""
         self._trainer, self._folder = trainer, folder
         self.recorder.open(folder, trainer)
         self.run_log.attach(trainer)
@@ -55,18 +55,18 @@ class Reporter:
             self._ledger = Ledger(folder / "ledger" / f"{ledger_name}.jsonl")
 
     def resume_logs(self) -> None:
-        """The run goes on from a checkpoint: in the logs that it had begun."""
+        """Continue the logs that the run had begun, because it resumes from a checkpoint."""
         if self._trainer is not None:
             self.run_log.resume(self._trainer, self._folder)
 
     # --- generations -------------------------------------------------------------------------------------------------
 
     def take_rank_zero(self, world: World, former: World, phase: LoopPhase) -> None:
-        """Go on with what a former rank 0 did, where this worker is rank 0. `former`: its place before."""
+        """Take over the tasks of the former rank 0 if this worker is rank 0 now. `former`: this worker's former place."""
         if world.rank != 0:
             return
         number, former_number = world.generation.number, former.generation.number
-        if former_number == 0 and number > 1:  # all who trained before are gone
+        if former_number == 0 and number > 1:  # all workers that trained before are gone
             self.run_log.resume(self._trainer, self._folder)
         if self.run_log.resumed or (former.rank != 0 and number > 1):
             self.run_log.take_over(self._trainer, phase)
@@ -76,7 +76,7 @@ class Reporter:
             self.run_log.remember(self._folder, dump_start(self._trainer))
 
     def entered(self, world: World) -> None:
-        """A generation is formed and this worker is about to train in it."""
+        """Report that a generation is formed and this worker is about to train in it."""
         step, epoch = self._trainer.global_step, self._trainer.current_epoch
         if self._ledger is not None:
             self._ledger.begin(
@@ -90,7 +90,7 @@ class Reporter:
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def drawn(self, world: World, batches: RunningBatches) -> None:
-        """The ledger's line goes before the step."""
+        """Write the batch's samples to the ledger, before its training step runs."""
         if self._ledger is None:
             return
         for samples, padding in batches.draws():
@@ -105,7 +105,7 @@ class Reporter:
             )
 
     def committed(self, world: World, samples: int) -> None:
-        """A batch is committed, of so many samples in the whole world."""
+        """Report a committed batch, of `samples` in the whole world; and the rescale, if it is the first after one."""
         trainer, pause = self._trainer, self.clock.stop()
         if pause is not None:
             self._rescaled(world, pause)
@@ -119,7 +119,7 @@ class Reporter:
             self.run_log.add(trainer, self._scalars.of_sample(trainer, world.generation, sample))
 
     def _rescaled(self, world: World, pause: float) -> None:
-        """`pause`: seconds without training before the first batch after a rescale."""
+        """Report a rescale. `pause`: seconds without training, up to the end of the first batch after it."""
         generation, step = world.generation, self._trainer.global_step
         self.recorder.rescaled(step=step, pause=pause, phases=self.clock.phases, redrawn=self._rolled_back)
         if world.rank == 0:
@@ -135,44 +135,44 @@ class Reporter:
     # --- unwinding and the end ---------------------------------------------------------------------------------------
 
     def broken_off(self) -> None:
-        """An exception came up through the loops: a pause begins, or the end."""
+        """Start the clock of a pause, because an exception came up through the loops; it may also be the end."""
         self.recorder.sample(self._trainer, failing=True)
         self.clock.start()
 
     def unwinding(self) -> None:
-        """A rescale begins: the bar stands still."""
+        """Pause the progress bar, because a rescale begins."""
         progress_bars.pause(self._trainer)
 
     def rolled_back(self, *, step: bool) -> None:
-        """This worker is back at a committed position; `step`: a step in flight is done again."""
+        """Report that this worker is back at a committed position; `step`: an unfinished step will run again."""
         self._rolled_back = step
         if step:
             self.recorder.account.step_undone()
 
     def ended(self, reason: str) -> None:
-        """This worker's part is over."""
+        """Report that this worker's part in the run is over."""
         self.recorder.ended(reason, self._trainer.global_step)
 
     def left(self, reason: str) -> None:
-        """This worker leaves a run that goes on."""
+        """Report that this worker leaves a run that goes on."""
         self.ended(reason)
         progress_bars.close(self._trainer)
 
     def finishing(self) -> None:
-        """This worker came to the end of training and waits for the others."""
+        """Report that this worker has completed the training and waits for the others."""
         self.recorder.sample(self._trainer)
         self.run_log.commit()
         self.recorder.account.enter(Bucket.WAITING)
 
     def finished(self, world: World) -> None:
-        """Training is over for all."""
+        """Report that training is over for all members."""
         self.run_log.holding = False
         self.ended("finished")
         if self._ledger is not None:
             self._ledger.end(generation=world.generation.number, rank=world.rank, step=self._trainer.global_step)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the event log and the ledger. Idempotent."""
         self.recorder.close()
         if self._ledger is not None:
             self._ledger.close()

@@ -1,13 +1,13 @@
-"""One log for a run, whatever becomes of rank 0: no second `version_N`, no step twice, no step that goes back.
+"""`RunLog` keeps one log for a run whichever process is rank 0: no second `version_N`, no step twice or out of order.
 
 Rules that this file guards:
 
-* what is logged counts when its step is committed: until then it is held, and dropped when the step is done again;
-* every rank remembers what it has logged in the last seconds. Whoever becomes rank 0 reads the end of the log that its
-  predecessor left, voids what will be done again, and adds what the predecessor had not written yet;
+* a logged value is written when its step is committed: until then it is held, and dropped if the step runs again;
+* every rank keeps what it has logged in the last seconds. A worker that becomes rank 0 reads the end of the log that its
+  predecessor left, voids the steps that will run again, and adds what the predecessor had not written yet;
 * at most `FLUSH_SECONDS` of a TensorBoard log are in memory only.
 
-Loggers of other classes than those in `HELD` get every value at once, as Lightning has it.
+Loggers of other classes than those in `HELD` get every value at once, as in plain Lightning.
 
 Private API touched here: the loggers' `_version`, `_id`, `_run_id`, `_wandb_init`, `_prefix`, `_kwargs`; the epoch
 loop's `_batches_that_stepped`.
@@ -47,52 +47,52 @@ log = logging.getLogger("dtf_lightning")
 HELD = (TensorBoardLogger, CSVLogger, WandbLogger, MLFlowLogger)
 FLUSH_SECONDS = 2.0
 KEPT_SECONDS = 3 * FLUSH_SECONDS
-"""How far back a rank remembers; more than what a predecessor can have had in memory only."""
+"""Seconds for which a rank keeps entries; longer than a predecessor can have had them in memory only."""
 KEPT_AT_LEAST = 64
-"""Entries that are remembered however old they are: steps may take minutes."""
+"""Number of entries that are kept however old they are: steps may take minutes."""
 MAX_KEPT = 20_000
 LOGGERS_FILE = "loggers.json"
-"""In the run's folder: which log is this run's, for processes that start after all who knew have died."""
+"""Name of the file in the run's folder that says which logs are this run's, for processes that start later."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One call of a logger."""
+    """Hold the arguments of one call of a logger."""
 
     logger: int
-    """Its place in `trainer.loggers`."""
+    """Position of the logger in `trainer.loggers`."""
     metrics: Mapping[str, Any]
     step: int
     text: bool = False
-    """The values are Markdown texts, not numbers."""
+    """Whether the values are Markdown texts, not numbers."""
 
     def keys(self, logger: Any) -> list[tuple[str, int]]:
-        """(name in the log, step) of each value."""
+        """Return (name in the log, step) of each value."""
         prefix = log_prefix(logger)
         suffix = tensorboard_log.TEXT_SUFFIX if self.text else ""
         return [(f"{'' if self.text else prefix}{name}{suffix}", self.step) for name in self.metrics]
 
 
 class RunLog:
-    """Stands between Lightning and its loggers; one per worker, on every rank."""
+    """Hold what Lightning logs until its step is committed; one object per worker, on every rank."""
 
     def __init__(self) -> None:
         self.holding = False
-        """Between the first step and the end of training; before and after, everything passes through."""
+        """Whether values are held; true between the first step and the end of training."""
         self.resumed = False
-        """The log is one that an earlier start of this run has begun; it is still to be taken over."""
+        """Whether the log was begun by an earlier start of this run and is still to be taken over."""
         self._loggers: list[Any] = []
         self._write: list[Callable[..., Any]] = []
-        """Each logger's own `log_metrics`."""
+        """The loggers' own methods `log_metrics`."""
         self._pending: list[Entry] = []
         self._recent: deque[tuple[float, Entry]] = deque(maxlen=MAX_KEPT)
         self._there: dict[int, set[tuple[str, int]]] = {}
-        """By logger: what its log says already of the steps around the last take-over."""
+        """Names and steps that each logger's log already has, around the last take-over."""
         self._flush_due = 0.0
         self._laid_out = False
 
     def attach(self, trainer: pl.Trainer) -> None:
-        """Hold what these loggers are told from now on."""
+        """Hold what the trainer's loggers are given from now on."""
         self._loggers = list(trainer.loggers)
         self._write = [logger.log_metrics for logger in self._loggers]
         for index, logger in enumerate(self._loggers):
@@ -109,14 +109,14 @@ class RunLog:
             }
             self._pending.append(Entry(index, values, step))
 
-    # --- what the session adds ---------------------------------------------------------------------------------------
+    # --- scalars of the run itself ---------------------------------------------------------------------------------------
 
     def tensorboards(self) -> list[int]:
-        """Places of the loggers that show elastic scalars and texts."""
+        """Return the positions of the loggers that show elastic scalars and texts."""
         return [index for index, logger in enumerate(self._loggers) if isinstance(logger, TensorBoardLogger)]
 
     def add(self, trainer: pl.Trainer, scalars: Mapping[str, float], texts: Mapping[str, str] | None = None) -> None:
-        """Elastic scalars and texts of the running step, into TensorBoard."""
+        """Log elastic scalars and texts of the current step to TensorBoard."""
         step = logged_step(trainer)
         for index in self.tensorboards():
             if scalars:
@@ -127,7 +127,7 @@ class RunLog:
     # --- held, kept, dropped -----------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """All that was logged so far belongs to steps and hooks that will not be done again."""
+        """Write all that was logged so far, because its steps and hooks will not run again."""
         if not self._pending:
             return
         now = time.monotonic()
@@ -141,11 +141,11 @@ class RunLog:
             self.flush()
 
     def drop(self) -> None:
-        """What was logged since the last commit will be logged again."""
+        """Drop what was logged since the last commit, because it will be logged again."""
         self._pending.clear()
 
     def flush(self) -> None:
-        """Bring TensorBoard's logs to the disk; nothing on other ranks than 0."""
+        """Write TensorBoard's logs to the disk; does nothing on other ranks than 0."""
         self._flush_due = time.monotonic() + FLUSH_SECONDS
         for index in self.tensorboards():
             tensorboard_log.flush(self._loggers[index])
@@ -170,21 +170,21 @@ class RunLog:
                 tensorboard_log.add_layout(self._loggers[index])
         self._write[entry.logger](entry.metrics, entry.step)
 
-    # --- another rank 0 ----------------------------------------------------------------------------------------------
+    # --- changing rank 0 ----------------------------------------------------------------------------------------------
 
     def recent(self) -> list[Entry]:
-        """What was logged last, to be handed to a worker that receives this one's state."""
+        """Return what was logged last, for a worker that receives this worker's state."""
         return [entry for _, entry in self._recent]
 
     def adopt_recent(self, entries: Iterable[Entry]) -> None:
-        """Remember what the sender of the state does."""
+        """Keep the recent entries of the worker that sent its state."""
         now = time.monotonic()
         self._recent = deque(((now, entry) for entry in entries), maxlen=MAX_KEPT)
 
     def take_over(self, trainer: pl.Trainer, phase: LoopPhase) -> None:
-        """Go on in the log of the former rank 0. `phase`: where training goes on."""
+        """Continue the log of the former rank 0. `phase`: the position in the loops where training resumes."""
         self.resumed = False
-        # The last step is committed, and a validation of its weights is valid, whoever did it.
+        # The last step is committed, and a validation of its weights is valid, whichever rank 0 logged it.
         again = logged_step(trainer) + (phase is LoopPhase.ADVANCE_END)
         for index, logger in enumerate(self._loggers):
             if isinstance(logger, TensorBoardLogger):
@@ -193,19 +193,19 @@ class RunLog:
             elif isinstance(logger, CSVLogger):
                 there = csv_log.go_on(logger, again)
             else:
-                continue  # these write at once, and nothing can be taken back
+                continue  # these loggers write at once, and cannot take anything back
             self._there[index] = there
             for _, entry in self._recent:
                 if entry.logger == index:
                     self._put(entry)
-            # From here on only hooks that are done again could say something twice.
+            # From here on only hooks that run again could log something twice.
             self._there[index] = {(name, step) for name, step in there if step >= again - 2}
         self.flush()
 
-    # --- which log it is ---------------------------------------------------------------------------------------------
+    # --- which logs are this run's ---------------------------------------------------------------------------------------------
 
     def remember(self, folder: Path, start: Mapping[str, Any]) -> None:
-        """Write down which logs are this run's; a folder that cannot be written to costs the memory only."""
+        """Write to a file which logs are this run's; if the folder cannot be written, a later start begins new logs."""
         if not self._loggers:
             return
         known = {key: start[key] for key in ("logger_versions", "checkpoint_folders")}
@@ -216,7 +216,7 @@ class RunLog:
             log.debug("which logs are this run's is not written down: %s", error)
 
     def resume(self, trainer: pl.Trainer, folder: Path) -> None:
-        """Go on in the logs of an earlier start of this run, whose checkpoint this process has loaded."""
+        """Continue the logs of an earlier start of this run, if `remember` has written which ones they are."""
         try:
             known = json.loads((folder / LOGGERS_FILE).read_text())
             versions, folders = known["logger_versions"], known["checkpoint_folders"]
@@ -225,14 +225,14 @@ class RunLog:
         for logger, version in zip(self._loggers, versions, strict=False):
             if not isinstance(logger, HELD) or version is None:
                 continue
-            if version == logger.version:  # the user has named it
+            if version == logger.version:  # the user has set the version
                 self.resumed = True
             elif isinstance(logger, (TensorBoardLogger, CSVLogger)):
                 fresh, former = Path(logger.log_dir), logger.version
                 _forget_fresh(logger)
                 adopt_version(logger, version)
                 self.resumed = True
-                if not Path(logger.log_dir).is_dir():  # of another folder, or removed by somebody
+                if not Path(logger.log_dir).is_dir():  # the log is in another folder, or was removed
                     adopt_version(logger, former)
                     continue
                 if isinstance(logger, CSVLogger):
@@ -245,7 +245,7 @@ class RunLog:
 
 
 def _forget_fresh(logger: TensorBoardLogger | CSVLogger) -> None:
-    """Remove the log that set-up has begun for this start, if nothing is in it but its beginning."""
+    """Remove the log that set-up has begun for this start, if it has no values yet."""
     experiment = close_experiment(logger)
     if experiment is None:
         return

@@ -1,9 +1,10 @@
-"""Workers compare how long they are busy with a step of their own, and name the one that holds the others up.
+"""`Pace` compares how long each worker computes for a step, and reports the one that the others wait for.
 
-Costs three looks at the clock per step and one small all-gather every `LOOK_SECONDS` or so. Backward's time, up to the
-last gradient, is DDP's own, which it measures in the first steps of a generation and in every hundredth (or every one,
-where steps are long). Forward's is from the batch's arrival to the loss, without the strategy's collectives: with
-`self.log(..., sync_dist=True)` the quick wait for the slow there, too. On CUDA it is DDP's, which has them in it.
+It costs three readings of the clock per step and one small all-gather about every `LOOK_SECONDS`. The time of backward,
+up to the last gradient, is measured by DDP, in the first steps of a generation and in every hundredth (more often where
+steps are long). The time of forward is measured from the batch's arrival to the loss, without the strategy's
+collectives, in which fast workers wait for slow ones, too (`self.log(..., sync_dist=True)`). On CUDA it is measured by
+DDP, including these collectives.
 
 Private API touched here: DDP's `_get_ddp_logging_data`, `_set_ddp_runtime_logging_sample_rate`.
 """
@@ -30,21 +31,22 @@ from dtf_lightning.elastic.observe.time_account import Bucket
 log = logging.getLogger("dtf_lightning")
 
 FIRST_LOOK = 10
-"""Steps of a generation before the first look: DDP measures all of these."""
+"""Number of a generation's steps before the first comparison: DDP measures all of these."""
 LOOK_SECONDS = 5.0
+"""Seconds between two comparisons, about."""
 MIN_WORKERS = 2
-"""Alone nobody is slow."""
+"""Smallest number of workers that can be compared."""
 MAX_STEPS = 1000
-"""Between two looks."""
+"""Largest number of steps between two comparisons."""
 DDP_SAMPLE_RATE = 100
-"""Steps between two of DDP's measurements, by its own default."""
+"""Number of steps between two of DDP's measurements, by its own default."""
 
 
 class Pace:
-    """Measures one worker's steps and compares them with the others'.
+    """Measure one worker's steps and compare them with those of the others.
 
     Args:
-        recorder: knows how long this worker waited for data, and writes down what a look saw.
+        recorder: tells how long this worker waited for data, and records the results of comparisons.
     """
 
     def __init__(self, recorder: RunRecorder, clock: Clock | None = None) -> None:
@@ -53,22 +55,22 @@ class Pace:
         self._watch = StragglerWatch()
         self._generation = 0
         self._next = FIRST_LOOK
-        """Steps of the generation at which all look; every member has the same."""
+        """Number of the generation's steps at which all members compare; the same on every member."""
         self._first_step = self._last_step = 0
         self._last_at = self._last_wait = 0.0
         self._forward = self._forward_began = self._collectives = self._collectives_before = 0.0
 
     def forward_begins(self) -> None:
-        """The batch is there."""
+        """Note the time at which the batch is loaded and forward starts."""
         self._forward_began, self._collectives_before = self._now(), self._collectives
 
     def forward_done(self) -> None:
-        """The loss is there."""
+        """Note the time at which forward has returned the loss."""
         self._forward += self._now() - self._forward_began - (self._collectives - self._collectives_before)
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """Inside, this worker waits for the others."""
+        """Count the time inside the context as waiting for the other workers."""
         began = self._now()
         try:
             yield
@@ -76,11 +78,11 @@ class Pace:
             self._collectives += self._now() - began
 
     def step(self, world: World, step: int, model: Any, *, on_cpu: bool) -> None:
-        """Optimizer step number `step` is committed. A collective, when it is time to look: all members call it each time.
+        """Count committed optimizer step number `step`, and compare the workers if it is time to, which is a collective.
 
         Args:
-            model: DDP's wrapper, which measures; any other model has no times of its own.
-            on_cpu: forward's time is this probe's, not DDP's.
+            model: DDP's wrapper, which measures times; any other model has none.
+            on_cpu: whether the time of forward is measured here, not by DDP.
         """
         if world.size < MIN_WORKERS:
             return
@@ -133,7 +135,7 @@ class Pace:
 
 
 def _compute_seconds(model: Any) -> tuple[float, float]:
-    """Of forward, and of backward up to the last gradient, in the last step that DDP has measured."""
+    """Return the seconds of forward, and of backward up to the last gradient, in the last step that DDP measured."""
     if not isinstance(model, DistributedDataParallel):
         return 0.0, 0.0
     data: Any = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""The TensorBoard log of a run: what its files say, and how another process goes on with it.
+"""These functions let another process continue the TensorBoard log of a run.
 
-TensorBoard reads the files of a folder in the order of their names, which begin with the time, and takes them for one
-log. `SessionLog.START` in it voids what was written before for that step and later ones.
+TensorBoard reads the files of a folder in the order of their names, which begin with the time, as one log. An entry
+`SessionLog.START` in it voids what was written before for that step and later ones.
 
 Private API touched here: the logger's `_experiment`, the writer's `file_writer`, the names that TensorBoard's writer keeps of its file.
 """
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 FILE_PREFIX = "events.out.tfevents."
 TEXT_SUFFIX = "/text_summary"
-"""TensorBoard's, of a text's name."""
+"""Suffix that TensorBoard adds to a text's name."""
 TAIL = 1 << 18
-"""Bytes of a log's end that are looked at, at least."""
+"""Smallest number of bytes that are read from a log's end."""
 VALUE_SIZE = 200
-"""Bytes that a value takes in the file, at most."""
+"""Largest number of bytes that a value is taken to have in the file."""
 MAX_RECORD = 1 << 24
 LAYOUT_TAG = "custom_scalars__config__"
 
@@ -40,7 +40,7 @@ SAMPLES_PER_SECOND = "elastic/samples_per_second"
 GOODPUT = "elastic/goodput"
 PAUSE = "elastic/pause"
 RESCALES = "elastic/rescales"
-"""The text events."""
+"""Name of the texts that describe rescales."""
 
 LAYOUT = {
     "Elastic": {
@@ -56,29 +56,29 @@ LAYOUT = {
 
 
 def add_layout(logger: Any) -> None:
-    """All elastic curves on one page."""
+    """Add a page with all elastic curves."""
     logger.experiment.add_custom_scalars(LAYOUT)
 
 
 def add_text(logger: Any, tag: str, text: str, step: int) -> None:
-    """A Markdown text; nothing on other ranks than 0."""
+    """Log a Markdown text; does nothing on other ranks than 0."""
     logger.experiment.add_text(tag, text, step)
 
 
 def flush(logger: TensorBoardLogger) -> None:
-    """Bring what was logged to the disk."""
+    """Write what was logged to the disk."""
     experiment = opened(logger)
     if experiment is not None:
         experiment.flush()
 
 
 def go_on(logger: TensorBoardLogger, again: int, num_values: int) -> set[tuple[str, int]]:
-    """Open the log that another process has written to; what it says of step `again` and later ones is void.
+    """Continue the log that another process has written; its values of step `again` and later ones become void.
 
     Args:
-        num_values: so many of its last values are asked for.
+        num_values: number of its last values that the caller wants to know, about.
 
-    Returns: (tag, step) of the values at the log's end that count.
+    Returns: (tag, step) of the values at the log's end that are not void.
     """
     folder = Path(logger.log_dir)
     there = set() if "://" in str(logger.log_dir) else _values_at_end(folder, max(TAIL, VALUE_SIZE * num_values))
@@ -96,7 +96,7 @@ def go_on(logger: TensorBoardLogger, again: int, num_values: int) -> set[tuple[s
 
 
 def _values_at_end(folder: Path, left: int) -> set[tuple[str, int]]:
-    """(tag, step) of the last values, from the last `left` bytes; those of hyperparameters and of the layout begin with an underscore."""
+    """Return (tag, step) of the values in the last `left` bytes; tags of hyperparameters and layout get an underscore."""
     found: set[tuple[str, int]] = set()
     for path in sorted(folder.glob(f"{FILE_PREFIX}*"), reverse=True):
         if left <= 0:
@@ -122,7 +122,7 @@ def _values(data: bytes, offset: int) -> Iterator[tuple[str, int]]:
         (length,) = struct.unpack_from("<Q", data, offset)
         end = offset + 12 + length + 4
         if end > len(data):
-            return  # what a killed writer has left half done
+            return  # a record that a killed writer has left incomplete
         try:
             event = Event.FromString(data[offset + 12 : end - 4])
         except DecodeError:
@@ -133,7 +133,7 @@ def _values(data: bytes, offset: int) -> Iterator[tuple[str, int]]:
 
 
 def _first_record(data: bytes) -> int:
-    """Where a record begins, in data that begin anywhere: its length has a checksum."""
+    """Return the offset of the first record in data that start anywhere, found by the checksum of its length."""
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import (  # type: ignore[import-untyped]
         masked_crc32c,
     )
@@ -146,7 +146,7 @@ def _first_record(data: bytes) -> int:
 
 
 def _sort_last(experiment: Any, folder: Path) -> None:
-    """Rename the new file if an older one sorts behind it: of the same second, or by a node whose clock is ahead."""
+    """Rename the new file if an older one sorts behind it: it is of the same second, or of a node whose clock is ahead."""
     with contextlib.suppress(AttributeError, OSError, ValueError, IndexError):
         writer = experiment.file_writer.event_writer
         mine = Path(writer._file_name)

@@ -1,1 +1,1 @@
-"""A run whose workers are started anew on every change: how they meet, what they leave behind, where they go on."""
+"""Restart mode of a worker's run: new processes meet on every change and resume from the state the last ones left."""

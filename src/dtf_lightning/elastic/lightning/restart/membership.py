@@ -1,16 +1,17 @@
-"""Restart mode's membership: workers that torchelastic starts anew on every change, under any of its rendezvous.
+"""`RestartMembership` joins workers that torchelastic starts anew on every change, under any of its rendezvous.
 
 Differences from a live run, in the order of a worker's life:
 
-1. there is no agent to check in with: the workers meet on torchelastic's store when `ElasticCallback` is constructed,
-   and the world is the real one from the start;
-2. `attach`: all agree on which run this is, and which life of it, from what the nodes remember (`RunRecord`);
-3. `enter`: the newest intact state among snapshots and checkpoints becomes everybody's (`state_source.py`);
-4. while training, `snapshot_every_n_steps` puts a snapshot into the node's memory;
-5. SIGTERM, or a peer that is lost: back to the last committed step, cut the process group so that nobody waits for this
-   worker, write a snapshot, exit. Nobody has to agree on the step: a peer that is in the next one cannot commit it
-   alone and rolls it back, and after the restart the newest position wins;
-6. the end: all arrive, then every node forgets the run.
+1. there is no agent to connect to: the workers meet on torchelastic's store when `ElasticCallback` is constructed, and
+   the world is final from the start;
+2. `attach`: all agree on which run this is, and which life of it (the life of a run is the time between two starts of its
+   workers), from the records that the nodes keep (`RunRecord`);
+3. `enter`: all load the newest intact state among snapshots and checkpoints (`state_source.py`);
+4. while training, a snapshot goes into the node's memory every `snapshot_every_n_steps` optimizer steps;
+5. after SIGTERM, or the loss of a peer, a worker cuts the process group so that no peer waits for it, goes back to the
+   last committed step, writes a snapshot and exits. The workers need not agree on the step: a peer that is in the next
+   one cannot commit it alone and rolls it back, and after the restart the newest position wins;
+6. at the end all wait for each other, then every node removes what it kept of the run.
 """
 
 from __future__ import annotations
@@ -50,22 +51,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("dtf_lightning")
 
 PEER_PATIENCE = 10.0
-"""Seconds that a worker which has lost a peer waits to be stopped by its agent, before it fails by itself: that would be
-counted as a failure of its own node."""
+"""Seconds that a worker which has lost a peer waits for its agent to stop it, before it fails by itself, which counts as
+a failure of its own node."""
 FORM_TIMEOUT = 60.0
-"""Seconds for the members, all of whom have come, to connect to each other."""
+"""Seconds that the members have to connect to each other, once all have arrived."""
 NOT_OF_THE_RUN = (
     "optimizer", "Trainer(max_epochs)", "Trainer(max_steps)", "torch threads (OMP_NUM_THREADS)", "hardware",
 )  # fmt: skip
-"""Settings that do not tell one run from another: they are not known yet when the run is looked for, or may change from
-life to life (training goes on for longer, or elsewhere)."""
+"""Settings that do not tell one run from another: they are unknown when a worker looks for its run, or may change from
+life to life (training continues for longer, or on other machines)."""
 SAME_IN_A_LIFE = ("torch threads (OMP_NUM_THREADS)", "hardware")
-"""Of these, what all workers of one life must have in common all the same."""
+"""Those of `NOT_OF_THE_RUN` that must nevertheless be the same for all workers of one life."""
 
 
 @dataclass(frozen=True)
 class _Peer:
-    """What each rank says of itself when the workers meet."""
+    """Describe one rank to the others when the workers meet."""
 
     host: str
     node: str
@@ -73,29 +74,29 @@ class _Peer:
     settings: dict[str, str]
     records: tuple[RunRecord, ...]
     fresh: str
-    """The instance's name if this rank is 0 and nobody knows the run."""
+    """Name of the run's instance, used if this is rank 0 and no node has a record of the run."""
 
 
 @dataclass
 class RestartedRun:
-    """What the workers of one life of a run have agreed on."""
+    """Hold what the workers of one life of a run have agreed on."""
 
     node: NodeSnapshots
-    """What this node remembers of the run."""
+    """Snapshots and records that this node keeps of the run."""
     record: RunRecord
-    """What it is to remember of this life."""
+    """Record of this life that the node will keep."""
     generation: Generation
-    """This life."""
+    """Generation of this life."""
     hosts: list[str]
-    """Every rank's."""
+    """Host name of each rank, in rank order."""
     signature: str = ""
-    """What a snapshot fits into: the model's parameters and the optimizers."""
+    """Digest of the model's parameters and the optimizers' classes, which a snapshot must match."""
 
 
 class RestartMembership:
-    """The workers that torchelastic has started together. A `Membership` policy.
+    """Connect the workers that torchelastic has started together. A `Membership`.
 
-    Raises torch's errors when the workers do not come together.
+    The constructor raises torch's errors if the workers cannot connect to each other.
     """
 
     keeps_processes = False
@@ -105,13 +106,13 @@ class RestartMembership:
         self.stop = StopRequest()
         self.group = GenerationGroup()
         self.run: RestartedRun
-        """From `attach` on."""
+        """What the workers have agreed on; set by `attach`."""
         self.lost: Exception | None = None
-        """The failed collective that stopped this worker."""
+        """Error of the collective whose failure stopped this worker; `None` if no peer was lost."""
         self._step = 0
         self._welcome = _welcome(world)
         meeting = connect(world)
-        self._meeting: dist.Store | None = meeting  # kept: rank 0 may host it
+        self._meeting: dist.Store | None = meeting  # kept alive, because rank 0 may host it
         self._word = agree_on_word(meeting, world.rank, world.world_size)
         self.group.form_local(
             host=world.store_host,
@@ -128,7 +129,7 @@ class RestartMembership:
     # --- meeting -----------------------------------------------------------------------------------------------------
 
     def attach(self, settings: RunSettings, fingerprint: dict[str, str], run_dir: Path) -> Generation | None:
-        """Find out which run this is and which life of it; the same on all ranks."""
+        """Find out which run this is and return the generation of this life of it, the same on all ranks."""
         compared = {
             name: text for name, text in fingerprint.items() if name not in NOT_OF_THE_RUN or name in SAME_IN_A_LIFE
         }
@@ -176,14 +177,14 @@ class RestartMembership:
         return generation
 
     def get_ready(self, trainer: pl.Trainer) -> None:
-        """Say what a snapshot fits into."""
+        """Keep the optimizers' class names, for the signature that a snapshot must match."""
         self._optimizers = [type(optimizer).__name__ for optimizer in trainer.optimizers]
 
     def assignment(self, fingerprint: dict[str, str], parameters: tuple[str, ...], run_dir: Path) -> World:  # noqa: ARG002
         if self.stop.asked():
             raise WorkerStopped(self.stop.reason)
         self.run.signature = hashlib.sha256("\n".join((*parameters, *self._optimizers)).encode()).hexdigest()
-        signatures = self.gather(self.run.signature)  # also the place where the slowest set-up is waited for
+        signatures = self.gather(self.run.signature)  # here all workers wait for the slowest set-up
         if len(set(signatures)) > 1:
             raise SettingsError(
                 "the ranks' models or optimizers differ (names, types or shapes of parameters); all must train the same"
@@ -192,7 +193,7 @@ class RestartMembership:
         return World(generation=self.run.generation, rank=self.world.rank, size=self.world.world_size)
 
     def gather(self, mine: Any) -> list[Any]:
-        """Every rank's, in rank order."""
+        """Return every rank's object, in rank order. A collective."""
         everyone: list[Any] = [None] * self.world.world_size
         dist.all_gather_object(everyone, mine)
         return everyone
@@ -210,7 +211,7 @@ class RestartMembership:
         return self.stop.asked()
 
     def check(self) -> None:
-        """Between boundaries nothing can have been announced: a peer that stopped shows in the next collective."""
+        """Do nothing: no agent announces failures; the next collective fails if a peer has stopped."""
 
     def before_validation_batch(self, world: World, *, sanity_checking: bool) -> None:
         if not self.stop.asked():
@@ -218,7 +219,7 @@ class RestartMembership:
         if sanity_checking:
             raise WorkerStopped(self.stop.reason)
         if world.formed:
-            raise StopForRescale  # a validation may take longer than the agent waits; it is done again
+            raise StopForRescale  # a validation may take longer than the agent waits; it runs again after the restart
 
     # --- stopping ----------------------------------------------------------------------------------------------------
 
@@ -234,7 +235,7 @@ class RestartMembership:
         self.break_off()
 
     def break_off(self) -> None:
-        """At once: whoever is in the next step's collectives waits for this worker."""
+        """Cut the process group at once: peers in the next step's collectives wait for this worker."""
         self.group.cut()
         self.group.hang_up()
 
@@ -245,11 +246,11 @@ class RestartMembership:
         return self.stop.reason or f"a peer was lost ({self.lost})".splitlines()[0][:300]
 
     def leave(self, reason: str) -> None:
-        """Always ends this worker: torchelastic starts the next life.
+        """End this worker: torchelastic starts the next life.
 
         Raises:
             WorkerStopped: the agent has stopped it.
-            RuntimeError: a peer was lost and nobody has stopped this worker.
+            RuntimeError: a peer was lost and no signal has stopped this worker within `PEER_PATIENCE` seconds.
         """
         if self.lost is not None and not self.stop.wait(PEER_PATIENCE):
             raise RuntimeError(
@@ -269,7 +270,7 @@ class RestartMembership:
         return stopping_signals(self.stop.ask, self.stop.asked)
 
     def send(self, event: Event) -> None:
-        """No agent listens: events stay in the run's folder."""
+        """Do nothing: no agent listens, and events stay in the run's folder."""
 
     def close(self) -> None:
         self.group.close()
@@ -277,7 +278,7 @@ class RestartMembership:
 
 
 def _welcome(world: TorchelasticWorld) -> Welcome:
-    """What an agent of ours would have said."""
+    """Return the message that an agent of this package would have sent."""
     return Welcome(
         run_id=environment.read(environment.RUN_ID) or world.run_id,
         node=environment.read(environment.NODE) or agent_name(),
@@ -300,7 +301,7 @@ def _kind(before: int, now: int) -> str:
 
 
 def _members(peers: list[_Peer], incarnation: int) -> tuple[Member, ...]:
-    """The nodes in rank order."""
+    """Return the run's nodes in rank order."""
     first = {peer.node: peer for peer in reversed(peers)}
     return tuple(
         Member(node=node, incarnation=incarnation, num_workers=first[node].num_local, host=first[node].host)

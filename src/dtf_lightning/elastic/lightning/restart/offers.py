@@ -1,4 +1,4 @@
-"""What one rank of a restarted run could give: what it has loaded, its node's snapshots, the run's own checkpoints.
+"""These functions list the states that a rank can offer after a restart: its node's snapshots, the run's checkpoints.
 
 Private API touched here: `BestCheckpoints._location`.
 """
@@ -29,14 +29,14 @@ from dtf_lightning.errors import CheckpointError
 log = logging.getLogger("dtf_lightning")
 
 NUM_FILES = 3
-"""Checkpoint files looked into per folder, the newest first: without a manifest only its content tells a file's step."""
+"""Number of checkpoint files read per folder, newest first: without a manifest only its content tells a file's step."""
 
 Read = Callable[[], dict[str, Any]]
-"""Reads what was offered. Raises `OSError` or `DtfError` for what is damaged."""
+"""Function that reads an offered state. Raises `OSError` or `DtfError` for a damaged one."""
 
 
 def checkpoint_folders(callbacks: Iterable[Any]) -> list[str]:
-    """Where these callbacks save checkpoints."""
+    """Return the folders to which these callbacks save checkpoints."""
     found = []
     for callback in callbacks:
         if isinstance(callback, BestCheckpoints):
@@ -47,7 +47,7 @@ def checkpoint_folders(callbacks: Iterable[Any]) -> list[str]:
 
 
 def snapshots(run: RestartedRun, rank: int) -> Iterator[tuple[Offer, Read]]:
-    """The node's snapshots of this run that fit its model."""
+    """Yield the node's snapshots of this run that fit its model, each with its reader."""
     for stored in run.node.stored():
         header, path = stored.header, stored.path
         if (header.instance, header.signature) == (run.generation.instance, run.signature):
@@ -56,7 +56,7 @@ def snapshots(run: RestartedRun, rank: int) -> Iterator[tuple[Offer, Read]]:
 
 
 def checkpoints(run: RestartedRun, rank: int, callbacks: Iterable[Any]) -> Iterator[tuple[Offer, Read]]:
-    """The run's own checkpoints, in the folders that any of its lives has saved to."""
+    """Yield the run's own checkpoints, from the folders to which any life of it has saved, each with its reader."""
     instance = run.generation.instance
     runs = {instance, *(c.run for c in callbacks if isinstance(c, BestCheckpoints) and c.run)}
     for folder in run.record.checkpoint_folders:
@@ -81,21 +81,21 @@ def _in_folder(folder: str, instance: str, runs: set[str]) -> Iterator[tuple[Pos
 
 
 def _plain_checkpoints(folder: Path, instance: str, listed: set[str]) -> Iterator[tuple[Position, str, Read]]:
-    """Files that no manifest lists, as far as this run has written them."""
+    """Yield the newest checkpoint files of this run that no manifest lists: position, path and reader."""
     try:
         files = sorted(
             (path for path in folder.glob("*.ckpt") if path.is_file() and path.name not in listed),
             key=lambda path: path.stat().st_mtime,
             reverse=True,
         )
-    except OSError:  # somebody else removes them meanwhile, or it is not a local folder
+    except OSError:  # another process removes them meanwhile, or it is not a local folder
         return
     for path in files[:NUM_FILES]:
         try:
             content = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
             written_by = content["callbacks"]["ElasticCallback"]["instance"]
             step = int(content["global_step"])
-        except Exception as error:  # whatever a damaged, foreign or older file makes of it
+        except Exception as error:  # a damaged, foreign or older file may raise anything
             log.debug("%s is no checkpoint of this run: %r", path, error)
             continue
         if written_by == instance:
@@ -103,7 +103,7 @@ def _plain_checkpoints(folder: Path, instance: str, listed: set[str]) -> Iterato
 
 
 def _saved_at(step: int) -> Position:
-    """What a checkpoint's step says of its place: less than a snapshot's position of the same step."""
+    """Return the position of a checkpoint of this step, which counts less than a snapshot's position of the same step."""
     return Position(global_step=step, phase=LoopPhase.ADVANCE_END)
 
 
@@ -117,7 +117,7 @@ def _load_snapshot(path: Path) -> dict[str, Any]:
 
 
 def _load_plain(path: Path) -> dict[str, Any]:
-    """After the zip archive's own checksums were compared. Raises `CheckpointError` or `OSError`."""
+    """Return a checkpoint after checking the zip archive's checksums. Raises `CheckpointError` or `OSError`."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

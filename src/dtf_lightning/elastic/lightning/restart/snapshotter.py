@@ -1,12 +1,12 @@
-"""Takes a worker's snapshots: beside training while it goes on, and at once when the worker stops.
+"""`Snapshotter` takes a worker's snapshots: in the background while it trains, and at once when it stops.
 
 Rules that this file guards:
 
-* training stands still only while what is no weight is copied; weights and optimizer state, which nothing but the next
-  optimizer step changes, are copied by a thread while the next forward and backward run, and that step waits for it
-  (`Staging`, which also finds out when something else changed them meanwhile);
-* a snapshot that the writer has no time for is taken a few steps later, not waited for;
-* whatever goes wrong with a snapshot is said, and training goes on.
+* training waits only while the state other than weights is copied; weights and optimizer state, which only the next
+  optimizer step changes, are copied by a thread while the next forward and backward run, and that step waits for the
+  copy (`Staging`, which also finds out if something else changed them meanwhile);
+* a snapshot that is due while the writer is busy is taken some steps later; training does not wait for it;
+* any error of a snapshot is logged, and training continues.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ log = logging.getLogger("dtf_lightning")
 
 
 class Snapshotter:
-    """One worker's. `at_boundary` and `last` belong to the training thread.
+    """Take the snapshots of one worker. `at_boundary` and `last` are called by the training thread.
 
     Args:
-        dump: the training state now; its tensors are references. May raise whatever the user's hooks raise.
-        steady: storages in it that only an optimizer step changes.
-        header: of a snapshot taken now, for a reason.
-        node: where snapshots go.
-        every_n_steps: optimizer steps between two; `None`: only when the worker stops.
+        dump: returns the current training state, whose tensors are references. May raise what the user's hooks raise.
+        steady: returns the storages in it that only an optimizer step changes.
+        header: returns the header of a snapshot that is taken now, for the given reason.
+        node: stores the snapshots.
+        every_n_steps: optimizer steps between two snapshots; `None`: only when the worker stops.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class Snapshotter:
         self._staging = Staging()
         self._writer = BackgroundWriter()
         self._staged: StagedState | None = None
-        """The copy that the next optimizer step waits for."""
+        """The copy in progress that the next optimizer step waits for."""
         self._was_torn = False
         self._last_step: int | None = None
         self._failed = False
 
     def at_boundary(self, step: int) -> None:
-        """Between two optimizer steps: take a snapshot if one is due."""
+        """Take a snapshot if one is due, between two optimizer steps."""
         every = self._every
         if self._last_step is None:
-            self._last_step = step  # where this life began: there is a snapshot of it, or nothing to lose
+            self._last_step = step  # of the position where this life began there is a snapshot, or nothing to lose
         if every is None or self._failed:
             return
-        # Due once a multiple was passed; at the next boundary if the writer is still busy with the one before.
+        # Due once a multiple was passed; at the next boundary if the writer is still busy with the last snapshot.
         if step // every == self._last_step // every or self._writer.num_in_flight:
             return
         self._last_step = step
@@ -89,13 +89,13 @@ class Snapshotter:
         self._writer.submit(work)
 
     def wait_until_copied(self) -> None:
-        """Weights may change after this. Nearly always true already: an attribute read."""
+        """Wait until weights may change. Nearly always they may already, and this is one attribute read."""
         if self._staged is not None:
             self._staged.wait()
             self._staged = None
 
     def last(self, reason: str, step: int) -> None:
-        """The worker stops: take a snapshot now, and return when it is written."""
+        """Take a snapshot because the worker stops, and return when it is written."""
         self.close()
         staged = self._stage(steady=set())
         if staged is not None:
@@ -104,9 +104,9 @@ class Snapshotter:
                 log.info("snapshot at step %d: %s", step, written)
 
     def close(self) -> None:
-        """Wait until what is being written is there."""
+        """Wait until the snapshot that is being written is complete."""
         self.wait_until_copied()
-        with suppress(CheckpointError, OSError):  # the writer has said it
+        with suppress(CheckpointError, OSError):  # the writer has logged it
             self._writer.flush()
 
     def _stage(self, *, steady: set[int]) -> StagedState | None:

@@ -1,7 +1,8 @@
-"""Where a worker that was started anew goes on: snapshots, what it has loaded, and the run's own checkpoints, compared.
+"""`SnapshotState` finds the newest state after a restart: snapshots, loaded checkpoints and the run's own checkpoints.
 
-All ranks go through the same rounds: say what each could give, choose the newest, let its holders read it, and if none
-of them can, do without it and choose again. Then those who have it send it to those who do not.
+All ranks go through the same rounds: they list the states that each could give, choose the newest, and let its holders
+read it; if none of the holders can read it, they leave it out and choose again. Then the ranks that have the state send
+it to the others.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ log = logging.getLogger("dtf_lightning")
 
 
 class SnapshotState:
-    """The newest intact state that the former lives of the run have left. A `StateSource` policy."""
+    """Share the newest intact state that the former lives of the run have left. A `StateSource`."""
 
     def __init__(self, membership: RestartMembership) -> None:
         self._membership = membership
         self._parts: StateParts
-        """From `attach` on, as the snapshotter."""
+        """Parts of the training state; set by `attach`."""
         self._snapshotter: Snapshotter | None = None
 
     @property
     def _writes_for_node(self) -> bool:
-        """All of a node's workers hold the same state: one writes it."""
+        """Whether this worker writes the state for its node, all of whose workers hold the same."""
         return self._membership.world.local_rank == 0
 
     def attach(self, parts: StateParts) -> None:
@@ -56,10 +57,10 @@ class SnapshotState:
             every_n_steps=parts.settings.snapshots.every_n_steps if self._writes_for_node else None,
         )
 
-    # --- going on ----------------------------------------------------------------------------------------------------
+    # --- resuming ----------------------------------------------------------------------------------------------------
 
     def share(self, world: World) -> Resumption:
-        """Raises what Lightning raises for a state that does not fit the model."""
+        """Give all members the newest state. Raises what Lightning raises for a state that does not fit the model."""
         run, progress = self._membership.run, self._parts.progress
         known = dict.fromkeys((*run.record.checkpoint_folders, *checkpoint_folders(self._parts.trainer.callbacks)))
         run.record = replace(run.record, checkpoint_folders=tuple(known))
@@ -78,7 +79,7 @@ class SnapshotState:
             readers = {offer: read for offer, read in readers.items() if offer.worth != (choice.position, choice.kind)}
         resuming = self._take_over(world, choice, state, holders)
         if self._writes_for_node:
-            # What could not be read must not pass for newer than what is written from now on.
+            # A state that could not be read must not count as newer than one that is written from now on.
             run.node.forget_after(choice.position)
         self._remember_life()
         return Resumption(first=True, resuming=resuming, restored=True)
@@ -88,7 +89,7 @@ class SnapshotState:
             self._membership.run.node.remember(self._membership.run.record)
 
     def _what_i_could_give(self, rank: int) -> dict[Offer, Read]:
-        """This rank's offers. A node's snapshots and checkpoints are offered by its local rank 0."""
+        """Return this rank's offers, each with its reader. A node's local rank 0 offers its snapshots and checkpoints."""
         parts, run = self._parts, self._membership.run
         loaded = replace(parts.progress.position(parts.trainer), trained=False)
         offer = Offer(rank=rank, kind=SourceKind.LOADED, position=loaded)
@@ -100,7 +101,7 @@ class SnapshotState:
         return readers
 
     def _read(self, choice: Choice, mine: Offer | None, readers: dict[Offer, Read]) -> dict[str, Any] | None:
-        """The chosen state, if this rank has it and can read it."""
+        """Return the chosen state if this rank has it and can read it, otherwise `None`."""
         if mine is None:
             return None
         try:
@@ -113,7 +114,7 @@ class SnapshotState:
             return None
 
     def _take_over(self, world: World, choice: Choice, state: dict[str, Any] | None, holders: list[int]) -> bool:
-        """Send the state to those who lack it, and become what its writer was. Whether to go on in mid-epoch."""
+        """Send the state to ranks that lack it, load it, and tell whether training continues in mid-epoch."""
         rank, trainer, progress = world.rank, self._parts.trainer, self._parts.progress
         sources = senders(holders, self._membership.run.hosts)
         mine = choice.offer_of(rank) if state is not None else None
@@ -127,7 +128,7 @@ class SnapshotState:
         if state.get("run_began") is not None:
             self._parts.start_world.join(state["run_began"])
         if "progress" in state:
-            # Loggers that number their versions have begun a new one, as whenever Lightning resumes.
+            # Loggers that number their versions have begun a new version, as always when Lightning resumes.
             state["start"]["logger_versions"] = [logger.version for logger in trainer.loggers]
             training_state.load_state(trainer, progress, state)
             progress.settle(trainer)
@@ -139,7 +140,8 @@ class SnapshotState:
         if random_state is not None:
             restore_random_state(random_state)
             if not writer:
-                # A stream of its own for whoever did not write this state: nobody's dropout masks may be another's.
+                # Each rank that did not write this state gets a random stream of its own, so that no two ranks have
+                # the same dropout masks.
                 seed_process(seed_of(torch.initial_seed(), int(torch.randint(2**62, ()).item()), rank))
             self._parts.undo.keep_random_state()
         if rank == 0:
@@ -153,7 +155,7 @@ class SnapshotState:
             )
         return resuming
 
-    # --- leaving something behind ------------------------------------------------------------------------------------
+    # --- writing snapshots ------------------------------------------------------------------------------------
 
     def at_boundary(self, step: int) -> None:
         if self._snapshotter is not None:
@@ -169,7 +171,7 @@ class SnapshotState:
             self._snapshotter.last("a peer was lost" if lost else "stopped", self._parts.trainer.global_step)
 
     def finished(self) -> None:
-        """Every node forgets the run."""
+        """Remove what this node kept of the run."""
         run = self._membership.run
         if self._snapshotter is not None:
             self._snapshotter.close()
@@ -187,12 +189,12 @@ class SnapshotState:
         return state | {"random": take_random_state(), "run_began": self._parts.start_world.run_began}
 
     def _steady(self) -> set[int]:
-        """What only an optimizer step changes, or nothing: frozen parameters as well."""
+        """Return the storages that only an optimizer step changes, and those of frozen parameters, which none does."""
         trainer = self._parts.trainer
         return storages_of([*trainer.lightning_module.parameters(), *optimizer_tensors(trainer.optimizers)])
 
     def _header(self, reason: str) -> SnapshotHeader:
-        """Of a snapshot taken now."""
+        """Return the header of a snapshot that is taken now."""
         run, parts = self._membership.run, self._parts
         return SnapshotHeader(
             instance=run.generation.instance,

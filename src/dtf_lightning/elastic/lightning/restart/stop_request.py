@@ -1,4 +1,4 @@
-"""Where no agent of ours started the worker, only signals tell it anything: that it is to stop."""
+"""`StopRequest` keeps a signal's request to stop, the only message that reaches a worker in restart mode."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import threading
 
 
 class StopRequest:
-    """Whether this worker was asked to stop. `ask` belongs to signal handlers, the rest to the main thread."""
+    """Keep whether this worker was asked to stop. Signal handlers call `ask`, the main thread calls the rest."""
 
     def __init__(self) -> None:
         self.reason = ""
-        """Why this worker stops; empty while it does not."""
+        """Reason why this worker stops; empty while it was not asked to."""
         self._asked = threading.Event()
 
     def ask(self, reason: str) -> None:
-        """Stop at the next boundary. Safe in a signal handler; the first reason counts."""
+        """Ask this worker to stop at the next boundary. Safe in a signal handler; the first reason is kept."""
         self.reason = self.reason or reason
         self._asked.set()
 
@@ -22,5 +22,5 @@ class StopRequest:
         return bool(self.reason)
 
     def wait(self, timeout: float) -> bool:
-        """Whether somebody asks this worker to stop within so many seconds."""
+        """Tell whether this worker is asked to stop within `timeout` seconds."""
         return self._asked.wait(timeout)

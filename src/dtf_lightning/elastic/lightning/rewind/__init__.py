@@ -1,1 +1,1 @@
-"""Back to a committed position: what an interrupted step, validation or hook has changed is put right."""
+"""Restores a committed position: undoes what an interrupted optimizer step, validation or hook has changed. Internal."""

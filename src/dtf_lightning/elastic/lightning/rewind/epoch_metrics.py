@@ -1,8 +1,8 @@
-"""What `self.log(..., on_epoch=True)` has gathered in the running epoch, as far as all ranks must agree on it.
+"""These functions carry the names that `self.log(..., on_epoch=True)` has gathered in an epoch to a joining worker.
 
-At the end of an epoch Lightning sums each logged value over the ranks, one collective each, and takes for granted that all
-ranks have logged the same names in the same order. A worker that logged nothing of its own, because it came at the very
-end or had no sample, takes part with nothing: the neutral value, at no weight.
+At the end of an epoch Lightning sums each logged value over the ranks, one collective each, and relies on all ranks
+having logged the same names in the same order. A worker that logged nothing itself, because it joined at the very end or
+had no sample, takes part with the neutral value, of weight 0.
 
 Private API of Lightning touched here: the training loop's `_results`, `_ResultMetric`, `_Metadata`, `_Sync`.
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 _FIELDS = tuple(field.name for field in fields(ResultMetadata) if field.name not in ("reduce_fx", "_sync"))
-"""Of a logged value's metadata: all but how it is summed up, which is rebuilt where it arrives."""
+"""Fields of a logged value's metadata, without the way in which it is summed, which the receiver sets up again."""
 
 
 def dump_logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
-    """Which values the epoch has gathered, in their order; without the values."""
+    """Return the metadata of the values that the epoch has gathered, in their order, without the values."""
     return [
         {
             "key": key,
@@ -41,7 +41,7 @@ def dump_logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
 
 
 def load_logged(trainer: pl.Trainer, logged: list[dict[str, Any]]) -> None:
-    """Take part in the sums at the epoch's end also for what this worker has not logged itself."""
+    """Let this worker take part in the sums at the epoch's end for values that it has not logged itself."""
     results = training_results(trainer)
     for entry in logged:
         if entry["key"] in results and not results[entry["key"]].has_reset:

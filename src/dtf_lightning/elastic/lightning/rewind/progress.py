@@ -1,10 +1,11 @@
-"""Where a worker stands in the epoch, in terms of Lightning's loop counters: tracked, put right, compared.
+"""`TrainingProgress` tracks a worker's position in the epoch, and corrects Lightning's loop counters to it.
 
 Rules that this file guards:
 
-* a step is committed when its optimizer stepped; what came after (a callback, a validation) is done again or not at
-  all, what came before (micro-batches of an accumulation) is rolled back to the last optimizer step;
-* after `settle` the counters are what Lightning itself has at that position: ready = started = processed = completed;
+* a step is committed when its optimizer stepped; what came after it (a callback, a validation) runs again or not at all,
+  and what came before it (micro-batches of an accumulation) is rolled back to the last optimizer step;
+* after `settle` the batch counters are what Lightning itself has at that position: ready = started = processed =
+  completed;
 * the cursor of the data counts samples of committed steps only.
 
 Private API read and written here: the `*_progress` counters of `_FitLoop`, `_TrainingEpochLoop` and its optimization
@@ -32,29 +33,29 @@ if TYPE_CHECKING:
 
 
 class DataPosition(Protocol):
-    """Whatever else there is to say of the place in the data: shards, streams, several loaders."""
+    """Describe the part of the data position that sample counts do not tell: shards, streams, several loaders."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """`None` where there is nothing to say."""
+        """Return the position, or `None` where there is none to describe."""
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Take the place of the sender of `state_dict`."""
+        """Adopt the position that another worker's `state_dict` describes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepBoundary:
-    """The counters at the last optimizer-step boundary."""
+    """Hold the counters at the last optimizer-step boundary."""
 
     batches_total: int
     batches_in_epoch: int
     consumed: int
-    """Samples of the epoch that the whole world had consumed."""
+    """Number of the epoch's samples that the whole world had consumed."""
     global_step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnd:
-    """The counters at the end of an epoch, before its hooks ran."""
+    """Hold the counters at the end of an epoch, before its hooks ran."""
 
     processed_total: int
     processed: int
@@ -62,7 +63,7 @@ class EpochEnd:
 
 
 class TrainingProgress:
-    """One worker's place in the epoch; its loops tell it of every step."""
+    """Track one worker's position in the epoch, from calls by its loops at every step."""
 
     def __init__(self) -> None:
         self.phase = LoopPhase.EPOCH_START
@@ -70,21 +71,21 @@ class TrainingProgress:
         self.boundary: StepBoundary | None = None
         self.epoch_end: EpochEnd | None = None
         self.trained = False
-        """This worker has been part of a generation that began to train."""
+        """Whether this worker has been part of a generation that began to train."""
         self.resuming = False
-        """The next pass through the epoch loop goes on at a position, instead of beginning an epoch."""
+        """Whether the next pass through the epoch loop continues at a position, instead of starting an epoch."""
         self.loaded: dict[str, Any] | None = None
-        """Where the checkpoint stood that Lightning has loaded; `None` without one of an elastic run."""
+        """Position in the checkpoint that Lightning has loaded; `None` without a checkpoint of an elastic run."""
         self.stepped = False
-        """Weights have changed since the boundary, whatever Lightning's counters say."""
+        """Whether weights have changed since the boundary, even if Lightning's counters do not show it yet."""
         self.batch_samples = 0
-        """Samples that the whole world consumes per batch."""
+        """Number of samples that the whole world consumes per batch."""
         self.dataset_size = 0
         self.data: DataPosition | None = None
         self.first_step = 0
-        """Samples in an optimizer step of the run's first generation; 0 before."""
+        """Number of samples in an optimizer step of the run's first generation; 0 while unknown."""
 
-    # --- told by the loops -------------------------------------------------------------------------------------------
+    # --- called by the loops -------------------------------------------------------------------------------------------
 
     def at_step_boundary(self, trainer: pl.Trainer) -> None:
         self.stepped = False
@@ -97,7 +98,7 @@ class TrainingProgress:
         )
 
     def no_step_open(self, trainer: pl.Trainer) -> bool:
-        """The optimizer has stepped since the last boundary: what was done since then is not rolled back."""
+        """Tell whether the optimizer has stepped since the last boundary, so that nothing would be rolled back."""
         return self.boundary is None or trainer.global_step > self.boundary.global_step
 
     def batch_done(self) -> None:
@@ -152,7 +153,7 @@ class TrainingProgress:
         self.epoch_end = EpochEnd(**state["epoch_end"]) if state["epoch_end"] else None
 
     def go_to_loaded(self, trainer: pl.Trainer) -> None:
-        """Go on at the exact sample of the checkpoint that was loaded, as a survivor of a rescale would."""
+        """Continue at the exact sample of the checkpoint that was loaded, as a survivor of a rescale would."""
         if self.loaded is None:
             return
         self.load_state_dict(self.loaded)
@@ -162,13 +163,13 @@ class TrainingProgress:
 
     @property
     def pending(self) -> bool:
-        """The running epoch is to be finished, whatever Lightning's counters say of it."""
+        """Whether the current epoch is to be finished even if Lightning's counters say that it is done."""
         return self.resuming and self.phase is not LoopPhase.EPOCH_START
 
     def skip_hooks_of_checkpoint(self, trainer: pl.Trainer, *, validated: bool) -> None:
-        """A checkpoint that was saved in the last hooks of an epoch or of a validation holds what they did.
+        """Skip the hooks that had run when the loaded checkpoint was saved: last hooks of an epoch or of a validation.
 
-        As in plain Lightning, they do not run again when it is resumed: callbacks would count them twice.
+        As in plain Lightning, they do not run again on resuming, because callbacks would count them twice.
         """
         fit_loop: Any = trainer.fit_loop
         if self.phase is LoopPhase.ADVANCE_END and validated:
@@ -184,9 +185,9 @@ class TrainingProgress:
             self.epoch_done()
 
     def settle(self, trainer: pl.Trainer) -> bool:
-        """Bring the counters to the last committed position; true if a step in flight was rolled back.
+        """Set the counters to the last committed position; return whether an unfinished step was rolled back.
 
-        To be called when the loops were left by an exception, at whatever place.
+        Called after an exception has left the loops, at any place.
         """
         fit_loop: Any = trainer.fit_loop
         epoch_loop = fit_loop.epoch_loop
@@ -216,7 +217,7 @@ class TrainingProgress:
         return rolled_back
 
     def _settle_batch(self, epoch_loop: Any) -> bool:
-        """Forward over a batch whose optimizer stepped, back over one (or an accumulation) whose optimizer did not."""
+        """Count an interrupted batch as done if its optimizer stepped; otherwise go back to the last step boundary."""
         if self.boundary is None or self.phase not in (LoopPhase.BATCH, LoopPhase.ADVANCE_END):
             return False
         batches = epoch_loop.batch_progress
@@ -243,10 +244,10 @@ class TrainingProgress:
 
 
 def _catch_up(epoch_loop: Any) -> None:
-    """What Lightning would have done after the optimizer step that was interrupted.
+    """Do what Lightning would have done after the optimizer step that was interrupted.
 
-    Batch-end hooks are not called: some have run already, and theirs is not to know how often. An average of weights is
-    the exception, or the members' averages would drift apart.
+    Batch-end hooks are not called, because some may have run already and would count the batch twice. An average of
+    weights is the exception: without it the members' averages would drift apart.
     """
     if epoch_loop.batch_progress.total.processed < epoch_loop.batch_progress.total.ready:
         epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)

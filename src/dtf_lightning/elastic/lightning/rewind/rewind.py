@@ -1,4 +1,4 @@
-"""The way back out of Lightning's loops, in order: leave the interrupted step, let go of the world, undo."""
+"""`Rewind` takes a worker out of Lightning's loops: it leaves the interrupted step, drops the world, and undoes."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from dtf_lightning.elastic.lightning.rewind.undo import Undo
 
 
 class Rewind:
-    """One worker's; knows the module as the user made it, and what a step or a hook has changed."""
+    """Rewind one worker; keeps the module's own `forward`, and what a step or a hook has changed."""
 
     def __init__(self) -> None:
         self.undo = Undo()
         self._trainer: Any = None
         self._forward: Any = None
-        """The module's own `forward` attribute; `None` where its class has it."""
+        """The `forward` attribute of the module object; `None` where only its class has one."""
 
     def attach(self, trainer: Any) -> None:
-        """The trainer that will fit is known; its loops have not run."""
+        """Bind to the trainer that will fit, before its loops run."""
         self._trainer = trainer
         self._forward = trainer.lightning_module.__dict__.get("forward")
 
     def leave_loops(self, error: BaseException, *, keep_workers: bool) -> None:
-        """Nothing of the former world is held any more: frames, DDP, loaders. `keep_workers`: DataLoader's live on."""
+        """Drop what belongs to the former world: frames, DDP, loaders. `keep_workers`: DataLoader workers stay alive."""
         unwinding.strip_tracebacks(error)
-        unwinding.restore_module(self._trainer, self._forward)  # first: a patched forward holds DDP alive
+        unwinding.restore_module(self._trainer, self._forward)  # first, because a patched forward keeps DDP alive
         unwinding.unwrap_ddp(self._trainer)
         unwinding.drop_loaders(self._trainer, keep_workers=keep_workers)
 
     def roll_back(self, *, step: bool) -> None:
-        """What is done again finds everything as it was: hooks, and the `step` in flight if it was rolled back."""
+        """Restore what hooks that run again have changed, and what the unfinished `step` has, if it was rolled back."""
         if step:
             self.undo.roll_step_back(self._trainer)
         self.undo.roll_hooks_back(self._trainer)

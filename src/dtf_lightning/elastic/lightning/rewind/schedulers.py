@@ -1,4 +1,4 @@
-"""Learning rate schedulers that know the number of steps beforehand, in a run whose epochs change theirs.
+"""`hold_at_the_end` lets `OneCycleLR` schedulers survive more optimizer steps than they were made for.
 
 With `batch="per_rank"` an epoch has more optimizer steps in a smaller world, and `OneCycleLR` raises a `ValueError` at the
 first step past its `total_steps`: the death of one worker would end the run hours later.
@@ -15,14 +15,14 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 log = logging.getLogger("dtf_lightning")
 
 _told: weakref.WeakSet[LRScheduler] = weakref.WeakSet()
-"""Not an attribute of the scheduler: its state is all that is in its `__dict__`."""
+"""Schedulers that have warned; not an attribute of theirs, because all of a scheduler's `__dict__` is its state."""
 
 
 class HeldOneCycleLR(OneCycleLR):
-    """At the end of its cycle it keeps the last learning rate, instead of raising."""
+    """Keep the last learning rate at the end of the cycle, instead of raising `ValueError`."""
 
     def step(self, epoch: int | None = None) -> None:
-        """As `OneCycleLR.step`, until `total_steps` are done."""
+        """Do what `OneCycleLR.step` does until `total_steps` are done; after that only warn once."""
         if epoch is not None or self.last_epoch < self.total_steps:
             super().step(epoch)
         elif self not in _told:
@@ -35,7 +35,7 @@ class HeldOneCycleLR(OneCycleLR):
 
 
 def hold_at_the_end(trainer: Any) -> None:
-    """Make the trainer's schedulers go on past their number of steps. Idempotent."""
+    """Let the trainer's schedulers continue past their number of steps. Idempotent."""
     for config in trainer.lr_scheduler_configs:
         _hold(config.scheduler)
 

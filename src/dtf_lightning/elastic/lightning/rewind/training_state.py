@@ -1,9 +1,9 @@
-"""The whole training state as one dictionary, from a running trainer into another.
+"""These functions turn the whole training state into one dictionary, and load it into another trainer.
 
-The bulk is Lightning's own checkpoint (`dump_checkpoint`) and goes back through Lightning's own restore functions, so
-that whatever can resume from a checkpoint can be handed to a joiner: weights, buffers, optimizers, schedulers, scaler,
-loops, callbacks, the data module, and whatever the user's `on_save_checkpoint` adds. Beside it goes what a checkpoint
-on disk does not need: logged metrics, `should_stop`, where loggers and checkpoint callbacks write.
+Most of it is Lightning's own checkpoint (`dump_checkpoint`), which is loaded by Lightning's own restore functions, so
+that all that can resume from a checkpoint can be sent to a joiner: weights, buffers, optimizers, schedulers, scaler,
+loops, callbacks, the data module, and what the user's `on_save_checkpoint` adds. The rest is what a checkpoint on disk
+does not need: logged metrics, `should_stop`, and the folders of loggers and checkpoint callbacks.
 
 Private API touched here: the checkpoint connector's `_loaded_checkpoint`, the logger connector's metric dictionaries,
 the loops' restart flags.
@@ -28,7 +28,7 @@ CHECKPOINT_KEY = "dtf_lightning"
 
 
 def dump_start(trainer: pl.Trainer) -> dict[str, Any]:
-    """What all members of the first generation must share although each has set itself up alone."""
+    """Return what all members of the first generation must share although each was set up alone."""
     return {
         "checkpoint_folders": {
             callback.state_key: callback.dirpath
@@ -40,7 +40,7 @@ def dump_start(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def load_start(trainer: pl.Trainer, start: dict[str, Any]) -> None:
-    """Become like the sender of `dump_start`."""
+    """Adopt the folders and versions that `dump_start` returned on another worker."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.state_key in start["checkpoint_folders"]:
             callback.dirpath = start["checkpoint_folders"][callback.state_key]
@@ -49,19 +49,19 @@ def load_start(trainer: pl.Trainer, start: dict[str, Any]) -> None:
 
 
 def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any]:
-    """A dictionary whose tensors are references, not copies. All of it can be pickled if a checkpoint can."""
+    """Return the training state; its tensors are references, not copies. It can be pickled if a checkpoint can."""
     return {
         "start": dump_start(trainer),
         "checkpoint": dump_checkpoint(trainer),
         "progress": progress.state_dict(),
         "metrics": {name: _on_cpu(metrics) for name, metrics in shown_metrics(trainer).items()},
         "should_stop": trainer.should_stop,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,  # GradientAccumulationScheduler's, for this epoch
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,  # set by GradientAccumulationScheduler for this epoch
     }
 
 
 def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str, Any]) -> None:
-    """Become what the sender of `dump_state` is."""
+    """Adopt the training state that `dump_state` returned on another worker."""
     load_start(trainer, state["start"])
     load_checkpoint(trainer, state["checkpoint"])
     clear_restart_flags(trainer.fit_loop)

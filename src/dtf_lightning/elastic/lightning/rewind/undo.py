@@ -1,14 +1,15 @@
-"""What is done again must find everything as it was: logged values, metrics, callbacks' state, random numbers.
+"""`Undo` restores logged values, metrics, callbacks' state and random numbers before a step or a hook runs again.
 
 Rules that this file guards:
 
 * a step that is rolled back leaves no trace in epoch means and torchmetrics (buffers and random numbers: `StepSnapshot`);
-* hooks that run again (a validation's, an epoch end's) find the callbacks' state of before, or `EarlyStopping` would
+* hooks that run again (of a validation, of an epoch's end) find the callbacks' former state, or `EarlyStopping` would
   count the same epoch twice;
-* a validation that is interrupted while somebody (`WeightAveraging`) has swapped other weights in leaves the right ones;
-* no survivor keeps a synchronised metric's cached value while another has to synchronise again: their collectives would
+* a validation that is interrupted while a callback (`WeightAveraging`) has swapped other weights in leaves the right
+  ones;
+* no survivor keeps a synchronized metric's cached value while another has to synchronize again: their collectives would
   not match;
-* going back into the loops draws no random number: making an iterator over a DataLoader does.
+* going back into the loops changes no random state, although making an iterator over a DataLoader draws a number.
 
 Private API touched here: `_ResultMetric`'s state, torchmetrics' `_defaults`, `_update_count`, `_computed` and
 `_forward_cache`, `_call_callbacks_state_dict`.
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Undo:
-    """Remembers at step boundaries and before hooks, restores when one of them is done again."""
+    """Keep state at step boundaries and before hooks, and restore it if the step or the hooks run again."""
 
     def __init__(self) -> None:
         self.snapshot = StepSnapshot()
@@ -49,13 +50,13 @@ class Undo:
         self._metric_states: list[dict[str, Any]] = []
         self._results: dict[str, dict[str, Any]] = {}
         self._hooks: tuple[dict[str, Any], torch.Tensor] | None = None
-        """Callbacks' states and random state before the hooks that run; `None` outside."""
+        """Callbacks' states and random state before the current hooks; `None` while no hooks run."""
         self._weights: list[tuple[torch.Tensor, torch.Tensor]] = []
-        """Tensors that the hooks that run may swap, and what was in them."""
+        """Tensors that the current hooks may swap, each with a copy of its former values."""
         self._random: torch.Tensor | None = None
 
     def step_begins(self, trainer: pl.Trainer) -> None:
-        """Remember what a step may change besides weights and optimizers."""
+        """Keep what a step may change besides weights and optimizers."""
         module = trainer.lightning_module
         if self._module is not module:
             self._module = module
@@ -65,7 +66,7 @@ class Undo:
         self._results = {key: result_state(result) for key, result in training_results(trainer).items()}
 
     def roll_step_back(self, trainer: pl.Trainer) -> None:
-        """The step that began last is done again."""
+        """Restore the state from before the last step, which runs again."""
         self.snapshot.restore(trainer.lightning_module)
         for metric, state in zip(self._metrics, self._metric_states, strict=True):
             vars(metric).update(state)
@@ -76,10 +77,10 @@ class Undo:
             vars(results[key]).update(state)
 
     def forget_step(self, trainer: pl.Trainer) -> None:
-        """The step that began last does not count.
+        """Undo the last step, which does not count.
 
-        What it was the first to log in this epoch stays, as nothing: the others have logged it too, and all sum it up
-        together at the end of the epoch.
+        Values that it was the first to log in this epoch stay, with weight 0: the other workers have logged them, too,
+        and all sum them up together at the end of the epoch.
         """
         results = training_results(trainer)
         first_logged = {
@@ -94,7 +95,7 @@ class Undo:
 
     @torch.no_grad()
     def validation_begins(self, trainer: pl.Trainer) -> None:
-        """Like `hooks_begin`, and remember the weights if anybody could swap them. Costs a copy of them then."""
+        """Do what `hooks_begin` does, and copy the weights if the module or a callback could swap them."""
         self.hooks_begin(trainer)
         swappers = _possible_swappers(trainer)
         if swappers:
@@ -107,7 +108,7 @@ class Undo:
             ]
 
     def hooks_begin(self, trainer: pl.Trainer) -> None:
-        """A validation or the end of an epoch begins, whose hooks would all run again."""
+        """Keep callbacks' and random state before a validation or an epoch's end, whose hooks may all run again."""
         self._hooks = copy.deepcopy(callback_states(trainer)), torch.get_rng_state()
 
     def hooks_done(self) -> None:
@@ -116,7 +117,7 @@ class Undo:
 
     @torch.no_grad()
     def roll_hooks_back(self, trainer: Any) -> None:
-        """The hooks that began last, if any are not done, run again."""
+        """Restore the state from before hooks that did not complete, if any: they run again."""
         forget_computed(trainer)
         if self._hooks is None:
             return
@@ -130,7 +131,7 @@ class Undo:
         torch.set_rng_state(random_state)
 
     def keep_random_state(self) -> None:
-        """Remember the random state until `restore_random_state`; the first of several calls counts."""
+        """Keep the random state until `restore_random_state`; of several calls the first counts."""
         if self._random is None:
             self._random = torch.get_rng_state()
 
@@ -142,7 +143,7 @@ class Undo:
 
 @contextmanager
 def unchanged_random_state() -> Iterator[None]:
-    """Inside, random numbers may be drawn that training does not know of."""
+    """Restore the random state at the end of the context: numbers drawn inside do not affect training."""
     state = torch.get_rng_state()
     try:
         yield
@@ -151,7 +152,10 @@ def unchanged_random_state() -> Iterator[None]:
 
 
 def _possible_swappers(trainer: Any) -> list[Any]:
-    """Whoever has code of their own where a validation begins; of Lightning's callbacks only one changes weights."""
+    """Return the module and callbacks that may swap weights as a validation begins, because they override its hooks.
+
+    Of Lightning's own callbacks only `WeightAveraging` changes weights.
+    """
     return [
         owner
         for owner in (trainer.lightning_module, *trainer.callbacks)

@@ -1,4 +1,4 @@
-"""Put right what an exception leaves behind when it passes through Lightning's loops.
+"""These functions clean up what an exception leaves behind when it passes through Lightning's loops.
 
 Private API touched here: `_current_fx_name`, `_ForwardRedirection`'s patched `forward`, the evaluation loop's
 `_module_mode`, `_results`, `_data_fetcher` and `_combined_loader`, the logger connector's `_first_loop_iter` and
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def strip_tracebacks(error: BaseException | None) -> None:
-    """Free the frames that an exception and its causes hold: they keep tensors, DDP and the process group alive."""
+    """Free the frames that an exception and its causes refer to: they keep tensors, DDP and the process group alive."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -32,7 +32,7 @@ def strip_tracebacks(error: BaseException | None) -> None:
 
 
 def unwrap_ddp(trainer: pl.Trainer) -> None:
-    """Take DDP off the model, so that nothing of the old process group is left in it."""
+    """Remove DDP from the model, so that nothing of the old process group is left in it."""
     strategy, module = trainer.strategy, trainer.lightning_module
     wrapped: Any = strategy.model
     if not isinstance(wrapped, DistributedDataParallel):
@@ -44,13 +44,13 @@ def unwrap_ddp(trainer: pl.Trainer) -> None:
     for parameter in module.parameters():
         parameter.grad = None
     if still_alive() is not None:
-        gc.collect()  # 0.3 s: only when something (a cycle) really holds it
+        gc.collect()  # takes 0.3 s, so only if a reference cycle really keeps it alive
         if still_alive() is not None:
             log.debug("the former generation's DDP wrapper is still referenced")
 
 
 def restore_module(trainer: pl.Trainer, original_forward: Any) -> None:
-    """Leave the training or validation step that was interrupted."""
+    """Reset the module after a training or validation step that was interrupted."""
     module: Any = trainer.lightning_module
     if original_forward is None:
         module.__dict__.pop("forward", None)
@@ -61,15 +61,15 @@ def restore_module(trainer: pl.Trainer, original_forward: Any) -> None:
 
 
 def drop_loaders(trainer: pl.Trainer, *, keep_workers: bool) -> None:
-    """Forget the iterators over the old world's data; `keep_workers` leaves persistent DataLoader workers running."""
+    """Drop the iterators over the old world's data; `keep_workers` leaves persistent DataLoader workers running."""
     forget_loader(trainer.fit_loop, keep_workers=keep_workers)
     drop_validation_loaders(trainer.fit_loop.epoch_loop.val_loop)
 
 
 def drop_validation_loaders(validation: Any) -> None:
-    """Forget the validation loop's, so that all members of the generation build theirs anew, together.
+    """Drop the validation loop's loaders, so that all members of the generation build theirs anew, together.
 
-    A newcomer's, too: its sanity check has built them for a world that was provisional, unless it knew that it joins.
-    Building has a barrier, and a member that skipped it would leave the others waiting there for good.
+    A newcomer drops its loaders, too: its sanity check built them for a provisional world, unless it knew that it joins.
+    Building has a barrier, and a member that skipped it would leave the others waiting there forever.
     """
     forget_loader(validation, keep_workers=False)

@@ -1,1 +1,1 @@
-"""One worker's part in a run: it enters generations, trains, unwinds, and leaves or finishes."""
+"""A worker takes part in a run here: it enters generations, trains, unwinds, and leaves or finishes. Internal."""

@@ -1,4 +1,4 @@
-"""What an elastic run could only do wrongly, refused at the start with a message that says what to do instead."""
+"""These checks refuse, at the start, scripts that elastic training would get wrong, and say what to do instead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refuse_module(pl_module: pl.LightningModule) -> None:
-    """Raises `SettingsError` for a module whose steps cannot be told apart."""
+    """Raise `SettingsError` for a module whose optimizer steps or batches the loops do not control."""
     name = type(pl_module).__name__
     if not pl_module.automatic_optimization:
         raise SettingsError(
@@ -31,7 +31,7 @@ def refuse_module(pl_module: pl.LightningModule) -> None:
 
 
 def refuse_optimizers(trainer: pl.Trainer) -> None:
-    """Raises `SettingsError` for an optimizer whose step cannot be rolled back."""
+    """Raise `SettingsError` for an optimizer whose step cannot be rolled back."""
     for optimizer in trainer.optimizers:
         if isinstance(optimizer, torch.optim.LBFGS):
             raise SettingsError(
@@ -42,7 +42,7 @@ def refuse_optimizers(trainer: pl.Trainer) -> None:
 
 
 def refuse_trainer(trainer: pl.Trainer, batches: BatchSettings) -> None:
-    """Raises `SettingsError` for trainer arguments that a batch policy cannot honour."""
+    """Raise `SettingsError` for trainer arguments that a batch policy cannot honour."""
     if not batches.planned:
         return
     policy = f"batch={batches.batch!r}" if batches.virtual_ranks is None else f"virtual_ranks={batches.virtual_ranks}"

@@ -1,4 +1,4 @@
-"""The run that this process is a worker of."""
+"""`current_run` returns the run that this process is a worker of."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _current: WorkerRun | None = None
 
 
 def current_run(settings: RunSettings | None = None) -> WorkerRun | None:
-    """This process's run, checked in to on the first call; `None` where torchrun has not started it.
+    """Return this process's run, made on the first call; `None` where torchrun has not started the process.
 
-    Under this package's rendezvous an agent listens on a socket and the run is live; under any other of torchelastic's
-    its workers are started anew on every change. `settings` that are given later take the place of earlier ones.
+    Under this package's rendezvous an agent listens on a socket and the run is in live mode; under any other rendezvous
+    of torchelastic it is in restart mode. `settings` that are given in a later call replace the earlier ones.
     """
     global _current
     if _current is None:

@@ -1,17 +1,17 @@
-"""Why a worker leaves the training loops without a failure."""
+"""These exceptions take a worker out of the training loops without a failure."""
 
 from __future__ import annotations
 
 STOPPED = 143
-"""Exit code, as of a process that SIGTERM has ended: the agent must not take it for success."""
+"""Exit code of a process that SIGTERM ended, so that the agent does not take the exit for success."""
 
 
 class StopForRescale(Exception):
-    """The agreed step boundary of a planned rescale is reached."""
+    """This worker has reached the step boundary that was agreed on for a planned rescale, or was asked to stop."""
 
 
 class WorkerLeft(SystemExit):
-    """This worker's part in the run is over and the run goes on, or ended, without it: exit code 0."""
+    """This worker's part in the run is over, and the run goes on, or ended, without it: exit code 0."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(0)
@@ -19,7 +19,7 @@ class WorkerLeft(SystemExit):
 
 
 class WorkerStopped(WorkerLeft):
-    """This worker, of a run whose workers are started anew, was asked to stop and has written what it has to."""
+    """A worker of a run in restart mode stops, because it was asked to or lost a peer: exit code `STOPPED`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

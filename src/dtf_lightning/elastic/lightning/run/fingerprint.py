@@ -1,4 +1,4 @@
-"""What must be the same on every node of a run, whatever the world: compared before a newcomer is let in."""
+"""A fingerprint holds what must be the same on all nodes of a run, in any world; newcomers are compared by it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
-    """World-independent settings by name, as text."""
+    """Return the settings that do not depend on the world, by name, as text."""
     script = Path(sys.argv[0]) if sys.argv and sys.argv[0] else None
     content = script.read_bytes() if script is not None and script.is_file() else b""
     return {
@@ -37,11 +37,12 @@ def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
 def run_fingerprint(
     trainer: pl.Trainer, settings: RunSettings, *, gradients: dict[str, str], accumulate: int
 ) -> dict[str, str]:
-    """The same, with what `ElasticCallback` was given.
+    """Return `settings_fingerprint` together with the arguments of `ElasticCallback`.
 
     Args:
-        gradients: what the gradients' policy adds.
-        accumulate: the user's `Trainer(accumulate_grad_batches)`: a plan has set its own for a world that was provisional.
+        gradients: entries that the gradients' policy adds.
+        accumulate: `Trainer(accumulate_grad_batches)` as the user gave it: a plan may have replaced it for a
+            provisional world.
     """
     return (
         settings_fingerprint(trainer)
@@ -56,7 +57,7 @@ def run_fingerprint(
 
 
 def parameter_signature(module: torch.nn.Module) -> tuple[str, ...]:
-    """`name dtype shape` of every parameter and persistent buffer, in order."""
+    """Return `name dtype shape` of every parameter and persistent buffer, in order."""
     return tuple(
         f"{name} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
         for name, tensor in module.state_dict().items()

@@ -1,4 +1,4 @@
-"""The narrow door: all that Lightning's loops, the strategy and the callbacks may see of a worker's run."""
+"""`ElasticRun` lists all that Lightning's loops, the strategy and the callbacks may use of a worker's run."""
 
 from __future__ import annotations
 
@@ -20,86 +20,86 @@ if TYPE_CHECKING:
 
 
 class ElasticRun(Protocol):
-    """A worker's run, as `worker_run.WorkerRun` implements it. In the order in which its methods are called."""
+    """Describe a worker's run, which `worker_run.WorkerRun` implements. Methods stand in the order of their calls."""
 
     trainer: Any
-    """The trainer that fits; `None` before."""
+    """The trainer that fits; `None` before `attach`."""
     settings: RunSettings
     environment: ElasticEnvironment
     world: World
     over: bool
-    """Training came to its end with all members: whoever dies now is missed no more."""
+    """Whether all members have come to the end of training: a member's death is no failure any more."""
     progress: TrainingProgress
     batches: RunningBatches
     gradients: Gradients
 
     @property
     def joiner(self) -> bool:
-        """The run trained before this worker was started."""
+        """Whether the run trained before this worker was started."""
 
     @property
     def recorder(self) -> RunRecorder:
-        """Where this worker's events and its account of time are written."""
+        """The recorder of this worker's events and of its account of time."""
 
     def attach(self, trainer: Any) -> None:
-        """Bind to the trainer that will fit; before its set-up hooks. Raises `SettingsError`."""
+        """Bind to the trainer that will fit, before its set-up hooks. Raises `SettingsError`."""
 
     def leaving(self, reason: str) -> None:
-        """Leave at the next boundary. Safe in a signal handler."""
+        """Ask this worker to leave at the next step boundary. Safe in a signal handler."""
 
     def loaded(self, position: dict[str, Any] | None) -> None:
-        """Lightning has loaded a checkpoint, or a peer's state, in which this was the position."""
+        """Take note of the position in a checkpoint, or in a peer's state, that Lightning has loaded."""
 
     def signals(self) -> AbstractContextManager[None]:
-        """Inside, signals that ask this process to end make it leave at a step boundary."""
+        """Make the process leave at a step boundary when a signal inside this context asks it to end."""
 
     def enter(self) -> None:
         """Wait for the next generation, form it, and hold the same state as all its members."""
 
     def begin(self) -> None:
-        """The training loader of the generation is made: a run that nobody has trained in begins in this world."""
+        """Take note that the generation's training loader is made: a new run begins in this world."""
 
     def bind_loader(self, loader: DataLoader[Any] | StreamLoader, *, first: bool = True) -> None:
-        """Give a training loader its place in the world and in the epoch."""
+        """Set a training loader's rank, world size and position in the epoch."""
 
     def restore_random_state(self) -> None:
-        """Going back into the loops drew no random number."""
+        """Undo what going back into the loops did to the random number generator."""
 
     def before_batch(self) -> None:
-        """Before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
+        """Prepare for the next batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
 
     def batch_drawn(self) -> None:
-        """The batch is there and its step is about to run."""
+        """Take note that the batch is loaded and its training step is about to run."""
 
     def before_validation_batch(self) -> None:
-        """Before each batch of a validation or sanity check; may raise like `before_batch`."""
+        """Prepare for the next batch of a validation or sanity check; may raise like `before_batch`, or `WorkerLeft`."""
 
     def loss_there(self) -> None:
-        """Forward is done."""
+        """Take note that the forward pass is done."""
 
     def optimizer_closure(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """Forward and backward, then a last look before the optimizer changes weights."""
+        """Return a closure that runs forward and backward, then a last check before the optimizer changes weights."""
 
     def after_batch(self) -> None:
-        """The batch is committed: its optimizer stepped, or it is part of an accumulation."""
+        """Take note that a batch is done: its optimizer stepped, or it is part of an accumulation."""
 
     def batch_hooks(self, *, validates: bool) -> AbstractContextManager[None]:
-        """Around what Lightning does at a batch's end; it can be done again."""
+        """Wrap what Lightning does at a batch's end, so that it can be done again after a rescale."""
 
     def epoch_hooks(self) -> AbstractContextManager[None]:
-        """Around what Lightning does at an epoch's end; it can be done again."""
+        """Wrap what Lightning does at an epoch's end, so that it can be done again after a rescale."""
 
     def collective(self) -> AbstractContextManager[None]:
-        """Inside, this worker waits for the others."""
+        """Count the time inside the context as waiting for the other workers."""
 
     def should_rescale(self, error: BaseException) -> bool:
-        """Whether this exception is a rescale; if not, it is this process's own end, and the others are told."""
+        """Tell whether this exception means a rescale; if not, a failure of this process is announced to the others."""
 
     def unwind(self, error: BaseException) -> None:
-        """Bring this process to a clean, resumable position without a process group."""
+        """Bring this process to a clean position that can be resumed, without a process group."""
 
     def leave_if_asked(self) -> None:
-        """Leave if the rescale was this worker's leaving. Raises `WorkerLeft`."""
+        """Leave the run if this worker unwound to leave. Raises `WorkerLeft`."""
 
     def finish(self) -> None:
-        """Come to the end of training together with all members."""
+        """Complete the training together with all members."""

@@ -1,4 +1,4 @@
-"""Live mode's policies: an agent says who is in the run, and peers that live hand their state to newcomers."""
+"""Live mode's two policies: an agent tells a worker the run's members, and living peers send newcomers their state."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 VERDICT_FACTOR = 10
-"""A suspected failure waits this many `rescale_timeout`s for the leader's word: etcd may be away meanwhile."""
+"""Number of `rescale_timeout`s that a suspected failure waits for the leader's decision: etcd may be unreachable."""
 
 
 class LiveMembership:
-    """A worker whose agent listens on a socket. A `Membership` policy. Raises what `WorkerLink` raises."""
+    """Learn membership changes from the node's agent, over a socket. A `Membership`. Raises what `WorkerLink` raises."""
 
     keeps_processes = True
 
@@ -86,7 +86,7 @@ class LiveMembership:
         self.link.check()
 
     def before_validation_batch(self, world: World, *, sanity_checking: bool) -> None:
-        """Nobody waits: a planned rescale comes at the next boundary, a failure cuts the collectives."""
+        """Do nothing: a planned rescale waits for the next step boundary, and a failure cuts the collectives."""
 
     def verdict(self, error: BaseException) -> Verdict:
         if isinstance(error, Exception) and self.link.abort_reason is not None:
@@ -108,7 +108,7 @@ class LiveMembership:
         self.group.cut()
 
     def break_off(self) -> None:
-        """The agents cut the group of a generation that is broken; a planned rescale leaves it whole."""
+        """Do nothing: the link cuts the process group of a broken generation; a planned rescale leaves it intact."""
 
     def drop_group(self, *, planned: bool) -> None:
         if not planned:
@@ -141,7 +141,7 @@ class LiveMembership:
 
 
 class PeerState:
-    """Members compare their positions; the furthest one sends its state to those behind. A `StateSource` policy."""
+    """Compare the members' positions, and send the state of the furthest to those behind. A `StateSource`."""
 
     def __init__(self) -> None:
         self._parts: StateParts
@@ -177,7 +177,7 @@ class PeerState:
         return Resumption(first=first, resuming=resuming, restored=not first)
 
     def _agree(self, world: World) -> tuple[bool, ResumePlan]:
-        """Whether nobody has trained yet, and who sends to whom."""
+        """Return whether no member has trained yet, and which rank sends its state to which."""
         mine = self._parts.progress.position(self._parts.trainer)
         phases = list(LoopPhase)
         # (world_size, 5): every member's position
@@ -195,21 +195,21 @@ class PeerState:
         first = not any(position.trained for position in positions)
         plan = choose_sources(positions)
         if first and len(set(positions)) == 1:
-            # Nobody has trained and all have loaded the same: DDP's broadcast of the weights is enough.
+            # No member has trained and all have loaded the same: DDP's broadcast of the weights is enough.
             return first, replace(plan, sources={})
         return first, plan
 
     def at_boundary(self, step: int) -> None:
-        """Peers hold the state."""
+        """Do nothing: peers hold the state."""
 
     def before_weights_change(self) -> None:
-        """Nothing is being copied."""
+        """Do nothing: no copy is in progress."""
 
     def leave_behind(self, reason: str) -> None:
-        """Peers hold the state."""
+        """Do nothing: peers hold the state."""
 
     def finished(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: this source keeps no files."""
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: this source keeps no files."""

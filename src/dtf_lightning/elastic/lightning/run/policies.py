@@ -1,7 +1,7 @@
-"""The two policies in which live mode and restart mode differ; `live.py` and `restart/` implement them.
+"""Live mode and restart mode differ in these two policies; `live.py` and `restart/` implement them.
 
-`Membership`: who is in the run with this worker, and how it hears of changes. `StateSource`: whose state all continue
-from. Everything else of a worker's run is one code for both: `worker_run.py`.
+`Membership` says which workers are in the run with this one, and how it learns of changes. `StateSource` says whose
+state all continue from. Everything else of a worker's run is the same code for both modes: `worker_run.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(Enum):
-    """What an exception that came up through the training loops is."""
+    """Classify an exception that came up through the training loops."""
 
     RESCALE = "the end of a generation: unwind, and go on in the next one"
     OWN = "this process's own failure: the others are told, and it ends"
@@ -36,85 +36,85 @@ class Verdict(Enum):
 
 
 class Membership(Protocol):
-    """How a worker belongs to its run."""
+    """Connect a worker with the other members of its run."""
 
     group: GenerationGroup
     keeps_processes: bool
-    """Workers live through rescales: rank 0's part passes from one process to another."""
+    """Whether workers survive rescales, so that rank 0's tasks pass from one process to another."""
 
     @property
     def welcome(self) -> Welcome:
-        """What this worker was told about itself."""
+        """Name, rank and timeouts of this worker; in live mode its agent gave them, and the rank is provisional."""
 
     def attach(self, settings: RunSettings, fingerprint: dict[str, str], run_dir: Path) -> Generation | None:
-        """The trainer that will fit is known. The generation, if it is settled already.
+        """Return the generation if it is known as soon as the trainer is, otherwise `None`.
 
-        Raises `SettingsError` when the members' settings differ.
+        Raises `SettingsError` if the members' settings differ.
         """
 
     def get_ready(self, trainer: pl.Trainer) -> None:
-        """Once, when set-up is over and before the first generation."""
+        """Prepare for the first generation; called once, when set-up is over."""
 
     def assignment(self, fingerprint: dict[str, str], parameters: tuple[str, ...], run_dir: Path) -> World:
-        """Wait for the next generation and this worker's place in it; the former group is gone afterwards.
+        """Return this worker's place in the next generation, once it is known; ends the former process group.
 
         Raises:
-            WorkerLeft: the run ended before this worker was needed, or it is to leave already.
-            RunAborted, RunRefused, SettingsError: the run's or the agent's last word.
+            WorkerLeft: the run ended before this worker was needed, or this worker was already asked to leave.
+            RunAborted, RunRefused, SettingsError: the run or the agent does not take this worker.
         """
 
     def store_prefix(self, generation: Generation) -> str:
-        """Unique for the generation on the store that its members meet on."""
+        """Return a key prefix that no other generation uses on the store where the members meet."""
 
     def active(self, step: int) -> None:
-        """Say that the generation is formed and trains."""
+        """Announce that the generation is formed and trains from optimizer step `step` on."""
 
     def at_boundary(self, step: int) -> bool:
-        """At an optimizer-step boundary: whether this worker stops here. Raises like `check`."""
+        """Tell whether this worker stops at this optimizer-step boundary. Raises like `check`."""
 
     def check(self) -> None:
-        """Between boundaries. Raises `GenerationBroken` when a failure was announced, `RunAborted`."""
+        """Check for bad news between boundaries. Raises `GenerationBroken` if a failure was announced, or `RunAborted`."""
 
     def before_validation_batch(self, world: World, *, sanity_checking: bool) -> None:
-        """A validation may take longer than an agent waits. May raise `StopForRescale`, `WorkerLeft`."""
+        """Stop a validation that may take longer than an agent waits. May raise `StopForRescale` or `WorkerLeft`."""
 
     def verdict(self, error: BaseException) -> Verdict:
-        """What the exception is. Raises `RunAborted` in the place of what the end of the collectives has raised."""
+        """Classify the exception. Raises `RunAborted` in place of what the aborted collectives have raised."""
 
     def failed(self, error: str) -> None:
-        """Tell the others that this process ends by a failure of its own."""
+        """Tell the other workers that this process ends by a failure of its own."""
 
     def break_off(self) -> None:
-        """Unwinding begins."""
+        """Release peers that wait for this worker; called when it begins to unwind."""
 
     def drop_group(self, *, planned: bool) -> None:
-        """Nothing uses the generation's process group any more."""
+        """Destroy the generation's process group, which is not in use any more. `planned`: no member failed."""
 
     def leave_reason(self) -> str | None:
-        """Why this worker leaves now that it has unwound; `None`: it goes on to the next generation."""
+        """Return why this worker leaves after unwinding; `None` if it continues in the next generation."""
 
     def leave(self, reason: str) -> None:
-        """Say goodbye. Raises `WorkerLeft`; `RuntimeError` where this worker must be taken for a failed one."""
+        """Leave the run. Raises `WorkerLeft`, or `RuntimeError` where this worker must count as failed."""
 
     def leaving(self, reason: str) -> None:
-        """Leave at the next boundary. Safe in a signal handler."""
+        """Ask this worker to leave at the next step boundary. Safe in a signal handler."""
 
     def finished(self, step: int) -> None:
-        """Come to the end of training together with all members. Raises when one of them died before it."""
+        """Wait until all members have completed the training. Raises if one of them died before it."""
 
     def signals(self) -> AbstractContextManager[None]:
-        """Inside, signals that ask this process to end make it leave at a step boundary."""
+        """Make the process leave at a step boundary when a signal inside this context asks it to end."""
 
     def send(self, event: Event) -> None:
-        """Tell an important event to those who watch the run."""
+        """Send an important event to the programs that watch the run."""
 
     def close(self) -> None:
-        """Hang up and let go of the process group. Idempotent."""
+        """Close the connections and the process group. Idempotent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateParts:
-    """What a worker's training state consists of, and where it goes when it is received."""
+    """Hold the parts that a worker's training state is read from and written to."""
 
     settings: RunSettings
     trainer: Any
@@ -125,25 +125,25 @@ class StateParts:
 
 
 class StateSource(Protocol):
-    """Whose state the members of a generation go on from, and what this worker leaves for others."""
+    """Give all members of a generation the same state, and keep this worker's state for others."""
 
     def attach(self, parts: StateParts) -> None:
-        """The trainer that will fit is known."""
+        """Bind to the parts of the training state, once the trainer that will fit is known."""
 
     def share(self, world: World) -> Resumption:
-        """Leave all members with the newest state that any of them can give. A collective: every member calls it."""
+        """Give all members the newest state that any of them has. A collective: every member calls it."""
 
     def at_boundary(self, step: int) -> None:
-        """Between two optimizer steps, this worker goes on."""
+        """Take note that this worker continues after a boundary between two optimizer steps."""
 
     def before_weights_change(self) -> None:
-        """Weights and optimizer state may change after this."""
+        """Complete copies of the state: weights and optimizer state may change after this returns."""
 
     def leave_behind(self, reason: str) -> None:
-        """This worker unwound and leaves: what others may need of its state is written when this returns."""
+        """Write what others may need of this worker's state, after it has unwound and before it leaves."""
 
     def finished(self) -> None:
-        """Training is over for all."""
+        """Remove what was kept of the run: training is over for all members."""
 
     def close(self) -> None:
-        """Idempotent."""
+        """Release files and threads. Idempotent."""

@@ -1,4 +1,4 @@
-"""What `ElasticCallback` and `ElasticDDPStrategy` were given."""
+"""`RunSettings` holds the arguments of `ElasticCallback` and `ElasticDDPStrategy`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dtf_lightning.elastic.snapshots.settings import SnapshotSettings
 
 @dataclass(kw_only=True)
 class RunSettings:
-    """What `ElasticCallback` and `ElasticDDPStrategy` were given."""
+    """Hold a run's settings; the arguments of `ElasticCallback` explain them."""
 
     batches: BatchSettings = field(default_factory=BatchSettings)
     ledger: bool = False

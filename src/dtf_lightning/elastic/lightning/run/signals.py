@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: leave at a step boundary, so that nobody else notices more than a pause."""
+"""These signal handlers let SIGTERM and Ctrl-C end a worker at a step boundary; its peers see only a pause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def graceful_signals(ask_to_leave: Callable[[str], None]) -> Iterator[None]:
-    """Inside, SIGTERM and the first Ctrl-C call `ask_to_leave` with the signal's name; a second one interrupts at once.
+    """Call `ask_to_leave` with the signal's name on the first SIGTERM or Ctrl-C; a second one interrupts at once.
 
     Lightning's own SIGTERM handler runs a collective inside the signal handler, which hangs when a peer is gone.
     """
@@ -36,10 +36,10 @@ def graceful_signals(ask_to_leave: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def stopping_signals(stop: Callable[[str], None], is_stopping: Callable[[], bool]) -> Iterator[None]:
-    """For workers that are started anew: inside, every SIGTERM, and the first Ctrl-C, calls `stop` with its name.
+    """Call `stop` with the signal's name on every SIGTERM and on the first Ctrl-C, for workers in restart mode.
 
-    A scheduler that signals all processes of a node and the agent that passes it on make two of one SIGTERM. Once the
-    worker stops, the handlers stay: what it has still to write is not cut short by another one.
+    One SIGTERM arrives twice where a scheduler signals all processes of a node and the agent passes the signal on. Once
+    `is_stopping` is true the handlers stay installed, so that another signal does not interrupt the worker's last writes.
     """
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     interrupted = False

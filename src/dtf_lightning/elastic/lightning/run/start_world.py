@@ -1,10 +1,10 @@
-"""The world in which a run began: every worker configures its optimizers as if it had set itself up there.
+"""`StartWorld` makes every worker configure its optimizers as in the world in which the run began.
 
-Workers set themselves up alone, each in a provisional world. But `configure_optimizers` may look at
-`trainer.world_size` (a scaled learning rate) and `trainer.estimated_stepping_batches` (a warm-up, a cycle, often in a
-closure that no scheduler's state contains): with numbers of their own, replicas would train with different learning rates.
-So it is called once more, where it has seen other numbers: at the run's beginning in the world that was formed, and by a
-joiner in the world in which the run began.
+Each worker sets itself up alone, in a provisional world. But `configure_optimizers` may use `trainer.world_size` (for a
+scaled learning rate) and `trainer.estimated_stepping_batches` (for a warm-up or a cycle, often in a closure that no
+scheduler's state contains): with different numbers, replicas would train with different learning rates. So the method is
+called once more where it has seen other numbers: at the run's beginning in the world that was formed, and by a joiner
+in the world in which the run began.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from dtf_lightning.elastic.lightning.run.compatibility import refuse_optimizers
 
 @dataclass(frozen=True, kw_only=True)
 class SeenWorld:
-    """What set-up can see of the world."""
+    """Hold the numbers of a world that a module's set-up can read from the trainer."""
 
     world_size: int
     num_training_batches: float
-    """Per rank and epoch; infinite where nobody has looked at the data yet."""
+    """Batches per rank and epoch; infinite where the data has not been loaded yet."""
     accumulate_grad_batches: int
 
 
 class StartWorld:
-    """What `configure_optimizers` of one worker saw, and what it has to see."""
+    """Compare the world that one worker's `configure_optimizers` saw with the one that it has to see."""
 
     def __init__(self, trainer: Any, environment: ElasticEnvironment) -> None:
         self._trainer = trainer
         self._environment = environment
         self._configured_for: SeenWorld | None = None
-        """`None` before it was called."""
+        """The world that `configure_optimizers` saw; `None` before `configured`."""
         self.run_began: SeenWorld | None = None
-        """What it has to see, on every worker; `None` before the run has begun."""
+        """The world that it has to see on every worker; `None` before the run has begun."""
 
     def configured(self) -> None:
-        """Set-up has just called `configure_optimizers`. Raises `SettingsError` for optimizers that cannot be elastic."""
+        """Take note that set-up has called `configure_optimizers`. Raises `SettingsError` for unsuitable optimizers."""
         refuse_optimizers(self._trainer)
         hold_at_the_end(self._trainer)
         self._configured_for = self._seen()
 
     def begin(self) -> None:
-        """The run begins in this world, its training loader is made: it counts from now on, for joiners too."""
+        """Let the run begin in the current world, whose training loader is made; joiners configure themselves for it."""
         assert self._configured_for is not None
         self.run_began = self._seen()
         if self._configured_for.world_size != self.run_began.world_size:
             self._configure_anew(self.run_began)
 
     def join(self, run_began: SeenWorld | None) -> None:
-        """Before a joiner loads the run's state; `None`: the sender has not begun either."""
+        """Configure a joiner before it loads the run's state; `None`: the sender has not begun either."""
         self.run_began = run_began
         if run_began is not None and self._configured_for != run_began:
             self._configure_anew(run_began)
@@ -81,7 +81,7 @@ class StartWorld:
 
     @contextmanager
     def _showing(self, world: SeenWorld) -> Iterator[None]:
-        """Have the trainer show another world."""
+        """Let the trainer show another world inside the context."""
         trainer, environment = self._trainer, self._environment
         now, rank = self._seen(), environment.global_rank()
         environment.enter(rank=rank, world_size=world.world_size)

@@ -1,15 +1,15 @@
-"""One worker's part in a run, from check-in to the last generation; the same code for live and restart mode.
+"""`WorkerRun` takes one worker through a run, from set-up to the last generation, in live and in restart mode.
 
 The life of a worker, in the order of this file's methods:
 
-1. check in when `ElasticCallback` (or `ElasticDDPStrategy`) is constructed, set up alone;
-2. `enter` a generation: form its process group, agree on the newest state, receive it if somebody else has it;
-3. train; at each optimizer-step boundary look whether a planned rescale stops here (one attribute read);
+1. connect when `ElasticCallback` (or `ElasticDDPStrategy`) is constructed, and set up alone;
+2. `enter` a generation: form its process group, agree on the newest state, receive it if another member has it;
+3. train; at each optimizer-step boundary check whether a planned rescale stops here (in live mode one attribute read);
 4. when an exception comes up through the loops, `should_rescale` tells a rescale from the user's own error;
-5. `unwind`: back to a clean, resumable position without a process group; then 2 again, or leave;
-6. `finish` with the others.
+5. `unwind` to a clean position that can be resumed, without a process group; then 2 again, or leave;
+6. `finish` with the other members.
 
-Where live and restart mode differ, a policy says what is done: `policies.Membership`, `policies.StateSource`.
+Where live and restart mode differ, a policy decides: `policies.Membership`, `policies.StateSource`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class WorkerRun:
-    """See the module's docstring. One per process; the strategy holds it. Implements `interface.ElasticRun`."""
+    """Implement `interface.ElasticRun`, as the module's docstring explains. One per process; the strategy holds it."""
 
     def __init__(self, settings: RunSettings, membership: Membership, source: StateSource) -> None:
         self.settings = settings
@@ -62,38 +62,39 @@ class WorkerRun:
             num_local_workers=welcome.num_local_workers,
         )
         self.world = World(rank=welcome.rank, size=welcome.world_size)
-        # Until the first generation, Lightning sees the node's workers as its process group and a provisional rank, so
-        # that a joiner writes no log folder and `prepare_data` has its barrier on the node.
+        # In live mode, until the first generation, Lightning sees the node's workers as its process group and a
+        # provisional rank, so that a joiner writes no log folder and `prepare_data` has its barrier on the node.
         publish_rank(welcome.rank)
         accept_any_world()
         self.trainer: Any = None
-        """The trainer that fits; `None` before."""
+        """The trainer that fits; `None` before `attach`."""
         self.progress = TrainingProgress()
         self.rewind = Rewind()
         self.over = False
-        """Training came to its end with all members: whoever dies now is missed no more."""
+        """Whether all members have come to the end of training: a member's death is no failure any more."""
         self.reporter = Reporter(RunRecorder(welcome, environment.local_rank(), membership.send))
         self.gradients: Gradients = DdpGradients()
         self.batches: RunningBatches
-        """From `attach` on, as all below."""
+        """The training data of this worker; set by `attach`."""
         self.start_world: StartWorld
+        """The world in which the run began; set by `attach`."""
         self._signature: tuple[dict[str, str], tuple[str, ...]] | None = None
-        """Settings and parameters, as other nodes compare them; `None` before set-up is over."""
+        """Settings and parameters, as nodes compare them; `None` until set-up is over."""
 
     # --- 1 set-up ----------------------------------------------------------------------------------------------------
 
     @property
     def joiner(self) -> bool:
-        """The run trained before this worker was started."""
+        """Whether the run trained before this worker was started."""
         return self.membership.welcome.joiner
 
     @property
     def recorder(self) -> RunRecorder:
-        """Where this worker's events and its account of time are written."""
+        """The recorder of this worker's events and of its account of time."""
         return self.reporter.recorder
 
     def attach(self, trainer: Any) -> None:
-        """Bind to the trainer that will fit; before its set-up hooks. Raises `SettingsError` for what cannot be."""
+        """Bind to the trainer that will fit, before its set-up hooks. Raises `SettingsError` for unsuitable settings."""
         self.trainer = trainer
         batches = self.settings.batches
         if batches.virtual_ranks is not None:
@@ -126,7 +127,7 @@ class WorkerRun:
         )
 
     def _run_dir(self) -> Path:
-        """Where this run's events and ledgers lie."""
+        """Return the folder of this run's events and ledgers."""
         given = self.settings.run_dir or environment.read(environment.RUN_DIR)
         return Path(given or Path(self.trainer.default_root_dir) / "dtf" / self.membership.welcome.run_id).absolute()
 
@@ -135,17 +136,17 @@ class WorkerRun:
         return run_fingerprint(self.trainer, self.settings, gradients=gradients, accumulate=self.batches.accumulate)
 
     def loaded(self, position: dict[str, Any] | None) -> None:
-        """Lightning has loaded a checkpoint, or a peer's state, in which this was the position."""
+        """Take note of the position in a checkpoint, or in a peer's state, that Lightning has loaded."""
         self.progress.loaded = position
         if position is not None and self.world.generation.number == 0:
             self.reporter.resume_logs()
 
     def leaving(self, reason: str) -> None:
-        """Leave at the next boundary. Safe in a signal handler."""
+        """Ask this worker to leave at the next step boundary. Safe in a signal handler."""
         self.membership.leaving(reason)
 
     def signals(self) -> AbstractContextManager[None]:
-        """Inside, signals that ask this process to end make it leave at a step boundary."""
+        """Make the process leave at a step boundary when a signal inside this context asks it to end."""
         return self.membership.signals()
 
     # --- 2 entering a generation -------------------------------------------------------------------------------------
@@ -154,8 +155,8 @@ class WorkerRun:
         """Wait for the next generation, form it, and hold the same state as all its members.
 
         Raises:
-            WorkerLeft: the run ended before this worker was needed, or it is to leave already.
-            RunAborted, RunRefused, SettingsError: the leader's, the agent's or the peers' last word.
+            WorkerLeft: the run ended before this worker was needed, or this worker was already asked to leave.
+            RunAborted, RunRefused, SettingsError: the leader, the agent or the peers do not take this worker.
         """
         trainer, clock, account = self.trainer, self.reporter.clock, self.recorder.account
         if self._signature is None:
@@ -205,13 +206,13 @@ class WorkerRun:
         )
 
     def begin(self) -> None:
-        """The training loader of the generation is made: a run that nobody has trained in begins in this world."""
+        """Take note that the generation's training loader is made: a new run begins in this world."""
         if self.world.first and self.start_world.run_began is None:
             self.start_world.begin()
 
     def bind_loader(self, loader: DataLoader[Any] | StreamLoader, *, first: bool = True) -> None:
-        """Give a training loader its place in the world and in the epoch."""
-        # Set-up may look at the data of another world than the one that is formed: see `StartWorld`.
+        """Set a training loader's rank, world size and position in the epoch."""
+        # Set-up may load the data of another world than the one that is formed: see `StartWorld`.
         world = replace(self.world, rank=self.environment.global_rank(), size=self.environment.world_size())
         recorded = self.reporter.records_samples
         self.batches.bind_loader(world, loader, first=first, in_epoch=self.progress.pending, recorded=recorded)
@@ -219,11 +220,11 @@ class WorkerRun:
     # --- 3 training --------------------------------------------------------------------------------------------------
 
     def restore_random_state(self) -> None:
-        """Going back into the loops drew no random number."""
+        """Undo what going back into the loops did to the random number generator."""
         self.rewind.undo.restore_random_state()
 
     def before_batch(self) -> None:
-        """Called before each batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
+        """Prepare for the next batch. Raises `StopForRescale` at the agreed boundary, `GenerationBroken`, `RunAborted`."""
         trainer, progress = self.trainer, self.progress
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         at_step = (done - self.batches.done_before) % trainer.accumulate_grad_batches == 0
@@ -242,7 +243,7 @@ class WorkerRun:
         self.recorder.account.data_wanted()
 
     def batch_drawn(self) -> None:
-        """Called when the batch is there and its step is about to run: the ledger's line goes before the step."""
+        """Take note that the batch is loaded; the ledger's line is written before the training step runs."""
         self.recorder.account.data_there()
         self.reporter.pace.forward_begins()
         self.gradients.before_training_step()
@@ -250,16 +251,16 @@ class WorkerRun:
         self.reporter.drawn(self.world, self.batches)
 
     def before_validation_batch(self) -> None:
-        """Called before each batch of a validation or sanity check; may raise like `before_batch`."""
+        """Prepare for the next batch of a validation or sanity check; may raise like `before_batch`, or `WorkerLeft`."""
         if not self.over:
             self.membership.before_validation_batch(self.world, sanity_checking=self.trainer.sanity_checking)
 
     def loss_there(self) -> None:
-        """Forward is done."""
+        """Take note that the forward pass is done."""
         self.reporter.pace.forward_done()
 
     def optimizer_closure(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """Forward and backward, then a last look before the optimizer changes weights."""
+        """Return a closure that runs forward and backward, then a last check before the optimizer changes weights."""
 
         def checked() -> Any:
             result = closure()
@@ -274,8 +275,8 @@ class WorkerRun:
         return checked
 
     def after_batch(self) -> None:
-        """Called when the batch is committed: its optimizer stepped, or it is part of an accumulation."""
-        self.source.before_weights_change()  # of an accumulation: what follows a batch may change weights
+        """Take note that a batch is done: its optimizer stepped, or it is part of an accumulation."""
+        self.source.before_weights_change()  # in an accumulation too: hooks after a batch may change weights
         self.progress.batch_done()
         self.reporter.committed(self.world, self.progress.batch_samples)
         if self.progress.no_step_open(self.trainer):
@@ -286,7 +287,7 @@ class WorkerRun:
 
     @contextmanager
     def batch_hooks(self, *, validates: bool) -> Iterator[None]:
-        """Around what Lightning does at a batch's end, which can be done again."""
+        """Wrap what Lightning does at a batch's end, so that it can be done again after a rescale."""
         self.progress.phase = LoopPhase.ADVANCE_END
         if validates:
             self.rewind.undo.validation_begins(self.trainer)
@@ -298,7 +299,7 @@ class WorkerRun:
 
     @contextmanager
     def epoch_hooks(self) -> Iterator[None]:
-        """Around what Lightning does at an epoch's end, which can be done again."""
+        """Wrap what Lightning does at an epoch's end, so that it can be done again after a rescale."""
         self.progress.epoch_batches_done(self.trainer)
         self.rewind.undo.hooks_begin(self.trainer)
         yield
@@ -307,15 +308,15 @@ class WorkerRun:
         self.progress.epoch_done()
 
     def collective(self) -> AbstractContextManager[None]:
-        """Inside, this worker waits for the others."""
+        """Count the time inside the context as waiting for the other workers."""
         return self.reporter.pace.collective()
 
     # --- 4 failures --------------------------------------------------------------------------------------------------
 
     def should_rescale(self, error: BaseException) -> bool:
-        """Whether this exception is a rescale; if not, it is this process's own end, and the others are told.
+        """Tell whether this exception means a rescale; if not, a failure of this process is announced to the others.
 
-        Raises `RunAborted` in the place of whatever the abort's end of the collectives has raised.
+        Raises `RunAborted` in place of what the aborted collectives have raised.
         """
         self.reporter.broken_off()
         verdict = self.membership.verdict(error)
@@ -332,7 +333,7 @@ class WorkerRun:
     # --- 5 unwinding -------------------------------------------------------------------------------------------------
 
     def unwind(self, error: BaseException) -> None:
-        """Bring this process to a clean, resumable position without a process group."""
+        """Bring this process to a clean position that can be resumed, without a process group."""
         self.membership.break_off()
         self.source.before_weights_change()
         planned = isinstance(error, StopForRescale)
@@ -344,18 +345,18 @@ class WorkerRun:
         if progress.trained:
             in_step = progress.phase is LoopPhase.BATCH
             rolled_back = progress.settle(trainer)
-            if in_step and progress.phase is LoopPhase.ADVANCE_END:  # forward over a step: it is committed
+            if in_step and progress.phase is LoopPhase.ADVANCE_END:  # settled forward over a step, which is committed
                 run_log.commit()
             self.rewind.roll_back(step=rolled_back)
             self.reporter.rolled_back(step=rolled_back)
-            progress.loaded = None  # of no meaning any more, whoever has loaded a callback state
+            progress.loaded = None  # the position in a loaded checkpoint means nothing once training began
         run_log.drop()
         if planned:
             run_log.flush()
         self.reporter.clock.mark("unwind")
 
     def leave_if_asked(self) -> None:
-        """Leave if the rescale was this worker's leaving. Raises `WorkerLeft`."""
+        """Leave the run if this worker unwound to leave. Raises `WorkerLeft`."""
         reason = self.membership.leave_reason()
         if reason is None:
             return
@@ -367,10 +368,10 @@ class WorkerRun:
     # --- 6 the end ---------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Come to the end of training together with all members.
+        """Complete the training together with all members.
 
-        Raises `GenerationBroken`, or torch's errors, when a member died before it had finished: the others need this
-        one's state.
+        Raises `GenerationBroken`, or torch's errors, if a member died before it had finished: the others need this
+        worker's state.
         """
         self.reporter.finishing()
         self.membership.finished(self.trainer.global_step)
@@ -379,7 +380,7 @@ class WorkerRun:
         self.source.finished()
 
     def close(self) -> None:
-        """Hang up and let go of files and of the process group. Idempotent; the agent takes it for this worker's end."""
+        """Close connections, files and the process group. Idempotent; the agent takes it for this worker's end."""
         self.source.close()
         self.membership.close()
         self.reporter.close()

@@ -1,4 +1,4 @@
-"""Where a worker stands among the others, as values."""
+"""These values describe a worker's place among the workers of a run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ NO_GENERATION = Generation(number=0)
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The generation that a worker is in, or was in last, and its place there.
+    """Describe the generation that a worker is in, or was in last, and its rank there.
 
-    Before the first generation, rank and size are the agent's provisional ones and the generation's number is 0.
+    Before the first generation, rank and size are provisional in live mode, and the generation's number is 0.
     """
 
     generation: Generation = NO_GENERATION
     rank: int
-    """Starts at 0."""
+    """Rank of this worker, starting at 0."""
     size: int
-    """Workers."""
+    """Number of workers."""
     formed: bool = False
-    """The generation's process group is up; false in set-up, which uses a local group, and in a rescale."""
+    """Whether the generation's process group exists; false in set-up, which uses another group, and in a rescale."""
     first: bool = True
-    """No member has trained before this generation: all run their `on_train_start` hooks together."""
+    """Whether no member has trained before this generation: all run their `on_train_start` hooks together."""
 
     @property
     def workers(self) -> tuple[str, ...]:
-        """A name for each rank, of a worker that keeps it for life; none in set-up, where ranks are provisional."""
+        """Lasting name of the worker at each rank, in rank order; empty in set-up, where ranks are provisional."""
         if not self.formed:
             return ()
         return tuple(
@@ -37,7 +37,7 @@ class World:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """`node/local_rank` by rank: how event logs name the workers."""
+        """`node/local_rank` of each rank, in rank order: the names of workers in event logs."""
         return tuple(
             f"{member.node}/{local}" for member in self.generation.members for local in range(member.num_workers)
         )
@@ -45,11 +45,11 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """How a worker goes on after all members of a new generation have come to hold one state."""
+    """Say how a worker continues after all members of a new generation have come to hold the same state."""
 
     first: bool
-    """`World.first`."""
+    """Value of `World.first`."""
     resuming: bool
-    """The next pass through the epoch loop goes on at a position, instead of beginning an epoch."""
+    """Whether the next pass through the epoch loop continues at a position, instead of starting an epoch."""
     restored: bool
-    """All members hold the same weights already; false: they have those that each set up alone, and take rank 0's."""
+    """Whether all members hold the same weights; if not, each has those of its own set-up, and takes rank 0's."""
