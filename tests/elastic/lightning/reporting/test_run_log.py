@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -22,6 +22,7 @@ from dtf_lightning.elastic.lightning.reporting import tensorboard_log
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.reporting.run_log import RunLog
 from dtf_lightning.elastic.rules.resume import LoopPhase
+from dtf_lightning.errors import RunAborted
 from support.elastic.run_of_one import Disturbance, RunOfOne, fit
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -249,6 +250,27 @@ def test_another_training_gets_another_log(tmp_path: Path, start_run: Callable[.
         start_run()
         fit(tmp_path, elastic=True, logger=TensorBoardLogger(tmp_path, name="tb"), max_epochs=1)
     assert sorted(path.name for path in (tmp_path / "tb").iterdir()) == ["version_0", "version_1"]
+
+
+class Aborting(Callback):
+    """Has the leader end the run at step 5."""
+
+    def __init__(self, run: RunOfOne) -> None:
+        self.run = run
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 5:
+            self.run.abort(trainer.strategy.run.membership.link)
+
+
+def test_nothing_is_held_after_an_abort(tmp_path: Path, run: RunOfOne) -> None:
+    """The leader has ended the run, nothing is done again: what the script tells its logger then is in the log."""
+    logger = CSVLogger(tmp_path / "csv", flush_logs_every_n_steps=1)
+    with pytest.raises(RunAborted, match="on purpose"):
+        fit(tmp_path, elastic=True, logger=logger, callbacks=[Aborting(run)])
+    logger.log_metrics({"said": 7.0}, step=5)
+    logger.save()
+    assert ",7.0" in Path(logger.log_dir, "metrics.csv").read_text()
 
 
 def test_cost_of_a_step(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ class LiveMembership:
         stop = self.link.stopping
         return stop.reason if stop is not None and stop.leave and not self.link.broken else None
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, step: int) -> None:  # noqa: ARG002
         self.link.left()
         raise WorkerLeft(reason)
 
