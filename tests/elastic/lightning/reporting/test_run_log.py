@@ -21,6 +21,7 @@ from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import Ada
 from dtf_lightning.elastic.lightning.reporting import tensorboard_log
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.reporting.run_log import RunLog
+from dtf_lightning.elastic.link.worker_link import WorkerLink
 from dtf_lightning.elastic.rules.resume import LoopPhase
 from dtf_lightning.errors import RunAborted
 from support.elastic.run_of_one import Disturbance, RunOfOne, fit
@@ -250,6 +251,43 @@ def test_another_training_gets_another_log(tmp_path: Path, start_run: Callable[.
         start_run()
         fit(tmp_path, elastic=True, logger=TensorBoardLogger(tmp_path, name="tb"), max_epochs=1)
     assert sorted(path.name for path in (tmp_path / "tb").iterdir()) == ["version_0", "version_1"]
+
+
+def csv_steps(logger: CSVLogger, column: str = "loss_step") -> tuple[int, ...]:
+    with Path(logger.log_dir, "metrics.csv").open(newline="") as file:
+        return tuple(int(row["step"]) for row in csv.DictReader(file) if row.get(column))
+
+
+def test_csv_is_on_the_disk_before_another_may_write(
+    tmp_path: Path, run: RunOfOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planned rescale at an epoch's end: the means' row is written before the next generation can begin, not at the end."""
+    logger, found = CSVLogger(tmp_path), []
+    ready = WorkerLink.ready
+
+    def look_and_be_ready(*args: Any, **kwargs: Any) -> Any:
+        if Path(logger.log_dir, "metrics.csv").exists():
+            found.append((csv_steps(logger), csv_steps(logger, "loss_epoch")))
+        return ready(*args, **kwargs)
+
+    monkeypatch.setattr(WorkerLink, "ready", look_and_be_ready)
+    fit(tmp_path, elastic=True, run=run, disturbances=[Disturbance("training_step", 4)], logger=logger)
+    assert found == [(tuple(range(6)), (5,))]
+
+
+def test_csv_of_a_failing_rank_0(tmp_path: Path, run: RunOfOne, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails by itself: its rows are written before it tells the others, who go on in the same file."""
+    logger, found = CSVLogger(tmp_path), []
+    monkeypatch.setattr(WorkerLink, "dying", lambda *_: found.append(csv_steps(logger)))
+
+    class Fails(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 5:
+                raise ValueError("its own")
+
+    with pytest.raises(ValueError, match="its own"):
+        fit(tmp_path, elastic=True, run=run, logger=logger, callbacks=[Fails()])
+    assert found == [tuple(range(5))]
 
 
 class Aborting(Callback):

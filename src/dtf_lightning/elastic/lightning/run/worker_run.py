@@ -334,9 +334,8 @@ class WorkerRun:
             return True
         if verdict is Verdict.OWN:
             text = f"{type(error).__name__}: {error}"[:2000]
-            self.reporter.ended(text)
+            self.reporter.failed(text)
             self.membership.failed(text)
-            self.reporter.run_log.commit()
         self.reporter.run_log.holding = False
         return False
 
@@ -362,7 +361,7 @@ class WorkerRun:
             progress.loaded = None  # the position in a loaded checkpoint means nothing once training began
         run_log.drop()
         if planned:
-            run_log.flush()
+            run_log.hand_over()
         self.reporter.clock.mark("unwind")
 
     def leave_if_asked(self) -> None:
