@@ -13,11 +13,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 GOODBYE = b"."
 """Byte that the agent sends once it has ended its workers itself."""
+LINGER, PAUSE = 0.5, 0.05
+"""Seconds after the agent's end in which it looks again, and between two looks: a worker that was being started when the
+agent was killed gets its environment, and with it the mark, a little later."""
 
 
 def marked(mark: bytes) -> Iterator[int]:
@@ -36,16 +40,21 @@ def has_mark(pid: int, mark: bytes) -> bool:
 
 
 def end_marked(mark: bytes) -> int:
-    """Send SIGKILL to all marked processes, and to those that they start meanwhile; return their number."""
+    """Send SIGKILL to all marked processes, those that they start meanwhile and those being started; return their number."""
     ended: set[int] = set()
-    while found := set(marked(mark)) - ended:
+    until = time.monotonic() + LINGER
+    while True:
+        found = set(marked(mark)) - ended
         ended |= found
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
                 pass  # it has ended by itself
-    return len(ended)
+        if not found and time.monotonic() >= until:
+            return len(ended)
+        if not found:
+            time.sleep(PAUSE)
 
 
 def main(mark: bytes) -> None:

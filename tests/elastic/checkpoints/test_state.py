@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import operator
 import threading
+from collections import deque
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from dtf_lightning.__main__ import main
+from dtf_lightning.elastic.checkpoints import staging
 from dtf_lightning.elastic.checkpoints.background import BackgroundWriter
 from dtf_lightning.elastic.checkpoints.compare import compare
 from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
@@ -45,17 +49,17 @@ def training_state() -> dict:
 def test_a_staged_copy_does_not_change():
     """Same bytes as torch.save of the original then; training goes on and changes nothing; buffers are used again."""
     state = training_state()
-    staging = Staging()
-    copy = staging.copy(state)
+    buffers = Staging()
+    copy = buffers.copy(state)
     expected = {name: tensor.clone() for name, tensor in state["state_dict"].items()}
     for tensor in state["state_dict"].values():
         tensor.zero_()
     assert compare(expected, copy["state_dict"]) == []
     assert type(copy["state_dict"]) is type(state["state_dict"])
     assert copy["note"] == {"a": [1, "b"]}
-    held = staging.num_bytes
-    again = staging.copy(state)
-    assert staging.num_bytes == held
+    held = buffers.num_bytes
+    again = buffers.copy(state)
+    assert buffers.num_bytes == held
     assert again["state_dict"]["0.weight"].data_ptr() == copy["state_dict"]["0.weight"].data_ptr()
 
 
@@ -90,11 +94,11 @@ def test_parameters_and_other_tensors():
 
 def test_buffers_follow_the_state():
     """A state that shrinks or grows lets go, and takes, memory."""
-    staging = Staging()
-    staging.copy([torch.ones(1000), torch.ones(1000)])
-    assert staging.num_bytes == 8000
-    assert staging.copy([torch.ones(10)])[0].sum() == 10
-    assert staging.num_bytes == 40
+    buffers = Staging()
+    buffers.copy([torch.ones(1000), torch.ones(1000)])
+    assert buffers.num_bytes == 8000
+    assert buffers.copy([torch.ones(10)])[0].sum() == 10
+    assert buffers.num_bytes == 40
 
 
 def addresses(*tensors: torch.Tensor) -> set[int]:
@@ -145,6 +149,52 @@ def test_a_step_before_the_copy_began_is_found():
     weights.add_(1)
     with pytest.raises(StateChanged):
         staged.read()
+
+
+def test_an_operation_that_is_not_counted_yet_is_found(monkeypatch):
+    """The training thread was stopped in a clamp that has changed the weights and not told: the reader lets it end."""
+    weights = torch.arange(100_000.0)
+    changed, compared, found = threading.Lock(), threading.Lock(), []
+    changed.acquire()
+    compared.acquire()
+
+    def train() -> None:
+        found.append(Staging().begin([weights], steady=addresses(weights)))
+        # One instruction, as an operation in place is: the change, which torch does not count, and then the count.
+        steps = (
+            partial(weights.data.clamp_, 0, 1),
+            changed.release,
+            partial(compared.acquire, True, 10),
+            weights.relu_,
+        )
+        deque(map(operator.call, steps), maxlen=0)
+        done.wait(10)
+
+    def compare_and_release(one: torch.Tensor, other: torch.Tensor) -> bool:
+        same = same_bytes(one, other)
+        compared.release()
+        return same
+
+    done, same_bytes = threading.Event(), staging._same_bytes
+    monkeypatch.setattr(staging, "_same_bytes", compare_and_release)
+    training = threading.Thread(target=train)
+    training.start()
+    try:
+        assert changed.acquire(timeout=10)
+        with pytest.raises(StateChanged):
+            found[0].read()
+    finally:
+        done.set()
+        training.join()
+
+
+def test_a_thread_that_has_ended_changes_nothing():
+    """A script that ended in an error: its last checkpoint is written without it."""
+    weights, found = torch.arange(100_000.0), []
+    training = threading.Thread(target=lambda: found.append(Staging().begin([weights], steady=addresses(weights))))
+    training.start()
+    training.join()
+    assert torch.equal(found[0].read()[0], weights)
 
 
 # --- background ------------------------------------------------------------------------------------------------------

@@ -111,11 +111,15 @@ def test_torchrun(etcd, fork_server, tmp_path):
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("data", ["map", "several"])
 @pytest.mark.parametrize("seed", range(5))
-def test_random_faults(make_run, seed):
-    """Forty joins, leaves and deaths of workers, agents and nodes, in random order, at any time, one to five nodes."""
+def test_random_faults(make_run, seed, data):
+    """Forty joins, leaves and deaths of workers, agents and nodes, in random order, at any time, one to five nodes.
+
+    With one loader, and with two side by side.
+    """
     chance = random.Random(seed)
-    run = make_run(OPEN_END, max_consecutive_failures=1000, failure_tolerance=1000)
+    run = make_run(replace(OPEN_END, data=data), max_consecutive_failures=1000, failure_tolerance=1000)
     run.start("n0")
     alive, number = ["n0"], 1
     for _ in range(40):

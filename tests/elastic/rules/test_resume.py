@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtf_lightning.elastic.rules.resume import LoopPhase, Position, choose_leader
+from dtf_lightning.elastic.rules.resume import LoopPhase, Position, choose_sources
 from dtf_lightning.errors import ProtocolError
 
 
@@ -25,8 +25,8 @@ def test_phases_are_in_time_order():
 
 def test_the_newest_wins():
     """One survivor stepped before its peer died in the all-reduce, the others did not: they are rolled forward."""
-    plan = choose_leader([at(7), at(8), at(7)])
-    assert (plan.leader_rank, plan.holders, plan.receivers) == (1, (1,), (0, 2))
+    plan = choose_sources([at(7), at(8), at(7)])
+    assert (plan.first_holder, plan.holders, plan.receivers) == (1, (1,), (0, 2))
     assert plan.sources == {0: 1, 2: 1}
 
 
@@ -37,48 +37,48 @@ def test_the_newest_wins():
 )
 def test_fields_in_order(newest):
     """Step before batches before phase (with accumulation two batches make a step)."""
-    assert choose_leader([at(7, 14, LoopPhase.BATCH), newest]).leader_rank == 1
+    assert choose_sources([at(7, 14, LoopPhase.BATCH), newest]).first_holder == 1
 
 
 def test_newcomers_receive():
     """A newcomer that loaded an old checkpoint of a later step does not outrank who trained in this run."""
-    plan = choose_leader([at(3), Position(trained=False, global_step=900), at(3)])
+    plan = choose_sources([at(3), Position(trained=False, global_step=900), at(3)])
     assert (plan.holders, plan.receivers) == ((0, 2), (1,))
 
 
 def test_receivers_are_spread():
     """Five newcomers, two holders: round robin."""
-    plan = choose_leader([at(3), FRESH, FRESH, at(3), FRESH, FRESH, FRESH])
+    plan = choose_sources([at(3), FRESH, FRESH, at(3), FRESH, FRESH, FRESH])
     assert plan.sources == {1: 0, 2: 3, 4: 0, 5: 3, 6: 0}
 
 
 def test_nobody_trained():
     """A start: equal positions do not mean equal weights, so one rank sends to all."""
-    plan = choose_leader([FRESH, FRESH, FRESH])
-    assert (plan.leader_rank, plan.holders, plan.receivers) == (0, (0,), (1, 2))
+    plan = choose_sources([FRESH, FRESH, FRESH])
+    assert (plan.first_holder, plan.holders, plan.receivers) == (0, (0,), (1, 2))
 
 
 def test_nobody_trained_but_one_loaded_a_checkpoint():
     """The newest checkpoint wins."""
-    assert choose_leader([FRESH, Position(global_step=50)]).leader_rank == 1
+    assert choose_sources([FRESH, Position(global_step=50)]).first_holder == 1
 
 
 def test_more_than_a_step_apart():
     """Somebody stepped without its peers: an error that names both ranks."""
     with pytest.raises(ProtocolError, match=r"rank 1 is at .*global_step=9.*rank 0 at .*global_step=7"):
-        choose_leader([at(7), at(9), FRESH])
+        choose_sources([at(7), at(9), FRESH])
 
 
 def test_same_place_other_samples():
     """Two ranks at the same step and batch have consumed different samples."""
     with pytest.raises(ProtocolError, match="expected at most one optimizer step"):
-        choose_leader([at(7, samples=32), at(7, samples=64)])
+        choose_sources([at(7, samples=32), at(7, samples=64)])
 
 
 def test_no_positions():
     """Nobody to choose from."""
     with pytest.raises(ValueError, match="at least one rank"):
-        choose_leader([])
+        choose_sources([])
 
 
 positions = st.builds(
@@ -89,7 +89,7 @@ positions = st.builds(
 @given(st.lists(st.just(FRESH) | positions, min_size=1, max_size=9))
 def test_everybody_ends_up_with_the_newest(ranks):
     """Holders and receivers are everybody once, each receiver has a holder, loads differ by one at most."""
-    plan = choose_leader(ranks)
+    plan = choose_sources(ranks)
     assert sorted(plan.holders + plan.receivers) == list(range(len(ranks)))
     assert set(plan.sources) == set(plan.receivers)
     assert all(ranks[source] == max(ranks) for source in plan.sources.values())

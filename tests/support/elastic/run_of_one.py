@@ -17,10 +17,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, DistributedSampler
 
+from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.lightning.callback import ElasticCallback
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.link.worker_link import WorkerLink
 from dtf_lightning.elastic.rules.generation import Generation, Member
+from dtf_lightning.events.log import read_events
 from support.elastic.scripted_agent import DEADLINE, ScriptedAgent, welcome
 
 NUM_SAMPLES = 24
@@ -60,6 +62,11 @@ class RunOfOne:
         self.agent.send(messages.Fail(target=link.generation + 1, reason="n2#1 died"))
         _wait(link, lambda: link.broken)
 
+    def abort(self, link: WorkerLink) -> None:
+        """End the run."""
+        self.agent.send(messages.Abort(reason="on purpose"))
+        _wait(link, lambda: link.abort_reason is not None)
+
     def wait_to_hear(self, kind: type[messages.Message]) -> messages.Message:
         """What the worker said of this kind, now or soon."""
         with self._heard_more:
@@ -96,8 +103,8 @@ class RunOfOne:
 
 
 def _wait(link: WorkerLink, condition: Any) -> None:
-    with link._changed:
-        assert link._changed.wait_for(condition, DEADLINE), "the worker never heard the agent"
+    with link._announced.changed:
+        assert link._announced.changed.wait_for(condition, DEADLINE), "the worker never heard the agent"
 
 
 @dataclass(frozen=True)
@@ -357,6 +364,13 @@ def fit(
     if run is not None:
         assert not model.disturber.left, f"never happened: {model.disturber.left}"
     return Outcome(trainer, model, recorder)
+
+
+def events_of(run_dir: Path, kind: type[Any]) -> list[Any]:
+    """The events of one kind in the run's folder."""
+    return [
+        e for path in run_dir.glob("events/*.jsonl") for e in read_events(ELASTIC_EVENTS, path) if isinstance(e, kind)
+    ]
 
 
 def assert_same_weights(one: Outcome, other: Outcome) -> None:

@@ -4,7 +4,8 @@ Copying into memory that was touched before is several times faster than allocat
 (weights, moments) need not be copied at once: the copy may run beside the next forward and backward pass, if the
 optimizer step waits for it (CheckFreq, Mohan et al., FAST 2021). A torn copy is never passed on: when all is copied, it
 is compared with the source once more, so that a change of a weight meanwhile (a clamp in a hook, a rescale) is found.
-(torch counts changes in place, but not those through `.data`, so the bytes are compared as well.)
+(torch counts changes in place, but not those through `.data`, so the bytes are compared as well. It counts a change when
+the operation is over: a reader on another thread looks once the training thread has left the operation it was in.)
 
 Whatever can be pickled can be staged; tensors that share memory still share it in the copy.
 """
@@ -12,7 +13,9 @@ Whatever can be pickled can be staged; tensors that share memory still share it 
 from __future__ import annotations
 
 import io
+import sys
 import threading
+import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -25,6 +28,10 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 SMALL = 1 << 16
 """Size in bytes; a smaller storage is copied at once."""
+LOOK_SECONDS = 0.001
+"""Between two looks at where the training thread is; it does something else all the time."""
+PATIENCE = 10.0
+"""Seconds after which a thread that stays where it is counts as one that changes nothing."""
 
 
 def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> list[Any]:
@@ -46,13 +53,15 @@ class StateChanged(CheckpointError):
 
 
 class StagedState:
-    """A copy that may not be finished yet, in the buffers of the `Staging` that made it."""
+    """A copy that may not be finished yet, in the buffers of the `Staging` that made it. Made by the training thread."""
 
     def __init__(self, state: Any, copier: _Copier) -> None:
         self._state = state
         self._copier: _Copier | None = copier
         self._lock = threading.Lock()
         self._torn = False
+        self._training = threading.current_thread()
+        self._waited = threading.Event()
 
     def wait(self) -> None:
         """Return when the source may change; for the training thread, before the next optimizer step.
@@ -61,20 +70,37 @@ class StagedState:
         """
         with self._lock:
             if self._copier is not None:
-                self._torn |= not self._copier.copy_rest()
+                self._torn |= not (self._copier.copy_rest() and self._copier.nothing_changed())
+        self._waited.set()
 
     def read(self) -> Any:
-        """Return the finished copy. Raises `StateChanged` if it is not that of one moment."""
-        self.wait()
+        """Return the finished copy. Raises `StateChanged` if it is not that of one moment.
+
+        On another thread than the training thread, which must not wait for this one without having called `wait`.
+        """
+        with self._lock:
+            copied_here = self._copier is not None and self._copier.is_open
+            if self._copier is not None:
+                self._torn |= not self._copier.copy_rest()
+        if copied_here and threading.current_thread() is not self._training:
+            self._let_operation_end()
         with self._lock:
             copier, self._copier = self._copier, None
             if copier is not None:
+                self._torn |= not copier.nothing_changed()
                 copier.arrive()
         if self._torn:
             raise StateChanged(
                 "weights were changed between two optimizer steps, while they were copied for an asynchronous save"
             )
         return self._state
+
+    def _let_operation_end(self) -> None:
+        """Return when the operation that the training thread is in, if it is in one, is over: it has been counted then."""
+        place, end = _place_of(self._training), time.monotonic() + PATIENCE
+        while not self._waited.wait(LOOK_SECONDS):
+            if place is None or _place_of(self._training) != place or time.monotonic() >= end:
+                return
 
 
 class Staging:
@@ -128,6 +154,11 @@ class _Copier:
         self.num_used = 0
         self.tensors: list[torch.Tensor] = []
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has looked yet if the sources were changed."""
+        return bool(self._versions)
+
     def take(self, tensor: torch.Tensor) -> int:
         self.tensors.append(self._copy(tensor))
         return len(self.tensors) - 1
@@ -139,12 +170,16 @@ class _Copier:
             self._arrived.record()
 
     def copy_rest(self) -> bool:
-        """Copy what was left for later; return whether the sources are still as they were. Idempotent."""
+        """Copy what was left for later; return whether the sources have the same bytes still. Idempotent."""
         for buffer, source in self._later:
             buffer.copy_(source)
-        same = all(tensor._version == version for tensor, version in self._versions)
-        same = same and all(_same_bytes(buffer, source) for buffer, source in self._later)
+        same = all(_same_bytes(buffer, source) for buffer, source in self._later)
         self._later.clear()
+        return same
+
+    def nothing_changed(self) -> bool:
+        """Return whether no operation has changed a source since the copy began, as far as torch counts. Idempotent."""
+        same = all(tensor._version == version for tensor, version in self._versions)
         self._versions.clear()
         return same
 
@@ -193,6 +228,12 @@ class _Copier:
             del self._buffers[index:]
         self._buffers.append(torch.empty(size, dtype=torch.uint8, pin_memory=pinned))
         return self._buffers[index]
+
+
+def _place_of(thread: threading.Thread) -> tuple[int, int] | None:
+    """The instruction that the thread executes; `None` when it has ended. Holds no frame: it would keep tensors alive."""
+    frame = sys._current_frames().get(thread.ident or 0) if thread.is_alive() else None
+    return None if frame is None else (id(frame), frame.f_lasti)
 
 
 def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:

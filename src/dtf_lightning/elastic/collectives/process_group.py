@@ -347,7 +347,7 @@ def _wait_until_quiet(descriptors: Iterable[int]) -> None:
     def has_been_quiet() -> bool:
         nonlocal quiet
         quiet = 0 if any(_bytes_under_way(descriptor) for descriptor in descriptors) else quiet + 1
-        return quiet >= _QUIET_SAMPLES
+        return quiet > _QUIET_SAMPLES  # for so many intervals: gloo needs the last one for what it has just read
 
     with contextlib.suppress(TimeoutError):
         poll_until(has_been_quiet, _QUIET_TIMEOUT, "silence", interval=_QUIET_INTERVAL)

@@ -75,7 +75,7 @@ class Position:
 class ResumePlan:
     """Which ranks send the newest state, and which receive it."""
 
-    leader_rank: int
+    first_holder: int
     """The lowest rank that holds the newest state."""
     holders: tuple[int, ...]
     """The ranks that hold the newest state, in order."""
@@ -85,7 +85,7 @@ class ResumePlan:
     """Each receiver's sender, one of the holders; the receivers are spread evenly over them."""
 
 
-def choose_leader(positions: Sequence[Position]) -> ResumePlan:
+def choose_sources(positions: Sequence[Position]) -> ResumePlan:
     """Choose the ranks whose state all ranks go on with. `positions[r]` is the position of rank r.
 
     Every trained member at the newest position is a holder. While nobody has trained, equal positions do not
@@ -95,7 +95,7 @@ def choose_leader(positions: Sequence[Position]) -> ResumePlan:
     step, batch and phase with different samples: then a step was done without its peers.
     """
     if not positions:
-        raise ValueError("choose_leader needs the position of at least one rank, got none")
+        raise ValueError("choose_sources needs the position of at least one rank, got none")
     newest = max(positions)
     trained = {rank: position for rank, position in enumerate(positions) if position.trained}
     for rank, position in trained.items():
@@ -112,4 +112,4 @@ def choose_leader(positions: Sequence[Position]) -> ResumePlan:
         holders = holders[:1]
     receivers = tuple(rank for rank in range(len(positions)) if rank not in holders)
     sources = {receiver: holders[i % len(holders)] for i, receiver in enumerate(receivers)}
-    return ResumePlan(leader_rank=holders[0], holders=holders, receivers=receivers, sources=sources)
+    return ResumePlan(first_holder=holders[0], holders=holders, receivers=receivers, sources=sources)

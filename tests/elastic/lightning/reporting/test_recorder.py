@@ -29,8 +29,7 @@ from dtf_lightning.elastic.link.messages import Happened
 from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
 from dtf_lightning.elastic.reports.report_data import gather
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.events.log import read_events
-from support.elastic.run_of_one import Disturbance, Net, RunOfOne, fit
+from support.elastic.run_of_one import Disturbance, Net, RunOfOne, events_of, fit
 
 SUM = " + ".join(bucket.value for bucket in Bucket)
 
@@ -41,12 +40,6 @@ def recorded(tmp_path: Path, run: RunOfOne) -> Path:
     disturbances = [Disturbance("training_step", 5), Disturbance("training_step", 12, "collective")]
     fit(tmp_path, elastic=True, run=run, ledger=True, disturbances=disturbances, enable_checkpointing=True)
     return tmp_path / "dtf" / "run"
-
-
-def events_of(run_dir: Path, kind: type[Any]) -> list[Any]:
-    return [
-        e for path in run_dir.glob("events/*.jsonl") for e in read_events(ELASTIC_EVENTS, path) if isinstance(e, kind)
-    ]
 
 
 def test_events(recorded: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -21,7 +21,9 @@ from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import Ada
 from dtf_lightning.elastic.lightning.reporting import tensorboard_log
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.reporting.run_log import RunLog
+from dtf_lightning.elastic.link.worker_link import WorkerLink
 from dtf_lightning.elastic.rules.resume import LoopPhase
+from dtf_lightning.errors import RunAborted
 from support.elastic.run_of_one import Disturbance, RunOfOne, fit
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -249,6 +251,64 @@ def test_another_training_gets_another_log(tmp_path: Path, start_run: Callable[.
         start_run()
         fit(tmp_path, elastic=True, logger=TensorBoardLogger(tmp_path, name="tb"), max_epochs=1)
     assert sorted(path.name for path in (tmp_path / "tb").iterdir()) == ["version_0", "version_1"]
+
+
+def csv_steps(logger: CSVLogger, column: str = "loss_step") -> tuple[int, ...]:
+    with Path(logger.log_dir, "metrics.csv").open(newline="") as file:
+        return tuple(int(row["step"]) for row in csv.DictReader(file) if row.get(column))
+
+
+def test_csv_is_on_the_disk_before_another_may_write(
+    tmp_path: Path, run: RunOfOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planned rescale at an epoch's end: the means' row is written before the next generation can begin, not at the end."""
+    logger, found = CSVLogger(tmp_path), []
+    ready = WorkerLink.ready
+
+    def look_and_be_ready(*args: Any, **kwargs: Any) -> Any:
+        if Path(logger.log_dir, "metrics.csv").exists():
+            found.append((csv_steps(logger), csv_steps(logger, "loss_epoch")))
+        return ready(*args, **kwargs)
+
+    monkeypatch.setattr(WorkerLink, "ready", look_and_be_ready)
+    fit(tmp_path, elastic=True, run=run, disturbances=[Disturbance("training_step", 4)], logger=logger)
+    assert found == [(tuple(range(6)), (5,))]
+
+
+def test_csv_of_a_failing_rank_0(tmp_path: Path, run: RunOfOne, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails by itself: its rows are written before it tells the others, who go on in the same file."""
+    logger, found = CSVLogger(tmp_path), []
+    monkeypatch.setattr(WorkerLink, "dying", lambda *_: found.append(csv_steps(logger)))
+
+    class Fails(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 5:
+                raise ValueError("its own")
+
+    with pytest.raises(ValueError, match="its own"):
+        fit(tmp_path, elastic=True, run=run, logger=logger, callbacks=[Fails()])
+    assert found == [tuple(range(5))]
+
+
+class Aborting(Callback):
+    """Has the leader end the run at step 5."""
+
+    def __init__(self, run: RunOfOne) -> None:
+        self.run = run
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 5:
+            self.run.abort(trainer.strategy.run.membership.link)
+
+
+def test_nothing_is_held_after_an_abort(tmp_path: Path, run: RunOfOne) -> None:
+    """The leader has ended the run, nothing is done again: what the script tells its logger then is in the log."""
+    logger = CSVLogger(tmp_path / "csv", flush_logs_every_n_steps=1)
+    with pytest.raises(RunAborted, match="on purpose"):
+        fit(tmp_path, elastic=True, logger=logger, callbacks=[Aborting(run)])
+    logger.log_metrics({"said": 7.0}, step=5)
+    logger.save()
+    assert ",7.0" in Path(logger.log_dir, "metrics.csv").read_text()
 
 
 def test_cost_of_a_step(tmp_path: Path) -> None:

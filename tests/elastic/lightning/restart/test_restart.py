@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from dtf_lightning import BestCheckpoints
+from dtf_lightning.elastic.events import WorkerEnded
 from dtf_lightning.elastic.lightning.restart import membership
 from dtf_lightning.elastic.lightning.run import current as current_module
 from dtf_lightning.elastic.lightning.run.exits import WorkerStopped
 from dtf_lightning.elastic.snapshots.format import read_header
+from dtf_lightning.errors import SettingsError
 from support.elastic.programs.restart_life import Ending, Killed, Unhurried, environment_of_torchrun, snapshots_in
-from support.elastic.run_of_one import Net, Outcome, fit
+from support.elastic.run_of_one import Net, Outcome, events_of, fit
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -280,3 +284,58 @@ def test_what_was_logged_last_is_in_the_log(tmp_path: Path, life: Any, says: Say
         life(callbacks=[says], logger=logger)
     logger.save()
     assert ",7.0" in Path(logger.log_dir, "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("Trainer(precision)", {}),
+        ("Trainer(max_epochs)", {}),
+        ("Trainer(max_steps)", {}),
+        ("hardware", {"virtual_ranks": 2}),
+        ("torch threads (OMP_NUM_THREADS)", {"virtual_ranks": 2}),
+    ],
+)
+def test_unlike_workers_are_refused(life: Any, monkeypatch: pytest.MonkeyPatch, name: str, arguments: Any) -> None:
+    """A second worker that the same torchrun has started has another setting: refused by name, as in live mode."""
+
+    def gather(_: Any, mine: Any) -> list[Any]:
+        return [mine, replace(mine, settings=mine.settings | {name: "another"})]
+
+    monkeypatch.setattr(membership.RestartMembership, "gather", gather)
+    with pytest.raises(SettingsError, match=f"has {re.escape(name)}=.* rank 1 .*'another'"):
+        life(**arguments)
+
+
+def test_what_may_change_from_life_to_life(life: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer training, on another machine: the next life goes on in the same run."""
+    with pytest.raises(WorkerStopped):
+        life(Ending("on_train_batch_end", 2), virtual_ranks=2, max_epochs=1)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    second = life(virtual_ranks=2, max_epochs=2)
+    assert second.trainer.global_step == 6
+    assert len(second.model.drawn) == 2 * (6 - 2)
+
+
+@pytest.mark.parametrize("kind", ["stop", "collective"])
+def test_the_step_at_which_a_worker_stops(life: Any, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """In the validation after step 6: the log names the last committed step, and the event log the same."""
+    with caplog.at_level("INFO", logger="dtf_lightning"), contextlib.suppress(WorkerStopped, RuntimeError):
+        life(Ending("on_validation_batch_start", 6, kind))
+    assert ("this worker stops at step 6: SIGTERM" in caplog.text) == (kind == "stop")
+    assert "snapshot at step 6" in caplog.text
+
+
+class Stops(Callback):
+    """Asks the worker to stop at a hook, which is none of the training loops'."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, lambda trainer, *_: trainer.strategy.run.leaving("SIGTERM"))
+
+
+@pytest.mark.parametrize(("hook", "num_checked"), [("on_sanity_check_start", 2), ("on_fit_start", 0)])
+def test_stopped_before_training(tmp_path: Path, life: Any, hook: str, num_checked: int) -> None:
+    """A worker that is stopped in set-up writes down that it ended, and why."""
+    with pytest.raises(WorkerStopped):
+        life(callbacks=[Stops(hook)], num_sanity_val_steps=num_checked)
+    assert [(e.reason, e.step) for e in events_of(tmp_path / "run", WorkerEnded)] == [("SIGTERM", 0)]

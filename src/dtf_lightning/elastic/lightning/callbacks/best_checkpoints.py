@@ -219,6 +219,7 @@ class BestCheckpoints(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         if self._writer is not None:
+            self._end_copying()
             try:
                 self._writer.flush()
             except CheckpointError as error:
@@ -257,6 +258,7 @@ class BestCheckpoints(Checkpoint):
             if self._writer is None:
                 folder.save(name, self._files(checkpoint), step=step, epoch=epoch, metrics=metrics)
                 return folder.records
+            self._end_copying()
             self._writer.reserve()
             staging = self._stagings[self._num_saves % len(self._stagings)]
             staged = self._staged = staging.begin(
@@ -298,6 +300,7 @@ class BestCheckpoints(Checkpoint):
             if self._writer is None:
                 annotate()
             else:
+                self._end_copying()
                 self._writer.submit(annotate)
             return folder.records
 
@@ -335,6 +338,7 @@ class BestCheckpoints(Checkpoint):
 
     def _settled_folder(self) -> CheckpointFolder:
         if self._writer is not None:
+            self._end_copying()
             self._writer.flush()
         return self._open()
 

@@ -153,6 +153,15 @@ class Reporter:
         """Report that this worker's part in the run is over."""
         self.recorder.ended(reason, self._trainer.global_step)
 
+    def failed(self, reason: str) -> None:
+        """Report that this worker fails by itself, and let go of the logs: the others go on in them once they are told."""
+        self.ended(reason)
+        try:
+            self.run_log.commit()
+            self.run_log.hand_over()
+        except Exception as error:  # a full disk, say: what failed first is what the user is to see
+            log.warning("what was logged last may not be in the logs: %s", error)
+
     def left(self, reason: str) -> None:
         """Report that this worker leaves a run that goes on."""
         self.ended(reason)

@@ -5,7 +5,7 @@ Rules that this file guards:
 * a logged value is written when its step is committed: until then it is held, and dropped if the step runs again;
 * every rank keeps what it has logged in the last seconds. A worker that becomes rank 0 reads the end of the log that its
   predecessor left, voids the steps that will run again, and adds what the predecessor had not written yet;
-* at most `FLUSH_SECONDS` of a TensorBoard log are in memory only.
+* at most `FLUSH_SECONDS` of a TensorBoard log are in memory only; nothing of any log is once another rank may go on in it.
 
 Loggers of other classes than those in `HELD` get every value at once, as in plain Lightning.
 
@@ -149,6 +149,16 @@ class RunLog:
         self._flush_due = time.monotonic() + FLUSH_SECONDS
         for index in self.tensorboards():
             tensorboard_log.flush(self._loggers[index])
+
+    def hand_over(self) -> None:
+        """Bring all logs to the disk: from here on another process may write to them, and this one writes no more.
+
+        A CSV logger keeps rows until it is closed; written then, they would meet those of the new rank 0.
+        """
+        self.flush()
+        for logger in self._loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()
 
     def _put(self, entry: Entry) -> None:
         there = self._there.get(entry.logger)

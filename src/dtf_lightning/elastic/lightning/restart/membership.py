@@ -60,8 +60,9 @@ NOT_OF_THE_RUN = (
 )  # fmt: skip
 """Settings that do not tell one run from another: they are unknown when a worker looks for its run, or may change from
 life to life (training continues for longer, or on other machines)."""
-SAME_IN_A_LIFE = ("torch threads (OMP_NUM_THREADS)", "hardware")
-"""Those of `NOT_OF_THE_RUN` that must nevertheless be the same for all workers of one life."""
+SAME_IN_A_LIFE = ("Trainer(max_epochs)", "Trainer(max_steps)", "torch threads (OMP_NUM_THREADS)", "hardware")
+"""Those of `NOT_OF_THE_RUN` that must nevertheless be the same for all workers of one life. Optimizers are compared
+together with the parameters."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,6 @@ class RestartMembership:
         """What the workers have agreed on; set by `attach`."""
         self.lost: Exception | None = None
         """Error of the collective whose failure stopped this worker; `None` if no peer was lost."""
-        self._step = 0
         self._welcome = _welcome(world)
         meeting = connect(world)
         self._meeting: dist.Store | None = meeting  # kept alive, because rank 0 may host it
@@ -140,17 +140,11 @@ class RestartMembership:
             run_dir=run_dir,
             agent=agent_name(),
         )
-        peers = self.gather(
-            _Peer(
-                host=socket.gethostname(),
-                node=self._welcome.node,
-                num_local=self._welcome.num_local_workers,
-                settings=compared,
-                records=tuple(node.records()),
-                fresh=uuid.uuid4().hex,
-            )
-        )
-        _refuse_differences(peers)
+        try:
+            peers = self._meet(node, compared)
+        except BaseException:
+            node.close()
+            raise
         last = last_record([record for peer in peers for record in peer.records])
         number = last.generation + 1 if last is not None else 1
         generation = Generation(
@@ -175,6 +169,21 @@ class RestartMembership:
         if self.world.local_rank == 0:
             node.remove_foreign(generation.instance)
         return generation
+
+    def _meet(self, node: NodeSnapshots, settings: dict[str, str]) -> list[_Peer]:
+        """What every rank says of itself, in rank order. Raises `SettingsError` when their settings differ."""
+        peers = self.gather(
+            _Peer(
+                host=socket.gethostname(),
+                node=self._welcome.node,
+                num_local=self._welcome.num_local_workers,
+                settings=settings,
+                records=tuple(node.records()),
+                fresh=uuid.uuid4().hex,
+            )
+        )
+        _refuse_differences(peers)
+        return peers
 
     def get_ready(self, trainer: pl.Trainer) -> None:
         """Keep the optimizers' class names, for the signature that a snapshot must match."""
@@ -204,10 +213,9 @@ class RestartMembership:
     # --- training ----------------------------------------------------------------------------------------------------
 
     def active(self, step: int) -> None:
-        self._step = step
+        """No agent asks how far this worker is."""
 
-    def at_boundary(self, step: int) -> bool:
-        self._step = step
+    def at_boundary(self, step: int) -> bool:  # noqa: ARG002
         return self.stop.asked()
 
     def check(self) -> None:
@@ -245,7 +253,7 @@ class RestartMembership:
     def leave_reason(self) -> str | None:
         return self.stop.reason or f"a peer was lost ({self.lost})".splitlines()[0][:300]
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, step: int) -> None:
         """End this worker: torchelastic starts the next life.
 
         Raises:
@@ -257,7 +265,7 @@ class RestartMembership:
                 f"a peer was lost and no agent has stopped this worker within {PEER_PATIENCE:g} s; it ends so that it "
                 "is started anew"
             ) from self.lost
-        log.info("this worker stops at step %d: %s", self._step, reason)
+        log.info("this worker stops at step %d: %s", step, reason)
         raise WorkerStopped(reason)
 
     def leaving(self, reason: str) -> None:

@@ -25,7 +25,7 @@ from dtf_lightning.elastic.lightning.run.world import Resumption, World
 from dtf_lightning.elastic.link.messages import Happened, Welcome
 from dtf_lightning.elastic.link.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.rules.generation import Generation
-from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_leader
+from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_sources
 from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
 from dtf_lightning.events.registry import Event
 
@@ -119,7 +119,7 @@ class LiveMembership:
         stop = self.link.stopping
         return stop.reason if stop is not None and stop.leave and not self.link.broken else None
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, step: int) -> None:  # noqa: ARG002
         self.link.left()
         raise WorkerLeft(reason)
 
@@ -156,7 +156,7 @@ class PeerState:
         resuming = not first
         if first:
             box = [(training_state.dump_start(trainer), progress.loaded is not None)]
-            dist.broadcast_object_list(box, src=plan.leader_rank)
+            dist.broadcast_object_list(box, src=plan.first_holder)
             start, resuming = box[0]
             training_state.load_start(trainer, start)
         receivers = [receiver for receiver, source in plan.sources.items() if source == world.rank]
@@ -193,7 +193,7 @@ class PeerState:
             for trained, step, batches, phase, samples in (row.tolist() for row in rows)
         ]
         first = not any(position.trained for position in positions)
-        plan = choose_leader(positions)
+        plan = choose_sources(positions)
         if first and len(set(positions)) == 1:
             # No member has trained and all have loaded the same: DDP's broadcast of the weights is enough.
             return first, replace(plan, sources={})

@@ -93,8 +93,11 @@ class Membership(Protocol):
     def leave_reason(self) -> str | None:
         """Return why this worker leaves after unwinding; `None` if it continues in the next generation."""
 
-    def leave(self, reason: str) -> None:
-        """Leave the run. Raises `WorkerLeft`, or `RuntimeError` where this worker must count as failed."""
+    def leave(self, reason: str, step: int) -> None:
+        """Leave the run after `step` optimizer steps.
+
+        Raises `WorkerLeft`, or `RuntimeError` where this worker must count as failed.
+        """
 
     def leaving(self, reason: str) -> None:
         """Ask this worker to leave at the next step boundary. Safe in a signal handler."""

@@ -40,6 +40,7 @@ from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.start_world import StartWorld
 from dtf_lightning.elastic.lightning.run.world import World
 from dtf_lightning.elastic.rules.resume import LoopPhase
+from dtf_lightning.errors import RunAborted
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -252,8 +253,13 @@ class WorkerRun:
 
     def before_validation_batch(self) -> None:
         """Prepare for the next batch of a validation or sanity check; may raise like `before_batch`, or `WorkerLeft`."""
-        if not self.over:
+        if self.over:
+            return
+        try:
             self.membership.before_validation_batch(self.world, sanity_checking=self.trainer.sanity_checking)
+        except WorkerLeft as left:  # a sanity check is not in the training loops, which would write it down
+            self.reporter.ended(left.reason)
+            raise
 
     def loss_there(self) -> None:
         """Take note that the forward pass is done."""
@@ -319,14 +325,17 @@ class WorkerRun:
         Raises `RunAborted` in place of what the aborted collectives have raised.
         """
         self.reporter.broken_off()
-        verdict = self.membership.verdict(error)
+        try:
+            verdict = self.membership.verdict(error)
+        except RunAborted:
+            self.reporter.run_log.holding = False
+            raise
         if verdict is Verdict.RESCALE:
             return True
         if verdict is Verdict.OWN:
             text = f"{type(error).__name__}: {error}"[:2000]
-            self.reporter.ended(text)
+            self.reporter.failed(text)
             self.membership.failed(text)
-            self.reporter.run_log.commit()
         self.reporter.run_log.holding = False
         return False
 
@@ -352,7 +361,7 @@ class WorkerRun:
             progress.loaded = None  # the position in a loaded checkpoint means nothing once training began
         run_log.drop()
         if planned:
-            run_log.flush()
+            run_log.hand_over()
         self.reporter.clock.mark("unwind")
 
     def leave_if_asked(self) -> None:
@@ -363,7 +372,7 @@ class WorkerRun:
         if self.progress.trained:
             self.source.leave_behind(reason)
         self.reporter.left(reason)
-        self.membership.leave(reason)
+        self.membership.leave(reason, self.trainer.global_step)
 
     # --- 6 the end ---------------------------------------------------------------------------------------------------
 
