@@ -98,7 +98,6 @@ WIDE: dict[str, str] = {"elastic.agent.live.agent": "about to be divided"}
 
 
 TANGLED: dict[str, str] = {
-    "elastic.checkpoints.storage": "makes remote storages, which are storages",
     "etcd.memory.store": "opens a backend, which names it",
 }
 """A module of a cycle -> why."""

@@ -22,7 +22,6 @@ LARGE_CLASSES: dict[str, str] = {
     "elastic/agent/live/leader.py:Leader": "about to be divided",
     "elastic/agent/mesh.py:Mesh": "about to be divided",
     "elastic/agent/restart/agent.py:RestartAgent": "about to be divided",
-    "elastic/lightning/callbacks/best_checkpoints.py:BestCheckpoints": "about to be divided",
     "elastic/lightning/callbacks/divergence_stopping.py:DivergenceStopping": "about to be divided",
     "elastic/lightning/reporting/recorder.py:RunRecorder": "about to be divided",
     "elastic/link/worker_link.py:WorkerLink": "about to be divided",
