@@ -218,5 +218,5 @@ def test_public_names():
     with pytest.raises(AttributeError, match="'Elastic'; public names are AdaptiveLearningRate"):
         dtf_lightning.Elastic  # noqa: B018 - the access is the test
     for home in dtf_lightning._HOME.values():
-        path = PACKAGE.parent.joinpath(*home.split(".")).with_suffix(".py")
+        path = PACKAGE.parent.joinpath(*home.partition(":")[0].split(".")).with_suffix(".py")
         assert path.is_file(), home

@@ -209,7 +209,7 @@ class BatchSettings:
         if self.batch not in ("per_rank", "global") and not isinstance(self.batch, BatchPolicy):
             raise SettingsError(
                 f"ElasticCallback(batch={self.batch!r}): choose 'per_rank', 'global', or pass an object with "
-                "next_step(samples_left, world_size, batch_size), see dtf_lightning.elastic.data.step_plans.BatchPolicy"
+                "next_step(samples_left, world_size, batch_size), see dtf_lightning.BatchPolicy"
             )
         if self.global_batch is not None and self.batch != "global":
             raise SettingsError(

@@ -50,7 +50,7 @@ class ElasticCallback(Callback):
         batch: how an optimizer step's samples follow the world size. `"per_rank"`: every rank has the loader's batch
             size, so that a step grows and shrinks with the world. `"global"`: a step has the same samples in every
             world, and each rank accumulates its share in micro-batches of at most the loader's batch size. Or a
-            `dtf_lightning.elastic.data.step_plans.BatchPolicy`.
+            `dtf_lightning.BatchPolicy`.
         global_batch: samples per optimizer step with `"global"`; `None`: as many as a step of the first generation has.
         tail: what to do when the rest of an epoch does not divide by the world size: `"pad"` repeats at most
             world size - 1 samples (Lightning's way, the default of `"per_rank"`), `"drop"` leaves at most as many out,
@@ -64,7 +64,7 @@ class ElasticCallback(Callback):
             that no rescale, retry or validation shifts them; `None`: random numbers continue from their current state.
         evaluation: how validation and test samples are divided. `"padded"`: Lightning's way, which evaluates up to
             world size - 1 samples twice; `"exact"`: each sample once, in any world.
-        ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.elastic.observe.ledger.audit`).
+        ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.audit_ledgers`).
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
             a ramp; `None`: the learning rate does not change with the world.

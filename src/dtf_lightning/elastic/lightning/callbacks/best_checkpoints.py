@@ -53,7 +53,7 @@ class BestCheckpoints(Checkpoint):
         asynchronous: write in a background thread; training waits only for a copy in memory.
         max_in_flight: largest number of asynchronous saves at a time; each holds a copy of the state in host memory.
         safetensors: write each checkpoint's weights as `.safetensors`, too.
-        policy: what to keep, in place of `best` and `recent`; a `dtf_lightning.elastic.checkpoints.retention.Policy`.
+        policy: what to keep, in place of `best` and `recent`; a `dtf_lightning.RetentionPolicy`.
         run: name of the run in the manifest; `None` for a new name, or that of the checkpoint that is resumed.
 
     Raises:

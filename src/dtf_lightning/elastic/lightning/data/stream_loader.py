@@ -116,7 +116,7 @@ def _refuse(loader: DataLoader[Any], settings: BatchSettings) -> None:
         raise SettingsError(
             f"the training data set {name} is an IterableDataset without streams: it has no order that could be divided "
             "anew when the world changes, samples would be lost or repeated. Give it `num_shards` and "
-            "`shard(num_shards, index)` (see dtf_lightning.elastic.data.streams.Streams; datasets.IterableDataset has both), "
+            "`shard(num_shards, index)` (see dtf_lightning.Streams; datasets.IterableDataset has both), "
             "or use a map-style data set."
         )
     if loader.batch_size is None:
