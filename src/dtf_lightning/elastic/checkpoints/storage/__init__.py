@@ -1,1 +1,0 @@
-"""Where checkpoints lie: a local folder, or a URL that fsspec understands."""
