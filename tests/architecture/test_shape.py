@@ -20,7 +20,6 @@ FULL_FOLDERS: dict[str, str] = {}
 
 # path:class -> why it holds so much
 LARGE_CLASSES: dict[str, str] = {
-    "elastic/lightning/callbacks/best_checkpoints.py:BestCheckpoints": "about to be divided",
     "elastic/lightning/callbacks/divergence_stopping.py:DivergenceStopping": "about to be divided",
     "elastic/lightning/reporting/recorder.py:RunRecorder": "about to be divided",
 }

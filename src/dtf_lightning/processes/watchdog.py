@@ -20,8 +20,8 @@ from pathlib import Path
 GOODBYE = b"."
 """Byte that the agent sends once it has ended its workers itself."""
 LINGER, PAUSE = 0.5, 0.05
-"""Seconds after the agent's end in which it looks again, and between two looks: a worker that was being started when the
-agent was killed gets its environment, and with it the mark, a little later."""
+"""Seconds for which the watchdog goes on checking after the agent's end, and seconds between two checks: a worker that
+was being started when the agent was killed gets its environment, and with it the mark, a little later."""
 
 
 def marked(mark: bytes) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""`dtf demo`: a real run on this machine while workers join, leave and die, and an account of what that cost."""
+"""`dtf demo`: a real run on this machine while workers join, leave and die, with a table of what that cost. Internal."""
 
 NUM_TRAINING_SAMPLES = 1437
 NUM_VALIDATION_SAMPLES = 360

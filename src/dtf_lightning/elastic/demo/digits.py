@@ -1,6 +1,6 @@
-"""The demo's training script: `examples/digits.py`, which is shorter, with an end that the demo decides on.
+"""This is the demo's training script: a longer `examples/digits.py`, which the demo can tell to end.
 
-A fixed number of epochs would be over before the last node leaves on one machine, and take minutes on another.
+A fixed number of epochs would end before the last node leaves on one machine, and take minutes on another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dtf_lightning.elastic.lightning.callback import ElasticCallback
 
 
 class DigitsClassifier(L.LightningModule):
-    """A small convolutional network for 8x8 grey-scale images."""
+    """Classify 8x8 grey-scale images with a small convolutional network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class DigitsClassifier(L.LightningModule):
 
 
 class StopWhenTold(Callback):
-    """End training after the epoch in which the file has appeared; all workers follow rank 0's look at it."""
+    """End training after the epoch in which the file has appeared; all workers do what rank 0 sees."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +64,7 @@ class StopWhenTold(Callback):
 
 
 def digits() -> list[Any]:
-    """Training and validation set: (1, 8, 8) images in [0, 1] and their labels."""
+    """Return training and validation set: (1, 8, 8) images in [0, 1] and their labels."""
     data: Any = load_digits()
     images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16
     dataset: Dataset[Any] = TensorDataset(images, torch.tensor(data.target))

@@ -1,4 +1,4 @@
-"""Lines that stay, and below them one that shows what is going on, where there is a terminal to show it on."""
+"""`Display` prints lines that stay, and below them, on a terminal, one that shows what is happening now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REFRESH = 0.1
 
 
 class Display:
-    """Prints to `out`. Without a terminal only what stays is printed, as it comes."""
+    """Print lines to `out`. If it is not a terminal, only the lines that stay are printed."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -28,15 +28,15 @@ class Display:
         return time.monotonic() - self._started
 
     def say(self, text: str) -> None:
-        """A line with the time."""
+        """Print a line that stays, with the seconds since the display was made."""
         self.write(f"{self.elapsed:5.0f} s  {text}")
 
     def write(self, text: str = "") -> None:
-        """Lines without one."""
+        """Print lines that stay, without the time."""
         print(f"{_CLEAR if self._live else ''}{text}", file=self._out, flush=True)
 
     def show(self, text: str) -> None:
-        """Replace the line at the bottom; several calls at once are one."""
+        """Replace the line at the bottom, at most every 0.1 s."""
         now = time.monotonic()
         if not self._live or now - self._refreshed < _REFRESH:
             return
@@ -47,6 +47,6 @@ class Display:
         print(f"{_CLEAR}{line[:width]}", end="", file=self._out, flush=True)
 
     def clear(self) -> None:
-        """Take the line at the bottom away."""
+        """Remove the line at the bottom."""
         if self._live:
             print(_CLEAR, end="", file=self._out, flush=True)

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM, taken where nothing can be lost.
+"""`Interruption` handles Ctrl-C and SIGTERM only at places where no process can be left running.
 
-A `KeyboardInterrupt` between the start of a process and the line that notes its pid would leave it running, one in the
-middle of ending the processes would leave all of them. So the signal is noted, and every wait looks.
+A `KeyboardInterrupt` between the start of a process and the line that stores its pid would leave it running, and one in
+the middle of ending the processes would leave all of them. So the handler only sets a flag, which every wait checks.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import time
 from types import FrameType, TracebackType
 
 POLL = 0.05
-"""Seconds between two looks at whatever is waited for."""
+"""Seconds between two checks of a condition that is waited for."""
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """A context manager, for the main thread; inside, signals end only `pause`."""
+    """Delay signals inside a `with` block of the main thread: they interrupt only `pause`."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -33,10 +33,10 @@ class Interruption:
             signal.signal(number, handler)
 
     def pause(self, seconds: float = POLL) -> None:
-        """Wait for a moment. Raises `KeyboardInterrupt` when asked to end, now or before."""
+        """Wait for some seconds. Raises `KeyboardInterrupt` if a signal has come, now or before."""
         time.sleep(seconds)
         if self._asked:
             raise KeyboardInterrupt
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked = True  # no lock, no event: this may run in the middle of anything
+        self._asked = True  # no lock and no event, because a signal handler may run in the middle of any code

@@ -1,4 +1,4 @@
-"""What can be seen of a run while it trains: its workers' ledgers, read as they grow."""
+"""`LedgerTail` follows a run while it trains, by reading its workers' ledgers as they grow."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 
 @dataclass
 class SeenGeneration:
-    """A generation that workers have begun."""
+    """Describe a generation that workers have begun."""
 
     number: int
     world_size: int
     begin: int
-    """The optimizer step that it began at."""
+    """Optimizer step at which it began."""
     step: int
-    """The newest step that a member has begun."""
+    """Newest step that a member has begun."""
     epoch: int
     workers: set[str] = field(default_factory=set)
     """Names of the ledgers: node, local rank and incarnation, joined by dots."""
 
     @property
     def steps(self) -> int:
-        """Steps that a member has committed in this generation."""
+        """Number of steps that a member has committed in this generation."""
         return self.step - self.begin
 
 
 class LedgerTail:
-    """Follows the ledgers in a folder."""
+    """Follow the ledgers in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,7 +37,7 @@ class LedgerTail:
         self.generations: dict[int, SeenGeneration] = {}
 
     def look(self) -> SeenGeneration | None:
-        """Read what has been added; the newest generation, `None` before the first."""
+        """Read what has been added; return the newest generation, `None` before the first."""
         for path in sorted(self._folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))

@@ -1,4 +1,4 @@
-"""The account at the end: one table, the accuracy, the log, and whether all of it is as it should be.
+"""These functions make the demo's report: one table, notes on it, and a list of what is not as it should be.
 
 The numbers come from what the workers wrote while they trained: pauses from their event logs, steps and samples from
 their ledgers (`dtf_lightning.elastic.observe.rescale_audit` says how losses are counted), accuracy from TensorBoard's log.
@@ -22,42 +22,42 @@ from dtf_lightning.elastic.settings import ElasticSettings
 from dtf_lightning.events.registry import Event
 
 ACCURACY_MARGIN = 0.02
-"""By how much the run may stay behind the undisturbed one: 7 of the 360 images."""
+"""Largest loss of accuracy against the undisturbed run that is accepted: 7 of the 360 images."""
 
 STABILITY_WINDOW = ElasticSettings(min_nodes=1, max_nodes=1).stability_window
 
 MAX_GAP = 3 * LOG_EVERY_N_STEPS
-"""Steps between two points of the loss: rank 0 may die between a step and its point, once or twice in a row."""
+"""Largest number of steps between two points of the loss: rank 0 may die before it logs a point, even twice in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table."""
+    """Hold one line of the table: a generation."""
 
     cost: GenerationCost
     reason: str
     pauses: tuple[float, ...]
-    """Seconds, of each survivor."""
+    """Pause of each survivor, in seconds."""
     since_signal: float | None
-    """Seconds from the signal to the end of the last survivor's first step after it."""
+    """Seconds from the signal to the end of the last survivor's first step after it; `None` without a signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLog:
-    """What TensorBoard shows of one run."""
+    """Hold what TensorBoard shows of one run."""
 
     folder: Path
     num_versions: int
     steps: tuple[int, ...]
-    """Of the points of the loss."""
+    """Steps of the points of the loss, in the order of the log."""
     accuracy: float
-    """Of the last validation."""
+    """Accuracy of the last validation, from 0 to 1."""
 
 
 def rows(
     costs: Sequence[GenerationCost], events: Iterable[Event], acts: Iterable[Act], names: Mapping[str, str]
 ) -> list[Row]:
-    """Put together what belongs to each generation. `names`: node ids to what they are called in the demo."""
+    """Return a row for each generation. `names`: the demo's name of each node id."""
     rescaled = [event for event in events if isinstance(event, WorkerRescaled)]
     done = {act.generation: act for act in acts}
     found = []
@@ -78,8 +78,8 @@ def rows(
 
 
 def read_log(folder: Path) -> TrainingLog:
-    """Read the TensorBoard log in `<folder>/version_*`. Raises `ValueError` if there is none of a whole run."""
-    # As long to import as all else here together.
+    """Read the TensorBoard log in `<folder>/version_*`. Raises `ValueError` if there is none, or it lacks a curve."""
+    # Imported here, because it takes as long as all other imports of this module together.
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         SCALARS,
         EventAccumulator,
@@ -88,7 +88,7 @@ def read_log(folder: Path) -> TrainingLog:
     versions = sorted(folder.glob("version_*"))
     if not versions:
         raise ValueError(f"there is no TensorBoard log in {folder}")
-    # 0: keep every point. Points that go back would show: nothing is purged.
+    # 0 keeps every point. Nothing is purged, so that points that go back would be seen.
     events = EventAccumulator(str(versions[0]), size_guidance={SCALARS: 0}, purge_orphaned_data=False).Reload()
     missing = {"train/loss", "val/accuracy"} - set(events.Tags()[SCALARS])
     if missing:
@@ -102,7 +102,7 @@ def read_log(folder: Path) -> TrainingLog:
 
 
 def problems(found: Sequence[Row], audit: Audit, log: TrainingLog, undisturbed: TrainingLog) -> list[str]:
-    """What is not as it should be; empty when everything held."""
+    """Return what is not as it should be; empty if there is nothing."""
     missing = sum(len(epoch.missing(NUM_TRAINING_SAMPLES)) for epoch in audit.epochs.values())
     repeated = sum(sum(epoch.repeated().values()) for epoch in audit.epochs.values())
     gaps = [later - earlier for earlier, later in pairwise((0, *log.steps))]
@@ -131,7 +131,7 @@ HEADER = (
 
 
 def table(found: Sequence[Row]) -> list[str]:
-    """The lines of the table."""
+    """Return the lines of the table."""
     body = [
         (
             str(row.cost.generation),
@@ -154,7 +154,7 @@ def table(found: Sequence[Row]) -> list[str]:
 
 
 def notes(found: Sequence[Row]) -> list[str]:
-    """How to read the table, and what it leaves out."""
+    """Return lines that say how to read the table, and what it leaves out."""
     signals = [
         f"{_ms(row.since_signal)} ms (generation {row.cost.generation})"
         for row in found
@@ -176,7 +176,7 @@ def _ms(seconds: float) -> str:
 
 
 def _in_short(reason: str, names: Mapping[str, str]) -> str:
-    """The leader's reason without its counts, which have columns of their own, and with the demo's names."""
+    """Return the leader's reason with the demo's names, and without its counts, which have columns of their own."""
     for node, name in names.items():
         reason = re.sub(rf"{re.escape(node)}(#\d+)?", name, reason)
     return reason.partition(":")[0]

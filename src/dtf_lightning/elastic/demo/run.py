@@ -1,4 +1,4 @@
-"""`dtf demo`: play the scenario, train undisturbed for comparison, print the account, leave nothing running."""
+"""`run_demo` is `dtf demo`: it plays the scenario, trains undisturbed for comparison, and prints a report."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SCRIPT = Path(__file__).with_name("digits.py")
 RUN = "demo"
 BATCH_SIZE = 16
 UNDISTURBED_BATCH_SIZE = 3 * BATCH_SIZE
-"""One process with as large a step as three workers together."""
+"""Samples per step of the undisturbed process: as many as three workers have together."""
 
 MAX_EPOCHS = 1000
-"""An end that comes by itself, should the demo be killed."""
+"""Number of epochs after which training ends by itself if the demo is killed."""
 
 UNDISTURBED_TIMEOUT = 150.0
 
@@ -38,12 +38,12 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def run_demo(folder: Path | None, *, fast: bool, keep: bool, display: Display | None = None) -> int:
-    """Run it and print it; 0 if everything held, 1 if not. Call it from the main thread.
+    """Run the demo and print its report; return 0 if all is as it should be, 1 if not. Call it from the main thread.
 
-    `folder` None: a new one under `runs/`. `fast`: fewer steps and epochs. `keep`: leave the nodes' output.
+    `folder` None: a new one under `runs/`. `fast`: fewer steps and epochs. `keep`: do not remove the nodes' output.
 
-    Raises `SettingsError` (a folder in use; scikit-learn or etcd missing), `DemoFailed`, and `KeyboardInterrupt` on
-    Ctrl-C and SIGTERM; all processes have ended by then.
+    Raises `SettingsError` (the folder is in use; scikit-learn or etcd is missing), `DemoFailed`, and `KeyboardInterrupt`
+    on Ctrl-C and SIGTERM; all processes have ended by then.
     """
     display = display or Display()
     folder = _prepare(folder)
@@ -72,14 +72,14 @@ def _run(folder: Path, display: Display, interruption: Interruption, min_steps: 
     arguments = ["--folder", str(folder), "--name", "elastic", "--stop-file", str(stop_file)]
     arguments += ["--epochs", str(MAX_EPOCHS), "--batch-size", str(BATCH_SIZE)]
     with (
-        TemporaryDirectory(prefix="dtf-demo-") as temporary,  # what a killed torchrun leaves goes with it
+        TemporaryDirectory(prefix="dtf-demo-") as temporary,  # also removes what a killed torchrun leaves
         LocalCluster(
             SCRIPT,
             arguments,
             folder=folder / "nodes",
             run_id=RUN,
             run_dir=run_dir,
-            nnodes="2:4",  # both nodes make the first generation, however slow one is
+            nnodes="2:4",  # the first generation waits for both nodes, however slow one is
             max_restarts=1,
             rdzv_conf={"initial_window": "1"},
             variables={**ONE_THREAD, "TMPDIR": temporary},
@@ -104,7 +104,7 @@ def _run(folder: Path, display: Display, interruption: Interruption, min_steps: 
 
 
 def _prepare(folder: Path | None) -> Path:
-    """The folder, made and empty. Raises `SettingsError` for whatever would stop the demo later."""
+    """Make the folder and return it. Raises `SettingsError` if it is in use, or if scikit-learn or etcd is missing."""
     if importlib.util.find_spec("sklearn") is None:
         raise SettingsError(
             "the demo's digits come with scikit-learn, which is missing: pip install 'dtf-lightning[demo]'"
@@ -129,7 +129,7 @@ def _greet(display: Display, folder: Path) -> None:
 
 
 def _train_undisturbed(folder: Path, num_epochs: int, display: Display, interruption: Interruption) -> None:
-    """The same script in one process, for as many epochs."""
+    """Run the same script in one process, for as many epochs. Raises `DemoFailed`."""
     display.say(f"train undisturbed for comparison: one process, {num_epochs} epochs")
     log = folder / "nodes" / "undisturbed.log"
     command = [sys.executable, str(SCRIPT), "--folder", str(folder), "--name", "undisturbed"]
@@ -162,7 +162,7 @@ def _train_undisturbed(folder: Path, num_epochs: int, display: Display, interrup
 
 
 def _names(ledgers: Iterable[str], pids: Mapping[str, int]) -> dict[str, str]:
-    """Node ids, which hold the agent's pid, to what the demo calls the nodes."""
+    """Return the demo's name of each node id, which contains the agent's pid."""
     nodes = {ledger.rsplit(".", 2)[0] for ledger in ledgers}
     return {node: name for node in nodes for name, pid in pids.items() if f"-{pid}-" in node}
 

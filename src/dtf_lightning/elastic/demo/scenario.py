@@ -1,7 +1,7 @@
-"""What happens in the demo, in order.
+"""`Scenario` plays the demo's acts, in order: nodes start, are killed and leave.
 
-Each act waits until the generation before it has trained for some steps, and each wait has a deadline and ends at once
-when a node dies that was not meant to.
+After each act it waits until the new generation has trained for some steps. Each wait has a deadline, and ends at once
+if a node ends that was not meant to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dtf_lightning.elastic.testkit.local_cluster import LocalCluster, LocalNode
 from dtf_lightning.errors import DtfError
 
 START_TIMEOUT = 120.0
-"""Seconds for a node to come: imports of torch and Lightning on a busy machine, from a cold disk."""
+"""Seconds for a node to start and train: it imports torch and Lightning on a busy machine, from a cold disk."""
 
 RESCALE_TIMEOUT = 60.0
 """Seconds for a generation to form and to train for some steps."""
@@ -30,31 +30,33 @@ RESCALE_TIMEOUT = 60.0
 END_TIMEOUT = 120.0
 
 LAST_LINES = 15
-"""Of a node's output, when something went wrong."""
+"""Number of lines of a node's output that an error shows."""
 
 
 class DemoFailed(DtfError):
-    """Something that the demo waited for did not come about."""
+    """A condition that the demo waited for was not met, or a process ended in another way than it should."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Act:
-    """Something that was done to the run, and the generation that it led to."""
+    """Describe what was done to the run, and the generation that it led to."""
 
     what: str
     generation: int
     at: float | None
-    """When the signal was sent, in seconds since the epoch; `None` for a start, after which the node takes its time."""
+    """Time of the signal, in seconds since the epoch; `None` for a start, because a node's imports take long."""
 
 
 class Scenario:
-    """The demo's run, played on a cluster.
+    """Play the demo's acts on a cluster.
 
     Args:
-        min_steps: of a generation before the next act.
-        min_epochs: of the whole run.
-        stop_file: is made when training is to end.
-        interruption: is asked in every wait.
+        cluster: runs the nodes; it has a `run_dir`.
+        display: shows acts and waits.
+        interruption: can end every wait.
+        min_steps: smallest number of steps of a generation before the next act.
+        min_epochs: smallest number of epochs of the whole run.
+        stop_file: file that is made when training is to end.
     """
 
     def __init__(
@@ -72,13 +74,13 @@ class Scenario:
         self._min_steps, self._min_epochs, self._stop_file = min_steps, min_epochs, stop_file
         self._tail = LedgerTail(cluster.run_dir / "ledger")
         self._generation = 0
-        """The one that the last act led to."""
+        """Number of the generation that the last act led to."""
         self._meant_to_end: dict[str, int] = {}
-        """Node to the exit code that it is meant to have."""
+        """Expected exit code of each node that is meant to end."""
         self._acts: list[Act] = []
 
     def play(self) -> list[Act]:
-        """Raises `DemoFailed` when something does not come about in time, or ends in another way than it should."""
+        """Play all acts and return them. Raises `DemoFailed` if one has no effect in time, or a node ends wrongly."""
         self._start("a", "b", workers=2)
         self._start("c", workers=3)
         self._kill_a_worker(workers=2)
@@ -135,7 +137,7 @@ class Scenario:
         self._display.say(f"training ends after {self._epoch() + 1} epochs, every node with the right exit code")
 
     def _any_node(self) -> LocalNode:
-        """One that does not lead: what befalls the leader is an act of its own."""
+        """Return a node that is not the leader's, which has an act of its own."""
         leader = self._cluster.leader().name
         return next(
             node
@@ -152,7 +154,7 @@ class Scenario:
             newest = self._tail.look()
             for seen in self._tail.generations.values():
                 if seen.number > self._generation and seen.world_size == world_size and newest is not None:
-                    # One that is over already has no more steps to come.
+                    # A generation that is already over will make no more steps.
                     return seen if seen.steps >= self._min_steps or seen.number < newest.number else None
             return None
 

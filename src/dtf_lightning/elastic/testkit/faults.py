@@ -1,10 +1,11 @@
-"""Faults as data: what is to happen to which worker, where in training, at which step.
+"""`FaultInjector` makes faults happen that are given as data: what, to which worker, at which place and step. Public.
 
     injector = FaultInjector([Fault(at="backward", step=8, rank=0)])
     trainer = Trainer(callbacks=[ElasticCallback(), injector])
     trainer.fit(model, DataLoader(injector.watch(dataset), ...))
 
-Every worker gets the same list, as every node runs the same script: `rank` and `generation` choose whom a fault meets.
+All workers get the same list, because all nodes run the same script: `rank` and `generation` select the workers that a
+fault concerns.
 """
 
 from __future__ import annotations
@@ -28,35 +29,35 @@ if TYPE_CHECKING:
     from torch import nn
 
 LAG = 0.3
-"""Seconds that a laggard's collective fails later than its peers' succeeds."""
+"""Seconds by which a lagging worker's collective fails later than that of its peers succeeds."""
 HOLD_TIMEOUT = 150.0
-"""Seconds; longer than anything that a test holds a worker for."""
+"""Seconds after which a held worker fails; longer than any test holds one."""
 HOLD_POLL = 0.01
 
 
 class Phase(Enum):
-    """Where in training. All but the last five are places in the loop, met at `Fault.step` committed steps."""
+    """Name a place in training. All but the last five are places in the loops, reached after `Fault.step` steps."""
 
     TRAIN_START = "train_start"
-    FORWARD = "forward"  # inside, before the first layer with weights
-    BACKWARD = "backward"  # inside, before the last gradient: the peers wait in its all-reduce
+    FORWARD = "forward"  # within forward, before the first layer with weights
+    BACKWARD = "backward"  # within backward, before the last gradient: the peers wait in its all-reduce
     BEFORE_OPTIMIZER_STEP = "before_optimizer_step"  # gradients are reduced, weights not changed
     AFTER_OPTIMIZER_STEP = "after_optimizer_step"  # weights are changed, the step is not counted yet
     BATCH_END = "batch_end"
     LOGGING = "logging"  # needs `FaultInjector.logger`
-    VALIDATION = "validation"  # before a batch of it; the sanity check is left out
+    VALIDATION = "validation"  # before a batch of a validation, except in the sanity check
     CHECKPOINT_SAVE = "checkpoint_save"  # before the file is written; also when the state is sent to a joiner
     EPOCH_END = "epoch_end"
     TRAIN_END = "train_end"
     DATA_LOADING = "data_loading"  # at the `step`-th sample that the process, or its DataLoader worker, reads
-    DATA_WORKER = "data_worker"  # likewise, but it happens to the DataLoader worker alone
+    DATA_WORKER = "data_worker"  # likewise, but the fault happens only to the DataLoader worker
     SETUP = "setup"  # before the first generation
-    FORMING = "forming"  # the generation is assigned, its process group is not up
-    RECEIVING = "receiving"  # the state has come from a peer and is about to be restored
+    FORMING = "forming"  # the generation is assigned, its process group is not formed
+    RECEIVING = "receiving"  # the state has come from a peer and is about to be loaded
 
 
 class Action(Enum):
-    """What happens to the process."""
+    """Name what happens to the process."""
 
     KILL = "kill"  # kill -9
     FREEZE = "freeze"  # SIGSTOP
@@ -64,29 +65,29 @@ class Action(Enum):
     RAISE = "raise"  # `FaultInjected`, as the user's own error
     FAIL = "fail"  # its collective fails
     LAG = "lag"  # its collective fails, long after its peers' has succeeded
-    HOLD = "hold"  # it says that it is there (`held_mark`) and waits until the file `Fault.until` is there
+    HOLD = "hold"  # it makes the file `held_mark` and waits until the file `Fault.until` exists
 
 
 class FaultInjected(Exception):
-    """The error of the user's code that a fault stands for."""
+    """A fault raises this in place of an error of the user's code."""
 
 
 def held_mark(until: str | Path, rank: int) -> Path:
-    """The file that a worker of this rank makes when a fault begins to hold it."""
+    """Return the file that a worker of this rank makes when a fault begins to hold it."""
     return Path(f"{until}.held-{rank}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One fault. It happens at most once in a process."""
+    """Describe one fault. It happens at most once in a process."""
 
     at: Phase | str
     step: int | None = None
-    """Optimizer steps committed at that place (samples read, for the two that concern data); `None` for any."""
+    """Number of committed optimizer steps (of samples read, for the two data phases); `None` for any."""
     rank: int | None = None
-    """In the running generation; `None` for all."""
+    """Rank in the current generation; `None` for all."""
     generation: int | None = 1
-    """`None` for any. Counts only once there is one."""
+    """Number of the generation; `None` for any. Not compared before the first generation."""
     action: Action | str = Action.KILL
     until: str = ""
 
@@ -96,7 +97,7 @@ class Fault:
 
 
 class FaultInjector(Callback):
-    """Makes faults happen. Put it anywhere among the callbacks."""
+    """Make faults happen. Put it anywhere among the callbacks."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self._faults = list(faults)
@@ -105,11 +106,11 @@ class FaultInjector(Callback):
         self._num_read = 0
 
     def watch(self, dataset: Dataset[Any]) -> Dataset[Any]:
-        """The data set with the faults that concern its reading. Needs forked DataLoader workers."""
+        """Return the data set with the faults that concern its reading. Needs forked DataLoader workers."""
         return _WatchedDataset(dataset, self._sample_read)
 
     def logger(self) -> Logger:
-        """A logger that keeps nothing and has the faults that concern logging."""
+        """Return a logger that keeps nothing and has the faults that concern logging."""
         return _FaultLogger(lambda: self._meet(Phase.LOGGING))
 
     # --- meeting a fault ---------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ class FaultInjector(Callback):
             self._meet(Phase.FORWARD)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        for optimizer in trainer.optimizers:  # not before: a run that begins may configure others than set-up has made
+        for optimizer in trainer.optimizers:  # not earlier: a run that begins may replace the optimizers of set-up
             optimizer.register_step_post_hook(lambda *_: self._meet(Phase.AFTER_OPTIMIZER_STEP))
         self._meet(Phase.TRAIN_START)
 
@@ -262,4 +263,4 @@ class _FaultLogger(Logger):
         self._log()
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing to keep."""
+        """Do nothing: this logger keeps nothing."""

@@ -1,7 +1,7 @@
-"""Nodes on one machine: each a real torchrun agent with its workers, on a real etcd.
+"""`LocalCluster` runs nodes on one machine, each a real torchrun agent with its workers, on a real etcd. Public.
 
-Every process is started by this file and ended by its pid; every wait has a deadline and says, when it passes, what was
-waited for and what the nodes printed last.
+Every process is started by this file and ended by its pid; every wait has a deadline, and its error says what was waited
+for and what the nodes printed last.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from dtf_lightning.events.registry import Event
 
 
 class ClusterTimeout(AssertionError):
-    """What was waited for did not come."""
+    """A condition was not met before the deadline."""
 
 
 class LocalNode:
-    """One torchrun process and its workers."""
+    """Control one torchrun process and its workers."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -46,34 +46,34 @@ class LocalNode:
         return self.process.pid
 
     def worker_pids(self) -> list[int]:
-        """The workers that run now, by local rank."""
+        """Return the ids of the workers that run now, by local rank."""
         return _workers(self.pid)
 
     def kill_worker(self, local_rank: int = 0) -> None:
-        """`kill -9` of one worker."""
+        """Kill one worker with SIGKILL."""
         _signal(self.worker_pids()[local_rank], signal.SIGKILL)
 
     def kill_agent(self) -> None:
-        """`kill -9` of the agent alone."""
+        """Kill only the agent with SIGKILL."""
         _signal(self.pid, signal.SIGKILL)
 
     def kill(self) -> None:
-        """`kill -9` of the agent and its workers, as if the machine were gone."""
+        """Kill the agent and its workers with SIGKILL, as if the machine were lost."""
         workers = self.worker_pids()
         _signal(self.pid, signal.SIGKILL)
         for pid in workers:
             _signal(pid, signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to the agent, as `kill` or a scheduler would send it."""
+        """Send a signal to the agent, as `kill` or a scheduler would."""
         _signal(self.pid, number)
 
     def output(self) -> str:
-        """What the node has printed so far."""
+        """Return what the node has printed so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def wait(self, timeout: float) -> int:
-        """The exit code. Raises `ClusterTimeout`."""
+        """Wait at most `timeout` seconds for the agent's end; return its exit code. Raises `ClusterTimeout`."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -83,19 +83,19 @@ class LocalNode:
 
 
 class LocalCluster:
-    """A run on this machine.
+    """Run an elastic training on this machine, inside a `with` block.
 
     Args:
-        script: the training script.
-        arguments: its arguments.
-        folder: for logs; each node's output is `<folder>/<name>.log`.
-        run_id: `--rdzv-id`.
-        run_dir: where the workers write events and ledgers (`ElasticCallback(run_dir=...)`), if known.
-        endpoint: of an etcd that runs already; `None` starts one for this cluster.
+        script: path of the training script.
+        arguments: command-line arguments of the script.
+        folder: folder for logs; each node's output is `<folder>/<name>.log`.
+        run_id: id of the run (`--rdzv-id`).
+        run_dir: folder where the workers write events and ledgers (`ElasticCallback(run_dir=...)`), if known.
+        endpoint: endpoint of an etcd that is already running; `None` starts one for this cluster.
         nnodes, nproc_per_node, max_restarts, rdzv_conf: torchrun's flags. Without `mode` it is auto, as for a user: a
             script that constructs the callback in another file needs `{"mode": "live"}`.
-        variables: added to the environment of every node.
-        popen: starts a node's process; one with its arguments that starts it otherwise may stand in.
+        variables: environment variables that every node gets in addition.
+        popen: starts a node's process; a function with the same arguments that starts it in another way.
     """
 
     def __init__(
@@ -153,9 +153,9 @@ class LocalCluster:
 
     @property
     def store(self) -> Store:
-        """A connection of the test's own."""
+        """The test's own connection to etcd."""
         if self._store is None:
-            self._store = connect(self.endpoint, quiet=True)  # the nodes say which etcd it is
+            self._store = connect(self.endpoint, quiet=True)  # quiet, because the nodes print which etcd it is
         return self._store
 
     def start(self, name: str, *, variables: Mapping[str, str] | None = None, script: str | None = None) -> LocalNode:
@@ -189,14 +189,14 @@ class LocalCluster:
         self.nodes[name] = node
         return node
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- state of the run -----------------------------------------------------------------------------------------------------
 
     def status(self) -> RunStatus:
-        """What `dtf status` would print."""
+        """Return the state that `dtf status` would print."""
         return read_status(self.store, self.run_id)
 
     def generation(self) -> int:
-        """The number of the newest generation; 0 before the first."""
+        """Return the number of the newest generation; 0 before the first."""
         try:
             generation = self.status().generation
         except SettingsError:  # no node has registered yet
@@ -204,7 +204,7 @@ class LocalCluster:
         return generation.number if generation is not None else 0
 
     def leader(self) -> LocalNode:
-        """The node whose agent decides."""
+        """Return the node whose agent leads the run."""
         leader = self.status().leader
         for node in self.nodes.values():
             if leader is not None and f"-{node.pid}-" in leader:
@@ -212,7 +212,7 @@ class LocalCluster:
         raise AssertionError(f"the leader is {leader!r}, which is none of {sorted(self.nodes)}")
 
     def events(self) -> list[Event]:
-        """All events that the workers have written, in time order."""
+        """Return all events that the workers have written, in time order."""
         assert self.run_dir is not None, "LocalCluster(run_dir=...) was not given"
         found = [
             event for path in sorted(self.run_dir.glob("events/*.jsonl")) for event in read_events(ELASTIC_EVENTS, path)
@@ -220,14 +220,14 @@ class LocalCluster:
         return sorted(found, key=lambda event: event.at)
 
     def audit(self) -> Audit:
-        """What the workers' ledgers say."""
+        """Return the audit of the workers' ledgers."""
         assert self.run_dir is not None, "LocalCluster(run_dir=...) was not given"
         return audit(sorted(self.run_dir.glob("ledger/*.jsonl")))
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
-        """Raises `ClusterTimeout` with the nodes' last words."""
+        """Wait at most `timeout` seconds for a condition. Raises `ClusterTimeout` with the end of the nodes' output."""
 
         def what_there_is() -> str:
             last = "\n".join(f"--- {node.name}:\n{node.output()[-2000:]}" for node in self.nodes.values())
@@ -245,7 +245,7 @@ class LocalCluster:
         self.wait_until(lambda: text in node.output(), f"{text!r} from {node.name}", timeout)
 
     def wait_for_step(self, step: int, timeout: float = 60.0) -> None:
-        """Until a worker has drawn the samples of optimizer step `step` (needs the ledger)."""
+        """Wait until a worker has drawn the samples of optimizer step `step` (needs the ledger)."""
         assert self.run_dir is not None, "LocalCluster(run_dir=...) was not given"
         folder, mark = self.run_dir / "ledger", f'"step":{step},'.encode()
         self.wait_until(
@@ -253,13 +253,13 @@ class LocalCluster:
         )
 
     def wait(self, timeout: float) -> dict[str, int]:
-        """Exit codes of all nodes, when the last has ended."""
+        """Wait at most `timeout` seconds for all nodes to end; return their exit codes by name."""
         end = time.monotonic() + timeout
         return {name: node.wait(max(0.1, end - time.monotonic())) for name, node in self.nodes.items()}
 
 
 def _workers(agent: int) -> list[int]:
-    """The agent's children that torchelastic started, by local rank; it has others (a watchdog, spares)."""
+    """Return the agent's children that are workers, by local rank; it has others (a watchdog, spares)."""
     ranks: dict[int, int] = {}
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for pid in _children(agent):
@@ -276,7 +276,7 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def _environment(pid: int) -> dict[bytes, bytes]:
-    """Empty for a process that has ended."""
+    """Return a process's environment variables; empty if the process has ended."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         return {name: value for name, _, value in (line.partition(b"=") for line in lines)}

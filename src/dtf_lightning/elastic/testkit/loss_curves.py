@@ -1,4 +1,4 @@
-"""Simulated loss curves: clean ones of several shapes, and what can go wrong on them; functions of (shape, seed)."""
+"""These functions simulate loss curves of several shapes, clean and with spikes and drifts, from (shape, seed)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ NUM_STEPS = 1000
 
 
 def noisy(random_: random.Random) -> list[float]:
-    """A power law with normal noise of 1 to 10 % of the level."""
+    """Return a power law with normal noise of 1 to 10 % of the level."""
     noise = random_.uniform(0.01, 0.10)
     return [loss * (1 + random_.gauss(0, noise)) for loss in _power_law(random_)]
 
 
 def stepwise(random_: random.Random) -> list[float]:
-    """The learning rate drops by steps, and with each the loss by 15 to 50 %."""
+    """Return a curve whose loss drops by 15 to 50 % at each of three drops of the learning rate."""
     noise = random_.uniform(0.01, 0.05)
     drops = sorted(random_.sample(range(150, NUM_STEPS - 100), 3))
     level, factor, losses = 1.0, 1.0, []
@@ -32,7 +32,7 @@ def stepwise(random_: random.Random) -> list[float]:
 
 
 def warm_restarts(random_: random.Random) -> list[float]:
-    """Cosine cycles: each restart of the learning rate lifts the loss by 5 to 35 %, which then goes away."""
+    """Return a curve of cosine cycles: each restart of the learning rate lifts the loss by 5 to 35 % for a while."""
     noise = random_.uniform(0.01, 0.05)
     lift, period = random_.uniform(0.05, 0.35), random_.randint(100, 250)
     losses = []
@@ -44,7 +44,7 @@ def warm_restarts(random_: random.Random) -> list[float]:
 
 
 def small_batches(random_: random.Random) -> list[float]:
-    """Log-normal noise (sigma 0.2 to 0.5), and one batch in 50 that is 2 to 5 times as hard."""
+    """Return a curve with log-normal noise (sigma 0.2 to 0.5), where one batch in 50 has 2 to 5 times the loss."""
     sigma = random_.uniform(0.2, 0.5)
     return [
         loss * random_.lognormvariate(0, sigma) * (random_.uniform(2, 5) if random_.random() < 0.02 else 1)
@@ -53,13 +53,13 @@ def small_batches(random_: random.Random) -> list[float]:
 
 
 def nearly_zero(random_: random.Random) -> list[float]:
-    """A model that fits its data: the loss halves every 40 to 100 steps, log-normal noise (sigma 0.3)."""
+    """Return the curve of a model that fits its data: the loss halves every 40 to 100 steps, log-normal noise."""
     half = random_.uniform(40, 100)
     return [2.3 * 0.5 ** (step / half) * random_.lognormvariate(0, 0.3) + 1e-4 for step in range(NUM_STEPS)]
 
 
 def _power_law(random_: random.Random) -> list[float]:
-    """From about 3 to 5 down to a floor of 0.5 to 2."""
+    """Return a power law without noise, from about 3 to 5 down to a floor of 0.5 to 2."""
     start, floor, power = random_.uniform(2.5, 3.5), random_.uniform(0.5, 2.0), random_.uniform(0.3, 0.7)
     return [floor + start / (1 + step / 5) ** power for step in range(NUM_STEPS)]
 
@@ -74,12 +74,12 @@ SHAPES: dict[str, Callable[[random.Random], list[float]]] = {
 
 
 def clean(shape: str, seed: int) -> list[float]:
-    """One clean curve."""
+    """Return one clean curve: the loss of each step."""
     return SHAPES[shape](random.Random(f"{shape} {seed}"))
 
 
 def scale_at(losses: list[float], step: int, settings: DivergenceSettings) -> tuple[float, float]:
-    """Level and scale that the detector has before `step`."""
+    """Return level and scale of the detector before `step`."""
     detector = DivergenceDetector(settings)
     for earlier in range(step):
         detector.observe(losses[earlier], earlier)
@@ -89,15 +89,15 @@ def scale_at(losses: list[float], step: int, settings: DivergenceSettings) -> tu
 
 @dataclass(frozen=True)
 class Injected:
-    """A curve that goes wrong."""
+    """Hold a curve with a spike or a drift."""
 
     losses: list[float]
     due: int
-    """The step at which what is wrong has its documented size; detection is counted from here."""
+    """Step at which the spike or drift has its documented size; the delay of detection counts from here."""
 
 
 def with_spike(shape: str, seed: int, size: float, settings: DivergenceSettings) -> Injected:
-    """From a random step on, the loss is `size` scales higher; with the curve's own noise."""
+    """Return a curve whose loss is `size` scales higher from a random step on, with the curve's own noise."""
     losses = clean(shape, seed)
     at = random.Random(f"spike {seed}").randrange(200, 800)
     _, scale = scale_at(losses, at, settings)
@@ -105,7 +105,7 @@ def with_spike(shape: str, seed: int, size: float, settings: DivergenceSettings)
 
 
 def with_drift(shape: str, seed: int, size: float, ramp: int, settings: DivergenceSettings) -> Injected:
-    """From a random step on, the loss rises, by `size` scales in `ramp` steps, and goes on rising like that."""
+    """Return a curve whose loss rises from a random step on, by `size` scales in every `ramp` steps."""
     losses = clean(shape, seed)
     at = random.Random(f"drift {seed}").randrange(200, 700)
     _, scale = scale_at(losses, at, settings)
@@ -114,34 +114,35 @@ def with_drift(shape: str, seed: int, size: float, ramp: int, settings: Divergen
 
 
 def alarm(losses: list[float], settings: DivergenceSettings) -> int | None:
-    """The step at which the detector decides; `None` if it never does."""
+    """Return the step at which the detector reports a divergence; `None` if it never does."""
     detector = DivergenceDetector(settings)
     return next((step for step, loss in enumerate(losses) if detector.observe(loss, step)), None)
 
 
 SPIKE_SIZE = 12.0
-"""Scales: the documented size of a spike."""
+"""Documented size of a spike, in scales."""
 DRIFT_SIZE = 10.0
-"""Scales: the documented size of a drift, reached within `DRIFT_RAMPS` steps."""
+"""Documented size of a drift, in scales, reached within `DRIFT_RAMPS` steps."""
 DRIFT_RAMPS = (20, 50, 100)
 WITHIN = 5
-"""Observations from the documented size to the decision."""
+"""Largest number of observations from the documented size to the decision."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a shape of curve gave."""
+    """Hold the results for one shape of curve."""
 
     shape: str
     num_curves: int
     false_alarms: int
     spikes: float
-    """Share found within `WITHIN` observations."""
+    """Share of the spikes that were found within `WITHIN` observations."""
     drifts: float
+    """Share of the drifts that were found within `WITHIN` observations."""
 
 
 def table(num_curves: int, settings: DivergenceSettings | None = None) -> Iterator[Row]:
-    """False alarms and detection, shape by shape; `num_curves` of each."""
+    """Yield false alarms and detection for each shape, from `num_curves` curves of it."""
     settings = settings or DivergenceSettings()
     for shape in SHAPES:
         false_alarms = sum(alarm(clean(shape, seed), settings) is not None for seed in range(num_curves))

@@ -1,1 +1,1 @@
-"""Launchers other than torchrun: torchx components. torchx is optional and imported only when a component is used."""
+"""Components for the launcher torchx, which is optional and imported only when a component is used."""

@@ -1,7 +1,7 @@
-"""What the torchx components share: torchx's own `dist.ddp`, with the rendezvous changed to ours.
+"""These functions are shared by the torchx components: they change torchx's `dist.ddp` to rendezvous on etcd. Internal.
 
-torchx 0.7 has no argument for rendezvous endpoint and options, and refuses `-j 1:4`, so its command line is put right
-here: one word replaced, two options added.
+torchx 0.7 has no argument for rendezvous endpoint and options, and refuses `-j 1:4`, so its command line is changed
+here: the endpoint is replaced, two options are added.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dtf_lightning.errors import SettingsError
 
 HINT = "torchx is not installed; it is an extra: pip install 'dtf-lightning[torchx]'"
 MAX_RESTARTS = 100
-"""A node's own failed starts; the run itself ends after `max_consecutive_failures`."""
+"""Number of a node's own failed starts; the run itself ends after `max_consecutive_failures`."""
 
 
 def is_elastic(j: str) -> bool:
-    """`MIN:MAX` or `MIN:MAXxWORKERS`, as opposed to a fixed number of nodes."""
+    """Tell whether `j` is `MIN:MAX` or `MIN:MAXxWORKERS`, not a fixed number of nodes."""
     return ":" in j
 
 
 def with_workers(j: str) -> str:
-    """`1:4` as torchx writes it, `1:4x1`. Raises `SettingsError` for what neither of us knows."""
+    """Return `j` as torchx writes it: `1:4x1` for `1:4`. Raises `SettingsError` for an unknown form."""
     if re.fullmatch(r"\d+:\d+", j):
         return f"{j}x1"
     if re.fullmatch(r"\d+(:\d+)?x\d+|\d+", j):
@@ -35,7 +35,7 @@ def with_workers(j: str) -> str:
 
 
 def torchx_ddp(*script_args: str, **options: Any) -> Any:
-    """torchx's own component. Raises `SettingsError` with the way to get torchx."""
+    """Return the `AppDef` of torchx's own component. Raises `SettingsError` if torchx is not installed."""
     try:
         dist = importlib.import_module("torchx.components.dist")
     except ImportError as error:
@@ -44,9 +44,9 @@ def torchx_ddp(*script_args: str, **options: Any) -> Any:
 
 
 def elastic_ddp(*script_args: str, j: str, endpoint: str | None, conf: str, max_restarts: int, **options: Any) -> Any:
-    """The `AppDef` of an elastic run on etcd.
+    """Return the `AppDef` of an elastic run on etcd.
 
-    `endpoint`: etcd's; by default what `DTF_ETCD_ENDPOINT` says where torchx is run. `conf`: as `--rdzv-conf`.
+    `endpoint`: etcd's endpoint; by default that of `DTF_ETCD_ENDPOINT` where torchx is run. `conf`: as `--rdzv-conf`.
     Raises `SettingsError` for a bad `j` or `conf`, before anything is scheduled.
     """
     j = with_workers(j)

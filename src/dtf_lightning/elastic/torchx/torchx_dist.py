@@ -1,7 +1,7 @@
-"""torchx component module `dist`: torchx's `dist.ddp` that also takes `-j MIN:MAX`, elastic on etcd.
+"""This is the torchx component module `dist`: torchx's `dist.ddp` that also takes `-j MIN:MAX`, elastic on etcd. Public.
 
-torchx loads every entry point of its group without catching anything and checks each function's source: nothing here
-may fail on import, and annotations are of the kind that torchx 0.7 can parse.
+torchx loads every entry point of its group without catching exceptions, and checks each function's source: no import
+here may fail, and annotations must be of the kind that torchx 0.7 can parse.
 """
 
 from typing import Any, Dict, List, Optional
@@ -10,7 +10,7 @@ from dtf_lightning.elastic.torchx import appdef
 
 try:
     from torchx.specs import AppDef
-except ImportError:  # torchx is optional; whoever calls a component without it gets the hint
+except ImportError:  # torchx is optional; calling a component without it raises an error with a hint
     AppDef = Any
 
 
@@ -36,7 +36,7 @@ def ddp(
     debug: bool = False,
     tee: int = 3,
 ) -> AppDef:
-    """torchx's dist.ddp; with -j MIN:MAX the nodes come and go on etcd (any script, restarted on change).
+    """Run torchx's dist.ddp; with -j MIN:MAX nodes join and leave on etcd (any script, restarted on every change).
 
     Args:
         script_args: arguments to the main module

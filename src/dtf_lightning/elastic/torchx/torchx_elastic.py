@@ -1,4 +1,7 @@
-"""torchx component module `elastic`: runs on etcd, live or by restart. The rules of `torchx_dist.py` hold here too."""
+"""This is the torchx component module `elastic`: runs on etcd, in live or restart mode. Public.
+
+The rules of `torchx_dist.py` hold here, too.
+"""
 
 from typing import Any, Dict, List, Optional
 
@@ -6,7 +9,7 @@ from dtf_lightning.elastic.torchx import appdef
 
 try:
     from torchx.specs import AppDef
-except ImportError:  # torchx is optional; whoever calls a component without it gets the hint
+except ImportError:  # torchx is optional; calling a component without it raises an error with a hint
     AppDef = Any
 
 
@@ -31,7 +34,7 @@ def ddp(
     debug: bool = False,
     tee: int = 3,
 ) -> AppDef:
-    """An elastic run: nodes join, leave and die while it goes on.
+    """Run a script elastically: nodes join, leave and die while training goes on.
 
     Args:
         script_args: arguments to the main module

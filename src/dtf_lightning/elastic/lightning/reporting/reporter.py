@@ -154,12 +154,12 @@ class Reporter:
         self.recorder.ended(reason, self._trainer.global_step)
 
     def failed(self, reason: str) -> None:
-        """Report that this worker fails by itself, and let go of the logs: the others go on in them once they are told."""
+        """Report a failure of this worker's own and hand over the logs, which the others continue once they know of it."""
         self.ended(reason)
         try:
             self.run_log.commit()
             self.run_log.hand_over()
-        except Exception as error:  # a full disk, say: what failed first is what the user is to see
+        except Exception as error:  # for example a full disk; the user must see the first failure
             log.warning("what was logged last may not be in the logs: %s", error)
 
     def left(self, reason: str) -> None:

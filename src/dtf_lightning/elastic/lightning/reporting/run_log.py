@@ -5,7 +5,7 @@ Rules that this file guards:
 * a logged value is written when its step is committed: until then it is held, and dropped if the step runs again;
 * every rank keeps what it has logged in the last seconds. A worker that becomes rank 0 reads the end of the log that its
   predecessor left, voids the steps that will run again, and adds what the predecessor had not written yet;
-* at most `FLUSH_SECONDS` of a TensorBoard log are in memory only; nothing of any log is once another rank may go on in it.
+** at most `FLUSH_SECONDS` of a TensorBoard log are in memory only, and nothing of any log when another rank may continue it.
 
 Loggers of other classes than those in `HELD` get every value at once, as in plain Lightning.
 
@@ -151,9 +151,9 @@ class RunLog:
             tensorboard_log.flush(self._loggers[index])
 
     def hand_over(self) -> None:
-        """Bring all logs to the disk: from here on another process may write to them, and this one writes no more.
+        """Write all logs to the disk, because from here on another process may write to them.
 
-        A CSV logger keeps rows until it is closed; written then, they would meet those of the new rank 0.
+        A CSV logger keeps rows in memory until it is closed; written then, they would mix with those of the new rank 0.
         """
         self.flush()
         for logger in self._loggers:

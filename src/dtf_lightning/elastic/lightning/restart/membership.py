@@ -171,7 +171,7 @@ class RestartMembership:
         return generation
 
     def _meet(self, node: NodeSnapshots, settings: dict[str, str]) -> list[_Peer]:
-        """What every rank says of itself, in rank order. Raises `SettingsError` when their settings differ."""
+        """Return the descriptions of all ranks, in rank order. Raises `SettingsError` if their settings differ."""
         peers = self.gather(
             _Peer(
                 host=socket.gethostname(),
@@ -213,7 +213,7 @@ class RestartMembership:
     # --- training ----------------------------------------------------------------------------------------------------
 
     def active(self, step: int) -> None:
-        """No agent asks how far this worker is."""
+        """Do nothing: no agent tracks this worker's step."""
 
     def at_boundary(self, step: int) -> bool:  # noqa: ARG002
         return self.stop.asked()

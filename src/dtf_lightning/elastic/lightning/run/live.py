@@ -155,6 +155,7 @@ class PeerState:
         first, plan = self._agree(world)
         resuming = not first
         if first:
+            parts.start_world.run_began = None  # a member that died in mid-transfer may have left its own
             box = [(training_state.dump_start(trainer), progress.loaded is not None)]
             dist.broadcast_object_list(box, src=plan.first_holder)
             start, resuming = box[0]

@@ -257,7 +257,7 @@ class WorkerRun:
             return
         try:
             self.membership.before_validation_batch(self.world, sanity_checking=self.trainer.sanity_checking)
-        except WorkerLeft as left:  # a sanity check is not in the training loops, which would write it down
+        except WorkerLeft as left:  # a sanity check runs outside of the training loops, which would report it
             self.reporter.ended(left.reason)
             raise
 
