@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 
@@ -269,12 +270,19 @@ def test_two_live_nodes_on_the_id_of_a_crashed_restart_run(make_cluster):
     cluster = make_cluster(min_nodes=2)
     keys = RunKeys(cluster.run_id)
     cluster.store.put(keys.run, RunInfo(instance="old", mode="restart", script="train.py").encode())
+    written = cluster.store.watch(keys.node(""))
     a, b = cluster.agent("a"), cluster.agent("b")
     for node in (a, b):
         node.start_workers()
         node.worker.ready()
     assert members(a.worker.train()) == members(b.worker.train())
     assert cluster.view.run.mode == "live"
+    records = []
+    while batch := written.get(0.0):
+        records += [json.loads(event.kv.value) for event in batch]
+    written.cancel()
+    assert records
+    assert "old" not in {record["instance"] for record in records}
 
 
 def test_a_broken_loop_frees_the_main_thread(cluster):

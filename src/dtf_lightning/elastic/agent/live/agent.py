@@ -204,7 +204,8 @@ class LiveAgent(AgentLoop):
             if admission.instance != run.instance:
                 if workers.ever_in_a_generation and not workers.gone:
                     workers.fail(f"the run was begun anew without this node (instance {run.instance})")
-                admission.instance, workers.instance = run.instance, ""
+                # A run in the other mode is nobody's that is here: the leader begins a new one in its place.
+                admission.instance, workers.instance = run.instance if run.mode == LIVE else "", ""
         elif run.instance == admission.instance:
             self._supervisor.tell(workers.end_of_run(run))
             if run.phase is RunPhase.FINISHED:
