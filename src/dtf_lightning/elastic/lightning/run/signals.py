@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], object]
+
 
 @contextmanager
 def graceful_signals(ask_to_leave: Callable[[str], None]) -> Iterator[None]:
@@ -14,7 +16,6 @@ def graceful_signals(ask_to_leave: Callable[[str], None]) -> Iterator[None]:
 
     Lightning's own SIGTERM handler runs a collective inside the signal handler, which hangs when a peer is gone.
     """
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     asked = False
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -24,14 +25,8 @@ def graceful_signals(ask_to_leave: Callable[[str], None]) -> Iterator[None]:
         asked = True
         ask_to_leave(signal.Signals(number).name)
 
-    for number in former:
-        signal.signal(number, leave)
-    try:
+    with _handled_by(leave, keep=lambda: False):
         yield
-    finally:
-        for number, handler in former.items():
-            # None: the handler was not installed from Python, which cannot put it back
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager
@@ -41,7 +36,6 @@ def stopping_signals(stop: Callable[[str], None], is_stopping: Callable[[], bool
     One SIGTERM arrives twice where a scheduler signals all processes of a node and the agent passes the signal on. Once
     `is_stopping` is true the handlers stay installed, so that another signal does not interrupt the worker's last writes.
     """
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     interrupted = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -51,11 +45,20 @@ def stopping_signals(stop: Callable[[str], None], is_stopping: Callable[[], bool
         interrupted |= number == signal.SIGINT
         stop(signal.Signals(number).name)
 
+    with _handled_by(handle, keep=is_stopping):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Handler, *, keep: Callable[[], bool]) -> Iterator[None]:
+    """Handle SIGTERM and Ctrl-C by `handler` inside, and by the former handlers afterwards unless `keep` is true then."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in former:
-        signal.signal(number, handle)
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        if not is_stopping():
-            for number, handler in former.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if not keep():
+            for number, before in former.items():
+                # None: the handler was not installed from Python, which cannot put it back
+                signal.signal(number, signal.SIG_DFL if before is None else before)
