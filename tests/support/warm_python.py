@@ -23,7 +23,6 @@ import importlib
 import os
 import pickle
 import random
-import runpy
 import select
 import signal
 import socket
@@ -37,6 +36,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+
+from dtf_lightning.elastic.agent.restart.spare_process import become
 
 ROOM_VARIABLE = "DTF_TEST_ROOM"
 ROOM = 1 << 16
@@ -74,7 +75,9 @@ def _run(arguments: list[str], environment: Mapping[str, str], directory: str) -
         raise SystemExit(module.main())
     sys.path[0:1] = _search_path(str(Path(arguments[0]).resolve().parent), environment)
     sys.argv = list(arguments)
-    runpy.run_path(arguments[0], run_name="__main__")
+    # Not `runpy`, which clears the script's names before the process ends. An interpreter keeps them, and the difference is
+    # seen: torch's DDP frees its last process group with the GIL held, for which a thread of gloo may wait.
+    become(arguments[0])
 
 
 def as_process(life: Callable[[], object]) -> NoReturn:
