@@ -95,7 +95,7 @@ def is_gone(pid: int) -> None:
 def test_join_leave_and_finish(start, etcd, run_id, end_file):
     """A node joins, another leaves on SIGTERM, the rest finish with equal weights; then the id can be used again."""
     first = start()
-    first.expect("mode=auto: .*stock_ddp.py does not name dtf_lightning")
+    first.expect("mode=restart: .* neither .*stock_ddp.py nor what it imports .* names dtf_lightning")
     worker_of(first, "0 of 1")
     second = start(command=readme_command(etcd.endpoint, run_id, end_file), server=None)
     worker_of(second, "1 of 2")
