@@ -218,9 +218,10 @@ def test_crash_at_import(start):
         conf=f"{CONF},max_consecutive_failures=1", options=("--max-restarts=100",), env={"FAIL_AT_IMPORT": "1"}
     )
     assert node.wait() == 1
-    users, ours = node.output.index("ValueError: the user's own mistake"), node.output.index("RunAborted")
+    users, ours = node.output.index("ValueError: the user's own mistake"), node.output.rindex("[dtf] ")
     assert users < ours
-    assert "2 failures in a row" in node.output
+    assert "2 failures in a row" in node.output[ours:]
+    assert "torch/distributed/launcher" not in node.output  # no traceback of the launcher's
 
 
 def test_two_runs_with_one_id(start, tmp_path):
