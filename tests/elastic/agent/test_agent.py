@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from dtf_lightning.clock import SystemClock
+from dtf_lightning.clock import SystemClock, poll_until
 from dtf_lightning.elastic.agent.exit import ExitReason
 from dtf_lightning.elastic.agent.live.admission import Admission
 from dtf_lightning.elastic.agent.live.agent import START_TIMEOUT
@@ -68,6 +68,25 @@ def test_leave(cluster, leaver, how):
     cluster.wait_for(lambda view: view.leader is not None and view.leader.node == staying.name)
     leaving.agent.close()
     assert list(cluster.wait_for(lambda view: leaving.name not in view.nodes).nodes) == [staying.name]
+
+
+def test_a_leaver_that_is_slow_to_say_so_is_not_ended(cluster):
+    """The leaver's worker is still writing when the others are in their next generation: it says `Left`, and exits with 0."""
+    a, b = cluster.training("a", "b")
+    b.agent.leave("SIGTERM")
+    a.worker.stop_at_boundary()
+    assert b.worker.expect(messages.Stop).leave
+    assert members(a.worker.train()) == ["a#1"]
+    # Its agent hears of generation 2 before this, because the key of its own record changes after the generation's.
+    cluster.wait_for(lambda view: view.generation.number == 2)
+    b.worker.say(messages.Happened(event={"at": 0.0, "text": "still writing"}))
+    assert b.agent.exit_reason is None
+    b.worker.say(messages.Left())
+    b.worker.die()
+    assert poll_until(lambda: b.agent.exit_reason, PATIENCE, "its exit") is ExitReason.LEFT
+    with pytest.raises(SystemExit) as ended:
+        poll_until(b.agent.check, PATIENCE, "its exit")
+    assert (ended.value.code, b.worker.unread) == (0, 1)
 
 
 def test_joiner_leaves_before_it_is_in(cluster):

@@ -98,6 +98,34 @@ def test_left_behind(node):
     assert "generation 2 was formed without this node" in node.record().detail
 
 
+@pytest.mark.parametrize("told_to_stop", [True, False])
+def test_the_others_go_on_before_a_leaver_has_said_that_it_left(node, told_to_stop):
+    """The next generation is here before `Left`: nobody is ended for it; a worker that knows of no stop is told to unwind.
+
+    The agent may have missed the stop, because it reads the last state of the keys only.
+    """
+    told(node, generation(1, "b"))
+    node.leaving = "SIGTERM"
+    if told_to_stop:
+        stop = Directive(kind=DirectiveKind.STOP, target=2, boundary=9, leaving=("a#1",))
+        assert [message.leave for message in told(node, generation(1, "b"), stop)] == [True, True]
+    others = Generation(number=2, members=(Member(node="b", incarnation=1, num_workers=1),), retired=("a#1",))
+    messages_now = told(node, others)
+    assert [type(message) for message in messages_now] == ([] if told_to_stop else [messages.Fail] * 2)
+    assert told(node, others) == []
+    assert (node.failed, node.record().state) == ("", WorkerState.DRAINING)
+    first, second = list(node.workers.values())
+    if told_to_stop:
+        node.said(first, messages.Left(), 1.0)
+        assert not node.lost(first, "ended")
+        assert not node.lost(second, "ended before its last word arrived")
+        assert node.record().state is WorkerState.LEFT
+    else:
+        say(node, messages.Ready(after=1), messages.Ready(after=1))
+        assert node.waits
+        assert [type(message) for _, message in node.leave_without_stop("leaves")] == [messages.Finish] * 2
+
+
 def test_retired_before_it_was_handed_a_generation(node):
     """The node was put out of generation 1 while it was cut off, and only ever sees generation 2: it does not wait on."""
     others = Generation(number=2, members=(Member(node="b", incarnation=1, num_workers=1),), retired=("a#1",))

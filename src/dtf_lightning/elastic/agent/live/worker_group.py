@@ -5,7 +5,8 @@ Rules that this file guards:
 * all workers of an incarnation enter and leave together: the first death fails the incarnation;
 * a worker is told everything once, in this order: the generation, then what became of it;
 * what a worker was told does not depend on whether the agent saw every change or only the last state of the keys;
-* a worker that was released (it left, or was told that the run is over) may end without that being a failure.
+* a worker that was released (it left, or was told that the run is over) may end without that being a failure;
+* a leaver is never a failure: the others may be in their next generation before its workers have said that they left.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class WorkerGroup:
         """This incarnation left: all its workers were released, their ends are no failures any more."""
         self.unwound_from = 0
         """The last generation that nobody here is part of any more, by order of the leader."""
+        self._left_behind = False
+        """The others are in a generation without this node, which had asked to leave: it is on its way out."""
         self._num_ended = 0
 
     def begin(self, num_workers: int) -> None:
@@ -85,7 +88,7 @@ class WorkerGroup:
         self.num_workers = num_workers
         self.workers = {}
         self.instance = self.failed = ""
-        self.gone = False
+        self.gone = self._left_behind = False
         self.unwound_from = self._num_ended = 0
 
     # --- what the workers say ----------------------------------------------------------------------------------------
@@ -135,7 +138,7 @@ class WorkerGroup:
         """The worker is gone; whether that is a failure."""
         del self.workers[worker.local_rank]
         self._num_ended += 1
-        if worker.released or self.gone:
+        if worker.released or self.gone or self._left_behind:
             self._note_gone()
             return False
         self.fail(f"worker {worker.local_rank} (pid {worker.pid}) is gone: {cause}")
@@ -246,6 +249,9 @@ class WorkerGroup:
         if pending is not None and pending.kind is DirectiveKind.FAIL and member_id in pending.failed:
             self.fail(f"put out of the run by the leader: {pending.reason}")
             return
+        if not is_member and self.leaving and self.ever_in_a_generation:
+            yield from self._let_go(current)
+            return
         if not is_member:
             # Retired without having been handed a generation: it was away while it was put out, and would wait forever.
             if self.ever_in_a_generation or member_id in current.retired:
@@ -259,6 +265,19 @@ class WorkerGroup:
                 yield worker, self._assign(worker, current, member_id)
             if pending is not None and worker.generation:
                 yield from self._forward(worker, pending, member_id)
+
+    def _let_go(self, formed: Generation) -> Orders:
+        """The generation was formed without this node, as it wished: its workers unwind and leave, if they do not yet."""
+        self._left_behind = True
+        for worker in self.workers.values():
+            target = worker.generation + 1
+            told_to_leave = (DirectiveKind.STOP.value, target) in worker.told
+            mark = (DirectiveKind.FAIL.value, target)
+            if not told_to_leave and mark not in worker.told and worker.ready_after is None and not worker.released:
+                # This agent has not seen the stop. Once it is unwound, the worker is sent home like one that waits.
+                worker.told.add(mark)
+                reason = f"generation {formed.number} was formed without this node, which leaves"
+                yield worker, messages.Fail(target=target, reason=reason)
 
     def _assign(self, worker: LocalWorker, generation: Generation, member_id: str) -> messages.Assign:
         worker.generation = generation.number
