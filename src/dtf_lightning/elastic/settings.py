@@ -66,6 +66,12 @@ class ElasticSettings:
         unit="share",
     )
 
+    fresh: bool = setting(
+        False,
+        "Where nobody is left who holds the state of a run that had trained, newcomers begin it anew at step 0, instead "
+        "of going on from its newest snapshot or checkpoint.",
+    )
+
     def __post_init__(self) -> None:
         check_types(self)
         check(self.min_nodes >= 1, f"min_nodes must be at least 1, got {self.min_nodes}")

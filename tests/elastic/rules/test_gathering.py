@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dtf_lightning.elastic.rules.state import RescalePhase
 from support.elastic.simulated_run import SimulatedRun
 
@@ -144,18 +146,35 @@ def test_a_failed_node_comes_back_as_a_newcomer():
     assert run.members == ["b", "a#2"]
 
 
-def test_no_survivor_starts_from_what_newcomers_loaded():
-    """All members die at once while newcomers wait: these form anew, and the reason says what that costs."""
-    run = SimulatedRun(min_nodes=1, max_nodes=2, failure_tolerance=2.0)
-    run.start("a", "b")
+@pytest.mark.parametrize(
+    ("trained", "fresh", "how"),
+    [
+        (True, False, "the newcomers go on from the newest snapshot or checkpoint of this run"),
+        (True, True, "the newcomers begin anew, because of fresh=true"),
+        (False, False, "it had made no step, the newcomers begin"),
+        (False, True, "it had made no step, the newcomers begin"),
+    ],
+)
+def test_no_survivor(trained, fresh, how):
+    """All members die at once while a newcomer waits: it forms the next world, and the reason says from where it goes on.
+
+    The new leader knows that the run had trained although the records that said so are gone.
+    """
+    run = SimulatedRun(min_nodes=1, max_nodes=2, failure_tolerance=2.0, fresh=fresh)
+    run.join("a", "b")
+    run.ready("a", "b")
+    run.advance(3.0)
+    if trained:
+        run.train()
     run.join("c")
     run.ready("c")
     run.gone("a")
+    run.take_over()
     run.gone("b")
     run.advance(1)
     assert run.members == ["c"]
-    assert "no survivor of generation 1, the state restarts from what the newcomers loaded" in run.generation.reason
-    assert run.generation.number == 2
+    assert f"no survivor of generation 1: {how}" in run.generation.reason
+    assert (run.generation.number, run.generation.trained) == (2, trained and not fresh)
 
 
 def test_a_survivor_that_dies_in_the_pause():

@@ -24,7 +24,7 @@ PICK = st.integers(0, 99)
 WHAT = [
     *("arrive_ready", "all_do_as_asked", "train", "time_comes") * 4,
     *("do_as_asked", "leave", "crash_and_restart", "get_ready", "leader_changes") * 2,
-    *("arrive", "answer", "unwind_unasked", "all_leave", "crash", "vanish", "restart", "suspect", "finish"),
+    *("arrive", "answer", "unwind_unasked", "all_leave", "press", "crash", "vanish", "restart", "suspect", "finish"),
     *("finish_all_but_one", "etcd_loses_a_lease", "register_again"),
 ]
 """Names of methods, as often as they shall happen."""
@@ -41,13 +41,15 @@ class Membership(RuleBasedStateMachine):
         num_ready=st.integers(0, 5),
         in_a_row=st.sampled_from([100, 100, 2]),
         tolerance=st.sampled_from([100.0, 100.0, 0.9]),
+        fresh=st.sampled_from([False, False, True]),
     )
-    def begin(self, min_nodes, spare, num_ready, in_a_row, tolerance):
+    def begin(self, min_nodes, spare, num_ready, in_a_row, tolerance, fresh=False):
         self.run = SimulatedRun(
             min_nodes,
             min_nodes + spare,
             max_consecutive_failures=in_a_row,
             failure_tolerance=tolerance,
+            fresh=fresh,
         )
         self.away: dict[str, NodeRecord] = {}
         for _ in range(num_ready):
@@ -126,6 +128,10 @@ class Membership(RuleBasedStateMachine):
     def all_leave(self, pick):
         for node in self.members():
             self.run.leave(node)
+
+    def press(self, pick):
+        if node := self.pick(pick, self.members()):
+            self.run.press(node)
 
     def crash(self, pick):
         if node := self.pick(pick, self.here()):
@@ -261,7 +267,9 @@ def test_long_lives(seed):
     for event in range(500):
         if event == 0 or machine.run.phase in (RescalePhase.FINISHED, RescalePhase.ABORTED):
             limits = chance.choice([(100, 100.0), (100, 100.0), (3, 100.0), (100, 0.7)])
-            machine.begin(chance.randint(1, 3), chance.randint(0, 2), chance.randint(0, 5), *limits)
+            machine.begin(
+                chance.randint(1, 3), chance.randint(0, 2), chance.randint(0, 5), *limits, chance.random() < 0.3
+            )
         if chance.random() < 0.05:
             machine.come_to_rest()
         elif chance.random() < 0.1:

@@ -224,19 +224,49 @@ def test_the_last_member_leaves():
     assert (run.directive.kind, run.directive.reason) == (DirectiveKind.FINISH, "last member left")
 
 
-def test_all_leave_while_a_newcomer_starts():
-    """It is not ready when the last member leaves: the run is not over, the newcomer starts anew."""
+def test_the_last_one_waits_for_a_newcomer_that_starts():
+    """It leaves when the newcomer has taken its state over."""
     run = SimulatedRun(min_nodes=1)
     run.start("a")
     run.leave("a")
     run.join("b")
+    run.advance(20.0)
+    assert (run.phase, run.wait.until) == (RescalePhase.STABLE, None)
+    assert run.wait.reason == "1 of 4 nodes: a leaves, and waits for b to take its state over"
+    run.ready("b")
+    run.advance(0.3)
+    run.planned_rescale()
+    assert run.members == ["a", "b"]
+    run.advance(0.3)
+    run.planned_rescale()
+    assert run.members == ["b"]
+    assert "no survivor" not in run.generation.reason
+
+
+@pytest.mark.parametrize("why", ["its grace period presses", "the newcomer goes"])
+def test_the_last_one_waits_no_longer(why):
+    """Its agent says that time is up: it leaves, the run is not over, and the newcomer goes on from what it left behind."""
+    run = SimulatedRun(min_nodes=1)
+    run.start("a")
+    run.join("b")
+    run.leave("a")
+    run.advance(20.0)
+    assert run.phase is RescalePhase.STABLE
+    if why == "the newcomer goes":
+        run.gone("b")
+    else:
+        run.press("a")
     run.advance(0.3)
     run.answer("a")
+    assert run.directive.leaving == ("a#1",)
     run.left("a")
+    if why == "the newcomer goes":
+        assert run.phase is RescalePhase.FINISHED
+        return
     assert run.phase is RescalePhase.GATHERING
     run.ready("b")
     run.advance(0.3)
-    assert run.members == ["b"]
+    assert (run.members, run.generation.trained) == (["b"], True)
     assert "no survivor" in run.generation.reason
 
 

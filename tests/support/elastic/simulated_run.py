@@ -49,6 +49,8 @@ class SimulatedRun:
         """Member ids whose end the core has been told of."""
         self.ids_out: set[str] = set()
         """Member ids that were in a generation and are not any more."""
+        self.has_trained = False
+        """Whether a member has told the core that it made steps; false again where a generation begins the run anew."""
         self.epoch = 0
         self.state: MembershipState
         self.take_over()
@@ -114,7 +116,9 @@ class SimulatedRun:
             record = self.records.get(member.node)
             if record is not None and record.incarnation == member.incarnation:
                 state = WorkerState.DRAINING if record.leaving else WorkerState.ACTIVE
-                self.change(member.node, generation=self.generation.number, ready_after=None, state=state)
+                self.change(
+                    member.node, generation=self.generation.number, ready_after=None, state=state, trained=True
+                )
 
     def answer(self, *nodes: str, boundary: int = 10) -> None:
         """They say at which boundary they are."""
@@ -126,6 +130,11 @@ class SimulatedRun:
         for node in nodes:
             state = WorkerState.DRAINING if self.records[node].generation else self.records[node].state
             self.change(node, leaving=True, state=state, detail="SIGTERM")
+
+    def press(self, *nodes: str) -> None:
+        """Their grace periods come to an end."""
+        for node in nodes:
+            self.change(node, pressed=True)
 
     def left(self, *nodes: str) -> None:
         """They have left by agreement, and their keys go."""
@@ -204,6 +213,7 @@ class SimulatedRun:
             now=self.now,
             wall=self.wall,
             reachable=reachable,
+            trained=self.has_trained,
         )
         self.tell(TimePassed())
 
@@ -218,6 +228,8 @@ class SimulatedRun:
             self.known_dead.add(known.member_id)
         if record.state in (WorkerState.FAILED, WorkerState.LEFT):
             self.known_dead.add(record.member_id)
+        if record.trained and any(member.id == record.member_id for member in self.state.live):
+            self.has_trained = True
         self.records[record.node] = record
         self.tell(NodeChanged(record))
 
@@ -252,8 +264,19 @@ class SimulatedRun:
                     r.boundary[1] for r in self.records.values() if r.boundary and r.boundary[0] == directive.target
                 ]
                 assert directive.boundary == max(answers, default=0) + 2
+                self.check_leavers(before, directive)
         if isinstance(decision, Form):
             self.check_generation(before, decision.generation)
+
+    def check_leavers(self, before: MembershipState, stop: Directive) -> None:
+        """Not all go who hold the state while somebody is there, or on the way, who could take it over."""
+        live = [member.id for member in before.live]
+        if set(stop.leaving) != set(live) or not live or self.settings.max_nodes == 1:
+            return
+        first = before.record(before.live[0])
+        for newcomer in before.newcomers:
+            assert not before.is_candidate(newcomer), f"{newcomer.node} could have taken the state over"
+            assert first is None or first.pressed, f"{newcomer.node} was on the way"
 
     def check_generation(self, before: MembershipState, new: Generation) -> None:
         old = self.generation
@@ -282,4 +305,6 @@ class SimulatedRun:
             assert member.id not in survivors or after >= old.number, "survivors have unwound"
         assert (new.store_host, new.store_port) == (f"host-{new.members[0].node}", 29500)
         assert new.instance == INSTANCE
+        assert new.trained == (self.has_trained and (bool(survivors) or not self.settings.fresh)), "nothing is forgotten"
+        self.has_trained = new.trained
         assert new.kind in {"start", "join", "leave", "failure", "mixed"}

@@ -26,6 +26,11 @@ class GracePeriod:
         if self.ends.at is not None:
             self.ends.bring_forward(self._clock.monotonic() + seconds)
 
+    @property
+    def presses_at(self) -> float | None:
+        """When half of it is over (monotonic seconds): a leaver that has waited for others goes now; `None`: it stays."""
+        return None if self.ends.at is None else self.ends.at - self.seconds / 2
+
     def begin(self) -> bool:
         """The node leaves; true if that is new."""
         if self.ends.at is not None:

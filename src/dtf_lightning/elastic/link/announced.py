@@ -23,7 +23,12 @@ STOP_PATIENCE = 5.0
 
 
 class RunFinished(Exception):
-    """The run came to its end while this worker waited to enter it."""
+    """The run came to its end, or its node left, while this worker waited for a generation."""
+
+    def __init__(self, reason: str, *, run_over: bool = True) -> None:
+        super().__init__(reason)
+        self.run_over = run_over
+        """Whether the run is over; false if only this worker's node leaves it."""
 
 
 class Announced:
@@ -133,6 +138,11 @@ class Announced:
             with self.changed:
                 self._raise_if_broken()
 
+    def await_news(self, timeout: float) -> bool:
+        """Wait until something is announced that the next boundary looks at; false if nothing is within `timeout` s."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.pending, timeout)
+
     def await_break(self, timeout: float) -> bool:
         """Wait until the generation is declared broken; false if it is not in time, or the run is aborted."""
         with self.changed:
@@ -165,7 +175,7 @@ class Announced:
         if self._refused is not None:
             raise RunRefused(self._refused.reason)
         if self._finish is not None:
-            raise RunFinished(self._finish.reason)
+            raise RunFinished(self._finish.reason, run_over=self._finish.run_over)
         return self._assignment
 
     def _raise_if_broken(self) -> None:

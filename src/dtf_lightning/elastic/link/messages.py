@@ -71,6 +71,13 @@ class Active(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained(Message):
+    """The worker holds a state in which an optimizer step of this run is made, so that the run must not begin anew."""
+
+    kind: ClassVar[str] = "trained"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suspect(Message):
     """A collective of this generation has failed in the worker, for a reason that it does not know."""
 
@@ -170,6 +177,8 @@ class Stop(Message):
     target: int
     boundary: int
     leave: bool = False
+    last: bool = False
+    """No member stays: whoever leaves has to leave the state behind, for those who come."""
     reason: str = ""
 
 
@@ -199,6 +208,8 @@ class Finish(Message):
 
     kind: ClassVar[str] = "finish"
     reason: str
+    run_over: bool = True
+    """False: only this node leaves, and its workers wait for no generation any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +231,7 @@ class Refused(Message):
 _KINDS: dict[str, type[Message]] = {
     cls.kind: cls
     for cls in (
-        Hello, Ready, At, Active, Suspect, Leaving, Left, Finished, Dying, Heartbeat, Happened,
+        Hello, Ready, At, Active, Trained, Suspect, Leaving, Left, Finished, Dying, Heartbeat, Happened,
         Welcome, Prepare, Stop, Fail, Assign, Finish, Abort, Refused,
     )
 }  # fmt: skip

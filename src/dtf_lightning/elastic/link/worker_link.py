@@ -147,6 +147,14 @@ class WorkerLink:
         self.send(messages.Finished(generation=self.generation, step=step))
         self._announced.await_finish()
 
+    def trained(self) -> None:
+        """Say that this worker holds a state in which an optimizer step of this run is made."""
+        self.send(messages.Trained())
+
+    def wait_for_news(self, timeout: float) -> bool:
+        """Wait until the agent announces something; false if it does not within `timeout` seconds."""
+        return self._announced.await_news(timeout)
+
     def leaving(self, reason: str) -> None:
         """Say that this worker was asked to go. Safe in a signal handler."""
         self.send(messages.Leaving(reason=reason))

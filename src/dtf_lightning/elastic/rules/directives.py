@@ -33,6 +33,8 @@ class Directive:
     """STOP: the step boundary of the running generation at which every worker stops."""
     leaving: tuple[str, ...] = ()
     """Ids of the members that leave at the boundary instead of saying that they are ready."""
+    leaves_nobody: bool = False
+    """STOP: no member stays."""
     failed: tuple[str, ...] = ()
     """FAIL: ids of the members that are out. A node that finds its own id here ends its workers."""
     departed: tuple[str, ...] = ()

@@ -63,6 +63,8 @@ class Generation:
     reason: str = ""
     kind: str = ""
     """Why the generation was formed: the word of a `ChangeKind`."""
+    trained: bool = False
+    """Optimizer steps of the run were made before this generation: members that hold no state must not begin at 0."""
     epoch: int = 0
     """The leader's fencing token: the create revision of the leader key."""
     instance: str = ""

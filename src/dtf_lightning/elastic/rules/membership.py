@@ -16,7 +16,8 @@ How each wait ends, by phase:
 * gathering: after `initial_window` (later `stability_window`) without a change, after `max_wait` at the latest, and at
   once when `max_nodes` nodes are ready;
 * stable: likewise, with `stability_window`, counted from when a ready newcomer finds a place or a member wants to
-  leave;
+  leave; the last member that holds the state leaves only when no node is on the way that could take it over, or when
+  its own agent says that its grace period presses;
 * preparing: after `rescale_timeout`; the answer comes from a worker's listener thread, and no step has to end for it;
 * stopping: without a deadline until the first member is at the boundary (a step or a validation may take long, and
   heartbeats watch over it), then after `rescale_timeout` for the other members;
@@ -50,6 +51,7 @@ from dtf_lightning.elastic.rules.planning import (
     leavers_at_stop,
     names,
     planned_world,
+    relief_on_the_way,
     track,
     waiting_for,
 )
@@ -146,6 +148,9 @@ def _stable(settings: ElasticSettings, state: MembershipState, now: float, wall:
     counts = f"{len(members)} of {settings.max_nodes} nodes"
     if num_finished:
         return state, Wait(reason=f"{num_finished} of {len(members)} members finished, changes wait for the others")
+    if not wanted and (awaited := relief_on_the_way(settings, state)):
+        last = state.live[0].node
+        return state, Wait(reason=f"{counts}: {last} leaves, and waits for {', '.join(awaited)} to take its state over")
     if not wanted:
         return state, Wait(
             reason=f"{counts}: {describe_waiting(state, planned) or f'generation {state.generation.number} trains'}"
@@ -196,6 +201,7 @@ def _preparing(settings: ElasticSettings, state: MembershipState, now: float, wa
         reason=reason,
         boundary=boundary,
         leaving=tuple(member.id for member in leaving),
+        leaves_nobody=len(leaving) == len(state.live),
     )
     state = replace(move(state, RescalePhase.STOPPING, f"boundary {boundary}"), first_ready_at=None)
     return _publish(state, directive, now)

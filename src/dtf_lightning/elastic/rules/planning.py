@@ -27,12 +27,26 @@ def leavers_at_stop(settings: ElasticSettings, state: MembershipState) -> tuple[
     """Return the members that leave at the next stop.
 
     If all members want to leave while a node waits to join, the first member stays for one more generation and hands
-    the state over (unless the world holds one node only: then there is no place beside it).
+    the state over (unless the world holds one node only: then there is no place beside it). It also stays while a node
+    is on the way, until its own grace period presses.
     """
     leaving = tuple(member for member in state.live if state.is_leaving(member))
-    if len(leaving) == len(state.live) and joiners(settings, state, 1):
+    if len(leaving) == len(state.live) and (joiners(settings, state, 1) or relief_on_the_way(settings, state)):
         return leaving[1:]
     return leaving
+
+
+def relief_on_the_way(settings: ElasticSettings, state: MembershipState) -> tuple[str, ...]:
+    """Return the nodes that are not ready, for which the last member that holds the run's state waits before it leaves.
+
+    Empty where a member stays, where there is no place beside the last one, and where its grace period presses.
+    """
+    if not state.live or settings.max_nodes == 1 or not all(state.is_leaving(member) for member in state.live):
+        return ()
+    last = state.record(state.live[0])
+    if last is None or last.pressed:
+        return ()
+    return tuple(record.node for record in state.newcomers if not state.is_candidate(record))
 
 
 def track(state: MembershipState, world: Sequence[Member], num_free: int, wanted: bool, now: float) -> MembershipState:

@@ -98,6 +98,10 @@ class NodeRecord:
     suspect: int = 0
     """The generation that one of the node's workers reports as broken; 0 for none."""
     leaving: bool = False
+    pressed: bool = False
+    """It leaves, and its grace period is too far gone to wait for a node that would take its state over."""
+    trained: bool = False
+    """The node's workers hold, or held, a state of this run in which an optimizer step is made."""
     finished: int = 0
     """The generation in which all the node's workers came to the end of training; 0 while they have not."""
     detail: str = ""

@@ -30,6 +30,15 @@ class Rescale:
     failed: tuple[Member, ...]
     broken: bool
     """The old generation was reported as broken, or one of its members died: this rescale is unplanned."""
+    trained: bool = False
+    """Optimizer steps of the run have been made."""
+    fresh: bool = False
+    """Where nobody is left who has made them, the run begins anew."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the members must continue from steps that were made, rather than begin the run."""
+        return self.trained and (bool(self.survivors) or not self.fresh)
 
     @property
     def kind(self) -> str:
@@ -53,12 +62,27 @@ class Rescale:
         world_size = sum(member.num_workers for member in self.members)
         text = f"{', '.join(changes)}: {len(self.old.members)} -> {len(self.members)} nodes, {world_size} workers"
         if self.old.number > 0 and not self.survivors:
-            text += f"; no survivor of generation {self.old.number}, the state restarts from what the newcomers loaded"
+            text += f"; no survivor of generation {self.old.number}: {_CONTINUATIONS[self.trained, self.fresh]}"
         return text
 
 
+_CONTINUATIONS = {
+    (False, False): "it had made no step, the newcomers begin",
+    (False, True): "it had made no step, the newcomers begin",
+    (True, False): "the newcomers go on from the newest snapshot or checkpoint of this run",
+    (True, True): "the newcomers begin anew, because of fresh=true",
+}
+"""How a world without survivors goes on, by (steps were made, `fresh`)."""
+
+
 def compare(
-    old: Generation, members: Sequence[Member], *, failed: Collection[str] = (), broken: bool = False
+    old: Generation,
+    members: Sequence[Member],
+    *,
+    failed: Collection[str] = (),
+    broken: bool = False,
+    trained: bool = False,
+    fresh: bool = False,
 ) -> Rescale:
     """Compare `old` with a world of `members`. `failed` holds the ids of the old members that count as failures."""
     new_ids = {member.id for member in members}
@@ -72,6 +96,8 @@ def compare(
         left=tuple(member for member in gone if member.id not in failed),
         failed=tuple(member for member in gone if member.id in failed),
         broken=broken,
+        trained=trained,
+        fresh=fresh,
     )
 
 
@@ -82,7 +108,8 @@ def next_generation(
     old = state.generation
     failed = [d.member.id for d in state.departures.values() if d.kind is DepartureKind.FAILED]
     broken = any(failure.generation == old.number for failure in state.failures)
-    change = compare(old, world, failed=failed, broken=broken or state.phase is RescalePhase.REFORMING)
+    broken_off = broken or state.phase is RescalePhase.REFORMING
+    change = compare(old, world, failed=failed, broken=broken_off, trained=state.trained, fresh=settings.fresh)
     host = state.nodes[world[0].node]
     worlds = [(end, size) for end, size in old.recent_worlds if end > wall - settings.failure_window]
     if old.number > 0:
@@ -92,6 +119,7 @@ def next_generation(
         members=tuple(state.nodes[member.node].member() for member in world),
         reason=change.text,
         kind=change.kind,
+        trained=change.goes_on,
         epoch=state.epoch,
         instance=state.instance,
         store_host=host.host,

@@ -115,6 +115,8 @@ class MembershipState:
     """Each node's highest incarnation that has ended; records of it and of lower ones are ignored."""
     failures: tuple[Failure, ...] = ()
     """Recent failures, of the running and of earlier generations, oldest first."""
+    trained: bool = False
+    """A member, of this generation or an earlier one, has made optimizer steps of the run."""
     directive: Directive | None = None
     """The latest directive, while it is in force (on the way to the next generation, or for good)."""
     asked_at: float = 0.0
@@ -198,6 +200,7 @@ def enter(state: MembershipState, generation: Generation, now: float) -> Members
         departures={},
         retired=retired,
         failures=generation.failures,
+        trained=generation.trained,
         directive=None,
         first_ready_at=None,
         plan=Plan(changed_at=now),
@@ -262,7 +265,12 @@ def _changed(state: MembershipState, record: NodeRecord, wall: float) -> Members
         trail = follow(trail, same, record)
     except IllegalTransition as error:
         broken_rule = str(error)
-    state = replace(state, nodes={**state.nodes, record.node: record}, trails={**state.trails, record.node: trail})
+    state = replace(
+        state,
+        nodes={**state.nodes, record.node: record},
+        trails={**state.trails, record.node: trail},
+        trained=state.trained or (member is not None and record.trained),
+    )
     if not broken_rule and record.state not in ENDED:
         return state
     if member is not None:
@@ -326,12 +334,14 @@ def take_over(
     now: float,
     wall: float,
     reachable: Collection[str] = (),
+    trained: bool = False,
 ) -> MembershipState:
     """Return the state of a new leader, from the keys alone, in whatever phase its predecessor died.
 
     A member of the generation without a record counts as gone, unless its node is in `reachable`: nodes whose key is
     away but whose agent answers (etcd lost their leases; they will register again). For those the caller must send
-    `NodeChanged` or `NodeGone` in the end. Deadlines start anew at `now`.
+    `NodeChanged` or `NodeGone` in the end. Deadlines start anew at `now`. `trained`: the caller knows, or has to assume,
+    that members whose records are gone have made optimizer steps.
     """
     del settings  # the same for every leader; part of the signature so that rules here may come to depend on it
     if generation is None or (generation.instance and generation.instance != instance):
@@ -352,6 +362,7 @@ def take_over(
         generation=generation,
         retired=_retired_before(generation),
         failures=generation.failures,
+        trained=generation.number > 0 and (trained or generation.trained),
         directive=directive,
         asked_at=now,
         plan=Plan(changed_at=now),

@@ -190,6 +190,8 @@ class RunView:
         self._kvs: dict[str, KeyValue] = {}
         self._values: dict[str, tuple[int, object]] = {}
         self.nodes: dict[str, NodeRecord] = {}
+        self.saw_trained: set[str] = set()
+        """The instances of the run of which a node has said, as long as this view exists, that it had trained in them."""
 
     def reset(self, snapshot: RangeResult) -> list[NodeRecord | NodeDeleted]:
         """Take over a fresh reading of the prefix; what changed among the nodes since the last one."""
@@ -295,6 +297,8 @@ class RunView:
             log.error("ignoring the record at %s: %s", kv.key, error)
             return []
         self.nodes[record.node] = record
+        if record.trained:
+            self.saw_trained.add(record.instance)
         return [record]
 
     def _forget(self, key: str) -> list[NodeRecord | NodeDeleted]:

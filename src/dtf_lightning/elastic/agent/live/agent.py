@@ -127,7 +127,9 @@ class LiveAgent(AgentLoop):
 
     def _deadlines(self) -> Iterator[Deadline]:
         parts = (self._candidacy, self._supervisor, self._admission, self._console)
-        return (part.deadline for part in parts)
+        yield from (part.deadline for part in parts)
+        if self._exit is None and not self._workers.pressed:
+            yield Deadline(self._grace.presses_at)
 
     def _handle(self, event: AgentEvent) -> None:
         match event:
@@ -236,8 +238,10 @@ class LiveAgent(AgentLoop):
             return
         if not workers.leaving:
             self._grace.withdraw()
+            workers.pressed = False
             return
         self._begin_to_leave(workers.leaving)
+        workers.pressed = Deadline(self._grace.presses_at).is_due(self._clock.monotonic())
         if workers.failed or workers.gone:
             self._go(ExitReason.LEFT, workers.leaving, after=GOING_GRACE)
         elif workers.waits or not workers.ever_in_a_generation:

@@ -8,7 +8,7 @@ Rules that this file guards:
 * the core takes a decision's write as done, so writes go out in order, one at a time, again until etcd has answered;
   a refused one ends this term, and the next starts from the keys;
 * a run id is used again only when its earlier run is over: finished, aborted, or none of its members came back within
-  the time that a lease lasts.
+  the time that a lease lasts, and no node is there that has come while one of them lived.
 
 No threads and no I/O: the agent's loop calls, and carries the writes out.
 """
@@ -16,7 +16,7 @@ No threads and no I/O: the agent's loop calls, and carries the writes out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from dtf_lightning.clock import Clock, Deadline
@@ -34,7 +34,7 @@ from dtf_lightning.elastic.rules.directives import (
     TimePassed,
     Wait,
 )
-from dtf_lightning.elastic.rules.generation import Member
+from dtf_lightning.elastic.rules.generation import Generation, Member
 from dtf_lightning.elastic.rules.membership import decide, take_over
 from dtf_lightning.elastic.rules.records import ENDED, NodeRecord
 from dtf_lightning.elastic.rules.state import MembershipState
@@ -145,7 +145,7 @@ class Leader:
             self._reset(f"the earlier run {run.instance} is {run.phase.value}")
         elif run is None or generation is None:
             self._reset("nothing has been trained under this run id")
-        elif any(member.node in view.nodes or member.node in away for member in generation.members):
+        elif self._goes_on(view, generation, away, gone):
             self._lead(view, away, gone)
         elif now < self._started + self._comeback:
             self.deadline.bring_forward(self._started + self._comeback)
@@ -156,6 +156,14 @@ class Leader:
                 self._node, self._keys.run_id, len(generation.members), generation.number, self._comeback,
             )  # fmt: skip
             self._reset("the earlier run crashed")
+
+    def _goes_on(
+        self, view: RunView, generation: Generation, away: Mapping[str, NodeRecord], gone: Mapping[str, str]
+    ) -> bool:
+        """Tell whether the run lives: in a member, or in a node that has come while one lived."""
+        assert view.run is not None
+        here = any(node in view.nodes or node in away or node in gone for node in _nodes(generation))
+        return here or any(record.instance == view.run.instance for record in view.nodes.values())
 
     @property
     def _comeback(self) -> float:
@@ -186,6 +194,8 @@ class Leader:
             now=now,
             wall=self._clock.wall(),
             reachable=missing,
+            # Of members that were gone before this agent looked, nobody knows what they had done.
+            trained=run.instance in view.saw_trained or not missing <= away.keys() | gone.keys(),
         )
         for node in missing & gone.keys():
             self._decide(NodeGone(node, gone[node]))
@@ -247,6 +257,10 @@ class Leader:
             self.deadline.bring_forward(self._note.deadline.at)
             if note is not None:
                 self._outbox.add("status", note)
+
+
+def _nodes(generation: Generation) -> Iterable[str]:
+    return (member.node for member in generation.members)
 
 
 _ENDS = {DirectiveKind.FINISH: RunPhase.FINISHED, DirectiveKind.ABORT: RunPhase.ABORTED}

@@ -76,6 +76,10 @@ class WorkerGroup:
         """Why this incarnation failed; empty while it lives."""
         self.gone = False
         """This incarnation left: all its workers were released, their ends are no failures any more."""
+        self.pressed = False
+        """This node leaves, and has no time to wait for one that would take its state over."""
+        self._trained = False
+        """A worker of this incarnation has held a state in which an optimizer step is made."""
         self.unwound_from = 0
         """The last generation that nobody here is part of any more, by order of the leader."""
         self._left_behind = False
@@ -88,7 +92,7 @@ class WorkerGroup:
         self.num_workers = num_workers
         self.workers = {}
         self.instance = self.failed = ""
-        self.gone = self._left_behind = False
+        self.gone = self._left_behind = self._trained = False
         self.unwound_from = self._num_ended = 0
 
     # --- what the workers say ----------------------------------------------------------------------------------------
@@ -115,6 +119,8 @@ class WorkerGroup:
                 worker.boundary = (message.target, message.boundary)
             case messages.Active():
                 worker.active = message.generation
+            case messages.Trained():
+                self._trained = True
             case messages.Suspect():
                 worker.suspect, worker.error = message.generation, message.error
             case messages.Finished():
@@ -196,6 +202,8 @@ class WorkerGroup:
             boundary=max(b for b in boundaries if b is not None) if answered else None,
             suspect=max((w.suspect for w in suspects), default=0),
             leaving=bool(self.leaving),
+            pressed=self.pressed and bool(self.leaving),
+            trained=self._trained,
             finished=min((w.finished for w in workers), default=0) if self.complete else 0,
             detail=self.failed or self.leaving or (_first_line(suspects[0].error) if suspects else ""),
         )
@@ -305,6 +313,7 @@ class WorkerGroup:
                         target=directive.target,
                         boundary=directive.boundary,
                         leave=member_id in directive.leaving,
+                        last=directive.leaves_nobody,
                         reason=directive.reason,
                     ),
                 )
@@ -331,7 +340,7 @@ class WorkerGroup:
         for worker in self.workers.values():
             if not worker.released:
                 worker.released = True
-                yield worker, messages.Finish(reason=reason)
+                yield worker, messages.Finish(reason=reason, run_over=False)
         self.gone = True
 
     def refuse(self, reason: str) -> Orders:
