@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dtf_lightning.elastic.rules.directives import DirectiveKind
-from dtf_lightning.elastic.rules.records import WorkerState
+from dtf_lightning.elastic.rules.planning import stays_for_newcomers
+from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.rules.state import RescalePhase
 from support.elastic.simulated_run import SimulatedRun
 
@@ -420,3 +423,31 @@ def test_draining_without_the_flag_is_leaving_too():
     run.advance(0.2)
     run.planned_rescale()
     assert run.members == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("others", "stays"),
+    [
+        ([], False),
+        ([{"node": "b"}], True),
+        ([{"node": "b", "state": WorkerState.SYNCING}], True),
+        ([{"node": "b", "state": WorkerState.LEFT}], False),
+        ([{"node": "b", "leaving": True}], False),
+        ([{"node": "b"}, {"node": "m"}], False),
+        ([{"node": "b"}, {"node": "m", "leaving": True}], True),
+        ([{"node": "b"}, {"node": "m", "state": WorkerState.FAILED}], True),
+        ([{"node": "m", "incarnation": 2}], True),
+    ],
+)
+def test_a_waiting_leaver_hands_its_state_over(others, stays):
+    """It enters one more generation only if nobody else holds the state and somebody is there to take it.
+
+    `m` is the other member; in its second incarnation it is a newcomer.
+    """
+    run = SimulatedRun()
+    run.start("a", "m")
+    mine = replace(run.records["a"], leaving=True)
+    records = [mine, *(NodeRecord(host="h", num_workers=2, **fields) for fields in others)]
+    assert stays_for_newcomers(run.generation, records, "a", 4) is stays
+    assert not stays_for_newcomers(run.generation, records, "a", 1), "there is no place beside it"
+    assert not stays_for_newcomers(run.generation, [replace(mine, pressed=True), *records[1:]], "a", 4)

@@ -116,9 +116,7 @@ class SimulatedRun:
             record = self.records.get(member.node)
             if record is not None and record.incarnation == member.incarnation:
                 state = WorkerState.DRAINING if record.leaving else WorkerState.ACTIVE
-                self.change(
-                    member.node, generation=self.generation.number, ready_after=None, state=state, trained=True
-                )
+                self.change(member.node, generation=self.generation.number, ready_after=None, state=state, trained=True)
 
     def answer(self, *nodes: str, boundary: int = 10) -> None:
         """They say at which boundary they are."""
@@ -305,6 +303,8 @@ class SimulatedRun:
             assert member.id not in survivors or after >= old.number, "survivors have unwound"
         assert (new.store_host, new.store_port) == (f"host-{new.members[0].node}", 29500)
         assert new.instance == INSTANCE
-        assert new.trained == (self.has_trained and (bool(survivors) or not self.settings.fresh)), "nothing is forgotten"
+        assert new.trained == (self.has_trained and (bool(survivors) or not self.settings.fresh)), (
+            "nothing is forgotten"
+        )
         self.has_trained = new.trained
         assert new.kind in {"start", "join", "leave", "failure", "mixed"}

@@ -83,6 +83,8 @@ class Training:
     callbacks: tuple[str, ...] = ()
     checkpoint_every: int = 0
     """Optimizer steps; 0 for none."""
+    snapshot_every: int | None = None
+    """Optimizer steps between two snapshots, which lie in the folder `memory`."""
     resume: str = ""
     """A checkpoint."""
     save_dies_at: tuple[str, int] | None = None
@@ -194,6 +196,7 @@ def train(training: Training, folder: Path, name: str) -> None:
     """Train and write down what came out, for comparison."""
     warnings.filterwarnings("ignore")
     injector = FaultInjector(training.faults)
+    (folder / "memory").mkdir(exist_ok=True)
     callbacks = [
         ElasticCallback(
             batch=training.batch,
@@ -202,6 +205,8 @@ def train(training: Training, folder: Path, name: str) -> None:
             virtual_ranks=training.virtual_ranks,
             learning_rate=training.learning_rate,
             evaluation=training.evaluation,
+            snapshot_every_n_steps=training.snapshot_every,
+            snapshot_dir=str(folder / "memory"),
             ledger=True,
             run_dir=str(folder),
         ),

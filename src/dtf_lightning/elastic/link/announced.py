@@ -138,10 +138,15 @@ class Announced:
             with self.changed:
                 self._raise_if_broken()
 
-    def await_news(self, timeout: float) -> bool:
-        """Wait until something is announced that the next boundary looks at; false if nothing is within `timeout` s."""
+    def await_stop(self, timeout: float) -> bool:
+        """Wait, before the generation's first boundary, for a stop; false if none is announced within `timeout` seconds.
+
+        Raises `GenerationBroken` when a failure was announced, `RunAborted` when the run was ended.
+        """
         with self.changed:
-            return self.changed.wait_for(lambda: self.pending, timeout)
+            self.changed.wait_for(lambda: self.stop is not None or self.broken or self.abort is not None, timeout)
+            self._raise_if_broken()
+            return self.stop is not None
 
     def await_break(self, timeout: float) -> bool:
         """Wait until the generation is declared broken; false if it is not in time, or the run is aborted."""

@@ -95,6 +95,11 @@ class WorkerLink:
         return self._announced.pending
 
     @property
+    def waits(self) -> bool:
+        """Whether this worker is unwound from its last generation, and waits for the next."""
+        return self._announced.unwound.is_set()
+
+    @property
     def broken(self) -> bool:
         """Whether a failure of the current generation was announced."""
         return self._announced.broken
@@ -151,9 +156,12 @@ class WorkerLink:
         """Say that this worker holds a state in which an optimizer step of this run is made."""
         self.send(messages.Trained())
 
-    def wait_for_news(self, timeout: float) -> bool:
-        """Wait until the agent announces something; false if it does not within `timeout` seconds."""
-        return self._announced.await_news(timeout)
+    def await_stop(self, timeout: float) -> bool:
+        """Wait for a planned rescale, in no step; false if none is announced within `timeout` seconds.
+
+        Raises `GenerationBroken` when a failure was announced, `RunAborted` when the run was ended.
+        """
+        return self._announced.await_stop(timeout)
 
     def leaving(self, reason: str) -> None:
         """Say that this worker was asked to go. Safe in a signal handler."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dtf_lightning.elastic.rules.generation import Member
+from dtf_lightning.elastic.rules.generation import Generation, Member
+from dtf_lightning.elastic.rules.records import ENDED, NodeRecord
 from dtf_lightning.elastic.rules.state import MembershipState
 from dtf_lightning.elastic.settings import ElasticSettings
 
@@ -47,6 +48,21 @@ def relief_on_the_way(settings: ElasticSettings, state: MembershipState) -> tupl
     if last is None or last.pressed:
         return ()
     return tuple(record.node for record in state.newcomers if not state.is_candidate(record))
+
+
+def stays_for_newcomers(generation: Generation, records: Iterable[NodeRecord], node: str, max_nodes: int) -> bool:
+    """Tell whether a member that wants to leave, and waits for a generation, enters one more to hand its state over.
+
+    It does if all other members are out or leave too, a newcomer is there or on the way, there is a place beside it, and
+    its grace period does not press. `records` holds the latest record of every node, this one's too.
+    """
+    members = {member.node: member.id for member in generation.members}
+    here = [record for record in records if record.state not in ENDED]
+    mine = next((record for record in here if record.node == node), None)
+    if mine is None or mine.pressed or max_nodes == 1:
+        return False
+    others = [record for record in here if record.node != node and not record.leaving]
+    return bool(others) and not any(members.get(record.node) == record.member_id for record in others)
 
 
 def track(state: MembershipState, world: Sequence[Member], num_free: int, wanted: bool, now: float) -> MembershipState:

@@ -98,8 +98,7 @@ class NodeSnapshots:
         operations: FileOperations | None = None,
     ) -> None:
         self._agent, self._operations = agent, operations
-        self._memory_root = settings.folder / f"dtf-{os.geteuid()}-{key}"
-        self._disk_root = run_dir / "snapshots" / key
+        self._memory_root, self._disk_root = _roots(settings, key, run_dir)
         self._memory: SnapshotFolder | None = None
         self._disk: SnapshotFolder | None = None
         self._to_memory = settings.memory != 0
@@ -150,13 +149,15 @@ class NodeSnapshots:
             self._open_disk()
         return found + (self._disk.stored() if self._disk is not None else [])
 
-    def write(self, packed: Packed, header: SnapshotHeader) -> Path | None:
+    def write(self, packed: Packed, header: SnapshotHeader, *, on_disk_too: bool = False) -> Path | None:
         """Write a snapshot where there is room for it; return `None` if it is there already, or could not be written.
 
-        A failure is logged, and training goes on. Once the snapshot is written, those of agents that are gone are
+        `on_disk_too` writes it into `run_dir` whatever room there is in memory. A failure is logged, and training goes on. Once the snapshot is written, those of agents that are gone are
         removed.
         """
         written = self._write(packed, header)
+        if on_disk_too and self._to_memory:
+            written = self._write_to_disk(packed, header) or written
         if written is not None:
             for folder in self._folders():
                 folder.remove_dead_writers()
@@ -168,6 +169,9 @@ class NodeSnapshots:
                 return self._memory.write(packed, header)
             except (OSError, NoRoom) as error:
                 self._fall_back(error)
+        return self._write_to_disk(packed, header)
+
+    def _write_to_disk(self, packed: Packed, header: SnapshotHeader) -> Path | None:
         try:
             return (self._disk or self._open_disk()).write(packed, header)
         except OSError as error:
@@ -195,6 +199,12 @@ class NodeSnapshots:
             shutil.rmtree(root, ignore_errors=True)
         self.remember(record)
 
+    @staticmethod
+    def discard(settings: SnapshotSettings, *, key: str, run_dir: Path) -> None:
+        """Remove all that nodes have kept of the run of this key in this node's memory and in `run_dir`."""
+        for root in _roots(settings, key, run_dir):
+            shutil.rmtree(root, ignore_errors=True)
+
     def close(self) -> None:
         """Release the files, which stay. Idempotent."""
         for folder in self._folders():
@@ -212,6 +222,11 @@ class NodeSnapshots:
     def _fall_back(self, error: Exception) -> None:
         self._to_memory = False
         log.warning("snapshots go to the disk (%s) from now on, not to memory: %s", self._disk_root, error)
+
+
+def _roots(settings: SnapshotSettings, key: str, run_dir: Path) -> tuple[Path, Path]:
+    """Return the folders of a run's snapshots in memory and on the disk."""
+    return settings.folder / f"dtf-{os.geteuid()}-{key}", run_dir / "snapshots" / key
 
 
 def _free(folder: Path) -> int:

@@ -20,6 +20,7 @@ from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, Wo
 from dtf_lightning.elastic.agent.loop import AgentLoop
 from dtf_lightning.elastic.events import NodeGoneEvent
 from dtf_lightning.elastic.link.messages import Happened, Message, Ready
+from dtf_lightning.elastic.rules.planning import stays_for_newcomers
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.run.keys import LIVE, RunPhase
 from dtf_lightning.elastic.run.refusal import may_not_join, other_mode
@@ -244,7 +245,7 @@ class LiveAgent(AgentLoop):
         workers.pressed = Deadline(self._grace.presses_at).is_due(self._clock.monotonic())
         if workers.failed or workers.gone:
             self._go(ExitReason.LEFT, workers.leaving, after=GOING_GRACE)
-        elif workers.waits or not workers.ever_in_a_generation:
+        elif not workers.ever_in_a_generation or (workers.waits and not self._stays_for_newcomers):
             # Nobody trains with it, so nobody has to stop for it.
             self._supervisor.tell(workers.leave_without_stop(f"this node leaves: {workers.leaving}"))
             self._go(ExitReason.LEFT, workers.leaving, after=GOING_GRACE)
@@ -253,6 +254,13 @@ class LiveAgent(AgentLoop):
             log.warning("%s: %s", self.node_id, reason)
             self._go(ExitReason.OUT_OF_TIME, reason)
             self._supervisor.end_workers(reason)
+
+    @property
+    def _stays_for_newcomers(self) -> bool:
+        generation, nodes = self._view.generation, self._view.nodes
+        records = {**nodes, self.node_id: self._workers.record()}.values()
+        max_nodes = self._settings.elastic.max_nodes
+        return generation is not None and stays_for_newcomers(generation, records, self.node_id, max_nodes)
 
     @property
     def _willing(self) -> bool:

@@ -35,6 +35,7 @@ class Snapshotter:
         header: returns the header of a snapshot that is taken now, for the given reason.
         node: stores the snapshots.
         every_n_steps: optimizer steps between two snapshots; `None`: only when the worker stops.
+        at_start: whether the first boundary takes one; in a life that a snapshot began there is one already.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Snapshotter:
         node: NodeSnapshots,
         *,
         every_n_steps: int | None,
+        at_start: bool = False,
     ) -> None:
         self._dump = dump
         self._steady = steady
@@ -56,7 +58,7 @@ class Snapshotter:
         self._staged: StagedState | None = None
         """The copy in progress that the next optimizer step waits for."""
         self._was_torn = False
-        self._last_step: int | None = None
+        self._last_step: int | None = -1 if at_start else None
         self._failed = False
 
     def at_boundary(self, step: int) -> None:
@@ -94,12 +96,20 @@ class Snapshotter:
             self._staged.wait()
             self._staged = None
 
-    def last(self, reason: str, step: int) -> None:
-        """Take a snapshot because the worker stops, and return when it is written."""
+    @property
+    def idle(self) -> bool:
+        """Whether no snapshot is being written."""
+        return not self._writer.num_in_flight
+
+    def last(self, reason: str, step: int, *, on_disk_too: bool = False) -> None:
+        """Take a snapshot because the worker stops, and return when it is written.
+
+        `on_disk_too`: into `run_dir` as well where it went to memory, for nodes that cannot read this one's memory.
+        """
         self.close()
         staged = self._stage(steady=set())
         if staged is not None:
-            written = self._node.write(pack(staged.read()), self._header(reason))
+            written = self._node.write(pack(staged.read()), self._header(reason), on_disk_too=on_disk_too)
             if written is not None:
                 log.info("snapshot at step %d: %s", step, written)
 

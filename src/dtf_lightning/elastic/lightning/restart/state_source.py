@@ -1,36 +1,19 @@
-"""`SnapshotState` finds the newest state after a restart: snapshots, loaded checkpoints and the run's own checkpoints.
-
-All ranks go through the same rounds: they list the states that each could give, choose the newest, and let its holders
-read it; if none of the holders can read it, they leave it out and choose again. Then the ranks that have the state send
-it to the others.
-"""
+"""`SnapshotState` finds the newest state after a restart: snapshots, loaded checkpoints and the run's own checkpoints."""
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from dtf_lightning.elastic.checkpoints.staging import optimizer_tensors, storages_of
-from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
-from dtf_lightning.elastic.data.random_numbers import seed_of, seed_process
-from dtf_lightning.elastic.data.random_state import restore_random_state, take_random_state
-from dtf_lightning.elastic.lightning.host.trainer import load_checkpoint
 from dtf_lightning.elastic.lightning.restart.membership import RestartMembership
-from dtf_lightning.elastic.lightning.restart.offers import Read, checkpoint_folders, checkpoints, snapshots
+from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump
 from dtf_lightning.elastic.lightning.restart.snapshotter import Snapshotter
-from dtf_lightning.elastic.lightning.rewind import training_state
 from dtf_lightning.elastic.lightning.run.policies import StateParts
 from dtf_lightning.elastic.lightning.run.world import Resumption, World
-from dtf_lightning.elastic.snapshots.choice import Choice, Offer, SourceKind, choose, senders
-from dtf_lightning.elastic.snapshots.format import SnapshotDamaged, SnapshotHeader
-from dtf_lightning.errors import DtfError
-
-log = logging.getLogger("dtf_lightning")
+from dtf_lightning.elastic.snapshots.format import SnapshotHeader
 
 
 class SnapshotState:
@@ -62,98 +45,27 @@ class SnapshotState:
     def share(self, world: World) -> Resumption:
         """Give all members the newest state. Raises what Lightning raises for a state that does not fit the model."""
         run, progress = self._membership.run, self._parts.progress
-        known = dict.fromkeys((*run.record.checkpoint_folders, *checkpoint_folders(self._parts.trainer.callbacks)))
-        run.record = replace(run.record, checkpoint_folders=tuple(known))
-        readers = self._what_i_could_give(world.rank)
-        while True:
-            everyone: list[list[Offer]] = self._membership.gather(list(readers))
-            choice = choose([offer for offers in everyone for offer in offers])
-            if choice.kind is SourceKind.LOADED and len(choice.offers) == len(everyone):
-                self._remember_life()
-                return Resumption(first=True, resuming=progress.loaded is not None, restored=False)
-            mine = choice.offer_of(world.rank)
-            state = self._read(choice, mine, readers)
-            holders = [rank for rank, has in enumerate(self._membership.gather(state is not None)) if has]
-            if holders:
-                break
-            readers = {offer: read for offer, read in readers.items() if offer.worth != (choice.position, choice.kind)}
-        resuming = self._take_over(world, choice, state, holders)
+        saved = SavedStates(
+            self._parts,
+            run,
+            rank=world.rank,
+            gather=self._membership.gather,
+            node=self._membership.welcome.node,
+            lists=self._writes_for_node and self._membership.welcome.joiner,
+        )
+        choice = saved.take_newest(or_loaded=True)
+        if choice is None:
+            self._remember_life()
+            return Resumption(first=True, resuming=progress.loaded is not None, restored=False)
         if self._writes_for_node:
             # A state that could not be read must not count as newer than one that is written from now on.
             run.node.forget_after(choice.position)
         self._remember_life()
-        return Resumption(first=True, resuming=resuming, restored=True)
+        return Resumption(first=True, resuming=progress.resuming, restored=True)
 
     def _remember_life(self) -> None:
         if self._writes_for_node:
             self._membership.run.node.remember(self._membership.run.record)
-
-    def _what_i_could_give(self, rank: int) -> dict[Offer, Read]:
-        """Return this rank's offers, each with its reader. A node's local rank 0 offers its snapshots and checkpoints."""
-        parts, run = self._parts, self._membership.run
-        loaded = replace(parts.progress.position(parts.trainer), trained=False)
-        offer = Offer(rank=rank, kind=SourceKind.LOADED, position=loaded)
-        readers: dict[Offer, Read] = {offer: lambda: training_state.dump_state(parts.trainer, parts.progress)}
-        if self._writes_for_node and self._membership.welcome.joiner:
-            for stored, read in snapshots(run, rank):
-                readers.setdefault(stored, read)
-            readers.update(checkpoints(run, rank, parts.trainer.callbacks))
-        return readers
-
-    def _read(self, choice: Choice, mine: Offer | None, readers: dict[Offer, Read]) -> dict[str, Any] | None:
-        """Return the chosen state if this rank has it and can read it, otherwise `None`."""
-        if mine is None:
-            return None
-        try:
-            return readers[mine]()
-        except (OSError, SnapshotDamaged, DtfError) as error:
-            log.warning(
-                "%s of step %d on %s is damaged and not used, the next best source is: %s",
-                *(choice.kind.name.lower(), choice.position.global_step, self._membership.welcome.node, error),
-            )
-            return None
-
-    def _take_over(self, world: World, choice: Choice, state: dict[str, Any] | None, holders: list[int]) -> bool:
-        """Send the state to ranks that lack it, load it, and tell whether training continues in mid-epoch."""
-        rank, trainer, progress = world.rank, self._parts.trainer, self._parts.progress
-        sources = senders(holders, self._membership.run.hosts)
-        mine = choice.offer_of(rank) if state is not None else None
-        writer = mine is not None and all(o.rank >= rank or o.where != mine.where for o in choice.offers)
-        if state is None:
-            state = receive_state(sources[rank])
-        else:
-            for receiver in (receiver for receiver, source in sources.items() if source == rank):
-                send_state(state, receiver)
-        random_state = state.pop("random", None)
-        if state.get("run_began") is not None:
-            self._parts.start_world.join(state["run_began"])
-        if "progress" in state:
-            # Loggers that number their versions have begun a new version, as always when Lightning resumes.
-            state["start"]["logger_versions"] = [logger.version for logger in trainer.loggers]
-            training_state.load_state(trainer, progress, state)
-            progress.settle(trainer)
-            resuming = True
-        else:
-            load_checkpoint(trainer, state["checkpoint"])
-            resuming = progress.loaded is not None
-            progress.go_to_loaded(trainer)
-        if random_state is not None:
-            restore_random_state(random_state)
-            if not writer:
-                # Each rank that did not write this state gets a random stream of its own, so that no two ranks have
-                # the same dropout masks.
-                seed_process(seed_of(torch.initial_seed(), int(torch.randint(2**62, ()).item()), rank))
-            self._parts.undo.keep_random_state()
-        if rank == 0:
-            log.info(
-                "goes on at step %d from %s: %s",
-                *(
-                    trainer.global_step,
-                    choice.kind.name.lower(),
-                    choice.offers[0].where or "what the ranks have loaded",
-                ),
-            )
-        return resuming
 
     # --- writing snapshots ------------------------------------------------------------------------------------
 
@@ -185,8 +97,7 @@ class SnapshotState:
             self._membership.run.node.close()
 
     def _dump(self) -> dict[str, Any]:
-        state = training_state.dump_state(self._parts.trainer, self._parts.progress)
-        return state | {"random": take_random_state(), "run_began": self._parts.start_world.run_began}
+        return dump(self._parts)
 
     def _steady(self) -> set[int]:
         """Return the storages that only an optimizer step changes, and those of frozen parameters, which none does."""

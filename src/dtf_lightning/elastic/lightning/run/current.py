@@ -29,7 +29,8 @@ def current_run(settings: RunSettings | None = None) -> WorkerRun | None:
 def _check_in(settings: RunSettings) -> WorkerRun | None:
     socket_path, world = environment.agent_socket(), environment.torchelastic_world()
     if socket_path is not None:
-        return WorkerRun(settings, LiveMembership(socket_path), PeerState())
+        live = LiveMembership(socket_path)
+        return WorkerRun(settings, live, PeerState(live.link))
     if world is not None:
         membership = RestartMembership(world)
         return WorkerRun(settings, membership, SnapshotState(membership))

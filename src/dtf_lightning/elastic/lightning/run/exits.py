@@ -13,9 +13,11 @@ class StopForRescale(Exception):
 class WorkerLeft(SystemExit):
     """This worker's part in the run is over, and the run goes on, or ended, without it: exit code 0."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, run_goes_on: bool = False) -> None:
         super().__init__(0)
         self.reason = reason
+        self.run_goes_on = run_goes_on
+        """Whether the worker left a run that is not over while it waited for a generation."""
 
 
 class WorkerStopped(WorkerLeft):

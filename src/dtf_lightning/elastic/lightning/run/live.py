@@ -18,6 +18,7 @@ from dtf_lightning.elastic.collectives.warm_up import warm_up
 from dtf_lightning.elastic.lightning.rewind import training_state
 from dtf_lightning.elastic.lightning.rewind.epoch_metrics import dump_logged, load_logged
 from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft
+from dtf_lightning.elastic.lightning.run.live_snapshots import LiveSnapshots
 from dtf_lightning.elastic.lightning.run.policies import StateParts, Verdict
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.signals import graceful_signals
@@ -68,7 +69,7 @@ class LiveMembership:
         try:
             assignment = self.link.ready(fingerprint, parameters, run_dir=str(run_dir))
         except RunFinished as finished:
-            raise WorkerLeft(str(finished)) from None
+            raise WorkerLeft(str(finished), run_goes_on=not finished.run_over) from None
         generation = Generation.from_json(assignment.generation)
         return World(generation=generation, rank=assignment.rank, size=assignment.world_size)
 
@@ -143,16 +144,23 @@ class LiveMembership:
 class PeerState:
     """Compare the members' positions, and send the state of the furthest to those behind. A `StateSource`."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: WorkerLink) -> None:
+        self._link = link
+        self._snapshots = LiveSnapshots(link)
         self._parts: StateParts
 
     def attach(self, parts: StateParts) -> None:
         self._parts = parts
+        self._snapshots.attach(parts)
 
     def share(self, world: World) -> Resumption:
         parts = self._parts
         trainer, progress = parts.trainer, parts.progress
         first, plan = self._agree(world)
+        if first and world.generation.trained:
+            self._snapshots.take_newest(world)
+            self._snapshots.entered(world, had_trained=True)
+            return Resumption(first=True, resuming=progress.resuming, restored=True)
         resuming = not first
         if first:
             parts.start_world.run_began = None  # a member that died in mid-transfer may have left its own
@@ -175,6 +183,7 @@ class PeerState:
             training_state.load_state(trainer, progress, state)
             load_logged(trainer, state["logged"])
             parts.run_log.adopt_recent(state["recent_log"])
+        self._snapshots.entered(world, had_trained=not first)
         return Resumption(first=first, resuming=resuming, restored=not first)
 
     def _agree(self, world: World) -> tuple[bool, ResumePlan]:
@@ -201,16 +210,19 @@ class PeerState:
         return first, plan
 
     def at_boundary(self, step: int) -> None:
-        """Do nothing: peers hold the state."""
+        self._snapshots.at_boundary(step)
 
     def before_weights_change(self) -> None:
-        """Do nothing: no copy is in progress."""
+        self._snapshots.wait_until_copied()
 
-    def leave_behind(self, reason: str) -> None:
-        """Do nothing: peers hold the state."""
+    def leave_behind(self, reason: str) -> None:  # noqa: ARG002  a snapshot's reason is one of three
+        """Write a snapshot if no peer stays, or if none trains because the run pauses."""
+        stop = self._link.stopping
+        if self._link.waits or (stop is not None and stop.last):
+            self._snapshots.leave_behind()
 
     def finished(self) -> None:
-        """Do nothing: this source keeps no files."""
+        self._snapshots.finished()
 
     def close(self) -> None:
-        """Do nothing: this source keeps no files."""
+        self._snapshots.close()

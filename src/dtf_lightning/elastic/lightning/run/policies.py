@@ -120,6 +120,8 @@ class StateParts:
     """Hold the parts that a worker's training state is read from and written to."""
 
     settings: RunSettings
+    run_dir: Path
+    """The folder of the run's events, ledgers, and snapshots on the disk."""
     trainer: Any
     progress: TrainingProgress
     undo: Undo

@@ -119,6 +119,7 @@ class WorkerRun:
         self.source.attach(
             StateParts(
                 settings=self.settings,
+                run_dir=self._run_dir(),
                 trainer=trainer,
                 progress=self.progress,
                 undo=self.rewind.undo,
@@ -170,6 +171,8 @@ class WorkerRun:
         try:
             world = self.membership.assignment(*self._signature, self._run_dir())
         except WorkerLeft as left:
+            if left.run_goes_on and self.progress.trained:
+                self.source.leave_behind(left.reason)
             self.reporter.ended(left.reason)
             raise
         self.gradients.refuse_superfluous(world.rank, world.size, self.membership.welcome.node)
