@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.elastic.testkit.local_cluster import LocalCluster
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
@@ -116,10 +117,12 @@ def test_torchrun(etcd, fork_server, tmp_path):
 def test_random_faults(make_run, seed, data):
     """Forty joins, leaves and deaths of workers, agents and nodes, in random order, at any time, one to five nodes.
 
-    With one loader, and with two side by side.
+    With one loader, and with two side by side. Newcomers have registered before the next fault, their workers still set
+    themselves up: the only member that holds the state goes too. All of it is one history, in one ledger.
     """
     chance = random.Random(seed)
-    run = make_run(replace(OPEN_END, data=data), max_consecutive_failures=1000, failure_tolerance=1000)
+    training = replace(OPEN_END, data=data, snapshot_every=1)
+    run = make_run(training, max_consecutive_failures=1000, failure_tolerance=1000)
     run.start("n0")
     alive, number = ["n0"], 1
     for _ in range(40):
@@ -127,6 +130,7 @@ def test_random_faults(make_run, seed, data):
         if action == "join" or len(alive) == 1:
             if len(alive) < 5:
                 run.start(f"n{number}")
+                run.wait_for(lambda view, name=f"n{number}": name in view.nodes, "its registration")
                 alive.append(f"n{number}")
                 number += 1
         else:
@@ -144,3 +148,7 @@ def test_random_faults(make_run, seed, data):
     run.stop()
     run.wait_until_over(failed=None)
     run.check(survivors=len(alive))
+    with connect(run.endpoint, quiet=True) as store:
+        view = RunView(RunKeys(run.run_id))
+        view.reset(store.range(view.keys.prefix))
+    assert max(run.audit().resume_steps) == view.generation.number, "one life: generations are numbered through"

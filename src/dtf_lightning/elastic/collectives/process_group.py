@@ -15,8 +15,11 @@ and of a receive that is half read. So a cut
   to a halt within a round trip.
 A member that dies in the middle of a transfer can still leave such a waiter behind.
 
-Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group`, `_world.group_count` (all of
-`distributed_c10d`).
+While gloo connects the members, nothing interrupts it: it tries five times to reach one that died right then. So it
+connects in a thread, which a cut leaves behind; what comes of it there is dropped.
+
+Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group`, `_world.group_count`, and the name by
+which `init_process_group` finds gloo's class (all of `distributed_c10d`).
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ import sys
 import termios
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -43,9 +47,14 @@ from dtf_lightning.errors import GenerationBroken
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _MESH_SHARE = 10
 """One try of gloo to connect the members, who have all arrived, gets this part of `connect_timeout`; gloo makes
 five."""
+
+_CONNECTION_LOOK = 60.0
+"""Seconds between two lines in the log about a connection that is not there; its own timeout ends the wait."""
 
 _QUIET_SAMPLES, _QUIET_INTERVAL, _QUIET_TIMEOUT = 3, 0.0005, 0.05
 """A group is quiet when this many looks, this far apart, found no byte under way; a cut waits at most so long for it
@@ -88,7 +97,7 @@ class GenerationGroup:
         self._forming = False
         self._formed = threading.Event()
         self._connected = threading.Event()
-        """Set when the store is connected, when it could not be, or when nobody waits for it any more."""
+        """Set when what is connected in a thread is there, could not be, or is not waited for any more."""
         self._store: _StoreConnection | None = None
         self._held: dict[str, socket.socket] = {}
         """Duplicates of sockets that keep the connections of a cut group open, for its peers, until the next group
@@ -133,16 +142,17 @@ class GenerationGroup:
             still_wanted()
             store = self._meet(host, port, prefix, rank, world_size, timedelta(seconds=connect_timeout))
             _forget_failed_groups()
-            # gloo cannot be interrupted while it connects to a member that went away right then: it waits five times
-            # the group's timeout. All members have arrived, so a short one does, and the real one is set afterwards.
-            dist.init_process_group(
-                backend,
-                store=store,
-                rank=rank,
-                world_size=world_size,
-                timeout=timedelta(seconds=connect_timeout / _MESH_SHARE),
-                device_id=device if device.type == "cuda" else None,
-            )
+            # Where a member went away right then, and nobody cuts the group for it, gloo waits five times the group's
+            # timeout. All members have arrived, so a short one does, and the real one is set afterwards.
+            with self._gloo_in_a_thread():
+                dist.init_process_group(
+                    backend,
+                    store=store,
+                    rank=rank,
+                    world_size=world_size,
+                    timeout=timedelta(seconds=connect_timeout / _MESH_SHARE),
+                    device_id=device if device.type == "cuda" else None,
+                )
             dist.distributed_c10d._set_pg_timeout(timeout)
             formed = True
         except Exception as error:
@@ -189,24 +199,47 @@ class GenerationGroup:
         return kept.store
 
     def _open_store(self, host: str, port: int, timeout: timedelta) -> dist.TCPStore:
-        """Connect in a thread that a cut leaves behind: torch sleeps up to 16 s between two tries.
+        # torch sleeps up to 16 s between two tries: a store whose host dies at that moment costs the others nothing.
+        return self._connect_in_a_thread(
+            lambda: dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout),
+            f"the store at {host}:{port}",
+        )
 
-        Nothing ends that sleep. So a store whose host dies at that moment costs the other workers nothing.
+    @contextlib.contextmanager
+    def _gloo_in_a_thread(self) -> Iterator[None]:
+        """Let gloo connect in a thread inside the context: a member that dies at that moment costs the others nothing."""
+        names: Any = dist.distributed_c10d
+        gloo = names.ProcessGroupGloo
+
+        def connect(*args: Any, **kwargs: Any) -> Any:
+            names.ProcessGroupGloo = gloo  # whatever else is asked of the name is about the class
+            return self._connect_in_a_thread(lambda: gloo(*args, **kwargs), "the members")
+
+        names.ProcessGroupGloo = connect
+        try:
+            yield
+        finally:
+            names.ProcessGroupGloo = gloo
+
+    def _connect_in_a_thread(self, connect: Callable[[], T], what: str) -> T:
+        """Connect in a thread that a cut leaves behind, because nothing ends torch's waits.
+
+        Raises `GenerationBroken` when the group was cut, and what `connect` raises.
         """
         ended = self._connected = threading.Event()
-        found: list[dist.TCPStore] = []
+        found: list[T] = []
         errors: list[Exception] = []
 
-        def connect() -> None:
+        def work() -> None:
             try:
-                found.append(dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout))
+                found.append(connect())
             except Exception as error:
                 errors.append(error)
             ended.set()
 
-        threading.Thread(target=connect, daemon=True, name="dtf-store-connection").start()
-        while not (self._cut or ended.wait(timeout.total_seconds())):
-            log.debug("connecting the store at %s:%d takes longer than its timeout", host, port)
+        threading.Thread(target=work, daemon=True, name="dtf-connection").start()
+        while not (self._cut or ended.wait(_CONNECTION_LOOK)):
+            log.debug("connecting %s takes its time", what)
         self._raise_if_cut()
         if errors:
             raise errors[0]
