@@ -400,7 +400,12 @@ from dtf_lightning.elastic.link.worker_link import WorkerLink
 def stuck_in_a_collective():
     threading.Event().wait(60)
 
-link = WorkerLink(sys.argv[1], 0, on_fail=lambda: print("cut", flush=True))
+def cut():
+    print("cut", flush=True)
+    if sys.argv[2] == "forgotten":
+        link.end_forgotten()
+
+link = WorkerLink(sys.argv[1], 0, on_fail=cut)
 link.ready({}, ())
 link.active(0)
 stuck_in_a_collective()
@@ -412,23 +417,24 @@ stuck_in_a_collective()
     ("event", "status", "said"),
     [
         ("fail", EXIT_NOT_UNWOUND, ["0.1 s ago that generation 1 is broken", "in stuck_in_a_collective"]),
+        ("forgotten", EXIT_NOT_UNWOUND, ["gloo has forgotten that this worker waits", "in stuck_in_a_collective"]),
         ("agent dies", EXIT_AGENT_LOST, ["the agent (torchrun) of this worker is gone"]),
     ],
 )
 def test_a_worker_that_cannot_go_on_ends_itself(tmp_path, event, status, said):
     """A main thread that sits in a collective: told of a failure, or orphaned, the process ends and says why."""
-    agent = ScriptedAgent(tmp_path, welcome(rescale_timeout=0.1))
+    agent = ScriptedAgent(tmp_path, welcome(rescale_timeout=30.0 if event == "forgotten" else 0.1))
     worker = subprocess.Popen(
-        [sys.executable, "-c", UNWINDING, agent.path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", UNWINDING, agent.path, event], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     agent.expect(Hello)
     agent.expect(Ready)
     agent.send(assign(1))
     agent.expect(Active)
-    if event == "fail":
-        agent.send(Fail(target=2, reason="n2 died"))
-    else:
+    if event == "agent dies":
         agent.hang_up()
+    else:
+        agent.send(Fail(target=2, reason="n2 died"))
     output, errors = worker.communicate(timeout=DEADLINE)
     agent.close()
     assert (worker.returncode, output) == (status, "cut\n"), errors

@@ -14,9 +14,11 @@ import queue
 import signal
 import socket
 import threading
+import time
 from collections import OrderedDict, defaultdict
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,6 +89,11 @@ class Rank:
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
+        self._process.join()
+
+    def close_early(self) -> None:
+        """End the process; what closes it later finds it ended."""
+        self._process.kill()
         self._process.join()
 
     def close(self) -> None:
@@ -174,6 +181,28 @@ class _Member:
         values = torch.zeros(size)
         for _ in itertools.count() if times is None else range(times):
             dist.all_reduce(values)
+
+    def forget(self, marker: str) -> None:
+        """From now on a cut wakes nobody, as when gloo has forgotten a waiter; who is recognised as one makes the file."""
+        self.group._shut_connections_down = lambda: None  # type: ignore[method-assign]
+        self.group.on_forgotten = Path(marker).touch
+
+    def recognise(self, marker: str) -> None:
+        """If gloo forgets this rank, the file is made."""
+        self.group.on_forgotten = Path(marker).touch
+
+    def form_and_all_reduce_on(self, port: int, prefix: str, rank: int, world_size: int, size: int) -> None:
+        """Form with long timeouts, then one all-reduce after the other until one fails."""
+        self.form(port, prefix, rank, world_size, 600.0)
+        self.all_reduce_on(size)
+
+    def busy(self, seconds: float) -> None:
+        """In torch's backward pass, computing; and then waiting, in no collective."""
+        values = torch.ones(200, 200, requires_grad=True)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            (values @ values).sum().backward()
+        time.sleep(seconds)
 
     def destroy(self) -> None:
         self.group.destroy()

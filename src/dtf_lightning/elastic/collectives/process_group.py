@@ -13,7 +13,8 @@ and of a receive that is half read. So a cut
 * ends the reading half only, and holds the connection open until the next group has formed: no peer's write fails;
 * first lets what is under way arrive: without the member for whose sake the group is cut, the others' collectives come
   to a halt within a round trip.
-A member that dies in the middle of a transfer can still leave such a waiter behind.
+A member that dies in the middle of a transfer can still leave such a waiter behind. Nothing can wake it; it is
+recognised (`forgotten_waiter.py`) within `FREE_TIMEOUT`, and `on_forgotten` is called, which is to replace its process.
 
 While gloo connects the members, nothing interrupts it: it tries five times to reach one that died right then. So it
 connects in a thread, which a cut leaves behind; what comes of it there is dropped.
@@ -32,6 +33,7 @@ import socket
 import sys
 import termios
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -43,11 +45,17 @@ import torch.distributed as dist
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.collectives.excepthook import remove_torch_excepthooks
+from dtf_lightning.elastic.collectives.forgotten_waiter import is_forgotten
 from dtf_lightning.errors import GenerationBroken
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+FREE_TIMEOUT = 4.0
+"""Seconds after a cut in which the thread that forms and uses the group has to come out of its collective."""
+_FORGOTTEN_AFTER = 2.0
+"""The last part of it, in which that thread shows no sign of life."""
 
 _MESH_SHARE = 10
 """One try of gloo to connect the members, who have all arrived, gets this part of `connect_timeout`; gloo makes
@@ -87,8 +95,14 @@ class GenerationGroup:
     `form` and `destroy` belong to the main thread; `cut` may be called from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_forgotten: Callable[[], object] | None = None) -> None:
+        self.on_forgotten = on_forgotten
+        """Called in a thread of its own when gloo has forgotten the thread that waits in the group, which was cut."""
         self._lock = threading.Lock()
+        self._user = 0
+        """The thread that forms and uses the group."""
+        self._left = threading.Event()
+        """Set when that thread is out of the group."""
         self._before: set[str] | None = None
         """Sockets that were open before the group began to form; `None` while there is no group."""
         self._own: set[str] | None = None
@@ -134,6 +148,8 @@ class GenerationGroup:
             self._before = set(_open_sockets().values())
             self._own = None
             self._cut = False
+            self._user = threading.get_ident()
+            self._left = threading.Event()
             self.backend = backend
             self._forming = True
             self._formed = threading.Event()
@@ -280,6 +296,9 @@ class GenerationGroup:
                 _wait_until_quiet(self._sockets())
             self._shut_connections_down()
             forming, formed = self._forming, self._formed
+        if not (forming or already or "nccl" in self.backend) and self.on_forgotten is not None:
+            watch = (self._user, self._left, self.on_forgotten)
+            threading.Thread(target=_watch_waiter, args=watch, daemon=True, name="dtf-waiter-watch").start()
         if forming and not already:
             cutter = threading.Thread(
                 target=self._cut_until_formed, args=(formed,), daemon=True, name="dtf-group-cutter"
@@ -329,6 +348,7 @@ class GenerationGroup:
 
     def destroy(self) -> None:
         """Forget the group. A peer that is still in it sees its connections closed."""
+        self._left.set()
         with self._lock:
             self._before = self._own = None
         if dist.is_initialized():
@@ -350,6 +370,16 @@ class GenerationGroup:
         for connection in self._held.values():
             with contextlib.suppress(OSError):
                 connection.close()
+
+
+def _watch_waiter(user: int, left: threading.Event, on_forgotten: Callable[[], object]) -> None:
+    """Look whether a thread comes out of the group that was cut."""
+    end = time.monotonic() + FREE_TIMEOUT
+    while not left.wait(max(0.0, end - _FORGOTTEN_AFTER - time.monotonic())):
+        if is_forgotten(user, _FORGOTTEN_AFTER, left):
+            on_forgotten()
+            return
+        end = time.monotonic() + FREE_TIMEOUT  # it is busy with something else, and may still come to a collective
 
 
 def _after_fork_in_child() -> None:

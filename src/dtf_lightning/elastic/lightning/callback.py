@@ -73,9 +73,10 @@ class ElasticCallback(Callback):
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
             a ramp; `None`: the learning rate does not change with the world.
-        snapshot_every_n_steps: in restart mode, optimizer steps between two snapshots into the node's memory while
-            training goes on; `None`: a snapshot is written only when the workers stop, which covers everything but a
-            node or a run that is killed without notice.
+        snapshot_every_n_steps: optimizer steps between two snapshots into the node's memory while training goes on. In
+            restart mode `None` writes a snapshot only when the workers stop, which covers everything but a node or a run
+            that is killed without notice. In live mode peers hold the state, and snapshots are for the case that no
+            member is left: `None` writes one only when the last member leaves.
         snapshot_dir: folder for snapshots, in memory; the run makes a subfolder of its own in it.
         snapshot_memory: bytes that snapshots may take there per node; what does not fit goes to `run_dir`. `None`: half
             of what is free at the start.

@@ -231,10 +231,22 @@ class WorkerLink:
         """End the process if its main thread does not unwind in time: the other workers must not wait for it."""
         if self._announced.unwound.wait(self.welcome.rescale_timeout):
             return
+        self._end(
+            f"this worker was told {self.welcome.rescale_timeout:g} s ago that generation {self.generation} is broken, but "
+            "its main thread is still busy (stacks below)"
+        )
+
+    def end_forgotten(self) -> None:
+        """End the process, whose main thread waits in a collective of a broken generation that nothing will end."""
+        self._end(
+            f"generation {self.generation} is broken, a member died in the middle of a transfer, and gloo has forgotten that "
+            "this worker waits for the rest of it (stacks below)"
+        )
+
+    def _end(self, why: str) -> None:
         sys.stderr.write(
-            f"dtf-lightning: this worker was told {self.welcome.rescale_timeout:g} s ago that generation "
-            f"{self.generation} is broken, but its main thread is still busy (stacks below). It ends itself so that "
-            "the others can go on; `torchrun --max-restarts` brings it back as a joiner.\n"
+            f"dtf-lightning: {why}. It ends itself so that the others can go on; `torchrun --max-restarts` brings it back "
+            "as a joiner.\n"
         )
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         sys.stderr.flush()

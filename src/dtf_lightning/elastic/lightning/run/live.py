@@ -45,6 +45,7 @@ class LiveMembership:
     def __init__(self, agent_socket: str) -> None:
         self.group = GenerationGroup()
         self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        self.group.on_forgotten = self.link.end_forgotten
         welcome = self.welcome
         self.group.form_local(
             host=welcome.store_host,
