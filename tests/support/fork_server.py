@@ -2,8 +2,8 @@
 
 It has one thread and no gRPC channel, so that forking it is safe. A function is sent by name with pickled arguments;
 the child's output goes to a file or a pipe, its exit code comes back. A child dies with the server, and the server ends
-with its test process, also when that is killed. `ForkServer.start` starts a Python program, which
-may start others (`warm_python.py`).
+with its test process, also when that is killed. `ForkServer.start` starts a Python program, which may start others
+(`warm_python.py`).
 """
 
 from __future__ import annotations
