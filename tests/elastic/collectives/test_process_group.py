@@ -333,10 +333,10 @@ def test_a_member_is_killed_at_any_moment(start_ranks, store, new_prefix, tmp_pa
         for index, rank in enumerate(ranks):
             rank.call("recognise", str(tmp_path / f"{number}.{index}"))
             rank.start("form_and_all_reduce_on", store.port, prefix, index, 3, size)
-        time.sleep(chance.uniform(0, 0.1))  # any moment
         victim = chance.randrange(3)
+        assert not ranks[victim].answers_within(chance.uniform(0, 0.1)), "it ends of itself"
         ranks[victim].kill()
-        time.sleep(chance.uniform(0, 0.01))
+        poll_until(lambda over=time.monotonic() + chance.uniform(0, 0.01): time.monotonic() > over, 5.0, "any moment")
         survivors = [index for index in range(3) if index != victim]
         for index in survivors:
             ranks[index].cut()

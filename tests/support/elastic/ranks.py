@@ -202,7 +202,7 @@ class _Member:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             (values @ values).sum().backward()
-        time.sleep(seconds)
+        threading.Event().wait(seconds)
 
     def destroy(self) -> None:
         self.group.destroy()
