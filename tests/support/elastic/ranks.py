@@ -197,12 +197,15 @@ class _Member:
         self.all_reduce_on(size)
 
     def busy(self, seconds: float) -> None:
-        """In torch's backward pass, computing; and then waiting, in no collective."""
+        """In torch's backward pass, computing; and then waiting for a connection of the user's own."""
         values = torch.ones(200, 200, requires_grad=True)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             (values @ values).sum().backward()
-        threading.Event().wait(seconds)
+        left, right = socket.socketpair()
+        with left, right, contextlib.suppress(TimeoutError):
+            left.settimeout(seconds)
+            left.recv(1)
 
     def destroy(self) -> None:
         self.group.destroy()
