@@ -81,6 +81,26 @@ def test_new_run_after_a_crash(backend, run_id):
         assert (generation.number, members(generation)) == (1, ["b#1"])
 
 
+def test_the_run_goes_on_in_a_newcomer_that_has_seen_its_last_member(cluster, backend):
+    """The only member vanishes while the newcomer sets itself up: the same run goes on, which knows that it had trained."""
+    (a,) = cluster.training("a")
+    a.worker.say(messages.Trained())
+    cluster.wait_for(lambda view: view.nodes["a"].trained)
+    instance = cluster.view.run.instance
+    b = cluster.node("b")
+    cluster.wait_for(lambda view: "b" in view.nodes and view.nodes["b"].witnessed == instance)
+    a.store.reachable = False
+    a.agent.close()
+    a.store.vanish()
+    with backend.changed:
+        for lease in list(backend._leases):
+            backend.drop_lease(lease)
+    b.worker.ready()
+    generation = b.worker.train()
+    assert (generation.number, generation.instance, members(generation)) == (2, instance, ["b#1"])
+    assert generation.trained
+
+
 def test_leader_thinks_it_leads(cluster, backend):
     """The leader key goes to another while the old leader is cut off: its writes are refused, there is one line."""
     a, b = cluster.training("a", "b")

@@ -100,6 +100,8 @@ class NodeRecord:
     leaving: bool = False
     pressed: bool = False
     """It leaves, and its grace period is too far gone to wait for a node that would take its state over."""
+    witnessed: str = ""
+    """The run's instance of which this node has seen a living member: it goes on while such a node is there."""
     trained: bool = False
     """The node's workers hold, or held, a state of this run in which an optimizer step is made."""
     finished: int = 0

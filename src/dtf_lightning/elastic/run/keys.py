@@ -269,6 +269,12 @@ class RunView:
             if record.node != other_than and run is not None and (run.mode == LIVE or record.instance == run.instance)
         )
 
+    @property
+    def has_members(self) -> bool:
+        """Whether a member of the current generation is listed."""
+        generation = self.generation
+        return generation is not None and any(member.node in self.nodes for member in generation.members)
+
     def drain_asked(self, node: str) -> bool:
         return self.keys.drain(node) in self._kvs
 

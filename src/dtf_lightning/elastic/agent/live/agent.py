@@ -203,6 +203,8 @@ class LiveAgent(AgentLoop):
         if run is None:
             return
         if run.phase is RunPhase.RUNNING:
+            if self._view.has_members:
+                workers.witnessed = run.instance
             others = self._view.participants(other_than=self.node_id)
             if run.mode != LIVE and others:
                 self._go(ExitReason.REFUSED, may_not_join(self._view, others, other_mode(run, LIVE)))

@@ -163,7 +163,7 @@ class Leader:
         """Tell whether the run lives: in a member, or in a node that has come while one lived."""
         assert view.run is not None
         here = any(node in view.nodes or node in away or node in gone for node in _nodes(generation))
-        return here or any(record.instance == view.run.instance for record in view.nodes.values())
+        return here or any(record.witnessed == view.run.instance for record in view.nodes.values())
 
     @property
     def _comeback(self) -> float:

@@ -78,6 +78,8 @@ class WorkerGroup:
         """This incarnation left: all its workers were released, their ends are no failures any more."""
         self.pressed = False
         """This node leaves, and has no time to wait for one that would take its state over."""
+        self.witnessed = ""
+        """The run's instance of which this node has seen a living member."""
         self._trained = False
         """A worker of this incarnation has held a state in which an optimizer step is made."""
         self.unwound_from = 0
@@ -203,6 +205,7 @@ class WorkerGroup:
             suspect=max((w.suspect for w in suspects), default=0),
             leaving=bool(self.leaving),
             pressed=self.pressed and bool(self.leaving),
+            witnessed=self.witnessed,
             trained=self._trained,
             finished=min((w.finished for w in workers), default=0) if self.complete else 0,
             detail=self.failed or self.leaving or (_first_line(suspects[0].error) if suspects else ""),

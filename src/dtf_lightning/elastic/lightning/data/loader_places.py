@@ -1,4 +1,8 @@
-"""`LoaderPlaces` keeps each training loader's position at a generation's start; later positions follow from it."""
+"""`LoaderPlaces` keeps each training loader's position at a generation's start; later positions follow from it.
+
+Until all loaders of a generation have their places, the position is still that of the former one: a member may die in
+between, while the others agree on their loaders.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ class LoaderPlaces:
 
     def begin_anew(self, former: dict[str, Any] | None) -> None:
         """Prepare for the first loader of a generation; `former`: the loaders' position until then."""
-        self._former, self._places = former, []
+        self._former, self._places, self._bound = former, [], False
 
     def take(self, place: Place, *, done: int, formed: bool) -> None:
         """Add the place of the next loader after `done` batches of the epoch; provisional until a world is `formed`."""
@@ -34,7 +38,8 @@ class LoaderPlaces:
         self.bound(done=done, formed=formed)
 
     def bound(self, *, done: int, formed: bool) -> None:
-        self._bound, self.done = formed, done
+        num_loaders = len(self._former["places"]) if self._former is not None else 0
+        self._bound, self.done = formed and len(self._places) >= num_loaders, done
 
     def where_next_stood(self, cursor: int, *, done: int, in_epoch: bool, sharded: bool) -> tuple[int, bool]:
         """Return the next loader's cursor, and whether it repeats its data in this epoch.
