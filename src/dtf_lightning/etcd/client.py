@@ -164,12 +164,12 @@ class Client:
             if failure not in TRANSIENT:
                 self._raise(failure, last, what, server)
             self._check_open()
+            self.leave(server)
             if failure is CallFailure.NO_ANSWER and not idempotent:
                 raise OutcomeUnknown(
                     f"{what}: sent to etcd at {self.name_of(server)}, but no answer came ({describe(last)}); it may or "
                     "may not have been applied, read before writing again"
                 ) from last
-            self.leave(server)
             # A short random pause: after a restart of etcd all agents come back at once.
             this_pause = min(pause * random.uniform(0.5, 1.0), max(0.0, deadline - time.monotonic()))
             if failure is CallFailure.NOT_CONNECTED:
