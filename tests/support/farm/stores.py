@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dtf_lightning.errors import OutcomeUnknown, StoreUnavailable
@@ -50,3 +50,30 @@ class GatedStore(FaultyStore):
         self.asked.release()
         assert self.gate.acquire(timeout=60)
         return super().txn(compares, then, otherwise, timeout=timeout)
+
+
+class HarmedStore(FaultyStore):
+    """Does `harm` at the same time as the next transaction once armed: etcd is hit with a batch under way."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self._armed: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+        self.harmed = threading.Event()
+
+    def arm(self, harm: Callable[[], None]) -> None:
+        with self._lock:
+            self._armed = harm
+
+    def txn(self, compares, then, otherwise=(), *, timeout=None):
+        with self._lock:
+            harm, self._armed = self._armed, None
+        if harm is None:
+            return super().txn(compares, then, otherwise, timeout=timeout)
+        thread = threading.Thread(target=harm)
+        thread.start()
+        try:
+            return super().txn(compares, then, otherwise, timeout=timeout)
+        finally:
+            thread.join()
+            self.harmed.set()
