@@ -33,7 +33,8 @@ def places(*writes: Guarded, limits: Limits | None = None) -> str:
         ([put("a"), put("a")], "il"),
         ([put("a"), put("b", compares="a")], "il"),
         ([put("a"), put("b", reads="a")], "il"),
-        ([put("a", compares="b"), put("b")], "ii"),  # the first looks before the second writes, as one by one
+        ([put("a", compares="b"), put("b")], "il"),  # tried again after a lost answer, the first would see the second
+        ([put("a", reads="b"), put("b")], "il"),
         ([put("a"), put("a"), put("b")], "ili"),
         ([put("a"), put("b", compares="a"), put("b")], "ill"),  # the third must not overtake the second
         ([put("a"), put("b", compares="a"), put("c", compares="b")], "ill"),

@@ -152,6 +152,16 @@ class TestLostAnswers:
         assert [kv.version for kv in store.range(prefix).kvs] == [1, 1]
         assert lane.counts.lost_answers == 2
 
+    def test_a_first_write_never_sees_a_later_one(self, memory: MemoryStore):
+        """Refused for want of a key that the next one writes: so it stays, also where a batch is tried again."""
+        lane = Lane(FaultyStore(memory, ["applied", "applied", "applied"]), "test")
+        first = Guarded("first", (Compare("b", "version", ">", 0),), (Put("a", b""),), ("b",))
+        futures = [lane.submit(first, same), lane.submit(new("b"), same)]
+        while lane.num_waiting:
+            lane.step()
+        assert (futures[0].result(0).applied, futures[0].result(0).found) == (False, (None,))
+        assert [kv.key for kv in memory.range("").kvs] == ["b"]
+
     def test_nobody_can_tell(self, memory: MemoryStore, clock: ManualClock):
         """Its time is over after an answer was lost: that is said, and it is not tried again."""
         lane = Lane(FaultyStore(memory, ["applied", "away"]), "test", clock=clock)

@@ -1,9 +1,11 @@
 """Guarded writes, and which of them may share a transaction: pure.
 
 Rules that this file guards:
-- Batching is not seen: a batch does what its writes would have done one after the other, in the order in which they came.
-  All compares of a transaction see the keys as they were before it. So a write that touches a key which an earlier one
-  of the batch writes has to wait for the next batch, and so has whatever would overtake a write that waits.
+- Batching is not seen: writes do what they would have done one after the other, in the order in which they came.
+  All compares of a transaction see the keys as they were before it. So of two writes of which one touches a key that the
+  other writes, the second waits for the next batch; and so does whatever depends in this way on one that waits.
+- It does not matter which of the two comes first. The first could do without the second's waiting if every answer came;
+  but where one is lost, and the batch is tried again, the first would see what the second has written.
 - A batch is one etcd takes: `MAX_OPERATIONS` for the number of its writes and the widest of them together, and a size
   well below the 1.5 MB of a request.
 - Every guard makes a second application of its write fail, so that a write whose answer was lost can be tried again.
@@ -105,30 +107,23 @@ class Batch:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._num_writes = self._width = self._size = 0
+        # By all that were offered, those that wait too:
         self._written: set[str] = set()
-        self._written_later: set[str] = set()
-        self._touched_later: set[str] = set()
+        self._touched: set[str] = set()
 
     def offer(self, guarded: Guarded) -> Place:
         """Where it goes. A first write always goes in, however large."""
-        if self._depends(guarded):
-            self._written_later |= guarded.written
-            self._touched_later |= guarded.touched
-            return Place.LATER
-        if self._num_writes and not self._fits(guarded):
+        depends = not (self._written.isdisjoint(guarded.touched) and self._touched.isdisjoint(guarded.written))
+        if not depends and self._num_writes and not self._fits(guarded):
             return Place.FULL
+        self._written |= guarded.written
+        self._touched |= guarded.touched
+        if depends:
+            return Place.LATER
         self._num_writes += 1
         self._width = max(self._width, guarded.width)
         self._size += guarded.size
-        self._written |= guarded.written
         return Place.IN
-
-    def _depends(self, guarded: Guarded) -> bool:
-        return not (
-            self._written.isdisjoint(guarded.touched)
-            and self._written_later.isdisjoint(guarded.touched)
-            and self._touched_later.isdisjoint(guarded.written)
-        )
 
     def _fits(self, guarded: Guarded) -> bool:
         num_writes, width = self._num_writes + 1, max(self._width, guarded.width)
