@@ -194,11 +194,18 @@ def _compare(compare: Compare) -> Any:
 
 
 def _transaction(compares: Iterable[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]) -> Any:
-    return pb.TxnRequest(
-        compare=[_compare(compare) for compare in compares],
-        success=[_operation(operation) for operation in then],
-        failure=[_operation(operation) for operation in otherwise],
-    )
+    request = pb.TxnRequest()
+    _fill(request, compares, then, otherwise)
+    return request
+
+
+def _fill(request: Any, compares: Iterable[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]) -> None:
+    """In place: a message that is given to another's constructor is copied, at every level of a batch."""
+    request.compare.extend(map(_compare, compares))
+    for operation in then:
+        _fill_operation(request.success.add(), operation)
+    for operation in otherwise:
+        _fill_operation(request.failure.add(), operation)
 
 
 def _result(then: Sequence[Operation], otherwise: Sequence[Operation], response: Any, revision: int) -> TxnResult:
@@ -215,16 +222,19 @@ def _result(then: Sequence[Operation], otherwise: Sequence[Operation], response:
     return TxnResult(response.succeeded, revision, gets, nested)
 
 
-def _operation(operation: Operation) -> Any:
+def _fill_operation(message: Any, operation: Operation) -> None:
     match operation:
-        case Put(key, value, lease):
-            return pb.RequestOp(request_put=pb.PutRequest(key=key.encode(), value=value, lease=lease))
-        case Delete(key, prefix):
-            return pb.RequestOp(request_delete_range=_delete_request(key, prefix))
-        case Get(key, True):
-            start, range_end = prefix_range(key)
-            return pb.RequestOp(request_range=pb.RangeRequest(key=start, range_end=range_end))
-        case Get(key, False):
-            return pb.RequestOp(request_range=pb.RangeRequest(key=key.encode()))
-        case Txn(compares, then, otherwise):
-            return pb.RequestOp(request_txn=_transaction(compares, then, otherwise))
+        case Put():
+            put = message.request_put
+            put.key, put.value, put.lease = operation.key.encode(), operation.value, operation.lease
+        case Delete():
+            message.request_delete_range.CopyFrom(_delete_request(operation.key, operation.prefix))
+        case Get():
+            get = message.request_range
+            if operation.prefix:
+                get.key, get.range_end = prefix_range(operation.key)
+            else:
+                get.key = operation.key.encode()
+        case Txn():
+            message.request_txn.SetInParent()  # it may be empty
+            _fill(message.request_txn, operation.compares, operation.then, operation.otherwise)

@@ -51,6 +51,8 @@ CLASSES: dict[Kind, type[Value]] = {
 VERSIONS: dict[type[Value], int] = dict.fromkeys(CLASSES.values(), 1)
 """The version in which this release writes each."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 UPGRADES: dict[tuple[type[Value], int], Upgrade] = {}
 """(class, version) -> what makes an object of that version one of the next."""
@@ -59,7 +61,7 @@ UPGRADES: dict[tuple[type[Value], int], Upgrade] = {}
 def encode(value: Value) -> bytes:
     """The bytes for etcd. Raises `ProtocolError` for an envelope that is too large."""
     body = {"v": VERSIONS[type(value)], **_plan(type(value)).to_json(value)}
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+    text = _ENCODER.encode(body)
     data = text.encode(errors="surrogatepass")
     if isinstance(value, Envelope) and len(data) > MAX_ENVELOPE:
         raise ProtocolError(

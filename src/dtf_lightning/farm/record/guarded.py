@@ -42,20 +42,20 @@ class Guarded:
     touched: frozenset[str] = field(init=False, repr=False, compare=False)
     """Keys that it writes or looks at."""
     size: int = field(init=False, repr=False, compare=False)
-    """Bytes in a request, at most."""
+    """Bytes in a request, about: a farm's keys are ASCII."""
 
     def __post_init__(self) -> None:
         keys = [operation.key for operation in self.then]
         assert len(set(keys)) == len(keys), (self.label, keys)
         assert not any(isinstance(operation, Delete) and operation.prefix for operation in self.then), self.label
         assert self.width < MAX_OPERATIONS, (self.label, self.width)
-        looked_at = [compare.key for compare in self.compares] + list(self.reads)
-        parts: list[str | bytes | int] = [*keys, *looked_at]
-        parts += [operation.value for operation in self.then if isinstance(operation, Put)]
-        parts += [compare.operand for compare in self.compares]
+        looked_at = [compare.key for compare in self.compares]
+        every_key = [*keys, *looked_at, *self.reads]
+        values = sum(len(operation.value) for operation in self.then if isinstance(operation, Put))
+        values += sum(len(compare.operand) for compare in self.compares if isinstance(compare.operand, bytes))
         object.__setattr__(self, "written", frozenset(keys))
-        object.__setattr__(self, "touched", frozenset(keys + looked_at))
-        object.__setattr__(self, "size", sum(map(_size, parts)))
+        object.__setattr__(self, "touched", frozenset(every_key))
+        object.__setattr__(self, "size", values + sum(map(len, every_key)) + _OVERHEAD * len(every_key))
 
     @property
     def width(self) -> int:
@@ -132,7 +132,3 @@ class Batch:
             and num_writes + width <= MAX_OPERATIONS
             and self._size + guarded.size <= self._limits.num_bytes
         )
-
-
-def _size(part: str | bytes | int) -> int:
-    return _OVERHEAD + (len(part.encode()) if isinstance(part, str) else len(part) if isinstance(part, bytes) else 0)

@@ -18,7 +18,8 @@ Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import quote, unquote
 
@@ -66,31 +67,32 @@ class FarmKeys:
     """The keys of one farm. Names may hold any character; they are quoted. Raises `SettingsError` for an empty name."""
 
     farm: str
+    prefix: str = field(init=False)
+    """Of all keys of this farm."""
+    leader: str = field(init=False)
+    """The one key that is no folder."""
+    _folders: dict[Kind, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.farm:
             raise SettingsError("a farm's name is empty; expected a word such as 'lab'")
-
-    @property
-    def prefix(self) -> str:
-        """Of all keys of this farm."""
-        return f"{ROOT}{quote(self.farm, safe='')}/"
-
-    @property
-    def leader(self) -> str:
-        """The one key that is no folder."""
-        return self.prefix + Kind.LEADER.value
+        prefix = f"{ROOT}{_quoted(self.farm)}/"
+        folders = {kind: f"{prefix}{kind.value}/" for kind in Kind}
+        folders[Kind.LEADER] = prefix + Kind.LEADER.value
+        object.__setattr__(self, "prefix", prefix)
+        object.__setattr__(self, "leader", folders[Kind.LEADER])
+        object.__setattr__(self, "_folders", folders)
 
     def folder(self, kind: Kind) -> str:
         """The prefix of all keys of a kind."""
-        return self.leader if kind is Kind.LEADER else f"{self.prefix}{kind.value}/"
+        return self._folders[kind]
 
     def key(self, kind: Kind, *names: str | int) -> str:
         """The key of one record. `names`: one, or for `FAILED` the task and the number of its attempt."""
         assert len(names) == _NUM_NAMES.get(kind, 1), (kind, names)
         if "" in names:
             raise SettingsError(f"an empty name under {kind.value}/: every record of a farm has a name")
-        return self.folder(kind) + "/".join(quote(str(name), safe="") for name in names)
+        return self.folder(kind) + "/".join(_quoted(str(name)) for name in names)
 
     def parse(self, key: str) -> tuple[Kind, tuple[str, ...]] | None:
         """What a key under the prefix is about; `None` for one that this version does not know."""
@@ -100,6 +102,13 @@ class FarmKeys:
         if kind is None or len(names) != _NUM_NAMES.get(kind, 1):
             return None
         return kind, names
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_~-]+")
+
+
+def _quoted(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else quote(name, safe="")
 
 
 _NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2}
