@@ -64,7 +64,7 @@ class LiveAgent(AgentLoop):
         address = AgentAddress(node=node, host=host, store_port=store_port, mesh_port=self._peers.mesh_port)
         self._workers = WorkerGroup(address)
         self._candidacy = Candidacy(node, self._view.keys, settings, self._clock, self._report)
-        self._admission = Admission(settings.elastic, self._clock)
+        self._admission = Admission(node, settings.elastic, self._clock)
         self._console = Console(node, self._clock)
         self._server = WorkerServer(socket_path, self._inbox.put)
         self._supervisor = WorkerSupervisor(self._workers, self._server, settings.elastic, self._clock, self._report)
