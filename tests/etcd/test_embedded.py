@@ -18,7 +18,7 @@ from dtf_lightning.errors import SettingsError, StoreError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server import embedded
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, EtcdBinary, find_etcd, version_of
-from dtf_lightning.etcd.wire.version import EtcdVersion
+from dtf_lightning.etcd.wire.version import EtcdVersion, version_warning
 
 PATIENCE = 20.0
 PYTHON_PATH = str(Path(embedded.__file__).parents[3])
@@ -191,10 +191,12 @@ def test_it_dies_with_its_parent():
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serving(number: signal.Signals):
-    """`dtf etcd` prints its endpoint and the line to use, runs until Ctrl-C, and exits with 0."""
+    """`dtf etcd` prints its endpoint, what there is to know of its release, and the line to use; runs until Ctrl-C."""
     server = start("from dtf_lightning.etcd.server.embedded import serve; raise SystemExit(serve(port=0))")
     try:
-        first, _, line, last = (server.stdout.readline() for _ in range(4))
+        warning = version_warning(find_etcd().version)
+        first, *told, line, last = (server.stdout.readline() for _ in range(5 if warning else 4))
+        assert told == ([f"{warning}\n"] if warning else []) + ["Start each node of a run with:\n"]
         endpoint = first.split()[4]
         assert "this machine only" in first
         assert f"torchrun --nnodes=1:4 --nproc-per-node=1 --rdzv-backend=etcd --rdzv-endpoint={endpoint}" in line
