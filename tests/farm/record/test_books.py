@@ -14,7 +14,7 @@ import pytest
 
 from dtf_lightning.etcd.election import Election
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.etcd.store import Compare
+from dtf_lightning.etcd.store import Compare, Store
 from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.follower import read_record
 from dtf_lightning.farm.record.guarded import Limits
@@ -37,7 +37,6 @@ from dtf_lightning.farm.record.writes import (
 )
 from support.farm.stores import FaultyStore
 
-KEYS = FarmKeys("lab")
 TASKS = [f"t{number}" for number in range(5)]
 
 
@@ -114,9 +113,10 @@ class Book:
 class Life:
     """Makes one decision after the other on what was seen last, in the record and in the book alike."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, store: Store, farm: str) -> None:
         self.chance = chance
-        self.store = MemoryStore()
+        self.keys = FarmKeys(farm)
+        self.store = store
         self.faulty = FaultyStore(self.store)
         self.lane = Lane(self.faulty, "test", limits=Limits(num_writes=chance.choice([1, 3, 125])))
         self.book = Book()
@@ -130,25 +130,27 @@ class Life:
             self.faulty.faults = self.chance.choices([None, "applied", "lost", "away"], [4, 2, 1, 1], k=1)
             self.lane.step()
         self.faulty.faults = []
-        read = read_record(self.store, KEYS)
-        self.mirror = Mirror(KEYS)
+        read = read_record(self.store, self.keys)
+        self.mirror = Mirror(self.keys)
         self.mirror.load(read.kvs, read.revision)
         self.attempts = dict(self.book.attempts)
         self.epoch = self.book.epoch
         leader = self.mirror.get(Kind.LEADER)
-        self.fence = Compare(KEYS.leader, "create", "=", leader.create_revision if leader else 1)
-        self.done = {task: self.store.get(KEYS.key(Kind.DONE, task)) for task in TASKS}
+        self.fence = Compare(self.keys.leader, "create", "=", leader.create_revision if leader else 1)
+        self.done = {task: self.store.get(self.keys.key(Kind.DONE, task)) for task in TASKS}
 
     def lead(self) -> None:
         """Somebody else does, from now on; what was decided before and not committed is too late."""
         while self.lane.num_waiting:
             self.lane.step()
-        self.store.delete(KEYS.leader)
-        Election(self.store, KEYS.leader).try_acquire(b'{"coordinator":"c","v":1}', self.store.lease(60).id)
+        self.store.delete(self.keys.leader)
+        lease = self.store.lease(60)
+        Election(self.store, self.keys.leader).try_acquire(b'{"coordinator":"c","v":1}', lease.id)
+        lease.abandon()
         self.book.epoch += 1
 
     def write(self, write, expected, read=lambda verdict: verdict) -> None:
-        future = self.lane.submit(write.guarded(KEYS), write.verdict, timeout=1e9)
+        future = self.lane.submit(write.guarded(self.keys), write.verdict, timeout=1e9)
         self.said.append((lambda: read(future.result(0)), (type(write).__name__, expected)))
 
     def act(self) -> None:
@@ -197,7 +199,7 @@ class Life:
                 self.write(archive, self.book.archive(task, kv is not None, outcome))
 
     def names(self, kind: Kind) -> set[str]:
-        return {KEYS.parse(kv.key)[1][0] for kv in self.store.range(KEYS.folder(kind)).kvs}
+        return {self.keys.parse(kv.key)[1][0] for kv in self.store.range(self.keys.folder(kind)).kvs}
 
     def check(self) -> None:
         self.look()
@@ -207,18 +209,17 @@ class Life:
         assert self.names(Kind.ATTEMPT) == self.book.attempts.keys()
         assert self.names(Kind.DONE) == self.book.done.keys()
         assert self.names(Kind.TOMBSTONE) == self.book.tombstones.keys()
-        assert {kv.version for kv in self.store.range(KEYS.folder(Kind.DONE)).kvs} <= {1}
+        assert {kv.version for kv in self.store.range(self.keys.folder(Kind.DONE)).kvs} <= {1}
         for task, asked in self.book.tasks.items():
             assert self.mirror.get(Kind.TASK, task).value.command == (asked,)
         for task, (_, outcome) in self.book.done.items():
             assert decode(Kind.DONE, self.done[task].value).outcome is outcome
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_the_book_balances(seed: int):
-    """A hundred decisions about five tasks, committed in batches; a third of the transactions go wrong."""
+def live(seed: int, store: Store, farm: str) -> None:
+    """A hundred decisions about five tasks, committed in batches; half of the transactions go wrong."""
     chance = random.Random(seed)
-    life = Life(chance)
+    life = Life(chance, store, farm)
     life.lead()
     life.look()
     for _ in range(100):
@@ -228,3 +229,15 @@ def test_the_book_balances(seed: int):
         if chance.random() < 0.02:
             life.lead()
     life.check()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_book_balances(seed: int):
+    """In memory."""
+    live(seed, MemoryStore(), "lab")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_book_balances_on_etcd(store: Store, farm: str, seed: int):
+    """The same lives, on the twin and on a real one."""
+    live(seed, store, farm)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from dtf_lightning.errors import LeaseLost, OutcomeUnknown, StoreError, StoreUnavailable
+from dtf_lightning.errors import LeaseLost, OutcomeUnknown, StoreError, StoreFull, StoreUnavailable
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.etcd.store import Compare, Put, Store
 from dtf_lightning.farm.record.guarded import Guarded, Limits, Outcome
@@ -224,6 +224,23 @@ class TestRejections:
                 assert future.result(0).applied
         assert store.count(prefix) == 38
         assert lane.counts.rejected == 2
+
+    def test_a_full_etcd(self, memory: MemoryStore):
+        """Nobody is to blame: one transaction tells all of them."""
+
+        class Full(FaultyStore):
+            def txn(self, compares, then, otherwise=(), *, timeout=None):
+                self.batches.append(len(then))
+                raise StoreFull("mvcc: database space exceeded")
+
+        store = Full(memory)
+        lane = Lane(store, "test")
+        futures = [lane.submit(new(f"k{number}"), same) for number in range(40)]
+        assert lane.step()
+        assert store.batches == [40]
+        for future in futures:
+            with pytest.raises(StoreFull):
+                future.result(0)
 
     def test_too_large(self, etcd, prefix: str):
         """Real etcd only; the twin takes any size."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dtf_lightning.errors import StoreError
+from dtf_lightning.errors import RevisionCompacted, StoreError
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.etcd.store import Delete, EventKind, KeyValue, Put, Store, WatchEvent
 from dtf_lightning.farm.record import follower as follower_module
@@ -260,6 +260,21 @@ def test_a_compaction_while_it_is_read(monkeypatch: pytest.MonkeyPatch):
     result = read_record(store, KEYS)
     assert [kv.key for kv in result.kvs] == [KEYS.key(Kind.TASK, "a"), KEYS.key(Kind.TASK, "b")]
     assert len(read) == 3 + len(LIVE)
+
+
+def test_a_record_that_is_compacted_all_the_time(monkeypatch: pytest.MonkeyPatch):
+    """Given up, in the store's words."""
+    store = MemoryStore()
+    ranges = store.range
+
+    def compacting(prefix: str, *, revision: int, **options):
+        if revision:
+            store.maintenance.compact(store.put(KEYS.leader, b""))
+        return ranges(prefix, revision=revision, **options)
+
+    monkeypatch.setattr(store, "range", compacting)
+    with pytest.raises(RevisionCompacted):
+        read_record(store, KEYS)
 
 
 def test_a_start_in_an_outage(heard: Heard):

@@ -24,6 +24,7 @@ PAGE = 10_000
 """Keys per answer: a million take 27 s, in pages of 2,000 74 s."""
 READ_TIMEOUT = 120.0
 """Seconds for one kind's records."""
+TRIES = 5
 RETRY_PAUSE = 0.2
 CLOSE_TIMEOUT = 10.0
 
@@ -51,13 +52,17 @@ class FollowerFailed:
 
 
 def read_record(store: Store, keys: FarmKeys) -> RecordRead:
-    """Every kind that is kept, at one revision. Raises what the store raises, but for `RevisionCompacted`."""
-    while True:
+    """Every kind that is kept, at one revision. Raises what the store raises.
+
+    `RevisionCompacted` only if it was compacted in each of `TRIES` readings: they take seconds, compactions are a minute
+    apart.
+    """
+    for _ in range(TRIES - 1):
         try:
             return _read_at_one_revision(store, keys)
         except RevisionCompacted as error:
-            # Compactions are a minute apart, and a reading takes seconds.
             log.info("the record was compacted while it was read, read again: %s", error)
+    return _read_at_one_revision(store, keys)
 
 
 def _read_at_one_revision(store: Store, keys: FarmKeys) -> RecordRead:

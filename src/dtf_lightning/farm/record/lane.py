@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from dtf_lightning.clock import Clock, SystemClock
-from dtf_lightning.errors import AuthenticationFailed, OutcomeUnknown, StoreError, StoreUnavailable
+from dtf_lightning.errors import AuthenticationFailed, OutcomeUnknown, StoreError, StoreFull, StoreUnavailable
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.guarded import Batch, Guarded, Limits, Outcome, Place
 
@@ -210,8 +210,8 @@ class Lane:
         return []
 
     def _rejected(self, batch: Sequence[_Waiting], error: StoreError) -> list[_Waiting]:
-        """One of them is to blame, and only alone it says so."""
-        if len(batch) == 1 or isinstance(error, AuthenticationFailed):
+        """One of them is to blame, and only alone it says so; unless it is etcd that takes nothing from us."""
+        if len(batch) == 1 or isinstance(error, AuthenticationFailed | StoreFull):
             self.counts.rejected += len(batch)
             self._complete([(waiting, error) for waiting in batch])
             return []

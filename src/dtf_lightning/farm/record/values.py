@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LeaderRecord:
     """Who leads. The epoch is the key's create revision."""
 
     coordinator: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CoordinatorRecord:
     """A coordinator that is there."""
 
@@ -37,7 +37,7 @@ class WorkerState(Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerRecord:
     """A farm worker, as it last registered."""
 
@@ -53,7 +53,7 @@ class WorkerRecord:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
     """What one worker must offer for a task."""
 
@@ -61,7 +61,7 @@ class Need:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpecification:
     """What was asked for. Two of them are equal if the client asked for the same."""
 
@@ -84,7 +84,7 @@ class TaskSpecification:
     """When a coordinator accepted it, which is no part of what was asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
     """The attempt at a task that counts. Its key's mod revision is its identity."""
 
@@ -108,7 +108,7 @@ class TaskOutcome(Enum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Envelope:
     """A task's result, at most `codec.MAX_ENVELOPE` bytes: counts and links; test cases and logs are artifacts."""
 
@@ -129,7 +129,7 @@ class Envelope:
     """Name -> URL."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FailedAttempt:
     """An attempt that has ended without the task's end."""
 
@@ -140,14 +140,14 @@ class FailedAttempt:
     ended: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRecord:
     """Which task was submitted under an idempotency key."""
 
     task: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tombstone:
     """A task that was archived."""
 
