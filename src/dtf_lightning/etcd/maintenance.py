@@ -75,7 +75,11 @@ class StoreStatus:
 
 
 class Maintenance(Protocol):
-    """Raises what `Store` raises. Where etcd has users, some of it takes the role `root`: then `AuthenticationFailed`."""
+    """Raises what `Store` raises.
+
+    Where etcd has users, defragmenting takes the role `root`, and from 3.4.42, 3.5.28 and 3.6.9 on (CVE-2026-33413) perhaps
+    compacting and alarms too: then `AuthenticationFailed`.
+    """
 
     def status(self, *, timeout: float = STATUS_TIMEOUT) -> StoreStatus:
         """Ask every endpoint, for `timeout` seconds each. Raises `StoreUnavailable` if none answers."""

@@ -98,6 +98,9 @@ class Txn:
     All compares, also those of transactions inside, see the keys as they were before the outermost one: two that each
     write what the other compares both succeed. All of it has one revision, and one batch in a watch. No key may be put
     twice, nor put where one has been deleted, by any of the branches that could run together.
+
+    etcd before 3.4.42, 3.5.28 and 3.6.9 does not ask whether its user may touch the keys of a transaction inside another
+    (CVE-2026-33343): there, permissions on prefixes keep nobody out.
     """
 
     compares: tuple[Compare, ...]
