@@ -397,12 +397,15 @@ UNWINDING = """
 import sys, threading
 from dtf_lightning.elastic.link.worker_link import WorkerLink
 
+inside = threading.Event()
+
 def stuck_in_a_collective():
+    inside.set()
     threading.Event().wait(60)
 
 def cut():
     print("cut", flush=True)
-    if sys.argv[2] == "forgotten":
+    if sys.argv[2] == "forgotten" and inside.wait(10):
         link.end_forgotten()
 
 link = WorkerLink(sys.argv[1], 0, on_fail=cut)
