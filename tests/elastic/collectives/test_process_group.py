@@ -188,31 +188,35 @@ def test_a_member_that_dies_between_its_arrival_and_its_connection(
 
 
 def test_cut_while_gloo_connects_to_a_member_that_is_gone(start_ranks, start_group, store, last_prefix, new_prefix):
-    """The agents know of the death: who waits for its connection is free at once, and meets others in the next generation.
+    """The agents know of the end: who waits for a connection is free at once, and meets others in the next generation.
 
-    gloo lets the higher rank wait; the lower one connects, and sees at once that nobody is there.
+    Which of two waits, and which connects, follows from their addresses, which are random: the first that waits will do.
     """
-    for dead in start_group(2):  # their addresses are the model
-        dead.kill()
-    (rank, other), model, prefix = start_ranks(2), last_prefix(), new_prefix()
-    store.set(f"{prefix}/arrived/0", "")
-    store.set(f"{prefix}/0//cpu//0/0", store.get(f"{model}/0//cpu//0/0"))
-    rank.start("form", store.port, prefix, 1, 2, 600.0)
-    store.wait([f"{prefix}/0//cpu//0/1"])  # its own address: it connects
-    assert not rank.answers_within(0.2)
-    rank.cut()
-    assert rank.answers_within(5.0)
-    with pytest.raises(RankFailed) as caught:
-        rank.result()
-    assert caught.value.kind == "GenerationBroken", caught.value
-    rank.call("destroy")
-    prefix = new_prefix()
-    for number, member in enumerate((rank, other)):
-        member.start("form", store.port, prefix, number, 2)
-    for member in (rank, other):
-        member.result()
-        member.start("all_reduce")
-    assert [member.result() for member in (rank, other)] == [2, 2]
+    for _ in range(20):
+        for silent in start_group(2):  # their addresses are the model
+            silent.signal(signal.SIGSTOP)
+        (rank, other), model, prefix = start_ranks(2), last_prefix(), new_prefix()
+        store.set(f"{prefix}/arrived/0", "")
+        store.set(f"{prefix}/0//cpu//0/0", store.get(f"{model}/0//cpu//0/0"))
+        rank.start("form", store.port, prefix, 1, 2, 600.0)
+        store.wait([f"{prefix}/0//cpu//0/1"])  # its own address: it connects
+        if rank.answers_within(0.2):
+            continue  # it was to connect, and has
+        rank.cut()
+        assert rank.answers_within(5.0)
+        with pytest.raises(RankFailed) as caught:
+            rank.result()
+        assert caught.value.kind == "GenerationBroken", caught.value
+        rank.call("destroy")
+        prefix = new_prefix()
+        for number, member in enumerate((rank, other)):
+            member.start("form", store.port, prefix, number, 2)
+        for member in (rank, other):
+            member.result()
+            member.start("all_reduce")
+        assert [member.result() for member in (rank, other)] == [2, 2]
+        return
+    pytest.fail("in twenty tries no member waited for a connection")
 
 
 def test_a_generation_that_was_broken_before_it_formed(start_ranks, store, new_prefix):
