@@ -81,6 +81,8 @@ class Training:
     dropout: float = 0.1
     schedule: str = "step"
     callbacks: tuple[str, ...] = ()
+    recipe: str = ""
+    """What the script does as some users' scripts do: a name in `recipes.RECIPES`."""
     checkpoint_every: int = 0
     """Optimizer steps; 0 for none."""
     resume: str = ""
@@ -208,6 +210,12 @@ def train(training: Training, folder: Path, name: str) -> None:
         injector,
         *_callbacks(training, folder),
     ]
+    model_class: type[Model] = Model
+    if training.recipe:
+        from support.elastic import recipes  # which derives its models from this file's
+
+        model_class = recipes.MODELS.get(training.recipe, Model)
+        callbacks += recipes.callbacks(training.recipe)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=-1
@@ -227,7 +235,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         enable_progress_bar=bool(training.progress_bar),
         enable_model_summary=False,
     )
-    model = Model(training)
+    model = model_class(training)
     if training.slow_on:
         model.is_slow = name.startswith(training.slow_on)
         straggler_probe.LOOK_SECONDS, stragglers.MIN_SECONDS = 0.2, 0.0
@@ -324,6 +332,8 @@ def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
         "global_step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "parameters": _hash(list(model.named_parameters())),
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "num_groups": len(trainer.optimizers[0].param_groups),
         "optimizer": _hash(optimizer),
         "lr": trainer.optimizers[0].param_groups[0]["lr"],
         "scheduler": repr(sorted(trainer.lr_scheduler_configs[0].scheduler.state_dict().items(), key=str)),

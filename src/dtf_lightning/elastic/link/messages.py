@@ -112,6 +112,14 @@ class Dying(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TurnedAway(Message):
+    """The worker was let in, but could not be given the run's state: its node leaves, and is not started anew."""
+
+    kind: ClassVar[str] = "turned_away"
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Heartbeat(Message):
     """The worker lives, and this is its last global step."""
 
@@ -220,8 +228,8 @@ class Refused(Message):
 _KINDS: dict[str, type[Message]] = {
     cls.kind: cls
     for cls in (
-        Hello, Ready, At, Active, Suspect, Leaving, Left, Finished, Dying, Heartbeat, Happened,
-        Welcome, Prepare, Stop, Fail, Assign, Finish, Abort, Refused,
+        Hello, Ready, At, Active, Suspect, Leaving, Left, Finished, Dying, TurnedAway, Heartbeat,
+        Happened, Welcome, Prepare, Stop, Fail, Assign, Finish, Abort, Refused,
     )
 }  # fmt: skip
 

@@ -160,6 +160,10 @@ class WorkerLink:
         """Say that this process is about to end by its own error."""
         self.send(messages.Dying(error=error))
 
+    def turned_away(self, reason: str) -> None:
+        """Say that this worker cannot take part in the run, which goes on without its node."""
+        self.send(messages.TurnedAway(reason=reason))
+
     def send(self, message: messages.Message) -> None:
         """Send one message; that the agent may be gone is left to the listener."""
         self._socket.send(message.encode())

@@ -19,7 +19,7 @@ from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, WorkerSupervisor
 from dtf_lightning.elastic.agent.loop import AgentLoop
 from dtf_lightning.elastic.events import NodeGoneEvent
-from dtf_lightning.elastic.link.messages import Happened, Message, Ready
+from dtf_lightning.elastic.link.messages import Happened, Message, Ready, TurnedAway
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.run.keys import LIVE, RunPhase
 from dtf_lightning.elastic.run.refusal import may_not_join, other_mode
@@ -149,6 +149,8 @@ class LiveAgent(AgentLoop):
             self._event_log.open(events_path(message.run_dir, self.node_id))
         if isinstance(message, Happened):
             self._recent_events.add(message.event)
+        if isinstance(message, TurnedAway) and self._workers.by_connection(connection) is not None:
+            self._admission.refusal = self._admission.refusal or message.reason
         self._supervisor.hear(connection, message)
 
     def _react(self) -> None:

@@ -73,6 +73,8 @@ class WorkerGroup:
         self._asked_by_worker = False
         self.failed = ""
         """Why this incarnation failed; empty while it lives."""
+        self._refused = False
+        """Whether it was in a generation and is refused now, which is no failure of a member."""
         self.gone = False
         """This incarnation left: all its workers were released, their ends are no failures any more."""
         self.unwound_from = 0
@@ -85,7 +87,7 @@ class WorkerGroup:
         self.num_workers = num_workers
         self.workers = {}
         self.instance = self.failed = ""
-        self.gone = False
+        self.gone = self._refused = False
         self.unwound_from = self._num_ended = 0
 
     # --- what the workers say ----------------------------------------------------------------------------------------
@@ -126,8 +128,8 @@ class WorkerGroup:
                 self._note_gone()
             case messages.Dying():
                 self.fail(f"worker {worker.local_rank} failed: {_first_line(message.error)}")
-            case messages.Heartbeat() | messages.Happened():
-                pass
+            case messages.Heartbeat() | messages.Happened() | messages.TurnedAway():
+                pass  # the agent itself refuses a node one of whose workers was turned away
             case _:
                 raise AssertionError(f"a worker does not send {message!r}")
 
@@ -199,7 +201,7 @@ class WorkerGroup:
 
     def _state(self) -> WorkerState:
         if self.failed:
-            return WorkerState.FAILED
+            return WorkerState.LEFT if self._refused else WorkerState.FAILED
         if self.gone:
             return WorkerState.LEFT
         if self.leaving and self.ever_in_a_generation:
@@ -317,6 +319,7 @@ class WorkerGroup:
 
     def refuse(self, reason: str) -> Orders:
         """This node may not enter the run; its workers raise."""
+        self._refused = self.ever_in_a_generation and not self.failed
         for worker in self.workers.values():
             yield worker, messages.Refused(reason=reason)
         self.fail(reason)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.model_helpers import is_overridden
     from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+    from lightning.pytorch.utilities.types import LRSchedulerConfig
 
     VERSION: str
 else:
@@ -68,6 +69,7 @@ else:
         ".utilities.model_helpers": "is_overridden",
         ".utilities.rank_zero": "rank_zero_info rank_zero_warn",
         ".utilities.signature_utils": "is_param_in_hook_signature",
+        ".utilities.types": "LRSchedulerConfig",
     }
     for _module, _names in _HOMES.items():
         for _entry in _names.split():
@@ -93,6 +95,7 @@ __all__ = [
     "DDPStrategy",
     "FitLoop",
     "GradientAccumulationScheduler",
+    "LRSchedulerConfig",
     "Logger",
     "Loop",
     "MLFlowLogger",

@@ -54,6 +54,23 @@ def load_checkpoint(trainer: Any, checkpoint: dict[str, Any]) -> None:
     connector._loaded_checkpoint = {}
 
 
+def run_load_hooks(trainer: Any, checkpoint: dict[str, Any], callbacks: dict[str, Any]) -> None:
+    """Do what resuming from the checkpoint does besides loading weights, optimizers, schedulers and loops.
+
+    The module's and the callbacks' `on_load_checkpoint` hooks run, and the data module loads its state; the states in
+    `callbacks` are loaded in place of the checkpoint's.
+    """
+    connector = trainer._checkpoint_connector
+    connector._loaded_checkpoint = checkpoint
+    try:
+        connector.restore_datamodule()
+        call._call_lightning_module_hook(trainer, "on_load_checkpoint", checkpoint)
+        call._call_callbacks_on_load_checkpoint(trainer, {**checkpoint, "callbacks": callbacks})
+        call._call_callbacks_load_state_dict(trainer, {**checkpoint, "callbacks": callbacks})
+    finally:
+        connector._loaded_checkpoint = {}
+
+
 def callback_states(trainer: Any) -> dict[str, Any]:
     """Return every callback's `state_dict` by its state key; not copied."""
     states: dict[str, Any] = call._call_callbacks_state_dict(trainer)

@@ -59,6 +59,9 @@ class SnapshotState:
 
     # --- resuming ----------------------------------------------------------------------------------------------------
 
+    def pack(self) -> None:
+        """Do nothing: what others may need is written when this worker leaves."""
+
     def share(self, world: World) -> Resumption:
         """Give all members the newest state. Raises what Lightning raises for a state that does not fit the model."""
         run, progress = self._membership.run, self._parts.progress

@@ -32,6 +32,7 @@ class Verdict(Enum):
 
     RESCALE = "the end of a generation: unwind, and go on in the next one"
     OWN = "this process's own failure: the others are told, and it ends"
+    REFUSED = "this process cannot take part in the run: its node is not started anew"
     GOODBYE = "the end that was announced already"
 
 
@@ -84,6 +85,9 @@ class Membership(Protocol):
     def failed(self, error: str) -> None:
         """Tell the other workers that this process ends by a failure of its own."""
 
+    def turned_away(self, reason: str) -> None:
+        """Tell that this process ends because it cannot take part in the run, which is no failure of a member."""
+
     def break_off(self) -> None:
         """Release peers that wait for this worker; called when it begins to unwind."""
 
@@ -133,8 +137,19 @@ class StateSource(Protocol):
     def attach(self, parts: StateParts) -> None:
         """Bind to the parts of the training state, once the trainer that will fit is known."""
 
+    def pack(self) -> None:
+        """Make ready what others may need of this worker's state, at a boundary where a planned rescale stops.
+
+        All members are there and call it together, while their process group is intact: users' hooks run here. A hook
+        that fails concerns those who would have received the state, in `share`.
+        """
+
     def share(self, world: World) -> Resumption:
-        """Give all members the newest state that any of them has. A collective: every member calls it."""
+        """Give all members the newest state that any of them has. A collective: every member calls it.
+
+        Raises `StateRefused` on a joiner that cannot be given the state, and `GenerationBroken` on the other members, who
+        form the next generation without it.
+        """
 
     def at_boundary(self, step: int) -> None:
         """Take note that this worker continues after a boundary between two optimizer steps."""

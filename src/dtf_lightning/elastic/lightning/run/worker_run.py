@@ -237,6 +237,7 @@ class WorkerRun:
             self.recorder.account.step_begins()
             self.rewind.undo.step_begins(trainer)
             if self.membership.at_boundary(trainer.global_step):
+                self.source.pack()
                 raise StopForRescale
             self.source.at_boundary(trainer.global_step)
         else:
@@ -332,10 +333,11 @@ class WorkerRun:
             raise
         if verdict is Verdict.RESCALE:
             return True
-        if verdict is Verdict.OWN:
+        if verdict in (Verdict.OWN, Verdict.REFUSED):
             text = f"{type(error).__name__}: {error}"[:2000]
             self.reporter.failed(text)
-            self.membership.failed(text)
+            tell = self.membership.turned_away if verdict is Verdict.REFUSED else self.membership.failed
+            tell(str(error)[:2000] if verdict is Verdict.REFUSED else text)
         self.reporter.run_log.holding = False
         return False
 

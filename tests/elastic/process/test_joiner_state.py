@@ -1,0 +1,64 @@
+"""A joiner is what the survivors are, whatever the script does with checkpoints and parameters; or it is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from support.elastic.run import ElasticRun
+from support.elastic.training import Training
+
+pytestmark = pytest.mark.process
+
+OPEN_END = Training(until_stopped=True, batch_norm=False, validates=False)
+
+
+def joined(run: ElasticRun, *, steps: int = 4) -> None:
+    """Two workers train some steps, a third comes."""
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    run.wait_for_draws(2 * steps)
+    run.start("c")
+    run.wait_for_world(3, after=before)
+    run.wait_for_steps(6)
+    run.stop()
+    run.wait_until_over()
+
+
+@pytest.mark.parametrize("recipe", ["saves_average", "saves_without_first_layer", "gathers"])
+def test_checkpoint_hooks_change_nothing(make_run, recipe):
+    """A hook puts an average in the place of the weights, `state_dict` leaves some out, a hook gathers from all ranks."""
+    run = make_run(replace(OPEN_END, recipe=recipe))
+    joined(run)
+    run.check(survivors=3, complete=False)
+
+
+def test_groups_that_a_callback_has_added(make_run):
+    """`BackboneFinetuning` has unfrozen the backbone and given it a group of its own when the joiner comes."""
+    run = make_run(replace(OPEN_END, recipe="backbone", num_samples=64))
+    joined(run, steps=40)
+    run.check(survivors=3, complete=False)
+    assert {result["same"]["num_groups"] for result in run.results().values()} == {2}
+
+
+@pytest.mark.parametrize(("recipe", "reason"), [
+    ("hook_raises", "ZeroDivisionError: in the user's hook"), ("does_not_pickle", "cannot pickle '_thread.lock' object"),
+])  # fmt: skip
+def test_state_that_cannot_be_packed(make_run, recipe, reason):
+    """The joiner is refused with the reason and exit code 1, does not begin at step 0, and the run goes on to its end."""
+    run = make_run(replace(OPEN_END, recipe=recipe), min_nodes=2)
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    run.start("c")
+    after = run.wait_for_world(2, after=before + 1)
+    run.wait_for_steps(6)
+    run.stop()
+    codes = run.wait_until_over(failed=1)
+    assert codes == {"a": 0, "b": 0, "c": 1}
+    assert after == before + 2  # one with the joiner, which trained nothing, one without
+    assert "this worker (c/0) may not join: the state of the run could not be packed on" in run.nodes["c"].log()
+    assert reason in run.nodes["c"].log()
+    assert reason in run.nodes["a"].log()
+    assert "c/0 may not join" in run.nodes["b"].log()
+    run.check(survivors=2, complete=False)
