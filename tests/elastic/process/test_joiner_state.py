@@ -62,3 +62,29 @@ def test_state_that_cannot_be_packed(make_run, recipe, reason):
     assert reason in run.nodes["a"].log()
     assert "c/0 may not join" in run.nodes["b"].log()
     run.check(survivors=2, complete=False)
+
+
+def test_parameters_that_are_unfrozen(make_run):
+    """Trained from the second epoch on: the two ranks, whose gradients differ, end with the same weights."""
+    run = make_run(replace(OPEN_END, until_stopped=False, max_epochs=2, recipe="unfreezes"), min_nodes=2)
+    run.start("a", "b")
+    run.wait_until_over()
+    run.check(survivors=2, epochs=2)
+    assert "2 of 4 parameters are trained" not in run.nodes["a"].log()
+    assert "4 of 4 parameters are trained from here on (network.0.weight and 1 more changed)" in run.nodes["a"].log()
+
+
+def test_a_joiner_that_differs(make_run):
+    """A hook changes what the joiner has received: it is refused by name before a step is trained, the others go on."""
+    run = make_run(replace(OPEN_END, recipe="joiner_starts_anew"), min_nodes=2)
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    run.wait_for_steps(4)
+    run.start("c")
+    run.wait_for_world(2, after=before + 1)
+    run.wait_for_steps(6)
+    run.stop()
+    assert run.wait_until_over(failed=1) == {"a": 0, "b": 0, "c": 1}
+    assert "parameter network.0.bias" in run.nodes["c"].log()
+    assert "this worker may not join: c/0 holds another state than" in run.nodes["c"].log()
+    run.check(survivors=2, complete=False)

@@ -68,6 +68,11 @@ class ElasticCallback(Callback):
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
             a ramp; `None`: the learning rate does not change with the world.
+        verify_every_n_steps: optimizer steps between two comparisons of all workers' weights, optimizer, scheduler state and
+            `requires_grad`, by checksums; a worker that differs from most of the others (from rank 0, at a tie) ends with an
+            error that names the first difference, before another step is trained, and the others go on. Meant for like
+            hardware: different processors may round differently. `None`: only after a joiner has received its state, which
+            is always verified.
         snapshot_every_n_steps: in restart mode, optimizer steps between two snapshots into the node's memory while
             training goes on; `None`: a snapshot is written only when the workers stop, which covers everything but a
             node or a run that is killed without notice.
@@ -94,6 +99,7 @@ class ElasticCallback(Callback):
         virtual_ranks: int | None = None,
         evaluation: Evaluation = "padded",
         learning_rate: str | Rule | AdaptiveLearningRate | None = None,
+        verify_every_n_steps: int | None = None,
         snapshot_every_n_steps: int | None = None,
         snapshot_dir: str | None = None,
         snapshot_memory: int | None = None,
@@ -104,6 +110,11 @@ class ElasticCallback(Callback):
             raise SettingsError(
                 "ElasticCallback(batch='global', learning_rate=...): a step has the same samples in every world, so that "
                 "its learning rate needs no rule. Remove learning_rate, or use batch='per_rank'."
+            )
+        if verify_every_n_steps is not None and verify_every_n_steps < 1:
+            raise SettingsError(
+                f"ElasticCallback(verify_every_n_steps={verify_every_n_steps}): expected a number of optimizer steps, at "
+                "least 1, or None to verify only what a joiner has received"
             )
         if learning_rate is None or isinstance(learning_rate, AdaptiveLearningRate):
             self.learning_rate = learning_rate
@@ -116,6 +127,7 @@ class ElasticCallback(Callback):
                 run_dir=run_dir,
                 seed=seed,
                 evaluation=evaluation,
+                verify_every_n_steps=verify_every_n_steps,
                 snapshots=SnapshotSettings(
                     every_n_steps=snapshot_every_n_steps,
                     folder=Path(snapshot_dir) if snapshot_dir is not None else SHARED_MEMORY,

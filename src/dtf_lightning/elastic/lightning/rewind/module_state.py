@@ -70,11 +70,15 @@ def _load_buffer(module: torch.nn.Module, name: str, value: torch.Tensor, *, lik
         owner = module.get_submodule(path)
     except AttributeError:
         raise ProtocolError(f"the run's model has the buffer {name}, this worker's has no part {path!r}") from None
-    buffer = owner._buffers.get(own_name)
-    if buffer is None or (buffer.shape, buffer.dtype) != (value.shape, value.dtype):
-        owner._buffers[own_name] = value.to((like if buffer is None else buffer).device)
-    else:
+    buffer = dict(owner.named_buffers(recurse=False)).get(own_name)
+    if buffer is not None and (buffer.shape, buffer.dtype) == (value.shape, value.dtype):
         buffer.copy_(value)
+        return
+    placed = value.to((like if buffer is None else buffer).device)
+    if hasattr(owner, own_name):
+        setattr(owner, own_name, placed)
+    else:
+        owner.register_buffer(own_name, placed, persistent=False)
 
 
 def _submodules(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:

@@ -19,3 +19,4 @@ class RunSettings:
     seed: int | None = None
     evaluation: Evaluation = "padded"
     snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
+    verify_every_n_steps: int | None = None

@@ -33,6 +33,7 @@ from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
 from dtf_lightning.elastic.lightning.reporting.reporter import Reporter
 from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
 from dtf_lightning.elastic.lightning.rewind.rewind import Rewind
+from dtf_lightning.elastic.lightning.run.agreement import Agreement
 from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft
 from dtf_lightning.elastic.lightning.run.fingerprint import parameter_signature, run_fingerprint
 from dtf_lightning.elastic.lightning.run.policies import Membership, StateParts, StateSource, Verdict
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from dtf_lightning.elastic.lightning.data.stream_loader import StreamLoader
+
+PEERS_PATIENCE = 10
+"""Number of `rescale_timeout`s that a worker waits for peers to train the same parameters: loading a batch may be slow."""
 
 
 class WorkerRun:
@@ -79,6 +83,8 @@ class WorkerRun:
         """The training data of this worker; set by `attach`."""
         self.start_world: StartWorld
         """The world in which the run began; set by `attach`."""
+        self.agreement: Agreement
+        """Comparison of this worker's training state with its peers'; set by `attach`."""
         self._signature: tuple[dict[str, str], tuple[str, ...]] | None = None
         """Settings and parameters, as nodes compare them; `None` until set-up is over."""
 
@@ -108,6 +114,11 @@ class WorkerRun:
         self.batches = RunningBatches(trainer, self.progress, self.settings, self.gradients, node=node)
         self.progress.data = self.batches
         self.start_world = StartWorld(trainer, self.environment)
+        self.agreement = Agreement(
+            trainer,
+            every_n_steps=self.settings.verify_every_n_steps,
+            patience=PEERS_PATIENCE * self.membership.welcome.rescale_timeout,
+        )
         self.rewind.attach(trainer)
         generation = self.membership.attach(self.settings, self._fingerprint(), self._run_dir())
         if generation is not None:
@@ -185,6 +196,7 @@ class WorkerRun:
         clock.mark("state")
         trainer.strategy.wrap_model(sync=not resumption.restored)
         self.world = replace(self.world, formed=True)
+        self.agreement.entered(self.world, resumption.sources)
         clock.mark("wrap")
         self.reporter.entered(self.world)
         self.membership.active(trainer.global_step)
@@ -248,6 +260,7 @@ class WorkerRun:
         """Take note that the batch is loaded; the ledger's line is written before the training step runs."""
         self.recorder.account.data_there()
         self.reporter.pace.forward_begins()
+        self.agreement.before_training_step(begins_step=self.progress.boundary_here(self.trainer))
         self.gradients.before_training_step()
         self.batches.drawn()
         self.reporter.drawn(self.world, self.batches)
@@ -272,6 +285,7 @@ class WorkerRun:
         def checked() -> Any:
             result = closure()
             self.gradients.reduce()
+            self.agreement.before_weights_change()
             self.source.before_weights_change()
             # On CUDA a failed collective raises late, or not at all.
             if self.trainer.strategy.root_device.type == "cuda":
@@ -385,6 +399,7 @@ class WorkerRun:
         worker's state.
         """
         self.reporter.finishing()
+        self.agreement.finish()
         self.membership.finished(self.trainer.global_step)
         self.over = True
         self.reporter.finished(self.world)
