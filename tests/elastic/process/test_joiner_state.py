@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from support.elastic.run import ElasticRun
+from support.elastic.run import ElasticRun, exactly
 from support.elastic.training import Training
 
 pytestmark = pytest.mark.process
@@ -64,13 +64,16 @@ def test_state_that_cannot_be_packed(make_run, recipe, reason):
     run.check(survivors=2, complete=False)
 
 
-def test_parameters_that_are_unfrozen(make_run):
-    """Trained from the second epoch on: the two ranks, whose gradients differ, end with the same weights."""
-    run = make_run(replace(OPEN_END, until_stopped=False, max_epochs=2, recipe="unfreezes"), min_nodes=2)
+@pytest.mark.parametrize(("recipe", "accumulate"), [("unfreezes", 1), ("unfreezes_in_mid_step", 2)])
+def test_parameters_that_are_unfrozen(make_run, recipe, accumulate):
+    """Trained from the second epoch, or from a micro-batch of the first on: the two ranks, whose gradients differ, end with
+    the same weights.
+    """
+    training = replace(OPEN_END, until_stopped=False, max_epochs=2, recipe=recipe, accumulate=accumulate)
+    run = make_run(training, min_nodes=2)
     run.start("a", "b")
     run.wait_until_over()
     run.check(survivors=2, epochs=2)
-    assert "2 of 4 parameters are trained" not in run.nodes["a"].log()
     assert "4 of 4 parameters are trained from here on (network.0.weight and 1 more changed)" in run.nodes["a"].log()
 
 
@@ -88,3 +91,24 @@ def test_a_joiner_that_differs(make_run):
     assert "parameter network.0.bias" in run.nodes["c"].log()
     assert "this worker may not join: c/0 holds another state than" in run.nodes["c"].log()
     run.check(survivors=2, complete=False)
+
+
+def test_parameters_that_one_rank_alone_unfreezes(make_run):
+    """It ends with a sentence that names parameter and step; the other one goes on without it."""
+    run = make_run(replace(OPEN_END, until_stopped=False, max_epochs=2, recipe="unfreezes_on_rank_zero"), **exactly(2))
+    run.start("a", "b")
+    run.wait_until_over(failed=1)
+    run.check(survivors=1, epochs=2)
+    logs = run.nodes["a"].log() + run.nodes["b"].log()
+    assert "has frozen or unfrozen network.0.weight at step 17, and the others have not within 1.8 s" in logs
+
+
+def test_a_worker_that_drifts(make_run):
+    """`verify_every_n_steps` puts out the one of three whose weight was changed, before another step is trained."""
+    run = make_run(replace(OPEN_END, until_stopped=False, max_epochs=2, recipe="drifts", verify_every=1), **exactly(3))
+    run.start("a", "b", "c")
+    run.wait_until_over(failed=1)
+    run.check(survivors=2, epochs=2)
+    logs = [node.log() for node in run.nodes.values()]
+    assert sum("StateDiffers" in log and "differs from" in log for log in logs) == 1
+    assert sum("Training goes on without" in log and "parameter network.0.bias" in log for log in logs) == 2

@@ -71,6 +71,7 @@ class Training:
     """Samples are read with random noise."""
     clip: float | None = None
     learning_rate: str | None = None
+    verify_every: int | None = None
     optimizer: str = "adam"
     grow_data_on: str = ""
     """The node whose data set is one sample longer."""
@@ -203,6 +204,7 @@ def train(training: Training, folder: Path, name: str) -> None:
             tail=training.tail,
             virtual_ranks=training.virtual_ranks,
             learning_rate=training.learning_rate,
+            verify_every_n_steps=training.verify_every,
             evaluation=training.evaluation,
             ledger=True,
             run_dir=str(folder),

@@ -78,11 +78,15 @@ def minority(rows: Sequence[Any]) -> tuple[int, list[int]]:
 
 
 def first_difference(mine: Things, theirs: Things) -> str:
-    """Return the first thing that differs, with both values where they are short enough to be read."""
+    """Return the first thing that differs, with both values where people can read them: short, and no hash."""
     for name in dict.fromkeys((*theirs, *mine)):
         if mine.get(name) != theirs.get(name):
             here, there = mine.get(name, "missing"), theirs.get(name, "missing")
-            return name if max(len(here), len(there)) > 40 else f"{name} (here {here}, there {there})"
+            return (
+                name
+                if "#" in here + there or max(len(here), len(there)) > 40
+                else f"{name} (here {here}, there {there})"
+            )
     return "nothing"
 
 
@@ -331,7 +335,7 @@ class _Hashed:
 
 def _text(value: Any, hashes: list[int]) -> str:
     if isinstance(value, _Hashed):
-        return f"{hashes[value.number] % 2**64:016x} {value.kind}"
+        return f"#{hashes[value.number] % 2**64:016x} {value.kind}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_text(item, hashes)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
