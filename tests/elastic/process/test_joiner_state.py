@@ -64,6 +64,22 @@ def test_state_that_cannot_be_packed(make_run, recipe, reason):
     run.check(survivors=2, complete=False)
 
 
+def test_a_joiner_that_cannot_load(make_run):
+    """Its own hook raises: it ends with the hook's error, and the others, who have sent it their state, go on."""
+    run = make_run(replace(OPEN_END, recipe="load_raises"), min_nodes=2)
+    run.start("a", "b")
+    before = run.wait_for_world(2)
+    run.start("c")
+    run.wait_for_world(2, after=before + 1)
+    run.stop()
+    assert run.wait_until_over(failed=1) == {"a": 0, "b": 0, "c": 1}
+    said = (
+        "this worker (c/0) could not take over the run's state, and may not join: ZeroDivisionError: in the user's hook"
+    )
+    assert said in run.nodes["c"].log()
+    run.check(survivors=2, complete=False)
+
+
 @pytest.mark.parametrize(("recipe", "accumulate"), [("unfreezes", 1), ("unfreezes_in_mid_step", 2)])
 def test_parameters_that_are_unfrozen(make_run, recipe, accumulate):
     """Trained from the second epoch, or from a micro-batch of the first on: the two ranks, whose gradients differ, end with

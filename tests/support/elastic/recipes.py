@@ -50,6 +50,11 @@ class DoesNotPickle(Model):
         checkpoint["lock"] = threading.Lock()
 
 
+class LoadRaises(Model):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        raise ZeroDivisionError("in the user's hook")
+
+
 class Gathers(Model):
     """Its hook uses a collective, as a metric or a sharded table does; plain Lightning calls it on all ranks."""
 
@@ -132,6 +137,7 @@ MODELS: dict[str, type[Model]] = {
     "saves_without_first_layer": SavesWithoutFirstLayer,
     "hook_raises": HookRaises,
     "does_not_pickle": DoesNotPickle,
+    "load_raises": LoadRaises,
     "gathers": Gathers,
     "backbone": WithBackbone,
     "unfreezes": Unfreezes,

@@ -251,7 +251,8 @@ class PeerState:
         """
         if any(packings[holder] is Packing.NOT_YET for holder in plan.holders):  # after a failure
             if world.rank in plan.holders and self._packing is Packing.NOT_YET:
-                self.pack()
+                with self._parts.trainer.strategy.alone():  # those behind run no hooks now
+                    self.pack()
             packings = [Packing(value) for (value,) in _gather_row(world, [self._packing.value])]
         able = [holder for holder in plan.holders if packings[holder] is Packing.DONE]
         if able:
@@ -292,10 +293,13 @@ class PeerState:
             received = receive_parcel(plan.sources[world.rank])
             state = received.pop("position") | received
             try:
-                parts.start_world.join(state["run_began"])
-                training_state.load_state(parts.trainer, parts.progress, state)
-                load_logged(parts.trainer, state["logged"])
+                with parts.trainer.strategy.alone():  # the other members load nothing
+                    parts.start_world.join(state["run_began"])
+                    training_state.load_state(parts.trainer, parts.progress, state)
+                    load_logged(parts.trainer, state["logged"])
             except Exception as error:
+                if parts.progress.trained:
+                    raise
                 raise StateRefused(
                     f"this worker ({world.sources[world.rank]}) could not take over the run's state, and may not join: "
                     f"{type(error).__name__}: {error}. The run goes on without it"
