@@ -36,7 +36,7 @@ def hash_tensors(tensors: Iterable[torch.Tensor]) -> list[int]:
     for device, indices in small.items():
         pieces = [contents[index] for index in indices]
         for index, piece in zip(indices, pieces if device.type == "cpu" else _fetch(pieces), strict=True):
-            hashes[index] = zlib.crc32(piece.numpy())
+            hashes[index] = zlib.crc32(piece.numpy().data)
     for indices in large.values():
         values = torch.stack([_sum(contents[index]) for index in indices]).tolist()
         for index, value in zip(indices, values, strict=True):

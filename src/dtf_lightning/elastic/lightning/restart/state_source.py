@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -80,12 +81,13 @@ class SnapshotState:
             if holders:
                 break
             readers = {offer: read for offer, read in readers.items() if offer.worth != (choice.position, choice.kind)}
-        resuming = self._take_over(world, choice, state, holders)
+        sources = senders(holders, self._membership.run.hosts)
+        resuming = self._take_over(world, choice, state, sources)
         if self._writes_for_node:
             # A state that could not be read must not count as newer than one that is written from now on.
             run.node.forget_after(choice.position)
         self._remember_life()
-        return Resumption(first=True, resuming=resuming, restored=True)
+        return Resumption(first=True, resuming=resuming, restored=True, sources=sources)
 
     def _remember_life(self) -> None:
         if self._writes_for_node:
@@ -116,10 +118,11 @@ class SnapshotState:
             )
             return None
 
-    def _take_over(self, world: World, choice: Choice, state: dict[str, Any] | None, holders: list[int]) -> bool:
+    def _take_over(
+        self, world: World, choice: Choice, state: dict[str, Any] | None, sources: Mapping[int, int]
+    ) -> bool:
         """Send the state to ranks that lack it, load it, and tell whether training continues in mid-epoch."""
         rank, trainer, progress = world.rank, self._parts.trainer, self._parts.progress
-        sources = senders(holders, self._membership.run.hosts)
         mine = choice.offer_of(rank) if state is not None else None
         writer = mine is not None and all(o.rank >= rank or o.where != mine.where for o in choice.offers)
         if state is None:
