@@ -104,7 +104,7 @@ TOUCHED = {
         "pytorch:trainer.connectors.accelerator_connector:_AcceleratorConnector.__init__": "d610bdfbe380b204",
         "pytorch:strategies.strategy:Strategy.__init__": "f9e936e4569c5032",
     },
-    "trainer.syncs_batch_norm, has_comm_hook": {
+    "trainer.syncs_batch_norm, has_comm_hook, starts_processes": {
         "pytorch:strategies.parallel:ParallelStrategy.__init__": "3782876b3ea23d25",
         "pytorch:strategies.ddp:DDPStrategy.__init__": "fa195bcccaba0633",
     },

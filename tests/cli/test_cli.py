@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -73,11 +74,31 @@ def test_an_unreadable_password_file(tmp_path, capsys):
 
 
 @pytest.mark.process
+def test_the_prefix_names_the_whole_command(tmp_path, capsys):
+    assert main(["results", "sync", str(tmp_path / "nope"), "--db", str(tmp_path / "db")]) == 1
+    assert capsys.readouterr().err.startswith("dtf results sync: ")
+
+
+def test_a_terminal_without_utf8(tmp_path):
+    """Signs that the terminal's encoding lacks are replaced; nothing ends in a traceback."""
+    (tmp_path / "größe").mkdir()
+    result = subprocess.run(
+        [DTF, "report", "größe"],
+        capture_output=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+    )
+    assert result.returncode == 1
+    assert b"is no run's folder" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
 def test_status_of_a_run(etcd, run, capsys):
     """Who is there, by node; the run is found in the list too."""
     assert main(["status", run, "--endpoint", etcd.endpoint]) == 0
     printed = capsys.readouterr().out
-    assert f"run {run}: running, no generation yet, 3 to 4 nodes" in printed
+    assert f"run {run}: running, mode=live, no generation yet, 3 to 4 nodes" in printed
     assert "alpha-1" in printed
     assert "beta-2" in printed
     assert main(["status", "--endpoint", etcd.endpoint]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -99,3 +100,28 @@ def test_a_file_in_use(tmp_path):
             Database(SCHEMA, path, patience=0.1)
         process.stdin.close()
     Database(SCHEMA, path).close()
+
+
+ROWS = "SELECT 1 AS n, 'a|b' AS name, TIMESTAMP '2024-01-02 03:04:05' AS at, NULL AS gone FROM range(50)"
+
+
+def test_answers_in_every_format():
+    """All rows, not the first; what has no word in a format is written as text."""
+    with Database(SCHEMA) as store:
+        table = store.text(ROWS, "table").splitlines()
+        assert (len(table), table[:2]) == (51, ["n  name  at                   gone", "1  a|b   2024-01-02T03:04:05"])
+        assert store.text(ROWS, "csv").splitlines()[:2] == ["n,name,at,gone", "1,a|b,2024-01-02T03:04:05,"]
+        markdown = store.text(ROWS, "markdown").splitlines()
+        assert (len(markdown), markdown[2]) == (52, "| 1 | a\\|b | 2024-01-02T03:04:05 |  |")
+        rows = json.loads(store.text(ROWS, "json"))
+        assert (len(rows), rows[0]) == (50, {"n": 1, "name": "a|b", "at": "2024-01-02T03:04:05", "gone": None})
+        assert "50 rows" in store.text(ROWS)
+
+
+@pytest.mark.parametrize("sql", ["", "  ;"])
+def test_no_answer(sql):
+    with (
+        Database(SCHEMA) as store,
+        pytest.raises(SettingsError, match=r"the query has no answer: .* Expected a SELECT"),
+    ):
+        store.text(sql)

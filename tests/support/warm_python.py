@@ -31,7 +31,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -94,7 +93,7 @@ def as_process(life: Callable[[], object]) -> NoReturn:
             sys.stderr.write(f"{error.code}\n")
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  (there is an exception)
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()

@@ -8,6 +8,7 @@ prints the result.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ Register = Callable[[Commands], None]
 
 def run(argv: Sequence[str] | None, products: Sequence[Register]) -> int:
     """Run the command and return its exit code. A user's mistake is one message on stderr, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where the terminal's encoding is not UTF-8, some signs become "?"
     arguments = build_parser(products).parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:

@@ -22,7 +22,7 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command and return its parser. `command` returns the exit code; `text` is its line in `dtf --help`."""
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(command=command, name=name)
+    parser.set_defaults(command=command, name=parser.prog.partition(" ")[2], usage_error=parser.error)
     return parser
 
 

@@ -12,8 +12,11 @@ from typing import Any, Self
 import duckdb
 
 from dtf_lightning.database.connection import LOCK_PATIENCE, connect
+from dtf_lightning.database.formats import format_rows
 from dtf_lightning.database.schema import Schema
 from dtf_lightning.errors import SettingsError
+
+_EXAMPLE = '"SELECT * FROM duckdb_views() WHERE NOT internal"'
 
 
 class Database:
@@ -51,17 +54,28 @@ class Database:
             raise
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyRelation:
-        """A relation: `.fetchall()`, `.df()`, `.filter()`... Raises `SettingsError` with DuckDB's words for wrong SQL."""
+        """Return a relation: `.fetchall()`, `.df()`, `.filter()`...
+
+        Raises `SettingsError`: wrong SQL, in DuckDB's words, or a statement that has no rows for an answer.
+        """
         try:
-            return self.connection.sql(sql, params=list(parameters) or None)
+            relation: duckdb.DuckDBPyRelation | None = self.connection.sql(sql, params=list(parameters) or None)
         except duckdb.Error as error:
             raise SettingsError(f"the query failed: {error}") from None
+        if relation is None:
+            raise SettingsError(
+                f"the query has no answer: {sql!r} gives no rows. Expected a SELECT, such as {_EXAMPLE}"
+            )
+        return relation
 
-    def text(self, sql: str) -> str:
-        """The answer as a table for a terminal, its first rows if there are many. Raises like `query`."""
+    def text(self, sql: str, form: str | None = None) -> str:
+        """Return the answer as text in one of `FORMATS`; by default as DuckDB's box, which shows the first rows of many.
+
+        Raises like `query`.
+        """
         relation = self.query(sql)
         with self.in_words("the query failed"):
-            return str(relation)
+            return str(relation) if form is None else format_rows(relation.columns, relation.fetchall(), form)
 
     def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The answer as a `pyarrow.Table`. Raises like `query`, and `SettingsError` without pyarrow."""

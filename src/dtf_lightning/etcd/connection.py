@@ -43,7 +43,7 @@ def connect(
     """A store on the etcd at `endpoint` (see `parse_endpoints`), that has answered, has a quorum and lets us in.
 
     `timeout` is for all of that together, `call_timeout` for each later call that names none; seconds. `quiet` leaves
-    out the warning about an etcd that is for local runs only.
+    out the warning about an etcd that is for local runs only, which an etcd of this machine never gets.
 
     Raises `SettingsError` (endpoint, certificates, a server that is too old or no etcd), `AuthenticationFailed`
     (certificate, user or password refused), `StoreUnavailable` (nobody answers, or no quorum).
@@ -164,7 +164,8 @@ def _check_version(version: EtcdVersion, client: Client, quiet: bool) -> None:
             f"etcd at {client.endpoints} is version {version}, which is too old: 3.5.13 or newer is needed"
         )
     warning = version_warning(version)
-    if warning is not None and not quiet:
+    # On this machine alone nothing else is lost with it: `dtf etcd` says it once, every node would say it again.
+    if warning is not None and not quiet and not client.endpoints.on_this_machine:
         log.warning(warning)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from dtf_lightning.errors import SettingsError
@@ -40,6 +41,18 @@ class Endpoints:
 
     def __str__(self) -> str:
         return ",".join(address.target for address in self.addresses)
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether every server is reached by a unix socket or the loopback interface."""
+        return all(address.path or _is_loopback(address.host) for address in self.addresses)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_endpoints(text: str) -> Endpoints:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
+from dtf_lightning.clock import SystemClock
 from dtf_lightning.elastic.agent.exit import ExitReason
+from dtf_lightning.elastic.agent.live.admission import Admission
 from dtf_lightning.elastic.agent.live.agent import START_TIMEOUT
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.records import WorkerState
-from dtf_lightning.elastic.run.keys import RunInfo, RunKeys, RunPhase
+from dtf_lightning.elastic.run.keys import Fingerprint, RunInfo, RunKeys, RunPhase, RunView
 from dtf_lightning.elastic.run.status import request_drain
+from dtf_lightning.elastic.settings import ElasticSettings
 from dtf_lightning.errors import DtfError, RunAborted, RunRefused
 from support.elastic.agents import PATIENCE, STORE_PORT, members
 
@@ -214,6 +217,21 @@ def test_other_settings_are_refused(make_cluster):
     with pytest.raises(RunRefused, match=r"'elastic\.max_nodes' is '4' in the run and '3'"):
         make_cluster(max_nodes=3).node("b")
     assert a.worker.unread == 0
+
+
+def test_a_refusal_by_a_run_that_nobody_trains(store, run_id):
+    """After all its nodes died the run can go on, with its own settings: nobody is said to go on without the newcomer."""
+    keys = RunKeys(run_id)
+    settings = {
+        f"elastic.{name}": str(value) for name, value in asdict(ElasticSettings(min_nodes=1, max_nodes=4)).items()
+    }
+    store.put(keys.run, RunInfo(instance="i", max_nodes=4).encode())
+    store.put(keys.fingerprint, Fingerprint(settings=settings).encode())
+    view = RunView(keys)
+    view.reset(store.range(keys.prefix))
+    admission = Admission("b", ElasticSettings(min_nodes=1, max_nodes=3), SystemClock(), instance="i")
+    admission.check_settings(view)
+    assert "'4' in the run and '3' on this node. Nobody of the run is left" in admission.refusal
 
 
 def test_finish(cluster):

@@ -152,9 +152,12 @@ def test_a_member_that_is_turned_away(node):
     """It leaves, which is no failure of a member; a newcomer that is refused was none."""
     told(node, generation(1))
     first, _ = node.workers.values()
-    node.said(first, messages.TurnedAway(reason="it holds another state"), 1.0)
+    node.said(first, messages.Dying(error="it holds another state", refused=True), 1.0)
     assert [message.reason for _, message in node.refuse("it holds another state")] == ["it holds another state"] * 2
-    assert (node.record().state, node.record().detail) == (WorkerState.LEFT, "it holds another state")
+    assert (node.record().state, node.record().detail) == (
+        WorkerState.LEFT,
+        "worker 0 was refused: it holds another state",
+    )
     for worker in list(node.workers.values()):
         node.lost(worker, "exit code 1")
     assert node.record().state is WorkerState.LEFT

@@ -32,7 +32,7 @@ def test_status(cluster):
         ("c", "starting", []),
     ]
     text = "\n".join(status.describe())
-    assert "generation 1 (start), 2 nodes, 2 workers, 1 to 4 nodes" in text
+    assert "running, mode=live, generation 1 (start), 2 nodes, 2 workers, 1 to 4 nodes" in text
     assert "a  member, active, ranks 0-0 (leader)" in text
 
 

@@ -318,6 +318,21 @@ def test_command_list_and_verify(saved, tmp_path, capsys):
     assert "2 checkpoints, 1 damaged or missing" in out
 
 
+def test_command_takes_folder_and_action_in_any_order(saved, tmp_path, capsys):
+    assert main(["checkpoints", "verify", str(tmp_path)]) == 0
+    assert main(["checkpoints", "diff", str(tmp_path), "a.ckpt", "a.ckpt"]) == 0
+    with pytest.raises(SystemExit) as exited:
+        main(["checkpoints", str(tmp_path), "verfy"])
+    assert exited.value.code == 2
+    assert "'verfy' is none of the actions list, verify, prune, diff" in capsys.readouterr().err
+
+
+def test_command_on_a_folder_that_is_not_there(tmp_path, capsys):
+    """A typing error is not a folder without checkpoints."""
+    assert main(["checkpoints", str(tmp_path / "typo")]) == 1
+    assert "typo: it does not exist, or is empty. Expected the folder that BestCheckpoints" in capsys.readouterr().err
+
+
 def test_command_prune(saved, tmp_path, capsys):
     arguments = ["checkpoints", str(tmp_path), "prune", "--recent", "0", "--best", "1", "--monitor", "loss"]
     assert main([*arguments, "--dry-run"]) == 0

@@ -136,7 +136,11 @@ def test_broken_ledgers(tmp_path, text, message):
 
 def test_no_ledgers(tmp_path, capsys):
     assert main(["audit", str(tmp_path)]) == 1
-    assert "has no ledgers" in capsys.readouterr().err
+    assert "is no run's folder" in capsys.readouterr().err
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "a.jsonl").touch()
+    assert main(["audit", str(tmp_path)]) == 1
+    assert "of a run with ElasticCallback(ledger=True)" in capsys.readouterr().err
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

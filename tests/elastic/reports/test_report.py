@@ -14,6 +14,7 @@ from dtf_lightning.__main__ import main
 from dtf_lightning.elastic.events import ELASTIC_EVENTS, GenerationFormed
 from dtf_lightning.elastic.reports.page.html import page
 from dtf_lightning.elastic.reports.report_data import epoch_ranges, gather
+from dtf_lightning.elastic.reports.text import Style, lines, table
 from dtf_lightning.events.log import EventLog, events_path
 from support import browser
 from support.elastic.reports import LOOK, TITLES
@@ -81,8 +82,26 @@ def test_folder_above(run_dir, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "here" / "dtf" / "one" / "report.html")
     shutil.copytree(run_dir, tmp_path / "here" / "dtf" / "two")
     assert main(["report", str(tmp_path / "here")]) == 1
-    assert "the runs in it are: " in (errors := capsys.readouterr().err)
+    assert "could be several runs: " in (errors := capsys.readouterr().err)
     assert "dtf/one, " in errors
+
+
+def test_a_terminal_is_never_too_narrow(store, run_dir):
+    """Every line of a text report fits into the terminal; nothing of what it says is lost."""
+    account = gather(store, store.sync(run_dir).run)
+    wide = "".join(lines(account))
+    for width in (40, 80, 120):
+        fitted = lines(account, style=Style(width=width))
+        assert max(map(len, fitted)) <= width
+        assert all(word in "".join("".join(fitted).split()) for word in ("Generations", "b#1failed", "productive"))
+    assert lines(account, style=Style(width=1000)) == lines(account)
+    assert "b#1 failed: 2 -> 1 nodes" in wide
+
+
+def test_too_many_columns_become_blocks():
+    """Where even narrow columns do not fit, each row is a block of lines that name their columns."""
+    head = [f"column {number}" for number in range(8)]
+    assert table(head, [["x" * 20] * 8], Style(width=40)) == [f"{name}: {'x' * 20}" for name in head]
 
 
 def test_page_that_cannot_be_written(run_dir, tmp_path, capsys):

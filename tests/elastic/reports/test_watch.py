@@ -35,7 +35,7 @@ def status(number, *nodes, **changed):
         number=number, members=members, kind="start" if number == 1 else "join", reason="because", epoch=1
     )
     values = {
-        "run_id": "r", "phase": RunPhase.RUNNING, "reason": "", "paused": False, "leader": "a",
+        "run_id": "r", "phase": RunPhase.RUNNING, "mode": "live", "reason": "", "paused": False, "leader": "a",
         "generation": generation, "nodes": nodes, "min_nodes": 1, "max_nodes": 4, "started_at": 0.0,
         "events": tuple((10.0 * n, f"generation {n} formed") for n in range(1, number + 1)),
     }  # fmt: skip

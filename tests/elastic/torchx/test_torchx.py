@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from dtf_lightning.errors import SettingsError
 
 ROOT = Path(__file__).parents[3]
 STOCK = ROOT / "tests/support/elastic/programs/stock_ddp.py"
-TORCHX_RUN = "torchx run dist.ddp -j 1:4 --script train.py"
+TORCHX_RUN = "torchx run -s local_cwd dist.ddp -j 1:4 --script train.py"
 
 needs_torchx = pytest.mark.skipif(importlib.util.find_spec("torchx") is None, reason="torchx is an optional extra")
 
@@ -69,6 +70,34 @@ def test_bad_input(options, message):
         torchx_elastic.ddp(script="train.py", **options)
 
 
+def test_a_script_decides_the_mode(monkeypatch):
+    """As with torchrun: without an option, the script with `ElasticCallback()` is live and a stock one is restarted."""
+    roles = SimpleNamespace(args=["torchrun --rdzv_endpoint x train.py"])
+    monkeypatch.setattr(appdef, "torchx_ddp", lambda *_, **__: SimpleNamespace(roles=[roles]))
+    torchx_dist.ddp(script="train.py", j="1:4")
+    assert "--rdzv_conf mode=auto " in roles.args[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "hinted"),
+    [
+        (["torchx", "run", "dist.ddp", "-j", "1:4"], True),
+        (["torchx", "run", "-s", "local_cwd", "dist.ddp", "-j", "1:4"], False),
+        (["torchx", "run", "--scheduler=slurm", "dist.ddp"], False),
+        (["pytest"], False),
+    ],
+)
+def test_a_machine_without_docker(argv, hinted, tmp_path, monkeypatch, capsys):
+    """torchx's default scheduler is docker's: who has none and names no other is told what to write."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    appdef.hint_without_docker(argv)
+    assert ("torchx run -s local_cwd" in capsys.readouterr().err) is hinted
+    shutil.copy(ROOT / "configs/torchxconfig", tmp_path / ".torchxconfig")
+    appdef.hint_without_docker(argv)
+    assert capsys.readouterr().err == ""
+
+
 @needs_torchx
 @pytest.mark.process
 def test_builtins_stay_visible(tmp_path):
@@ -116,9 +145,8 @@ def test_fixed_number_of_nodes_is_torchx_own(tmp_path):
 @needs_torchx
 @pytest.mark.process
 def test_really_run(etcd, tmp_path):
-    """The README's command, literally, with the example .torchxconfig: four nodes train a stock DDP script together."""
+    """The README's command, literally, without a .torchxconfig: four nodes train a stock DDP script together."""
     assert TORCHX_RUN in (ROOT / "README.md").read_text()
-    shutil.copy(ROOT / "configs/torchxconfig", tmp_path / ".torchxconfig")
     end_file = tmp_path / "end"
     end_file.touch()
     (tmp_path / "train.py").write_text(f"import sys\nsys.argv[1:] = [{str(end_file)!r}]\n{STOCK.read_text()}")

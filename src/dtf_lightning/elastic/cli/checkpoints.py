@@ -20,12 +20,14 @@ ACTIONS = ("list", "verify", "prune", "diff")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be asked."""
-    parser.add_argument("folder", metavar="FOLDER", help="a path, or a URL such as s3://bucket/run7")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="a path, or a URL such as s3://bucket/run7; FOLDER and ACTION in any order"
+    )
     parser.add_argument(
         "action",
         nargs="?",
-        choices=ACTIONS,
         default="list",
+        metavar="ACTION",
         help="list (default): metrics, sizes, integrity; verify: read every byte; prune: keep only the best and the "
         "most recent; diff A B: which tensors differ, by how much",
     )
@@ -45,10 +47,19 @@ def checkpoints(arguments: argparse.Namespace) -> int:
     """Run the command. Raises `DtfError` for what does not work."""
     from dtf_lightning.elastic.checkpoints.storage import open_storage
 
+    if arguments.action not in ACTIONS and arguments.folder in ACTIONS:
+        arguments.folder, arguments.action = arguments.action, arguments.folder
+    if arguments.action not in ACTIONS:
+        arguments.usage_error(f"{arguments.action!r} is none of the actions {', '.join(ACTIONS)}")
     storage = open_storage(arguments.folder)
     if arguments.action != "diff" and arguments.names:
         raise SettingsError(f"{arguments.action} takes no names; they were {' '.join(arguments.names)}")
     try:
+        if not storage.names():
+            raise SettingsError(
+                f"there are no checkpoints in {storage.url}: it does not exist, or is empty. Expected the folder that "
+                "BestCheckpoints(dirpath=...) was given; without one it is <default_root_dir>/checkpoints"
+            )
         if arguments.action == "diff":
             return _diff(storage, arguments)
         runs = _runs(storage, arguments.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
     from dtf_lightning.elastic.run.status import RunSummary
+
+_RUN = "the run's folder (<default_root_dir>/dtf/<run id>), one above it, or the run's id"
 
 
 def register(commands: Commands) -> None:
@@ -40,7 +43,7 @@ def register(commands: Commands) -> None:
     audit = add_command(
         commands, "audit", _audit, "which samples a run consumed, missed and repeated, by epoch and worker"
     )
-    audit.add_argument("folder", type=Path, metavar="RUN_DIR", help="the run's folder, with ledger/*.jsonl")
+    audit.add_argument("folder", type=Path, metavar="RUN", help=f"{_RUN}; or the folder of its ledgers")
     audit.add_argument("--samples", type=int, metavar="N", help="samples per epoch (default: the highest number + 1)")
     audit.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
@@ -48,8 +51,7 @@ def register(commands: Commands) -> None:
         commands, "report", _report, "what happened to a run and what it cost, as an HTML page or as text"
     )
     report.add_argument(
-        "run_dir", nargs="+", type=Path, metavar="RUN_DIR",
-        help="a run's folder, or one with a single run in dtf/; several: compare",
+        "run_dir", nargs="+", type=Path, metavar="RUN", help=f"{_RUN}; several: compare",
     )  # fmt: skip
     report.add_argument("--format", choices=("html", "text", "md", "json"), default="html", help="(default: html)")
     report.add_argument("--output", type=Path, metavar="FILE", help="(default: report.html in the first folder)")
@@ -104,8 +106,12 @@ def _audit(arguments: argparse.Namespace) -> int:
     import json
 
     from dtf_lightning.elastic.reports.ledger_audit import audit_run
+    from dtf_lightning.elastic.reports.run_folder import find_run
 
-    report = audit_run(arguments.folder, dataset_size=arguments.samples)
+    folder: Path = arguments.folder
+    if not any(folder.glob("*.jsonl")):
+        folder = find_run(folder)
+    report = audit_run(folder, dataset_size=arguments.samples)
     if arguments.json:
         print(json.dumps(report.to_json()))
     else:
@@ -115,18 +121,23 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from dtf_lightning.elastic.reports.report import write_report
+    from dtf_lightning.elastic.reports.run_folder import find_run
 
-    with Progress(_amount(*arguments.run_dir)):
-        written = write_report(arguments.run_dir, arguments.format, arguments.output)
+    run_dirs = [find_run(place) for place in arguments.run_dir]
+    width = shutil.get_terminal_size().columns if arguments.format == "text" and sys.stdout.isatty() else None
+    with Progress(_amount(*run_dirs)):
+        written = write_report(run_dirs, arguments.format, arguments.output, width=width)
     print(written)
     return DONE
 
 
 def _results_sync(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.elastic.reports.run_folder import find_run
     from dtf_lightning.elastic.reports.store import ResultsStore
 
+    run_dirs = [find_run(place) for place in arguments.run_dir]
     with ResultsStore(arguments.db) as store:
-        for run_dir in arguments.run_dir:
+        for run_dir in run_dirs:
             with Progress(_amount(run_dir)):
                 done = store.sync(run_dir)
             print(f"{done.run}: {done.new_lines} new lines from {done.files} files")
@@ -147,9 +158,10 @@ def _results_query(arguments: argparse.Namespace) -> int:
     from dtf_lightning.elastic.reports.store import ResultsStore
 
     if not arguments.db.exists():
-        raise SettingsError(f"there is no database {arguments.db}: make it with dtf results sync RUN_DIR")
+        raise SettingsError(f"there is no database {arguments.db}: make it with dtf results sync RUN")
+    form = arguments.format or (None if sys.stdout.isatty() else "csv")
     with ResultsStore(arguments.db, read_only=True) as store:
-        print(store.text(arguments.sql))
+        print(store.text(arguments.sql, form))
     return DONE
 
 
@@ -157,10 +169,14 @@ def _add_results(commands: Commands) -> None:
     results = commands.add_parser("results", help="runs in a DuckDB database, for questions in SQL")
     actions = results.add_subparsers(title="commands", required=True, metavar="ACTION")
     sync = add_command(actions, "sync", _results_sync, "take in what is new in runs' folders; twice changes nothing")
-    sync.add_argument("run_dir", nargs="+", type=Path, metavar="RUN_DIR", help="<default_root_dir>/dtf/<run id>")
+    sync.add_argument("run_dir", nargs="+", type=Path, metavar="RUN", help=_RUN)
     sync.add_argument("--parquet", type=Path, metavar="DIR", help="export every view there, too")
     query = add_command(actions, "query", _results_query, "print the answer to one SQL query")
     query.add_argument("sql", metavar="SQL")
+    query.add_argument(
+        "--format", choices=("csv", "json", "markdown", "table"),
+        help="all rows in this form (default: a box with the first ones on a terminal, else csv)",
+    )  # fmt: skip
     for action in (sync, query):
         action.add_argument("--db", type=Path, default=Path("results.duckdb"), help="(default: %(default)s)")
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run-dir",
         type=Path,
         metavar="DIR",
-        help="the run's folder, for steps and losses (default: dtf/RUN, if there)",
+        help="the run's folder, or one above it, for steps and losses (default: what is found below this folder)",
     )
     parser.add_argument(
         "--interval", type=_seconds, default=0.5, metavar="S", help="seconds between two looks (default: %(default)s)"
@@ -33,11 +33,12 @@ def watch(arguments: argparse.Namespace, store: EtcdStore) -> int:
     """0 when the run has finished, 1 when it was aborted."""
     from dtf_lightning.elastic.events import ELASTIC_EVENTS
     from dtf_lightning.elastic.reports import watch
+    from dtf_lightning.elastic.reports.run_folder import found_or_later, known_run
     from dtf_lightning.elastic.run.status import read_status
     from dtf_lightning.events.tail import EventTail
 
-    run_dir = arguments.run_dir or Path("dtf", arguments.run)
-    tail = EventTail(ELASTIC_EVENTS, run_dir) if arguments.run_dir is not None or run_dir.is_dir() else None
+    run_dir = known_run(arguments.run) if arguments.run_dir is None else found_or_later(arguments.run_dir)
+    tail = EventTail(ELASTIC_EVENTS, run_dir) if run_dir is not None else None
     run = watch.WatchedRun(arguments.run, lambda: read_status(store, arguments.run), tail)
     return DONE if watch.watch(run, _screen(arguments.plain), interval=arguments.interval) else FAILED
 

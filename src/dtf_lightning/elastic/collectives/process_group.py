@@ -38,6 +38,7 @@ import torch
 import torch.distributed as dist
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.collectives.excepthook import remove_torch_excepthooks
 from dtf_lightning.errors import GenerationBroken
 
 log = logging.getLogger(__name__)
@@ -299,6 +300,7 @@ class GenerationGroup:
             self._before = self._own = None
         if dist.is_initialized():
             dist.destroy_process_group()
+        remove_torch_excepthooks()
 
     def close(self) -> None:
         """Forget the group and end the connection to the store. Idempotent."""

@@ -17,7 +17,12 @@ from dtf_lightning.elastic.lightning.host.names import (
     SingleDeviceStrategy,
     rank_zero_info,
 )
-from dtf_lightning.elastic.lightning.host.trainer import on_sigterm, replace_strategy, set_cluster_environment
+from dtf_lightning.elastic.lightning.host.trainer import (
+    on_sigterm,
+    replace_strategy,
+    set_cluster_environment,
+    starts_processes,
+)
 from dtf_lightning.elastic.lightning.loops import make_loops_elastic
 from dtf_lightning.elastic.lightning.run.compatibility import refuse_module, refuse_trainer
 from dtf_lightning.elastic.lightning.run.current import current_run
@@ -167,6 +172,11 @@ class ElasticCallback(Callback):
         if self.run is not None:
             self.run.recorder.validation_done(trainer)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Refuse a strategy that failed before set-up, because it starts processes itself."""
+        if self.run is not None and self.run.trainer is None and isinstance(exception, ValueError):
+            refuse_strategy(trainer)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the epoch's data, so that a checkpoint resumes at the exact sample in any world."""
         if self.run is None:
@@ -216,14 +226,31 @@ def _refuse_a_second_fit(run: ElasticRun) -> None:
         )
 
 
+def refuse_strategy(trainer: pl.Trainer) -> None:
+    """Raise `SettingsError` for a strategy that cannot be made elastic."""
+    strategy = trainer.strategy
+    instead = 'Write Trainer(strategy="ddp", callbacks=[ElasticCallback()]).'
+    if starts_processes(strategy):
+        raise SettingsError(
+            "Trainer(strategy=...) is one of ddp_spawn, ddp_fork and ddp_notebook, which start processes themselves; under "
+            f"torchrun they are there already. {instead}"
+        )
+    if type(strategy) not in (DDPStrategy, SingleDeviceStrategy):
+        raise SettingsError(
+            f"Trainer(strategy={type(strategy).__name__}) cannot be made elastic: its process groups cannot be formed "
+            f"anew in mid-run. {instead}"
+        )
+
+
 def _make_strategy_elastic(trainer: pl.Trainer, run: ElasticRun) -> None:
     strategy = trainer.strategy
     if isinstance(strategy, ElasticDDPStrategy):
         return
+    refuse_strategy(trainer)
     if type(strategy) is DDPStrategy:
         strategy.__class__ = ElasticDDPStrategy
         strategy.adopt(run)  # type: ignore[attr-defined]
-    elif type(strategy) is SingleDeviceStrategy:
+    else:
         # Lightning chooses this strategy by default for one CPU or one GPU, however many workers torchrun started.
         elastic = ElasticDDPStrategy(
             accelerator=strategy.accelerator,
@@ -232,9 +259,4 @@ def _make_strategy_elastic(trainer: pl.Trainer, run: ElasticRun) -> None:
             precision_plugin=strategy.precision_plugin,
         )
         replace_strategy(trainer, elastic)
-    else:
-        raise SettingsError(
-            f"Trainer(strategy={type(strategy).__name__}) cannot be made elastic: its process groups cannot be formed "
-            'anew in mid-run. Write Trainer(strategy="ddp", callbacks=[ElasticCallback()]).'
-        )
     set_cluster_environment(trainer, run.environment)

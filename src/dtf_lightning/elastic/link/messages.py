@@ -109,14 +109,8 @@ class Dying(Message):
 
     kind: ClassVar[str] = "dying"
     error: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TurnedAway(Message):
-    """The worker was let in, but could not be given the run's state: its node leaves, and is not started anew."""
-
-    kind: ClassVar[str] = "turned_away"
-    reason: str
+    refused: bool = False
+    """The worker has found that its node does not belong into the run: starting it again would not help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +222,8 @@ class Refused(Message):
 _KINDS: dict[str, type[Message]] = {
     cls.kind: cls
     for cls in (
-        Hello, Ready, At, Active, Suspect, Leaving, Left, Finished, Dying, TurnedAway, Heartbeat,
-        Happened, Welcome, Prepare, Stop, Fail, Assign, Finish, Abort, Refused,
+        Hello, Ready, At, Active, Suspect, Leaving, Left, Finished, Dying, Heartbeat, Happened,
+        Welcome, Prepare, Stop, Fail, Assign, Finish, Abort, Refused,
     )
 }  # fmt: skip
 

@@ -156,13 +156,9 @@ class WorkerLink:
         self._closed = True
         self.send(messages.Left())
 
-    def dying(self, error: str) -> None:
-        """Say that this process is about to end by its own error."""
-        self.send(messages.Dying(error=error))
-
-    def turned_away(self, reason: str) -> None:
-        """Say that this worker cannot take part in the run, which goes on without its node."""
-        self.send(messages.TurnedAway(reason=reason))
+    def dying(self, error: str, *, refused: bool = False) -> None:
+        """Say that this process is about to end by its own error; `refused`: the node is not to be started again."""
+        self.send(messages.Dying(error=error, refused=refused))
 
     def send(self, message: messages.Message) -> None:
         """Send one message; that the agent may be gone is left to the listener."""

@@ -24,6 +24,7 @@ from dtf_lightning.elastic.events import ELASTIC_EVENTS, StepsDone
 from dtf_lightning.elastic.observe.ledger import read_ledger
 from dtf_lightning.elastic.observe.rescale_audit import GenerationCost, rescale_costs
 from dtf_lightning.elastic.reports.ledger_audit import audit_run
+from dtf_lightning.elastic.reports.run_folder import find_run
 from dtf_lightning.elastic.reports.step_samples import (
     COLUMNS,
     LAST_TIME,
@@ -69,21 +70,6 @@ def sync_run(connection: Connection, run_dir: Path) -> SyncReport:
 def _knows_events(connection: Connection, run: str) -> bool:
     tables = "(SELECT run FROM events UNION ALL SELECT run FROM step_samples)"
     return bool(connection.execute(f"SELECT 1 FROM {tables} WHERE run = ? LIMIT 1", [run]).fetchall())
-
-
-def find_run(folder: Path) -> Path:
-    """Return the run's folder: this one, or the only one in its `dtf/`. Raises `SettingsError`, naming those there."""
-    folder = folder.absolute()
-    if any(folder.glob("events/*.jsonl")):
-        return folder
-    below = sorted({path.parents[1] for path in folder.glob("dtf/*/events/*.jsonl")})
-    if len(below) == 1:
-        return below[0]
-    there = f"; the runs in it are: {', '.join(map(str, below))}" if below else ""
-    raise SettingsError(
-        f"{folder} is no run's folder: it has no events/*.jsonl{there}. A run's folder is "
-        "<default_root_dir>/dtf/<run id>, or what ElasticCallback(run_dir=...) was given"
-    )
 
 
 def _name_of(connection: Connection, run_dir: Path) -> str:

@@ -6,19 +6,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from dtf_lightning.elastic.reports.ingest import find_run
 from dtf_lightning.elastic.reports.page.html import page
 from dtf_lightning.elastic.reports.report_data import gather
+from dtf_lightning.elastic.reports.run_folder import find_run
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.elastic.reports.text import comparison, lines
+from dtf_lightning.elastic.reports.text import Style, comparison, lines
 from dtf_lightning.errors import SettingsError
 
 
-def write_report(run_dirs: Sequence[Path], form: str, output: Path | None) -> str:
+def write_report(run_dirs: Sequence[Path], form: str, output: Path | None, *, width: int | None = None) -> str:
     """Write the report of one run, or of several side by side; return what to print: the page's path, or the text.
 
     Args:
         form: `html`, `text`, `md` or `json`.
+        width: columns of the terminal that a text is to fit into; `None`: as wide as it takes.
         output: the file to write; `None` writes a page into the first run's folder, and a text nowhere.
 
     Raises `SettingsError` (no run's folder, newer events, plotly missing, the file cannot be written).
@@ -31,9 +32,9 @@ def write_report(run_dirs: Sequence[Path], form: str, output: Path | None) -> st
         case "json":
             text = json.dumps(accounts if len(accounts) > 1 else accounts[0], default=str, indent=2)
         case _:
-            markdown = form == "md"
-            body = lines(accounts[0], markdown=markdown) if len(accounts) == 1 else None
-            text = "\n".join(body or comparison(accounts, markdown=markdown))
+            style = Style(markdown=form == "md", width=width)
+            body = lines(accounts[0], style=style) if len(accounts) == 1 else None
+            text = "\n".join(body or comparison(accounts, style=style))
     if output is None:
         return text
     try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any
 
@@ -18,8 +21,26 @@ LABELS = {
 """The names of the buckets, for people."""
 
 
-def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
+GAP = "  "
+"""What lies between two columns."""
+NARROWEST = 12
+"""The width to which a column may be narrowed for a narrow terminal."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a report is laid out: as Markdown, or as text of at most so many columns (`None`: as wide as it takes)."""
+
+    markdown: bool = False
+    width: int | None = None
+
+
+PLAIN = Style()
+
+
+def lines(account: dict[str, Any], *, style: Style = PLAIN) -> list[str]:
     """Return the lines of the whole account."""
+    markdown = style.markdown
     run, goodput = account["run"], account["goodput"]
     title = f"run {run['run']}"
     found = [f"# {title}" if markdown else title, ""]
@@ -36,7 +57,7 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
         ),
     ]
     found += [f"attention: {line}" for line in warnings(account)]
-    found += ["", *heading("Generations", markdown)]
+    found += ["", *heading("Generations", style)]
     found += table(
         ("generation", "why", "world", "at step", "pause ms", "worst"),
         [
@@ -44,10 +65,10 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
              milliseconds(g["worst_pause"]))
             for g in account["generations"]
         ],
-        markdown,
+        style,
     )  # fmt: skip
-    found += _pauses(account, markdown)
-    found += ["", *heading("Where the time went", markdown)] if goodput["wall"] else []
+    found += _pauses(account, style)
+    found += ["", *heading("Where the time went", style)] if goodput["wall"] else []
     found += table(
         ("bucket", "seconds", "share") if goodput["wall"] else (),
         [
@@ -55,23 +76,24 @@ def lines(account: dict[str, Any], *, markdown: bool = False) -> list[str]:
             for bucket in BUCKETS
             if goodput["total"][bucket]
         ],
-        markdown,
+        style,
     )
     if account["paces"]:
-        found += ["", *heading("Workers beside the median", markdown)]
+        found += ["", *heading("Workers beside the median", style)]
         found += table(
             ("worker", "busy ms of a step", "relative"),
             [(pace["worker"], f"{1000 * pace['busy']:.1f}", f"{pace['relative']:.2f}") for pace in account["paces"]],
-            markdown,
+            style,
         )
     if account["audits"]:
         names = ("epoch", "consumed", "missing", "repeated", "padding")
-        found += ["", *heading("Samples", markdown)]
-        found += table(names, [[audit[name] for name in names] for audit in account["epochs"]], markdown)
-    return found + _checkpoints(account, markdown) + _environment(account, markdown)
+        found += ["", *heading("Samples", style)]
+        found += table(names, [[audit[name] for name in names] for audit in account["epochs"]], style)
+    found += _checkpoints(account, style) + _environment(account, style)
+    return found if style.width is None else [piece for line in found for piece in _wrapped(line, style.width)]
 
 
-def _pauses(account: dict[str, Any], markdown: bool) -> list[str]:
+def _pauses(account: dict[str, Any], style: Style) -> list[str]:
     rows = [
         (g["generation"], g["rescale"], *(milliseconds(g[phase]) for phase in PHASES))
         for g in account["generations"]
@@ -80,10 +102,10 @@ def _pauses(account: dict[str, Any], markdown: bool) -> list[str]:
     if not rows:
         return []
     head = ("generation", "rescale", *(phase.replace("_", " ") for phase in PHASES))
-    return ["", *heading("Pauses by phase, ms", markdown), *table(head, rows, markdown)]
+    return ["", *heading("Pauses by phase, ms", style), *table(head, rows, style)]
 
 
-def _checkpoints(account: dict[str, Any], markdown: bool) -> list[str]:
+def _checkpoints(account: dict[str, Any], style: Style) -> list[str]:
     if not account["checkpoints"]:
         return []
     rows = [
@@ -92,10 +114,10 @@ def _checkpoints(account: dict[str, Any], markdown: bool) -> list[str]:
         for c in account["checkpoints"]
     ]  # fmt: skip
     head = ("step", "epoch", "file", "bytes", "took ms", "")
-    return ["", *heading("Checkpoints", markdown), *table(head, rows, markdown)]
+    return ["", *heading("Checkpoints", style), *table(head, rows, style)]
 
 
-def _environment(account: dict[str, Any], markdown: bool) -> list[str]:
+def _environment(account: dict[str, Any], style: Style) -> list[str]:
     """Describe what is trained and the nodes' hardware; what differs between nodes is listed by node."""
     rows = [(key.replace("_", " "), _value(value)) for key, value in account["description"].items()]
     nodes = account["hardware"]
@@ -107,7 +129,7 @@ def _environment(account: dict[str, Any], markdown: bool) -> list[str]:
             rows += [(f"{key.replace('_', ' ')} of {node}", value) for node, value in values.items()]
     if not rows:
         return []
-    return ["", *heading("Environment", markdown), *table(("", ""), rows, markdown)]
+    return ["", *heading("Environment", style), *table(("", ""), rows, style)]
 
 
 def _value(value: Any) -> str:
@@ -136,7 +158,7 @@ def warnings(account: dict[str, Any]) -> list[str]:
     return found
 
 
-def comparison(accounts: Sequence[dict[str, Any]], *, markdown: bool = False) -> list[str]:
+def comparison(accounts: Sequence[dict[str, Any]], *, style: Style = PLAIN) -> list[str]:
     """Return the lines of several accounts side by side."""
 
     def row(label: str, values: Iterable[Any]) -> list[Any]:
@@ -159,7 +181,7 @@ def comparison(accounts: Sequence[dict[str, Any]], *, markdown: bool = False) ->
         for bucket in BUCKETS
         if any(a["goodput"]["total"][bucket] for a in accounts)
     ]
-    return table(("", *(a["run"]["run"] for a in accounts)), body, markdown)
+    return table(("", *(a["run"]["run"] for a in accounts)), body, style)
 
 
 def _last(values: Sequence[float | None]) -> str:
@@ -167,21 +189,52 @@ def _last(values: Sequence[float | None]) -> str:
     return f"{known[-1]:.4g}" if known else "-"
 
 
-def heading(text: str, markdown: bool) -> list[str]:
+def heading(text: str, style: Style) -> list[str]:
     """Return a section's heading, underlined or with Markdown's marks."""
-    return [f"## {text}", ""] if markdown else [text, "-" * len(text)]
+    return [f"## {text}", ""] if style.markdown else [text, "-" * len(text)]
 
 
-def table(head: Sequence[str], body: Iterable[Sequence[Any]], markdown: bool) -> list[str]:
-    """Return the lines of a table, with aligned columns or with Markdown's."""
+def table(head: Sequence[str], body: Iterable[Sequence[Any]], style: Style) -> list[str]:
+    """Return the lines of a table: aligned columns that fit into the style's width, or Markdown's.
+
+    Long cells are broken. Where even that does not help, each row is a block of its own with a line for each column.
+    """
     rows = [["-" if cell is None else str(cell) for cell in row] for row in (head, *body)]
     if not head:
         return []
-    if markdown:
+    if style.markdown:
         cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
         return [f"| {cells[0]} |", "|" + "---|" * len(head), *(f"| {row} |" for row in cells[1:])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if style.width is not None:
+        widths = _narrowed(widths, style.width)
+        if sum(widths) + len(GAP) * (len(widths) - 1) > style.width:
+            return [line for row in rows[1:] for line in (*_block(rows[0], row), "")][:-1]
+    return [line for row in rows for line in _aligned(row, widths)]
+
+
+def _narrowed(widths: Sequence[int], width: int) -> list[int]:
+    """Take from the widest columns until the table fits, or until none is wider than `NARROWEST`."""
+    widths = list(widths)
+    while sum(widths) + len(GAP) * (len(widths) - 1) > width and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    pieces = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
+    return [
+        GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip_longest(*pieces, fillvalue="")
+    ]
+
+
+def _block(head: Sequence[str], row: Sequence[str]) -> list[str]:
+    return [f"{name}: {cell}" if name else cell for name, cell in zip(head, row, strict=True)]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    return [line] if len(line) <= width else textwrap.wrap(line, width)
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -25,6 +25,8 @@ class RunStatus:
     run_id: str
     phase: RunPhase | None
     """`None` before the run's first leader."""
+    mode: str
+    """`live` or `restart`; empty before the run's first leader."""
     reason: str
     """What is waited for, in the leader's words; or why the run is over."""
     paused: bool
@@ -50,7 +52,8 @@ class RunStatus:
             if generation is not None
             else "no generation yet"
         )
-        lines = [f"run {self.run_id}: {phase}, {where}, {self.min_nodes} to {self.max_nodes} nodes"]
+        mode = f"mode={self.mode}, " if self.mode else ""
+        lines = [f"run {self.run_id}: {phase}, {mode}{where}, {self.min_nodes} to {self.max_nodes} nodes"]
         if generation is not None and generation.reason:
             lines.append(f"formed because: {generation.reason}")
         if self.reason:
@@ -100,6 +103,7 @@ def read_status(store: Store, run_id: str) -> RunStatus:
     return RunStatus(
         run_id=run_id,
         phase=view.run.phase if view.run is not None else None,
+        mode=run.mode if view.run is not None else "",
         reason=run.reason if over else note.reason if note is not None else "",
         paused=not over and note is not None and note.paused,
         leader=leader.node if leader is not None else None,

@@ -27,8 +27,15 @@ from dtf_lightning.elastic.agent.restart.spares import Spares
 from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.run.keys import RESTART
 from dtf_lightning.elastic.settings import AgentSettings
+from dtf_lightning.elastic.torchrun.last_words import install_last_words
 from dtf_lightning.elastic.torchrun.live_handler import LiveRendezvousHandler
-from dtf_lightning.elastic.torchrun.modes import num_workers_asked, resolve_mode, training_script
+from dtf_lightning.elastic.torchrun.modes import (
+    num_workers_asked,
+    resolve_mode,
+    script_arguments,
+    started_by_torchrun,
+    training_script,
+)
 from dtf_lightning.elastic.torchrun.restart_handler import RestartRendezvousHandler
 from dtf_lightning.etcd.access import EtcdAccess
 from dtf_lightning.etcd.store import Store
@@ -61,13 +68,15 @@ def create_handler(params: RendezvousParameters) -> RendezvousHandler:
     Raises `SettingsError` (flags, --rdzv-conf), `StoreUnavailable`, `AuthenticationFailed` (etcd).
     """
     _log_to_stderr()
+    if started_by_torchrun(sys.argv):
+        install_last_words()
     settings = AgentSettings.from_rdzv_conf(params.min_nodes, params.max_nodes, params.config)
     if settings.notice is not None:
         notice_source(settings.notice)  # its mistakes are the user's to hear of before anything is started
+    mode = resolve_mode(settings.mode, training_script(sys.argv), script_arguments(sys.argv))
     with ExitStack() as parts:
         store = _access(settings).connect(params.endpoint)
         parts.callback(store.close)
-        mode = resolve_mode(settings.mode, training_script(sys.argv))
         if settings.warm and mode != RESTART:
             log.warning("warm=true is of use in restart mode only; this run is live")
         name = node_id()

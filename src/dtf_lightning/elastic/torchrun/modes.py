@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from argparse import Namespace
-from pathlib import Path
+from collections.abc import Sequence
+
+from dtf_lightning.elastic.torchrun.script_files import own_files
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +28,13 @@ def num_workers_asked(argv: list[str]) -> int:
     return int(determine_local_world_size(arguments.nproc_per_node)) if arguments is not None else 1
 
 
+def started_by_torchrun(argv: list[str]) -> bool:
+    """Whether torchrun is the program that starts the agent, and not a launch by API or a test."""
+    return bool(argv) and bool(re.search(r"torchrun$|torch/distributed/(run|launch)\.py$", argv[0]))
+
+
 def _torchrun_arguments(argv: list[str]) -> Namespace | None:
-    if not argv or not re.search(r"torchrun$|torch/distributed/(run|launch)\.py$", argv[0]):
+    if not started_by_torchrun(argv):
         return None
     from torch.distributed.run import get_args_parser
 
@@ -37,23 +44,37 @@ def _torchrun_arguments(argv: list[str]) -> Namespace | None:
         return None
 
 
-def resolve_mode(mode: str, script: str) -> str:
-    """`live` or `restart`. For `auto`: restart for a script that can be read and never names this package.
+def script_arguments(argv: list[str]) -> list[str]:
+    """The script's own arguments; none when another program than torchrun starts the agent."""
+    arguments = _torchrun_arguments(argv)
+    return list(arguments.training_script_args) if arguments is not None else []
 
-    A script that only imports what constructs `ElasticCallback` gets restart, which is slower but right; one that cannot
-    be read gets live, which stops a script without the callback with an error.
+
+def resolve_mode(mode: str, script: str, arguments: Sequence[str] = ()) -> str:
+    """`live` or `restart`, and say so in the log. For `auto`: restart for a script of which no own file names this package.
+
+    A script whose files cannot be found gets live, which stops a script without the callback with an error. `arguments`
+    are the script's own, among which configuration files count.
     """
     if mode != "auto":
+        log.info("mode=%s, as asked for", mode)
         return mode
-    try:
-        text = Path(script).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return "live"
-    if OUR_NAME in text:
+    num_read = 0
+    for path in own_files(script, arguments):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if OUR_NAME in text:
+            log.info("mode=live: %s names %s", path, OUR_NAME)
+            return "live"
+        num_read += 1
+    if not num_read:
+        log.info("mode=live: the files of %r could not be read", script)
         return "live"
     log.info(
-        "mode=auto: %s does not name %s, so its workers are started anew on every change (mode=restart); if "
-        "ElasticCallback is constructed elsewhere, ask for it with --rdzv-conf mode=live",
-        *(script, OUR_NAME),
+        "mode=restart: workers are started anew on every change, for neither %s nor what it imports of its own (%d files) "
+        "names %s; if the script constructs ElasticCallback all the same, ask for --rdzv-conf mode=live",
+        *(script, num_read, OUR_NAME),
     )
     return "restart"

@@ -9,6 +9,10 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
+import sys
+from configparser import ConfigParser
+from pathlib import Path
 from typing import Any
 
 from dtf_lightning.elastic.settings import AgentSettings
@@ -18,6 +22,23 @@ from dtf_lightning.errors import SettingsError
 HINT = "torchx is not installed; it is an extra: pip install 'dtf-lightning[torchx]'"
 MAX_RESTARTS = 100
 """Number of a node's own failed starts; the run itself ends after `max_consecutive_failures`."""
+
+
+def hint_without_docker(argv: list[str]) -> None:
+    """Say how to run here, if `torchx run` is about to use its default scheduler, docker's, on a machine without docker.
+
+    torchx itself ends with a traceback of docker's library then, after the component has been made.
+    """
+    if not argv or Path(argv[0]).name != "torchx" or shutil.which("docker") is not None:
+        return
+    named = any(re.match(r"(-s|--scheduler)(=|$)", word) for word in argv)
+    configuration = ConfigParser()
+    configuration.read([Path.home() / ".torchxconfig", ".torchxconfig"])
+    if not named and configuration.get("cli:run", "scheduler", fallback="") == "":
+        sys.stderr.write(
+            "dtf: there is no docker here, which torchx schedules with by default. On this machine: "
+            "torchx run -s local_cwd dist.ddp ..., or `scheduler = local_cwd` under [cli:run] in .torchxconfig\n"
+        )
 
 
 def is_elastic(j: str) -> bool:
@@ -49,6 +70,7 @@ def elastic_ddp(*script_args: str, j: str, endpoint: str | None, conf: str, max_
     `endpoint`: etcd's endpoint; by default that of `DTF_ETCD_ENDPOINT` where torchx is run. `conf`: as `--rdzv-conf`.
     Raises `SettingsError` for a bad `j` or `conf`, before anything is scheduled.
     """
+    hint_without_docker(sys.argv)
     j = with_workers(j)
     low, _, rest = j.partition(":")
     nodes = (int(low), int(rest.partition("x")[0])) if rest else (int(j.partition("x")[0]),) * 2

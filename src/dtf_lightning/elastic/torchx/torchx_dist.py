@@ -30,13 +30,13 @@ def ddp(
     rdzv_port: int = 29500,
     rdzv_backend: Optional[str] = None,
     rdzv_endpoint: Optional[str] = None,
-    rdzv_conf: str = "mode=restart",
+    rdzv_conf: str = "mode=auto",
     max_restarts: int = appdef.MAX_RESTARTS,
     mounts: Optional[List[str]] = None,
     debug: bool = False,
     tee: int = 3,
 ) -> AppDef:
-    """Run torchx's dist.ddp; with -j MIN:MAX nodes join and leave on etcd (any script, restarted on every change).
+    """Run torchx's dist.ddp; with -j MIN:MAX nodes join and leave on etcd, in the mode that the script asks for.
 
     Args:
         script_args: arguments to the main module

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from dtf_lightning.errors import SettingsError, StoreError
 from dtf_lightning.etcd.server.process import ServerProcess
-from dtf_lightning.etcd.wire.version import EtcdVersion, Support, parse_version
+from dtf_lightning.etcd.wire.version import EtcdVersion, Support, parse_version, version_warning
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +190,7 @@ def _greeting(etcd: EmbeddedEtcd, *, keeps_data: bool) -> list[str]:
     data = f"kept in {etcd.data_dir}" if keeps_data else "forgotten when it stops"
     return [
         f"etcd {etcd.version} listens on {etcd.endpoint} (this machine only; its data is {data}).",
+        *filter(None, [version_warning(etcd.version)]),
         "Start each node of a run with:",
         f"  {torchrun}",
         "Ctrl-C stops it.",

@@ -27,6 +27,7 @@ RESEND_PAUSE = 2.0
 class Admission:
     """This node's way into the run's instance. Used by the loop's thread only."""
 
+    node: str
     settings: ElasticSettings
     clock: Clock
     instance: str = ""
@@ -70,9 +71,15 @@ class Admission:
             self._refuse(view, difference)
 
     def _refuse(self, view: RunView, difference: str) -> None:
+        others = view.participants(other_than=self.node)
+        state = (
+            f"The run goes on without it (nodes: {', '.join(others)})"
+            if others
+            else "Nobody of the run is left, but it can go on where it stopped"
+        )
         self.refusal = (
-            f"this node may not join run {view.keys.run_id!r}: {difference}. The run goes on without it; start the "
-            "node with the run's script and settings, or give it a --rdzv-id of its own"
+            f"this node may not join run {view.keys.run_id!r}: {difference}. {state}; start the node with the run's script "
+            "and settings, or give it a --rdzv-id of its own"
         )
 
     def _fingerprint(self, worker: Fingerprint) -> Fingerprint:

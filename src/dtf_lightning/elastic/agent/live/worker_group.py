@@ -127,9 +127,11 @@ class WorkerGroup:
                 worker.released = True
                 self._note_gone()
             case messages.Dying():
-                self.fail(f"worker {worker.local_rank} failed: {_first_line(message.error)}")
-            case messages.Heartbeat() | messages.Happened() | messages.TurnedAway():
-                pass  # the agent itself refuses a node one of whose workers was turned away
+                self._refused = self._refused or (message.refused and not self.failed)
+                said = "was refused" if message.refused else "failed"
+                self.fail(f"worker {worker.local_rank} {said}: {_first_line(message.error)}")
+            case messages.Heartbeat() | messages.Happened():
+                pass
             case _:
                 raise AssertionError(f"a worker does not send {message!r}")
 
@@ -319,7 +321,7 @@ class WorkerGroup:
 
     def refuse(self, reason: str) -> Orders:
         """This node may not enter the run; its workers raise."""
-        self._refused = self.ever_in_a_generation and not self.failed
+        self._refused = self._refused or (self.ever_in_a_generation and not self.failed)
         for worker in self.workers.values():
             yield worker, messages.Refused(reason=reason)
         self.fail(reason)

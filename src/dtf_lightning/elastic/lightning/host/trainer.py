@@ -27,6 +27,11 @@ def replace_strategy(trainer: Any, strategy: Any) -> None:
     trainer._accelerator_connector.strategy = strategy
 
 
+def starts_processes(strategy: Any) -> bool:
+    """Tell whether this is a `DDPStrategy` that forks or spawns its processes: `ddp_spawn`, `ddp_fork`, `ddp_notebook`."""
+    return getattr(strategy, "_start_method", "popen") != "popen"
+
+
 def syncs_batch_norm(strategy: Any) -> bool:
     """Tell whether `Trainer(sync_batchnorm=True)` is set."""
     return strategy._layer_sync is not None

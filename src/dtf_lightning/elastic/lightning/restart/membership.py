@@ -240,11 +240,8 @@ class RestartMembership:
             return Verdict.RESCALE
         return Verdict.GOODBYE if isinstance(error, WorkerLeft) else Verdict.OWN
 
-    def failed(self, error: str) -> None:  # noqa: ARG002  torchelastic sees it
+    def failed(self, error: BaseException) -> None:  # noqa: ARG002  torchelastic sees it
         self.break_off()
-
-    def turned_away(self, reason: str) -> None:
-        self.failed(reason)
 
     def break_off(self) -> None:
         """Cut the process group at once: peers in the next step's collectives wait for this worker."""

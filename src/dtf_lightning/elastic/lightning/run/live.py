@@ -29,7 +29,7 @@ from dtf_lightning.elastic.link.messages import Happened, Welcome
 from dtf_lightning.elastic.link.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_sources, send_from
-from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted, StateRefused
+from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted, RunRefused, StateRefused
 from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ log = logging.getLogger("dtf_lightning")
 
 VERDICT_FACTOR = 10
 """Number of `rescale_timeout`s that a suspected failure waits for the leader's decision: etcd may be unreachable."""
+
+
+MOST_TOLD = 2000
+"""The characters of an error that the agent is told."""
 
 
 class LiveMembership:
@@ -98,8 +102,6 @@ class LiveMembership:
             raise RunAborted(self.link.abort_reason) from None
         if isinstance(error, (StopForRescale, GenerationBroken)):
             return Verdict.RESCALE
-        if isinstance(error, StateRefused):
-            return Verdict.REFUSED
         if isinstance(error, Exception) and not isinstance(error, DtfError):
             if self.link.broken:
                 return Verdict.RESCALE
@@ -110,12 +112,9 @@ class LiveMembership:
                 return Verdict.RESCALE
         return Verdict.GOODBYE if isinstance(error, (WorkerLeft, RunAborted)) else Verdict.OWN
 
-    def failed(self, error: str) -> None:
-        self.link.dying(error)
-        self.group.cut()
-
-    def turned_away(self, reason: str) -> None:
-        self.link.turned_away(reason)
+    def failed(self, error: BaseException) -> None:
+        refused = isinstance(error, RunRefused)
+        self.link.dying((str(error) if refused else f"{type(error).__name__}: {error}")[:MOST_TOLD], refused=refused)
         self.group.cut()
 
     def break_off(self) -> None:

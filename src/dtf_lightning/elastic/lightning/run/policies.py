@@ -32,7 +32,6 @@ class Verdict(Enum):
 
     RESCALE = "the end of a generation: unwind, and go on in the next one"
     OWN = "this process's own failure: the others are told, and it ends"
-    REFUSED = "this process cannot take part in the run: its node is not started anew"
     GOODBYE = "the end that was announced already"
 
 
@@ -82,11 +81,8 @@ class Membership(Protocol):
     def verdict(self, error: BaseException) -> Verdict:
         """Classify the exception. Raises `RunAborted` in place of what the aborted collectives have raised."""
 
-    def failed(self, error: str) -> None:
+    def failed(self, error: BaseException) -> None:
         """Tell the other workers that this process ends by a failure of its own."""
-
-    def turned_away(self, reason: str) -> None:
-        """Tell that this process ends because it cannot take part in the run, which is no failure of a member."""
 
     def break_off(self) -> None:
         """Release peers that wait for this worker; called when it begins to unwind."""

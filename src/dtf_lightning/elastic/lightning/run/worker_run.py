@@ -347,11 +347,9 @@ class WorkerRun:
             raise
         if verdict is Verdict.RESCALE:
             return True
-        if verdict in (Verdict.OWN, Verdict.REFUSED):
-            text = f"{type(error).__name__}: {error}"[:2000]
-            self.reporter.failed(text)
-            tell = self.membership.turned_away if verdict is Verdict.REFUSED else self.membership.failed
-            tell(str(error)[:2000] if verdict is Verdict.REFUSED else text)
+        if verdict is Verdict.OWN:
+            self.reporter.failed(f"{type(error).__name__}: {error}"[:2000])
+            self.membership.failed(error)
         self.reporter.run_log.holding = False
         return False
 
