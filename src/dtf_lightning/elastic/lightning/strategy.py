@@ -153,7 +153,8 @@ class ElasticDDPStrategy(DDPStrategy):
     ) -> Any:
         # The first hook behind the step, so that one of the user's that raises does not hide that weights have changed.
         hook = optimizer.register_step_post_hook(self._stepped)
-        hook.hooks_dict_ref().move_to_end(hook.id, last=False)
+        hooks: Any = hook.hooks_dict_ref()
+        hooks.move_to_end(hook.id, last=False)
         try:
             result = super().optimizer_step(optimizer, self.run.optimizer_closure(closure), model, **kwargs)
         finally:
