@@ -9,7 +9,7 @@ and hashed by CRC-32.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
@@ -27,21 +27,32 @@ def hash_tensors(tensors: Iterable[torch.Tensor]) -> list[int]:
 
     Synchronises with each device twice at most, however many tensors there are.
     """
-    contents = [_bytes_of(tensor) for tensor in tensors]
-    small: dict[torch.device, list[int]] = {}
-    large: dict[torch.device, list[int]] = {}
-    for index, content in enumerate(contents):
-        (small if content.numel() < SMALL else large).setdefault(content.device, []).append(index)
-    hashes = [0] * len(contents)
-    for device, indices in small.items():
-        pieces = [contents[index] for index in indices]
-        for index, piece in zip(indices, pieces if device.type == "cpu" else _fetch(pieces), strict=True):
-            hashes[index] = zlib.crc32(piece.numpy().data)
-    for indices in large.values():
-        values = torch.stack([_sum(contents[index]) for index in indices]).tolist()
-        for index, value in zip(indices, values, strict=True):
+    hashes: list[int] = []
+    # By device, each with its place in the answer: (bytes,)
+    small: dict[torch.device, list[tuple[int, torch.Tensor]]] = {}
+    large: dict[torch.device, list[tuple[int, torch.Tensor]]] = {}
+    for index, tensor in enumerate(tensors):
+        hashes.append(0)
+        if tensor.nbytes >= SMALL:
+            large.setdefault(tensor.device, []).append((index, _bytes_of(tensor)))
+        elif tensor.device.type == "cpu" and tensor.dtype in _IN_NUMPY and tensor.is_contiguous():
+            hashes[index] = zlib.crc32(tensor.detach().numpy().data)
+        else:
+            small.setdefault(tensor.device, []).append((index, _bytes_of(tensor)))
+    for pieces in small.values():
+        fetched = torch.cat([piece for _, piece in pieces]).cpu()
+        parts = torch.split(fetched, [piece.numel() for _, piece in pieces])
+        for (index, _), part in zip(pieces, parts, strict=True):
+            hashes[index] = zlib.crc32(part.numpy().data)
+    for pieces in large.values():
+        values = torch.stack([_sum(content) for _, content in pieces]).tolist()
+        for (index, _), value in zip(pieces, values, strict=True):
             hashes[index] = value
     return hashes
+
+
+_IN_NUMPY = {torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool}
+"""The common dtypes that numpy has, too; others are viewed as bytes first."""
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -52,10 +63,6 @@ def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     if values.stride(0) != 1:  # of no element or one, whose stride may be any
         values = values.clone(memory_format=torch.contiguous_format)
     return values.view(torch.uint8)
-
-
-def _fetch(pieces: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    return torch.split(torch.cat(list(pieces)).cpu(), [piece.numel() for piece in pieces])
 
 
 def _sum(content: torch.Tensor) -> torch.Tensor:

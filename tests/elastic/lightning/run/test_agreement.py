@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dtf_lightning.elastic.lightning.callback import ElasticCallback
 from dtf_lightning.elastic.lightning.run.agreement import (
     Checksum,
     buffers_of,
@@ -18,6 +19,7 @@ from dtf_lightning.elastic.lightning.run.agreement import (
     state_of,
     to_refuse,
 )
+from dtf_lightning.errors import SettingsError
 from support.elastic.run_of_one import Net, fit
 
 
@@ -83,3 +85,11 @@ def test_what_is_compared(tmp_path: Path, name: str) -> None:
     with torch.no_grad():
         CHANGES[name](outcome.trainer, outcome.model)
     assert first_difference(before, state_of(outcome.trainer) | buffers_of(outcome.model)) == name
+
+
+@pytest.mark.parametrize("number", [0, -5])
+def test_a_number_of_steps_that_is_none(number: int) -> None:
+    with pytest.raises(
+        SettingsError, match=f"verify_every_n_steps={number}.: expected a number of optimizer steps, at least 1"
+    ):
+        ElasticCallback(verify_every_n_steps=number)

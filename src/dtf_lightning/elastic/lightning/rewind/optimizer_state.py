@@ -1,8 +1,8 @@
 """These functions take the state of optimizers and learning rate schedulers, and give it to those of another worker.
 
 A parameter is known by its name in the module, so that a worker takes over groups that a callback has added, split or
-reordered in mid-run (`BackboneFinetuning`), and a scheduler that a callback has put into another one's place
-(`StochasticWeightAveraging`).
+reordered in mid-run (`BackboneFinetuning`). A scheduler that a callback has put into another one's place, as
+`StochasticWeightAveraging` does, is made here, too.
 """
 
 from __future__ import annotations

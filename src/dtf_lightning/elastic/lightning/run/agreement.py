@@ -317,7 +317,7 @@ class _Collector:
         """Return the value with its tensors taken out; of an object of another class its class alone is compared."""
         if isinstance(value, torch.Tensor):
             self._tensors.append(value)
-            return _Hashed(len(self._tensors) - 1, f"{value.dtype} {tuple(value.shape)}")
+            return _Hashed(len(self._tensors) - 1)
         if isinstance(value, dict):
             return {repr(key): self._plain(item) for key, item in sorted(value.items(), key=lambda item: repr(item[0]))}
         if isinstance(value, list | tuple):
@@ -330,12 +330,11 @@ class _Collector:
 @dataclass(frozen=True)
 class _Hashed:
     number: int
-    kind: str
 
 
 def _text(value: Any, hashes: list[int]) -> str:
     if isinstance(value, _Hashed):
-        return f"#{hashes[value.number] % 2**64:016x} {value.kind}"
+        return f"#{hashes[value.number]:x}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_text(item, hashes)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
