@@ -46,11 +46,11 @@ def test_groups_that_a_callback_has_added(make_run):
     ("hook_raises", "ZeroDivisionError: in the user's hook"), ("does_not_pickle", "cannot pickle '_thread.lock' object"),
 ])  # fmt: skip
 def test_state_that_cannot_be_packed(make_run, recipe, reason):
-    """The joiner is refused with the reason and exit code 1, does not begin at step 0, and the run goes on to its end."""
+    """The joining node is refused with the reason and exit code 1, does not begin at step 0, and the run goes on to its end."""
     run = make_run(replace(OPEN_END, recipe=recipe), min_nodes=2)
     run.start("a", "b")
     before = run.wait_for_world(2)
-    run.start("c")
+    run.start("c", num_workers=2)
     after = run.wait_for_world(2, after=before + 1)
     run.wait_for_steps(6)
     run.stop()
@@ -60,7 +60,7 @@ def test_state_that_cannot_be_packed(make_run, recipe, reason):
     assert "this worker (c/0) may not join: the state of the run could not be packed on" in run.nodes["c"].log()
     assert reason in run.nodes["c"].log()
     assert reason in run.nodes["a"].log()
-    assert "c/0 may not join" in run.nodes["b"].log()
+    assert "c/0, c/1 may not join" in run.nodes["b"].log()
     run.check(survivors=2, complete=False)
 
 
