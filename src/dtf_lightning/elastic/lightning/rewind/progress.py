@@ -166,7 +166,7 @@ class TrainingProgress:
 
         That is one of plain Lightning's in mid-epoch; 0 for any other, and where nothing was loaded.
         """
-        batches = trainer.fit_loop.epoch_loop.batch_progress
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress
         if self.trained or self.loaded is not None or batches.is_last_batch:
             return 0
         return int(batches.current.processed)
