@@ -57,6 +57,7 @@ class AsyncSaver:
         Raises an earlier save's error, `CheckpointError` when none can be accepted for too long, and whatever pickling
         the state raises.
         """
+        self.wait_until_copied()
         self._writer.reserve()
         staging = self._stagings[self._num_saves % len(self._stagings)]
         staged = self._copying = staging.begin(state, steady=() if self._was_torn else steady())
@@ -75,6 +76,7 @@ class AsyncSaver:
 
     def submit(self, job: Job) -> None:
         """Do this on the thread, after what was saved before. Raises as `save`."""
+        self.wait_until_copied()
         self._writer.submit(job)
 
     def copy(self, state: Any) -> Any:
@@ -94,4 +96,5 @@ class AsyncSaver:
 
     def flush(self) -> None:
         """Wait until all is written. Raises an earlier save's error, `CheckpointError` after too long."""
+        self.wait_until_copied()
         self._writer.flush()
