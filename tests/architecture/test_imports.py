@@ -99,9 +99,7 @@ WIDE: dict[str, str] = {"elastic.agent.live.agent": "about to be divided"}
 """Module with more imports -> why."""
 
 
-TANGLED: dict[str, str] = {
-    "elastic.checkpoints.storage": "makes remote storages, which are storages",
-}
+TANGLED: dict[str, str] = {}
 """A module of a cycle -> why."""
 
 
