@@ -18,13 +18,18 @@ from dtf_lightning.elastic.lightning.host.names import (
     rank_zero_info,
 )
 from dtf_lightning.elastic.lightning.host.trainer import (
+    is_running,
     on_sigterm,
     replace_strategy,
     set_cluster_environment,
     starts_processes,
 )
 from dtf_lightning.elastic.lightning.loops import make_loops_elastic
-from dtf_lightning.elastic.lightning.run.compatibility import refuse_module, refuse_trainer
+from dtf_lightning.elastic.lightning.run.compatibility import (
+    refuse_finders,
+    refuse_module,
+    refuse_trainer,
+)
 from dtf_lightning.elastic.lightning.run.current import current_run
 from dtf_lightning.elastic.lightning.run.interface import ElasticRun
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
@@ -140,6 +145,7 @@ class ElasticCallback(Callback):
                 self._said = True
                 rank_zero_info(INERT)
             return
+        refuse_finders(trainer)
         if stage != "fit":
             return
         make_elastic(trainer, pl_module, self.run)
@@ -194,7 +200,7 @@ def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
 def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: ElasticRun) -> None:
     """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` where that is impossible."""
     refuse_another(trainer, PACKAGE)
-    _refuse_a_second_fit(run)
+    _refuse_a_second_fit(run, trainer)
     refuse_module(pl_module)
     refuse_trainer(trainer, run.settings.batches)
     _make_strategy_elastic(trainer, run)
@@ -206,7 +212,12 @@ def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: Elasti
     on_sigterm(trainer, lambda: run.leaving("SIGTERM"))
 
 
-def _refuse_a_second_fit(run: ElasticRun) -> None:
+def _refuse_a_second_fit(run: ElasticRun, trainer: pl.Trainer) -> None:
+    if run.trainer is not None and run.trainer is not trainer and is_running(run.trainer):
+        raise SettingsError(
+            "another Trainer of this process is in `fit` and trains in the elastic run; a second one inside of it would "
+            "take the run away from it. Give the inner Trainer its callbacks without ElasticCallback."
+        )
     if run.over or run.world.formed:
         raise SettingsError(
             "this process has trained in an elastic run already; a second `fit` in the same process would have to join "

@@ -21,6 +21,7 @@ from dtf_lightning.elastic.lightning.host.names import AutomaticOptimization, Fi
 from dtf_lightning.elastic.lightning.reporting import progress_bars
 from dtf_lightning.elastic.lightning.rewind import unwinding
 from dtf_lightning.elastic.lightning.rewind.undo import unchanged_random_state
+from dtf_lightning.elastic.lightning.run.compatibility import refuse_nested_loop
 from dtf_lightning.elastic.rules.resume import LoopPhase
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class ElasticFitLoop(FitLoop):
     """Whether the current loader was made for the rest of an epoch, so that the next epoch needs one of its own."""
 
     def run(self) -> None:
+        refuse_nested_loop(self.trainer)
         run = _run_of(self)
         with run.signals():
             trained = self._run_generations(run)

@@ -15,7 +15,7 @@ from dtf_lightning.elastic.collectives.communication import is_communication_err
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.lightning.data.evaluation import evaluate_once
 from dtf_lightning.elastic.lightning.data.loaders import make_elastic, same_data
-from dtf_lightning.elastic.lightning.host.loops import forget_loader
+from dtf_lightning.elastic.lightning.host.loops import forget_loader, no_hook_runs
 from dtf_lightning.elastic.lightning.host.names import DDPStrategy, StrategyRegistry, TrainerFn
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.run.current import current_run
@@ -84,6 +84,7 @@ class ElasticDDPStrategy(DDPStrategy):
     def setup(self, trainer: pl.Trainer) -> None:
         if trainer.state.fn == TrainerFn.FITTING and self.run.trainer is not trainer:
             raise SettingsError(NO_CALLBACK.format(name=self.strategy_name))
+        no_hook_runs(trainer)
         super().setup(trainer)
 
     def _configure_launcher(self) -> None:
