@@ -32,7 +32,7 @@ from dtf_lightning.elastic.lightning.run.compatibility import (
 )
 from dtf_lightning.elastic.lightning.run.current import current_run
 from dtf_lightning.elastic.lightning.run.interface import ElasticRun
-from dtf_lightning.elastic.lightning.run.settings import RunSettings
+from dtf_lightning.elastic.lightning.run.settings import RunSettings, Stop, check_stop
 from dtf_lightning.elastic.lightning.strategy import ElasticDDPStrategy
 from dtf_lightning.elastic.numerics.learning_rate import Rule
 from dtf_lightning.elastic.snapshots.settings import SHARED_MEMORY, SnapshotSettings
@@ -74,6 +74,9 @@ class ElasticCallback(Callback):
             that no rescale, retry or validation shifts them; `None`: random numbers continue from their current state.
         evaluation: how validation and test samples are divided. `"padded"`: Lightning's way, which evaluates up to
             world size - 1 samples twice; `"exact"`: each sample once, in any world.
+        stop: what `trainer.should_stop` means when one worker sets it. `"together"`: all workers must set it at the same
+            step, as `EarlyStopping` does; where they stop apart, the run ends with a message that names who stopped where.
+            `"any"`: all stop where the first one does, for which they ask each other after every batch.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.audit_ledgers`).
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
@@ -103,6 +106,7 @@ class ElasticCallback(Callback):
         seed: int | None = None,
         virtual_ranks: int | None = None,
         evaluation: Evaluation = "padded",
+        stop: Stop = "together",
         learning_rate: str | Rule | AdaptiveLearningRate | None = None,
         snapshot_every_n_steps: int | None = None,
         snapshot_dir: str | None = None,
@@ -110,6 +114,7 @@ class ElasticCallback(Callback):
     ) -> None:
         batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail, virtual_ranks=virtual_ranks)
         check_evaluation(evaluation)
+        check_stop(stop)
         if batch == "global" and learning_rate not in (None, "none"):
             raise SettingsError(
                 "ElasticCallback(batch='global', learning_rate=...): a step has the same samples in every world, so that "
@@ -126,6 +131,7 @@ class ElasticCallback(Callback):
                 run_dir=run_dir,
                 seed=seed,
                 evaluation=evaluation,
+                stop=stop,
                 snapshots=SnapshotSettings(
                     every_n_steps=snapshot_every_n_steps,
                     folder=Path(snapshot_dir) if snapshot_dir is not None else SHARED_MEMORY,

@@ -95,6 +95,7 @@ class ElasticFitLoop(FitLoop):
             return False
         self.reset()
         self.on_run_start()
+        run.heed_stop()
         while run.progress.pending or not self.done:
             try:
                 self.on_advance_start()
@@ -200,7 +201,9 @@ class ElasticEpochLoop(TrainingEpochLoop):
         run.after_batch()
 
     def on_advance_end(self, data_fetcher: Any) -> None:
-        with _run_of(self).batch_hooks(validates=self._should_check_val_fx(data_fetcher)):
+        run = _run_of(self)
+        run.heed_stop()  # Lightning validates where training stops
+        with run.batch_hooks(validates=self._should_check_val_fx(data_fetcher)):
             super().on_advance_end(data_fetcher)
 
     def _broadcast_sigterm_tensor(self) -> None:

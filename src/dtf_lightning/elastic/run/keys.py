@@ -238,6 +238,14 @@ class RunView:
         return self._parsed(self.keys.generation, lambda kv: Generation.from_json(json.loads(kv.value)))
 
     @property
+    def any_stopped(self) -> bool:
+        """A worker of the current generation has left the training loop."""
+        generation = self.generation
+        return generation is not None and any(
+            record.stopped is not None and record.stopped[0] == generation.number for record in self.nodes.values()
+        )
+
+    @property
     def directive(self) -> Directive | None:
         return self._parsed(self.keys.directive, lambda kv: Directive.from_json(json.loads(kv.value)))
 

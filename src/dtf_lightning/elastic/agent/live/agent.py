@@ -264,7 +264,7 @@ class LiveAgent(AgentLoop):
     def _publish_workers(self) -> None:
         if self._workers.incarnation == 0:
             return
-        record, known = self._workers.record(), self._published
+        record, known = self._workers.record(tells_passed=self._view.any_stopped), self._published
         if record.state is WorkerState.FAILED and (known is None or known.state is not record.state):
             log.info("%s: %s", record.member_id, record.detail)
         self._publish(record)

@@ -39,6 +39,11 @@ def all_batches_begun(epoch_loop: Any) -> bool:
     return bool(epoch_loop._num_ready_batches_reached())
 
 
+def stops_early(trainer: Any) -> bool:
+    """Tell whether `trainer.should_stop` ends training now: it does not before `min_epochs` and `min_steps`."""
+    return bool(trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+
 def clear_restart_flags(loop: Loop) -> None:
     """Clear the flags that `load_state_dict` sets: Lightning would skip hooks and advance counters by guessing."""
     loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         BatchSizeFinder,
         Callback,
         Checkpoint,
+        EarlyStopping,
         GradientAccumulationScheduler,
         LearningRateFinder,
         ModelCheckpoint,
@@ -51,8 +52,8 @@ if TYPE_CHECKING:
     VERSION: str
 else:
     _HOMES = {
-        ".callbacks": "BatchSizeFinder Callback Checkpoint GradientAccumulationScheduler LearningRateFinder "
-        "ModelCheckpoint ProgressBar RichProgressBar TQDMProgressBar",
+        ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
+        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
         ".loggers.logger": "Logger",
@@ -94,6 +95,7 @@ __all__ = [
     "ClosureResult",
     "ClusterEnvironment",
     "DDPStrategy",
+    "EarlyStopping",
     "FitLoop",
     "GradientAccumulationScheduler",
     "LearningRateFinder",

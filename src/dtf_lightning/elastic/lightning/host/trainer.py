@@ -29,7 +29,7 @@ def replace_strategy(trainer: Any, strategy: Any) -> None:
 
 def is_running(trainer: Any) -> bool:
     """Tell whether the trainer is in `fit`, or in another of its entry points."""
-    return trainer.state.status.value == "running"
+    return bool(trainer.state.status.value == "running")
 
 
 def starts_processes(strategy: Any) -> bool:
