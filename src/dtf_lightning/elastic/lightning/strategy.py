@@ -19,6 +19,7 @@ from dtf_lightning.elastic.lightning.host.loops import forget_loader, no_hook_ru
 from dtf_lightning.elastic.lightning.host.names import DDPStrategy, StrategyRegistry, TrainerFn
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.run.current import current_run
+from dtf_lightning.elastic.lightning.run.evaluations import Evaluations
 from dtf_lightning.elastic.lightning.run.interface import ElasticRun
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.errors import SettingsError
@@ -66,6 +67,7 @@ class ElasticDDPStrategy(DDPStrategy):
         self.cluster_environment = run.environment
         self._alone = False
         self._kept_loader: Any = None
+        self._evaluations = Evaluations()
 
     # --- called by Lightning -----------------------------------------------------------------------------------------
 
@@ -128,6 +130,8 @@ class ElasticDDPStrategy(DDPStrategy):
         return evaluate_once(loader, rank=self.global_rank, world_size=self.world_size)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
+        assert self.lightning_module is not None
+        self._evaluations.batch_begins(self.lightning_module)
         self.run.batch_drawn()
 
     def backward(
@@ -140,6 +144,8 @@ class ElasticDDPStrategy(DDPStrategy):
         return self.run.gradients.backward(loss, lambda: backward(loss, optimizer, *args, **kwargs), weight=weight)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        self._evaluations.begins(self.lightning_module, self.optimizers)
         step = super().training_step
         return self.run.gradients.training_step(lambda: step(*args, **kwargs))
 
