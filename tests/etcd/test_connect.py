@@ -17,6 +17,7 @@ import pytest
 
 from dtf_lightning.errors import SettingsError, StoreUnavailable
 from dtf_lightning.etcd import connect
+from dtf_lightning.etcd.endpoints import Endpoints
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, find_etcd
 from dtf_lightning.etcd.wire import messages as pb
 from support.etcd_cluster import EtcdCluster, Member
@@ -133,10 +134,14 @@ def test_too_old(pretender: tuple[str, dict[str, str]]):
     ("version", "warned"),
     [("3.4.3", True), ("3.4.22", False), ("3.5.12", True), ("3.5.13", False), ("3.6.4", False), ("4.0.0-rc.1", False)],
 )
-def test_warned_about(pretender, version: str, warned: bool, caplog: pytest.LogCaptureFixture):
+def test_warned_about(pretender, version: str, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch):
+    """An etcd of this machine is not: `dtf etcd` has said it once, and every node would say it again."""
     endpoint, said = pretender
     said["version"] = version
     with caplog.at_level(logging.WARNING):
+        connect(endpoint).close()
+        assert not caplog.text
+        monkeypatch.setattr(Endpoints, "on_this_machine", False)
         connect(endpoint).close()
     assert (f"etcd {version} is for local runs" in caplog.text) is warned
     caplog.clear()

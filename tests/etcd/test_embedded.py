@@ -18,7 +18,7 @@ from dtf_lightning.errors import SettingsError, StoreError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server import embedded
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, EtcdBinary, find_etcd, version_of
-from dtf_lightning.etcd.wire.version import EtcdVersion
+from dtf_lightning.etcd.wire.version import EtcdVersion, version_warning
 
 PATIENCE = 20.0
 PYTHON_PATH = str(Path(embedded.__file__).parents[3])
@@ -188,13 +188,25 @@ def test_it_dies_with_its_parent():
     wait_until_dead(pid)
 
 
+def _greeting(stdout) -> list[str]:
+    """What `dtf etcd` prints before it serves."""
+    lines = []
+    while not lines or not lines[-1].startswith("Ctrl-C"):
+        lines.append(stdout.readline())
+        assert lines[-1], lines
+    return lines
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serving(number: signal.Signals):
     """`dtf etcd` prints its endpoint and the line to use, runs until Ctrl-C, and exits with 0."""
     server = start("from dtf_lightning.etcd.server.embedded import serve; raise SystemExit(serve(port=0))")
     try:
-        first, _, line, last = (server.stdout.readline() for _ in range(4))
+        first, *_, line, last = lines = _greeting(server.stdout)
+        assert ("is for local runs and tests only" in "".join(lines)) is (
+            version_warning(find_etcd().version) is not None
+        )
         endpoint = first.split()[4]
         assert "this machine only" in first
         assert f"torchrun --nnodes=1:4 --nproc-per-node=1 --rdzv-backend=etcd --rdzv-endpoint={endpoint}" in line

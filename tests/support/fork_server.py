@@ -1,8 +1,9 @@
 """A process that has imported torch and Lightning once and forks test processes off: 0.01 s instead of 6 s each.
 
 It has one thread and no gRPC channel, so that forking it is safe. A function is sent by name with pickled arguments;
-the child's output goes to a file or a pipe, its exit code comes back. `ForkServer.start` starts a Python program, which
-may start others (`warm_python.py`).
+the child's output goes to a file or a pipe, its exit code comes back. A child dies with the server, and the server ends
+with its test process, also when that is killed. `ForkServer.start` starts a Python program, which may start others
+(`warm_python.py`).
 """
 
 from __future__ import annotations
@@ -196,7 +197,8 @@ def serve(descriptor: int) -> None:
                 os._exit(0)  # at once: a regular end frees torch's memory piece by piece, for seconds
             function, args, output = request
             output = _file(output) if output is not None else socket.recv_fds(connection, 1, 1)[1][0]
-            pid = fork_child(function, args, output, to_close=[descriptor, wake_reader, wake_writer, selector.fileno()])
+            ours = [descriptor, wake_reader, wake_writer, selector.fileno()]
+            pid = fork_child(function, args, output, to_close=ours, mortal=True)
             os.close(output)
             _send(connection, ("forked", pid))
         _reap(connection)
@@ -222,10 +224,18 @@ def _reap(connection: socket.socket) -> None:
         _send(connection, ("ended", pid, os.waitstatus_to_exitcode(status)))
 
 
-def fork_child(function: Callable[..., object], args: tuple[Any, ...], output: int, *, to_close: list[int]) -> int:
-    """Fork; the child runs the function in a session of its own, writes to `output`, ends with its exit code."""
+def fork_child(
+    function: Callable[..., object], args: tuple[Any, ...], output: int, *, to_close: list[int], mortal: bool = False
+) -> int:
+    """Fork; the child runs the function in a session of its own, writes to `output`, ends with its exit code.
+
+    A mortal one is killed when its parent ends; a worker outlives its agent, which some tests kill.
+    """
+    parent = os.getpid()
 
     def live() -> None:
+        if mortal:
+            warm_python.die_with_parent(parent)
         signal.set_wakeup_fd(-1)
         os.setsid()
         os.dup2(output, 1)

@@ -45,6 +45,7 @@ ROOM = 1 << 16
 PROGRAMS = {"torch.distributed.run": "torch.distributed.run", "dtf_lightning": "dtf_lightning.__main__"}
 """What may be started by name (`python -m NAME`), and the module whose `main` that is. These get a nursery."""
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ANSWER = struct.Struct("!i")
 
@@ -99,6 +100,14 @@ def as_process(life: Callable[[], object]) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def die_with_parent(parent: int) -> None:
+    """In a fork of `parent`, which forks in its main thread: be killed when it ends, also if it has ended by now."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0, os.strerror(ctypes.get_errno())
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _be_new(environment: Mapping[str, str], directory: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,7 +100,32 @@ def test_data_of_another_length_is_named(make_run):
     run.start("a", "b")
     run.wait_until_over(failed=2)
     logs = run.nodes["a"].log() + run.nodes["b"].log()  # the first to notice ends the other
-    assert re.search("different lengths: (50 on a, 51 on b|51 on b, 50 on a) samples", logs)
+    assert re.search("the training loader differs: samples is (50 on a, 51 on b|51 on b, 50 on a)", logs)
+
+
+@pytest.mark.parametrize(
+    ("different", "message"),
+    [
+        ({"batch_size": 8}, "the training loader differs: batch_size is"),
+        ({"num_validated": 80}, "the validation loader differs: batches is"),
+    ],
+)
+def test_a_joiner_that_reads_in_another_way_is_refused(make_run, different, message):
+    """It is told what differs and is not started again; the others train on, and every sample is trained once."""
+    training = Training(until_stopped=True)
+    run = make_run(training)
+    run.start("a", "b")
+    number = run.wait_for_world(2)
+    run.start("c", num_restarts=2, training=replace(training, **different))
+    run.wait_for_log("c", message)
+    run.wait_for_log("c", "The run goes on without this node")
+    number = run.wait_for_world(2, after=number + 1)
+    run.wait_for_steps(4)
+    run.stop()
+    codes = run.wait_until_over(failed=1)
+    assert codes["c"] != 0
+    assert not (run.folder / "c.pids.2").exists()
+    run.check(survivors=2)
 
 
 def test_global_batch_smaller_than_the_world(make_run):

@@ -23,25 +23,28 @@ pytestmark = pytest.mark.process
 DTF = Path(sys.executable).with_name("dtf")
 
 
-def test_a_run_is_seen_from_everywhere(make_run, etcd):
+def test_a_run_is_seen_from_everywhere(make_run, etcd, tmp_path):
     """Two nodes train, a third joins, a worker is killed: every observer tells the same story."""
-    with Collector() as collector:
+    screen = tmp_path / "screen.txt"
+    with Collector() as collector, screen.open("w") as printed:
         run = make_run(Training(until_stopped=True, batch_norm=False))
         run.agent = {"metrics_port": 0, "traces": True}
         run.environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
         command = [DTF, "watch", run.run_id, "--run-dir", run.folder, "--endpoint", etcd.endpoint, "--interval", "0.1"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        with subprocess.Popen(command, stdout=printed, stderr=subprocess.PIPE, text=True) as watching:
             run.start("a", "b")
             before = run.wait_for_world(2)
             run.start("c")
             before = run.wait_for_world(3, after=before)
             metrics = scrape_until(run.folder, "a", three_train)
+            poll_until(lambda: "c: member, " in screen.read_text(), PATIENCE, lambda: f"c in {screen.read_text()}")
             psutil.Process(run.nodes["b"].worker_pids()[0]).kill()
             run.wait_for_world(2, after=before)
             scrape_until(run.folder, "a", lambda found: found.get('dtf_rescales_total{kind="failure"}') == 1)
             run.stop()
             run.wait_until_over(failed=1)
-            watched, errors = watching.communicate(timeout=PATIENCE)
+            _, errors = watching.communicate(timeout=PATIENCE)
+    watched = screen.read_text()
     assert metrics["dtf_step"] > 0
     assert metrics['dtf_time_seconds{bucket="productive",worker="a/0"}'] > 0
     check_traces(run, collector)

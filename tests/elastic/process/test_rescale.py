@@ -189,6 +189,20 @@ def test_failure_without_a_death(make_run, undisturbed, at, step, action, rank, 
     assert {key: (same[key], value) for key, value in expected.items() if same[key] != value} == {}
 
 
+def test_a_step_of_one_rank_alone(make_run, tmp_path):
+    """A hook behind one rank's optimizer step fails, and the other has not stepped: the step is kept, by both."""
+    held = Fault(at="after_backward", step=4, rank=0, action="hold", until=str(tmp_path / "go"))
+    failing = Fault(at="after_optimizer_step", step=4, rank=1, action="fail")
+    run = make_run(Training(faults=(held, failing)), **exactly(2))
+    run.start("a", "b")
+    run.wait_for_held(tmp_path / "go", 0)
+    run.wait_for_log("a", "members go on", of_agent=True)
+    run.wait_for_log("b", "members go on", of_agent=True)
+    run.release(tmp_path / "go")
+    run.wait_until_over()
+    run.check(survivors=2, epochs=2)
+
+
 def test_frozen_worker(make_run):
     """A worker is stopped by SIGSTOP in mid-step: its agent ends it after `heartbeat_timeout`, the others go on."""
     run = make_run(

@@ -193,7 +193,14 @@ class ElasticRun:
     def wait_for_log(self, name: str, text: str, *, of_agent: bool = False) -> None:
         """Until the first worker of this node, or its agent, has printed `text`."""
         node = self.nodes[name]
-        self._poll(lambda: text in (node.agent_log() if of_agent else node.log()), f"{text!r} from {name}")
+
+        def said() -> bool:
+            try:
+                return text in (node.agent_log() if of_agent else node.log())
+            except FileNotFoundError:  # not started yet
+                return False
+
+        self._poll(said, f"{text!r} from {name}")
 
     def _poll(self, condition: Callable[[], bool], description: str) -> None:
         poll_until(condition, PATIENCE, lambda: f"{description}: {self.last_words()}", interval=0.01)

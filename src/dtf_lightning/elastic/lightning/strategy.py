@@ -125,6 +125,8 @@ class ElasticDDPStrategy(DDPStrategy):
 
     def _evaluated(self, loader: Any) -> Any:
         trainer = self.run.trainer
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            self.run.batches.agree_on_evaluation(self.run.world, loader)
         if self.run.settings.evaluation != "exact" or trainer is None or trainer.predicting:
             return loader
         return evaluate_once(loader, rank=self.global_rank, world_size=self.world_size)
@@ -156,9 +158,19 @@ class ElasticDDPStrategy(DDPStrategy):
         model: Any = None,
         **kwargs: Any,
     ) -> Any:
-        result = super().optimizer_step(optimizer, self.run.optimizer_closure(closure), model, **kwargs)
+        # The first hook behind the step, so that one of the user's that raises does not hide that weights have changed.
+        hook = optimizer.register_step_post_hook(self._stepped)
+        hooks: Any = hook.hooks_dict_ref()
+        hooks.move_to_end(hook.id, last=False)
+        try:
+            result = super().optimizer_step(optimizer, self.run.optimizer_closure(closure), model, **kwargs)
+        finally:
+            hook.remove()
         self.run.progress.stepped = True
         return result
+
+    def _stepped(self, *_: Any) -> None:
+        self.run.progress.stepped = True
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         recorder = self.run.recorder

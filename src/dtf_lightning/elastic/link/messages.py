@@ -123,6 +123,8 @@ class Dying(Message):
 
     kind: ClassVar[str] = "dying"
     error: str
+    refused: bool = False
+    """The worker has found that its node does not belong into the run: starting it again would not help."""
 
 
 @dataclass(frozen=True, kw_only=True)

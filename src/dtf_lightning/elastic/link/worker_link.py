@@ -182,9 +182,9 @@ class WorkerLink:
         self._closed = True
         self.send(messages.Left())
 
-    def dying(self, error: str) -> None:
-        """Say that this process is about to end by its own error."""
-        self.send(messages.Dying(error=error))
+    def dying(self, error: str, *, refused: bool = False) -> None:
+        """Say that this process is about to end by its own error; `refused`: the node is not to be started again."""
+        self.send(messages.Dying(error=error, refused=refused))
 
     def send(self, message: messages.Message) -> None:
         """Send one message; that the agent may be gone is left to the listener."""

@@ -41,6 +41,7 @@ class Phase(Enum):
     TRAIN_START = "train_start"
     FORWARD = "forward"  # within forward, before the first layer with weights
     BACKWARD = "backward"  # within backward, before the last gradient: the peers wait in its all-reduce
+    AFTER_BACKWARD = "after_backward"  # gradients are reduced, the last look before the step is still to come
     BEFORE_OPTIMIZER_STEP = "before_optimizer_step"  # gradients are reduced, weights not changed
     AFTER_OPTIMIZER_STEP = "after_optimizer_step"  # weights are changed, the step is not counted yet
     BATCH_END = "batch_end"
@@ -204,6 +205,9 @@ class FaultInjector(Callback):
                 self._meet(Phase.BACKWARD)
 
             handle = first.register_hook(in_backward)  # type: ignore[no-untyped-call]
+
+    def on_after_backward(self, *_: Any) -> None:
+        self._meet(Phase.AFTER_BACKWARD)
 
     def on_before_optimizer_step(
         self,

@@ -19,7 +19,7 @@ from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, WorkerSupervisor
 from dtf_lightning.elastic.agent.loop import AgentLoop
 from dtf_lightning.elastic.events import NodeGoneEvent
-from dtf_lightning.elastic.link.messages import Happened, Message, Ready
+from dtf_lightning.elastic.link.messages import Dying, Happened, Message, Ready
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.run.keys import LIVE, RunPhase
 from dtf_lightning.elastic.run.refusal import may_not_join, other_mode
@@ -147,6 +147,8 @@ class LiveAgent(AgentLoop):
     def _hear(self, connection: int, message: Message) -> None:
         if isinstance(message, Ready) and message.run_dir and self._event_log is not None:
             self._event_log.open(events_path(message.run_dir, self.node_id))
+        if isinstance(message, Dying) and message.refused:
+            self._admission.refusal = self._admission.refusal or message.error
         if isinstance(message, Happened):
             self._recent_events.add(message.event)
         self._supervisor.hear(connection, message)

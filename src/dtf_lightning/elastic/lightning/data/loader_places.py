@@ -69,15 +69,6 @@ class LoaderPlaces:
         part: dict[str, Any] | None = self._former[name] if self._former is not None else None
         return part
 
-    def former_length(self, index: int) -> int:
-        """Return the loader's number of samples, or streams, in the former position; 0 where that does not tell."""
-        if self._former is None:
-            return 0
-        streams, places = self._former["streams"], self._former["places"]
-        if streams is not None:
-            return len(streams["owners"])
-        return int(places[index]["size"]) if index < len(places) else 0
-
     def state_dict(self, *, shards: dict[str, Any] | None, streams: dict[str, Any] | None) -> dict[str, Any] | None:
         if not self._bound:
             return self._former

@@ -6,14 +6,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
-
 from dtf_lightning.elastic.data.combined_loaders import Place
 from dtf_lightning.elastic.data.random_numbers import loader_generator, seed_of, seed_process
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.data.shards import ShardedElasticSampler
 from dtf_lightning.elastic.data.step_plans import ElasticBatchSampler, StepPlan, check_world
 from dtf_lightning.elastic.data.virtual_plan import VirtualPlan
+from dtf_lightning.elastic.lightning.data.agreement import Agreement, describe_evaluation, describe_training
 from dtf_lightning.elastic.lightning.data.gradients import Gradients
 from dtf_lightning.elastic.lightning.data.loader_places import LoaderPlaces
 from dtf_lightning.elastic.lightning.data.stream_loader import StreamLoader, warn_of_rereading
@@ -43,7 +42,6 @@ class RunningBatches:
         self._progress = progress
         self._settings = settings
         self._gradients = gradients
-        self._node = node
         self.loader: DataLoader[Any] | None = None
         self._others: list[DataLoader[Any]] = []
         """Training loaders besides the first."""
@@ -59,8 +57,7 @@ class RunningBatches:
         """The user's `Trainer(accumulate_grad_batches)`; a plan sets one of its own in the trainer."""
         self.places = LoaderPlaces()
         self._index = 0
-        self._compared: set[int] = set()
-        """Positions of the loaders whose lengths have been compared with those of the other members."""
+        self._agreement = Agreement(node)
 
     @property
     def sampler(self) -> ElasticDistributedSampler | None:
@@ -85,7 +82,7 @@ class RunningBatches:
             in_epoch: whether the epoch has begun.
             recorded: whether each drawn sample is kept for the ledger.
 
-        Raises `SettingsError` if the data set's length differs from the other members', if a global batch is smaller
+        Raises `SettingsError` if the members' loaders differ (`RunRefused` on a newcomer), if a global batch is smaller
         than the world that the run begins with, and for loaders that cannot be combined.
         """
         if not first:
@@ -101,7 +98,7 @@ class RunningBatches:
         assert loader.batch_size is not None
         self.places.begin_anew(self.state_dict())
         self._others = []
-        self._compare_lengths(world, sampler.dataset_size)
+        self._agree(world, loader)
         done = self._place(world, loader, in_epoch=in_epoch, cursor=progress.consumed, recorded=recorded)
         progress.batch_samples = world.size * loader.batch_size
         progress.dataset_size = sampler.dataset_size
@@ -140,8 +137,7 @@ class RunningBatches:
             assert isinstance(sampler, ElasticDistributedSampler)
             sampler.cycled = True
         assert loader.batch_size is not None
-        another: Any = loader.sampler
-        self._compare_lengths(world, another.dataset_size)
+        self._agree(world, loader)
         self._place(world, loader, in_epoch=in_epoch, cursor=0, recorded=recorded)
         self._others.append(loader)
         # An epoch's progress counts all samples, whichever loader they come from.
@@ -153,7 +149,7 @@ class RunningBatches:
         trainer = self._trainer
         self.places.begin_anew(self.state_dict())
         self._others = []
-        self._compare_lengths(world, loader.places.num_streams, "streams")
+        self._agree(world, loader)
         done = self._batches_done(in_epoch=in_epoch)
         if world.formed:
             former, members = self.places.former_part("streams"), list(world.workers)
@@ -308,22 +304,22 @@ class RunningBatches:
             drop_last=settings.tail == "drop" or loader.drop_last,
         )
 
-    def _compare_lengths(self, world: World, length: int, unit: str = "samples") -> None:
-        """Refuse nodes that read different data: they would train different samples under the same numbers."""
-        index = len(self.places)
-        if index in self._compared or not world.formed:
+    def _agree(self, world: World, loader: DataLoader[Any] | StreamLoader) -> None:
+        """Refuse nodes that read other data, or divide it in another way, before the loader has a place in the epoch."""
+        if not world.formed:
             return
-        self._compared.add(index)
-        if not world.first:
-            in_run = self.places.former_length(index) or self._progress.dataset_size or length
-            lengths = {self._node: length, "the run": in_run}
-        else:
-            members: list[Any] = [None] * world.size
-            dist.all_gather_object(members, (self._node, length))
-            lengths = dict(members)
-        if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{size} on {name}" for name, size in lengths.items())
-            raise SettingsError(
-                f"the training data set has different lengths: {found} {unit}. Every node must read the same data, "
-                "or the same sample number means another sample."
-            )
+        index = len(self.places)
+        description = describe_training(loader)
+        if isinstance(loader.sampler, ElasticDistributedSampler):
+            loader.sampler.epoch = self._trainer.current_epoch  # an order of the user's own is compared for this epoch
+        what = "the training loader" if not index else f"training loader {index}"
+        self._agreement.agree(what, description, generation=world.generation.number)
+
+    def agree_on_evaluation(self, world: World, loader: Any) -> None:
+        """Refuse nodes whose validation has other batches: they would wait for one another in its collectives.
+
+        All members make their validation loaders together; before the world is formed each makes them for itself.
+        """
+        if world.formed:
+            generation = world.generation.number
+            self._agreement.agree("the validation loader", describe_evaluation(loader), generation=generation)

@@ -239,7 +239,7 @@ class RestartMembership:
             return Verdict.RESCALE
         return Verdict.GOODBYE if isinstance(error, WorkerLeft) else Verdict.OWN
 
-    def failed(self, error: str) -> None:  # noqa: ARG002  torchelastic sees it
+    def failed(self, error: BaseException) -> None:  # noqa: ARG002  torchelastic sees it
         self.break_off()
 
     def break_off(self) -> None:

@@ -26,7 +26,7 @@ from dtf_lightning.elastic.link.messages import Happened, Welcome
 from dtf_lightning.elastic.link.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_sources
-from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted
+from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted, RunRefused
 from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 VERDICT_FACTOR = 10
 """Number of `rescale_timeout`s that a suspected failure waits for the leader's decision: etcd may be unreachable."""
+
+
+MOST_TOLD = 2000
+"""The characters of an error that the agent is told."""
 
 
 class LiveMembership:
@@ -103,8 +107,9 @@ class LiveMembership:
                 return Verdict.RESCALE
         return Verdict.GOODBYE if isinstance(error, (WorkerLeft, RunAborted)) else Verdict.OWN
 
-    def failed(self, error: str) -> None:
-        self.link.dying(error)
+    def failed(self, error: BaseException) -> None:
+        refused = isinstance(error, RunRefused)
+        self.link.dying((str(error) if refused else f"{type(error).__name__}: {error}")[:MOST_TOLD], refused=refused)
         self.group.cut()
 
     def break_off(self) -> None:

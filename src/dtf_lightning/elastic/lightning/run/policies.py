@@ -81,7 +81,7 @@ class Membership(Protocol):
     def verdict(self, error: BaseException) -> Verdict:
         """Classify the exception. Raises `RunAborted` in place of what the aborted collectives have raised."""
 
-    def failed(self, error: str) -> None:
+    def failed(self, error: BaseException) -> None:
         """Tell the other workers that this process ends by a failure of its own."""
 
     def break_off(self) -> None:

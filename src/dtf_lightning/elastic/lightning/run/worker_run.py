@@ -347,9 +347,8 @@ class WorkerRun:
         if verdict is Verdict.RESCALE:
             return True
         if verdict is Verdict.OWN:
-            text = f"{type(error).__name__}: {error}"[:2000]
-            self.reporter.failed(text)
-            self.membership.failed(text)
+            self.reporter.failed(f"{type(error).__name__}: {error}"[:2000])
+            self.membership.failed(error)
         self.reporter.run_log.holding = False
         return False
 
