@@ -100,6 +100,8 @@ class NodeRecord:
     leaving: bool = False
     finished: int = 0
     """The generation in which all the node's workers came to the end of training; 0 while they have not."""
+    rank_zero: bool = False
+    """The node's first worker is rank zero in set-up; it is rank zero of the first generation, too."""
     stopped: tuple[int, int] | None = None
     """(generation, boundary): the first step boundary at which one of the node's workers left the training loop."""
     stopped_why: str = ""

@@ -154,7 +154,7 @@ class MembershipState:
 
     @property
     def newcomers(self) -> tuple[NodeRecord, ...]:
-        """Nodes that have registered, are in no generation and do not leave, in their order of arrival."""
+        """Nodes that are registered, are in no generation and do not leave, rank zero of set-up first, then by arrival."""
         members = {member.node for member in self.live}
         found = [
             record
@@ -165,7 +165,7 @@ class MembershipState:
             and record.state is not WorkerState.DRAINING
             and not record.leaving
         ]
-        return tuple(sorted(found, key=lambda record: (record.order, record.node)))
+        return tuple(sorted(found, key=lambda record: (not record.rank_zero, record.order, record.node)))
 
     def is_candidate(self, newcomer: NodeRecord) -> bool:
         """Tell whether the node is admitted to this instance of the run and its workers wait for a generation."""

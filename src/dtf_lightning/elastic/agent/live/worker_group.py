@@ -71,6 +71,8 @@ class WorkerGroup:
         """By local rank, of those that live."""
         self.instance = ""
         """The run's instance, once this incarnation was compared with the run's fingerprint and let in."""
+        self.rank_zero = False
+        """Whether this incarnation was welcomed as rank zero of set-up."""
         self.leaving = ""
         """Why this node leaves; empty while it does not."""
         self._asked_by_worker = False
@@ -88,7 +90,7 @@ class WorkerGroup:
         self.num_workers = num_workers
         self.workers = {}
         self.instance = self.failed = ""
-        self.gone = False
+        self.gone = self.rank_zero = False
         self.unwound_from = self._num_ended = 0
 
     # --- what the workers say ----------------------------------------------------------------------------------------
@@ -205,6 +207,7 @@ class WorkerGroup:
             suspect=max((w.suspect for w in suspects), default=0),
             leaving=bool(self.leaving),
             finished=min((w.finished for w in workers), default=0) if self.complete else 0,
+            rank_zero=self.rank_zero,
             stopped=(stop[1].generation, stop[1].boundary) if stop is not None else None,
             stopped_why=f"worker {stop[0]} after step {stop[1].step}: {stop[1].reason}" if stop is not None else "",
             passed=passed,
