@@ -37,6 +37,17 @@ class WatchCompacted(StoreError):
         self.compact_revision = compact_revision
 
 
+class RevisionCompacted(StoreError):
+    """A read at a revision that etcd has compacted meanwhile; read at a newer one."""
+
+
+class StoreFull(StoreError):
+    """etcd's database has reached its quota: it takes deletes, but no writes and no leases, until its alarm is off.
+
+    To recover: delete, compact, defragment, and then switch the alarm off.
+    """
+
+
 class AuthenticationFailed(StoreError):
     """etcd refused the certificate, the user name or the password."""
 

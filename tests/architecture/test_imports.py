@@ -38,7 +38,9 @@ ELASTIC = [
     {"elastic.cli"},
 ]
 
-FARM: list[set[str]] = []
+FARM: list[set[str]] = [
+    {"farm.record"},
+]
 
 BETWEEN_PRODUCTS: dict[str, str] = {}
 """Module that may import the other product -> why."""

@@ -31,6 +31,7 @@ OVERRIDDEN = {
     "pytorch:loops.fit_loop:_FitLoop.on_run_start": "3d32268fe5be6c42",
     "pytorch:loops.fit_loop:_FitLoop.on_advance_start": "eb489cd65209ec2b",
     "pytorch:loops.fit_loop:_FitLoop.on_advance_end": "a87ac6110b43c573",
+    "pytorch:loops.fit_loop:_FitLoop.on_save_checkpoint": "fc877d965133329a",
     "pytorch:loops.training_epoch_loop:_TrainingEpochLoop.on_run_start": "4993b0dcc52bf919",
     "pytorch:loops.training_epoch_loop:_TrainingEpochLoop.advance": "c7555c016027bd73",
     "pytorch:loops.training_epoch_loop:_TrainingEpochLoop.on_advance_end": "2d1ddaa4e45ef5c6",

@@ -11,6 +11,8 @@ import pytest
 from dtf_lightning.errors import AuthenticationFailed, SettingsError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.store import Put, Txn
+from dtf_lightning.etcd.wire.version import EtcdVersion
 from support.etcd_cluster import EtcdCluster, etcdctl
 from support.store_worlds import collect
 
@@ -116,3 +118,34 @@ def test_user_and_password_go_together():
     assert PASSWORD not in str(caught.value)
     with pytest.raises(SettingsError, match="an etcd user was given alone"):
         connect("127.0.0.1", user="trainer")
+
+
+@pytest.mark.process
+def test_batches_and_the_care_of_the_database(guarded: EtcdCluster):
+    """A user may batch under its prefix, count and see sizes; defragmenting takes the role root.
+
+    Elsewhere a batch is refused only by an etcd that looks into it (CVE-2026-33343): before, permissions end there.
+    """
+    with connect(guarded.endpoint, user="trainer", password=PASSWORD, quiet=True) as store:
+        assert store.txn([], [Txn((), (Put("/dtf/farm/a", b""),))]).nested[0].succeeded
+        assert store.count("/dtf/") == 1
+        with pytest.raises(AuthenticationFailed):
+            store.txn([], [Put("/other", b"")])
+        elsewhere = [Txn((), (Put("/other", b""),))]
+        if looks_into_batches(store.version):
+            with pytest.raises(AuthenticationFailed):
+                store.txn([], elsewhere)
+        else:
+            assert store.txn([], elsewhere).succeeded
+        assert store.maintenance.status(timeout=10).members[0].leads
+        with pytest.raises(AuthenticationFailed):
+            store.maintenance.defragment()
+    with connect(guarded.endpoint, user="root", password="root-password", quiet=True) as store:
+        store.maintenance.compact(store.put("/dtf/farm/a", b"2"))
+        store.maintenance.defragment()
+        assert store.maintenance.alarms() == ()
+
+
+def looks_into_batches(version: EtcdVersion) -> bool:
+    fixed = {(3, 4): 42, (3, 5): 28, (3, 6): 9}
+    return version.patch >= fixed.get((version.major, version.minor), 0)

@@ -65,3 +65,17 @@ def test_a_password_in_an_endpoint_is_not_repeated():
     with pytest.raises(SettingsError, match="holds a user name or password") as caught:
         parse_endpoints("http://root:hunter2@etcd")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "here"),
+    [
+        ("127.0.0.1", True),
+        ("localhost:1,[::1]:2", True),
+        ("unix:/tmp/etcd.sock", True),
+        ("127.0.0.1,10.0.0.1", False),
+        ("etcd.example:2379", False),
+    ],
+)
+def test_whether_it_is_on_this_machine(endpoint: str, here: bool):
+    assert parse_endpoints(endpoint).on_this_machine is here

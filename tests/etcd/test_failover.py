@@ -261,3 +261,20 @@ def test_a_write_that_was_never_sent_is_tried_again(etcd_cluster: EtcdCluster):
         store._client.make_current(0)
         assert store.txn([Compare("/x", "create", "=", 0)], [Put("/x", b"")]).succeeded
         assert store._client.current == 1
+
+
+@pytest.mark.process
+def test_a_frozen_member_is_left_by_writes_alone(etcd_cluster: EtcdCluster, store_and_member: tuple[EtcdStore, Member]):
+    """A client that only makes transactions, as a farm's lane: after one lost answer the next goes to another member."""
+    store, connected = store_and_member
+    store._client.make_current(0)
+    connected.freeze()
+
+    def write_on() -> None:
+        # A process is stopped some moments after it is told: it may answer once more.
+        for _ in range(1000):
+            store.txn([], [Put("/x", b"2")])
+
+    with pytest.raises(OutcomeUnknown):
+        write_on()
+    assert store.txn([], [Put("/x", b"3")]).succeeded

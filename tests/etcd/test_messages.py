@@ -26,6 +26,16 @@ CODE = grpc.StatusCode
             b"\x0a\x05\x0a\x01k\x18\x03",
         ),
         (pb.LeaseGrantRequest(TTL=5), b"\x08\x05"),
+        (pb.RangeRequest(key=b"k", count_only=True), b"\x0a\x01k\x48\x01"),
+        (
+            pb.TxnRequest(success=[pb.RequestOp(request_txn=pb.TxnRequest(failure=[pb.RequestOp()]))]),
+            b"\x12\x04\x22\x02\x1a\x00",
+        ),
+        (pb.CompactionRequest(revision=5, physical=True), b"\x08\x05\x10\x01"),
+        (
+            pb.AlarmRequest(action=pb.AlarmAction.DEACTIVATE, memberID=3, alarm=pb.AlarmType.NOSPACE),
+            b"\x08\x02\x10\x03\x18\x01",
+        ),
     ],
 )
 def test_encoding(message, encoded: bytes):
@@ -77,7 +87,7 @@ class Status(grpc.RpcError):
         (CODE.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", CallFailure.COMPACTED),
         (CODE.UNIMPLEMENTED, "unknown service etcdserverpb.KV", CallFailure.NOT_ETCD),
         (CODE.UNKNOWN, "Received http2 header with status: 404", CallFailure.NOT_ETCD),
-        (CODE.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", CallFailure.REJECTED),
+        (CODE.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", CallFailure.FULL),
         (CODE.INVALID_ARGUMENT, "etcdserver: key is not provided", CallFailure.REJECTED),
     ],
 )

@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from dtf_lightning.errors import AuthenticationFailed, LeaseLost, OutcomeUnknown, StoreError, StoreUnavailable
+from dtf_lightning.errors import (
+    AuthenticationFailed,
+    LeaseLost,
+    OutcomeUnknown,
+    RevisionCompacted,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
 from dtf_lightning.etcd.endpoints import Endpoints
 from dtf_lightning.etcd.wire import messages as pb
 from dtf_lightning.etcd.wire import rpc
@@ -53,10 +61,6 @@ class Identity:
     password: str = field(repr=False)
 
 
-class RevisionCompacted(StoreError):
-    """A read at a revision that etcd has compacted meanwhile."""
-
-
 class Client:
     """Thread-safe. Usable only in the process that made it."""
 
@@ -85,14 +89,22 @@ class Client:
     # --- calls -------------------------------------------------------------------------------------------------------
 
     def call(
-        self, procedure: rpc.Rpc, request: Any, *, what: str, idempotent: bool = True, timeout: float | None = None
+        self,
+        procedure: rpc.Rpc,
+        request: Any,
+        *,
+        what: str,
+        idempotent: bool = True,
+        timeout: float | None = None,
+        server: int | None = None,
     ) -> Any:
-        """The response. `what` says in messages what was attempted.
+        """The response. `what` says in messages what was attempted. `server`: this one only, which may take its time.
 
         Raises `StoreUnavailable`, `OutcomeUnknown` (only if not idempotent), `AuthenticationFailed`, `LeaseLost`,
-        `RevisionCompacted`, `StoreError` (etcd rejected it, the store is closed, this process was forked).
+        `RevisionCompacted`, `StoreFull`, `StoreError` (etcd rejected it, the store is closed, this process was forked).
         """
-        return self._call(procedure, request, what, idempotent, self._deadline(timeout), with_token=True)
+        deadline = self._deadline(timeout)
+        return self._call(procedure, request, what, idempotent, deadline, with_token=True, only=server)
 
     def attempt(
         self, procedure: rpc.Rpc, request: Any, *, server: int, timeout: float, wait_for_ready: bool = False
@@ -117,19 +129,28 @@ class Client:
             pass  # whoever calls next will hear the reason
 
     def _call(
-        self, procedure: rpc.Rpc, request: Any, what: str, idempotent: bool, deadline: float, *, with_token: bool
+        self,
+        procedure: rpc.Rpc,
+        request: Any,
+        what: str,
+        idempotent: bool,
+        deadline: float,
+        *,
+        with_token: bool,
+        only: int | None = None,
     ) -> Any:
         started = time.monotonic()
         pause = _FIRST_PAUSE
         attempts = authentications = 0
         last: grpc.RpcError | None = None
         while (left := deadline - time.monotonic()) > 0:
-            server = self._current
+            server = self._current if only is None else only
             token = self._current_token(deadline) if with_token else None
             stub = self._stub(server, procedure)
             attempts += 1
+            limit = self._attempt_limit(attempts, left) if only is None else left
             try:
-                return stub(request, timeout=self._attempt_limit(attempts, left), metadata=self._metadata(token))
+                return stub(request, timeout=limit, metadata=self._metadata(token))
             except grpc.RpcError as error:
                 last = error
             except ValueError:  # grpc's answer to a channel that another thread closed
@@ -143,12 +164,12 @@ class Client:
             if failure not in TRANSIENT:
                 self._raise(failure, last, what, server)
             self._check_open()
+            self.leave(server)
             if failure is CallFailure.NO_ANSWER and not idempotent:
                 raise OutcomeUnknown(
                     f"{what}: sent to etcd at {self.name_of(server)}, but no answer came ({describe(last)}); it may or "
                     "may not have been applied, read before writing again"
                 ) from last
-            self.leave(server)
             # A short random pause: after a restart of etcd all agents come back at once.
             this_pause = min(pause * random.uniform(0.5, 1.0), max(0.0, deadline - time.monotonic()))
             if failure is CallFailure.NOT_CONNECTED:
@@ -157,7 +178,7 @@ class Client:
                 time.sleep(this_pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise StoreUnavailable(
-            f"{what}: no answer from etcd at {self.endpoints} within {time.monotonic() - started:.1f} s, "
+            f"{what}: no answer from etcd at {self.endpoints if only is None else self.name_of(only)} within {time.monotonic() - started:.1f} s, "
             f"{attempts} attempt{'s' if attempts != 1 else ''}"
             f"{f' (last: {describe(last)})' if last else ''}; is it running, reachable and does it have a quorum?"
         ) from last
@@ -174,6 +195,8 @@ class Client:
             raise LeaseLost(f"{told}; the lease has expired or was revoked, every key under it is gone") from error
         if failure is CallFailure.COMPACTED:
             raise RevisionCompacted(told) from error
+        if failure is CallFailure.FULL:
+            raise StoreFull(f"{told}; compact and defragment it, then switch its alarm off") from error
         if failure is CallFailure.NOT_ETCD:
             raise StoreError(f"{told}; the server at this endpoint is not an etcd v3 server") from error
         raise StoreError(told) from error

@@ -10,19 +10,30 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from dtf_lightning.errors import StoreError
-from dtf_lightning.etcd.client import Client, RevisionCompacted
+from dtf_lightning.errors import RevisionCompacted, StoreError
+from dtf_lightning.etcd.client import Client
+from dtf_lightning.etcd.etcd_maintenance import EtcdMaintenance
 from dtf_lightning.etcd.lease import EtcdLease
-from dtf_lightning.etcd.store import Compare, Delete, Get, KeyValue, Put, RangeResult, TxnResult
+from dtf_lightning.etcd.store import (
+    PAGE,
+    Compare,
+    Delete,
+    Get,
+    KeyValue,
+    Operation,
+    Put,
+    RangeResult,
+    Txn,
+    TxnResult,
+    describe,
+    writes,
+)
 from dtf_lightning.etcd.watch import EtcdWatch
 from dtf_lightning.etcd.wire import messages as pb
 from dtf_lightning.etcd.wire import rpc
 from dtf_lightning.etcd.wire.version import EtcdVersion
 
 log = logging.getLogger(__name__)
-
-PAGE = 500
-"""Keys per answer: etcd limits the size of an answer, not only of a request."""
 
 _TARGETS = {
     "create": (pb.CompareTarget.CREATE, "create_revision"),
@@ -45,6 +56,7 @@ class EtcdStore:
     def __init__(self, client: Client, version: EtcdVersion) -> None:
         self.version = version
         """Of the server that answered first."""
+        self.maintenance = EtcdMaintenance(client)
         self._client = client
         self._lock = threading.Lock()
         # A running watch or lease is held by its thread; what has ended goes by itself.
@@ -64,21 +76,24 @@ class EtcdStore:
         response = self._client.call(rpc.RANGE, pb.RangeRequest(key=key.encode()), what=f"get {key!r}", timeout=timeout)
         return _key_value(response.kvs[0]) if response.kvs else None
 
-    def range(self, prefix: str, *, timeout: float | None = None) -> RangeResult:
+    def range(
+        self, prefix: str, *, revision: int = 0, page_size: int = PAGE, timeout: float | None = None
+    ) -> RangeResult:
         deadline = time.monotonic() + (self._client.timeout if timeout is None else timeout)
         while True:
             try:
-                return self._snapshot(prefix, deadline)
+                return self._snapshot(prefix, revision, page_size, deadline)
             except RevisionCompacted:
+                if revision:
+                    raise
                 log.debug("range %r: compacted between two of its pages, read again", prefix)
 
-    def _snapshot(self, prefix: str, deadline: float) -> RangeResult:
+    def _snapshot(self, prefix: str, revision: int, page_size: int, deadline: float) -> RangeResult:
         key, range_end = prefix_range(prefix)
         kvs: list[KeyValue] = []
-        revision = 0
         while True:
             # Pages after the first are read at the first one's revision, so that together they are one snapshot.
-            request = pb.RangeRequest(key=key, range_end=range_end, limit=PAGE, revision=revision)
+            request = pb.RangeRequest(key=key, range_end=range_end, limit=page_size, revision=revision)
             left = max(0.0, deadline - time.monotonic())
             response = self._client.call(rpc.RANGE, request, what=f"range {prefix!r}", timeout=left)
             revision = revision or response.header.revision
@@ -86,6 +101,11 @@ class EtcdStore:
             if not response.more:
                 return RangeResult(revision, tuple(kvs))
             key = response.kvs[-1].key + b"\0"
+
+    def count(self, prefix: str, *, timeout: float | None = None) -> int:
+        key, range_end = prefix_range(prefix)
+        request = pb.RangeRequest(key=key, range_end=range_end, count_only=True)
+        return int(self._client.call(rpc.RANGE, request, what=f"count {prefix!r}", timeout=timeout).count)
 
     def put(self, key: str, value: bytes, *, lease: int = 0, timeout: float | None = None) -> int:
         request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
@@ -101,28 +121,19 @@ class EtcdStore:
     def txn(
         self,
         compares: Iterable[Compare],
-        then: Sequence[Put | Delete | Get],
-        otherwise: Sequence[Put | Delete | Get] = (),
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
         *,
         timeout: float | None = None,
     ) -> TxnResult:
-        request = pb.TxnRequest(
-            compare=[_compare(compare) for compare in compares],
-            success=[_operation(operation) for operation in then],
-            failure=[_operation(operation) for operation in otherwise],
-        )
-        writes = any(not isinstance(operation, Get) for operation in (*then, *otherwise))
-        keys = ", ".join(repr(operation.key) for operation in then) or "no operation"
         response = self._client.call(
-            rpc.TXN, request, what=f"transaction on {keys}", idempotent=not writes, timeout=timeout
+            rpc.TXN,
+            _transaction(compares, then, otherwise),
+            what=f"transaction on {describe(then)}",
+            idempotent=not any(map(writes, (*then, *otherwise))),
+            timeout=timeout,
         )
-        branch = then if response.succeeded else otherwise
-        gets = tuple(
-            tuple(map(_key_value, answer.response_range.kvs))
-            for operation, answer in zip(branch, response.responses, strict=True)
-            if isinstance(operation, Get)
-        )
-        return TxnResult(response.succeeded, response.header.revision, gets)
+        return _result(then, otherwise, response, response.header.revision)
 
     def watch(self, prefix: str, *, start_revision: int = 0) -> EtcdWatch:
         key, range_end = prefix_range(prefix)
@@ -182,14 +193,48 @@ def _compare(compare: Compare) -> Any:
     return pb.Compare(key=compare.key.encode(), target=target, result=_RESULTS[compare.op], **{field: compare.operand})
 
 
-def _operation(operation: Put | Delete | Get) -> Any:
+def _transaction(compares: Iterable[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]) -> Any:
+    request = pb.TxnRequest()
+    _fill(request, compares, then, otherwise)
+    return request
+
+
+def _fill(request: Any, compares: Iterable[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]) -> None:
+    """In place: a message that is given to another's constructor is copied, at every level of a batch."""
+    request.compare.extend(map(_compare, compares))
+    for operation in then:
+        _fill_operation(request.success.add(), operation)
+    for operation in otherwise:
+        _fill_operation(request.failure.add(), operation)
+
+
+def _result(then: Sequence[Operation], otherwise: Sequence[Operation], response: Any, revision: int) -> TxnResult:
+    """`revision`: the outermost one's; etcd leaves it out of those inside, which share it."""
+    answers = list(zip(then if response.succeeded else otherwise, response.responses, strict=True))
+    gets = tuple(
+        tuple(map(_key_value, answer.response_range.kvs)) for asked, answer in answers if isinstance(asked, Get)
+    )
+    nested = tuple(
+        _result(asked.then, asked.otherwise, answer.response_txn, revision)
+        for asked, answer in answers
+        if isinstance(asked, Txn)
+    )
+    return TxnResult(response.succeeded, revision, gets, nested)
+
+
+def _fill_operation(message: Any, operation: Operation) -> None:
     match operation:
-        case Put(key, value, lease):
-            return pb.RequestOp(request_put=pb.PutRequest(key=key.encode(), value=value, lease=lease))
-        case Delete(key, prefix):
-            return pb.RequestOp(request_delete_range=_delete_request(key, prefix))
-        case Get(key, True):
-            start, range_end = prefix_range(key)
-            return pb.RequestOp(request_range=pb.RangeRequest(key=start, range_end=range_end))
-        case Get(key, False):
-            return pb.RequestOp(request_range=pb.RangeRequest(key=key.encode()))
+        case Put():
+            put = message.request_put
+            put.key, put.value, put.lease = operation.key.encode(), operation.value, operation.lease
+        case Delete():
+            message.request_delete_range.CopyFrom(_delete_request(operation.key, operation.prefix))
+        case Get():
+            get = message.request_range
+            if operation.prefix:
+                get.key, get.range_end = prefix_range(operation.key)
+            else:
+                get.key = operation.key.encode()
+        case Txn():
+            message.request_txn.SetInParent()  # it may be empty
+            _fill(message.request_txn, operation.compares, operation.then, operation.otherwise)

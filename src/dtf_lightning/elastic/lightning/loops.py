@@ -2,7 +2,7 @@
 
 The only overrides of Lightning's private API are here:
 
-* `_FitLoop`: `run`, `setup_data`, `on_run_start`, `on_advance_start`, `on_advance_end`;
+* `_FitLoop`: `run`, `setup_data`, `on_run_start`, `on_advance_start`, `on_advance_end`, `on_save_checkpoint`;
 * `_TrainingEpochLoop`: `on_run_start`, `advance`, `on_advance_end`, `_broadcast_sigterm_tensor`,
   `_accumulated_batches_reached`;
 * `_AutomaticOptimization`: `_make_zero_grad_fn`.
@@ -177,6 +177,12 @@ class ElasticFitLoop(FitLoop):
     def on_advance_end(self) -> None:
         with _run_of(self).epoch_hooks():
             super().on_advance_end()
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Leave the loaders' states out: they are empty, and plain Lightning would refuse to load them."""
+        state = super().on_save_checkpoint()
+        state.pop("combined_loader", None)
+        return state
 
 
 class ElasticEpochLoop(TrainingEpochLoop):

@@ -3,6 +3,7 @@
 Rules:
 - A transaction that writes has one revision for all its writes; one that does not has the current revision.
 - A lease of a client that is open and reachable is renewed by `expire`; any other expires at its deadline.
+- Sizes are the bytes of keys and values that are kept, the history's too; a file only shrinks by defragmenting.
 - Whoever touches anything holds `changed`.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dtf_lightning.clock import Clock, SystemClock
-from dtf_lightning.errors import LeaseLost, WatchCompacted
+from dtf_lightning.errors import LeaseLost, RevisionCompacted, StoreError, StoreFull, WatchCompacted
 from dtf_lightning.etcd.store import Compare, Delete, EventKind, Get, KeyValue, Put, WatchEvent
 
 
@@ -45,18 +46,24 @@ class _LeaseRecord:
 
 
 class MemoryBackend:
-    """The keys, their history and the leases."""
+    """The keys, their history and the leases. `quota`: bytes of keys and values, at which it takes no more."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, *, quota: int | None = None) -> None:
         self.clock = clock or SystemClock()
         self.changed = threading.Condition(threading.RLock())
         """Guards everything; notified of every event, cut and end of a watch."""
         self.revision = 1
         self.compacted = 0
+        self.quota = quota
+        self.out_of_space = False
+        """The alarm: whoever disarms it sets this to `False`."""
+        self._file_size = 0
         self._available = True
         self._kvs: dict[str, KeyValue] = {}
         self._history: list[tuple[WatchEvent, ...]] = []
         """One batch per revision, oldest first."""
+        self._replaced: dict[tuple[str, int], KeyValue] = {}
+        """What a key held before the event of this revision, if it held anything."""
         self._leases: dict[int, _LeaseRecord] = {}
         self._last_lease = 0
         self._clients: list[BackendClient] = []
@@ -90,11 +97,38 @@ class MemoryBackend:
             lease.lose()
 
     def compact(self, revision: int) -> None:
-        """Forget the events before `revision`."""
+        """Forget what was before `revision`. Raises `StoreError` for one to come."""
         with self.changed:
-            assert self.compacted < revision <= self.revision, (self.compacted, revision, self.revision)
+            if revision > self.revision:
+                raise StoreError("compacting: etcdserver: mvcc: required revision is a future revision")
+            if revision <= self.compacted:
+                return
+            self.measure()
             self.compacted = revision
             self._history = [batch for batch in self._history if batch[-1].kv.mod_revision >= revision]
+            self._replaced = {at: kv for at, kv in self._replaced.items() if at[1] > revision}
+
+    # --- sizes, for who holds `changed` ------------------------------------------------------------------------------
+
+    def in_use(self) -> int:
+        """Bytes that are kept."""
+        kept = {(kv.key, kv.mod_revision): kv for kv in (*self._kvs.values(), *self._replaced.values())}
+        return sum(map(_size, kept.values()))
+
+    def measure(self) -> int:
+        """Bytes of the file: the most that it has had to hold since it was written anew."""
+        self._file_size = max(self._file_size, self.in_use())
+        return self._file_size
+
+    def defragment(self) -> None:
+        self._file_size = self.in_use()
+
+    def check_space(self, size: int) -> None:
+        """Whether `size` bytes more may be written, which is 0 for reads and deletes. Raises `StoreFull`."""
+        if size and self.quota is not None:
+            self.out_of_space = self.out_of_space or self.measure() + size >= self.quota
+        if size and self.out_of_space:
+            raise StoreFull("etcdserver: mvcc: database space exceeded")
 
     # --- for the clients, who hold `changed` -------------------------------------------------------------------------
 
@@ -109,6 +143,22 @@ class MemoryBackend:
             return (self._kvs[key],) if key in self._kvs else ()
         # etcd orders by bytes, which for UTF-8 is the order of code points, as str has it.
         return tuple(self._kvs[name] for name in sorted(self._kvs) if name.startswith(key))
+
+    def find_at(self, prefix: str, revision: int) -> tuple[KeyValue, ...]:
+        """As of a revision. Raises `RevisionCompacted`, and `StoreError` for a revision to come."""
+        if revision > self.revision:
+            raise StoreError(f"range {prefix!r}: etcdserver: mvcc: required revision is a future revision")
+        if revision < self.compacted:
+            raise RevisionCompacted(f"range {prefix!r}: etcdserver: mvcc: required revision has been compacted")
+        kvs = {kv.key: kv for kv in self.find(prefix, prefix=True)}
+        for event in (event for batch in reversed(self._history) for event in reversed(batch)):
+            key, changed = event.kv.key, event.kv.mod_revision
+            if changed > revision and key.startswith(prefix):
+                before = self._replaced.get((key, changed))
+                kvs.pop(key, None)
+                if before is not None:
+                    kvs[key] = before
+        return tuple(kvs[key] for key in sorted(kvs))
 
     def holds(self, compare: Compare) -> bool:
         kv = self._kvs.get(compare.key)
@@ -189,11 +239,19 @@ class MemoryBackend:
         if put.lease:
             self._leases[put.lease].keys.add(put.key)
         self._kvs[put.key] = new
+        self._remember(old, revision)
         return new
 
     def _delete(self, key: str, revision: int) -> WatchEvent:
-        self._detach(self._kvs.pop(key))
+        old = self._kvs.pop(key)
+        self._detach(old)
+        self._remember(old, revision)
         return WatchEvent(EventKind.DELETE, KeyValue(key, b"", 0, revision, 0))
+
+    def _remember(self, old: KeyValue | None, revision: int) -> None:
+        """Of a key that is written twice in one revision, what it held before that counts."""
+        if old is not None and old.mod_revision < revision:
+            self._replaced[old.key, revision] = old
 
     def _detach(self, kv: KeyValue) -> None:
         if kv.lease in self._leases:
@@ -204,6 +262,10 @@ class MemoryBackend:
             self.revision += 1
             self._history.append(tuple(events))
             self.changed.notify_all()
+
+
+def _size(kv: KeyValue) -> int:
+    return len(kv.key.encode()) + len(kv.value)
 
 
 def _ordered(actual: int | bytes, op: str, operand: int | bytes) -> bool:

@@ -15,12 +15,23 @@ from collections.abc import Callable, Iterable, Sequence
 
 from dtf_lightning.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from dtf_lightning.etcd.memory.backend import MemoryBackend
-from dtf_lightning.etcd.store import Compare, Delete, Get, KeyValue, Put, RangeResult, TxnResult, WatchEvent
+from dtf_lightning.etcd.memory.maintenance import MemoryMaintenance
+from dtf_lightning.etcd.memory.transactions import check, choose
+from dtf_lightning.etcd.store import (
+    PAGE,
+    Compare,
+    Delete,
+    KeyValue,
+    Operation,
+    Put,
+    RangeResult,
+    Txn,
+    TxnResult,
+    WatchEvent,
+    writes,
+)
 
 __all__ = ["MemoryBackend", "MemoryLease", "MemoryStore", "MemoryWatch"]
-
-MAX_OPERATIONS = 128
-"""Per transaction, as etcd's default."""
 
 
 class MemoryStore:
@@ -28,6 +39,7 @@ class MemoryStore:
 
     def __init__(self, backend: MemoryBackend | None = None) -> None:
         self.backend = backend or MemoryBackend()
+        self.maintenance = MemoryMaintenance(self.backend, self._check)
         self.leases: list[MemoryLease] = []
         self.closed = False
         self._reachable = True
@@ -69,14 +81,23 @@ class MemoryStore:
             self._check(f"get {key!r}", key)
             return next(iter(self.backend.find(key)), None)
 
-    def range(self, prefix: str, *, timeout: float | None = None) -> RangeResult:
+    def range(
+        self, prefix: str, *, revision: int = 0, page_size: int = PAGE, timeout: float | None = None
+    ) -> RangeResult:
         with self.backend.changed:
             self._check(f"range {prefix!r}")
-            return RangeResult(self.backend.revision, self.backend.find(prefix, prefix=True))
+            revision = revision or self.backend.revision
+            return RangeResult(revision, self.backend.find_at(prefix, revision))
+
+    def count(self, prefix: str, *, timeout: float | None = None) -> int:
+        with self.backend.changed:
+            self._check(f"count {prefix!r}")
+            return len(self.backend.find(prefix, prefix=True))
 
     def put(self, key: str, value: bytes, *, lease: int = 0, timeout: float | None = None) -> int:
         with self.backend.changed:
             self._check(f"put {key!r}", key)
+            self.backend.check_space(_size([Put(key, value)]))
             self.backend.check_lease(lease)
             return self.backend.apply([Put(key, value, lease)])[0]
 
@@ -88,18 +109,17 @@ class MemoryStore:
     def txn(
         self,
         compares: Iterable[Compare],
-        then: Sequence[Put | Delete | Get],
-        otherwise: Sequence[Put | Delete | Get] = (),
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
         *,
         timeout: float | None = None,
     ) -> TxnResult:
-        compares = list(compares)
+        txn = Txn(tuple(compares), tuple(then), tuple(otherwise))
         with self.backend.changed:
-            self._check("transaction", *(compare.key for compare in compares))
-            writes = any(not isinstance(operation, Get) for operation in (*then, *otherwise))
-            lost = self._lost_answers.pop(0) if writes and self._lost_answers else None
+            self._check("transaction", *(compare.key for compare in txn.compares))
+            lost = self._lost_answers.pop(0) if writes(txn) and self._lost_answers else None
             if lost is not False:
-                result = self._transact(compares, then, otherwise)
+                result = self._transact(txn)
             if lost is not None:
                 raise OutcomeUnknown("transaction: sent, but its answer was lost (injected)")
             return result
@@ -113,6 +133,7 @@ class MemoryStore:
     def lease(self, ttl: float, *, on_lost: Callable[[], None] | None = None) -> MemoryLease:
         with self.backend.changed:
             self._check(f"lease of {ttl:g} s")
+            self.backend.check_space(1)
             granted = float(math.ceil(ttl))
             lease = MemoryLease(self, self.backend.grant(granted), granted, on_lost)
             self.leases.append(lease)
@@ -127,22 +148,16 @@ class MemoryStore:
             self.leases.clear()
             self.backend.changed.notify_all()
 
-    def _transact(
-        self,
-        compares: Sequence[Compare],
-        then: Sequence[Put | Delete | Get],
-        otherwise: Sequence[Put | Delete | Get],
-    ) -> TxnResult:
-        # etcd checks both branches before it looks at the compares.
-        for branch in (then, otherwise):
-            _check_branch(branch)
-        succeeded = all(self.backend.holds(compare) for compare in compares)
-        branch = then if succeeded else otherwise
-        for operation in branch:
+    def _transact(self, txn: Txn) -> TxnResult:
+        check(txn)
+        self.backend.check_space(max(_size(txn.then), _size(txn.otherwise)))
+        chosen = choose(txn, self.backend.holds)
+        operations = list(chosen.flat())
+        for operation in operations:
             if isinstance(operation, Put):
                 self.backend.check_lease(operation.lease)
-        revision, gets, _ = self.backend.apply(branch)
-        return TxnResult(succeeded, revision, gets)
+        revision, gets, _ = self.backend.apply(operations)
+        return chosen.result(revision, iter(gets))
 
     def _check(self, what: str, *keys: str | None) -> None:
         if self.closed:
@@ -238,13 +253,6 @@ class MemoryLease:
             self._on_lost()
 
 
-def _check_branch(operations: Sequence[Put | Delete | Get]) -> None:
-    if len(operations) > MAX_OPERATIONS:
-        raise StoreError("transaction: etcdserver: too many operations in txn request")
-    if any(not operation.key and not getattr(operation, "prefix", False) for operation in operations):
-        raise StoreError("transaction: etcdserver: key is not provided")
-    puts = [operation.key for operation in operations if isinstance(operation, Put)]
-    deletes = [operation for operation in operations if isinstance(operation, Delete)]
-    overlap = any(key == d.key or (d.prefix and key.startswith(d.key)) for key in puts for d in deletes)
-    if overlap or len(set(puts)) < len(puts):
-        raise StoreError("transaction: etcdserver: duplicate key given in txn request")
+def _size(operations: Sequence[Operation]) -> int:
+    """Bytes that they put, as etcd counts them for its quota: nothing for transactions inside."""
+    return sum(len(put.key.encode()) + len(put.value) for put in operations if isinstance(put, Put))

@@ -24,6 +24,8 @@ class CallFailure(Enum):
     """User, password, certificate or permission."""
     LEASE_GONE = "lease gone"
     COMPACTED = "compacted"
+    FULL = "full"
+    """The database has reached its quota."""
     NOT_ETCD = "not etcd"
     """A gRPC server, or another HTTP server, that has no such service."""
     REJECTED = "rejected"
@@ -64,6 +66,8 @@ def classify(error: grpc.RpcError, *, has_token: bool) -> CallFailure:
         return CallFailure.LEASE_GONE
     if "has been compacted" in details:
         return CallFailure.COMPACTED
+    if "database space exceeded" in details:
+        return CallFailure.FULL
     if code is _STATUS.UNAVAILABLE and any(text in details for text in _NOT_CONNECTED_TEXTS):
         return CallFailure.NOT_CONNECTED
     if any(text in details for text in _NOT_PROPOSED_TEXTS):

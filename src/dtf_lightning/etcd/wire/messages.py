@@ -20,7 +20,8 @@ KeyValue: 1 bytes key, 2 int64 create_revision, 3 int64 mod_revision, 4 int64 ve
 Event: 1 int32 type, 2 KeyValue kv
 ResponseHeader: 1 uint64 cluster_id, 2 uint64 member_id, 3 int64 revision, 4 uint64 raft_term
 
-RangeRequest: 1 bytes key, 2 bytes range_end, 3 int64 limit, 4 int64 revision, 7 bool serializable, 8 bool keys_only
+RangeRequest: 1 bytes key, 2 bytes range_end, 3 int64 limit, 4 int64 revision, 7 bool serializable, 8 bool keys_only,
+  9 bool count_only
 RangeResponse: 1 ResponseHeader header, 2 KeyValue* kvs, 3 bool more, 4 int64 count
 PutRequest: 1 bytes key, 2 bytes value, 3 int64 lease
 PutResponse: 1 ResponseHeader header
@@ -31,11 +32,13 @@ Compare: 1 int32 result, 2 int32 target, 3 bytes key, 4 int64 version /target_un
   5 int64 create_revision /target_union, 6 int64 mod_revision /target_union, 7 bytes value /target_union,
   8 int64 lease /target_union
 RequestOp: 1 RangeRequest request_range /request, 2 PutRequest request_put /request,
-  3 DeleteRangeRequest request_delete_range /request
+  3 DeleteRangeRequest request_delete_range /request, 4 TxnRequest request_txn /request
 ResponseOp: 1 RangeResponse response_range /response, 2 PutResponse response_put /response,
-  3 DeleteRangeResponse response_delete_range /response
+  3 DeleteRangeResponse response_delete_range /response, 4 TxnResponse response_txn /response
 TxnRequest: 1 Compare* compare, 2 RequestOp* success, 3 RequestOp* failure
 TxnResponse: 1 ResponseHeader header, 2 bool succeeded, 3 ResponseOp* responses
+CompactionRequest: 1 int64 revision, 2 bool physical
+CompactionResponse: 1 ResponseHeader header
 
 WatchCreateRequest: 1 bytes key, 2 bytes range_end, 3 int64 start_revision
 WatchRequest: 1 WatchCreateRequest create_request /request_union
@@ -50,7 +53,13 @@ LeaseKeepAliveRequest: 1 int64 ID
 LeaseKeepAliveResponse: 1 ResponseHeader header, 2 int64 ID, 3 int64 TTL
 
 StatusRequest:
-StatusResponse: 1 ResponseHeader header, 2 string version, 3 int64 dbSize, 4 uint64 leader
+StatusResponse: 1 ResponseHeader header, 2 string version, 3 int64 dbSize, 4 uint64 leader, 6 uint64 raftTerm,
+  8 string* errors, 9 int64 dbSizeInUse
+AlarmRequest: 1 int32 action, 2 uint64 memberID, 3 int32 alarm
+AlarmMember: 1 uint64 memberID, 2 int32 alarm
+AlarmResponse: 1 ResponseHeader header, 2 AlarmMember* alarms
+DefragmentRequest:
+DefragmentResponse: 1 ResponseHeader header
 AuthenticateRequest: 1 string name, 2 string password
 AuthenticateResponse: 1 ResponseHeader header, 2 string token
 """
@@ -125,15 +134,29 @@ class EventType(IntEnum):
     DELETE = 1
 
 
+class AlarmAction(IntEnum):
+    GET = 0
+    DEACTIVATE = 2
+
+
+class AlarmType(IntEnum):
+    NONE = 0
+    NOSPACE = 1
+    CORRUPT = 2
+
+
 RangeRequest, RangeResponse = _message("RangeRequest"), _message("RangeResponse")
 PutRequest, PutResponse = _message("PutRequest"), _message("PutResponse")
 DeleteRangeRequest, DeleteRangeResponse = _message("DeleteRangeRequest"), _message("DeleteRangeResponse")
 Compare, RequestOp = _message("Compare"), _message("RequestOp")
 TxnRequest, TxnResponse = _message("TxnRequest"), _message("TxnResponse")
+CompactionRequest, CompactionResponse = _message("CompactionRequest"), _message("CompactionResponse")
 WatchCreateRequest = _message("WatchCreateRequest")
 WatchRequest, WatchResponse = _message("WatchRequest"), _message("WatchResponse")
 LeaseGrantRequest, LeaseGrantResponse = _message("LeaseGrantRequest"), _message("LeaseGrantResponse")
 LeaseRevokeRequest, LeaseRevokeResponse = _message("LeaseRevokeRequest"), _message("LeaseRevokeResponse")
 LeaseKeepAliveRequest, LeaseKeepAliveResponse = _message("LeaseKeepAliveRequest"), _message("LeaseKeepAliveResponse")
 StatusRequest, StatusResponse = _message("StatusRequest"), _message("StatusResponse")
+AlarmRequest, AlarmResponse = _message("AlarmRequest"), _message("AlarmResponse")
+DefragmentRequest, DefragmentResponse = _message("DefragmentRequest"), _message("DefragmentResponse")
 AuthenticateRequest, AuthenticateResponse = _message("AuthenticateRequest"), _message("AuthenticateResponse")

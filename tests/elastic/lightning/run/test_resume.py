@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from support.elastic.run_of_one import Net, Outcome, assert_same_weights, fit, plain_loader, train_loader
+from support.elastic.run_of_one import (
+    Net,
+    Outcome,
+    assert_same_training,
+    assert_same_weights,
+    fit,
+    plain_loader,
+    train_loader,
+)
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -155,3 +164,60 @@ def test_elastic_checkpoint_with_inert_callback(
     assert_same_weights(rest, whole)
     assert train_loader().batch_size == loader.batch_size
     assert rest.trainer.global_step == STEPS_PER_EPOCH * 3
+
+
+KINDS = {
+    "in mid-epoch": {"every_n_train_steps": 3},
+    "in mid-accumulation": {"every_n_train_steps": 1, "accumulate_grad_batches": 2},
+    "at an epoch's end": {"every_n_epochs": 1},
+    "in mid-validation": {"every_n_train_steps": 2, "val_check_interval": 2},
+    "with a schedule": {"every_n_train_steps": 4, "scheduler": "onecycle"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_lightning_resumes_from_elastic_checkpoints(tmp_path, run, kind):
+    """Each checkpoint of an elastic run loads without `ElasticCallback` and goes on as from plain Lightning's own."""
+    arguments = dict(KINDS[kind])
+    when = {name: arguments.pop(name) for name in ("every_n_train_steps", "every_n_epochs") if name in arguments}
+    scheduler = arguments.pop("scheduler", None)
+
+    def saved(folder, *, elastic):
+        saving = ModelCheckpoint(dirpath=folder, filename="{step}", save_top_k=-1, **when)
+        loader = train_loader() if elastic else plain_loader()
+        fit(tmp_path, elastic=elastic, run=run if elastic else None, model=WithoutChance(scheduler=scheduler),
+            callbacks=[saving], loader=loader, max_epochs=2, enable_checkpointing=True,
+            **arguments)  # fmt: skip
+        return sorted(folder.glob("*.ckpt"))
+
+    theirs, ours = saved(tmp_path / "plain", elastic=False), saved(tmp_path / "elastic", elastic=True)
+    assert [path.name for path in ours] == [path.name for path in theirs] != []
+    for plain, elastic in zip(theirs, ours, strict=True):
+        one, other = (
+            fit(tmp_path, elastic=False, model=WithoutChance(scheduler=scheduler), loader=plain_loader(),
+                ckpt_path=path, max_epochs=2, seed=5, **arguments)
+            for path in (plain, elastic)
+        )  # fmt: skip
+        assert_same_training(other, one)
+
+
+def test_a_plain_checkpoint_in_mid_epoch_says_what_is_repeated(tmp_path, run):
+    """Plain Lightning's checkpoint does not hold a position in the data: the epoch begins its order again, and it is said."""
+    saving = ModelCheckpoint(dirpath=tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=3)
+    fit(tmp_path, elastic=False, model=WithoutChance(), callbacks=[saving], loader=plain_loader(), max_epochs=1,
+        enable_checkpointing=True)  # fmt: skip
+    with pytest.warns(UserWarning, match=r"saved by plain Lightning after 3 batches of epoch 0.* has 3 batches less"):
+        fit(tmp_path, elastic=True, run=run, model=WithoutChance(), ckpt_path=tmp_path / "step=3.ckpt", max_epochs=1)
+
+
+def test_a_plain_checkpoint_of_an_epochs_end_is_exact(tmp_path, run):
+    saving = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
+    fit(tmp_path, elastic=False, model=WithoutChance(), callbacks=[saving], loader=plain_loader(), max_epochs=1,
+        enable_checkpointing=True)  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the checkpoint that is resumed from")
+        rest = fit(
+            tmp_path, elastic=True, run=run, model=WithoutChance(), ckpt_path=tmp_path / "epoch=0.ckpt", max_epochs=2
+        )
+    whole = fit(tmp_path, elastic=False, model=WithoutChance(), loader=plain_loader(), max_epochs=2)
+    assert rest.model.drawn == whole.model.drawn[len(whole.model.drawn) // 2 :]

@@ -25,7 +25,7 @@ from dtf_lightning.elastic.lightning.host.loops import (
     set_logged_step,
     skip_next_validation,
 )
-from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING
+from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING, rank_zero_warn
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position
 
 if TYPE_CHECKING:
@@ -161,6 +161,16 @@ class TrainingProgress:
         self.settle(trainer)
         clear_restart_flags(trainer.fit_loop)
 
+    def batches_of_unknown_samples(self, trainer: pl.Trainer) -> int:
+        """Return how many of the epoch's batches a loaded checkpoint has done without saying which samples they held.
+
+        That is one of plain Lightning's in mid-epoch; 0 for any other, and where nothing was loaded.
+        """
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress
+        if self.trained or self.loaded is not None or batches.is_last_batch:
+            return 0
+        return int(batches.current.processed)
+
     @property
     def pending(self) -> bool:
         """Whether the current epoch is to be finished even if Lightning's counters say that it is done."""
@@ -241,6 +251,17 @@ class TrainingProgress:
         for tracker, count in ((batches.total, total), (batches.current, current)):
             tracker.ready = tracker.started = tracker.processed = tracker.completed = count
         return not stepped and begun
+
+
+def warn_of_unknown_samples(trainer: pl.Trainer, batches: int) -> None:
+    """Warn, on rank 0, that an epoch goes on from a checkpoint that does not say which of its samples are done."""
+    rank_zero_warn(
+        f"the checkpoint that is resumed from was saved by plain Lightning after {batches} batches of epoch "
+        f"{trainer.current_epoch}, and does not say which samples they held. As in plain Lightning, the rest of the epoch "
+        f"has {batches} batches less than a whole one and begins with the first samples of its order: samples may be trained "
+        "twice in this epoch, and as many at its end not at all. A checkpoint of an epoch's end, or one that was "
+        "saved with ElasticCallback, resumes at the exact sample."
+    )
 
 
 def _catch_up(epoch_loop: Any) -> None:

@@ -31,7 +31,7 @@ from dtf_lightning.elastic.lightning.data.virtual_ranks import VirtualRanks
 from dtf_lightning.elastic.lightning.reporting.rank_zero import publish_rank
 from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
 from dtf_lightning.elastic.lightning.reporting.reporter import Reporter
-from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
+from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress, warn_of_unknown_samples
 from dtf_lightning.elastic.lightning.rewind.rewind import Rewind
 from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft
 from dtf_lightning.elastic.lightning.run.fingerprint import parameter_signature, run_fingerprint
@@ -165,6 +165,7 @@ class WorkerRun:
             self.start_world.configured()
             self.membership.get_ready(trainer)
             self._signature = self._fingerprint(), parameter_signature(trainer.lightning_module)
+        unknown = self.progress.batches_of_unknown_samples(trainer)
         if not self.progress.trained:
             self.progress.go_to_loaded(trainer)
         account.charge(account.current)
@@ -188,6 +189,8 @@ class WorkerRun:
         self.world = replace(self.world, formed=True)
         clock.mark("wrap")
         self.reporter.entered(self.world)
+        if self.world.first and unknown:
+            warn_of_unknown_samples(trainer, unknown)
         self.membership.active(trainer.global_step)
 
     def _form(self, world: World) -> None:

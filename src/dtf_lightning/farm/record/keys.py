@@ -1,0 +1,115 @@
+"""Where a farm's keys lie in etcd: `/dtf/farm/<farm>/<kind>/<name>`, one folder for each kind.
+
+| kind | name | lease | what |
+|---|---|---|---|
+| `leader` | – | the coordinator's | who leads; its create revision is the epoch, which fences every decision |
+| `coordinators` | coordinator | the same lease | where it listens, and whether an operator has disabled it |
+| `workers` | farm worker | – | what it offers, and which coordinator holds its connection |
+| `tasks` | task | – | what was asked for, until it is done |
+| `attempts` | task | – | the attempt that counts; its mod revision is the attempt's identity |
+| `done` | task | – | the envelope of the result, written once; deleted when it is in the archive |
+| `failed` | task, attempt's number | – | an attempt after which the task is tried again |
+| `keys` | key | – | the task that was submitted under an idempotency key |
+| `tombstones` | task | – | a task that was archived: its id cannot be used again |
+| `plans`, `projects`, `reservations`, `tokens`, `alerts` | each its own | – | small records |
+
+Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import quote, unquote
+
+from dtf_lightning.errors import SettingsError
+
+ROOT = "/dtf/farm/"
+
+
+class Kind(Enum):
+    """The folders under a farm's prefix; `LEADER` is a single key."""
+
+    LEADER = "leader"
+    COORDINATOR = "coordinators"
+    WORKER = "workers"
+    TASK = "tasks"
+    ATTEMPT = "attempts"
+    DONE = "done"
+    FAILED = "failed"
+    KEY = "keys"
+    TOMBSTONE = "tombstones"
+    PLAN = "plans"
+    PROJECT = "projects"
+    RESERVATION = "reservations"
+    TOKEN = "tokens"
+    ALERT = "alerts"
+
+
+LIVE = (
+    Kind.LEADER,
+    Kind.COORDINATOR,
+    Kind.WORKER,
+    Kind.TASK,
+    Kind.ATTEMPT,
+    Kind.PLAN,
+    Kind.PROJECT,
+    Kind.RESERVATION,
+    Kind.TOKEN,
+    Kind.ALERT,
+)
+"""What a coordinator holds in memory. Of the others it hears, but keeps nothing."""
+
+
+@dataclass(frozen=True)
+class FarmKeys:
+    """The keys of one farm. Names may hold any character; they are quoted. Raises `SettingsError` for an empty name."""
+
+    farm: str
+    prefix: str = field(init=False)
+    """Of all keys of this farm."""
+    leader: str = field(init=False)
+    """The one key that is no folder."""
+    _folders: dict[Kind, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.farm:
+            raise SettingsError("a farm's name is empty; expected a word such as 'lab'")
+        prefix = f"{ROOT}{_quoted(self.farm)}/"
+        folders = {kind: f"{prefix}{kind.value}/" for kind in Kind}
+        folders[Kind.LEADER] = prefix + Kind.LEADER.value
+        object.__setattr__(self, "prefix", prefix)
+        object.__setattr__(self, "leader", folders[Kind.LEADER])
+        object.__setattr__(self, "_folders", folders)
+
+    def folder(self, kind: Kind) -> str:
+        """The prefix of all keys of a kind."""
+        return self._folders[kind]
+
+    def key(self, kind: Kind, *names: str | int) -> str:
+        """The key of one record. `names`: one, or for `FAILED` the task and the number of its attempt."""
+        assert len(names) == _NUM_NAMES.get(kind, 1), (kind, names)
+        if "" in names:
+            raise SettingsError(f"an empty name under {kind.value}/: every record of a farm has a name")
+        return self.folder(kind) + "/".join(_quoted(str(name)) for name in names)
+
+    def parse(self, key: str) -> tuple[Kind, tuple[str, ...]] | None:
+        """What a key under the prefix is about; `None` for one that this version does not know."""
+        folder, _, rest = key.removeprefix(self.prefix).partition("/")
+        kind = _KINDS.get(folder)
+        names = tuple(map(unquote, rest.split("/"))) if rest else ()
+        if kind is None or len(names) != _NUM_NAMES.get(kind, 1):
+            return None
+        return kind, names
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_~-]+")
+
+
+def _quoted(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else quote(name, safe="")
+
+
+_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2}
+_KINDS = {kind.value: kind for kind in Kind}

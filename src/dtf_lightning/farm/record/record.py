@@ -1,0 +1,105 @@
+"""`FarmRecord`: a coordinator's hand on the farm's record: every write goes through one of its lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TypeVar
+
+from dtf_lightning.clock import Clock
+from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.record.guarded import Limits
+from dtf_lightning.farm.record.keys import FarmKeys
+from dtf_lightning.farm.record.lane import PATIENCE, Lane, LaneCounts
+from dtf_lightning.farm.record.values import Envelope
+from dtf_lightning.farm.record.writes import Cancel, Cancellation, Cancelled, LaneName, Write
+
+T = TypeVar("T")
+
+CANCEL_TRIES = 10
+"""Each but the first is owed to an attempt that was changed just then."""
+
+
+class FarmRecord:
+    """Thread-safe. The store stays its owner's.
+
+    Args:
+        store: etcd.
+        farm: the farm's name.
+        deliver: as `Lane` takes it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        farm: str,
+        *,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+        deliver: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:
+        self.keys = FarmKeys(farm)
+        self._lanes = {name: Lane(store, name.value, limits=limits, clock=clock, deliver=deliver) for name in LaneName}
+
+    def __enter__(self) -> FarmRecord:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the lanes' threads."""
+        for lane in self._lanes.values():
+            lane.start()
+
+    def write(self, write: Write[T], *, timeout: float = PATIENCE) -> Future[T]:
+        """Make a write; the future gives its verdict, once etcd has told it.
+
+        It raises `StoreUnavailable` (not made within `timeout` seconds), `OutcomeUnknown` (nobody can tell), and what
+        etcd says of a write that it rejects. Raises `StoreError` if the record is closed, `ProtocolError` for an
+        envelope that is too large.
+        """
+        guarded = write.guarded(self.keys)
+        return self._lanes[write.lane].submit(guarded, write.verdict, timeout=timeout)
+
+    def cancel(self, task: str, envelope: Envelope, *, timeout: float = PATIENCE) -> Future[Cancelled]:
+        """End a task as `Cancel` does, again while its attempt is changed under our hands; at most `CANCEL_TRIES` times.
+
+        `envelope`: as far as known here. Attempt, revision and workers of later tries are those that etcd tells.
+        """
+        wanted: Future[Cancelled] = Future()
+        wanted.set_running_or_notify_cancel()
+        self._try_to_cancel(task, envelope, timeout, wanted, CANCEL_TRIES)
+        return wanted
+
+    def _try_to_cancel(
+        self, task: str, envelope: Envelope, timeout: float, wanted: Future[Cancelled], tries: int
+    ) -> None:
+        def told(tried: Future[Cancelled]) -> None:
+            try:
+                verdict = tried.result()
+                if verdict.cancellation is not Cancellation.CHANGED or tries == 1:
+                    wanted.set_result(verdict)
+                    return
+                number, workers = (verdict.attempt.number, verdict.attempt.workers) if verdict.attempt else (0, ())
+                again = replace(envelope, attempt=number, workers=workers, revision=verdict.seen)
+                self._try_to_cancel(task, again, timeout, wanted, tries - 1)
+            except Exception as error:
+                wanted.set_exception(error)
+
+        self.write(Cancel(task=task, envelope=envelope), timeout=timeout).add_done_callback(told)
+
+    def counts(self) -> dict[LaneName, LaneCounts]:
+        """What each lane has done so far."""
+        return {name: replace(lane.counts) for name, lane in self._lanes.items()}
+
+    def num_waiting(self, lane: LaneName) -> int:
+        """Writes that wait for the next transaction of a lane."""
+        return self._lanes[lane].num_waiting
+
+    def close(self) -> None:
+        """Commit what waits, if etcd is there to take it, and end the lanes. What is left fails. Idempotent."""
+        for lane in self._lanes.values():
+            lane.close()

@@ -1,0 +1,57 @@
+"""Ids of tasks: they come from the client, so that submitting twice is submitting once, and they carry their time.
+
+An id is a UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds since the epoch, then chance. By its time an
+id that is older than what the record remembers is refused: nobody could tell any more whether it was used before.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+
+from dtf_lightning.errors import SettingsError
+
+_RANDOM_BITS = 74
+
+
+def new_task_id(wall: float, chance: int | None = None) -> str:
+    """An id for a task that is submitted at `wall`, seconds since the epoch. `chance`: 74 bits, for tests."""
+    bits = secrets.randbits(_RANDOM_BITS) if chance is None else chance
+    upper, lower = bits >> 62, bits & ((1 << 62) - 1)
+    return str(uuid.UUID(int=round(wall * 1000) << 80 | 7 << 76 | upper << 64 | 2 << 62 | lower))
+
+
+def time_of(task_id: str) -> float:
+    """When it was made, seconds since the epoch, by its client's clock. Raises `SettingsError` for any other text."""
+    try:
+        parsed = uuid.UUID(task_id)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.version != 7 or str(parsed) != task_id:
+        raise SettingsError(
+            f"the task id {task_id!r} is no UUID of version 7 in small letters; expected one such as "
+            f"{new_task_id(1_800_000_000.0, 1)!r}"
+        )
+    return (parsed.int >> 80) / 1000
+
+
+def check_task_id(task_id: str, wall: float, retention: float, skew: float) -> None:
+    """Whether the record can tell if this id is new. Raises `SettingsError` if not.
+
+    Args:
+        task_id: what the client sent.
+        wall: now, seconds since the epoch.
+        retention: seconds for which the record remembers an id, at least.
+        skew: seconds by which a client's clock may be ahead.
+    """
+    age = wall - time_of(task_id)
+    if age > retention:
+        raise SettingsError(
+            f"the task id {task_id!r} was made {age:.0f} s ago, and the farm remembers ids for {retention:.0f} s: it "
+            "cannot tell whether the task was submitted before. Submit it under a new id"
+        )
+    if age < -skew:
+        raise SettingsError(
+            f"the task id {task_id!r} was made {-age:.0f} s in the future, of which {skew:.0f} s are allowed: set the "
+            "clock of the machine that submits"
+        )

@@ -1,0 +1,169 @@
+"""The values of a farm's records: small and immutable; `codec.py` writes them to etcd.
+
+Names are in the keys, not in the values. Times are seconds since the epoch (UTC) by the clock of who wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaderRecord:
+    """Who leads. The epoch is the key's create revision."""
+
+    coordinator: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoordinatorRecord:
+    """A coordinator that is there."""
+
+    address: str
+    version: str
+    enabled: bool = True
+    """`False`: an operator wants it to take no work."""
+
+
+class WorkerState(Enum):
+    """What a farm worker is at."""
+
+    ONLINE = "online"
+    BUSY = "busy"
+    DRAINING = "draining"
+    OFFLINE = "offline"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerRecord:
+    """A farm worker, as it last registered."""
+
+    coordinator: str
+    """Which holds its connection; "": none."""
+    connection: str
+    """Chosen anew for every connection: a coordinator answers a worker once its watch has shown this."""
+    session: str
+    """Chosen anew by every start of the worker's process."""
+    state: WorkerState = WorkerState.ONLINE
+    devices: Mapping[str, float] = field(default_factory=dict)
+    """Resource -> how much of it, such as `{"cpu": 8, "gpu": 2}`."""
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """What one worker must offer for a task."""
+
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSpecification:
+    """What was asked for. Two of them are equal if the client asked for the same."""
+
+    command: tuple[str, ...]
+    project: str = "default"
+    plan: str = ""
+    name: str = ""
+    needs: tuple[Need, ...] = ()
+    """Alternatives, the preferred one first."""
+    after: tuple[str, ...] = ()
+    """Ids of tasks that must have ended."""
+    priority: int = 0
+    timeout: float | None = None
+    """Seconds for one attempt."""
+    retries: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
+    """Of an idempotent submission; "": none."""
+    submitted: float = field(default=0.0, compare=False)
+    """When a coordinator accepted it, which is no part of what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """The attempt at a task that counts. Its key's mod revision is its identity."""
+
+    number: int
+    """Starts at 1."""
+    workers: tuple[str, ...] = ()
+    """Who tries: several for a gang, none while the task waits to be tried again."""
+    epoch: int = 0
+    """Of the leader that decided it."""
+    excluded: tuple[str, ...] = ()
+    """Workers that the next attempt should avoid, the latest last."""
+
+
+class TaskOutcome(Enum):
+    """How a task ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Envelope:
+    """A task's result, at most `codec.MAX_ENVELOPE` bytes: counts and links; test cases and logs are artifacts."""
+
+    outcome: TaskOutcome
+    attempt: int
+    """Number of the attempt whose result this is; 0 if there was none."""
+    revision: int
+    """That attempt's identity; 0 if there was none."""
+    workers: tuple[str, ...] = ()
+    reason: str = ""
+    """One sentence."""
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """Name -> URL."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedAttempt:
+    """An attempt that has ended without the task's end."""
+
+    revision: int
+    """The attempt's identity."""
+    workers: tuple[str, ...]
+    reason: str
+    ended: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyRecord:
+    """Which task was submitted under an idempotency key."""
+
+    task: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tombstone:
+    """A task that was archived."""
+
+    outcome: TaskOutcome
+    archived: float
+
+
+Value = (
+    LeaderRecord
+    | CoordinatorRecord
+    | WorkerRecord
+    | TaskSpecification
+    | Attempt
+    | Envelope
+    | FailedAttempt
+    | KeyRecord
+    | Tombstone
+)
+"""Whatever a record holds."""

@@ -1,0 +1,443 @@
+"""The guarded writes of a farm: what each compares, what it writes, and what it means that it was refused. Pure.
+
+| write | guard | what is written |
+|---|---|---|
+| `Submit` | no such task, result, tombstone or key yet | the task, and its key |
+| `Assign` | the leader's fence, the attempt as seen, the task is there | the attempt |
+| `RecordResult` | the attempt is the one that this result is of, no result yet | the result; task and attempt are deleted |
+| `RecordRetry` | the attempt is the one that failed | the failure; the attempt waits to be assigned again |
+| `Cancel` | the task is there, its attempt as seen, no result yet | the result; task and attempt are deleted |
+| `TakeBack` | the leader's fence, the attempt as seen | the attempt without its lost worker, which it excludes |
+| `Register`, `ForgetWorker` | the worker's record as seen; to forget it also the fence | the record |
+| `Archive` | the result as seen | a tombstone; result and failures are deleted |
+
+Rules:
+- "As seen" is a mod revision, 0 for a key that was not there. Ids are not used again, so it never comes back.
+- The fence is a compare that was made when the decision was made (`Leadership.fence`). It is part of the write.
+- A refused write reads, in the same transaction, what tells why. Where an earlier try's answer was lost it also tells
+  whether that try did it: what is there is then what this write would have written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, TypeVar
+
+from dtf_lightning.etcd.store import Compare, Delete, KeyValue, Put
+from dtf_lightning.farm.record.codec import decode, encode
+from dtf_lightning.farm.record.guarded import Guarded, Outcome
+from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.values import (
+    Attempt,
+    Envelope,
+    FailedAttempt,
+    KeyRecord,
+    TaskOutcome,
+    TaskSpecification,
+    Tombstone,
+    Value,
+    WorkerRecord,
+)
+
+V_co = TypeVar("V_co", covariant=True)
+
+
+class LaneName(Enum):
+    """Which lane a write goes to: the flood of one kind does not hold up the others."""
+
+    SUBMIT = "submit"
+    ASSIGN = "assign"
+    RESULT = "result"
+    OTHER = "other"
+
+
+class Write(Protocol[V_co]):
+    """One of the writes below."""
+
+    @property
+    def lane(self) -> LaneName: ...
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """The write itself."""
+        ...
+
+    def verdict(self, outcome: Outcome) -> V_co:
+        """What became of it."""
+        ...
+
+
+# --- submitting ------------------------------------------------------------------------------------------------------
+
+
+class Submission(Enum):
+    """What became of a task that was submitted."""
+
+    NEW = "new"
+    KNOWN = "known"
+    """It was submitted before, and is not done."""
+    DONE = "done"
+    """It was submitted before, and is done; perhaps archived."""
+    SAME_KEY = "same key"
+    """Another task was submitted under its idempotency key."""
+    CONFLICT = "conflict"
+    """Something else was submitted under its id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """`task` is the id under which it is known, which with `SAME_KEY` is another than was asked for."""
+
+    submission: Submission
+    task: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Accept a task. Once it is applied the task is never lost."""
+
+    task: str
+    specification: TaskSpecification
+    lane = LaneName.SUBMIT
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        mine = keys.key(Kind.TASK, self.task)
+        new = [mine, keys.key(Kind.DONE, self.task), keys.key(Kind.TOMBSTONE, self.task)]
+        puts = [Put(mine, encode(self.specification))]
+        if self.specification.key:
+            new.append(keys.key(Kind.KEY, self.specification.key))
+            puts.append(Put(new[-1], encode(KeyRecord(task=self.task))))
+        return Guarded(f"submit {self.task}", tuple(map(_absent, new)), tuple(puts), tuple(new))
+
+    def verdict(self, outcome: Outcome) -> Submitted:
+        """What became of it."""
+        if outcome.applied:
+            return Submitted(submission=Submission.NEW, task=self.task)
+        task, done, tombstone, *key = outcome.found
+        if done is not None or tombstone is not None:
+            return Submitted(submission=Submission.DONE, task=self.task)
+        if task is not None:
+            if decode(Kind.TASK, task.value) != self.specification:
+                return Submitted(submission=Submission.CONFLICT, task=self.task)
+            ours = outcome.unsure and task.value == encode(self.specification)
+            return Submitted(submission=Submission.NEW if ours else Submission.KNOWN, task=self.task)
+        assert key, f"{self.task}: refused, and nothing is there"
+        record = decode(Kind.KEY, _there(key[0]).value)
+        assert isinstance(record, KeyRecord)
+        return Submitted(submission=Submission.SAME_KEY, task=record.task)
+
+
+# --- the leader's decisions ------------------------------------------------------------------------------------------
+
+
+class Decision(Enum):
+    """What became of a leader's decision. Only for counting: the watch is what changes the leader's state."""
+
+    MADE = "made"
+    DEPOSED = "deposed"
+    """Another leads, or nobody."""
+    CHANGED = "changed"
+    """The record is not as the leader saw it."""
+    GONE = "gone"
+    """There is no such task any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assign:
+    """Give a task to its worker, or a gang's workers."""
+
+    task: str
+    attempt: Attempt
+    seen: int
+    """The mod revision of the attempt that the leader saw; 0 if there was none."""
+    fence: Compare
+    """Of the leadership that decided it."""
+    lane = LaneName.ASSIGN
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        attempt, task = keys.key(Kind.ATTEMPT, self.task), keys.key(Kind.TASK, self.task)
+        compares = (self.fence, _as_seen(attempt, self.seen), Compare(task, "version", ">", 0))
+        put = Put(attempt, encode(self.attempt))
+        return Guarded(f"assign {self.task}", compares, (put,), (self.fence.key, attempt, task))
+
+    def verdict(self, outcome: Outcome) -> Decision:
+        """What became of it."""
+        if outcome.applied:
+            return Decision.MADE
+        leader, attempt, task = outcome.found
+        if _is_ours(outcome, attempt, self.attempt):
+            return Decision.MADE
+        if task is None:
+            return Decision.GONE
+        return Decision.CHANGED if _leads(leader, self.fence) else Decision.DEPOSED
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeBack:
+    """Take a task back from a worker that is lost."""
+
+    task: str
+    attempt: Attempt
+    """As it is to be: without workers, the lost one among those to avoid."""
+    seen: int
+    fence: Compare
+    lane = LaneName.ASSIGN
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        attempt = keys.key(Kind.ATTEMPT, self.task)
+        compares = (self.fence, _as_seen(attempt, self.seen))
+        put = Put(attempt, encode(self.attempt))
+        return Guarded(f"take back {self.task}", compares, (put,), (self.fence.key, attempt))
+
+    def verdict(self, outcome: Outcome) -> Decision:
+        """What became of it."""
+        if outcome.applied:
+            return Decision.MADE
+        leader, attempt = outcome.found
+        if _is_ours(outcome, attempt, self.attempt):
+            return Decision.MADE
+        if attempt is None:
+            return Decision.GONE
+        return Decision.CHANGED if _leads(leader, self.fence) else Decision.DEPOSED
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetWorker:
+    """Take a worker's record away: it is lost, and has to register again."""
+
+    worker: str
+    seen: int
+    fence: Compare
+    lane = LaneName.ASSIGN
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        worker = keys.key(Kind.WORKER, self.worker)
+        compares = (self.fence, _as_seen(worker, self.seen))
+        return Guarded(f"forget {self.worker}", compares, (Delete(worker),), (self.fence.key, worker))
+
+    def verdict(self, outcome: Outcome) -> Decision:
+        """What became of it."""
+        if outcome.applied:
+            return Decision.MADE
+        leader, worker = outcome.found
+        if worker is None:
+            return Decision.MADE if outcome.unsure else Decision.GONE
+        return Decision.CHANGED if _leads(leader, self.fence) else Decision.DEPOSED
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+class Recording(Enum):
+    """What became of a result."""
+
+    RECORDED = "recorded"
+    """This time or before."""
+    STALE = "stale"
+    """It is of an attempt that no longer counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordResult:
+    """Record how a task ended, through any coordinator. `envelope.revision` names the attempt."""
+
+    task: str
+    envelope: Envelope
+    lane = LaneName.RESULT
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        task, attempt, done = (keys.key(kind, self.task) for kind in (Kind.TASK, Kind.ATTEMPT, Kind.DONE))
+        compares = (_as_seen(attempt, self.envelope.revision), _absent(done))
+        assert self.envelope.revision > 0, self.task
+        then = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task))
+        return Guarded(f"result of {self.task}", compares, then, (done,))
+
+    def verdict(self, outcome: Outcome) -> Recording:
+        """What became of it."""
+        if outcome.applied:
+            return Recording.RECORDED
+        (done,) = outcome.found
+        # A cancellation names the attempt that it ended, too.
+        recorded = None if done is None else _envelope(done)
+        same = recorded is not None and _what_ended(recorded) == _what_ended(self.envelope)
+        return Recording.RECORDED if same else Recording.STALE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordRetry:
+    """Record an attempt after which the task is tried again. `failed.revision` names the attempt."""
+
+    task: str
+    number: int
+    """Of the attempt that failed."""
+    failed: FailedAttempt
+    attempt: Attempt
+    """As it is to be: without workers."""
+    lane = LaneName.RESULT
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        attempt, failed = keys.key(Kind.ATTEMPT, self.task), keys.key(Kind.FAILED, self.task, self.number)
+        assert self.failed.revision > 0, self.task
+        then = (Put(failed, encode(self.failed)), Put(attempt, encode(self.attempt)))
+        return Guarded(f"retry of {self.task}", (_as_seen(attempt, self.failed.revision),), then, (failed,))
+
+    def verdict(self, outcome: Outcome) -> Recording:
+        """What became of it."""
+        if outcome.applied:
+            return Recording.RECORDED
+        (failed,) = outcome.found
+        if failed is None:
+            return Recording.STALE
+        record = decode(Kind.FAILED, failed.value)
+        assert isinstance(record, FailedAttempt)
+        return Recording.RECORDED if record.revision == self.failed.revision else Recording.STALE
+
+
+class Cancellation(Enum):
+    """What became of a wish to cancel a task."""
+
+    CANCELLED = "cancelled"
+    """Now or before."""
+    FINISHED = "finished"
+    """It had ended otherwise before."""
+    CHANGED = "changed"
+    """Its attempt is not the one that was seen: decide again."""
+    UNKNOWN = "unknown"
+    """There is no such task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """`seen`: with `CHANGED`, the mod revision of the attempt as it is (0 if there is none), and the attempt."""
+
+    cancellation: Cancellation
+    seen: int = 0
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel:
+    """End a task that is not done. Against its result whoever is first decides."""
+
+    task: str
+    envelope: Envelope
+    """Its outcome is `CANCELLED`, `SKIPPED` or `EXPIRED`. Its `revision` is that of the attempt as seen, or 0."""
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        assert self.envelope.outcome not in (TaskOutcome.COMPLETED, TaskOutcome.FAILED), self.task
+        kinds = (Kind.TASK, Kind.ATTEMPT, Kind.DONE, Kind.TOMBSTONE)
+        task, attempt, done, tombstone = (keys.key(kind, self.task) for kind in kinds)
+        compares = (Compare(task, "version", ">", 0), _as_seen(attempt, self.envelope.revision), _absent(done))
+        then = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task))
+        return Guarded(f"cancel {self.task}", compares, then, (task, attempt, done, tombstone))
+
+    def verdict(self, outcome: Outcome) -> Cancelled:
+        """What became of it."""
+        if outcome.applied:
+            return Cancelled(cancellation=Cancellation.CANCELLED)
+        task, attempt, done, tombstone = outcome.found
+        if done is not None or tombstone is not None:
+            ended = _envelope(done).outcome if done is not None else _tombstone(_there(tombstone)).outcome
+            same = ended is self.envelope.outcome
+            return Cancelled(cancellation=Cancellation.CANCELLED if same else Cancellation.FINISHED)
+        if task is None:
+            return Cancelled(cancellation=Cancellation.UNKNOWN)
+        if attempt is None:
+            return Cancelled(cancellation=Cancellation.CHANGED)
+        as_it_is = decode(Kind.ATTEMPT, attempt.value)
+        assert isinstance(as_it_is, Attempt)
+        return Cancelled(cancellation=Cancellation.CHANGED, seen=attempt.mod_revision, attempt=as_it_is)
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register:
+    """Write a worker's record, by the coordinator that holds its connection. The verdict: whether it is there."""
+
+    worker: str
+    record: WorkerRecord
+    seen: int
+    """The mod revision of the record as seen; 0 if there was none."""
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        worker = keys.key(Kind.WORKER, self.worker)
+        put = Put(worker, encode(self.record))
+        return Guarded(f"register {self.worker}", (_as_seen(worker, self.seen),), (put,), (worker,))
+
+    def verdict(self, outcome: Outcome) -> bool:
+        """Whether the record is there, from now or before."""
+        return outcome.applied or _is_ours(outcome, outcome.found[0], self.record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """Forget a result that is in the archive; its id stays known. The verdict: whether it is forgotten."""
+
+    task: str
+    seen: int
+    """The mod revision of the result."""
+    tombstone: Tombstone
+    failed: tuple[int, ...] = ()
+    """Numbers of the attempts that failed."""
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        done, tombstone = keys.key(Kind.DONE, self.task), keys.key(Kind.TOMBSTONE, self.task)
+        then: list[Put | Delete] = [Put(tombstone, encode(self.tombstone)), Delete(done)]
+        then += [Delete(keys.key(Kind.FAILED, self.task, number)) for number in self.failed]
+        return Guarded(f"archive {self.task}", (_as_seen(done, self.seen),), tuple(then), (tombstone,))
+
+    def verdict(self, outcome: Outcome) -> bool:
+        """Whether the result is forgotten, from now or before."""
+        return outcome.applied or outcome.found[0] is not None
+
+
+def _absent(key: str) -> Compare:
+    return Compare(key, "version", "=", 0)
+
+
+def _as_seen(key: str, revision: int) -> Compare:
+    return Compare(key, "mod", "=", revision)
+
+
+def _is_ours(outcome: Outcome, found: KeyValue | None, value: Value) -> bool:
+    """Whether an earlier try of this write, whose answer was lost, has written what is there."""
+    return outcome.unsure and found is not None and found.value == encode(value)
+
+
+def _leads(leader: KeyValue | None, fence: Compare) -> bool:
+    return leader is not None and leader.create_revision == fence.operand
+
+
+def _there(kv: KeyValue | None) -> KeyValue:
+    assert kv is not None
+    return kv
+
+
+def _envelope(kv: KeyValue) -> Envelope:
+    envelope = decode(Kind.DONE, kv.value)
+    assert isinstance(envelope, Envelope)
+    return envelope
+
+
+def _what_ended(envelope: Envelope) -> tuple[int, TaskOutcome]:
+    return envelope.revision, envelope.outcome
+
+
+def _tombstone(kv: KeyValue) -> Tombstone:
+    tombstone = decode(Kind.TOMBSTONE, kv.value)
+    assert isinstance(tombstone, Tombstone)
+    return tombstone
