@@ -61,6 +61,7 @@ class Training:
     validates: bool = True
     num_validated: int = 64
     evaluation: str = "padded"
+    stop: str = "together"
     val_check_interval: float = 1.0
     shuffle: bool = True
     tail: str | None = None
@@ -193,6 +194,18 @@ class StopWhenTold(Callback):
         trainer.should_stop = trainer.strategy.broadcast(self._path.exists())
 
 
+class StopsAlone(Callback):
+    """Rank 1 sets `should_stop` in a hook after so many steps, and the others do not."""
+
+    def __init__(self, hook: str, step: int) -> None:
+        self._step = step
+        setattr(self, hook, self._stop)
+
+    def _stop(self, trainer, *_):
+        if trainer.global_rank == 1 and trainer.global_step >= self._step:
+            trainer.should_stop = True
+
+
 def train(training: Training, folder: Path, name: str) -> None:
     """Train and write down what came out, for comparison."""
     warnings.filterwarnings("ignore")
@@ -206,6 +219,7 @@ def train(training: Training, folder: Path, name: str) -> None:
             learning_rate=training.learning_rate,
             verify_every_n_steps=training.verify_every,
             evaluation=training.evaluation,
+            stop=training.stop,
             ledger=True,
             run_dir=str(folder),
         ),
@@ -317,6 +331,9 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
                 yield DivergenceStopping(check_every=2, action=lambda *_: None)
             case "best":
                 yield ModelCheckpoint(dirpath=str(folder / "best"), monitor="val_loss", save_top_k=2)
+            case _ if name.startswith("stops_alone:"):
+                _, hook, step = name.split(":")
+                yield StopsAlone(hook, int(step))
             case _:
                 raise ValueError(name)
     if training.progress_bar:  # the last: at an epoch's end, on rank 0 only, it computes synchronised metrics

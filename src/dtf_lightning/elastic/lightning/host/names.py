@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from lightning.fabric.utilities.rank_zero import rank_zero_only
     from lightning.pytorch import callbacks
     from lightning.pytorch.callbacks import (
+        BatchSizeFinder,
         Callback,
         Checkpoint,
+        EarlyStopping,
         GradientAccumulationScheduler,
+        LearningRateFinder,
         ModelCheckpoint,
         ProgressBar,
         RichProgressBar,
@@ -50,8 +53,8 @@ if TYPE_CHECKING:
     VERSION: str
 else:
     _HOMES = {
-        ".callbacks": "Callback Checkpoint GradientAccumulationScheduler ModelCheckpoint ProgressBar RichProgressBar "
-        "TQDMProgressBar",
+        ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
+        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
         ".loggers.logger": "Logger",
@@ -87,15 +90,18 @@ __all__ = [
     "PACKAGE",
     "VERSION",
     "AutomaticOptimization",
+    "BatchSizeFinder",
     "CSVLogger",
     "Callback",
     "Checkpoint",
     "ClosureResult",
     "ClusterEnvironment",
     "DDPStrategy",
+    "EarlyStopping",
     "FitLoop",
     "GradientAccumulationScheduler",
     "LRSchedulerConfig",
+    "LearningRateFinder",
     "Logger",
     "Loop",
     "MLFlowLogger",

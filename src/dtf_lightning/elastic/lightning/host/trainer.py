@@ -27,6 +27,11 @@ def replace_strategy(trainer: Any, strategy: Any) -> None:
     trainer._accelerator_connector.strategy = strategy
 
 
+def is_running(trainer: Any) -> bool:
+    """Tell whether the trainer is in `fit`, or in another of its entry points."""
+    return bool(trainer.state.status.value == "running")
+
+
 def starts_processes(strategy: Any) -> bool:
     """Tell whether this is a `DDPStrategy` that forks or spawns its processes: `ddp_spawn`, `ddp_fork`, `ddp_notebook`."""
     return getattr(strategy, "_start_method", "popen") != "popen"

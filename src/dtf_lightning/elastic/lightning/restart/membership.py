@@ -272,6 +272,9 @@ class RestartMembership:
     def leaving(self, reason: str) -> None:
         self.stop.ask(reason)
 
+    def loop_ends(self, step: int, reason: str) -> None:
+        """Do nothing: no agent compares the workers' steps."""
+
     def finished(self, step: int) -> None:  # noqa: ARG002
         dist.barrier()
 

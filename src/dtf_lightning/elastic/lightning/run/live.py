@@ -136,6 +136,9 @@ class LiveMembership:
     def leaving(self, reason: str) -> None:
         self.link.leaving(reason)
 
+    def loop_ends(self, step: int, reason: str) -> None:
+        self.link.loop_ends(step, reason)
+
     def finished(self, step: int) -> None:
         self.link.finished(step)
 

@@ -102,6 +102,9 @@ class Membership(Protocol):
     def leaving(self, reason: str) -> None:
         """Ask this worker to leave at the next step boundary. Safe in a signal handler."""
 
+    def loop_ends(self, step: int, reason: str) -> None:
+        """Tell the others that this worker leaves the training loop after `step` optimizer steps, and why."""
+
     def finished(self, step: int) -> None:
         """Wait until all members have completed the training. Raises if one of them died before it."""
 

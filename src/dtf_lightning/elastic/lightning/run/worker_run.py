@@ -39,6 +39,7 @@ from dtf_lightning.elastic.lightning.run.fingerprint import parameter_signature,
 from dtf_lightning.elastic.lightning.run.policies import Membership, StateParts, StateSource, Verdict
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.start_world import StartWorld
+from dtf_lightning.elastic.lightning.run.stopping import why_stopped, why_stopped_early
 from dtf_lightning.elastic.lightning.run.world import World
 from dtf_lightning.elastic.rules.resume import LoopPhase
 from dtf_lightning.errors import RunAborted
@@ -316,6 +317,8 @@ class WorkerRun:
         if validates:
             self.rewind.undo.validation_begins(self.trainer)
         yield
+        if validates:
+            self.heed_stop()
         self.rewind.undo.hooks_done()
         if self.progress.no_step_open(self.trainer):
             self.reporter.run_log.commit()
@@ -327,9 +330,20 @@ class WorkerRun:
         self.progress.epoch_batches_done(self.trainer)
         self.rewind.undo.hooks_begin(self.trainer)
         yield
+        self.heed_stop()
         self.rewind.undo.hooks_done()
         self.reporter.run_log.commit()
         self.progress.epoch_done()
+
+    def heed_stop(self) -> None:
+        """Stop with the first worker that stops, or tell the agent that this one does. May be a collective."""
+        trainer = self.trainer
+        if self.settings.stop == "any":
+            trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
+        elif trainer.should_stop:
+            early = why_stopped_early(trainer)
+            if early is not None:  # told at once: the hooks of the end may wait for a worker that trains on
+                self.membership.loop_ends(trainer.global_step, early)
 
     def collective(self) -> AbstractContextManager[None]:
         """Count the time inside the context as waiting for the other workers."""
@@ -400,6 +414,7 @@ class WorkerRun:
         worker's state.
         """
         self.reporter.finishing()
+        self.membership.loop_ends(self.trainer.global_step, why_stopped(self.trainer))
         self.agreement.finish()
         self.membership.finished(self.trainer.global_step)
         self.over = True
