@@ -28,7 +28,7 @@ from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.formats import torch_file
 from dtf_lightning.elastic.checkpoints.retention import LatestN
 from dtf_lightning.elastic.checkpoints.staging import StagedState, Staging
-from dtf_lightning.elastic.checkpoints.storage import LocalStorage
+from dtf_lightning.elastic.checkpoints.storage.local import LocalStorage
 from dtf_lightning.elastic.numerics.loss_slots import LossSlots
 
 STATE_BYTES = 200e6

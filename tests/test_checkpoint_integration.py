@@ -32,7 +32,7 @@ from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.reader import best_checkpoint, latest_checkpoint, verify
 from dtf_lightning.elastic.checkpoints.record import Record
 from dtf_lightning.elastic.checkpoints.retention import AnyOf, BestN, LatestN
-from dtf_lightning.elastic.checkpoints.storage import open_storage
+from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 from dtf_lightning.elastic.checkpoints.summary import summary
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero, together
 from dtf_lightning.elastic.numerics.divergence_detector import Divergence, DivergenceDetector, DivergenceSettings

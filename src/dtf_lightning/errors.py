@@ -68,6 +68,14 @@ class RunRefused(DtfError):
     """This node may not join the run (another script, settings or model); the run itself goes on."""
 
 
+class StateRefused(RunRefused):
+    """A joiner was let in, but could not be given the run's state, or holds another one; the run goes on without it."""
+
+
+class StateDiffers(DtfError):
+    """This worker's weights, optimizer or other training state are not those of its peers, who go on without it."""
+
+
 class RunAborted(DtfError):
     """The leader ended the run after too many failures. The message lists the failed members and times."""
 

@@ -95,13 +95,14 @@ HEAVY = ("torch", "lightning", "pytorch_lightning", "grpc", "google.protobuf", "
 MAX_IMPORTS = 20
 """Modules of ours that one module may import."""
 
-WIDE: dict[str, str] = {"elastic.agent.live.agent": "about to be divided"}
+WIDE: dict[str, str] = {
+    "elastic.agent.live.agent": "brings the parts of a live node together",
+    "elastic.lightning.run.worker_run": "brings the parts of a worker's run together",
+}
 """Module with more imports -> why."""
 
 
-TANGLED: dict[str, str] = {
-    "elastic.checkpoints.storage": "makes remote storages, which are storages",
-}
+TANGLED: dict[str, str] = {}
 """A module of a cycle -> why."""
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from dtf_lightning.elastic.agent.live.worker_group import AgentAddress, LocalWorker, WorkerGroup
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.directives import Directive, DirectiveKind
 from dtf_lightning.elastic.rules.generation import Generation, Member
-from dtf_lightning.elastic.rules.records import WorkerState
+from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 from dtf_lightning.elastic.run.keys import RunInfo, RunPhase
 
 
@@ -62,6 +65,25 @@ def test_boundary_is_the_furthest_worker(node):
     assert node.record().boundary is None
     node.said(second, messages.At(target=2, boundary=5), 1.0)
     assert node.record().boundary == (2, 5)
+
+
+def test_the_first_stop_and_the_furthest_boundary(node):
+    """Of two workers one leaves the loop at boundary 4, the other is at 5; a withdrawal, or unwinding, forgets the stop."""
+    told(node, generation(1))
+    first, second = node.workers.values()
+    stop = messages.LoopEnds(generation=1, boundary=4, step=40, reason="trainer.should_stop was set")
+    node.said(first, messages.Heartbeat(step=40, generation=1, boundary=5), 1.0)
+    node.said(second, stop, 1.0)
+    record = node.record(tells_passed=True)
+    assert (record.stopped, record.passed) == ((1, 4), (1, 5))
+    assert record.stopped_why == "worker 1 after step 40: trainer.should_stop was set"
+    assert NodeRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert node.record().passed is None, "it changes with every step, and would be written as often"
+    node.said(second, replace(stop, withdrawn=True, boundary=5), 1.0)
+    assert node.record().stopped is None
+    node.said(second, stop, 1.0)
+    node.said(second, messages.Ready(after=1), 1.0)
+    assert (node.record().stopped, node.record().stopped_why) == (None, "")
 
 
 def test_generation_and_its_failure_seen_at_once(node):
@@ -174,3 +196,20 @@ def test_sibling_of_a_dead_worker_does_not_make_the_node_leave(node, order):
     for happen in happens if order == "death first" else reversed(happens):
         happen()
     assert (node.leaving, node.record().state) == ("", WorkerState.FAILED)
+
+
+def test_a_member_that_is_turned_away(node):
+    """It leaves, which is no failure of a member; a newcomer that is refused was none."""
+    told(node, generation(1))
+    first, _ = node.workers.values()
+    node.said(first, messages.Dying(error="it holds another state", refused=True), 1.0)
+    assert [message.reason for _, message in node.refuse("it holds another state")] == ["it holds another state"] * 2
+    assert (node.record().state, node.record().detail) == (
+        WorkerState.LEFT,
+        "worker 0 was refused: it holds another state",
+    )
+    for worker in list(node.workers.values()):
+        node.lost(worker, "exit code 1")
+    assert node.record().state is WorkerState.LEFT
+    node.begin(2)
+    assert node.record().state is WorkerState.JOINING

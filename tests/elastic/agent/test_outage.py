@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -62,7 +63,10 @@ def test_answer_to_the_generation_is_lost(cluster, backend):
 
 
 def test_new_run_after_a_crash(backend, run_id):
-    """All nodes of a run vanished: whoever comes next waits until none can come back, then starts a new run."""
+    """All nodes of a run vanished: whoever comes next waits until none can come back, then starts a new run.
+
+    Only then is it known that nobody joins, and that one of them has to be rank zero.
+    """
     with FakeCluster(lambda: MemoryStore(backend), run_id) as first:
         (a,) = first.training("a")
         view = first.view
@@ -74,11 +78,18 @@ def test_new_run_after_a_crash(backend, run_id):
             for lease in list(backend._leases):
                 backend.drop_lease(lease)
     with FakeCluster(lambda: MemoryStore(backend), run_id) as second:
-        b = second.agent("b", lease_ttl=2.0)
-        b.start_workers()
-        b.worker.ready()
+        b, c = second.agent("b", lease_ttl=2.0), second.agent("c", lease_ttl=2.0)
+        with ThreadPoolExecutor(2) as pool:  # both wait for their welcome
+            for started in [pool.submit(node.start_workers) for node in (b, c)]:
+                started.result()
+        welcomes = [*b.welcomes, *c.welcomes]
+        assert sorted(welcome.rank for welcome in welcomes)[0] == 0
+        assert sum(welcome.rank == 0 for welcome in welcomes) == 1
+        assert not any(welcome.joiner for welcome in welcomes)
+        second.all_ready(b, c)
         generation = b.worker.train()
-        assert (generation.number, members(generation)) == (1, ["b#1"])
+        zero = "b#1" if b.welcomes[0].rank == 0 else "c#1"
+        assert (generation.number, members(generation)[0], len(generation.members)) == (1, zero, 2)
 
 
 def test_the_run_goes_on_in_a_newcomer_that_has_seen_its_last_member(cluster, backend):

@@ -19,7 +19,7 @@ from dtf_lightning import BestCheckpoints, DivergenceStopping
 from dtf_lightning.elastic.checkpoints.compare import compare
 from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.reader import best_checkpoint, latest_checkpoint, verify
-from dtf_lightning.elastic.checkpoints.storage import open_storage
+from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.data.step_plans import ElasticBatchSampler
 from dtf_lightning.elastic.lightning.callbacks.rollback import _install

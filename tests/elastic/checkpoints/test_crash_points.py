@@ -14,7 +14,7 @@ from dtf_lightning.elastic.checkpoints import manifest as manifests
 from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.manifest import Manifest
 from dtf_lightning.elastic.checkpoints.reader import best_checkpoint, latest_checkpoint, verify
-from dtf_lightning.elastic.checkpoints.storage import LocalStorage
+from dtf_lightning.elastic.checkpoints.storage.local import LocalStorage
 from dtf_lightning.errors import CheckpointError
 from support.elastic.checkpoint_disks import (
     POLICY,

@@ -8,7 +8,8 @@ from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.manifest import Manifest
 from dtf_lightning.elastic.checkpoints.reader import latest_checkpoint, verify
 from dtf_lightning.elastic.checkpoints.retention import AnyOf, BestN, LatestN
-from dtf_lightning.elastic.checkpoints.storage import LocalStorage, open_storage
+from dtf_lightning.elastic.checkpoints.storage.local import LocalStorage
+from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 from dtf_lightning.errors import CheckpointError, SettingsError
 from support.elastic.checkpoint_disks import POLICY, content, save
 

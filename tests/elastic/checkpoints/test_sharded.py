@@ -15,7 +15,7 @@ from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.reader import latest_checkpoint, verify
 from dtf_lightning.elastic.checkpoints.retention import LatestN
 from dtf_lightning.elastic.checkpoints.sharded import load_sharded, save_sharded
-from dtf_lightning.elastic.checkpoints.storage import LocalStorage
+from dtf_lightning.elastic.checkpoints.storage.local import LocalStorage
 from dtf_lightning.errors import CheckpointDamaged
 
 # (12, 2) and (5,): the second does not divide by the number of ranks

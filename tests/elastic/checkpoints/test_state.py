@@ -22,7 +22,7 @@ from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.formats import load_tensors, load_verified, safetensors_file, torch_file
 from dtf_lightning.elastic.checkpoints.retention import LatestN
 from dtf_lightning.elastic.checkpoints.staging import Staging, StateChanged
-from dtf_lightning.elastic.checkpoints.storage import LocalStorage
+from dtf_lightning.elastic.checkpoints.storage.local import LocalStorage
 from dtf_lightning.elastic.data.skipping_sampler import SkippingSampler, exclude
 from dtf_lightning.elastic.numerics.learning_rate_cut import (
     cut_learning_rates,

@@ -14,12 +14,12 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
+from dtf_lightning.elastic.lightning.checks.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.elastic.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.elastic.lightning.reporting import csv_log, progress_bars
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.rewind.progress import StepBoundary, TrainingProgress
 from dtf_lightning.elastic.lightning.rewind.unwinding import restore_module, strip_tracebacks
-from dtf_lightning.elastic.lightning.run.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.elastic.rules.resume import LoopPhase
 from support.elastic.run_of_one import Net, plain_loader, val_loader
 

@@ -53,7 +53,7 @@ def test_trainer_arguments(tmp_path: Path, run: RunOfOne, name: str) -> None:
     elastic = fit(tmp_path, elastic=True, run=run, **arguments)
     assert_same_training(elastic, plain)
     assert elastic.trace == plain.trace
-    assert run.kinds() == ["hello", "ready", "active", "finished"]
+    assert run.kinds() == ["hello", "ready", "active", "loop_ends", "finished"]
 
 
 @pytest.mark.parametrize("scheduler", ["step", "epoch", "onecycle", "plateau"])

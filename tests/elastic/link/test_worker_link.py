@@ -25,6 +25,7 @@ from dtf_lightning.elastic.link.messages import (
     Hello,
     Leaving,
     Left,
+    LoopEnds,
     Prepare,
     Ready,
     Refused,
@@ -459,6 +460,20 @@ def test_the_end_is_waited_for(trained):
     agent.hang_up()
     worker.link._listener.join(DEADLINE)
     assert not worker.lost.is_set()
+
+
+def test_a_loop_that_ends_and_goes_on_after_all(trained):
+    """The worker's boundary is told at once, and withdrawn at the next one: the others' steps prove nothing then."""
+    agent, worker = trained
+    worker.pass_boundaries(2)
+    worker.link.loop_ends(7, "trainer.should_stop was set")
+    said = LoopEnds(generation=1, boundary=2, step=7, reason="trainer.should_stop was set")
+    assert agent.expect(LoopEnds) == said
+    worker.pass_boundaries(2)
+    withdrawn = agent.expect(LoopEnds)
+    assert withdrawn.withdrawn
+    worker.link.loop_ends(9, "again")
+    assert agent.expect(LoopEnds).boundary == 4, "the withdrawal was said once"
 
 
 def test_an_aborted_run(trained):

@@ -6,7 +6,7 @@ import pytest
 
 from dtf_lightning.elastic.checkpoints.manifest import load, runs
 from dtf_lightning.elastic.checkpoints.reader import latest_checkpoint, verify
-from dtf_lightning.elastic.checkpoints.storage import LocalStorage
+from dtf_lightning.elastic.checkpoints.storage.local import LocalStorage
 from support.elastic.run import PATIENCE, exactly
 from support.elastic.training import Training
 

@@ -128,20 +128,20 @@ def test_leave_on_sigterm(make_run, leaver):
     "fault",
     [
         Fault(at="receiving", generation=2, action="kill"),
-        Fault(at="checkpoint_save", rank=0, generation=2, action="kill"),
+        Fault(at="checkpoint_save", rank=0, generation=1, action="kill"),
         Fault(at="forming", rank=2, generation=2, action="kill"),
         Fault(at="train_start", rank=2, generation=2, action="kill"),
     ],
     ids=lambda fault: fault.at.value,
 )
 def test_death_while_joining(make_run, fault):
-    """The joiner dies while it forms, receives or begins; or the one that sends it the state."""
+    """The joiner dies while it forms, receives or begins; or one that packs its state for it, at the agreed boundary."""
     training = Training(until_stopped=True, faults=(fault,), callbacks=("ema",))
     run = make_run(training, min_nodes=2)
     run.start("a", "b")
     before = run.wait_for_world(2)
     run.start("c")
-    run.wait_for_world(2, after=before + 1)
+    run.wait_for_world(2, after=before)
     run.stop()
     run.wait_until_over(failed=1)
     run.check(survivors=2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dtf_lightning.elastic.rules.directives import DirectiveKind
 from dtf_lightning.elastic.rules.state import RescalePhase
+from dtf_lightning.elastic.rules.stops import patience
 from support.elastic.simulated_run import SimulatedRun
 
 
@@ -148,3 +151,84 @@ def test_an_old_finish_is_nothing_new():
     run.train()
     run.advance(10)
     assert run.phase is RescalePhase.STABLE
+
+
+def stops(run: SimulatedRun, node: str, boundary: int, why: str = "worker 0 after step 7: trainer.should_stop was set"):
+    run.change(node, stopped=(run.generation.number, boundary), stopped_why=why)
+
+
+def passes(run: SimulatedRun, node: str, boundary: int):
+    run.change(node, passed=(run.generation.number, boundary))
+
+
+@pytest.mark.parametrize("phase", [RescalePhase.STABLE, RescalePhase.PREPARING, RescalePhase.STOPPING])
+def test_stopped_apart(phase: RescalePhase):
+    """One stops at boundary 7, the other begins step 8: ABORT by name, in less than `rescale_timeout`, in every phase."""
+    run = SimulatedRun()
+    run.start("a", "b")
+    if phase is not RescalePhase.STABLE:
+        run.join("c")
+        run.ready("c")
+        run.advance(run.settings.max_wait)
+    if phase is RescalePhase.STOPPING:
+        run.answer("a", "b", boundary=7)
+    assert run.phase is phase
+    stops(run, "a", 7)
+    passes(run, "a", 7)
+    passes(run, "b", 7)
+    run.advance(0.1)
+    assert run.phase is phase, "nobody is ahead of anybody"
+    passes(run, "b", 8)
+    assert run.wait.until is not None
+    run.advance(patience(run.settings))
+    assert run.phase is RescalePhase.ABORTED
+    assert patience(run.settings) < run.settings.rescale_timeout
+    assert "a#1 stopped (worker 0 after step 7: trainer.should_stop was set), but b#1 began" in run.directive.reason
+    assert 'ElasticCallback(stop="any")' in run.directive.reason
+
+
+def test_a_slow_end_is_no_stop_apart():
+    """The other one is at the last step's hooks, for hours: it is waited for."""
+    run = SimulatedRun()
+    run.start("a", "b")
+    stops(run, "a", 7)
+    run.finish("a")
+    passes(run, "b", 7)
+    run.advance(10_000)
+    assert run.phase is RescalePhase.STABLE
+    run.finish("b")
+    assert run.phase is RescalePhase.FINISHED
+
+
+def test_a_stop_that_is_withdrawn():
+    """It ended the epoch only, and trains on; what the other one had passed meanwhile proves nothing."""
+    run = SimulatedRun()
+    run.start("a", "b")
+    stops(run, "a", 7)
+    passes(run, "b", 8)
+    run.change("a", stopped=None, stopped_why="", passed=(1, 8))
+    run.advance(10_000)
+    assert run.phase is RescalePhase.STABLE
+
+
+def test_a_stop_of_an_earlier_generation():
+    """Boundaries are counted anew in each: old words of one member are not compared with new ones of another."""
+    run = SimulatedRun()
+    run.start("a", "b", "c")
+    stops(run, "a", 7)
+    run.crash("c")
+    run.ready("a", "b")
+    run.train()
+    passes(run, "b", 9)
+    run.advance(10_000)
+    assert run.phase is RescalePhase.STABLE
+
+
+def test_stopped_apart_on_one_node():
+    """Two workers of the same node: its record holds the first stop and the furthest boundary."""
+    run = SimulatedRun(workers=2)
+    run.start("a")
+    stops(run, "a", 3)
+    passes(run, "a", 4)
+    run.advance(patience(run.settings))
+    assert run.phase is RescalePhase.ABORTED

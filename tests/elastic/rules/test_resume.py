@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtf_lightning.elastic.rules.resume import LoopPhase, Position, choose_sources
+from dtf_lightning.elastic.rules.resume import LoopPhase, Position, choose_sources, send_from
 from dtf_lightning.errors import ProtocolError
 
 
@@ -107,3 +107,12 @@ def test_other_json_is_a_protocol_error():
     """An unknown phase or field."""
     with pytest.raises(ProtocolError, match="expected a position"):
         Position.from_json({"phase": "lunch"})
+
+
+def test_only_the_able_send() -> None:
+    """Holders that could not pack their state are left out, and the receivers spread over the others."""
+    newest, newcomer = Position(trained=True, global_step=5), Position()
+    plan = choose_sources([newest, newest, newest, newcomer, newcomer, newcomer])
+    assert send_from(plan, {0, 2}).sources == {3: 0, 4: 2, 5: 0}
+    assert send_from(plan, {1}).sources == {3: 1, 4: 1, 5: 1}
+    assert send_from(plan, {0, 1, 2}) == plan

@@ -14,7 +14,7 @@ from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.reader import verify
 from dtf_lightning.elastic.checkpoints.record import Record
 from dtf_lightning.elastic.checkpoints.retention import AnyOf, BestN, LatestN
-from dtf_lightning.elastic.checkpoints.storage import FileOperations, LocalStorage
+from dtf_lightning.elastic.checkpoints.storage.local import FileOperations, LocalStorage
 
 BEST, RECENT = 2, 3
 POLICY = AnyOf((BestN(BEST, "loss"), LatestN(RECENT)))

@@ -24,19 +24,22 @@ class DisturbedCheckpoints(BestCheckpoints):
         super().__init__("loss_step", best=1, recent=1, on_validation=False, dirpath=folder / "saved", **kwargs)
         self._place, self._waits = folder, waits
         self._name, self._left = dies_at or ("", 0)
+        opened = self._saver._open
+
+        def disturbed(run: str) -> CheckpointFolder:
+            folder = opened(run)
+            folder.storage._do = Counting(self._meet)
+            return folder
+
+        self._saver._open = disturbed
 
     @property
     def state_key(self) -> str:
         return "BestCheckpoints"
 
-    def _open(self) -> CheckpointFolder:
-        folder = super()._open()
-        folder.storage._do = Counting(self._meet)
-        return folder
-
     def _save(self, trainer, metrics) -> None:
-        if trainer.global_step == STEP and self._writer is not None:
-            self._writer.flush()  # or the save before it would be taken for it
+        if trainer.global_step == STEP:
+            self._saver.flush()  # or the save before it would be taken for it
         # A second save would wait for the first, and all ranks with it.
         if not self._waits or trainer.global_step <= STEP or trainer.global_step > AGAIN:
             super()._save(trainer, metrics)

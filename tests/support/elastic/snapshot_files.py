@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dtf_lightning.elastic.checkpoints.storage import FileOperations
+from dtf_lightning.elastic.checkpoints.storage.local import FileOperations
 from dtf_lightning.elastic.rules.resume import Position
 from dtf_lightning.elastic.snapshots.format import SnapshotHeader, sizes_of, write_snapshot
 from dtf_lightning.elastic.snapshots.packing import Packed, pack

@@ -61,6 +61,7 @@ class Training:
     validates: bool = True
     num_validated: int = 64
     evaluation: str = "padded"
+    stop: str = "together"
     val_check_interval: float = 1.0
     shuffle: bool = True
     tail: str | None = None
@@ -71,6 +72,7 @@ class Training:
     """Samples are read with random noise."""
     clip: float | None = None
     learning_rate: str | None = None
+    verify_every: int | None = None
     optimizer: str = "adam"
     grow_data_on: str = ""
     """The node whose data set is one sample longer."""
@@ -81,6 +83,8 @@ class Training:
     dropout: float = 0.1
     schedule: str = "step"
     callbacks: tuple[str, ...] = ()
+    recipe: str = ""
+    """What the script does as some users' scripts do: a name in `recipes.RECIPES`."""
     checkpoint_every: int = 0
     """Optimizer steps; 0 for none."""
     snapshot_every: int | None = None
@@ -192,6 +196,18 @@ class StopWhenTold(Callback):
         trainer.should_stop = trainer.strategy.broadcast(self._path.exists())
 
 
+class StopsAlone(Callback):
+    """Rank 1 sets `should_stop` in a hook after so many steps, and the others do not."""
+
+    def __init__(self, hook: str, step: int) -> None:
+        self._step = step
+        setattr(self, hook, self._stop)
+
+    def _stop(self, trainer, *_):
+        if trainer.global_rank == 1 and trainer.global_step >= self._step:
+            trainer.should_stop = True
+
+
 def train(training: Training, folder: Path, name: str) -> None:
     """Train and write down what came out, for comparison."""
     warnings.filterwarnings("ignore")
@@ -204,15 +220,23 @@ def train(training: Training, folder: Path, name: str) -> None:
             tail=training.tail,
             virtual_ranks=training.virtual_ranks,
             learning_rate=training.learning_rate,
+            verify_every_n_steps=training.verify_every,
             evaluation=training.evaluation,
             snapshot_every_n_steps=training.snapshot_every,
             snapshot_dir=str(folder / "memory"),
+            stop=training.stop,
             ledger=True,
             run_dir=str(folder),
         ),
         injector,
         *_callbacks(training, folder),
     ]
+    model_class: type[Model] = Model
+    if training.recipe:
+        from support.elastic import recipes  # which derives its models from this file's
+
+        model_class = recipes.MODELS.get(training.recipe, Model)
+        callbacks += recipes.callbacks(training.recipe)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=-1
@@ -232,7 +256,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         enable_progress_bar=bool(training.progress_bar),
         enable_model_summary=False,
     )
-    model = Model(training)
+    model = model_class(training)
     if training.slow_on:
         model.is_slow = name.startswith(training.slow_on)
         straggler_probe.LOOK_SECONDS, stragglers.MIN_SECONDS = 0.2, 0.0
@@ -312,6 +336,9 @@ def _callbacks(training: Training, folder: Path) -> Iterator[Callback]:
                 yield DivergenceStopping(check_every=2, action=lambda *_: None)
             case "best":
                 yield ModelCheckpoint(dirpath=str(folder / "best"), monitor="val_loss", save_top_k=2)
+            case _ if name.startswith("stops_alone:"):
+                _, hook, step = name.split(":")
+                yield StopsAlone(hook, int(step))
             case _:
                 raise ValueError(name)
     if training.progress_bar:  # the last: at an epoch's end, on rank 0 only, it computes synchronised metrics
@@ -329,6 +356,8 @@ def describe(trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
         "global_step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "parameters": _hash(list(model.named_parameters())),
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "num_groups": len(trainer.optimizers[0].param_groups),
         "optimizer": _hash(optimizer),
         "lr": trainer.optimizers[0].param_groups[0]["lr"],
         "scheduler": repr(sorted(trainer.lr_scheduler_configs[0].scheduler.state_dict().items(), key=str)),

@@ -21,7 +21,7 @@ from dtf_lightning.elastic.checkpoints import manifest as manifests
 from dtf_lightning.elastic.checkpoints.manifest import Manifest
 from dtf_lightning.elastic.checkpoints.record import Part, Record
 from dtf_lightning.elastic.checkpoints.retention import Policy
-from dtf_lightning.elastic.checkpoints.storage import TEMPORARY, Storage, Write, checksum
+from dtf_lightning.elastic.checkpoints.storage.interface import TEMPORARY, Storage, Write, checksum
 from dtf_lightning.errors import CheckpointError
 
 log = logging.getLogger("dtf_lightning")

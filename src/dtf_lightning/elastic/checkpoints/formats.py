@@ -10,7 +10,8 @@ import torch
 
 from dtf_lightning.elastic.checkpoints.reader import read_runs, verify
 from dtf_lightning.elastic.checkpoints.record import Record
-from dtf_lightning.elastic.checkpoints.storage import Storage, Write, open_storage
+from dtf_lightning.elastic.checkpoints.storage.interface import Storage, Write
+from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 from dtf_lightning.errors import CheckpointDamaged, CheckpointError, SettingsError
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from dtf_lightning.elastic.checkpoints.record import Record
-from dtf_lightning.elastic.checkpoints.storage import Storage
+from dtf_lightning.elastic.checkpoints.storage.interface import Storage
 from dtf_lightning.errors import SettingsError
 
 FORMAT = "dtf-checkpoints 1"

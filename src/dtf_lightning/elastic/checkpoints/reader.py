@@ -11,7 +11,8 @@ from enum import Enum
 from dtf_lightning.elastic.checkpoints import manifest as manifests
 from dtf_lightning.elastic.checkpoints.manifest import Loaded
 from dtf_lightning.elastic.checkpoints.record import Mode, Record, ranking
-from dtf_lightning.elastic.checkpoints.storage import TEMPORARY, Storage, checksum, open_storage
+from dtf_lightning.elastic.checkpoints.storage.interface import TEMPORARY, Storage, checksum
+from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 
 log = logging.getLogger("dtf_lightning")
 

@@ -14,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
 from dtf_lightning.elastic.checkpoints.reader import read_runs, verify
 from dtf_lightning.elastic.checkpoints.record import Record
-from dtf_lightning.elastic.checkpoints.storage import open_storage
+from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
 from dtf_lightning.errors import CheckpointDamaged, CheckpointError
 

@@ -11,7 +11,7 @@ from dtf_lightning.errors import CheckpointError, SettingsError
 if TYPE_CHECKING:
     from dtf_lightning.elastic.checkpoints.manifest import Loaded
     from dtf_lightning.elastic.checkpoints.record import Record
-    from dtf_lightning.elastic.checkpoints.storage import Storage
+    from dtf_lightning.elastic.checkpoints.storage.interface import Storage
 
 from dtf_lightning.cli.main import DONE, FAILED
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def checkpoints(arguments: argparse.Namespace) -> int:
     """Run the command. Raises `DtfError` for what does not work."""
-    from dtf_lightning.elastic.checkpoints.storage import open_storage
+    from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 
     if arguments.action not in ACTIONS and arguments.folder in ACTIONS:
         arguments.folder, arguments.action = arguments.action, arguments.folder

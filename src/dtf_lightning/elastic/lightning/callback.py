@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dtf_lightning.elastic.data.step_plans import BatchPolicy, BatchSettings, EpochTail
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
+from dtf_lightning.elastic.lightning.checks.compatibility import (
+    refuse_finders,
+    refuse_module,
+    refuse_trainer,
+)
 from dtf_lightning.elastic.lightning.data.evaluation import Evaluation, check_evaluation
 from dtf_lightning.elastic.lightning.host.choice import refuse_another
 from dtf_lightning.elastic.lightning.host.logs import is_validated
@@ -18,16 +23,16 @@ from dtf_lightning.elastic.lightning.host.names import (
     rank_zero_info,
 )
 from dtf_lightning.elastic.lightning.host.trainer import (
+    is_running,
     on_sigterm,
     replace_strategy,
     set_cluster_environment,
     starts_processes,
 )
 from dtf_lightning.elastic.lightning.loops import make_loops_elastic
-from dtf_lightning.elastic.lightning.run.compatibility import refuse_module, refuse_trainer
 from dtf_lightning.elastic.lightning.run.current import current_run
 from dtf_lightning.elastic.lightning.run.interface import ElasticRun
-from dtf_lightning.elastic.lightning.run.settings import RunSettings
+from dtf_lightning.elastic.lightning.run.settings import RunSettings, Stop, check_stop
 from dtf_lightning.elastic.lightning.strategy import ElasticDDPStrategy
 from dtf_lightning.elastic.numerics.learning_rate import Rule
 from dtf_lightning.elastic.snapshots.settings import SHARED_MEMORY, SnapshotSettings
@@ -69,10 +74,18 @@ class ElasticCallback(Callback):
             that no rescale, retry or validation shifts them; `None`: random numbers continue from their current state.
         evaluation: how validation and test samples are divided. `"padded"`: Lightning's way, which evaluates up to
             world size - 1 samples twice; `"exact"`: each sample once, in any world.
+        stop: what `trainer.should_stop` means when one worker sets it. `"together"`: all workers must set it at the same
+            step, as `EarlyStopping` does; where they stop apart, the run ends with a message that names who stopped where.
+            `"any"`: all stop where the first one does, for which they ask each other after every batch.
         ledger: write, before every step, which samples it draws, for audits (`dtf_lightning.audit_ledgers`).
         learning_rate: how the learning rate follows the world size: a rule's name (`"linear"`, `"sqrt"`, `"adam_sde"`,
             `"adascale"`, `"none"`), a function of (world size, reference world size), or an `AdaptiveLearningRate` with
             a ramp; `None`: the learning rate does not change with the world.
+        verify_every_n_steps: optimizer steps between two comparisons of all workers' weights, optimizer, scheduler state and
+            `requires_grad`, by checksums; a worker that differs from most of the others (from rank 0, at a tie) ends with an
+            error that names the first difference, before another step is trained, and the others go on. Meant for like
+            hardware: different processors may round differently. `None`: only after a joiner has received its state, which
+            is always verified.
         snapshot_every_n_steps: optimizer steps between two snapshots into the node's memory while training goes on. In
             restart mode `None` writes a snapshot only when the workers stop, which covers everything but a node or a run
             that is killed without notice. In live mode peers hold the state, and snapshots are for the case that no
@@ -99,17 +112,25 @@ class ElasticCallback(Callback):
         seed: int | None = None,
         virtual_ranks: int | None = None,
         evaluation: Evaluation = "padded",
+        stop: Stop = "together",
         learning_rate: str | Rule | AdaptiveLearningRate | None = None,
+        verify_every_n_steps: int | None = None,
         snapshot_every_n_steps: int | None = None,
         snapshot_dir: str | None = None,
         snapshot_memory: int | None = None,
     ) -> None:
         batches = BatchSettings(batch=batch, global_batch=global_batch, tail=tail, virtual_ranks=virtual_ranks)
         check_evaluation(evaluation)
+        check_stop(stop)
         if batch == "global" and learning_rate not in (None, "none"):
             raise SettingsError(
                 "ElasticCallback(batch='global', learning_rate=...): a step has the same samples in every world, so that "
                 "its learning rate needs no rule. Remove learning_rate, or use batch='per_rank'."
+            )
+        if verify_every_n_steps is not None and verify_every_n_steps < 1:
+            raise SettingsError(
+                f"ElasticCallback(verify_every_n_steps={verify_every_n_steps}): expected a number of optimizer steps, at "
+                "least 1, or None to verify only what a joiner has received"
             )
         if learning_rate is None or isinstance(learning_rate, AdaptiveLearningRate):
             self.learning_rate = learning_rate
@@ -122,6 +143,8 @@ class ElasticCallback(Callback):
                 run_dir=run_dir,
                 seed=seed,
                 evaluation=evaluation,
+                verify_every_n_steps=verify_every_n_steps,
+                stop=stop,
                 snapshots=SnapshotSettings(
                     every_n_steps=snapshot_every_n_steps,
                     folder=Path(snapshot_dir) if snapshot_dir is not None else SHARED_MEMORY,
@@ -141,6 +164,7 @@ class ElasticCallback(Callback):
                 self._said = True
                 rank_zero_info(INERT)
             return
+        refuse_finders(trainer)
         if stage != "fit":
             return
         make_elastic(trainer, pl_module, self.run)
@@ -195,7 +219,7 @@ def _add_behind(callback: Callback, added: Callback, trainer: Any) -> None:
 def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: ElasticRun) -> None:
     """Turn the trainer's strategy and loops into elastic ones. Raises `SettingsError` where that is impossible."""
     refuse_another(trainer, PACKAGE)
-    _refuse_a_second_fit(run)
+    _refuse_a_second_fit(run, trainer)
     refuse_module(pl_module)
     refuse_trainer(trainer, run.settings.batches)
     _make_strategy_elastic(trainer, run)
@@ -207,7 +231,12 @@ def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: Elasti
     on_sigterm(trainer, lambda: run.leaving("SIGTERM"))
 
 
-def _refuse_a_second_fit(run: ElasticRun) -> None:
+def _refuse_a_second_fit(run: ElasticRun, trainer: pl.Trainer) -> None:
+    if run.trainer is not None and run.trainer is not trainer and is_running(run.trainer):
+        raise SettingsError(
+            "another Trainer of this process is in `fit` and trains in the elastic run; a second one inside of it would "
+            "take the run away from it. Give the inner Trainer its callbacks without ElasticCallback."
+        )
     if run.over or run.world.formed:
         raise SettingsError(
             "this process has trained in an elastic run already; a second `fit` in the same process would have to join "

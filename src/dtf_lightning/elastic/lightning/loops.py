@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dtf_lightning.elastic.lightning.checks.compatibility import refuse_nested_loop
 from dtf_lightning.elastic.lightning.data.loaders import num_batches_of_share
 from dtf_lightning.elastic.lightning.host.names import AutomaticOptimization, FitLoop, TrainingEpochLoop, call
 from dtf_lightning.elastic.lightning.reporting import progress_bars
@@ -56,6 +57,7 @@ class ElasticFitLoop(FitLoop):
     """Whether the current loader was made for the rest of an epoch, so that the next epoch needs one of its own."""
 
     def run(self) -> None:
+        refuse_nested_loop(self.trainer)
         run = _run_of(self)
         with run.signals():
             trained = self._run_generations(run)
@@ -93,6 +95,7 @@ class ElasticFitLoop(FitLoop):
             return False
         self.reset()
         self.on_run_start()
+        run.heed_stop()
         while run.progress.pending or not self.done:
             try:
                 self.on_advance_start()
@@ -204,7 +207,9 @@ class ElasticEpochLoop(TrainingEpochLoop):
         run.after_batch()
 
     def on_advance_end(self, data_fetcher: Any) -> None:
-        with _run_of(self).batch_hooks(validates=self._should_check_val_fx(data_fetcher)):
+        run = _run_of(self)
+        run.heed_stop()  # Lightning validates where training stops
+        with run.batch_hooks(validates=self._should_check_val_fx(data_fetcher)):
             super().on_advance_end(data_fetcher)
 
     def _broadcast_sigterm_tensor(self) -> None:

@@ -13,9 +13,10 @@ import torch.distributed as dist
 
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
+from dtf_lightning.elastic.lightning.checks.evaluations import Evaluations
 from dtf_lightning.elastic.lightning.data.evaluation import evaluate_once
 from dtf_lightning.elastic.lightning.data.loaders import make_elastic, same_data
-from dtf_lightning.elastic.lightning.host.loops import forget_loader
+from dtf_lightning.elastic.lightning.host.loops import forget_loader, no_hook_runs
 from dtf_lightning.elastic.lightning.host.names import DDPStrategy, StrategyRegistry, TrainerFn
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.run.current import current_run
@@ -66,6 +67,7 @@ class ElasticDDPStrategy(DDPStrategy):
         self.cluster_environment = run.environment
         self._alone = False
         self._kept_loader: Any = None
+        self._evaluations = Evaluations()
 
     # --- called by Lightning -----------------------------------------------------------------------------------------
 
@@ -84,6 +86,7 @@ class ElasticDDPStrategy(DDPStrategy):
     def setup(self, trainer: pl.Trainer) -> None:
         if trainer.state.fn == TrainerFn.FITTING and self.run.trainer is not trainer:
             raise SettingsError(NO_CALLBACK.format(name=self.strategy_name))
+        no_hook_runs(trainer)
         super().setup(trainer)
 
     def _configure_launcher(self) -> None:
@@ -129,6 +132,8 @@ class ElasticDDPStrategy(DDPStrategy):
         return evaluate_once(loader, rank=self.global_rank, world_size=self.world_size)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
+        assert self.lightning_module is not None
+        self._evaluations.batch_begins(self.lightning_module)
         self.run.batch_drawn()
 
     def backward(
@@ -141,6 +146,8 @@ class ElasticDDPStrategy(DDPStrategy):
         return self.run.gradients.backward(loss, lambda: backward(loss, optimizer, *args, **kwargs), weight=weight)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        self._evaluations.begins(self.lightning_module, self.optimizers)
         step = super().training_step
         return self.run.gradients.training_step(lambda: step(*args, **kwargs))
 

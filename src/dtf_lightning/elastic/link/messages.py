@@ -102,6 +102,20 @@ class Left(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoopEnds(Message):
+    """The worker leaves the training loop at this boundary: early (`trainer.should_stop`), or at the end of training."""
+
+    kind: ClassVar[str] = "loop_ends"
+    generation: int
+    boundary: int
+    """The number of step boundaries that the worker has passed in this generation."""
+    step: int
+    reason: str
+    withdrawn: bool = False
+    """The worker trains on after all: what it said earlier does not count any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished(Message):
     """The worker came to the end of training in this generation and waits for `Finish` or `Fail`."""
 
@@ -126,6 +140,9 @@ class Heartbeat(Message):
 
     kind: ClassVar[str] = "heartbeat"
     step: int
+    generation: int = 0
+    boundary: int = 0
+    """The number of step boundaries that the worker has passed in this generation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +250,7 @@ class Refused(Message):
 _KINDS: dict[str, type[Message]] = {
     cls.kind: cls
     for cls in (
-        Hello, Ready, At, Active, Trained, Suspect, Leaving, Left, Finished, Dying, Heartbeat, Happened,
+        Hello, Ready, At, Active, Trained, Suspect, Leaving, Left, LoopEnds, Finished, Dying, Heartbeat, Happened,
         Welcome, Prepare, Stop, Fail, Assign, Finish, Abort, Refused,
     )
 }  # fmt: skip

@@ -59,6 +59,8 @@ class WorkerLink:
         self.step = 0
         """The last global step, for heartbeats; written by the training loop without a lock."""
         self._announced = Announced(self.send)
+        self._loop_ended = False
+        """Whether this worker has said that it leaves the training loop, in this generation."""
         self._closed = False
         """Whether the connection may end: its end then no longer means that the agent is lost."""
         self._socket = WorkerSocket(path, CONNECT_TIMEOUT)
@@ -78,6 +80,9 @@ class WorkerLink:
 
         Raises `GenerationBroken` when a failure was announced, `RunAborted` when the run was ended.
         """
+        if self._loop_ended:
+            self._loop_ended = False
+            self._say_loop_ends("", withdrawn=True)
         return self._announced.at_boundary()
 
     def check(self) -> None:
@@ -135,6 +140,7 @@ class WorkerLink:
         worker could enter it.
         """
         self._announced.unwound.set()
+        self._loop_ended = False
         self.send(
             messages.Ready(after=self.generation, fingerprint=fingerprint, parameters=parameters, run_dir=run_dir)
         )
@@ -143,6 +149,26 @@ class WorkerLink:
     def active(self, step: int) -> None:
         """Say that the generation is formed and trains."""
         self.send(messages.Active(generation=self.generation, step=step))
+
+    def loop_ends(self, step: int, reason: str) -> None:
+        """Say that this worker leaves the training loop after `step` optimizer steps, and why.
+
+        The leader ends the run where another worker begins a step beyond it, which waits for this one for ever.
+        """
+        self.step, self._loop_ended = step, True
+        self._say_loop_ends(reason)
+
+    def _say_loop_ends(self, reason: str, *, withdrawn: bool = False) -> None:
+        announced = self._announced
+        self.send(
+            messages.LoopEnds(
+                generation=announced.generation,
+                boundary=announced.boundary,
+                step=self.step,
+                reason=reason,
+                withdrawn=withdrawn,
+            )
+        )
 
     def finished(self, step: int) -> None:
         """Say that training came to its end here, and wait for the others.
@@ -214,7 +240,10 @@ class WorkerLink:
             try:
                 return self._socket.read_line()
             except TimeoutError:
-                self.send(messages.Heartbeat(step=self.step))
+                announced = self._announced
+                self.send(
+                    messages.Heartbeat(step=self.step, generation=announced.generation, boundary=announced.boundary)
+                )
 
     def _handle(self, message: messages.Message) -> None:
         if self._announced.hear(message):

@@ -22,6 +22,8 @@ How each wait ends, by phase:
 * stopping: without a deadline until the first member is at the boundary (a step or a validation may take long, and
   heartbeats watch over it), then after `rescale_timeout` for the other members;
 * reforming: after `rescale_timeout`, within which every survivor has to unwind.
+
+In stable, preparing and stopping the run also ends when workers have stopped apart for `stops.patience` seconds.
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ from dtf_lightning.elastic.rules.state import (
     suspected,
     take_over,
 )
+from dtf_lightning.elastic.rules.stops import patience, stopped_apart
 from dtf_lightning.elastic.settings import ElasticSettings
 
 __all__ = [
@@ -103,7 +106,16 @@ def decide(settings: ElasticSettings, state: MembershipState, event: Event, now:
     `now` is in monotonic seconds, `wall` in seconds since the epoch. Raises nothing.
     """
     state = observe(state, event, wall)
-    return _STEPS[state.phase](settings, state, now, wall)
+    apart = stopped_apart(state) if state.phase in _TOGETHER else None
+    since = (now if state.apart_since is None else state.apart_since) if apart is not None else None
+    state = replace(state, apart_since=since)
+    if apart is not None and since is not None and now >= since + patience(settings):
+        return _abort(state, apart, now)
+    state, decision = _STEPS[state.phase](settings, state, now, wall)
+    if isinstance(decision, Wait) and since is not None:
+        look_again = since + patience(settings)
+        decision = replace(decision, until=look_again if decision.until is None else min(decision.until, look_again))
+    return state, decision
 
 
 # --- one step for each phase -----------------------------------------------------------------------------------------
@@ -262,6 +274,9 @@ def _over(_settings: ElasticSettings, state: MembershipState, _now: float, _wall
     return state, Wait(reason=f"{state.phase.value}: {reason}")
 
 
+_TOGETHER = (RescalePhase.STABLE, RescalePhase.PREPARING, RescalePhase.STOPPING)
+"""In these phases the members of a generation train, or are about to stop together."""
+
 _STEPS: Mapping[RescalePhase, Callable[[ElasticSettings, MembershipState, float, float], Step]] = {
     RescalePhase.GATHERING: _gathering,
     RescalePhase.STABLE: _stable,
@@ -347,15 +362,17 @@ def _finish(state: MembershipState, reason: str, now: float) -> Step:
 
 def _abort_if_beyond(settings: ElasticSettings, state: MembershipState, now: float, wall: float) -> Step | None:
     why = beyond_limits(settings, state.generation, state.failures, wall)
-    if why is None:
-        return None
+    return _abort(state, why, now) if why is not None else None
+
+
+def _abort(state: MembershipState, why: str, now: float) -> Step:
     directive = Directive(
         kind=DirectiveKind.ABORT,
         target=state.generation.number + 1,
         epoch=state.epoch,
         reason=f"the run was aborted: {why}",
     )
-    return _publish(move(state, RescalePhase.ABORTED, why.split(":\n")[0]), directive, now)
+    return _publish(move(state, RescalePhase.ABORTED, why.split(":\n", maxsplit=1)[0]), directive, now)
 
 
 def _evict(state: MembershipState, members: Sequence[Member], why: str, wall: float) -> MembershipState:

@@ -106,6 +106,14 @@ class NodeRecord:
     """The node's workers hold, or held, a state of this run in which an optimizer step is made."""
     finished: int = 0
     """The generation in which all the node's workers came to the end of training; 0 while they have not."""
+    rank_zero: bool = False
+    """The node's first worker is rank zero in set-up; it is rank zero of the first generation, too."""
+    stopped: tuple[int, int] | None = None
+    """(generation, boundary): the first step boundary at which one of the node's workers left the training loop."""
+    stopped_why: str = ""
+    """Which worker that was, at which step and why, for people."""
+    passed: tuple[int, int] | None = None
+    """(generation, boundary): the furthest boundary of the node's workers, while any member of the run has `stopped`."""
     detail: str = ""
     """Why the node is in this state, for people: an error's first line, `SIGTERM`, ..."""
 
@@ -128,9 +136,10 @@ class NodeRecord:
         try:
             fields = dict(data)
             fields["state"] = WorkerState(fields["state"])
-            if fields.get("boundary") is not None:
-                target, boundary = fields["boundary"]
-                fields["boundary"] = (int(target), int(boundary))
+            for name in ("boundary", "stopped", "passed"):
+                if fields.get(name) is not None:
+                    number, boundary = fields[name]
+                    fields[name] = (int(number), int(boundary))
             return cls(**fields, order=order)
         except (TypeError, ValueError, KeyError) as error:
             raise ProtocolError(

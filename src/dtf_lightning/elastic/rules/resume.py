@@ -9,8 +9,8 @@ Rules that this file guards:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import total_ordering
 from typing import Any
@@ -113,3 +113,12 @@ def choose_sources(positions: Sequence[Position]) -> ResumePlan:
     receivers = tuple(rank for rank in range(len(positions)) if rank not in holders)
     sources = {receiver: holders[i % len(holders)] for i, receiver in enumerate(receivers)}
     return ResumePlan(first_holder=holders[0], holders=holders, receivers=receivers, sources=sources)
+
+
+def send_from(plan: ResumePlan, able: Collection[int]) -> ResumePlan:
+    """Return the plan with only those holders as senders that are `able` to send, at least one of them."""
+    senders = [holder for holder in plan.holders if holder in able]
+    sources = {
+        receiver: senders[i % len(senders)] for i, receiver in enumerate(plan.receivers) if receiver in plan.sources
+    }
+    return replace(plan, sources=sources)

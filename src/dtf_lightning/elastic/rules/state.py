@@ -43,20 +43,20 @@ PHASE_TRANSITIONS: Mapping[RescalePhase, Mapping[RescalePhase, str]] = {
         RescalePhase.PREPARING: "joins or leaves, window over",
         RescalePhase.REFORMING: "a member died or reports a broken generation",
         RescalePhase.FINISHED: "all members finished",
-        RescalePhase.ABORTED: "too many failures",
+        RescalePhase.ABORTED: "too many failures, or workers stopped apart",
     },
     RescalePhase.PREPARING: {
         RescalePhase.STOPPING: "all members answered",
         RescalePhase.REFORMING: "a member died, is silent or reports a broken generation",
         RescalePhase.FINISHED: "all members finished",
-        RescalePhase.ABORTED: "too many failures",
+        RescalePhase.ABORTED: "too many failures, or workers stopped apart",
     },
     RescalePhase.STOPPING: {
         RescalePhase.STABLE: "all who stay are ready",
         RescalePhase.GATHERING: "fewer than min_nodes are left",
         RescalePhase.REFORMING: "a member died, is silent or reports a broken generation",
         RescalePhase.FINISHED: "all members finished",
-        RescalePhase.ABORTED: "too many failures",
+        RescalePhase.ABORTED: "too many failures, or workers stopped apart",
     },
     RescalePhase.REFORMING: {
         RescalePhase.STABLE: "all survivors are ready",
@@ -123,6 +123,8 @@ class MembershipState:
     """When the directive was published, or taken over from another leader, in monotonic seconds."""
     first_ready_at: float | None = None
     """STOPPING: when the first member was seen at the boundary, in monotonic seconds."""
+    apart_since: float | None = None
+    """Since when workers have stood apart (`stops.py`), in monotonic seconds; `None` while they do not."""
     plan: Plan = field(default_factory=Plan)
     trails: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Each node's states so far, of its present incarnation, for error messages."""
@@ -154,7 +156,7 @@ class MembershipState:
 
     @property
     def newcomers(self) -> tuple[NodeRecord, ...]:
-        """Nodes that have registered, are in no generation and do not leave, in their order of arrival."""
+        """Nodes that are registered, are in no generation and do not leave, rank zero of set-up first, then by arrival."""
         members = {member.node for member in self.live}
         found = [
             record
@@ -165,7 +167,7 @@ class MembershipState:
             and record.state is not WorkerState.DRAINING
             and not record.leaving
         ]
-        return tuple(sorted(found, key=lambda record: (record.order, record.node)))
+        return tuple(sorted(found, key=lambda record: (not record.rank_zero, record.order, record.node)))
 
     def is_candidate(self, newcomer: NodeRecord) -> bool:
         """Tell whether the node is admitted to this instance of the run and its workers wait for a generation."""

@@ -61,6 +61,10 @@ class RunKeys:
         return self.prefix + "fingerprint"
 
     @property
+    def rank_zero(self) -> str:
+        return self.prefix + "rank_zero"
+
+    @property
     def status(self) -> str:
         return self.prefix + "status"
 
@@ -238,6 +242,19 @@ class RunView:
     @property
     def generation(self) -> Generation | None:
         return self._parsed(self.keys.generation, lambda kv: Generation.from_json(json.loads(kv.value)))
+
+    @property
+    def rank_zero(self) -> str:
+        """The member id of the node that does what rank zero does in set-up; empty while none has claimed it."""
+        return self._parsed(self.keys.rank_zero, lambda kv: str(json.loads(kv.value)["member"])) or ""
+
+    @property
+    def any_stopped(self) -> bool:
+        """A worker of the current generation has left the training loop."""
+        generation = self.generation
+        return generation is not None and any(
+            record.stopped is not None and record.stopped[0] == generation.number for record in self.nodes.values()
+        )
 
     @property
     def directive(self) -> Directive | None:

@@ -42,7 +42,7 @@ def new_run(settings: ElasticSettings, *, reason: str, wall: float, mode: str = 
 
 def begin(keys: RunKeys, run: RunInfo) -> tuple[Put | Delete, ...]:
     """What begins a run: its record, written over the keys of one that is over or has crashed."""
-    stale = (keys.generation, keys.directive, keys.fingerprint, keys.status)
+    stale = (keys.generation, keys.directive, keys.fingerprint, keys.status, keys.rank_zero)
     return (Put(keys.run, run.encode()), *(Delete(key) for key in stale))
 
 
@@ -63,6 +63,20 @@ def campaign(keys: RunKeys, node: str) -> Write:
         label="campaign",
         compares=(leads(keys, 0), Compare(keys.node(node), "create", "!=", 0)),
         puts=(Put(keys.leader, encode({"node": node}), lease=OWN_LEASE),),
+    )
+
+
+def claim_rank_zero(view: RunView, member: str) -> Write:
+    """Claim what rank zero does in set-up, of the run in the view, unless another node has done so meanwhile."""
+    key = view.keys.rank_zero
+    return Write(
+        label="claim rank zero",
+        compares=(
+            unchanged(view, key),
+            unchanged(view, view.keys.run),
+            Compare(view.keys.generation, "create", "=", 0),
+        ),
+        puts=(Put(key, encode({"member": member})),),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dtf_lightning.elastic.checkpoints.storage import FileOperations
+from dtf_lightning.elastic.checkpoints.storage.local import FileOperations
 from dtf_lightning.elastic.rules.resume import Position
 from dtf_lightning.elastic.snapshots.format import SnapshotHeader
 from dtf_lightning.elastic.snapshots.packing import Packed

@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dtf_lightning.elastic.checkpoints.storage import TEMPORARY, FileOperations
+from dtf_lightning.elastic.checkpoints.storage.interface import TEMPORARY
+from dtf_lightning.elastic.checkpoints.storage.local import FileOperations
 from dtf_lightning.elastic.snapshots.format import (
     SnapshotDamaged,
     SnapshotHeader,

@@ -47,7 +47,7 @@ class Phase(Enum):
     BATCH_END = "batch_end"
     LOGGING = "logging"  # needs `FaultInjector.logger`
     VALIDATION = "validation"  # before a batch of a validation, except in the sanity check
-    CHECKPOINT_SAVE = "checkpoint_save"  # before the file is written; also when the state is sent to a joiner
+    CHECKPOINT_SAVE = "checkpoint_save"  # before the file is written; also when the state is packed for a joiner, in the generation before it
     EPOCH_END = "epoch_end"
     TRAIN_END = "train_end"
     DATA_LOADING = "data_loading"  # at the `step`-th sample that the process, or its DataLoader worker, reads

@@ -278,7 +278,7 @@ def test_csv_is_on_the_disk_before_another_may_write(
 def test_csv_of_a_failing_rank_0(tmp_path: Path, run: RunOfOne, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails by itself: its rows are written before it tells the others, who go on in the same file."""
     logger, found = CSVLogger(tmp_path), []
-    monkeypatch.setattr(WorkerLink, "dying", lambda *_: found.append(csv_steps(logger)))
+    monkeypatch.setattr(WorkerLink, "dying", lambda *_, **__: found.append(csv_steps(logger)))
 
     class Fails(Callback):
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:

@@ -68,7 +68,9 @@ class LiveAgent(AgentLoop):
         self._admission = Admission(node, settings.elastic, self._clock)
         self._console = Console(node, self._clock)
         self._server = WorkerServer(socket_path, self._inbox.put)
-        self._supervisor = WorkerSupervisor(self._workers, self._server, settings.elastic, self._clock, self._report)
+        self._supervisor = WorkerSupervisor(
+            self._workers, self._server, settings.elastic, self._clock, self._report, comeback=settings.lease_ttl + 2.0
+        )
         self._waiting_starts: list[Future[None]] = []
         self._started_at: float | None = None
         """When torchelastic last started the workers: monotonic seconds. Of its main thread."""
@@ -164,13 +166,14 @@ class LiveAgent(AgentLoop):
         self._leave_if_asked()
         self._supervisor.tend()
         self._publish_workers()
-        self._supervisor.welcome(self._view, self._admission.instance)
+        self._submit(self._supervisor.welcome(self._view, self._admission.instance))
         self._let_workers_start()
         self._submit(self._candidacy.advance(self._view, self._peers, willing=self._willing))
         self._console.tell(self._view, self._workers)
 
     def _written(self, write: Write, outcome: WriteOutcome) -> None:
         self._candidacy.written(write, outcome)
+        self._supervisor.written(write, outcome)
 
     def _last_writes(self) -> Sequence[Write]:
         return last_writes(self._view, self._workers, self._admission.instance)
@@ -280,7 +283,7 @@ class LiveAgent(AgentLoop):
     def _publish_workers(self) -> None:
         if self._workers.incarnation == 0:
             return
-        record, known = self._workers.record(), self._published
+        record, known = self._workers.record(tells_passed=self._view.any_stopped), self._published
         if record.state is WorkerState.FAILED and (known is None or known.state is not record.state):
             log.info("%s: %s", record.member_id, record.detail)
         self._publish(record)

@@ -36,6 +36,9 @@ class LocalWorker:
     boundary: tuple[int, int] | None = None
     active: int = 0
     finished: int = 0
+    passed: tuple[int, int] = (0, 0)
+    """(generation, boundary): how far it has come, as far as it has said."""
+    loop_end: messages.LoopEnds | None = None
     suspect: int = 0
     error: str = ""
     generation: int = 0
@@ -69,11 +72,15 @@ class WorkerGroup:
         """By local rank, of those that live."""
         self.instance = ""
         """The run's instance, once this incarnation was compared with the run's fingerprint and let in."""
+        self.rank_zero = False
+        """Whether this incarnation was welcomed as rank zero of set-up."""
         self.leaving = ""
         """Why this node leaves; empty while it does not."""
         self._asked_by_worker = False
         self.failed = ""
         """Why this incarnation failed; empty while it lives."""
+        self._refused = False
+        """Whether it was in a generation and is refused now, which is no failure of a member."""
         self.gone = False
         """This incarnation left: all its workers were released, their ends are no failures any more."""
         self.pressed = False
@@ -94,7 +101,8 @@ class WorkerGroup:
         self.num_workers = num_workers
         self.workers = {}
         self.instance = self.failed = ""
-        self.gone = self._left_behind = self._trained = False
+        self.gone = self._refused = self.rank_zero = False
+        self._left_behind = self._trained = False
         self.unwound_from = self._num_ended = 0
 
     # --- what the workers say ----------------------------------------------------------------------------------------
@@ -116,6 +124,7 @@ class WorkerGroup:
             case messages.Ready():
                 worker.ready_after = message.after
                 worker.finished = worker.suspect = 0
+                worker.loop_end = None
                 worker.fingerprint = Fingerprint(settings=message.fingerprint, parameters=message.parameters)
             case messages.At():
                 worker.boundary = (message.target, message.boundary)
@@ -127,6 +136,9 @@ class WorkerGroup:
                 worker.suspect, worker.error = message.generation, message.error
             case messages.Finished():
                 worker.finished = message.generation
+            case messages.LoopEnds():
+                worker.loop_end = None if message.withdrawn else message
+                worker.passed = (message.generation, message.boundary)
             case messages.Leaving():
                 # Of a failed incarnation this is no wish to go: torchelastic ends a dead worker's siblings with SIGTERM
                 # before it starts them all anew.
@@ -136,8 +148,12 @@ class WorkerGroup:
                 worker.released = True
                 self._note_gone()
             case messages.Dying():
-                self.fail(f"worker {worker.local_rank} failed: {_first_line(message.error)}")
-            case messages.Heartbeat() | messages.Happened():
+                self._refused = self._refused or (message.refused and not self.failed)
+                said = "was refused" if message.refused else "failed"
+                self.fail(f"worker {worker.local_rank} {said}: {_first_line(message.error)}")
+            case messages.Heartbeat():
+                worker.passed = (message.generation, message.boundary)
+            case messages.Happened():
                 pass
             case _:
                 raise AssertionError(f"a worker does not send {message!r}")
@@ -183,13 +199,15 @@ class WorkerGroup:
     def ever_in_a_generation(self) -> bool:
         return any(w.generation for w in self.workers.values())
 
-    def record(self) -> NodeRecord:
-        """The node's record as of now."""
+    def record(self, *, tells_passed: bool = False) -> NodeRecord:
+        """The node's record as of now. `tells_passed`: with `NodeRecord.passed`, which changes with every step."""
         workers = self.workers.values()
         boundaries = {w.boundary for w in workers}
         targets = {boundary[0] for boundary in boundaries if boundary is not None}
         answered = self.complete and None not in boundaries and len(targets) == 1
         suspects = [w for w in workers if w.suspect]
+        stop = self._first_stop()
+        passed = max((w.passed for w in workers), default=None) if tells_passed else None
         return NodeRecord(
             node=self.address.node,
             host=self.address.host,
@@ -208,12 +226,21 @@ class WorkerGroup:
             witnessed=self.witnessed,
             trained=self._trained,
             finished=min((w.finished for w in workers), default=0) if self.complete else 0,
+            rank_zero=self.rank_zero,
+            stopped=(stop[1].generation, stop[1].boundary) if stop is not None else None,
+            stopped_why=f"worker {stop[0]} after step {stop[1].step}: {stop[1].reason}" if stop is not None else "",
+            passed=passed,
             detail=self.failed or self.leaving or (_first_line(suspects[0].error) if suspects else ""),
         )
 
+    def _first_stop(self) -> tuple[int, messages.LoopEnds] | None:
+        """The worker that left the training loop first, of those that did, and what it said."""
+        stops = [(w.local_rank, w.loop_end) for w in self.workers.values() if w.loop_end is not None]
+        return min(stops, key=lambda stop: (-stop[1].generation, stop[1].boundary, stop[0]), default=None)
+
     def _state(self) -> WorkerState:
         if self.failed:
-            return WorkerState.FAILED
+            return WorkerState.LEFT if self._refused else WorkerState.FAILED
         if self.gone:
             return WorkerState.LEFT
         if self.leaving and self.ever_in_a_generation:
@@ -348,6 +375,7 @@ class WorkerGroup:
 
     def refuse(self, reason: str) -> Orders:
         """This node may not enter the run; its workers raise."""
+        self._refused = self._refused or (self.ever_in_a_generation and not self.failed)
         for worker in self.workers.values():
             yield worker, messages.Refused(reason=reason)
         self.fail(reason)

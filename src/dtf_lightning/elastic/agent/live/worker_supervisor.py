@@ -5,22 +5,27 @@ Rules that this file guards:
 * no worker outlives its incarnation: when one fails its siblings end too, with a delay in which torchelastic sees the
   one whose fault it was;
 * a worker from which nothing is heard for `heartbeat_timeout` while it is in a generation is ended;
-* a worker is greeted when this node's place is known, or after `WELCOME_PATIENCE` as a newcomer of unknown rank.
+* a worker is greeted when this node's place is known (`place.py`), or after a patience as a newcomer of unknown rank.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dtf_lightning.clock import Clock, Deadline
+from dtf_lightning.elastic.agent.live.place import SetupPlace, setup_place
 from dtf_lightning.elastic.agent.live.worker_group import LocalWorker, Orders, WorkerGroup
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
+from dtf_lightning.elastic.agent.one_write import OneWrite
 from dtf_lightning.elastic.events import NodeJoined, WorkerLost
 from dtf_lightning.elastic.link import messages
+from dtf_lightning.elastic.link.worker_link import CONNECT_TIMEOUT
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.run.keys import RunView
+from dtf_lightning.elastic.run.transactions import claim_rank_zero
 from dtf_lightning.elastic.settings import ElasticSettings
+from dtf_lightning.etcd.session import Write, WriteOutcome
 from dtf_lightning.events.registry import Event
 
 log = logging.getLogger(__name__)
@@ -30,7 +35,9 @@ SIBLING_GRACE = 0.5
 RAISING_GRACE = 15.0
 """Seconds that a worker which is to raise (refused, aborted, dying by its own error) gets to tear down."""
 WELCOME_PATIENCE = 5.0
-"""Seconds that a worker waits for this node's place to be known; less than the worker's own `CONNECT_TIMEOUT`."""
+"""Seconds that a worker waits for this node's place to be known."""
+MAX_WELCOME_PATIENCE = CONNECT_TIMEOUT - 5.0
+"""Seconds after which a worker is greeted in any case: it gives up after `CONNECT_TIMEOUT` by itself."""
 
 
 class WorkerSupervisor:
@@ -43,6 +50,8 @@ class WorkerSupervisor:
         settings: ElasticSettings,
         clock: Clock,
         report: Callable[[Event], None],
+        *,
+        comeback: float,
     ) -> None:
         self._group = group
         self._server = server
@@ -51,6 +60,10 @@ class WorkerSupervisor:
         self._report = report
         self._unwelcomed: dict[int, float] = {}
         """Connections that have said hello and got no welcome yet, and since when."""
+        self._comeback = min(comeback + WELCOME_PATIENCE, MAX_WELCOME_PATIENCE)
+        """Seconds that a worker waits for its welcome while it is not known whether a run that has trained goes on."""
+        self._patience = WELCOME_PATIENCE
+        self._claim = OneWrite(clock, refused=0.05, unanswered=0.5)
         self._end_at: float | None = None
         """When what is left of a failed incarnation is ended: monotonic seconds."""
         self.num_attached = 0
@@ -58,7 +71,9 @@ class WorkerSupervisor:
     @property
     def deadline(self) -> Deadline:
         """When `tend` and `welcome` want to be called at the latest."""
-        deadline = Deadline(self._end_at, *(since + WELCOME_PATIENCE for since in self._unwelcomed.values()))
+        deadline = Deadline(self._end_at, *(since + self._patience for since in self._unwelcomed.values()))
+        if self._unwelcomed:
+            deadline.bring_forward(self._claim.deadline.at)
         if self._watches_heartbeats:
             timeout = self._settings.heartbeat_timeout
             deadline.bring_forward(*(worker.heard_at + timeout for worker in self._group.workers.values()))
@@ -144,24 +159,36 @@ class WorkerSupervisor:
         for worker, message in orders:
             self._server.send(worker.connection, message)
 
-    def welcome(self, view: RunView, instance: str) -> None:
-        """Greet those who wait for it, once this node's place is known."""
+    def welcome(self, view: RunView, instance: str) -> Iterator[Write]:
+        """Greet those who wait for it, once this node's place is known; yields the claim of rank zero if it is to be made."""
+        if not self._unwelcomed:
+            return
         me, run = view.nodes.get(self._group.address.node), view.run
         listed = me is not None and me.incarnation == self._group.incarnation
         known = listed and run is not None and run.instance == instance
         now = self._clock.monotonic()
+        place = setup_place(view, me) if known and me is not None else None
+        self._patience = self._comeback if place is SetupPlace.UNDECIDED else WELCOME_PATIENCE
+        decided = place in (SetupPlace.RANK_ZERO, SetupPlace.OTHER)
+        self._group.rank_zero |= place is SetupPlace.RANK_ZERO
+        if place is SetupPlace.TO_CLAIM and me is not None:
+            yield from self._claim.attempt(claim_rank_zero(view, me.member_id))
         for connection, since in list(self._unwelcomed.items()):
             worker = self._group.by_connection(connection)
             if worker is None:
                 del self._unwelcomed[connection]
-            elif known or now >= since + WELCOME_PATIENCE:
+            elif decided or now >= since + self._patience:
                 del self._unwelcomed[connection]
                 self._server.send(connection, self._welcome_message(view, worker, me if known else None))
+
+    def written(self, write: Write, outcome: WriteOutcome) -> None:
+        """How a write went, whoever wanted it."""
+        self._claim.written(write, outcome)
 
     def _welcome_message(self, view: RunView, worker: LocalWorker, me: NodeRecord | None) -> messages.Welcome:
         generation, address = view.generation, self._group.address
         earlier = [r for r in view.nodes.values() if me is None or r.order < me.order]
-        first = me is not None and generation is None and not earlier
+        first = self._group.rank_zero
         num_before = generation.world_size if generation is not None else sum(r.num_workers for r in earlier)
         offset = 0 if first else max(1, num_before)
         return messages.Welcome(

@@ -7,33 +7,25 @@ leaves the other ranks at a barrier if rank 0 fails).
 from __future__ import annotations
 
 import logging
-import math
 import re
-import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtf_lightning.elastic.checkpoints.background import BackgroundWriter
-from dtf_lightning.elastic.checkpoints.folder import CheckpointFolder
-from dtf_lightning.elastic.checkpoints.formats import load_verified, safetensors_file, torch_file
+from dtf_lightning.elastic.checkpoints.formats import load_verified
 from dtf_lightning.elastic.checkpoints.reader import best_first, first_intact
 from dtf_lightning.elastic.checkpoints.record import Mode, Record
 from dtf_lightning.elastic.checkpoints.retention import AnyOf, BestN, LatestN, Policy
-from dtf_lightning.elastic.checkpoints.staging import (
-    StagedState,
-    Staging,
-    StateChanged,
-    optimizer_tensors,
-    storages_of,
-)
-from dtf_lightning.elastic.checkpoints.storage import Write, open_storage
+from dtf_lightning.elastic.checkpoints.saver import CheckpointSaver
+from dtf_lightning.elastic.checkpoints.staging import optimizer_tensors, storages_of
+from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 from dtf_lightning.elastic.checkpoints.summary import summary
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
-from dtf_lightning.elastic.lightning.host.names import Checkpoint, TrainerFn, rank_zero_info, rank_zero_warn
+from dtf_lightning.elastic.lightning.callbacks.validation_metrics import ValidationMetrics
+from dtf_lightning.elastic.lightning.host.names import Checkpoint, TrainerFn, rank_zero_info
 from dtf_lightning.elastic.lightning.host.trainer import dump_checkpoint
-from dtf_lightning.elastic.lightning.reporting.callback_events import stall, tell_checkpoints
+from dtf_lightning.elastic.lightning.reporting.callback_events import CheckpointEvents
 from dtf_lightning.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
@@ -88,7 +80,6 @@ class BestCheckpoints(Checkpoint):
         run: str | None = None,
     ) -> None:
         self._best = _best_policies(monitor, mode, best)
-        self.policy: Policy = policy or AnyOf((*self._best, LatestN(recent)))
         for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None and value < 1:
                 raise SettingsError(f"BestCheckpoints({name}={value}): expected at least 1")
@@ -98,37 +89,33 @@ class BestCheckpoints(Checkpoint):
         self.dirpath: str | Path | None = dirpath
         self.filename = filename
         self.recent = recent
-        self.safetensors = safetensors
         self.run = run
         self.records: tuple[Record, ...] = ()
         """Records of the kept checkpoints, as of the last save that all ranks know of; oldest first."""
         self.best_model_path = ""
-        """Path of the best kept checkpoint by the first monitor, for `ckpt_path="best"`; Lightning's launchers set it."""
-        self._writer = BackgroundWriter(max_in_flight) if asynchronous else None
-        self._stagings = [Staging() for _ in range(max_in_flight)] if asynchronous else []
-        self._staged: StagedState | None = None
-        """Last copy of the state, while it may be unfinished."""
-        self._was_torn = False
-        self._num_saves = 0
-        self._folder: CheckpointFolder | None = None
-        """Folder of checkpoints, on the rank that writes."""
+        """Of the best (by the first monitor) that is kept, for `ckpt_path="best"`; Lightning's launchers set it too."""
+        self._saver = CheckpointSaver(
+            policy or AnyOf((*self._best, LatestN(recent))),
+            max_in_flight=max_in_flight if asynchronous else None,
+            safetensors=safetensors,
+        )
+        self._metrics = ValidationMetrics([policy.monitor for policy in self._best])
         self._suspended = False
-        self._validated_at = -1
-        """Step of the last validation."""
         self._last: tuple[int, str] | None = None
         """Step and name of the last checkpoint."""
-        self._measured: set[str] = set()
-        """Names of the metrics that validation logs: between two validations their values belong to older weights."""
-        self._before_validation: dict[str, Any] = {}
-        self._told: tuple[Record, ...] = ()
-        self._stalls: dict[int, float] = {}
+        self._events = CheckpointEvents()
 
     # --- called by users ----------------------------------------------------------------------------------------------
 
     @property
     def staged_bytes(self) -> int:
-        """Bytes of host memory that asynchronous saving holds."""
-        return sum(staging.num_bytes for staging in self._stagings)
+        """Host memory that asynchronous saving holds."""
+        return self._saver.staged_bytes
+
+    @property
+    def location(self) -> str:
+        """The folder or fsspec URL that checkpoints of this fit go to; empty before it."""
+        return self._saver.location
 
     def ranked(self) -> list[Record]:
         """Return the kept checkpoints, best by the first monitor first; without a monitor, newest first."""
@@ -143,8 +130,8 @@ class BestCheckpoints(Checkpoint):
             CheckpointError: an asynchronous save has failed.
         """
         if self.run is None:
-            return None  # this run has saved nothing and resumed from nothing
-        folder = self._settled_folder()
+            return None  # nothing saved, nothing resumed
+        folder = self._saver.folder(self.run)
         self.records = folder.records
         able = [record for record in self.ranked() if record.step <= step and not record.suspect]
         record = first_intact(folder.storage, able)
@@ -158,54 +145,46 @@ class BestCheckpoints(Checkpoint):
         """Mark checkpoints from step `since_step` on as saved in a divergence; on the writing rank only."""
         if self.run is None:
             return
-        folder = self._settled_folder()
+        folder = self._saver.folder(self.run)
         folder.suspect(since_step)
         self.records = folder.records
 
     # --- Lightning's hooks -------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        self.location = str(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
+        self._saver.location = str(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
         self._suspended = False
-        if stage == "fit" and self.safetensors:
-            safetensors_file({})  # fails now rather than at the first save
+        if stage == "fit":
+            self._saver.check_formats()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self._writer is not None and trainer.world_size == 1:
-            self._writer.check()
+        if trainer.world_size == 1:
+            self._saver.check()
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not self._is_saved(trainer):
-            self._save(trainer, self._metrics(trainer, measured=False))
+            self._save(trainer, self._metrics.of(trainer, validated=False))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        self._end_copying()  # an average of the weights may replace them
-        self._before_validation = dict(trainer.callback_metrics)
+        self._saver.wait_until_copied()  # an average of the weights may be put in their place
+        self._metrics.validation_begins(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        before = self._before_validation
-        now = trainer.callback_metrics
-        self._measured |= {name for name, value in now.items() if value is not before.get(name)}
+        self._metrics.validation_ends(trainer)
         if self._skips(trainer):
             return
-        self._validated_at = trainer.global_step
+        self._metrics.validated_at = trainer.global_step
         if self._is_saved(trainer):
-            self._annotate(trainer, self._metrics(trainer, measured=True))
+            self._annotate(trainer, self._metrics.of(trainer, validated=True))
         elif self.on_validation:
-            self._save(trainer, self._metrics(trainer, measured=True))
+            self._save(trainer, self._metrics.of(trainer, validated=True))
 
     def on_before_optimizer_step(self, *_: Any) -> None:
-        self._end_copying()
-
-    def _end_copying(self) -> None:
-        """Wait until the state is copied, because it may change after this."""
-        if self._staged is not None:
-            self._staged.wait()
-            self._staged = None
+        self._saver.wait_until_copied()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if not due or self._skips(trainer):
             return
-        metrics = self._metrics(trainer, measured=self._validated_at == trainer.global_step)
+        metrics = self._metrics.of(trainer, validated=self._metrics.validated_at == trainer.global_step)
         if self._is_saved(trainer):
             self._annotate(trainer, metrics)
         else:
@@ -213,36 +192,32 @@ class BestCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         if self._last is not None:
-            self._learn(trainer, lambda: self._settled_folder().records)
-            self._tell(trainer)
+            self._learn(trainer, lambda run: self._saver.folder(run).records)
+            self._events.tell(trainer, self.records, self.location)
             rank_zero_info(summary(self.records, self.location, self._best))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        if self._writer is not None:
-            self._end_copying()
-            try:
-                self._writer.flush()
-            except CheckpointError as error:
-                log.error("while ending on %s: %s", type(exception).__name__, error)
+        try:
+            self._saver.flush()
+        except CheckpointError as error:
+            log.error("while ending on %s: %s", type(exception).__name__, error)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"run": self.run, "last": self._last, "measured": sorted(self._measured)}
+        return {"run": self.run, "last": self._last, "measured": sorted(self._metrics.measured)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.run = state_dict["run"] or self.run
         self._last = tuple(state_dict["last"]) if state_dict["last"] else None
-        self._measured = set(state_dict["measured"])
+        self._metrics.measured = set(state_dict["measured"])
 
     # --- saving ------------------------------------------------------------------------------------------------------
 
     def _save(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         if self._skips(trainer) or trainer.global_step == 0:
             return
-        began = time.monotonic()
-        with stall(trainer):
+        with self._events.saving(trainer):
             self._save_now(trainer, metrics)
-        self._stalls[trainer.global_step] = time.monotonic() - began
-        self._tell(trainer)
+        self._events.tell(trainer, self.records, self.location)
 
     def _save_now(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         self._name_run(trainer)
@@ -253,33 +228,14 @@ class BestCheckpoints(Checkpoint):
         # Called on all ranks: for some strategies gathering the state is a collective.
         checkpoint = dump_checkpoint(trainer)
 
-        def write() -> tuple[Record, ...]:
-            folder = self._open()
-            if self._writer is None:
-                folder.save(name, self._files(checkpoint), step=step, epoch=epoch, metrics=metrics)
-                return folder.records
-            self._end_copying()
-            self._writer.reserve()
-            staging = self._stagings[self._num_saves % len(self._stagings)]
-            staged = self._staged = staging.begin(
-                checkpoint, steady=() if self._was_torn else storages_of(optimizer_tensors(trainer.optimizers))
-            )
-            self._num_saves += 1
+        def steady() -> set[int]:
+            return storages_of(optimizer_tensors(trainer.optimizers))
 
-            def save() -> None:
-                try:
-                    files = self._files(staged.read())
-                except StateChanged as error:
-                    self._was_torn = True
-                    log.warning("checkpoint %s is given up: %s. From now on training waits for the copy.", name, error)
-                else:
-                    folder.save(name, files, step=step, epoch=epoch, metrics=metrics)
-
-            self._writer.submit(save)
-            return folder.records
+        def save(run: str) -> tuple[Record, ...]:
+            return self._saver.save(run, name, checkpoint, steady, step=step, epoch=epoch, metrics=metrics)
 
         try:
-            self._learn(trainer, write)
+            self._learn(trainer, save)
         except BaseException:
             self._last = before
             raise
@@ -288,38 +244,20 @@ class BestCheckpoints(Checkpoint):
         assert self._last is not None
         step, name = self._last
         self._name_run(trainer)
+        self._learn(trainer, lambda run: self._saver.annotate(run, step, name, metrics))
 
-        def write() -> tuple[Record, ...]:
-            folder = self._open()
+    def _learn(self, trainer: pl.Trainer, work: Callable[[str], tuple[Record, ...]]) -> None:
+        """Do the work on rank 0; all ranks then know the run's name and what is kept, without looking at the disk."""
 
-            def annotate() -> object:
-                # A name that already existed got a version number: the record of this step is the right one.
-                known = [record.name for record in folder.records if record.step == step]
-                return folder.annotate(known[-1] if known else name, metrics)
+        def on_rank_zero() -> tuple[tuple[Record, ...], str]:
+            assert self.run is not None
+            return work(self.run), self.run
 
-            if self._writer is None:
-                annotate()
-            else:
-                self._end_copying()
-                self._writer.submit(annotate)
-            return folder.records
-
-        self._learn(trainer, write)
-
-    def _learn(self, trainer: pl.Trainer, work: Callable[[], tuple[Record, ...]]) -> None:
-        """Do the work on rank 0; all ranks then know the run's name and the kept checkpoints without reading the disk."""
-        known = from_rank_zero(
-            lambda: (work(), self.run), rank=trainer.global_rank, broadcast=trainer.strategy.broadcast
-        )
+        known = from_rank_zero(on_rank_zero, rank=trainer.global_rank, broadcast=trainer.strategy.broadcast)
         if known is not None:
             self.records, self.run = known
             ranked = self.ranked()
             self.best_model_path = open_storage(self.location).location(ranked[0].name) if ranked else ""
-
-    def _tell(self, trainer: pl.Trainer) -> None:
-        """Log new and removed checkpoints as events of an elastic run; asynchronous saves with the next one, or at the end."""
-        told, self._told = self._told, self.records
-        tell_checkpoints(trainer, told, self.records, self._stalls, self.location)
 
     def _name_run(self, trainer: pl.Trainer) -> None:
         """Set the run's name; in an elastic run on all ranks, because each can become the writer."""
@@ -330,25 +268,7 @@ class BestCheckpoints(Checkpoint):
             elif trainer.is_global_zero:
                 self.run = uuid.uuid4().hex[:12]
 
-    def _open(self) -> CheckpointFolder:
-        if self._folder is None:
-            assert self.run is not None
-            self._folder = CheckpointFolder(open_storage(self.location), self.run, self.policy)
-        return self._folder
-
-    def _settled_folder(self) -> CheckpointFolder:
-        if self._writer is not None:
-            self._end_copying()
-            self._writer.flush()
-        return self._open()
-
-    def _files(self, checkpoint: Mapping[str, Any]) -> dict[str, Write]:
-        files = {".ckpt": torch_file(checkpoint)}
-        if self.safetensors:
-            files[".safetensors"] = safetensors_file(checkpoint["state_dict"])
-        return files
-
-    # --- small helpers ---------------------------------------------------------------------------------------------
+    # --- small questions ---------------------------------------------------------------------------------------------
 
     def _is_saved(self, trainer: pl.Trainer) -> bool:
         return self._last is not None and self._last[0] == trainer.global_step
@@ -358,19 +278,6 @@ class BestCheckpoints(Checkpoint):
         if self._suspended or dry or trainer.state.fn != TrainerFn.FITTING:
             return True
         return trainer.sanity_checking
-
-    def _metrics(self, trainer: pl.Trainer, *, measured: bool) -> dict[str, float]:
-        """Return the metrics of the present weights; those of validation only if it has just `measured` them."""
-        found = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
-        for policy in self._best:
-            if measured and policy.monitor not in found:
-                rank_zero_warn(
-                    f"BestCheckpoints(monitor={policy.monitor!r}): nothing of that name was logged (there are "
-                    f"{', '.join(sorted(found)) or 'no metrics'}); this checkpoint cannot be among the best"
-                )
-            elif policy.monitor in found and not math.isfinite(found[policy.monitor]):
-                log.info("%s is %s: this checkpoint cannot be among the best", policy.monitor, found[policy.monitor])
-        return {name: value for name, value in found.items() if measured or name not in self._measured}
 
 
 def _best_policies(monitor: str | Sequence[str] | None, mode: Mode | Sequence[Mode], best: int) -> tuple[BestN, ...]:

@@ -12,9 +12,9 @@ from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.data.shards import ShardedElasticSampler
 from dtf_lightning.elastic.data.step_plans import ElasticBatchSampler, StepPlan, check_world
 from dtf_lightning.elastic.data.virtual_plan import VirtualPlan
-from dtf_lightning.elastic.lightning.data.agreement import Agreement, describe_evaluation, describe_training
 from dtf_lightning.elastic.lightning.data.gradients import Gradients
 from dtf_lightning.elastic.lightning.data.loader_places import LoaderPlaces
+from dtf_lightning.elastic.lightning.data.same_loaders import SameLoaders, describe_evaluation, describe_training
 from dtf_lightning.elastic.lightning.data.stream_loader import StreamLoader, warn_of_rereading
 from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
@@ -57,7 +57,7 @@ class RunningBatches:
         """The user's `Trainer(accumulate_grad_batches)`; a plan sets one of its own in the trainer."""
         self.places = LoaderPlaces()
         self._index = 0
-        self._agreement = Agreement(node)
+        self._same_loaders = SameLoaders(node)
 
     @property
     def sampler(self) -> ElasticDistributedSampler | None:
@@ -313,7 +313,7 @@ class RunningBatches:
         if isinstance(loader.sampler, ElasticDistributedSampler):
             loader.sampler.epoch = self._trainer.current_epoch  # an order of the user's own is compared for this epoch
         what = "the training loader" if not index else f"training loader {index}"
-        self._agreement.agree(what, description, generation=world.generation.number)
+        self._same_loaders.agree(what, description, generation=world.generation.number)
 
     def agree_on_evaluation(self, world: World, loader: Any) -> None:
         """Refuse nodes whose validation has other batches: they would wait for one another in its collectives.
@@ -322,4 +322,4 @@ class RunningBatches:
         """
         if world.formed:
             generation = world.generation.number
-            self._agreement.agree("the validation loader", describe_evaluation(loader), generation=generation)
+            self._same_loaders.agree("the validation loader", describe_evaluation(loader), generation=generation)

@@ -39,6 +39,11 @@ def all_batches_begun(epoch_loop: Any) -> bool:
     return bool(epoch_loop._num_ready_batches_reached())
 
 
+def stops_early(trainer: Any) -> bool:
+    """Tell whether `trainer.should_stop` ends training now: it does not before `min_epochs` and `min_steps`."""
+    return bool(trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+
 def clear_restart_flags(loop: Loop) -> None:
     """Clear the flags that `load_state_dict` sets: Lightning would skip hooks and advance counters by guessing."""
     loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
@@ -56,9 +61,20 @@ def leave_validation(trainer: Any) -> None:
     validation._results.reset()
 
 
+def running_hook(trainer: Any) -> str | None:
+    """Return the name of the hook, or of the module's step, that is running; `None` outside of them."""
+    name: str | None = trainer.lightning_module._current_fx_name
+    return name
+
+
+def no_hook_runs(trainer: Any) -> None:
+    """Take note that no hook is running, even if one has raised in an earlier call of the trainer."""
+    trainer.lightning_module._current_fx_name = None
+
+
 def forget_running_hook(trainer: Any) -> None:
     """Tell Lightning that no hook and no batch runs: what is logged next belongs to a new step."""
-    trainer.lightning_module._current_fx_name = None
+    no_hook_runs(trainer)
     results = trainer.fit_loop.epoch_loop._results
     results.batch = None
     results.batch_size = None

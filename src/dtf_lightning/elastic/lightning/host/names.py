@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from lightning.fabric.utilities.rank_zero import rank_zero_only
     from lightning.pytorch import callbacks
     from lightning.pytorch.callbacks import (
+        BatchSizeFinder,
         Callback,
         Checkpoint,
+        EarlyStopping,
         GradientAccumulationScheduler,
+        LearningRateFinder,
         ModelCheckpoint,
         ProgressBar,
         RichProgressBar,
@@ -45,12 +48,13 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.model_helpers import is_overridden
     from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+    from lightning.pytorch.utilities.types import LRSchedulerConfig
 
     VERSION: str
 else:
     _HOMES = {
-        ".callbacks": "Callback Checkpoint GradientAccumulationScheduler ModelCheckpoint ProgressBar RichProgressBar "
-        "TQDMProgressBar",
+        ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
+        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
         ".loggers.logger": "Logger",
@@ -68,6 +72,7 @@ else:
         ".utilities.model_helpers": "is_overridden",
         ".utilities.rank_zero": "rank_zero_info rank_zero_warn",
         ".utilities.signature_utils": "is_param_in_hook_signature",
+        ".utilities.types": "LRSchedulerConfig",
     }
     for _module, _names in _HOMES.items():
         for _entry in _names.split():
@@ -85,14 +90,18 @@ __all__ = [
     "PACKAGE",
     "VERSION",
     "AutomaticOptimization",
+    "BatchSizeFinder",
     "CSVLogger",
     "Callback",
     "Checkpoint",
     "ClosureResult",
     "ClusterEnvironment",
     "DDPStrategy",
+    "EarlyStopping",
     "FitLoop",
     "GradientAccumulationScheduler",
+    "LRSchedulerConfig",
+    "LearningRateFinder",
     "Logger",
     "Loop",
     "MLFlowLogger",

@@ -27,6 +27,11 @@ def replace_strategy(trainer: Any, strategy: Any) -> None:
     trainer._accelerator_connector.strategy = strategy
 
 
+def is_running(trainer: Any) -> bool:
+    """Tell whether the trainer is in `fit`, or in another of its entry points."""
+    return bool(trainer.state.status.value == "running")
+
+
 def starts_processes(strategy: Any) -> bool:
     """Tell whether this is a `DDPStrategy` that forks or spawns its processes: `ddp_spawn`, `ddp_fork`, `ddp_notebook`."""
     return getattr(strategy, "_start_method", "popen") != "popen"
@@ -57,6 +62,23 @@ def load_checkpoint(trainer: Any, checkpoint: dict[str, Any]) -> None:
     connector.restore_callbacks()
     connector.restore_training_state()
     connector._loaded_checkpoint = {}
+
+
+def run_load_hooks(trainer: Any, checkpoint: dict[str, Any], callbacks: dict[str, Any]) -> None:
+    """Do what resuming from the checkpoint does besides loading weights, optimizers, schedulers and loops.
+
+    The module's and the callbacks' `on_load_checkpoint` hooks run, and the data module loads its state; the states in
+    `callbacks` are loaded in place of the checkpoint's.
+    """
+    connector = trainer._checkpoint_connector
+    connector._loaded_checkpoint = checkpoint
+    try:
+        connector.restore_datamodule()
+        call._call_lightning_module_hook(trainer, "on_load_checkpoint", checkpoint)
+        call._call_callbacks_on_load_checkpoint(trainer, {**checkpoint, "callbacks": callbacks})
+        call._call_callbacks_load_state_dict(trainer, {**checkpoint, "callbacks": callbacks})
+    finally:
+        connector._loaded_checkpoint = {}
 
 
 def callback_states(trainer: Any) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,29 +33,44 @@ def stall(trainer: pl.Trainer) -> Iterator[None]:
         yield
 
 
-def tell_checkpoints(
-    trainer: pl.Trainer,
-    before: Sequence[Record],
-    now: Sequence[Record],
-    stalls: dict[int, float],
-    location: str,
-) -> None:
-    """Log which checkpoints of `BestCheckpoints` are new and which are removed. `stalls`: seconds of waiting, by step."""
-    recorder = recorder_of(trainer)
-    if recorder is None:
-        return
-    known = {record.name for record in before}
-    kept = {record.name for record in now}
-    for record in now:
-        if record.name not in known and record.saved_at >= recorder.account.started_at:  # not of a run that is resumed
-            recorder.happened(
-                CheckpointSaved,
-                step=record.step,
-                epoch=record.epoch,
-                path=f"{location.rstrip('/')}/{record.name}",
-                seconds=stalls.pop(record.step, 0.0),
-                size=record.size,
-            )
-    for record in before:
-        if record.name not in kept:
-            recorder.checkpoint_pruned(trainer, f"{location.rstrip('/')}/{record.name}")
+class CheckpointEvents:
+    """What the event log is told of the checkpoints that a callback keeps, by rank 0.
+
+    Of an asynchronous save it learns with the next one, or at the end.
+    """
+
+    def __init__(self) -> None:
+        self._told: tuple[Record, ...] = ()
+        self._stalls: dict[int, float] = {}
+        """Seconds that training stood still, by step; of saves that the log has not been told of."""
+
+    @contextmanager
+    def saving(self, trainer: pl.Trainer) -> Iterator[None]:
+        """Inside, training stands still for a checkpoint of the present step."""
+        began = time.monotonic()
+        with stall(trainer):
+            yield
+        self._stalls[trainer.global_step] = time.monotonic() - began
+
+    def tell(self, trainer: pl.Trainer, records: tuple[Record, ...], location: str) -> None:
+        """These are kept now: what is new, and what is gone."""
+        before, self._told = self._told, records
+        recorder = recorder_of(trainer)
+        if recorder is None:
+            return
+        known = {record.name for record in before}
+        kept = {record.name for record in records}
+        for record in records:
+            # Not those of a run that is resumed.
+            if record.name not in known and record.saved_at >= recorder.account.started_at:
+                recorder.happened(
+                    CheckpointSaved,
+                    step=record.step,
+                    epoch=record.epoch,
+                    path=f"{location.rstrip('/')}/{record.name}",
+                    seconds=self._stalls.pop(record.step, 0.0),
+                    size=record.size,
+                )
+        for record in before:
+            if record.name not in kept:
+                recorder.checkpoint_pruned(trainer, f"{location.rstrip('/')}/{record.name}")

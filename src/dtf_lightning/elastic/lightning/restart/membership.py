@@ -42,7 +42,7 @@ from dtf_lightning.elastic.link.messages import Welcome
 from dtf_lightning.elastic.rules.generation import Generation, Member
 from dtf_lightning.elastic.snapshots.node import NodeSnapshots, RunRecord, agent_name, last_record, run_key
 from dtf_lightning.environment import TorchelasticWorld
-from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.errors import DtfError, GenerationBroken, SettingsError
 from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
@@ -234,8 +234,9 @@ class RestartMembership:
     def verdict(self, error: BaseException) -> Verdict:
         if isinstance(error, StopForRescale):
             return Verdict.RESCALE
-        if isinstance(error, Exception) and not isinstance(error, DtfError) and is_communication_error(error):
-            self.lost = error
+        failed = not isinstance(error, DtfError) and is_communication_error(error)
+        if isinstance(error, Exception) and (failed or isinstance(error, GenerationBroken)):
+            self.lost = error  # a peer is gone, or is not what this worker is
             return Verdict.RESCALE
         return Verdict.GOODBYE if isinstance(error, WorkerLeft) else Verdict.OWN
 
@@ -270,6 +271,9 @@ class RestartMembership:
 
     def leaving(self, reason: str) -> None:
         self.stop.ask(reason)
+
+    def loop_ends(self, step: int, reason: str) -> None:
+        """Do nothing: no agent compares the workers' steps."""
 
     def finished(self, step: int) -> None:  # noqa: ARG002
         dist.barrier()

@@ -17,7 +17,8 @@ import torch
 from dtf_lightning.elastic.checkpoints.formats import load_verified
 from dtf_lightning.elastic.checkpoints.manifest import load as load_manifest
 from dtf_lightning.elastic.checkpoints.record import Record
-from dtf_lightning.elastic.checkpoints.storage import Storage, open_storage
+from dtf_lightning.elastic.checkpoints.storage.interface import Storage
+from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
 from dtf_lightning.elastic.lightning.host.names import ModelCheckpoint
 from dtf_lightning.elastic.lightning.restart.membership import RestartedRun

@@ -8,7 +8,7 @@ leave it out and choose again. Then the ranks that have the state send it to the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +65,8 @@ class SavedStates:
         self._gather = gather
         self._node = node
         self._lists = lists
+        self.sources: Mapping[int, int] = {}
+        """Each rank that was sent the state, and the rank that sent it; known after `take_newest`."""
 
     def take_newest(self, *, or_loaded: bool) -> Choice | None:
         """Give all ranks the newest state; `None` if there is none to take. A collective.
@@ -124,13 +126,13 @@ class SavedStates:
     def _take_over(self, choice: Choice, state: dict[str, Any] | None, holders: list[int]) -> None:
         """Send the state to ranks that lack it, and load it; `progress.resuming` says whether an epoch goes on."""
         rank, trainer, progress = self._rank, self._parts.trainer, self._parts.progress
-        sources = senders(holders, self._run.hosts)
+        self.sources = senders(holders, self._run.hosts)
         mine = choice.offer_of(rank) if state is not None else None
         writer = mine is not None and all(o.rank >= rank or o.where != mine.where for o in choice.offers)
         if state is None:
-            state = receive_state(sources[rank])
+            state = receive_state(self.sources[rank])
         else:
-            for receiver in (receiver for receiver, source in sources.items() if source == rank):
+            for receiver in (receiver for receiver, source in self.sources.items() if source == rank):
                 send_state(state, receiver)
         random_state = state.pop("random", None)
         if state.get("run_began") is not None:

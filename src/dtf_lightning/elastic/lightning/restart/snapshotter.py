@@ -2,11 +2,11 @@
 
 Rules that this file guards:
 
-* training waits only while the state other than weights is copied; weights and optimizer state, which only the next
-  optimizer step changes, are copied by a thread while the next forward and backward run, and that step waits for the
-  copy (`Staging`, which also finds out if something else changed them meanwhile);
-* a snapshot that is due while the writer is busy is taken some steps later; training does not wait for it;
-* any error of a snapshot is logged, and training continues.
+* training stands still only while what is no weight is copied; weights and optimizer state, which nothing but the next
+  optimizer step changes, are copied by a thread while the next forward and backward run, and that step waits for it
+  (`AsyncSaver`, which also finds out when something else changed them meanwhile);
+* a snapshot that the writer has no time for is taken a few steps later, not waited for;
+* whatever goes wrong with a snapshot is said, and training goes on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from dtf_lightning.elastic.checkpoints.background import BackgroundWriter
-from dtf_lightning.elastic.checkpoints.staging import StagedState, Staging, StateChanged
+from dtf_lightning.elastic.checkpoints.async_saver import AsyncSaver
 from dtf_lightning.elastic.snapshots.format import SnapshotHeader
 from dtf_lightning.elastic.snapshots.node import NodeSnapshots
 from dtf_lightning.elastic.snapshots.packing import pack
@@ -53,11 +52,7 @@ class Snapshotter:
         self._header = header
         self._node = node
         self._every = every_n_steps
-        self._staging = Staging()
-        self._writer = BackgroundWriter()
-        self._staged: StagedState | None = None
-        """The copy in progress that the next optimizer step waits for."""
-        self._was_torn = False
+        self._saver = AsyncSaver()
         self._last_step: int | None = -1 if at_start else None
         self._failed = False
 
@@ -68,38 +63,29 @@ class Snapshotter:
             self._last_step = step  # of the position where this life began there is a snapshot, or nothing to lose
         if every is None or self._failed:
             return
-        # Due once a multiple was passed; at the next boundary if the writer is still busy with the last snapshot.
-        if step // every == self._last_step // every or self._writer.num_in_flight:
+        # Due once a multiple was passed; at the next boundary if the writer is still busy with the one before.
+        if step // every == self._last_step // every or self._saver.num_in_flight:
             return
         self._last_step = step
-        staged = self._stage(steady=set() if self._was_torn else self._steady())
-        if staged is None:
-            return
-        header, self._staged = self._header("periodic"), staged
-
-        def work() -> None:
-            try:
-                packed = pack(staged.read())
-            except StateChanged as error:
-                self._was_torn = True
-                log.warning(
-                    "the snapshot of step %d is given up: %s. From now on training waits for the copy", step, error
-                )
-            else:
-                self._node.write(packed, header)
-
-        self._writer.submit(work)
+        header = self._header("periodic")
+        try:
+            self._saver.save(
+                self._dump(),
+                self._steady,
+                lambda copy: self._node.write(pack(copy), header),
+                f"the snapshot of step {step}",
+            )
+        except Exception as error:  # the user's on_save_checkpoint, or something that cannot be pickled
+            self._give_up(error)
 
     def wait_until_copied(self) -> None:
-        """Wait until weights may change. Nearly always they may already, and this is one attribute read."""
-        if self._staged is not None:
-            self._staged.wait()
-            self._staged = None
+        """Weights may change after this. Nearly always true already: an attribute read."""
+        self._saver.wait_until_copied()
 
     @property
     def idle(self) -> bool:
         """Whether no snapshot is being written."""
-        return not self._writer.num_in_flight
+        return not self._saver.num_in_flight
 
     def last(self, reason: str, step: int, *, on_disk_too: bool = False) -> None:
         """Take a snapshot because the worker stops, and return when it is written.
@@ -107,23 +93,22 @@ class Snapshotter:
         `on_disk_too`: into `run_dir` as well where it went to memory, for nodes that cannot read this one's memory.
         """
         self.close()
-        staged = self._stage(steady=set())
-        if staged is not None:
-            written = self._node.write(pack(staged.read()), self._header(reason), on_disk_too=on_disk_too)
-            if written is not None:
-                log.info("snapshot at step %d: %s", step, written)
+        try:
+            copy = self._saver.copy(self._dump())
+        except Exception as error:
+            self._give_up(error)
+            return
+        written = self._node.write(pack(copy), self._header(reason), on_disk_too=on_disk_too)
+        if written is not None:
+            log.info("snapshot at step %d: %s", step, written)
 
     def close(self) -> None:
         """Wait until the snapshot that is being written is complete."""
         self.wait_until_copied()
-        with suppress(CheckpointError, OSError):  # the writer has logged it
-            self._writer.flush()
+        with suppress(CheckpointError, OSError):  # the writer has said it
+            self._saver.flush()
 
-    def _stage(self, *, steady: set[int]) -> StagedState | None:
-        try:
-            return self._staging.begin(self._dump(), steady=steady)
-        except Exception as error:  # the user's on_save_checkpoint, or something that cannot be pickled
-            if not self._failed:
-                self._failed = True
-                log.exception("no snapshot can be taken of this training, it goes on without: %s", error)
-            return None
+    def _give_up(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            log.error("no snapshot can be taken of this training, it goes on without: %s", error, exc_info=error)

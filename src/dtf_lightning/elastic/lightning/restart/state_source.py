@@ -42,6 +42,9 @@ class SnapshotState:
 
     # --- resuming ----------------------------------------------------------------------------------------------------
 
+    def pack(self) -> None:
+        """Do nothing: what others may need is written when this worker leaves."""
+
     def share(self, world: World) -> Resumption:
         """Give all members the newest state. Raises what Lightning raises for a state that does not fit the model."""
         run, progress = self._membership.run, self._parts.progress
@@ -61,7 +64,7 @@ class SnapshotState:
             # A state that could not be read must not count as newer than one that is written from now on.
             run.node.forget_after(choice.position)
         self._remember_life()
-        return Resumption(first=True, resuming=progress.resuming, restored=True)
+        return Resumption(first=True, resuming=progress.resuming, restored=True, sources=saved.sources)
 
     def _remember_life(self) -> None:
         if self._writes_for_node:

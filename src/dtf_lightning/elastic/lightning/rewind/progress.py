@@ -101,6 +101,11 @@ class TrainingProgress:
         """Tell whether the optimizer has stepped since the last boundary, so that nothing would be rolled back."""
         return self.boundary is None or trainer.global_step > self.boundary.global_step
 
+    def boundary_here(self, trainer: pl.Trainer) -> bool:
+        """Tell whether no batch is done since the last boundary, so that the current one is a step's first."""
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        return self.boundary is not None and done == self.boundary.batches_total
+
     def batch_done(self) -> None:
         self.consumed = min(self.dataset_size, self.consumed + self.batch_samples)
         self.phase = LoopPhase.ADVANCE_END

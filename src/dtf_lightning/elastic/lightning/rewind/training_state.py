@@ -1,12 +1,16 @@
-"""These functions turn the whole training state into one dictionary, and load it into another trainer.
+"""These functions turn the whole training state into named parts, and load them into another trainer.
 
-Most of it is Lightning's own checkpoint (`dump_checkpoint`), which is loaded by Lightning's own restore functions, so
-that all that can resume from a checkpoint can be sent to a joiner: weights, buffers, optimizers, schedulers, scaler,
-loops, callbacks, the data module, and what the user's `on_save_checkpoint` adds. The rest is what a checkpoint on disk
-does not need: logged metrics, `should_stop`, and the folders of loggers and checkpoint callbacks.
+Rules that this file guards:
 
-Private API touched here: the checkpoint connector's `_loaded_checkpoint`, the logger connector's metric dictionaries,
-the loops' restart flags.
+* weights, buffers, `requires_grad`, optimizers, schedulers, scaler and counters come straight from the module and the
+  trainer, and are loaded last, so that no hook can change what a worker receives;
+* what hooks add is in parts of its own (`checkpoint` and `callbacks`): the checkpoint as the `on_save_checkpoint` hooks of module and
+  callbacks have left it, which the receiver's `on_load_checkpoint` hooks see as they would see it in a file, and the
+  callbacks' `state_dict`s;
+* only `dump_users` runs users' code, which may raise, or give what cannot be pickled.
+
+The rest is what a checkpoint on disk does not need: logged metrics, `should_stop`, and the folders of loggers and
+checkpoint callbacks.
 """
 
 from __future__ import annotations
@@ -18,8 +22,16 @@ import torch
 from dtf_lightning.elastic.lightning.host.logs import adopt_version, shown_metrics
 from dtf_lightning.elastic.lightning.host.loops import clear_restart_flags
 from dtf_lightning.elastic.lightning.host.names import ModelCheckpoint
-from dtf_lightning.elastic.lightning.host.trainer import dump_checkpoint, load_checkpoint
+from dtf_lightning.elastic.lightning.host.trainer import callback_states, dump_checkpoint, run_load_hooks
+from dtf_lightning.elastic.lightning.rewind.module_state import dump_module, load_module
+from dtf_lightning.elastic.lightning.rewind.optimizer_state import (
+    dump_optimizers,
+    dump_schedulers,
+    load_optimizers,
+    load_schedulers,
+)
 from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
+from dtf_lightning.elastic.lightning.rewind.undo import unchanged_random_state
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -48,11 +60,29 @@ def load_start(trainer: pl.Trainer, start: dict[str, Any]) -> None:
         adopt_version(logger, version)
 
 
-def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any]:
-    """Return the training state; its tensors are references, not copies. It can be pickled if a checkpoint can."""
+def dump_users(trainer: pl.Trainer, *, hooks: bool = True) -> dict[str, Any]:
+    """Return what users' code makes and changes, as parts for `load_state`. Tensors are references, not copies.
+
+    Raises whatever hooks and users' own optimizers and schedulers raise. Hooks may use collectives, if all members call
+    this together; without `hooks` their part is left out.
+    """
+    state = {
+        "module": dump_module(trainer.lightning_module),
+        "optimizers": dump_optimizers(trainer),
+        "schedulers": dump_schedulers(trainer),
+        "scaler": trainer.precision_plugin.state_dict(),
+    }
+    if not hooks:
+        return state
+    with unchanged_random_state():
+        return state | {"callbacks": callback_states(trainer), "checkpoint": dump_checkpoint(trainer)}
+
+
+def dump_position(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any]:
+    """Return the rest of the training state, as parts for `load_state`: no code of users runs."""
     return {
         "start": dump_start(trainer),
-        "checkpoint": dump_checkpoint(trainer),
+        "loop": trainer.fit_loop.state_dict(),
         "progress": progress.state_dict(),
         "metrics": {name: _on_cpu(metrics) for name, metrics in shown_metrics(trainer).items()},
         "should_stop": trainer.should_stop,
@@ -60,10 +90,26 @@ def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any
     }
 
 
+def dump_state(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, Any]:
+    """Return the whole training state; its tensors are references, not copies. Raises like `dump_users`."""
+    return dump_users(trainer) | dump_position(trainer, progress)
+
+
 def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str, Any]) -> None:
-    """Adopt the training state that `dump_state` returned on another worker."""
+    """Adopt the training state that another worker has dumped.
+
+    Hooks do not run if their parts are not there. Raises `ProtocolError` where this worker's model or optimizers are not
+    the run's, and what users' hooks raise.
+    """
     load_start(trainer, state["start"])
-    load_checkpoint(trainer, state["checkpoint"])
+    if "checkpoint" in state:
+        run_load_hooks(trainer, state["checkpoint"], state["callbacks"])
+    load_module(trainer.lightning_module, state["module"])
+    if state["scaler"]:
+        trainer.precision_plugin.load_state_dict(state["scaler"])
+    trainer.fit_loop.load_state_dict(state["loop"])
+    load_optimizers(trainer, state["optimizers"])
+    load_schedulers(trainer, state["schedulers"])
     clear_restart_flags(trainer.fit_loop)
     shown = shown_metrics(trainer)
     for name, metrics in state["metrics"].items():

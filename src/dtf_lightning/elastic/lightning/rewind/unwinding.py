@@ -31,8 +31,11 @@ def strip_tracebacks(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def unwrap_ddp(trainer: pl.Trainer) -> None:
-    """Remove DDP from the model, so that nothing of the old process group is left in it."""
+def unwrap_ddp(trainer: pl.Trainer, *, keep_gradients: bool = False) -> None:
+    """Remove DDP from the model, so that nothing of the old process group is left in it.
+
+    `keep_gradients`: micro-batches of the current step have been accumulated, and count.
+    """
     strategy, module = trainer.strategy, trainer.lightning_module
     wrapped: Any = strategy.model
     if not isinstance(wrapped, DistributedDataParallel):
@@ -41,8 +44,9 @@ def unwrap_ddp(trainer: pl.Trainer) -> None:
     still_alive = weakref.ref(wrapped)
     strategy.model = module
     del wrapped
-    for parameter in module.parameters():
-        parameter.grad = None
+    if not keep_gradients:
+        for parameter in module.parameters():
+            parameter.grad = None
     if still_alive() is not None:
         gc.collect()  # takes 0.3 s, so only if a reference cycle really keeps it alive
         if still_alive() is not None:

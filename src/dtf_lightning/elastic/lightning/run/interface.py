@@ -89,6 +89,9 @@ class ElasticRun(Protocol):
     def epoch_hooks(self) -> AbstractContextManager[None]:
         """Wrap what Lightning does at an epoch's end, so that it can be done again after a rescale."""
 
+    def heed_stop(self) -> None:
+        """Stop with the first worker that stops, or tell the agent that this one does. May be a collective."""
+
     def collective(self) -> AbstractContextManager[None]:
         """Count the time inside the context as waiting for the other workers."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,7 @@ import torch.distributed as dist
 from dtf_lightning import environment
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
-from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
+from dtf_lightning.elastic.collectives.state_transfer import Parcel, receive_parcel, send_parcel
 from dtf_lightning.elastic.collectives.warm_up import warm_up
 from dtf_lightning.elastic.lightning.rewind import training_state
 from dtf_lightning.elastic.lightning.rewind.epoch_metrics import dump_logged, load_logged
@@ -26,12 +29,14 @@ from dtf_lightning.elastic.lightning.run.world import Resumption, World
 from dtf_lightning.elastic.link.messages import Happened, Welcome
 from dtf_lightning.elastic.link.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.rules.generation import Generation
-from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_sources
-from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted, RunRefused
+from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_sources, send_from
+from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted, RunRefused, StateRefused
 from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+
+log = logging.getLogger("dtf_lightning")
 
 VERDICT_FACTOR = 10
 """Number of `rescale_timeout`s that a suspected failure waits for the leader's decision: etcd may be unreachable."""
@@ -133,6 +138,9 @@ class LiveMembership:
     def leaving(self, reason: str) -> None:
         self.link.leaving(reason)
 
+    def loop_ends(self, step: int, reason: str) -> None:
+        self.link.loop_ends(step, reason)
+
     def finished(self, step: int) -> None:
         self.link.finished(step)
 
@@ -147,73 +155,175 @@ class LiveMembership:
         self.link.close()
 
 
+class Packing(Enum):
+    """Whether a member can send its state; the values travel."""
+
+    NOT_YET = 0
+    DONE = 1
+    FAILED = 2
+
+
 class PeerState:
-    """Compare the members' positions, and send the state of the furthest to those behind. A `StateSource`."""
+    """Compare the members' positions, and send the state of the furthest to those behind. A `StateSource`.
+
+    Rules that this class guards:
+
+    * what users' code adds to the state is packed before the generation in which it was trained is given up;
+    * a member that cannot pack goes on training: it is left out as a sender, and where no holder can send, joiners are
+      refused by name, with the reason; nobody begins at another place than the run.
+    """
 
     def __init__(self, link: WorkerLink) -> None:
         self._link = link
         self._snapshots = LiveSnapshots(link)
         self._parts: StateParts
+        self._parcel: Parcel | None = None
+        """What users' code makes of this worker's state, ready to be sent; `None` if it is not packed, or could not be."""
+        self._problem = ""
+        """Why it could not be packed."""
 
     def attach(self, parts: StateParts) -> None:
         self._parts = parts
         self._snapshots.attach(parts)
 
+    def pack(self) -> None:
+        parcel = Parcel()
+        try:
+            for name, part in training_state.dump_users(self._parts.trainer).items():
+                parcel.add(name, part)
+        except Exception as error:
+            if isinstance(error, (GenerationBroken, RunAborted)) or is_communication_error(error):
+                raise
+            self._problem = f"{type(error).__name__}: {error}"[:1000]
+            log.exception("this worker's state cannot be packed for others; training goes on without them")
+        else:
+            self._parcel = parcel
+
     def share(self, world: World) -> Resumption:
         parts = self._parts
         trainer, progress = parts.trainer, parts.progress
-        first, plan = self._agree(world)
-        if first and world.generation.trained:
-            self._snapshots.take_newest(world)
-            self._snapshots.entered(world, had_trained=True)
-            return Resumption(first=True, resuming=progress.resuming, restored=True)
-        resuming = not first
-        if first:
-            parts.start_world.run_began = None  # a member that died in mid-transfer may have left its own
-            box = [(training_state.dump_start(trainer), progress.loaded is not None)]
-            dist.broadcast_object_list(box, src=plan.first_holder)
-            start, resuming = box[0]
-            training_state.load_start(trainer, start)
-        receivers = [receiver for receiver, source in plan.sources.items() if source == world.rank]
-        if receivers:
-            state = training_state.dump_state(trainer, progress) | {
-                "logged": dump_logged(trainer),
-                "recent_log": parts.run_log.recent(),
-                "run_began": parts.start_world.run_began,
-            }
-            for receiver in receivers:
-                send_state(state, receiver)
-        elif world.rank in plan.sources:
-            state = receive_state(plan.sources[world.rank])
-            parts.start_world.join(state["run_began"])
-            training_state.load_state(trainer, progress, state)
-            load_logged(trainer, state["logged"])
-            parts.run_log.adopt_recent(state["recent_log"])
+        try:
+            positions, packings = self._compare(world)
+            first = not any(position.trained for position in positions)
+            plan = choose_sources(positions)
+            if first and world.generation.trained:
+                sources = self._snapshots.take_newest(world)
+                self._snapshots.entered(world, had_trained=True)
+                return Resumption(first=True, resuming=progress.resuming, restored=True, sources=sources)
+            resuming = not first
+            if first:
+                if len(set(positions)) == 1:
+                    # No member has trained and all have loaded the same: DDP's broadcast of the weights is enough.
+                    plan = replace(plan, sources={})
+                parts.start_world.run_began = None  # a member that died in mid-transfer may have left its own
+                box = [(training_state.dump_start(trainer), progress.loaded is not None)]
+                dist.broadcast_object_list(box, src=plan.first_holder)
+                start, resuming = box[0]
+                training_state.load_start(trainer, start)
+            if plan.sources:
+                plan = self._choose_senders(world, plan, positions, packings)
+            self._transfer(world, plan)
+        finally:
+            self._parcel, self._problem = None, ""
         self._snapshots.entered(world, had_trained=not first)
-        return Resumption(first=first, resuming=resuming, restored=not first)
+        return Resumption(first=first, resuming=resuming, restored=not first, sources=plan.sources)
 
-    def _agree(self, world: World) -> tuple[bool, ResumePlan]:
-        """Return whether no member has trained yet, and which rank sends its state to which."""
+    def _compare(self, world: World) -> tuple[list[Position], list[Packing]]:
+        """Return every member's position, and whether it has packed its state. A collective."""
         mine = self._parts.progress.position(self._parts.trainer)
         phases = list(LoopPhase)
-        # (world_size, 5): every member's position
-        row = torch.tensor(
-            [int(mine.trained), mine.global_step, mine.batches_total, phases.index(mine.phase), mine.samples]
+        # (world_size, 6)
+        rows = _gather_row(
+            world,
+            [
+                *(int(mine.trained), mine.global_step, mine.batches_total, phases.index(mine.phase), mine.samples),
+                self._packing.value,
+            ],
         )
-        rows = [torch.empty_like(row) for _ in range(world.size)]
-        dist.all_gather(rows, row)
         positions = [
             Position(
                 trained=bool(trained), global_step=step, batches_total=batches, phase=phases[phase], samples=samples
             )
-            for trained, step, batches, phase, samples in (row.tolist() for row in rows)
+            for trained, step, batches, phase, samples, _ in rows
         ]
-        first = not any(position.trained for position in positions)
-        plan = choose_sources(positions)
-        if first and len(set(positions)) == 1:
-            # No member has trained and all have loaded the same: DDP's broadcast of the weights is enough.
-            return first, replace(plan, sources={})
-        return first, plan
+        return positions, [Packing(row[-1]) for row in rows]
+
+    @property
+    def _packing(self) -> Packing:
+        if self._parcel is not None:
+            return Packing.DONE
+        return Packing.FAILED if self._problem else Packing.NOT_YET
+
+    def _choose_senders(
+        self, world: World, plan: ResumePlan, positions: Sequence[Position], packings: Sequence[Packing]
+    ) -> ResumePlan:
+        """Return the plan with senders that have packed their state. A collective.
+
+        Raises `StateRefused` on joiners if there are none, and `GenerationBroken` on the other members.
+        """
+        if any(packings[holder] is Packing.NOT_YET for holder in plan.holders):  # after a failure
+            if world.rank in plan.holders and self._packing is Packing.NOT_YET:
+                with self._parts.trainer.strategy.alone():  # those behind run no hooks now
+                    self.pack()
+            packings = [Packing(value) for (value,) in _gather_row(world, [self._packing.value])]
+        able = [holder for holder in plan.holders if packings[holder] is Packing.DONE]
+        if able:
+            return send_from(plan, able)
+        box = [self._problem]
+        dist.broadcast_object_list(box, src=plan.first_holder)
+        joiners = [receiver for receiver in plan.receivers if not positions[receiver].trained]
+        if not joiners:
+            return plan  # laggards among the survivors have what users' code keeps, one step older
+        reason = f"the state of the run could not be packed on {world.sources[plan.first_holder]} ({box[0]})"
+        if world.rank in joiners:
+            raise StateRefused(
+                f"this worker ({world.sources[world.rank]}) may not join: {reason}. The run goes on without it; "
+                "mend the hook or state that fails, and resume the run from its last checkpoint"
+            )
+        names = ", ".join(world.sources[joiner] for joiner in joiners)
+        log.error("%s may not join: %s. Training goes on without", names, reason)
+        raise GenerationBroken(f"{names} may not join: {reason}")
+
+    def _transfer(self, world: World, plan: ResumePlan) -> None:
+        """Send this worker's state to its receivers, or receive another's."""
+        parts = self._parts
+        receivers = [receiver for receiver, source in plan.sources.items() if source == world.rank]
+        if receivers:
+            parcel = self._parcel or self._without_hooks()
+            parcel.add(
+                "position",
+                training_state.dump_position(parts.trainer, parts.progress)
+                | {
+                    "logged": dump_logged(parts.trainer),
+                    "recent_log": parts.run_log.recent(),
+                    "run_began": parts.start_world.run_began,
+                },
+            )
+            for receiver in receivers:
+                send_parcel(parcel, receiver)
+        elif world.rank in plan.sources:
+            received = receive_parcel(plan.sources[world.rank])
+            state = received.pop("position") | received
+            try:
+                with parts.trainer.strategy.alone():  # the other members load nothing
+                    parts.start_world.join(state["run_began"])
+                    training_state.load_state(parts.trainer, parts.progress, state)
+                    load_logged(parts.trainer, state["logged"])
+            except Exception as error:
+                if parts.progress.trained:
+                    raise
+                raise StateRefused(
+                    f"this worker ({world.sources[world.rank]}) could not take over the run's state, and may not join: "
+                    f"{type(error).__name__}: {error}. The run goes on without it"
+                ) from error
+            parts.run_log.adopt_recent(state["recent_log"])
+
+    def _without_hooks(self) -> Parcel:
+        """Return the state without what hooks add, which fail."""
+        parcel = Parcel()
+        for name, part in training_state.dump_users(self._parts.trainer, hooks=False).items():
+            parcel.add(name, part)
+        return parcel
 
     def at_boundary(self, step: int) -> None:
         self._snapshots.at_boundary(step)
@@ -232,3 +342,11 @@ class PeerState:
 
     def close(self) -> None:
         self._snapshots.close()
+
+
+def _gather_row(world: World, row: Sequence[int]) -> list[list[int]]:
+    """Return every member's row of numbers, in rank order. A collective."""
+    mine = torch.tensor(row)
+    rows = [torch.empty_like(mine) for _ in range(world.size)]
+    dist.all_gather(rows, mine)
+    return [one.tolist() for one in rows]

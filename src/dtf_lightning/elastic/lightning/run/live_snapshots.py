@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,12 @@ import torch.distributed as dist
 
 from dtf_lightning import environment
 from dtf_lightning.elastic.checkpoints.staging import optimizer_tensors, storages_of
+from dtf_lightning.elastic.lightning.checks.fingerprint import parameter_signature
 from dtf_lightning.elastic.lightning.restart.membership import RestartedRun
 from dtf_lightning.elastic.lightning.restart.offers import checkpoint_folders
 from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump
 from dtf_lightning.elastic.lightning.restart.snapshotter import Snapshotter
 from dtf_lightning.elastic.lightning.run.exits import StopForRescale
-from dtf_lightning.elastic.lightning.run.fingerprint import parameter_signature
 from dtf_lightning.elastic.lightning.run.policies import StateParts
 from dtf_lightning.elastic.lightning.run.world import World
 from dtf_lightning.elastic.snapshots.format import SnapshotHeader
@@ -65,8 +66,10 @@ class LiveSnapshots:
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
-    def take_newest(self, world: World) -> None:
+    def take_newest(self, world: World) -> Mapping[int, int]:
         """Give all members the newest state that the run has saved; none of them holds it. A collective.
+
+        Returns the rank that has sent the state to each rank which received it.
 
         Raises:
             StopForRescale: nothing is saved where these members can read it, and the world changes.
@@ -87,6 +90,7 @@ class LiveSnapshots:
             self._await_holder(world)
         elif self._writes_for_node:
             run.node.forget_after(choice.position)  # what could not be read must not count as newer
+        return saved.sources
 
     def _await_holder(self, world: World) -> None:
         timeout = self._link.welcome.rescale_timeout

@@ -102,6 +102,9 @@ class Membership(Protocol):
     def leaving(self, reason: str) -> None:
         """Ask this worker to leave at the next step boundary. Safe in a signal handler."""
 
+    def loop_ends(self, step: int, reason: str) -> None:
+        """Tell the others that this worker leaves the training loop after `step` optimizer steps, and why."""
+
     def finished(self, step: int) -> None:
         """Wait until all members have completed the training. Raises if one of them died before it."""
 
@@ -135,8 +138,19 @@ class StateSource(Protocol):
     def attach(self, parts: StateParts) -> None:
         """Bind to the parts of the training state, once the trainer that will fit is known."""
 
+    def pack(self) -> None:
+        """Make ready what others may need of this worker's state, at a boundary where a planned rescale stops.
+
+        All members are there and call it together, while their process group is intact: users' hooks run here. A hook
+        that fails concerns those who would have received the state, in `share`.
+        """
+
     def share(self, world: World) -> Resumption:
-        """Give all members the newest state that any of them has. A collective: every member calls it."""
+        """Give all members the newest state that any of them has. A collective: every member calls it.
+
+        Raises `StateRefused` on a joiner that cannot be given the state, and `GenerationBroken` on the other members, who
+        form the next generation without it.
+        """
 
     def at_boundary(self, step: int) -> None:
         """Take note that this worker continues after a boundary between two optimizer steps."""

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from dtf_lightning.elastic.lightning.checks.compatibility import refuse_optimizers
 from dtf_lightning.elastic.lightning.cluster_environment import ElasticEnvironment
 from dtf_lightning.elastic.lightning.rewind.schedulers import hold_at_the_end
-from dtf_lightning.elastic.lightning.run.compatibility import refuse_optimizers
 
 
 @dataclass(frozen=True, kw_only=True)

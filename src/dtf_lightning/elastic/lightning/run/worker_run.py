@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dtf_lightning import environment
+from dtf_lightning.elastic.lightning.checks.agreement import Agreement
+from dtf_lightning.elastic.lightning.checks.fingerprint import parameter_signature, run_fingerprint
 from dtf_lightning.elastic.lightning.cluster_environment import ElasticEnvironment, accept_any_world
 from dtf_lightning.elastic.lightning.data.gradients import DdpGradients, Gradients
 from dtf_lightning.elastic.lightning.data.running_batches import RunningBatches
@@ -34,10 +36,10 @@ from dtf_lightning.elastic.lightning.reporting.reporter import Reporter
 from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress, warn_of_unknown_samples
 from dtf_lightning.elastic.lightning.rewind.rewind import Rewind
 from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft
-from dtf_lightning.elastic.lightning.run.fingerprint import parameter_signature, run_fingerprint
 from dtf_lightning.elastic.lightning.run.policies import Membership, StateParts, StateSource, Verdict
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.start_world import StartWorld
+from dtf_lightning.elastic.lightning.run.stopping import why_stopped, why_stopped_early
 from dtf_lightning.elastic.lightning.run.world import World
 from dtf_lightning.elastic.rules.resume import LoopPhase
 from dtf_lightning.errors import RunAborted
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from dtf_lightning.elastic.lightning.data.stream_loader import StreamLoader
+
+PEERS_PATIENCE = 10
+"""Number of `rescale_timeout`s that a worker waits for peers to train the same parameters: loading a batch may be slow."""
 
 
 class WorkerRun:
@@ -79,6 +84,8 @@ class WorkerRun:
         """The training data of this worker; set by `attach`."""
         self.start_world: StartWorld
         """The world in which the run began; set by `attach`."""
+        self.agreement: Agreement
+        """Comparison of this worker's training state with its peers'; set by `attach`."""
         self._signature: tuple[dict[str, str], tuple[str, ...]] | None = None
         """Settings and parameters, as nodes compare them; `None` until set-up is over."""
 
@@ -108,6 +115,11 @@ class WorkerRun:
         self.batches = RunningBatches(trainer, self.progress, self.settings, self.gradients, node=node)
         self.progress.data = self.batches
         self.start_world = StartWorld(trainer, self.environment)
+        self.agreement = Agreement(
+            trainer,
+            every_n_steps=self.settings.verify_every_n_steps,
+            patience=PEERS_PATIENCE * self.membership.welcome.rescale_timeout,
+        )
         self.rewind.attach(trainer)
         generation = self.membership.attach(self.settings, self._fingerprint(), self._run_dir())
         if generation is not None:
@@ -189,6 +201,7 @@ class WorkerRun:
         clock.mark("state")
         trainer.strategy.wrap_model(sync=not resumption.restored)
         self.world = replace(self.world, formed=True)
+        self.agreement.entered(self.world, resumption.sources)
         clock.mark("wrap")
         self.reporter.entered(self.world)
         if self.world.first and unknown:
@@ -243,6 +256,7 @@ class WorkerRun:
             self.recorder.account.step_begins()
             self.rewind.undo.step_begins(trainer)
             if self.membership.at_boundary(trainer.global_step):
+                self.source.pack()
                 raise StopForRescale
             self.source.at_boundary(trainer.global_step)
         else:
@@ -253,6 +267,7 @@ class WorkerRun:
         """Take note that the batch is loaded; the ledger's line is written before the training step runs."""
         self.recorder.account.data_there()
         self.reporter.pace.forward_begins()
+        self.agreement.before_training_step(begins_step=self.progress.boundary_here(self.trainer))
         self.gradients.before_training_step()
         self.batches.drawn()
         self.reporter.drawn(self.world, self.batches)
@@ -277,6 +292,7 @@ class WorkerRun:
         def checked() -> Any:
             result = closure()
             self.gradients.reduce()
+            self.agreement.before_weights_change()
             self.source.before_weights_change()
             # On CUDA a failed collective raises late, or not at all.
             if self.trainer.strategy.root_device.type == "cuda":
@@ -304,6 +320,8 @@ class WorkerRun:
         if validates:
             self.rewind.undo.validation_begins(self.trainer)
         yield
+        if validates:
+            self.heed_stop()
         self.rewind.undo.hooks_done()
         if self.progress.no_step_open(self.trainer):
             self.reporter.run_log.commit()
@@ -315,9 +333,20 @@ class WorkerRun:
         self.progress.epoch_batches_done(self.trainer)
         self.rewind.undo.hooks_begin(self.trainer)
         yield
+        self.heed_stop()
         self.rewind.undo.hooks_done()
         self.reporter.run_log.commit()
         self.progress.epoch_done()
+
+    def heed_stop(self) -> None:
+        """Stop with the first worker that stops, or tell the agent that this one does. May be a collective."""
+        trainer = self.trainer
+        if self.settings.stop == "any":
+            trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
+        elif trainer.should_stop:
+            early = why_stopped_early(trainer)
+            if early is not None:  # told at once: the hooks of the end may wait for a worker that trains on
+                self.membership.loop_ends(trainer.global_step, early)
 
     def collective(self) -> AbstractContextManager[None]:
         """Count the time inside the context as waiting for the other workers."""
@@ -388,6 +417,8 @@ class WorkerRun:
         worker's state.
         """
         self.reporter.finishing()
+        self.membership.loop_ends(self.trainer.global_step, why_stopped(self.trainer))
+        self.agreement.finish()
         self.membership.finished(self.trainer.global_step)
         self.over = True
         self.reporter.finished(self.world)

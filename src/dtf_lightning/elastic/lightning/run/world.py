@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from dtf_lightning.elastic.rules.generation import Generation
 
@@ -53,3 +54,5 @@ class Resumption:
     """Whether the next pass through the epoch loop continues at a position, instead of starting an epoch."""
     restored: bool
     """Whether all members hold the same weights; if not, each has those of its own set-up, and takes rank 0's."""
+    sources: Mapping[int, int] = field(default_factory=dict)
+    """Rank from which each rank that did not hold this state has received it; empty if nobody received anything."""

@@ -156,6 +156,11 @@ def test_unknown_tail() -> None:
         ElasticCallback(tail="round")
 
 
+def test_unknown_stop() -> None:
+    with pytest.raises(SettingsError, match=r"ElasticCallback\(stop='all'\): choose one of 'together', 'any'"):
+        ElasticCallback(stop="all")
+
+
 @pytest.mark.parametrize(
     ("callback", "trainer", "message"),
     [

@@ -51,6 +51,7 @@ def run_fingerprint(
         | {
             "ElasticCallback(seed)": str(settings.seed),
             "ElasticCallback(evaluation)": settings.evaluation,
+            "ElasticCallback(stop)": settings.stop,
             "Trainer(accumulate_grad_batches)": str(accumulate),
         }
     )

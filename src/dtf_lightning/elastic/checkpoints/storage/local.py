@@ -1,73 +1,19 @@
-"""The places of checkpoints: a local folder, or a URL that fsspec understands.
+"""Checkpoints in a local folder.
 
-The writer uses only what `Storage` lists. A local folder turns each method into the operations of `FileOperations`, one
-system call each, so that a test can let the process die at every single one of them.
+Each thing that is done to a file is an operation of `FileOperations`, one system call each, so that a test can die at
+every single one of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from dtf_lightning.elastic.checkpoints.record import Part
-
-Write = Callable[[BinaryIO], None]
-"""Writes a file's content, front to back, without seeking."""
-
-CHUNK = 8 << 20
-"""The number of bytes that are read or written at a time."""
-
-TEMPORARY = ".tmp"
-"""The ending of the names of unfinished files."""
-
-
-class Storage(Protocol):
-    """A folder of files. Names are relative, with `/`. Every method may raise `OSError`."""
-
-    url: str
-
-    def write(self, name: str, content: Write) -> Part:
-        """Write a file so that it is there as a whole, durably, or not at all; an existing one is replaced."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all that is in it; a missing one is no error."""
-        ...
-
-    def exists(self, name: str) -> bool:
-        """Tell whether a file or folder of that name is there."""
-        ...
-
-    def names(self) -> list[str]:
-        """Return the files and folders directly inside; none if the folder itself is missing."""
-        ...
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. Raises `FileNotFoundError`."""
-        ...
-
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes. Raises `FileNotFoundError`."""
-        ...
-
-    def location(self, name: str) -> str:
-        """Return the path or URL that torch, Lightning and people can open."""
-        ...
-
-
-def open_storage(location: str | os.PathLike[str]) -> Storage:
-    """Return `LocalStorage` for a local path or a `file://` URL, and storage through fsspec for any other URL."""
-    text = os.fspath(location)
-    scheme, separator, path = text.partition("://")
-    if separator and scheme not in ("file", "local"):
-        from dtf_lightning.elastic.checkpoints.remote import FsspecStorage
-
-        return FsspecStorage(text)
-    return LocalStorage(path if separator else text)
+from dtf_lightning.elastic.checkpoints.storage.interface import TEMPORARY, HashingWriter, Write
 
 
 class FileOperations:
@@ -170,37 +116,3 @@ class LocalStorage:
 
     def location(self, name: str) -> str:
         return str(self.folder / name)
-
-
-class HashingWriter:
-    """A writable file that hashes and counts what passes through: nothing is read back for its checksum."""
-
-    def __init__(self, sink: Callable[[memoryview], Any]) -> None:
-        self._sink = sink
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        view = memoryview(data).cast("B")
-        for start in range(0, len(view), CHUNK):
-            chunk = view[start : start + CHUNK]
-            self._hash.update(chunk)
-            self._sink(chunk)
-        self.size += len(view)
-        return len(view)
-
-    def flush(self) -> None:
-        """Do nothing: there is no buffer."""
-
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-
-def checksum(storage: Storage, name: str) -> Part:
-    """Return the size and checksum of a file as it lies there. Raises `OSError`."""
-    digest, size = hashlib.sha256(), 0
-    with storage.open(name) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return Part(name, size, digest.hexdigest())

@@ -76,7 +76,7 @@ class _Described:
     description: Mapping[str, str]
 
 
-class Agreement:
+class SameLoaders:
     """One worker's part.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 from fsspec.core import url_to_fs
 
 from dtf_lightning.elastic.checkpoints.record import Part
-from dtf_lightning.elastic.checkpoints.storage import TEMPORARY, HashingWriter, Write
+from dtf_lightning.elastic.checkpoints.storage.interface import TEMPORARY, HashingWriter, Write
 
 
 class FsspecStorage:

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dtf_lightning.elastic.lightning.host.names import GradientAccumulationScheduler, is_param_in_hook_signature
+from dtf_lightning.elastic.lightning.host.loops import running_hook
+from dtf_lightning.elastic.lightning.host.names import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    is_param_in_hook_signature,
+)
 from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -27,6 +33,31 @@ def refuse_module(pl_module: pl.LightningModule) -> None:
         raise SettingsError(
             f"{name}.training_step takes `dataloader_iter` and fetches its batches itself, so that an elastic run "
             "cannot know which samples a step has consumed. Take `batch` instead."
+        )
+
+
+def refuse_finders(trainer: pl.Trainer) -> None:
+    """Raise `SettingsError` for callbacks that train trial steps inside `fit`; `Tuner` works by such callbacks, too."""
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        for kind, call in ((LearningRateFinder, "lr_find"), (BatchSizeFinder, "scale_batch_size")):
+            if isinstance(callback, kind):
+                raise SettingsError(
+                    f"{type(callback).__name__} looks for a setting by training a few steps of its own on each worker; "
+                    "workers of an elastic run join and leave at any time, and each would find another value. Look for "
+                    "it once without torchrun, where ElasticCallback does nothing: "
+                    f"`Tuner(trainer).{call}(model)`. Write the value that it finds into the script. Remove it from what "
+                    "torchrun starts."
+                )
+
+
+def refuse_nested_loop(trainer: pl.Trainer) -> None:
+    """Raise `SettingsError` if the fit loop is about to run inside a hook: its steps would be taken for the run's."""
+    hook = running_hook(trainer)
+    if hook is not None:
+        raise SettingsError(
+            f"fit_loop.run() was called in the hook {hook}, inside of `fit`; an elastic run cannot tell the steps of such a "
+            "trial from its own. Run the trial without torchrun, before training, or without ElasticCallback."
         )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler, WeightedElasticSampler
-from dtf_lightning.elastic.lightning.data.agreement import (
+from dtf_lightning.elastic.lightning.data.same_loaders import (
     _Described,
     describe_evaluation,
     describe_training,

@@ -1,0 +1,1 @@
+"""Where checkpoints lie: a local folder, or a URL that fsspec understands."""
