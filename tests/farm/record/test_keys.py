@@ -69,7 +69,9 @@ def test_ids_differ():
     assert len({new_task_id(1.0) for _ in range(1000)}) == 1000
 
 
-@pytest.mark.parametrize("text", ["", "a", str(uuid.UUID(int=0)), new_task_id(1.0).upper(), "../" + new_task_id(1.0)])
+@pytest.mark.parametrize(
+    "text", ["", "a", str(uuid.UUID(int=0)), new_task_id(1.0, 7).upper(), "../" + new_task_id(1.0, 7)]
+)
 def test_other_texts_are_no_ids(text: str):
     with pytest.raises(SettingsError, match="is no UUID of version 7"):
         time_of(text)
