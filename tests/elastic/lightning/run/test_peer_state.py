@@ -31,8 +31,10 @@ def share(*, trained: bool) -> Any:
         trainer=pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False),
         progress=SimpleNamespace(loaded=None, position=lambda _: Position(trained=trained)),
         start_world=SimpleNamespace(run_began=LEFT_BY_A_SENDER),
+        settings=SimpleNamespace(snapshots=SimpleNamespace(every_n_steps=None)),
     )
-    source = PeerState()
+    link: Any = SimpleNamespace(trained=lambda: None)
+    source = PeerState(link)
     source.attach(parts)
     assert source.share(World(rank=0, size=1, formed=True)).first is not trained
     return parts
