@@ -27,6 +27,9 @@ MODES = ("live", "restart", "auto")
 # torchrun adds `timeout` (900 by default) to every backend's configuration; nothing here needs it.
 _IGNORED = frozenset({"timeout"})
 
+COMEBACK_MARGIN = 2.0
+"""Seconds on top of a lease's in which an agent that lost it registers again."""
+
 _FROM_NNODES = ("min_nodes", "max_nodes")
 _NOT_IN_A_FILE = frozenset({"config"})
 
@@ -122,7 +125,7 @@ class AgentSettings:
     mode: str = setting(
         "auto",
         "`live`: workers keep their processes over a rescale. `restart`: torchelastic starts them anew, any script will "
-        "do. `auto`: restart for a script whose text does not name `dtf_lightning`, live for all others.",
+        "do. `auto`: restart for a script of which no file of the user's own names `dtf_lightning`, live for all others.",
     )
     lease_ttl: float = setting(
         5.0,
@@ -215,6 +218,11 @@ class AgentSettings:
                 bool(getattr(self, name)) == bool(getattr(self, partner)),
                 f"{name} and {partner} go together: got {given}, but no {missing}",
             )
+
+    @property
+    def comeback(self) -> float:
+        """Seconds in which an agent that lost its lease registers again, if it lives."""
+        return self.lease_ttl + COMEBACK_MARGIN
 
     @classmethod
     def from_rdzv_conf(cls, min_nodes: int, max_nodes: int, conf: Mapping[str, Any]) -> AgentSettings:

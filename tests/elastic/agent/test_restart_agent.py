@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from dtf_lightning.elastic.agent.exit import ExitReason
-from dtf_lightning.elastic.agent.restart.entry import COMEBACK_MARGIN, RunEntry
+from dtf_lightning.elastic.agent.restart.entry import RunEntry
 from dtf_lightning.elastic.rules.generation import Generation, Member
 from dtf_lightning.elastic.rules.status import Role
 from dtf_lightning.elastic.run.keys import RunInfo, RunKeys, RunPhase, RunView, encode
 from dtf_lightning.elastic.run.status import read_status
 from dtf_lightning.elastic.run.transactions import begin
-from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
+from dtf_lightning.elastic.settings import COMEBACK_MARGIN, AgentSettings, ElasticSettings
 from dtf_lightning.errors import DtfError, RunRefused
 from dtf_lightning.etcd.memory.store import MemoryStore
 from support.elastic.restart_nodes import PATIENCE, RestartNode

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dtf_lightning.cli.main import DONE, FAILED, INTERRUPTED
 from dtf_lightning.cli.options import Commands, add_command, add_connection, connect_to_etcd
 from dtf_lightning.cli.progress import Progress
+from dtf_lightning.database.formats import FORMATS
 from dtf_lightning.elastic.cli import checkpoints as checkpoints_command
 from dtf_lightning.elastic.cli import watch as watch_command
 from dtf_lightning.errors import SettingsError
@@ -174,7 +175,7 @@ def _add_results(commands: Commands) -> None:
     query = add_command(actions, "query", _results_query, "print the answer to one SQL query")
     query.add_argument("sql", metavar="SQL")
     query.add_argument(
-        "--format", choices=("csv", "json", "markdown", "table"),
+        "--format", choices=FORMATS,
         help="all rows in this form (default: a box with the first ones on a terminal, else csv)",
     )  # fmt: skip
     for action in (sync, query):

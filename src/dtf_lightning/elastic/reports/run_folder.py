@@ -41,16 +41,15 @@ def find_run(place: str | Path) -> Path:
     )
 
 
-def known_run(run_id: str) -> Path | None:
-    """Return the folder of the run with this id below the current folder; `None` where there is none, or several."""
-    found = _candidates(Path(run_id))
+def known_run(place: str | Path) -> Path | None:
+    """Return the folder of the run that `place` names, as for `find_run`; `None` where there is none, or several."""
+    found = _candidates(Path(place))
     return found[0] if len(found) == 1 else None
 
 
 def found_or_later(place: Path) -> Path:
     """Return the run's folder that `place` names, or `place` itself as the one that a run is still to make."""
-    found = _candidates(place)
-    return found[0] if len(found) == 1 else place
+    return known_run(place) or place
 
 
 def _candidates(place: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any
 
+from dtf_lightning.database.formats import format_rows
 from dtf_lightning.elastic.reports.report_data import BUCKETS, PHASES
 
 LABELS = {
@@ -203,8 +204,7 @@ def table(head: Sequence[str], body: Iterable[Sequence[Any]], style: Style) -> l
     if not head:
         return []
     if style.markdown:
-        cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
-        return [f"| {cells[0]} |", "|" + "---|" * len(head), *(f"| {row} |" for row in cells[1:])]
+        return format_rows(rows[0], rows[1:], "markdown").split("\n")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if style.width is not None:
         widths = _narrowed(widths, style.width)

@@ -164,14 +164,7 @@ class Assign:
 
     def verdict(self, outcome: Outcome) -> Decision:
         """What became of it."""
-        if outcome.applied:
-            return Decision.MADE
-        leader, attempt, task = outcome.found
-        if _is_ours(outcome, attempt, self.attempt):
-            return Decision.MADE
-        if task is None:
-            return Decision.GONE
-        return Decision.CHANGED if _leads(leader, self.fence) else Decision.DEPOSED
+        return _decided(outcome, self.attempt, self.fence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +187,7 @@ class TakeBack:
 
     def verdict(self, outcome: Outcome) -> Decision:
         """What became of it."""
-        if outcome.applied:
-            return Decision.MADE
-        leader, attempt = outcome.found
-        if _is_ours(outcome, attempt, self.attempt):
-            return Decision.MADE
-        if attempt is None:
-            return Decision.GONE
-        return Decision.CHANGED if _leads(leader, self.fence) else Decision.DEPOSED
+        return _decided(outcome, self.attempt, self.fence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,6 +402,18 @@ def _as_seen(key: str, revision: int) -> Compare:
 def _is_ours(outcome: Outcome, found: KeyValue | None, value: Value) -> bool:
     """Whether an earlier try of this write, whose answer was lost, has written what is there."""
     return outcome.unsure and found is not None and found.value == encode(value)
+
+
+def _decided(outcome: Outcome, attempt: Attempt, fence: Compare) -> Decision:
+    """What became of a decision about an attempt, which read the leader, the attempt, and last what it needs to be there."""
+    if outcome.applied:
+        return Decision.MADE
+    leader, found, *_ = outcome.found
+    if _is_ours(outcome, found, attempt):
+        return Decision.MADE
+    if outcome.found[-1] is None:
+        return Decision.GONE
+    return Decision.CHANGED if _leads(leader, fence) else Decision.DEPOSED
 
 
 def _leads(leader: KeyValue | None, fence: Compare) -> bool:

@@ -69,7 +69,7 @@ class LiveAgent(AgentLoop):
         self._console = Console(node, self._clock)
         self._server = WorkerServer(socket_path, self._inbox.put)
         self._supervisor = WorkerSupervisor(
-            self._workers, self._server, settings.elastic, self._clock, self._report, comeback=settings.lease_ttl + 2.0
+            self._workers, self._server, settings.elastic, self._clock, self._report, comeback=settings.comeback
         )
         self._waiting_starts: list[Future[None]] = []
         self._started_at: float | None = None

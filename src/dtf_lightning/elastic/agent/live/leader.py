@@ -147,13 +147,13 @@ class Leader:
             self._reset("nothing has been trained under this run id")
         elif self._goes_on(view, generation, away, gone):
             self._lead(view, away, gone)
-        elif now < self._started + self._comeback:
-            self.deadline.bring_forward(self._started + self._comeback)
+        elif now < self._started + self._settings.comeback:
+            self.deadline.bring_forward(self._started + self._settings.comeback)
         else:
             log.warning(
                 "%s: run %r: none of the %d members of generation %d has come back within %g s: that run crashed, "
                 "its id is used anew",
-                self._node, self._keys.run_id, len(generation.members), generation.number, self._comeback,
+                self._node, self._keys.run_id, len(generation.members), generation.number, self._settings.comeback,
             )  # fmt: skip
             self._reset("the earlier run crashed")
 
@@ -164,11 +164,6 @@ class Leader:
         assert view.run is not None
         here = any(node in view.nodes or node in away or node in gone for node in _nodes(generation))
         return here or any(record.witnessed == view.run.instance for record in view.nodes.values())
-
-    @property
-    def _comeback(self) -> float:
-        """Seconds in which an agent that lost its lease registers again, if it lives."""
-        return self._settings.lease_ttl + 2.0
 
     def _reset(self, why: str) -> None:
         self.stage = Stage.RESETTING
@@ -183,7 +178,7 @@ class Leader:
         members: tuple[Member, ...] = generation.members if generation is not None else ()
         missing = {member.node for member in members} - view.nodes.keys()
         # Nodes that this agent knows to be away are its own business: it probes them and sends NodeGone or NodeChanged.
-        self._awaited = dict.fromkeys(missing - away.keys(), now + self._comeback)
+        self._awaited = dict.fromkeys(missing - away.keys(), now + self._settings.comeback)
         self._state = take_over(
             self._settings.elastic,
             epoch=self.epoch,

@@ -29,9 +29,8 @@ class SetupPlace(Enum):
 def setup_place(view: RunView, me: NodeRecord) -> SetupPlace:
     """Return the place of the node with the record `me`, in a run that is listed in the view."""
     if view.generation is not None:
-        here = any(member.node in view.nodes for member in view.generation.members)
         led_on = view.leader is not None and view.leader.epoch == view.generation.epoch
-        return SetupPlace.OTHER if here or led_on else SetupPlace.UNDECIDED
+        return SetupPlace.OTHER if view.has_members or led_on else SetupPlace.UNDECIDED
     if view.rank_zero == me.member_id:
         return SetupPlace.RANK_ZERO
     lives = any(r.member_id == view.rank_zero and r.state not in ENDED for r in view.nodes.values())

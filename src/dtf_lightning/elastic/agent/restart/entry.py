@@ -18,9 +18,6 @@ from dtf_lightning.elastic.run.transactions import begin, new_run, unchanged
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import Write
 
-COMEBACK_MARGIN = 2.0
-"""Seconds on top of a lease's in which an agent that lost it registers again."""
-
 
 @dataclass
 class RunEntry:
@@ -60,7 +57,7 @@ class RunEntry:
         if self.view.generation is not None and run.mode == RESTART:
             now = self.clock.monotonic()
             self._nobody_since = now if self._nobody_since is None else self._nobody_since
-            over_at = self._nobody_since + self.settings.lease_ttl + COMEBACK_MARGIN
+            over_at = self._nobody_since + self.settings.comeback
             if now < over_at:
                 return "", over_at
         return f"nobody of the earlier run {run.instance} is left; {difference}", None

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
 from torch.utils.data import BatchSampler, DataLoader
 
+from dtf_lightning.elastic.collectives.gathering import gather_objects
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
 from dtf_lightning.elastic.data.skipping_sampler import SkippingSampler, exclude
 from dtf_lightning.elastic.data.step_plans import ElasticBatchSampler
@@ -87,11 +87,7 @@ class Rollback:
         self, trainer: pl.Trainer, excluded: set[int], mine: list[int], sampler: SkippingSampler | None
     ) -> None:
         """Leave out the samples of all ranks (`mine` are this rank's) on all ranks. A collective."""
-        everyone = [mine]
-        if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            dist.all_gather_object(gathered, mine)
-            everyone = gathered
+        everyone = gather_objects(mine) if trainer.world_size > 1 else [mine]
         if sampler is not None:
             # Sorted, because the choice of those that fit under the limit must not depend on the order.
             exclude(excluded, sorted({sample for samples in everyone for sample in samples}), sampler.dataset_size)

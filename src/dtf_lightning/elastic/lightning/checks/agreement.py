@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from dtf_lightning.elastic.collectives.gathering import gather_objects
 from dtf_lightning.elastic.lightning.rewind.optimizer_state import named_parameters
 from dtf_lightning.elastic.lightning.rewind.unwinding import unwrap_ddp
 from dtf_lightning.elastic.lightning.run.world import World
@@ -168,8 +169,7 @@ class Agreement:
         reference, others = minority([row.state for row in rows])
         if not refused and not others:
             return
-        everyone: list[Any] = [None] * world.size
-        dist.all_gather_object(everyone, things)
+        everyone = gather_objects(things)
         if refused:
             texts = {
                 one: f"{world.sources[one]} holds another state than {world.sources[other]}: "
@@ -233,8 +233,7 @@ class Agreement:
         sums = [int(row.item()) for row in rows]
         reference, others = minority(sums)
         if others:
-            everyone: list[Any] = [None] * world.size
-            dist.all_gather_object(everyone, now)
+            everyone = gather_objects(now)
             text = "; ".join(
                 f"{world.sources[one]} does not train what {world.sources[reference]} trains: "
                 f"{first_difference(everyone[one], everyone[reference])}"

@@ -18,9 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-
+from dtf_lightning.elastic.collectives.gathering import gather_numbers, gather_objects
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.data.shards import ShardedElasticSampler
 from dtf_lightning.elastic.lightning.data.stream_loader import StreamLoader
@@ -85,8 +83,8 @@ class SameLoaders:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._agreed_in: set[int] = set()
-        """The generations in which this worker has agreed on something."""
+        self._first_generation: int | None = None
+        """The generation in which this worker compared a loader first."""
 
     def agree(self, what: str, description: Mapping[str, str], *, generation: int) -> None:
         """Compare the description with those of all members: a collective.
@@ -99,22 +97,21 @@ class SameLoaders:
             RunRefused: this worker is new in the run and differs from those that have trained in it.
             SettingsError: all members are new, and they differ.
         """
-        mine = _Described(self._node, any(number < generation for number in self._agreed_in), description)
-        self._agreed_in.add(generation)
+        if self._first_generation is None:
+            self._first_generation = generation
+        mine = _Described(self._node, self._first_generation < generation, description)
         number = zlib.crc32(json.dumps(sorted(description.items())).encode())
-        numbers = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
-        dist.all_gather(numbers, torch.tensor([number]))
-        if len({int(each) for each in numbers}) == 1:
+        if len({each for (each,) in gather_numbers([number])}) == 1:
             return
-        members: list[Any] = [None] * len(numbers)
-        dist.all_gather_object(members, mine)
+        members: list[_Described] = gather_objects(mine)
         problem = difference(what, members)
-        if problem and not mine.has_trained:
-            if any(member.has_trained for member in members):
-                if mine.description != _right(members):
-                    raise RunRefused(f"{problem}. The run goes on without this node; start it like the others")
-            else:
-                raise SettingsError(f"{problem}. Start all nodes alike")
+        if not problem or mine.has_trained:
+            return
+        right = next((member.description for member in members if member.has_trained), None)
+        if right is None:
+            raise SettingsError(f"{problem}. Start all nodes alike")
+        if description != right:
+            raise RunRefused(f"{problem}. The run goes on without this node; start it like the others")
 
 
 def difference(what: str, members: Sequence[_Described]) -> str:
@@ -125,8 +122,3 @@ def difference(what: str, members: Sequence[_Described]) -> str:
             found = ", ".join(f"{value} on {node}" for node, value in values.items())
             return f"{what} differs: {name} is {found}. {WHY}"
     return ""
-
-
-def _right(members: Sequence[_Described]) -> Mapping[str, str]:
-    """Return the description of those that have trained in the run."""
-    return next(member.description for member in members if member.has_trained)

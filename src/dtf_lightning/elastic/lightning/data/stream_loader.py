@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, IterableDataset
 
+from dtf_lightning.elastic.collectives.gathering import gather_objects
 from dtf_lightning.elastic.data.step_plans import BatchSettings
 from dtf_lightning.elastic.data.streams import SHARE_EVERY, Drawn, StreamPlaces, StreamReader, Streams, has_state
 from dtf_lightning.elastic.lightning.host.names import rank_zero_warn, shut_down_data_workers
@@ -79,9 +80,7 @@ class StreamLoader:
                 return
             number += 1
             if number % reader.share_every == 0:
-                everyone: list[Any] = [None] * len(places.members)
-                dist.all_gather_object(everyone, places.states)
-                places.share(everyone)
+                places.share(gather_objects(places.states))
             if drawn is not None:
                 last = drawn.batch
             elif last is None:

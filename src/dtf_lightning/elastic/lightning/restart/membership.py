@@ -30,6 +30,7 @@ import torch.distributed as dist
 
 from dtf_lightning import environment
 from dtf_lightning.elastic.collectives.communication import is_communication_error
+from dtf_lightning.elastic.collectives.gathering import gather_objects
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
 from dtf_lightning.elastic.collectives.restart_meeting import agree_on_word, connect
 from dtf_lightning.elastic.lightning.restart.stop_request import StopRequest
@@ -203,9 +204,7 @@ class RestartMembership:
 
     def gather(self, mine: Any) -> list[Any]:
         """Return every rank's object, in rank order. A collective."""
-        everyone: list[Any] = [None] * self.world.world_size
-        dist.all_gather_object(everyone, mine)
-        return everyone
+        return gather_objects(mine)
 
     def store_prefix(self, generation: Generation) -> str:  # noqa: ARG002  a life has one
         return f"{self._word}/train"

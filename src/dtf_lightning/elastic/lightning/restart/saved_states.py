@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from dtf_lightning import environment
+from dtf_lightning.elastic.checkpoints.staging import optimizer_tensors, storages_of
 from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
 from dtf_lightning.elastic.data.random_numbers import seed_of, seed_process
 from dtf_lightning.elastic.data.random_state import restore_random_state, take_random_state
@@ -23,7 +25,7 @@ from dtf_lightning.elastic.lightning.restart.offers import Read, checkpoint_fold
 from dtf_lightning.elastic.lightning.rewind import training_state
 from dtf_lightning.elastic.lightning.run.policies import StateParts
 from dtf_lightning.elastic.snapshots.choice import Choice, Offer, SourceKind, choose, senders
-from dtf_lightning.elastic.snapshots.format import SnapshotDamaged
+from dtf_lightning.elastic.snapshots.format import SnapshotDamaged, SnapshotHeader
 from dtf_lightning.errors import DtfError
 
 log = logging.getLogger("dtf_lightning")
@@ -35,6 +37,25 @@ def dump(parts: StateParts) -> dict[str, Any]:
         "random": take_random_state(),
         "run_began": parts.start_world.run_began,
     }
+
+
+def steady(parts: StateParts) -> set[int]:
+    """Return the storages that only an optimizer step changes, and those of frozen parameters, which none does."""
+    trainer = parts.trainer
+    return storages_of([*trainer.lightning_module.parameters(), *optimizer_tensors(trainer.optimizers)])
+
+
+def header(parts: StateParts, run: RestartedRun, reason: str, *, world_size: int) -> SnapshotHeader:
+    """Return the header of a snapshot that is taken now."""
+    return SnapshotHeader(
+        instance=run.generation.instance,
+        signature=run.signature,
+        generation=run.generation.number,
+        position=replace(parts.progress.position(parts.trainer), trained=False),
+        world_size=world_size,
+        reason=reason,
+        local_rank=environment.local_rank(),
+    )
 
 
 class SavedStates:

@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from dtf_lightning.elastic.checkpoints.staging import optimizer_tensors, storages_of
 from dtf_lightning.elastic.lightning.restart.membership import RestartMembership
-from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump
+from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump, header, steady
 from dtf_lightning.elastic.lightning.restart.snapshotter import Snapshotter
 from dtf_lightning.elastic.lightning.run.policies import StateParts
 from dtf_lightning.elastic.lightning.run.world import Resumption, World
@@ -103,19 +102,8 @@ class SnapshotState:
         return dump(self._parts)
 
     def _steady(self) -> set[int]:
-        """Return the storages that only an optimizer step changes, and those of frozen parameters, which none does."""
-        trainer = self._parts.trainer
-        return storages_of([*trainer.lightning_module.parameters(), *optimizer_tensors(trainer.optimizers)])
+        return steady(self._parts)
 
     def _header(self, reason: str) -> SnapshotHeader:
-        """Return the header of a snapshot that is taken now."""
-        run, parts = self._membership.run, self._parts
-        return SnapshotHeader(
-            instance=run.generation.instance,
-            signature=run.signature,
-            generation=run.generation.number,
-            position=replace(parts.progress.position(parts.trainer), trained=False),
-            world_size=self._membership.world.world_size,
-            reason=reason,
-            local_rank=self._membership.world.local_rank,
-        )
+        membership = self._membership
+        return header(self._parts, membership.run, reason, world_size=membership.world.world_size)

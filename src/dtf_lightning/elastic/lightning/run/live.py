@@ -10,11 +10,11 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 import torch.distributed as dist
 
 from dtf_lightning import environment
 from dtf_lightning.elastic.collectives.communication import is_communication_error
+from dtf_lightning.elastic.collectives.gathering import gather_numbers
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
 from dtf_lightning.elastic.collectives.state_transfer import Parcel, receive_parcel, send_parcel
 from dtf_lightning.elastic.collectives.warm_up import warm_up
@@ -203,7 +203,7 @@ class PeerState:
         parts = self._parts
         trainer, progress = parts.trainer, parts.progress
         try:
-            positions, packings = self._compare(world)
+            positions, packings = self._compare()
             first = not any(position.trained for position in positions)
             plan = choose_sources(positions)
             if first and world.generation.trained:
@@ -228,13 +228,12 @@ class PeerState:
         self._snapshots.entered(world, had_trained=not first)
         return Resumption(first=first, resuming=resuming, restored=not first, sources=plan.sources)
 
-    def _compare(self, world: World) -> tuple[list[Position], list[Packing]]:
+    def _compare(self) -> tuple[list[Position], list[Packing]]:
         """Return every member's position, and whether it has packed its state. A collective."""
         mine = self._parts.progress.position(self._parts.trainer)
         phases = list(LoopPhase)
         # (world_size, 6)
-        rows = _gather_row(
-            world,
+        rows = gather_numbers(
             [
                 *(int(mine.trained), mine.global_step, mine.batches_total, phases.index(mine.phase), mine.samples),
                 self._packing.value,
@@ -265,7 +264,7 @@ class PeerState:
             if world.rank in plan.holders and self._packing is Packing.NOT_YET:
                 with self._parts.trainer.strategy.alone():  # those behind run no hooks now
                     self.pack()
-            packings = [Packing(value) for (value,) in _gather_row(world, [self._packing.value])]
+            packings = [Packing(value) for (value,) in gather_numbers([self._packing.value])]
         able = [holder for holder in plan.holders if packings[holder] is Packing.DONE]
         if able:
             return send_from(plan, able)
@@ -342,11 +341,3 @@ class PeerState:
 
     def close(self) -> None:
         self._snapshots.close()
-
-
-def _gather_row(world: World, row: Sequence[int]) -> list[list[int]]:
-    """Return every member's row of numbers, in rank order. A collective."""
-    mine = torch.tensor(row)
-    rows = [torch.empty_like(mine) for _ in range(world.size)]
-    dist.all_gather(rows, mine)
-    return [one.tolist() for one in rows]

@@ -15,16 +15,14 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from dtf_lightning import environment
-from dtf_lightning.elastic.checkpoints.staging import optimizer_tensors, storages_of
+from dtf_lightning.elastic.collectives.gathering import gather_objects
 from dtf_lightning.elastic.lightning.checks.fingerprint import parameter_signature
 from dtf_lightning.elastic.lightning.restart.membership import RestartedRun
 from dtf_lightning.elastic.lightning.restart.offers import checkpoint_folders
-from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump
+from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump, header, steady
 from dtf_lightning.elastic.lightning.restart.snapshotter import Snapshotter
 from dtf_lightning.elastic.lightning.run.exits import StopForRescale
 from dtf_lightning.elastic.lightning.run.policies import StateParts
@@ -81,7 +79,7 @@ class LiveSnapshots:
             self._parts,
             run,
             rank=world.rank,
-            gather=lambda mine: _gather(mine, world.size),
+            gather=gather_objects,
             node=self._link.welcome.node,
             lists=self._writes_for_node,
         )
@@ -208,29 +206,13 @@ class LiveSnapshots:
         return self._snapshotter
 
     def _steady(self) -> set[int]:
-        trainer = self._parts.trainer
-        return storages_of([*trainer.lightning_module.parameters(), *optimizer_tensors(trainer.optimizers)])
+        return steady(self._parts)
 
     def _header(self, reason: str) -> SnapshotHeader:
         assert self._run is not None
-        generation, parts = self._run.generation, self._parts
-        return SnapshotHeader(
-            instance=generation.instance,
-            signature=self._run.signature,
-            generation=generation.number,
-            position=replace(parts.progress.position(parts.trainer), trained=False),
-            world_size=self._world.size,
-            reason=reason,
-            local_rank=environment.local_rank(),
-        )
+        return header(self._parts, self._run, reason, world_size=self._world.size)
 
 
 def _hosts(world: World) -> list[str]:
     """Return the host of each rank, in rank order."""
     return [member.host for member in world.generation.members for _ in range(member.num_workers)]
-
-
-def _gather(mine: Any, size: int) -> list[Any]:
-    everyone: list[Any] = [None] * size
-    dist.all_gather_object(everyone, mine)
-    return everyone
