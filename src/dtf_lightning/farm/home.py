@@ -16,9 +16,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dtf_lightning import environment
 from dtf_lightning.errors import DtfError, SettingsError
-
-URL, TOKEN_FILE, HOME = "DTF_FARM_URL", "DTF_FARM_TOKEN_FILE", "DTF_FARM_HOME"
 
 
 class FarmNotFound(DtfError):
@@ -34,9 +33,9 @@ class FarmHome:
     @classmethod
     def default(cls) -> FarmHome:
         """Return the one that the environment says."""
-        if named := os.environ.get(HOME):
+        if named := environment.read(environment.FARM_HOME):
             return cls(folder=Path(named).absolute())
-        state = os.environ.get("XDG_STATE_HOME")
+        state = environment.read(environment.STATE_HOME)
         return cls(folder=(Path(state) if state else Path.home() / ".local" / "state") / "dtf-farm")
 
     def make(self) -> None:
@@ -76,7 +75,9 @@ class RunningFarm:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{path} does not say where a farm is ({error!r}): remove it, or run dtf farm up") from error
+            raise SettingsError(
+                f"{path} does not say where a farm is ({error!r}): remove it, or run dtf farm up"
+            ) from error
 
     @property
     def is_alive(self) -> bool:
@@ -106,12 +107,14 @@ def find_farm(url: str | None = None, token_file: str | Path | None = None) -> F
     """
     home = FarmHome.default()
     running = RunningFarm.read(home.running)
-    url = url or os.environ.get(URL) or (running.url if running else None)
+    url = url or environment.read(environment.FARM_URL) or (running.url if running else None)
     if not url:
         raise FarmNotFound(
-            f"no farm is known here: start one with `dtf farm up`, or say which is meant with --farm URL or ${URL}"
+            f"no farm is known here: start one with `dtf farm up`, or say which is meant with --farm URL or ${environment.FARM_URL}"
         )
-    token = token_file or os.environ.get(TOKEN_FILE) or (running.token_file if running else home.token)
+    token = (
+        token_file or environment.read(environment.FARM_TOKEN_FILE) or (running.token_file if running else home.token)
+    )
     urls = tuple(one.strip().rstrip("/") for one in url.split(",") if one.strip())
     for one in urls:
         if not one.startswith("http://"):

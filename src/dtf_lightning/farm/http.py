@@ -86,7 +86,9 @@ class Connection:
             line.connection.close()
             self._local.line = None
 
-    def _request(self, method: str, path: str, data: bytes | None, query: dict[str, object]) -> http.client.HTTPResponse:
+    def _request(
+        self, method: str, path: str, data: bytes | None, query: dict[str, object]
+    ) -> http.client.HTTPResponse:
         told = {name: str(value) for name, value in query.items() if value is not None}
         target = f"{path}?{urlencode(told)}" if told else path
         deadline = time.monotonic() + self._patience
@@ -96,7 +98,7 @@ class Connection:
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 problem: DtfError = FarmUnreachable(
-                    f"the farm at {', '.join(self._urls)} does not answer ({error or type(error).__name__}); is it up? "
+                    f"the farm at {', '.join(self._urls)} does not answer ({_words(error)}); is it up? "
                     "`dtf farm up` starts one"
                 )
             else:
@@ -140,6 +142,10 @@ class Connection:
     def _drop(self) -> None:
         self.close()
         self._preferred += 1
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:

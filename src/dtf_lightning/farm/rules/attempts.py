@@ -22,7 +22,7 @@ TAIL_BYTES = 2048
 """Of an attempt's output, what is kept beside its outcome."""
 
 
-class AttemptEnd(Enum):
+class OutcomeKind(Enum):
     """The ways in which an attempt ends."""
 
     COMPLETED = "completed"
@@ -36,10 +36,11 @@ class AttemptEnd(Enum):
 class AttemptOutcome:
     """How an attempt ended. Times are seconds since the epoch by the worker's clock."""
 
-    end: AttemptEnd
+    kind: OutcomeKind
     reason: str = ""
     """One sentence, such as "exit code 3" or "ended by its timeout of 5 s"."""
     exit_code: int | None = None
+    """`None`: it was ended by a signal, or nobody knows."""
     signal: int | None = None
     started: float = 0.0
     ended: float = 0.0
@@ -64,19 +65,19 @@ class Follow(Enum):
     AGAIN = "again"
 
 
-def what_follows(end: AttemptEnd, *, failures: int, retries: int, lost: int) -> Follow:
+def what_follows(kind: OutcomeKind, *, failures: int, retries: int, lost: int) -> Follow:
     """Say what becomes of a task whose attempt has ended.
 
     Args:
-        end: how it ended.
+        kind: how it ended.
         failures: attempts before it that count as tries.
         retries: how often the task may be tried again.
         lost: workers that were lost with this task, this attempt's among them.
     """
-    if end is AttemptEnd.COMPLETED:
+    if kind is OutcomeKind.COMPLETED:
         return Follow.COMPLETED
-    if end is AttemptEnd.CANCELLED:
+    if kind is OutcomeKind.CANCELLED:
         return Follow.CANCELLED
-    if end is AttemptEnd.LOST:
+    if kind is OutcomeKind.LOST:
         return Follow.FAILED if lost >= SUSPECT else Follow.AGAIN
     return Follow.AGAIN if failures < retries else Follow.FAILED

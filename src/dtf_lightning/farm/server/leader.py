@@ -32,7 +32,7 @@ from dtf_lightning.farm.record.values import (
     WorkerState,
 )
 from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, RecordResult, TakeBack, Write
-from dtf_lightning.farm.rules.attempts import AttemptEnd, Follow, what_follows
+from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
@@ -254,7 +254,7 @@ class Leader:
         return writes
 
     def _take_back(self, task: str, attempt: Attempt, seen: int, worker: str, now: Now) -> Write[Any]:
-        follows = what_follows(AttemptEnd.LOST, failures=0, retries=0, lost=attempt.lost + 1)
+        follows = what_follows(OutcomeKind.LOST, failures=0, retries=0, lost=attempt.lost + 1)
         specification = self._specification(task)
         if follows is Follow.FAILED and specification is not None:
             reason = (

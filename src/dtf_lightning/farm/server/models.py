@@ -189,6 +189,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
         "dependencies": [],
         "results": {
             "exit_code": envelope.exit_code,
+            "kind": envelope.kind,
             "metrics": dict(envelope.metrics),
             "counts": dict(envelope.counts),
             "artifacts": dict(envelope.artifacts),
