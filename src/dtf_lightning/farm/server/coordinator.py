@@ -31,7 +31,7 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import CoordinatorRecord, LeaderRecord
-from dtf_lightning.farm.record.writes import Assign, Decision, Write
+from dtf_lightning.farm.record.writes import Decision, Write
 from dtf_lightning.farm.rules.scheduling.first_fit import FirstFit
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.leader import NEVER, Leader, Now
@@ -315,11 +315,11 @@ class Coordinator:
             error = done.exception()
             if isinstance(error, OutcomeUnknown) or (error is not None and not isinstance(error, StoreError)):
                 self._fail(error)
-            elif isinstance(write, Assign) and leader is self._leader:
-                if error is not None or done.result() is Decision.DEPOSED:
-                    leader.refused(write.task)
             elif error is not None:
                 log.warning("%s", error)
+                leader.not_made(write)  # one that is deposed by now is not asked any more
+            elif done.result() is Decision.DEPOSED:
+                log.info("another leads; the watch will show it")
 
         future.add_done_callback(made)
 
