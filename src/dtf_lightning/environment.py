@@ -31,6 +31,9 @@ WORKERS_IDENTICAL = "TORCH_ELASTIC_WORKER_IDENTICAL"
 ETCD_ENDPOINT = "DTF_ETCD_ENDPOINT"
 """Variable with etcd's endpoint, for commands that are given no `--endpoint`."""
 
+FARM_RESULTS = "DTF_FARM_RESULTS"
+"""Variable with the folder for what a task reports; set by a farm worker for its attempts."""
+
 DEFAULT_ETCD_ENDPOINT = "127.0.0.1:2379"
 
 GRPC_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"

@@ -39,7 +39,7 @@ ELASTIC = [
 ]
 
 FARM: list[set[str]] = [
-    {"farm.record"},
+    {"farm.record", "farm.worker"},
 ]
 
 BETWEEN_PRODUCTS: dict[str, str] = {}
