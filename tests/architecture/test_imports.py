@@ -41,7 +41,11 @@ ELASTIC = [
 FARM: list[set[str]] = [
     {"farm.rules"},
     {"farm.json_values"},
-    {"farm.record"},
+    {"farm.record", "farm.tokens", "farm.home", "farm.sources"},
+    {"farm.http", "farm.messages"},
+    {"farm.server", "farm.worker", "farm.client"},
+    {"farm.up"},
+    {"farm.cli"},
 ]
 
 BETWEEN_PRODUCTS: dict[str, str] = {}

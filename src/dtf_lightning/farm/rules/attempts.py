@@ -45,13 +45,16 @@ class AttemptOutcome:
     started: float = 0.0
     ended: float = 0.0
     cpu_seconds: float = 0.0
+    """Of all its processes, in user and kernel mode."""
     peak_memory: int = 0
-    """Bytes."""
+    """Resident bytes: of its processes together as far as they were sampled, at least those of the largest."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    """Test cases: `tests`, `passed`, `failed`, `errors`, `skipped`."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> where it lies."""
     log_bytes: int = 0
+    """Length of its output: when these have been told, all have been."""
     tail: str = ""
     """The last `TAIL_BYTES` of its output, as text."""
 
