@@ -87,6 +87,11 @@ ALLOWED = {
     "torchx": {"elastic.torchx"},
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
+    "fastapi": {"farm.server"},
+    "starlette": {"farm.server"},
+    "pydantic": {"farm.server"},
+    "uvicorn": {"farm.server"},
+    "websockets": {"farm.worker"},
 }
 """Third-party packages and the rooms that may import them; all else is standard library."""
 

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from dtf_lightning.clock import poll_until
-from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptStarted, OutcomeKind
+from dtf_lightning.farm.rules.attempts import OutcomeKind
+from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptStarted
 from support.farm.worker import PATIENCE
 
 pytestmark = pytest.mark.process

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 
 SUSPECT = 3
 """Lost workers after which a task is held to be the cause."""
@@ -22,7 +22,7 @@ TAIL_BYTES = 2048
 """Of an attempt's output, what is kept beside its outcome."""
 
 
-class OutcomeKind(Enum):
+class OutcomeKind(StrEnum):
     """The ways in which an attempt ends."""
 
     COMPLETED = "completed"

@@ -20,7 +20,8 @@ from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.server.access import AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
-from dtf_lightning.farm.server.coordinator import Coordinator, CoordinatorPlace
+from dtf_lightning.farm.server.coordinator import Coordinator
+from dtf_lightning.farm.server.presence import CoordinatorPlace
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, AttemptOutput, AttemptStarted, Told
+from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
 from dtf_lightning.farm.worker.spool import Spool
@@ -40,7 +40,6 @@ GRACE = 10.0
 LAST_WORDS = 3.0
 FETCHES = 4
 """Sources that are fetched and unpacked at once."""
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +67,7 @@ class FarmWorker:
         self._session = secrets.token_hex(8)
         self._folders = WorkerFolders(options.folder)
         self._connection = Connection(options.addresses, options.token)
-        self._lock = threading.Lock()
-        # Under the lock:
-        self._started: dict[Key, float] = {}
-        self._preparing: set[Key] = set()
-        self._cancelled: set[Key] = set()
-        """Of those that are being prepared."""
-        self._sayable: dict[Key, Result] = {}
-        """Results that are kept, and whose output is stored."""
+        self._at_hand = AttemptsAtHand()
         # On the event loop:
         self._draining = False
         self._stopping = asyncio.Event()
@@ -117,9 +109,6 @@ class FarmWorker:
 
     def hello(self) -> Hello:
         """See `Workplace`."""
-        with self._lock:
-            kept = tuple(self._sayable.values())
-            running = dict(self._preparing)
         return Hello(
             worker=self._options.name,
             session=self._session,
@@ -127,41 +116,33 @@ class FarmWorker:
             devices=self._options.devices,
             labels=self._options.labels,
             host=socket.gethostname(),
-            running={**running, **self._executor.running(), **self._waiting_for_output()},
-            kept=kept,
+            running={**self._at_hand.preparing(), **self._executor.running(), **self._waiting_for_output()},
+            kept=self._at_hand.results(),
             draining=self._draining,
         )
 
     def started(self) -> list[Started]:
         """See `Workplace`."""
-        with self._lock:
-            return [Started(task=task, revision=revision, at=at) for (task, revision), at in self._started.items()]
+        return self._at_hand.all_started()
 
     def run_attempt(self, message: Run) -> None:
         """See `Workplace`."""
         key = message.task, message.revision
-        with self._lock:
-            result = self._sayable.get(key)
-            if result is None and key not in self._preparing and not self._is_known(key):
-                self._preparing.add(key)
-                self._fetchers.submit(self._prepare, message)
-        if result is not None:
+        if (result := self._at_hand.result(key)) is not None:
             self._link.say(result)
+        elif not self._is_known(key) and self._at_hand.begin(key):
+            self._fetchers.submit(self._prepare, message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
-        key = message.task, message.revision
-        with self._lock:
-            if key in self._preparing:
-                self._cancelled.add(key)
+        self._at_hand.cancel((message.task, message.revision))
         self._executor.cancel(message.task, message.revision, message.reason)
 
     def acknowledged(self, message: Acknowledge) -> None:
         """See `Workplace`."""
         if not message.recorded:
             log.info("the result of task %s came too late: another attempt counts", message.task)
-        with self._lock:
-            self._sayable.pop((message.task, message.revision), None)
+        self._at_hand.forget((message.task, message.revision))
         self._spool.forget(message.task, message.revision)
         self._acknowledged.set()
         self._leave_if_drained()
@@ -181,8 +162,7 @@ class FarmWorker:
         if isinstance(told, AttemptOutput):
             self._senders.grown(*key, told.offset + len(told.data))
         elif isinstance(told, AttemptStarted):
-            with self._lock:
-                self._started[key] = told.at
+            self._at_hand.started(key, told.at)
             self._call(Started(task=told.task, revision=told.revision, at=told.at))
         else:
             self._ended(told)
@@ -196,9 +176,7 @@ class FarmWorker:
         if kept is None:
             return
         result = Result(task=task, number=kept.number, revision=revision, outcome=kept.outcome)
-        with self._lock:
-            self._started.pop((task, revision), None)
-            self._sayable[task, revision] = result
+        self._at_hand.complete(result)
         self._call(result)
 
     def _call(self, message: Started | Result) -> None:
@@ -219,9 +197,7 @@ class FarmWorker:
             except (DtfError, OSError) as error:
                 self._give_up(message, OutcomeKind.LOST, f"the worker could not prepare it: {error}", began)
                 return
-            with self._lock:
-                cancelled = key in self._cancelled
-            if cancelled:
+            if self._at_hand.is_cancelled(key):
                 self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started", began)
             else:
                 self._executor.start(order)
@@ -229,9 +205,7 @@ class FarmWorker:
             log.exception("task %s could not be started", message.task)
             self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log", began)
         finally:
-            with self._lock:
-                self._preparing.discard(key)
-                self._cancelled.discard(key)
+            self._at_hand.prepared(key)
 
     def _bring_source(self, message: Run) -> None:
         digest = message.specification.source
@@ -268,9 +242,8 @@ class FarmWorker:
         return {kept.task: kept.revision for kept in self._spool.kept()}
 
     def _leave_if_drained(self) -> None:
-        with self._lock:
-            busy = bool(self._preparing or self._sayable)
-        if self._draining and not busy and not self._executor.running() and not self._spool.kept():
+        busy = self._at_hand.preparing() or self._executor.running() or self._spool.kept()
+        if self._draining and not busy:
             self._stopping.set()
 
     async def _stopped(self) -> None:
