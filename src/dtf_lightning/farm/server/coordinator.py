@@ -14,36 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from concurrent.futures import Future
 from typing import Any
 
 from dtf_lightning.clock import SystemClock
-from dtf_lightning.errors import DtfError, OutcomeUnknown, StoreError, StoreUnavailable
+from dtf_lightning.errors import DtfError, StoreUnavailable
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.follower import Follower, FollowerFailed, RecordChanged, RecordRead
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import LeaderRecord
-from dtf_lightning.farm.record.writes import Decision, Write
-from dtf_lightning.farm.rules.scheduling.first_fit import FirstFit
 from dtf_lightning.farm.server.files import FarmFiles
-from dtf_lightning.farm.server.leader import Leader, Now
+from dtf_lightning.farm.server.leading import Leading
 from dtf_lightning.farm.server.pool import Pool
-from dtf_lightning.farm.server.presence import PAUSE, CoordinatorPlace, Presence, wait_for_event
+from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
 from dtf_lightning.farm.server.tasks import Tasks
 from dtf_lightning.farm.server.workers import WorkerConnections
 
 log = logging.getLogger(__name__)
 
-GRACE = 4.0
-"""Seconds for which a worker may be without a connection before its attempts are taken back."""
-BATCH = 500
-"""Placements of one decision."""
-MAX_IN_FLIGHT = 2_000
-"""Assignments that wait for etcd, above which no more are decided."""
 READY_TIMEOUT = 30.0
 
 
@@ -68,10 +58,7 @@ class Coordinator:
         self.pool.listeners.append(self._changed)
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
         self._presence = Presence(store, self.pool, place, self._leadership_changed)
-        self._leader: Leader | None = None
-        self._in_flight = 0
-        self._work = asyncio.Event()
-        """There is something for the leader to decide."""
+        self._leading = Leading(self.pool, self.record, self._clock, self.tasks.look_up, self._fail)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._fault: asyncio.Future[None] = self._loop.create_future()
         self._stopping = asyncio.Event()
@@ -84,7 +71,7 @@ class Coordinator:
     @property
     def leads(self) -> bool:
         """Whether it decides now."""
-        return self._leader is not None
+        return self._leading.leads
 
     async def start(self) -> None:
         """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time."""
@@ -98,7 +85,7 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
-        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._decide_on(), self._stopped())]
+        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), self._stopped())]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
             for job in [*jobs, self._fault]:
@@ -181,112 +168,35 @@ class Coordinator:
         if change.kind is Kind.LEADER:
             self._leadership_changed()
             self._presence.look()
-        elif self._leader is not None:
-            self._leader.changed(change, self._now())
+        self._leading.changed(change)
         if change.kind is Kind.TASK and change.after is None:
             self.tasks.forget_output(change.names[0])
-        if self._leader is not None:
-            self._work.set()
 
     def _leadership_changed(self) -> None:
         """The record shows another leader, or a campaign is won, or the lease is lost."""
         held = self.pool.mirror.get(Kind.LEADER)
         epoch = held.create_revision if held is not None else 0
-        ours = epoch != 0 and epoch == self._presence.epoch
-        if self._leader is not None and not (ours and self._leader.epoch == epoch):
-            log.warning("%s leads no more", self._place.name)
-            self._leader = None
-        if ours and self._leader is None:
-            self._leader = Leader(self.pool.mirror, self.record.keys, epoch, FirstFit(), grace=GRACE, now=self._now())
-            log.info("%s leads, epoch %d", self._place.name, epoch)
-            self._work.set()
+        self._leading.lead(epoch if epoch == self._presence.epoch else 0)
 
     def _explain(self, task: str) -> str | None:
-        return self._leader.explain(task, self._clock.wall()) if self._leader is not None else None
+        return self._leading.explain(task)
 
     def _leader_name(self) -> str:
         held = self.pool.mirror.get(Kind.LEADER)
         return held.value.coordinator if held is not None and isinstance(held.value, LeaderRecord) else ""
 
-    # --- leading -----------------------------------------------------------------------------------------------------
-
     async def _leave(self) -> None:
-        self._leader = None
+        self._leading.lead(0)
         await self.connections.close()
         await self._presence.leave()
         await asyncio.to_thread(self.record.close)
         await asyncio.to_thread(self._follower.close)
-
-    async def _decide_on(self) -> None:
-        while True:
-            self._work.clear()
-            leader = self._leader
-            timeout: float | None = None
-            if leader is not None:
-                now = self._now()
-                room = min(BATCH, MAX_IN_FLIGHT - self._in_flight)
-                writes = leader.decide(max(room, 0), now)
-                for write in writes:
-                    self._make(leader, write)
-                self._look_up(leader)
-                if len(writes) >= BATCH:
-                    self._work.set()
-                monotonic, wall = leader.next_deadline()
-                until = min(monotonic - now.monotonic, wall - now.wall)
-                timeout = max(until, 0.01) if math.isfinite(until) else None
-            await wait_for_event(self._work, timeout)
-
-    def _make(self, leader: Leader, write: Write[Any]) -> None:
-        future = self.record.write(write)
-        self._in_flight += 1
-
-        def made(done: Future[Any]) -> None:
-            self._in_flight -= 1
-            if self._in_flight < MAX_IN_FLIGHT:
-                self._work.set()
-            error = done.exception()
-            if isinstance(error, OutcomeUnknown) or (error is not None and not isinstance(error, StoreError)):
-                self._fail(error)
-            elif error is not None:
-                log.warning("%s", error)
-                leader.not_made(write)  # one that is deposed by now is not asked any more
-            elif done.result() is Decision.DEPOSED:
-                log.info("another leads; the watch will show it")
-
-        future.add_done_callback(made)
-
-    def _look_up(self, leader: Leader) -> None:
-        for name in leader.take_lookups():
-            job = asyncio.create_task(self._look_up_one(leader, name))
-            job.add_done_callback(self._looked_up)
-
-    async def _look_up_one(self, leader: Leader, task: str) -> None:
-        while leader is self._leader:
-            try:
-                key = self.record.keys.key(Kind.TASK, task)
-                there = await asyncio.to_thread(self._store.get, key)
-                outcome = await self.tasks.outcome(task)
-            except StoreError as error:
-                log.info("looking up %s: %s", task, error)
-                await wait_for_event(self._stopping, PAUSE)
-                continue
-            if leader is self._leader and (there is None or outcome is not None):
-                leader.looked_up(task, outcome)
-                self._work.set()
-            return
-
-    def _looked_up(self, job: asyncio.Task[None]) -> None:
-        if not job.cancelled() and (error := job.exception()) is not None:
-            self._fail(error)
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
     def _fail(self, error: BaseException) -> None:
         if not self._fault.done():
             self._fault.set_exception(error if isinstance(error, Exception) else DtfError(repr(error)))
-
-    def _now(self) -> Now:
-        return Now(self._clock.monotonic(), self._clock.wall())
 
     async def _stopped(self) -> None:
         await self._stopping.wait()
