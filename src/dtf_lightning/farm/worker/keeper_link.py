@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from dtf_lightning.errors import PeerError, ProtocolError
 from dtf_lightning.farm.worker.folders import WorkerFolders
+from dtf_lightning.farm.worker.keeper.cgroups import RLIMIT
 from dtf_lightning.farm.worker.keeper.messages import SOCKET, Complete, Lines, Message, Quit, pack, unpack
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class KeeperLink:
     Args:
         folders: the worker's.
         patience: seconds for which the keeper lets attempts run without a worker.
+        cgroups: whether it may make any.
         hear: is called in a thread of this object, with each message that comes after `connect`.
         gone: is called in the same thread when the keeper has ended although nobody wanted it to.
     """
@@ -39,10 +41,12 @@ class KeeperLink:
         folders: WorkerFolders,
         *,
         patience: float,
+        cgroups: bool,
         hear: Callable[[Message], object],
         gone: Callable[[], object],
     ) -> None:
-        self._folders, self._patience, self._hear, self._gone = folders, patience, hear, gone
+        self._folders, self._hear, self._gone = folders, hear, gone
+        self._arguments = [str(patience), *([] if cgroups else [RLIMIT])]
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -111,7 +115,7 @@ class KeeperLink:
         name = "dtf_lightning.farm.worker.keeper"
         with theirs, (self._folders.path / "keeper.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", name, self._folders.path, str(theirs.fileno()), str(self._patience)],
+                [sys.executable, "-P", "-m", name, self._folders.path, str(theirs.fileno()), *self._arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -1,4 +1,4 @@
-"""What a farm worker is asked to run, what it tells about that, and how it ended.
+"""What a farm worker is asked to run, and what it tells about that.
 
 Times are seconds since the epoch (UTC) by the worker's clock; sizes are bytes unless their name says otherwise.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from enum import StrEnum
 from typing import Any
 
 from dtf_lightning.errors import SettingsError
-
-MAX_TAIL = 2048
-"""Bytes of the end of the log that travel with an outcome."""
+from dtf_lightning.farm.rules.attempts import AttemptOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,52 +70,6 @@ class AttemptOrder:
         """Raises `TypeError`, `KeyError` and `SettingsError` for what is no order. Fields of newer releases are ignored."""
         known = {part.name: body[part.name] for part in fields(cls) if part.name in body}
         return cls(**known | {name: tuple(known[name]) for name in ("command", "artifacts")})
-
-
-class OutcomeKind(StrEnum):
-    """How an attempt ended; of `LOST`, nobody can say what the command did, or it was ended for the worker's sake."""
-
-    COMPLETED = "completed"
-    FAILED = "failed"
-    TIMEOUT = "timeout"
-    CANCELLED = "cancelled"
-    LOST = "lost"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptOutcome:
-    """How an attempt ended and what it gave."""
-
-    exit_code: int | None
-    """`None`: it was ended by a signal, or nobody knows."""
-    signal: int | None
-    reason: str
-    """One sentence, such as `exit code 3` or `ended by its timeout of 5 s`."""
-    kind: OutcomeKind
-    started: float
-    ended: float
-    cpu_seconds: float = 0.0
-    """Of all its processes, in user and kernel mode."""
-    peak_memory: int = 0
-    """Resident bytes: of its processes together as far as they were sampled, at least those of the largest."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Test cases: `tests`, `passed`, `failed`, `errors`, `skipped`."""
-    artifacts: Mapping[str, str] = field(default_factory=dict)
-    """Name -> path on this machine, until `Spool.forget`."""
-    log_bytes: int = 0
-    """Length of its log: when these have been told, all have been."""
-    tail: str = ""
-    """The end of the log, at most `MAX_TAIL` bytes."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"kind": self.kind.value}
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> AttemptOutcome:
-        """Raises `TypeError`, `KeyError` and `ValueError` for what is no outcome."""
-        known = {part.name: body[part.name] for part in fields(cls) if part.name in body}
-        return cls(**known | {"kind": OutcomeKind(known["kind"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dtf_lightning.farm.rules.attempts import TAIL_BYTES, AttemptEnd, AttemptOutcome
 from dtf_lightning.farm.worker.folders import AttemptFolder
 from dtf_lightning.farm.worker.keeper.messages import End
-from dtf_lightning.farm.worker.orders import MAX_TAIL, AttemptOrder, AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.worker.orders import AttemptOrder
 from dtf_lightning.farm.worker.results import INDEX, collect
 
 MAX_REASON = 1000
@@ -28,7 +29,7 @@ def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutc
         exit_code=code if code is None or code >= 0 else None,
         signal=-code if code is not None and code < 0 else None,
         reason=reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}...",
-        kind=OutcomeKind(end.kind),
+        end=AttemptEnd(end.kind),
         started=end.started,
         ended=end.ended,
         cpu_seconds=end.cpu_seconds,
@@ -42,16 +43,16 @@ def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutc
 
 
 def tail(log: Path) -> str:
-    """The end of the log, at most `MAX_TAIL` bytes of text; "" without one."""
+    """The end of the log, at most `TAIL_BYTES` bytes of text; "" without one."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, _size(log) - MAX_TAIL))
-            text = file.read(MAX_TAIL).decode(errors="replace")
+            file.seek(max(0, _size(log) - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode(errors="replace")
     except OSError:
         return ""
     # What was cut in two, or is no text, became a sign of three bytes.
-    while len(text.encode()) > MAX_TAIL:
-        text = text[max(1, (len(text.encode()) - MAX_TAIL) // 3) :]
+    while len(text.encode()) > TAIL_BYTES:
+        text = text[max(1, (len(text.encode()) - TAIL_BYTES) // 3) :]
     return text
 
 

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dtf_lightning.farm.json_values import from_json, to_json
+from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.worker.folders import WorkerFolders, write_durably
 from dtf_lightning.farm.worker.logs import forget
-from dtf_lightning.farm.worker.orders import AttemptOutcome
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Spool:
     def keep(self, number: int, task: str, revision: int, outcome: AttemptOutcome) -> None:
         """Keep an outcome; keeping it twice is keeping it once. Raises `OSError` if the disk takes nothing at all."""
         path = self._folders.spooled(task, revision)
-        body = {"number": number, "task": task, "revision": revision, "outcome": outcome.to_json()}
+        body = {"number": number, "task": task, "revision": revision, "outcome": to_json(outcome)}
         data = json.dumps(body).encode()
         with self._lock:
             if path.exists():
@@ -107,7 +108,7 @@ def _read(path: Path) -> Kept | None:
     """`None`, with a line in the log, for a file that the disk has damaged; it is put aside."""
     try:
         body = json.loads(path.read_bytes())
-        return Kept(**body | {"outcome": AttemptOutcome.from_json(body["outcome"])})
+        return Kept(**body | {"outcome": from_json(AttemptOutcome, body["outcome"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         log.error("the outcome in %s cannot be read and is put aside: %r", path, error)
         path.rename(path.with_suffix(".damaged"))

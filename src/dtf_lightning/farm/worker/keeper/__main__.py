@@ -1,6 +1,7 @@
-"""The keeper's program: `python -m dtf_lightning.farm.worker.keeper FOLDER SOCKET PATIENCE`.
+"""The keeper's program: `python -m dtf_lightning.farm.worker.keeper FOLDER SOCKET PATIENCE [rlimit]`.
 
-SOCKET is the number of the descriptor that leads to the worker, which starts it; PATIENCE is in seconds.
+SOCKET is the number of the descriptor that leads to the worker, which starts it; PATIENCE is in seconds; with `rlimit` it
+makes no cgroups.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.worker.keeper import family
+from dtf_lightning.farm.worker.keeper.cgroups import NOWHERE, RLIMIT, Hierarchy
 from dtf_lightning.farm.worker.keeper.keeper import Keeper
 from dtf_lightning.farm.worker.keeper.messages import SOCKET
 
@@ -21,7 +23,7 @@ LOCK_TIMEOUT = 20.0
 """Seconds for an earlier keeper of this folder to end, which has nothing to do any more."""
 
 
-def main(folder: Path, descriptor: int, patience: float) -> None:
+def main(folder: Path, descriptor: int, patience: float, hierarchy: Hierarchy) -> None:
     """Keep attempts until there is nothing to keep. Raises `TimeoutError` if another keeper does not end."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     worker = socket.socket(fileno=descriptor)
@@ -36,7 +38,7 @@ def main(folder: Path, descriptor: int, patience: float) -> None:
         listener.bind(f"/proc/self/fd/{here}/{SOCKET}")
         listener.listen()
         listener.setblocking(False)
-        Keeper(folder, worker, listener, patience=patience).run()
+        Keeper(folder, worker, listener, patience=patience, hierarchy=hierarchy).run()
         (folder / SOCKET).unlink(missing_ok=True)
 
 
@@ -49,4 +51,9 @@ def _locked(file: int) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    main(
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        float(sys.argv[3]),
+        Hierarchy(NOWHERE) if sys.argv[4:] == [RLIMIT] else Hierarchy(),
+    )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RLIMIT = "rlimit"
+NOWHERE = Path("/proc/no-cgroups")
+"""A root without groups."""
 LEAF = "dtf-worker"
 """Group of version 2 into which the worker's own processes go: only a group without processes has groups that limit."""
 
