@@ -69,7 +69,7 @@ def test_programs(tmp_path):
     program(tmp_path, "python3", "echo Python 3.11.7")
     program(tmp_path, "podman", '[ "$1" = info ] && echo 4.3.1')
     program(tmp_path, "docker", "echo 'cannot connect' >&2; exit 1")
-    program(tmp_path, "chromium-browser", "echo; echo Chromium 140.0.1")
+    program(tmp_path, "chromium-browser", "echo; echo a browser; echo Chromium 140.0.1")
     program(tmp_path, "uv", "exit 0")
     (tmp_path / "git").write_text("no program")
     assert find_software(str(tmp_path)) == {

@@ -53,6 +53,20 @@ def test_devices_are_shown_and_hidden(devices, allotment, expected):
     assert (order == "PCI_BUS_ID") == ("CUDA_VISIBLE_DEVICES" in expected)
 
 
+def test_a_worker_that_counts_in_its_own_order():
+    """It was given some of the machine's devices by number, in CUDA's order or in another: that stays."""
+    order = AttemptOrder(task="t", number=1, revision=1, command=("true",))
+    options = {
+        "folder": AttemptFolder(Path("/w/t.1")),
+        "cache": Path("/c"),
+        "devices": {"gpu": ("nvidia/3",)},
+        "mark": "m",
+    }
+    for base, expected in (({}, "PCI_BUS_ID"), ({"CUDA_VISIBLE_DEVICES": "3"}, None)):
+        found = attempt_variables(base, order, allotment={"gpu": {"nvidia/3": 1000}}, **options)
+        assert (found["CUDA_VISIBLE_DEVICES"], found.get("CUDA_DEVICE_ORDER")) == ("3", expected)
+
+
 def test_cores():
     assert cores({"cpu": {"3": 1000, "7": 500}, "gpu": {"0": 1000}}) == [3, 7]
     assert cores({}) == []

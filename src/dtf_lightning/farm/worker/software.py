@@ -56,17 +56,20 @@ def _ask(program: Program, path: str | None) -> dict[str, str] | None:
     where = next((found for name in program.names if (found := shutil.which(name, path=path))), None)
     if where is None:
         return None
-    text = _first_line([where, *program.ask])
+    text = _answer([where, *program.ask])
     return None if text is None else {"path": where, "version": text}
 
 
-def _first_line(command: Sequence[str]) -> str | None:
+def _answer(command: Sequence[str]) -> str | None:
+    """The first line with a version in it, else the first that says anything."""
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
-    return lines[0].strip()[:MAX_VERSION] if done.returncode == 0 and lines else None
+    lines = [line.strip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
+    if done.returncode != 0 or not lines:
+        return None
+    return next((line for line in lines if version_number(line)), lines[0])[:MAX_VERSION]
 
 
 def version_number(text: str) -> str:
