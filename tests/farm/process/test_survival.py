@@ -30,7 +30,7 @@ from dtf_lightning.farm.worker.orders import AttemptOrder
 def tell(told):
     print(type(told).__name__, flush=True)
 
-executor = Executor(Path(sys.argv[1]), devices={"gpu": ("nvidia/0", "nvidia/1")}, tell=tell)
+executor = Executor(Path(sys.argv[1]), devices={"gpu": ("nvidia/0", "nvidia/1")}, tell=tell, cgroups=sys.argv[3] == "True")
 executor.start(AttemptOrder(task="task", number=2, revision=7, command=("sh", "-c", sys.argv[2]), amounts={"gpu": 1}, stdin=True))
 sys.stdin.read()
 """
@@ -42,10 +42,10 @@ def keeper_of(folder) -> psutil.Process:
     return found
 
 
-def killed_worker(folder, script=SCRIPT) -> int:
+def killed_worker(folder, script=SCRIPT, *, cgroups=True) -> int:
     """A worker process that was killed with -9 while its attempt ran; the attempt's process."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder), script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", WORKER, str(folder), script, str(cgroups)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert [process.stdout.readline().strip() for _ in range(2)] == [b"AttemptStarted", b"AttemptOutput"]
     process.kill()
@@ -114,14 +114,29 @@ def test_the_keeper_is_killed(workers):
     assert worker.run("true").outcome.end.value == "completed"
 
 
-def test_all_are_killed(workers, tmp_path):
+def test_a_daemon_without_environment(workers):
+    """The keeper is killed, and a daemon carries no mark: where there are cgroups, the next keeper ends it."""
+    worker = workers()
+    if worker.executor.confinement == "rlimit":
+        pytest.skip("this machine lets us make no cgroups")
+    revision = worker.shell("setsid env -i sleep 60 & echo $!; wait")
+    worker.heard.printed(revision, b"\n")
+    daemon = int(worker.heard.output(revision))
+    keeper_of(worker.folder).kill()
+    assert worker.heard.ended(revision).outcome.end.value == "lost"
+    wait_for_end(daemon)
+
+
+@pytest.mark.parametrize("cgroups", [True, False])
+def test_all_are_killed(workers, tmp_path, cgroups):
     """Worker and keeper: the next worker ends what is left of the attempt and tells that it is lost."""
-    pid = killed_worker(tmp_path / "worker", "setsid sleep 60 & echo $!; wait")
+    pid = killed_worker(tmp_path / "worker", "setsid sleep 60 & echo $!; wait", cgroups=cgroups)
     assert psutil.pid_exists(pid)
     keeper_of(tmp_path / "worker").kill()
-    outcome = workers().heard.ended(7).outcome
+    outcome = workers(cgroups=cgroups).heard.ended(7).outcome
     assert (outcome.end.value, outcome.exit_code, outcome.signal) == ("lost", None, None)
-    assert "1 of its processes were still there and were killed" in outcome.reason
+    if not cgroups:
+        assert outcome.reason.endswith("; processes of it that were still there were killed: 1")
     wait_for_end(pid)
 
 

@@ -117,7 +117,7 @@ def played(tmp_path, files: dict[str, str], own: str) -> Hierarchy:
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / name).write_text(text)
     (tmp_path / "own").write_text(own)
-    return Hierarchy(tmp_path / "root", tmp_path / "own")
+    return Hierarchy("test", tmp_path / "root", tmp_path / "own")
 
 
 V2 = {
@@ -145,8 +145,8 @@ def test_which_cgroups_are_used(tmp_path, files, own, confinement):
 
 
 def test_no_cgroups():
-    hierarchy = Hierarchy(NOWHERE)
-    assert (hierarchy.confinement, hierarchy.make()) == ("rlimit", None)
+    hierarchy = Hierarchy("test", NOWHERE)
+    assert (hierarchy.confinement, hierarchy.make(), hierarchy.left_behind()) == ("rlimit", None, [])
 
 
 def test_a_group_of_version_2(tmp_path):

@@ -187,6 +187,8 @@ class Executor:
 
     def close(self, grace: float) -> None:
         """End all attempts, which are told as lost, and the keeper. What `tell` does not take in time is on disk. Idempotent."""
+        if self._lock_file < 0:
+            return
         with self._lock:
             self._closing = True
             names = list(self._live)
@@ -240,14 +242,14 @@ class Executor:
             return
         self._logs.follow(live.folder)
         with self._lock:
-            stop = live.stop
-            live.handed_over = True
-            if stop is None:
-                self._link.say(self._request(live))
-                if live.fed or live.fed_all:
-                    self._link.say(Feed(name=live.folder.name, size=live.fed, complete=live.fed_all))
-        if stop is not None:
-            self._ended(live, _end(stop.kind, stop.reason))
+            end = None if live.stop is None else _end(live.stop.kind, live.stop.reason)
+            if end is None and not self._link.say(self._request(live)):
+                end = _lost("the worker has no keeper that could start it")
+            live.handed_over = end is None
+            if end is None and (live.fed or live.fed_all):
+                self._link.say(Feed(name=live.folder.name, size=live.fed, complete=live.fed_all))
+        if end is not None:
+            self._ended(live, end)
 
     def _make_folder(self, live: _Live) -> None:
         """Make its folder. It counts as started from the moment that its order is there."""
@@ -332,8 +334,8 @@ class Executor:
             return end_from_json(live.folder.end.read_bytes())
         except (OSError, ValueError, TypeError):
             num_ended = end_marked(f"{MARK}={live.mark}".encode())
-            left = f"; {num_ended} of its processes were still there and were killed" if num_ended else ""
-            end = _lost(f"nobody saw how it ended: the worker and its keeper had ended before it{left}")
+            left = f"; processes of it that were still there were killed: {num_ended}" if num_ended else ""
+            end = _lost(f"nobody saw how it ended: the keeper of its processes had ended before it{left}")
             return replace(end, started=live.folder.order.stat().st_mtime)
 
     # --- what the keeper says ----------------------------------------------------------------------------------------
@@ -352,19 +354,16 @@ class Executor:
                     self._in_thread(lambda: self._ended(live, end))
 
     def _keeper_gone(self) -> None:
-        """The keeper was killed: so are its attempts, and there is another one for the next."""
-        with self._lock:
-            live = [it for it in self._live.values() if not it.ended]
-            log.error("the keeper has ended; %d attempts are lost", len(live))
-        for it in live:
-            end_marked(f"{MARK}={it.mark}".encode())
-        try:
-            self._link.connect()
-            self._link.listen()
-        except (PeerError, OSError):
-            log.exception("no keeper can be started: this worker runs nothing any more")
-        with self._lock:
-            for it in live:
+        """The keeper was killed: its attempts are lost, and there is another one for the next."""
+        with self._lock:  # until there is another one, nothing is handed over
+            lost = [it for it in self._live.values() if it.handed_over and not it.ended]
+            log.error("the keeper has ended; %d attempts are lost", len(lost))
+            try:
+                self._link.connect()
+                self._link.listen()
+            except (PeerError, OSError):
+                log.exception("no keeper can be started: this worker runs nothing any more")
+            for it in lost:
                 self._in_thread(partial(self._ended_unseen, it))
 
     # --- the end -----------------------------------------------------------------------------------------------------

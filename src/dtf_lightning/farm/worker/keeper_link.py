@@ -79,11 +79,14 @@ class KeeperLink:
         self._thread = threading.Thread(target=self._listen, args=(self._socket,), name="farm-keeper-link", daemon=True)
         self._thread.start()
 
-    def say(self, message: Message) -> None:
-        """Send a message. Of a keeper that is gone, `gone` hears."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._socket is not None:
+    def say(self, message: Message) -> bool:
+        """Send a message. Of a keeper that has just gone, `gone` hears; `False`: there is none."""
+        with self._lock:
+            if self._socket is None:
+                return False
+            with contextlib.suppress(OSError):
                 self._socket.sendall(pack(message))
+            return True
 
     def close(self, *, end_keeper: bool) -> None:
         """Leave the keeper alone with its attempts, or let it end with them."""

@@ -7,6 +7,7 @@ makes no cgroups.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import socket
@@ -15,15 +16,18 @@ from pathlib import Path
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.worker.keeper import family
-from dtf_lightning.farm.worker.keeper.cgroups import NOWHERE, RLIMIT, Hierarchy
+from dtf_lightning.farm.worker.keeper.cgroups import NOWHERE, RLIMIT, Group, Hierarchy
+from dtf_lightning.farm.worker.keeper.course import KILL_PATIENCE
 from dtf_lightning.farm.worker.keeper.keeper import Keeper
 from dtf_lightning.farm.worker.keeper.messages import SOCKET
+
+log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 20.0
 """Seconds for an earlier keeper of this folder to end, which has nothing to do any more."""
 
 
-def main(folder: Path, descriptor: int, patience: float, hierarchy: Hierarchy) -> None:
+def main(folder: Path, descriptor: int, patience: float, *, use_cgroups: bool) -> None:
     """Keep attempts until there is nothing to keep. Raises `TimeoutError` if another keeper does not end."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     worker = socket.socket(fileno=descriptor)
@@ -31,6 +35,9 @@ def main(folder: Path, descriptor: int, patience: float, hierarchy: Hierarchy) -
     lock = os.open(folder / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     poll_until(lambda: _locked(lock), LOCK_TIMEOUT, f"the keeper before this one to leave {folder}")
     family.become_subreaper()
+    owner = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    hierarchy = Hierarchy(owner) if use_cgroups else Hierarchy(owner, NOWHERE)
+    _end_all_in(hierarchy)
     # By way of a descriptor: a socket's path has 107 bytes at most.
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     (folder / SOCKET).unlink(missing_ok=True)
@@ -40,6 +47,20 @@ def main(folder: Path, descriptor: int, patience: float, hierarchy: Hierarchy) -
         listener.setblocking(False)
         Keeper(folder, worker, listener, patience=patience, hierarchy=hierarchy).run()
         (folder / SOCKET).unlink(missing_ok=True)
+
+
+def _end_all_in(hierarchy: Hierarchy) -> None:
+    """End what a keeper before this one has left, because it was killed."""
+    for group in hierarchy.left_behind():
+
+        def removed(group: Group = group) -> bool:
+            group.kill()
+            return group.remove()
+
+        try:
+            poll_until(removed, KILL_PATIENCE, f"the processes in {group.path} to end")
+        except TimeoutError as error:
+            log.warning("%s", error)
 
 
 def _locked(file: int) -> bool:
@@ -55,5 +76,5 @@ if __name__ == "__main__":
         Path(sys.argv[1]),
         int(sys.argv[2]),
         float(sys.argv[3]),
-        Hierarchy(NOWHERE) if sys.argv[4:] == [RLIMIT] else Hierarchy(),
+        use_cgroups=sys.argv[4:] != [RLIMIT],
     )
