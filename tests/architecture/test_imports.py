@@ -39,6 +39,7 @@ ELASTIC = [
 ]
 
 FARM: list[set[str]] = [
+    {"farm.rules"},
     {"farm.record"},
 ]
 
@@ -186,7 +187,7 @@ def test_each_dependency_stays_in_its_rooms():
     assert not wrong
 
 
-@pytest.mark.parametrize("rules", ["elastic.rules"])
+@pytest.mark.parametrize("rules", ["elastic.rules", "farm.rules"])
 def test_the_rules_are_pure(rules):
     """No I/O, no clock, no threads, no chance."""
     wrong = [

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from dtf_lightning.farm.rules.needs import Need
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaderRecord:
@@ -50,14 +52,6 @@ class WorkerRecord:
     state: WorkerState = WorkerState.ONLINE
     devices: Mapping[str, float] = field(default_factory=dict)
     """Resource -> how much of it, such as `{"cpu": 8, "gpu": 2}`."""
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Need:
-    """What one worker must offer for a task."""
-
-    amounts: Mapping[str, float] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
 
 
