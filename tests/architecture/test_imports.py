@@ -40,7 +40,7 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.record"},
+    {"farm.record", "farm.strategies"},
 ]
 
 BETWEEN_PRODUCTS: dict[str, str] = {}

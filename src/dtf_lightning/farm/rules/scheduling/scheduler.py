@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
+from dtf_lightning.farm.rules.scheduling.explanation import why_it_waits
 from dtf_lightning.farm.rules.scheduling.licences import Licences
 from dtf_lightning.farm.rules.scheduling.pool import Pool
 from dtf_lightning.farm.rules.scheduling.projects import Project, Queue, Rank, Task
@@ -159,6 +160,17 @@ class Scheduler:
                 decided.append(self._start(*found, now))
                 self._unfinished = self._something_is_new() or bool(self.backlog.limited)
         return decided
+
+    def explain(self, task: str, now: float) -> str:
+        """One sentence on why a task does not run, or where it does."""
+        placed = self.placed.get(task)
+        if placed is not None:
+            where = ", ".join(placed.workers)
+            return f"is about to start on {where}" if placed.promised else f"was given to {where}"
+        queue = self.backlog.waiting.get(task)
+        if queue is None:
+            return "is not among the tasks that may start"
+        return why_it_waits(queue.tasks[task], self.backlog, self.pool, self.available, now)
 
     @property
     def num_waiting(self) -> int:
