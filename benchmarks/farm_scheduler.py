@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.rules.scheduling import Placement, ReadyTask, Scheduler, SchedulerSettings, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
+from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 
 NEVER = SchedulerSettings(reserve_after=float("inf"), starve_after=float("inf"))
 
@@ -76,7 +78,7 @@ def make_tasks(tasks: int, shapes: int) -> list[ReadyTask]:
 
 def decisions(tasks: int, workers: int, shapes: int, ends: int, settings: SchedulerSettings | None) -> str:
     waiting = make_tasks(tasks, shapes)
-    scheduler = Scheduler(settings=settings)
+    scheduler = ShapeScheduler(settings=settings)
     gc.collect()
     before, begin = resident(), time.process_time()
     for number in range(workers):
@@ -100,7 +102,7 @@ def decisions(tasks: int, workers: int, shapes: int, ends: int, settings: Schedu
 
 
 def steady(
-    scheduler: Scheduler,
+    scheduler: ShapeScheduler,
     running: list[tuple[Placement, ReadyTask]],
     ready: dict[str, ReadyTask],
     batch: int,
@@ -119,7 +121,7 @@ def steady(
             scheduler.task_gone(running.pop()[0].task)
         for placement in scheduler.decide(1000, now):
             task = ready[placement.task]
-            scheduler.task_placed(placement.task, placement.workers, placement.alternative, task)
+            scheduler.task_placed(task, placement.workers, placement.alternative)
             running.append((placement, task))
             decided += 1
     return now, decided / (time.process_time() - begin)
@@ -141,7 +143,7 @@ def simulate(
     tasks: Iterable[tuple[ReadyTask, float]], offers: Iterable[WorkerOffer], settings: SchedulerSettings | None = None
 ) -> Simulated:
     """Tasks arrive when they are submitted and run as long as stands beside them."""
-    scheduler = Scheduler(settings=settings)
+    scheduler = ShapeScheduler(settings=settings)
     for offer in offers:
         scheduler.worker_offers(offer)
     lengths = {task.task: length for task, length in tasks}
@@ -161,7 +163,7 @@ def simulate(
                 result.ended[name] = now
         for placement in scheduler.decide(1 << 30, now):
             name = placement.task
-            scheduler.task_placed(name, placement.workers, placement.alternative, ready[name])
+            scheduler.task_placed(ready[name], placement.workers, placement.alternative)
             result.began[name] = now
             heapq.heappush(events, (now + lengths[name], 1, name))
         if scheduler.num_waiting and not any(kind == 2 for _, kind, _ in events[:2]):
@@ -201,7 +203,12 @@ def stream(minutes: float) -> list[tuple[ReadyTask, float]]:
         length = chance.expovariate(1 / 5.0)
         number = len(tasks)
         task = ReadyTask(
-            task=f"small{number}", project=f"p{number % 5}", needs=small, submitted=now, sequence=number, expected=length
+            task=f"small{number}",
+            project=f"p{number % 5}",
+            needs=small,
+            submitted=now,
+            sequence=number,
+            expected=length,
         )
         tasks.append((task, length))
     for number in range(int(until / 40)):
@@ -244,7 +251,9 @@ def main() -> None:
     print(f"| known to a sigma of 0.3, one in ten unknown | {suite(from_history)} |")
     print(f"| unknown | {suite(lambda *_: None)} |")
     minutes = 5 if quick else 20
-    print(f"\n| {minutes} minutes, median / longest wait | small | whole worker | gang of 8 | wall a task |\n|---|---|---|---|---|")
+    print(
+        f"\n| {minutes} minutes, median / longest wait | small | whole worker | gang of 8 | wall a task |\n|---|---|---|---|---|"
+    )
     print(f"| with reservations | {waits(minutes, None)} |")
     print(f"| without | {waits(minutes, NEVER)} |")
 

@@ -40,7 +40,12 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.record", "farm.strategies"},
+    {"farm.json_values"},
+    {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
+    {"farm.http", "farm.messages"},
+    {"farm.server", "farm.worker", "farm.client"},
+    {"farm.up"},
+    {"farm.cli"},
 ]
 
 BETWEEN_PRODUCTS: dict[str, str] = {}
@@ -82,6 +87,11 @@ ALLOWED = {
     "torchx": {"elastic.torchx"},
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
+    "fastapi": {"farm.server"},
+    "starlette": {"farm.server"},
+    "pydantic": {"farm.server"},
+    "uvicorn": {"farm.server"},
+    "websockets": {"farm.worker"},
 }
 """Third-party packages and the rooms that may import them; all else is standard library."""
 

@@ -6,11 +6,13 @@ import pytest
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.rules.scheduling import STRATEGIES, ReadyTask, Scheduler, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
+from dtf_lightning.farm.rules.scheduling.strategies import STRATEGIES
 from dtf_lightning.farm.strategies import strategy_named, strategy_names
 
 PLUGIN = """
-from dtf_lightning.farm.rules.scheduling import Looks
+from dtf_lightning.farm.rules.scheduling.strategies import Looks
 
 class LastName:
     looks = Looks.ALWAYS
@@ -50,7 +52,7 @@ def test_ours(name):
 def test_one_of_an_installed_package(plugin):
     """It is found by its entry point, and the scheduler goes by it."""
     assert "last_name" in strategy_names()
-    scheduler = Scheduler(strategy_named("last_name"))
+    scheduler = ShapeScheduler(strategy_named("last_name"))
     for worker in ("ada", "zoe", "mia"):
         scheduler.worker_offers(WorkerOffer(worker=worker, devices={"cpu": 1}))
     for task in ("a", "b"):

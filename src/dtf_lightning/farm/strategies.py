@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.rules.scheduling import STRATEGIES, Looks, Strategy
+from dtf_lightning.farm.rules.scheduling.strategies import STRATEGIES, Looks, Strategy
 
 GROUP = "dtf_lightning.farm.strategies"
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.rules.scheduling import ReadyTask, Scheduler, SchedulerSettings, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
+from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 
 TWO_GPUS = (Need(amounts={"gpu": 2}),)
 GPUS = WorkerOffer(worker="", devices={"gpu": 2, "cpu": 8, "memory": 1000}, labels=("linux",))
 
 
 def farm(*, workers=3, **words):
-    scheduler = Scheduler(settings=SchedulerSettings(reserve_after=1.0))
+    scheduler = ShapeScheduler(settings=SchedulerSettings(reserve_after=1.0))
     for number in range(workers):
         scheduler.worker_offers(WorkerOffer(worker=f"w{number}", devices=GPUS.devices, labels=GPUS.labels, **words))
     return scheduler
@@ -164,5 +166,5 @@ def test_a_task_that_does_not_wait():
     scheduler = farm()
     assert scheduler.explain("it", 0.0) == "is not among the tasks that may start"
     assert why(scheduler, needs=TWO_GPUS, gang=2) == "is about to start on w0, w1"
-    scheduler.task_placed("it", ("w0", "w1"), 0, ReadyTask(task="it"))
+    scheduler.task_placed(ReadyTask(task="it"), ("w0", "w1"), 0)
     assert scheduler.explain("it", 0.0) == "was given to w0, w1"

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.rules.scheduling import STRATEGIES, ReadyTask, Scheduler, SchedulerSettings, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
+from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
+from dtf_lightning.farm.rules.scheduling.strategies import STRATEGIES
 from support.farm.reference_scheduler import shape_of
 from support.farm.scheduling import OFFERS, happenings, perform, tasks
 
@@ -22,7 +25,7 @@ class Witness:
     """Hands everything on to a scheduler, and counts by itself what should be free."""
 
     def __init__(self, strategy: str) -> None:
-        self.scheduler = Scheduler(STRATEGIES[strategy](), SETTINGS)
+        self.scheduler = ShapeScheduler(STRATEGIES[strategy](), SETTINGS)
         self.offers: dict[str, WorkerOffer] = {}
         self.licences_there: dict[str, int] = {}
         self.ready: dict[str, ReadyTask] = {}
@@ -43,11 +46,11 @@ class Witness:
         self.ready.pop(task, None)
         self.scheduler.task_gone(task)
 
-    def task_placed(self, task, workers, alternative, ready):
-        if self.running.get(task, (None, ()))[1:] != (tuple(workers), alternative):
-            self.ready.pop(task, None)
-            self.running[task] = ready, tuple(dict.fromkeys(workers)), alternative
-        self.scheduler.task_placed(task, workers, alternative, ready)
+    def task_placed(self, ready, workers, alternative):
+        if self.running.get(ready.task, (None, ()))[1:] != (tuple(workers), alternative):
+            self.ready.pop(ready.task, None)
+            self.running[ready.task] = ready, tuple(dict.fromkeys(workers)), alternative
+        self.scheduler.task_placed(ready, workers, alternative)
 
     def placement_refused(self, task):
         before = self.scheduler.num_waiting
@@ -140,7 +143,7 @@ def test_never_more_than_there_is_and_never_out_of_order(strategy, steps):
 )
 def test_nothing_starves(waiting, offers, lengths, stream):
     """Whatever could run at all runs within a bound, while small tasks of all kinds never cease to come."""
-    scheduler = Scheduler(settings=SETTINGS)
+    scheduler = ShapeScheduler(settings=SETTINGS)
     for number, offer in enumerate(offers):
         scheduler.worker_offers(
             WorkerOffer(
@@ -190,8 +193,10 @@ def could_ever_run(task, offers):
 
 STORY = """
 from random import Random
-from dtf_lightning.farm.rules.scheduling import Need, ReadyTask, Scheduler, WorkerOffer
-chance, scheduler, running = Random(7), Scheduler(), []
+from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
+chance, scheduler, running = Random(7), ShapeScheduler(), []
 for number in range(12):
     labels = tuple(chance.sample(["linux", "new", "gpu"], 2))
     cached = frozenset(chance.sample(["d0", "d1", "d2"], 2))

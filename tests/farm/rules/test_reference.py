@@ -6,7 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dtf_lightning.farm.rules.scheduling import STRATEGIES, Scheduler, SchedulerSettings
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
+from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
+from dtf_lightning.farm.rules.scheduling.strategies import STRATEGIES
 from support.farm.reference_scheduler import ReferenceScheduler
 from support.farm.scheduling import check_invariants, happenings, perform
 
@@ -15,7 +17,7 @@ SETTINGS = SchedulerSettings(age=3.0, reserve_after=2.0, starve_after=6.0, overt
 
 
 def tell_both(strategy, steps):
-    real = Scheduler(STRATEGIES[strategy](), SETTINGS)
+    real = ShapeScheduler(STRATEGIES[strategy](), SETTINGS)
     slow = ReferenceScheduler(STRATEGIES[strategy](), SETTINGS)
     now = 1000.0
     for step in steps:

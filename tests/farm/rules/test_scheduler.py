@@ -7,14 +7,10 @@ import math
 import pytest
 
 from dtf_lightning.farm.rules.needs import BEYOND, Need, asked, in_words, offered
-from dtf_lightning.farm.rules.scheduling import (
-    STRATEGIES,
-    Placement,
-    ReadyTask,
-    Scheduler,
-    SchedulerSettings,
-    WorkerOffer,
-)
+from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
+from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
+from dtf_lightning.farm.rules.scheduling.strategies import STRATEGIES
 
 CPU = (Need(amounts={"cpu": 1}),)
 WHOLE = (Need(amounts={"cpu": 4}),)
@@ -22,7 +18,7 @@ WHOLE = (Need(amounts={"cpu": 4}),)
 
 def farm(*offers, strategy="fair_share", **settings):
     """A scheduler with these workers, w0, w1 and so on; a number stands for so many with four cpus."""
-    scheduler = Scheduler(STRATEGIES[strategy](), SchedulerSettings(**settings))
+    scheduler = ShapeScheduler(STRATEGIES[strategy](), SchedulerSettings(**settings))
     numbered = [{"devices": {"cpu": 4}} for offer in offers for _ in range(offer if isinstance(offer, int) else 0)] + [
         offer for offer in offers if isinstance(offer, dict)
     ]
@@ -122,7 +118,10 @@ def test_alternatives_in_their_order():
     scheduler = farm(DEAR, CHEAP)
     needs = (Need(amounts={"gpu": 1}, labels=("gpu",)), Need(amounts={"cpu": 16}))
     add(scheduler, "a", "b", "c", needs=needs)
-    assert scheduler.decide(9, 0.0) == [Placement("a", ("w0",), 0), Placement("b", ("w1",), 1)]
+    assert scheduler.decide(9, 0.0) == [
+        Placement(task="a", workers=("w0",), alternative=0),
+        Placement(task="b", workers=("w1",), alternative=1),
+    ]
 
 
 def test_the_cheapest_class_that_can():
@@ -225,9 +224,9 @@ def test_a_worker_that_comes_back_still_has_what_runs_on_it():
 
 def test_placements_that_are_read_before_their_workers():
     """A new leader reads attempts of which it does not know the workers yet; a failover must not place twice."""
-    scheduler = Scheduler()
+    scheduler = ShapeScheduler()
     adopted = ReadyTask(task="a", needs=WHOLE)
-    scheduler.task_placed("a", ("w0",), 0, adopted)
+    scheduler.task_placed(adopted, ("w0",), 0)
     scheduler.worker_offers(WorkerOffer(worker="w0", devices={"cpu": 4}))
     add(scheduler, "b", submitted=1.0)
     assert started(scheduler) == {}
@@ -251,7 +250,7 @@ def test_a_refused_placement_is_free_again():
     scheduler.placement_refused("a")
     scheduler.placement_refused("unknown")
     assert started(scheduler) == {"a": "w0"}
-    scheduler.task_placed("a", ("w0",), 0, ReadyTask(task="a"))
+    scheduler.task_placed(ReadyTask(task="a"), ("w0",), 0)
     scheduler.placement_refused("a")
     add(scheduler, "b")
     assert started(scheduler) == {}
@@ -262,7 +261,7 @@ def test_somebody_else_placed_it_elsewhere():
     scheduler = farm(ONE, ONE)
     add(scheduler, "a")
     assert started(scheduler) == {"a": "w0"}
-    scheduler.task_placed("a", ("w1",), 0, ReadyTask(task="a"))
+    scheduler.task_placed(ReadyTask(task="a"), ("w1",), 0)
     add(scheduler, "b")
     assert started(scheduler) == {"b": "w0"}
 
@@ -500,6 +499,6 @@ def test_who_names_no_amount_gets_a_cpu():
 
 def test_wrong_numbers():
     with pytest.raises(ValueError, match="'vision' was given the weight 0"):
-        Scheduler().project("vision", 0)
+        ShapeScheduler().project("vision", 0)
     with pytest.raises(ValueError, match="reserve_after=-1: expected a number that is not negative"):
         SchedulerSettings(reserve_after=-1)

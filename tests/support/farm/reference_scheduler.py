@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dtf_lightning.farm.rules.needs import ONE_CPU, asked, offered, scarce_first
-from dtf_lightning.farm.rules.scheduling import Candidate, Looks, Placement, ReadyTask, SchedulerSettings
-from dtf_lightning.farm.rules.scheduling.strategies import FairShare
+from dtf_lightning.farm.rules.needs import DEFAULT_NEED, asked, offered, scarce_first
+from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask
+from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
+from dtf_lightning.farm.rules.scheduling.strategies import Candidate, FairShare, Looks
 
 INFINITY = float("inf")
 
@@ -69,7 +70,8 @@ class ReferenceScheduler:
         self.waiting[task.task] = task
         self._tidy()
 
-    def task_placed(self, task, workers, alternative, ready):
+    def task_placed(self, ready, workers, alternative):
+        task = ready.task
         workers = tuple(dict.fromkeys(workers))
         known = self.placed.get(task)
         if known and (known.workers, known.alternative) == (workers, alternative):
@@ -155,7 +157,7 @@ class ReferenceScheduler:
         del self.waiting[task.task]
         self._place(task, names, alternative, now, promised=True)
         self._tidy()
-        return Placement(task.task, names, alternative)
+        return Placement(task=task.task, workers=names, alternative=alternative)
 
     def _firsts(self):
         """Project -> shape -> its task of the best rank."""
@@ -428,7 +430,7 @@ class ReferenceScheduler:
 def shape_of(task):
     """(demands, gang, excluded, licences): what makes tasks interchangeable."""
     demands = []
-    for need in task.needs or (ONE_CPU,):
+    for need in task.needs or (DEFAULT_NEED,):
         amounts = tuple(sorted((name, asked(amount)) for name, amount in need.amounts.items() if asked(amount)))
         demands.append((amounts or (("cpu", 1000),), tuple(sorted(set(need.labels))), need.exclusive))
     limits = tuple(sorted((name, units) for name, units in task.limits.items() if units > 0))

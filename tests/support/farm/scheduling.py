@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.rules.scheduling import ReadyTask, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask, WorkerOffer
 
 TASKS = [f"t{number}" for number in range(24)]
 WORKERS = [f"w{number}" for number in range(6)]
@@ -116,9 +116,9 @@ def perform(scheduler: Any, step: Step, now: float) -> tuple[Any, float]:
             task = placed[number % len(placed)]
             known = scheduler.placed[task]
             # What the record shows of our own decision changes nothing, so the task's words do not matter.
-            scheduler.task_placed(task, known.workers, known.alternative, ReadyTask(task=task))
+            scheduler.task_placed(ReadyTask(task=task), known.workers, known.alternative)
         case "adopt", (task, workers, alternative):
-            scheduler.task_placed(task.task, workers, alternative, task)
+            scheduler.task_placed(task, workers, alternative)
         case "many_ready", many:
             for task in many:
                 scheduler.task_ready(task)

@@ -1,1 +1,1 @@
-"""What a farm decides: which task runs on which workers. Pure functions and states, standard library only."""
+"""The farm's decisions: pure functions and values, of the standard library only. No clock, no input and output."""

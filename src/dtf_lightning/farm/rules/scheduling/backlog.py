@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask
 from dtf_lightning.farm.rules.scheduling.projects import Project, Queue, Rank, Task
 from dtf_lightning.farm.rules.scheduling.shapes import Shape, ShapeKey
-from dtf_lightning.farm.rules.scheduling.values import ReadyTask
 
 
 class Backlog:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dtf_lightning.farm.rules.scheduling.values import WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import WorkerOffer
 from dtf_lightning.farm.rules.scheduling.worker_classes import (
     ClassKey,
     Demand,

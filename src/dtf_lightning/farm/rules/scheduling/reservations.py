@@ -19,8 +19,8 @@ from itertools import accumulate
 
 from dtf_lightning.farm.rules.scheduling.backlog import listed_rank
 from dtf_lightning.farm.rules.scheduling.projects import Project, Queue, Rank
+from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 from dtf_lightning.farm.rules.scheduling.shapes import Shape
-from dtf_lightning.farm.rules.scheduling.values import SchedulerSettings
 from dtf_lightning.farm.rules.scheduling.worker_classes import Reservation, Worker, WorkerClass
 
 

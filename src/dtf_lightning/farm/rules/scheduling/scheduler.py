@@ -17,15 +17,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
+from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, WorkerOffer
 from dtf_lightning.farm.rules.scheduling.explanation import why_it_waits
 from dtf_lightning.farm.rules.scheduling.licences import Licences
 from dtf_lightning.farm.rules.scheduling.pool import Pool
 from dtf_lightning.farm.rules.scheduling.projects import Project, Queue, Rank, Task
 from dtf_lightning.farm.rules.scheduling.reservations import deserving, note_starts, plan_reservation
 from dtf_lightning.farm.rules.scheduling.search import Found, find_gang, find_reserved, find_unreserved, fresh_for_gang
+from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 from dtf_lightning.farm.rules.scheduling.shapes import Shape
 from dtf_lightning.farm.rules.scheduling.strategies import FairShare, Strategy
-from dtf_lightning.farm.rules.scheduling.values import Placement, ReadyTask, SchedulerSettings, WorkerOffer
 from dtf_lightning.farm.rules.scheduling.worker_classes import Reservation, Worker, WorkerClass
 
 
@@ -41,8 +42,8 @@ class Placed(NamedTuple):
     """The record does not show it yet."""
 
 
-class Scheduler:
-    """Decides which tasks start where. Not thread-safe.
+class ShapeScheduler:
+    """A `door.Scheduler`: decides which tasks start where. Not thread-safe.
 
     Args:
         strategy: which worker is taken if several have room.
@@ -77,14 +78,14 @@ class Scheduler:
         self._drop(task.task)
         self._wait(self.backlog.know(task))
 
-    def task_placed(self, task: str, workers: Sequence[str], alternative: int, ready: ReadyTask) -> None:
+    def task_placed(self, ready: ReadyTask, workers: Sequence[str], alternative: int) -> None:
         """The record shows a task on its workers: our own decision, or one of an earlier leader."""
         names = tuple(dict.fromkeys(workers))
-        placed = self.placed.get(task)
+        placed = self.placed.get(ready.task)
         if placed is not None and placed.workers == names and placed.alternative == alternative:
-            self.placed[task] = placed._replace(promised=False)
+            self.placed[ready.task] = placed._replace(promised=False)
             return
-        self._drop(task)
+        self._drop(ready.task)
         self._place(self.backlog.know(ready), names, alternative, began=None)
 
     def task_gone(self, task: str) -> None:
@@ -281,7 +282,7 @@ class Scheduler:
                 heapq.heapreplace(self._turns, (project.share, project.ranks[0], project.name, project))
             else:
                 heapq.heappop(self._turns)
-        return Placement(task.name, names, found.alternative)
+        return Placement(task=task.name, workers=names, alternative=found.alternative)
 
     def _nobody_has_room(self) -> None:
         for shape in self.backlog.awake.values():

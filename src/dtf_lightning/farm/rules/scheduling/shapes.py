@@ -11,9 +11,9 @@ from bisect import insort
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dtf_lightning.farm.rules.needs import ONE_CPU
+from dtf_lightning.farm.rules.needs import DEFAULT_NEED
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask
 from dtf_lightning.farm.rules.scheduling.strategies import Strategy
-from dtf_lightning.farm.rules.scheduling.values import ReadyTask
 from dtf_lightning.farm.rules.scheduling.worker_classes import (
     ClassKey,
     Demand,
@@ -36,7 +36,7 @@ class ShapeKey(NamedTuple):
     def of(cls, task: ReadyTask) -> ShapeKey:
         """The shape of a task."""
         return cls(
-            tuple(Demand.of(need) for need in task.needs or (ONE_CPU,)),
+            tuple(Demand.of(need) for need in task.needs or (DEFAULT_NEED,)),
             max(1, task.gang),
             tuple(sorted(set(task.excluded))),
             tuple(sorted((name, units) for name, units in task.limits.items() if units > 0)),

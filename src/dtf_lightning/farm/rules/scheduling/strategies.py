@@ -57,7 +57,7 @@ class FairShare:
 
     looks: Looks = Looks.IF_NEAR
 
-    def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:  # noqa: ARG002 - the protocol's
+    def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:
         return alternative, cost
 
     def worker_order(self, candidate: Candidate) -> tuple[float, ...]:
@@ -96,7 +96,7 @@ class LeastLoaded:
 
     looks: Looks = Looks.ALWAYS
 
-    def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:  # noqa: ARG002 - the protocol's
+    def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:
         return (alternative,)
 
     def worker_order(self, candidate: Candidate) -> tuple[float, ...]:
@@ -109,7 +109,7 @@ class Locality:
 
     looks: Looks = Looks.IF_NEAR
 
-    def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:  # noqa: ARG002 - the protocol's
+    def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:
         return ()
 
     def worker_order(self, candidate: Candidate) -> tuple[float, ...]:
@@ -122,7 +122,7 @@ class RoundRobin:
 
     looks: Looks = Looks.ALWAYS
 
-    def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:  # noqa: ARG002 - the protocol's
+    def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:
         return (alternative,)
 
     def worker_order(self, candidate: Candidate) -> tuple[float, ...]:

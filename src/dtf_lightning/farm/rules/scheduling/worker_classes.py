@@ -16,7 +16,7 @@ from operator import add, ge, sub
 from typing import NamedTuple
 
 from dtf_lightning.farm.rules.needs import Need, asked, offered, scarce_first
-from dtf_lightning.farm.rules.scheduling.values import WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import WorkerOffer
 
 Vector = tuple[int, ...]
 """Thousandths of each of a class' resources."""
