@@ -41,7 +41,7 @@ ELASTIC = [
 FARM: list[set[str]] = [
     {"farm.rules"},
     {"farm.json_values"},
-    {"farm.record", "farm.tokens", "farm.home", "farm.sources"},
+    {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.messages"},
     {"farm.server", "farm.worker", "farm.client"},
     {"farm.up"},
@@ -197,7 +197,7 @@ def test_each_dependency_stays_in_its_rooms():
     assert not wrong
 
 
-@pytest.mark.parametrize("rules", ["elastic.rules"])
+@pytest.mark.parametrize("rules", ["elastic.rules", "farm.rules"])
 def test_the_rules_are_pure(rules):
     """No I/O, no clock, no threads, no chance."""
     wrong = [
