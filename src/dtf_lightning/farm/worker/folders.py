@@ -1,9 +1,12 @@
 """Where a farm worker keeps what on its disk. All of it is its owner's only: logs and results may be confidential.
 
     <folder>/worker.lock, keeper.lock, keeper.socket, keeper.log
-    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin results/ work/ temporary/
+    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin results/ work/
     <folder>/spool/<task>.<revision>.json
     <folder>/cache/
+    <temporary>/dtf-<mark>/                 an attempt's TMPDIR, until its end
+
+An attempt's temporary files lie elsewhere because sockets are made there, whose paths have 107 bytes at most.
 
 A file that is written by `write_durably` is whole under its name, or not there, whatever happens meanwhile.
 """
@@ -100,17 +103,13 @@ class AttemptFolder:
     def work(self) -> Path:
         return self.path / "work"
 
-    @property
-    def temporary(self) -> Path:
-        return self.path / "temporary"
-
     def make(self) -> None:
-        for folder in (self.path, self.results, self.work, self.temporary):
+        for folder in (self.path, self.results, self.work):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def clear_workspace(self) -> None:
         """Remove all but order, end and log."""
-        for part in (self.results, self.work, self.temporary):
+        for part in (self.results, self.work):
             remove_tree(part)
         self.stdin.unlink(missing_ok=True)
 
