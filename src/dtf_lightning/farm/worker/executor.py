@@ -43,7 +43,7 @@ from dtf_lightning.farm.worker.keeper.messages import (
     end_to_json,
 )
 from dtf_lightning.farm.worker.keeper_link import KeeperLink
-from dtf_lightning.farm.worker.logs import LogTeller, is_forgotten, stored_bytes
+from dtf_lightning.farm.worker.logs import KeptLogs, LogTeller, is_forgotten, stored_bytes
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, AttemptStarted, Told
 from dtf_lightning.farm.worker.outcomes import outcome, working_folder
 from dtf_lightning.farm.worker.variables import MARK, attempt_variables, cores
@@ -55,6 +55,8 @@ LOG_LIMIT = 1 << 30
 """Bytes of a log."""
 LOG_FIRST = 1.0
 """Seconds for which an end waits for its log to be told, so that it comes after it where nothing is slow."""
+LOG_PATIENCE = 7 * 86400.0
+"""Seconds after which a log that nobody stores is dropped, once its attempt is recorded."""
 MEBIBYTE = 1 << 20
 
 
@@ -309,6 +311,8 @@ class Executor:
 
     def _go_on(self) -> None:
         """Find the keeper, and what became of the attempts whose outcome is not kept yet."""
+        self._folders.remove_leftovers()
+        KeptLogs(self._folders.path).drop(LOG_PATIENCE, time.time())
         kept = [live for folder in self._folders.all_attempts() if (live := self._kept(folder)) is not None]
         said = self._link.connect()
         running = {message.name for message in said if isinstance(message, Started)}

@@ -141,12 +141,16 @@ class WorkerFolders:
         return self.spool / f"{_name(task, revision)}.json"
 
     def all_attempts(self) -> Iterator[AttemptFolder]:
-        """Those whose order is on the disk. Leftovers of removed ones, and of some that were never started, go."""
+        """Those whose order is on the disk."""
         for path in sorted(self.attempts.iterdir()):
+            if not path.name.startswith(TRASH) and AttemptFolder(path).order.exists():
+                yield AttemptFolder(path)
+
+    def remove_leftovers(self) -> None:
+        """Of attempts that were just being made or removed when a process was killed. Only whoever has the lock may call it."""
+        for path in list(self.attempts.iterdir()):
             if path.name.startswith(TRASH) or not AttemptFolder(path).order.exists():
                 remove_tree(path)
-            else:
-                yield AttemptFolder(path)
 
     def lock(self) -> int:
         """Make the folder this process's; the descriptor is the lock. Raises `SettingsError` if another one has it."""
