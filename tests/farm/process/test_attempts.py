@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from dtf_lightning.clock import poll_until
-from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptStarted
 from support.farm.worker import PATIENCE
 
@@ -36,7 +35,12 @@ def test_it_completes(worker):
     """Started is told before the end, and the outcome has its times and what it has used."""
     revision = worker.start(sys.executable, "-c", "sum(range(3_000_000)); bytearray(60 << 20); print('done')")
     outcome = worker.heard.ended(revision).outcome
-    assert (outcome.kind, outcome.exit_code, outcome.signal, outcome.reason) == ("completed", 0, None, "exit code 0")
+    assert (outcome.kind.value, outcome.exit_code, outcome.signal, outcome.reason) == (
+        "completed",
+        0,
+        None,
+        "exit code 0",
+    )
     assert worker.heard.output(revision) == b"done\n"
     assert (outcome.tail, outcome.log_bytes) == ("done\n", 5)
     assert 0.02 < outcome.cpu_seconds < 20
@@ -56,7 +60,12 @@ def test_it_completes(worker):
 )
 def test_it_fails(worker, script, exit_code, number, reason):
     outcome = worker.run_shell(script).outcome
-    assert (outcome.kind, outcome.exit_code, outcome.signal, outcome.reason) == ("failed", exit_code, number, reason)
+    assert (outcome.kind.value, outcome.exit_code, outcome.signal, outcome.reason) == (
+        "failed",
+        exit_code,
+        number,
+        reason,
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,12 +79,12 @@ def test_it_fails(worker, script, exit_code, number, reason):
 def test_it_cannot_be_started(worker, command, options, exit_code, reason):
     """With a shell's exit codes, and its devices are free again."""
     outcome = worker.run(command, amounts={"gpu": 2}, **options).outcome
-    assert (outcome.kind, outcome.exit_code, outcome.reason) == ("failed", exit_code, reason)
+    assert (outcome.kind.value, outcome.exit_code, outcome.reason) == ("failed", exit_code, reason)
 
 
 def test_a_timeout(worker):
     outcome = worker.run_shell("exec sleep 60", timeout=0.2).outcome
-    assert (outcome.kind, outcome.signal) == (OutcomeKind.TIMEOUT, signal.SIGTERM)
+    assert (outcome.kind.value, outcome.signal) == ("timeout", signal.SIGTERM)
     assert outcome.reason == "ended by its timeout of 0.2 s"
 
 
@@ -85,7 +94,7 @@ def test_cancel_is_sigterm_first(worker):
     worker.heard.printed(revision, b"ready")
     worker.executor.cancel(f"t{revision}", revision, "nobody wants it")
     outcome = worker.heard.ended(revision).outcome
-    assert (outcome.kind, outcome.exit_code, outcome.reason) == ("cancelled", 7, "cancelled: nobody wants it")
+    assert (outcome.kind.value, outcome.exit_code, outcome.reason) == ("cancelled", 7, "cancelled: nobody wants it")
     assert outcome.tail == "ready\nbye\n"
 
 
@@ -95,7 +104,7 @@ def test_cancel_is_sigkill_after_the_grace(worker):
     worker.heard.printed(revision, b"ready")
     worker.executor.cancel(f"t{revision}", revision, "")
     outcome = worker.heard.ended(revision).outcome
-    assert (outcome.kind, outcome.signal, outcome.reason) == ("cancelled", signal.SIGKILL, "cancelled")
+    assert (outcome.kind.value, outcome.signal, outcome.reason) == ("cancelled", signal.SIGKILL, "cancelled")
     assert outcome.ended - outcome.started >= 0.2
 
 
@@ -112,7 +121,7 @@ def test_what_had_ended_by_itself_is_not_cancelled(worker):
     end = worker.run("true")
     worker.executor.cancel(end.task, end.revision, "too late")
     worker.executor.cancel("never heard of", 4, "")
-    assert worker.run("true").outcome.kind == "completed"
+    assert worker.run("true").outcome.kind.value == "completed"
     assert len(worker.heard.all(AttemptEnded, end.revision)) == 1
 
 
@@ -219,7 +228,7 @@ def test_input_that_nobody_reads(worker):
     worker.heard.printed(revision, b"closed")
     worker.executor.feed(f"t{revision}", revision, bytes(1 << 20))
     worker.executor.cancel(f"t{revision}", revision, "")
-    assert worker.heard.ended(revision).outcome.kind == "cancelled"
+    assert worker.heard.ended(revision).outcome.kind.value == "cancelled"
 
 
 def test_no_input(worker):
@@ -238,6 +247,33 @@ def test_secrets_are_masked(worker):
     assert end.outcome.tail == "***\ns3cr3\n******"
     log = worker.folder / "attempts" / f"{end.task}.{end.revision}"
     assert not any(b"s3cr3t/+=" in path.read_bytes() for path in log.rglob("*") if path.is_file())
+
+
+# --- results -----------------------------------------------------------------------------------------------------------
+
+REPORTER = """
+import os, pathlib
+from dtf_lightning.farm import report
+report(loss=0.5, step=1)
+report({"loss": 0.25})
+folder = pathlib.Path(os.environ["DTF_FARM_RESULTS"])
+(folder / "junit.xml").write_text("<testsuite><testcase/><testcase><failure/></testcase></testsuite>")
+(folder / "plot.png").write_bytes(bytes(10))
+pathlib.Path("out").mkdir()
+pathlib.Path("out/model.bin").write_bytes(bytes(20))
+raise SystemExit(1)
+"""
+
+
+def test_what_it_reports(worker):
+    """Metrics, test cases and files come with the outcome, also of an attempt that fails."""
+    outcome = worker.run(sys.executable, "-c", REPORTER, artifacts=("out/*", "missing/*")).outcome
+    assert outcome.metrics == {"loss": 0.25, "step": 1.0}
+    assert outcome.counts == {"tests": 2, "passed": 1, "failed": 1, "errors": 0, "skipped": 0}
+    (metrics,) = (name for name in outcome.artifacts if name.startswith("metrics-"))
+    assert sorted(outcome.artifacts) == sorted([metrics, "junit.xml", "out/model.bin", "plot.png"])
+    assert Path(outcome.artifacts["out/model.bin"]).read_bytes() == bytes(20)
+    assert outcome.reason == "exit code 1; no file matches the artifacts 'missing/*'"
 
 
 # --- environment, devices, limits --------------------------------------------------------------------------------------
@@ -282,7 +318,7 @@ def test_devices_are_shared_out(worker):
     if {"0", "1"} <= cores:
         assert [text[-1] for text in texts[:2]] == ["0", "1"]
     refused = worker.run("true", amounts={"gpu": 1}).outcome
-    assert (refused.kind, refused.exit_code) == ("lost", None)
+    assert (refused.end.value, refused.exit_code) == ("lost", None)
     assert refused.reason == "it needs 1 gpu, and this worker has 0 free (0 whole ones)"
     for revision in revisions:
         worker.executor.feed(f"t{revision}", revision, None)
@@ -294,7 +330,7 @@ def test_killed_for_its_memory(worker):
     """By the cgroup where there is one, else by us; and it is told."""
     script = "import time\nheld = []\nwhile True: held.append(bytearray(8 << 20)); time.sleep(0.01)"
     outcome = worker.run(sys.executable, "-c", script, amounts={"memory": 64}).outcome
-    assert (outcome.kind, outcome.reason) == ("failed", "killed for its memory limit of 64 MiB")
+    assert (outcome.kind.value, outcome.reason) == ("failed", "killed for its memory limit of 64 MiB")
     assert outcome.peak_memory > 30 << 20
 
 
@@ -303,7 +339,7 @@ def test_a_child_is_killed_for_its_memory(worker):
     script = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = [bytearray(1 << 20) for _ in range(500)]; input()'])\ninput()"
     revision = worker.start(sys.executable, "-c", script, amounts={"memory": 64}, stdin=True)
     outcome = worker.heard.ended(revision).outcome
-    assert (outcome.kind, outcome.reason) == ("failed", "killed for its memory limit of 64 MiB")
+    assert (outcome.kind.value, outcome.reason) == ("failed", "killed for its memory limit of 64 MiB")
 
 
 # --- the same again ----------------------------------------------------------------------------------------------------
@@ -319,10 +355,49 @@ def test_started_once(worker, tmp_path):
     worker.executor.feed(f"t{revision}", revision, None)
     worker.heard.ended(revision)
     worker.shell(script, task=f"t{revision}", revision=revision, stdin=True)
-    assert worker.run("true").outcome.kind == "completed"
+    assert worker.run("true").outcome.kind.value == "completed"
     assert (tmp_path / "times").read_text() == "started\n"
     assert len(worker.heard.all(AttemptEnded, revision)) == 1
     assert f"t{revision}" not in worker.executor.running()
+
+
+def test_a_workspace_is_prepared(worker):
+    """In a thread: another attempt runs and ends meanwhile. What is fed before the command runs is there for it."""
+    reader, writer = os.pipe()
+
+    def prepare(folder):
+        os.read(reader, 1)
+        (folder / "input").write_text("prepared\n")
+
+    revision = worker.shell("cat input -", stdin=True, prepare=prepare)
+    for data in (b"fed\n", None):
+        worker.executor.feed(f"t{revision}", revision, data)
+    worker.run("true")
+    assert worker.executor.running() == {f"t{revision}": revision}
+    os.close(writer)
+    assert worker.heard.ended(revision).outcome.tail == "prepared\nfed\n"
+    os.close(reader)
+
+
+def test_a_preparation_fails(worker):
+    """The attempt is lost: another worker may have more luck."""
+
+    def prepare(folder):
+        raise ValueError("the digest is wrong")
+
+    outcome = worker.run("true", prepare=prepare).outcome
+    assert (outcome.kind.value, outcome.reason) == ("lost", "the worker could not prepare it: the digest is wrong")
+
+
+def test_cancelled_while_it_is_prepared(worker):
+    """It is not started at all."""
+    reader, writer = os.pipe()
+    revision = worker.start("touch", "started", prepare=lambda folder: os.read(reader, 1))
+    worker.executor.cancel(f"t{revision}", revision, "")
+    os.close(writer)
+    assert worker.heard.ended(revision).outcome.kind.value == "cancelled"
+    assert not (worker.folder / "attempts" / f"t{revision}.{revision}" / "work" / "started").exists()
+    os.close(reader)
 
 
 def test_a_newer_attempt_ends_the_older(worker):
@@ -330,7 +405,7 @@ def test_a_newer_attempt_ends_the_older(worker):
     worker.heard.started(old)
     new = worker.start("true", task=f"t{old}", number=2)
     assert worker.heard.ended(old).outcome.reason == "cancelled: a newer attempt at its task has come"
-    assert worker.heard.ended(new).outcome.kind == "completed"
+    assert worker.heard.ended(new).outcome.kind.value == "completed"
 
 
 def test_many_at_once(worker):

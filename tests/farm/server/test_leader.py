@@ -30,7 +30,7 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.record.writes import Assign, Cancel, Decision, RecordResult, RecordRetry, Register, Submit
 from dtf_lightning.farm.rules.attempts import SUSPECT, Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.rules.scheduling.first_fit import FirstFit
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.envelopes import ended_without_attempt, envelope_of
 from dtf_lightning.farm.server.leader import Leader, Now
 
@@ -64,7 +64,7 @@ class Watcher:
                     held = self.mirror.get(Kind.LEADER)
                     if held is not None and held.create_revision == self.epoch:
                         self.leader = Leader(
-                            self.mirror, self.world.keys, self.epoch, FirstFit(), grace=GRACE, now=self.world.now
+                            self.mirror, self.world.keys, self.epoch, ShapeScheduler(), grace=GRACE, now=self.world.now
                         )
                     else:
                         self.leader = None

@@ -16,7 +16,7 @@ PATIENCE = 20.0
 DEVICES = {"cpu": ("0", "1"), "gpu": ("nvidia/0", "nvidia/1")}
 
 T = TypeVar("T")
-_ids = itertools.count(1)
+_ids = itertools.count(100)
 
 
 class Listener:
@@ -76,7 +76,8 @@ class Worker:
         """Start an attempt; its revision. Its task is `t<revision>`."""
         revision = next(_ids)
         values = {"task": f"t{revision}", "number": 1, "revision": revision, "command": command, "grace": 5.0}
-        self.executor.start(AttemptOrder(**values | options))
+        prepare = options.pop("prepare", None)
+        self.executor.start(AttemptOrder(**values | options), prepare)
         return revision
 
     def shell(self, script: str, **options: Any) -> int:

@@ -22,7 +22,7 @@ from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.record.writes import Decision, Write
-from dtf_lightning.farm.rules.scheduling.first_fit import FirstFit
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.leader import Leader, Now
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import PAUSE, wait_for_event
@@ -73,7 +73,9 @@ class Leading:
             log.warning("leads no more")
             self._leader = None
         if epoch and self._leader is None:
-            self._leader = Leader(self._pool.mirror, self._record.keys, epoch, FirstFit(), grace=GRACE, now=self._now())
+            self._leader = Leader(
+                self._pool.mirror, self._record.keys, epoch, ShapeScheduler(), grace=GRACE, now=self._now()
+            )
             log.info("leads, epoch %d", epoch)
             self._work.set()
 

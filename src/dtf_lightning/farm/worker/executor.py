@@ -18,7 +18,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from dtf_lightning import environment
@@ -65,6 +66,11 @@ class _Live:
     allotment: Allotment
     fed: int = 0
     """Bytes of its standard input."""
+    fed_all: bool = False
+    handed_over: bool = False
+    """Whether the keeper has it."""
+    stop: Stop | None = None
+    """Why it is to end, if that was said before the keeper had it."""
     ended: bool = False
 
 
@@ -78,6 +84,8 @@ class Executor:
         tell: is called from several threads at once with what happens. What it raises is logged. Output may be told after
             the end where it is slow: all has come with `AttemptOutcome.log_bytes` bytes.
         patience: seconds for which attempts go on without a worker, if this process ends without `close`.
+        log_limit: bytes of an attempt's log; what it prints beyond is dropped and counted.
+        cgroups: whether attempts are held to their memory limits by cgroups where that can be.
 
     Raises `SettingsError` if another worker uses the folder, `PeerError` if the keeper does not start.
     """
@@ -90,6 +98,7 @@ class Executor:
         tell: Callable[[Told], object],
         patience: float = 60.0,
         log_limit: int = LOG_LIMIT,
+        cgroups: bool = True,
     ) -> None:
         self._folders = WorkerFolders(folder)
         self._lock_file = self._folders.lock()
@@ -100,7 +109,9 @@ class Executor:
         self._threads: set[threading.Thread] = set()
         self._ledger = Ledger(devices)
         self._logs = LogTeller(tell)
-        self._link = KeeperLink(self._folders, patience=patience, hear=self._hear, gone=self._keeper_gone)
+        self._link = KeeperLink(
+            self._folders, patience=patience, cgroups=cgroups, hear=self._hear, gone=self._keeper_gone
+        )
         self._closing = False
         self.confinement = ""
         """What holds attempts to their memory limit: `cgroup v2`, `cgroup v1` or `rlimit`."""
@@ -110,10 +121,15 @@ class Executor:
             self._end_threads()
             raise
 
-    def start(self, order: AttemptOrder) -> None:
+    def start(self, order: AttemptOrder, prepare: Callable[[Path], object] | None = None) -> None:
         """Start an attempt; one that was started already, and be it by an earlier process, is not started again.
 
         What goes wrong is told as its end.
+
+        Args:
+            order: the attempt.
+            prepare: puts what the command needs into its workspace, in a thread of its own and before the command is
+                started. An attempt whose preparation raises is lost, with the error in its reason.
         """
         folder = self._folders.attempt(order.task, order.revision)
         with self._lock:
@@ -126,16 +142,20 @@ class Executor:
                 return
             live = _Live(order, folder, uuid.uuid4().hex, allotment)
             self._live[folder.name] = live
+            try:
+                self._make_folder(live)
+            except OSError as error:
+                end = _lost(_unprepared(error))
+                self._in_thread(lambda: self._ended(live, end))
+                return
             older = [it for it in self._live.values() if it.order.task == order.task and it is not live]
         for it in older:
             self.cancel(order.task, it.order.revision, "a newer attempt at its task has come")
-        try:
-            self._prepare(live)
-        except OSError as error:
-            self._ended(live, _lost(f"the worker could not prepare it: {error}"))
-            return
-        self._logs.follow(folder)
-        self._link.say(self._request(live))
+        if prepare is None:
+            self._begin(live)
+        else:
+            with self._lock:
+                self._in_thread(lambda: self._begin(live, prepare))
 
     def feed(self, task: str, revision: int, data: bytes | None) -> None:
         """Give an attempt that was ordered with `stdin` more to read; `None`: that was all. Never waits for it."""
@@ -143,24 +163,21 @@ class Executor:
             live = self._live.get(self._folders.attempt(task, revision).name)
             if live is None or live.ended or not live.order.stdin:
                 return
-            complete = data is None
+            live.fed_all = live.fed_all or data is None
             try:
                 with live.folder.stdin.open("ab") as file:
                     file.write(data or b"")
                     live.fed = file.tell()
             except OSError as error:
                 log.warning("the standard input of task %s ends here: %s", task, error)
-                complete = True
-            self._link.say(Feed(name=live.folder.name, size=live.fed, complete=complete))
+                live.fed_all = True
+            if live.handed_over:
+                self._link.say(Feed(name=live.folder.name, size=live.fed, complete=live.fed_all))
 
     def cancel(self, task: str, revision: int, reason: str) -> None:
         """End an attempt: SIGTERM to all its processes, SIGKILL after its grace. Does nothing if there is no such attempt."""
-        name = self._folders.attempt(task, revision).name
-        with self._lock:
-            known = name in self._live
-        if known:
-            text = f"cancelled: {reason}" if reason else "cancelled"
-            self._link.say(Stop(name=name, kind="cancelled", reason=text))
+        text = f"cancelled: {reason}" if reason else "cancelled"
+        self._stop(Stop(name=self._folders.attempt(task, revision).name, kind="cancelled", reason=text))
 
     def running(self) -> Mapping[str, int]:
         """Task -> revision of its attempt that has not ended yet; the newest where an older one is being ended."""
@@ -170,11 +187,13 @@ class Executor:
 
     def close(self, grace: float) -> None:
         """End all attempts, which are told as lost, and the keeper. What `tell` does not take in time is on disk. Idempotent."""
+        if self._lock_file < 0:
+            return
         with self._lock:
             self._closing = True
             names = list(self._live)
         for name in names:
-            self._link.say(Stop(name=name, kind="lost", reason="ended because its worker ended", grace=grace))
+            self._stop(Stop(name=name, kind="lost", reason="ended because its worker ended", grace=grace))
         with self._no_attempt:
             if not self._no_attempt.wait_for(lambda: not self._live, grace + KILL_PATIENCE + LOG_FIRST + 5.0):
                 log.error("these attempts did not end: %s", sorted(self._live))
@@ -185,6 +204,14 @@ class Executor:
         with self._lock:
             self._closing = True
         self._leave(end_keeper=False)
+
+    def _stop(self, stop: Stop) -> None:
+        with self._lock:
+            live = self._live.get(stop.name)
+            if live is not None and live.handed_over:
+                self._link.say(stop)
+            elif live is not None:
+                live.stop = live.stop or stop
 
     def _leave(self, *, end_keeper: bool) -> None:
         self._link.close(end_keeper=end_keeper)
@@ -205,7 +232,26 @@ class Executor:
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
-    def _prepare(self, live: _Live) -> None:
+    def _begin(self, live: _Live, prepare: Callable[[Path], object] | None = None) -> None:
+        try:
+            if prepare is not None:
+                prepare(live.folder.work)
+        except Exception as error:
+            log.warning("attempt %s could not be prepared", live.folder.name, exc_info=True)
+            self._ended(live, _lost(_unprepared(error)))
+            return
+        self._logs.follow(live.folder)
+        with self._lock:
+            end = None if live.stop is None else _end(live.stop.kind, live.stop.reason)
+            if end is None and not self._link.say(self._request(live)):
+                end = _lost("the worker has no keeper that could start it")
+            live.handed_over = end is None
+            if end is None and (live.fed or live.fed_all):
+                self._link.say(Feed(name=live.folder.name, size=live.fed, complete=live.fed_all))
+        if end is not None:
+            self._ended(live, end)
+
+    def _make_folder(self, live: _Live) -> None:
         """Make its folder. It counts as started from the moment that its order is there."""
         live.folder.make()
         if live.order.stdin:
@@ -263,7 +309,7 @@ class Executor:
         self._link.listen()
         for live in kept:
             if live.folder.name not in running and not live.ended:
-                self._in_thread(lambda live=live: self._ended(live, self._end_of(live)))  # type: ignore[misc]
+                self._in_thread(partial(self._ended_unseen, live))
 
     def _kept(self, folder: AttemptFolder) -> _Live | None:
         """An attempt of an earlier process; `None` if its outcome is in the spool, or nobody wants it any more."""
@@ -272,11 +318,15 @@ class Executor:
         try:
             body = json.loads(folder.order.read_bytes())
             fed = folder.stdin.stat().st_size if folder.stdin.exists() else 0
-            return _Live(AttemptOrder.from_json(body["order"]), folder, body["mark"], body["allotment"], fed)
+            order = AttemptOrder.from_json(body["order"])
+            return _Live(order, folder, body["mark"], body["allotment"], fed, handed_over=True)
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.error("what attempt %s was cannot be read; it is removed: %r", folder.name, error)
             folder.remove()
             return None
+
+    def _ended_unseen(self, live: _Live) -> None:
+        self._ended(live, self._end_of(live))
 
     def _end_of(self, live: _Live) -> End:
         """How an attempt ended that no keeper has: as it was noted, else it is lost, and what is left of it is killed."""
@@ -284,9 +334,9 @@ class Executor:
             return end_from_json(live.folder.end.read_bytes())
         except (OSError, ValueError, TypeError):
             num_ended = end_marked(f"{MARK}={live.mark}".encode())
-            left = f"; {num_ended} of its processes were still there and were killed" if num_ended else ""
-            end = _lost(f"nobody saw how it ended: the worker and its keeper had ended before it{left}")
-            return End(**{**vars(end), "started": live.folder.order.stat().st_mtime})
+            left = f"; processes of it that were still there were killed: {num_ended}" if num_ended else ""
+            end = _lost(f"nobody saw how it ended: the keeper of its processes had ended before it{left}")
+            return replace(end, started=live.folder.order.stat().st_mtime)
 
     # --- what the keeper says ----------------------------------------------------------------------------------------
 
@@ -304,20 +354,17 @@ class Executor:
                     self._in_thread(lambda: self._ended(live, end))
 
     def _keeper_gone(self) -> None:
-        """The keeper was killed: so are its attempts, and there is another one for the next."""
-        with self._lock:
-            live = [it for it in self._live.values() if not it.ended]
-            log.error("the keeper has ended; %d attempts are lost", len(live))
-        for it in live:
-            end_marked(f"{MARK}={it.mark}".encode())
-        try:
-            self._link.connect()
-            self._link.listen()
-        except (PeerError, OSError):
-            log.exception("no keeper can be started: this worker runs nothing any more")
-        with self._lock:
-            for it in live:
-                self._in_thread(lambda it=it: self._ended(it, self._end_of(it)))  # type: ignore[misc]
+        """The keeper was killed: its attempts are lost, and there is another one for the next."""
+        with self._lock:  # until there is another one, nothing is handed over
+            lost = [it for it in self._live.values() if it.handed_over and not it.ended]
+            log.error("the keeper has ended; %d attempts are lost", len(lost))
+            try:
+                self._link.connect()
+                self._link.listen()
+            except (PeerError, OSError):
+                log.exception("no keeper can be started: this worker runs nothing any more")
+            for it in lost:
+                self._in_thread(partial(self._ended_unseen, it))
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -363,6 +410,15 @@ class Executor:
             log.exception("nobody took that %s", told)
 
 
+def _unprepared(error: Exception) -> str:
+    return f"the worker could not prepare it: {error}"
+
+
 def _lost(reason: str) -> End:
+    return _end("lost", reason)
+
+
+def _end(kind: str, reason: str) -> End:
+    """The end of an attempt that was not started."""
     now = time.time()
-    return End(status=None, exit_code=None, kind="lost", reason=reason, started=now, ended=now)
+    return End(status=None, exit_code=None, kind=kind, reason=reason, started=now, ended=now)

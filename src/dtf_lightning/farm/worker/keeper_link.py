@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from dtf_lightning.errors import PeerError, ProtocolError
 from dtf_lightning.farm.worker.folders import WorkerFolders
+from dtf_lightning.farm.worker.keeper.cgroups import RLIMIT
 from dtf_lightning.farm.worker.keeper.messages import SOCKET, Complete, Lines, Message, Quit, pack, unpack
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class KeeperLink:
     Args:
         folders: the worker's.
         patience: seconds for which the keeper lets attempts run without a worker.
+        cgroups: whether it may make any.
         hear: is called in a thread of this object, with each message that comes after `connect`.
         gone: is called in the same thread when the keeper has ended although nobody wanted it to.
     """
@@ -39,10 +41,12 @@ class KeeperLink:
         folders: WorkerFolders,
         *,
         patience: float,
+        cgroups: bool,
         hear: Callable[[Message], object],
         gone: Callable[[], object],
     ) -> None:
-        self._folders, self._patience, self._hear, self._gone = folders, patience, hear, gone
+        self._folders, self._hear, self._gone = folders, hear, gone
+        self._arguments = [str(patience), *([] if cgroups else [RLIMIT])]
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,11 +79,14 @@ class KeeperLink:
         self._thread = threading.Thread(target=self._listen, args=(self._socket,), name="farm-keeper-link", daemon=True)
         self._thread.start()
 
-    def say(self, message: Message) -> None:
-        """Send a message. Of a keeper that is gone, `gone` hears."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._socket is not None:
+    def say(self, message: Message) -> bool:
+        """Send a message. Of a keeper that has just gone, `gone` hears; `False`: there is none."""
+        with self._lock:
+            if self._socket is None:
+                return False
+            with contextlib.suppress(OSError):
                 self._socket.sendall(pack(message))
+            return True
 
     def close(self, *, end_keeper: bool) -> None:
         """Leave the keeper alone with its attempts, or let it end with them."""
@@ -111,7 +118,7 @@ class KeeperLink:
         name = "dtf_lightning.farm.worker.keeper"
         with theirs, (self._folders.path / "keeper.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", name, self._folders.path, str(theirs.fileno()), str(self._patience)],
+                [sys.executable, "-P", "-m", name, self._folders.path, str(theirs.fileno()), *self._arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -1,4 +1,4 @@
-"""What a farm worker is asked to run, what it tells about that, and how it ended.
+"""What a farm worker is asked to run, and what it tells about that.
 
 Times are seconds since the epoch (UTC) by the worker's clock; sizes are bytes unless their name says otherwise.
 """

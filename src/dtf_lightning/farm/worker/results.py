@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from xml.etree import ElementTree as ET
 
 MAX_METRICS, MAX_ARTIFACTS = 40, 20
 """Of an outcome, which becomes a small record; what exceeds them stands in the artifact `INDEX`."""
@@ -87,6 +86,8 @@ def _read_metrics(path: Path, name: str, report: Report) -> None:
 
 
 def _read_cases(path: Path, name: str, report: Report) -> None:
+    from xml.etree import ElementTree as ET
+
     counts = dict.fromkeys(("tests", "passed", "failed", "errors", "skipped"), 0)
     kinds = {"failure": "failed", "error": "errors", "skipped": "skipped"}
     try:

@@ -24,6 +24,7 @@ VISIBLE = {
     "huawei": "ASCEND_RT_VISIBLE_DEVICES",
 }
 """Vendor -> the variable by which its library sees some devices only. A device is named `vendor/index`, or `index`."""
+CUDA_ORDER = "CUDA_DEVICE_ORDER"
 NOTHING = {"nvidia": "", "amd": "-1"}
 """Vendor -> what the variable says for none; where it is not known, the variable is left alone."""
 DEFAULT_VENDOR = "nvidia"
@@ -57,7 +58,7 @@ def attempt_variables(
         "TMPDIR": str(folder.temporary),
         **order.environment,
         **order.secrets,
-        **visible_devices(devices, allotment),
+        **_in_the_workers_order(visible_devices(devices, allotment), base),
         environment.FARM_RESULTS: str(folder.results),
         "DTF_FARM_TASK": order.task,
         "DTF_FARM_ATTEMPT": str(order.number),
@@ -81,8 +82,13 @@ def visible_devices(devices: Mapping[str, tuple[str, ...]], allotment: Allotment
         if vendor in VISIBLE and (indices or vendor in NOTHING):
             found[VISIBLE[vendor]] = ",".join(indices) if indices else NOTHING[vendor]
     if DEFAULT_VENDOR in offered:
-        found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # CUDA counts the fastest first, the driver's tools by slot
+        found[CUDA_ORDER] = "PCI_BUS_ID"  # CUDA counts the fastest first, the driver's tools by slot
     return found
+
+
+def _in_the_workers_order(found: dict[str, str], base: Mapping[str, str]) -> dict[str, str]:
+    """A worker that sees some of a machine's devices only has counted them in its own order already."""
+    return {name: value for name, value in found.items() if name != CUDA_ORDER or VISIBLE["nvidia"] not in base}
 
 
 def cores(allotment: Allotment) -> list[int]:

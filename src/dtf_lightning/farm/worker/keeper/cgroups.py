@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RLIMIT = "rlimit"
+NOWHERE = Path("/proc/no-cgroups")
+"""A root without groups."""
 LEAF = "dtf-worker"
 """Group of version 2 into which the worker's own processes go: only a group without processes has groups that limit."""
 
@@ -84,11 +86,13 @@ class Hierarchy:
     """Where this process may make groups.
 
     Args:
+        owner: in the names of its groups; nobody else on this machine makes groups with it.
         root, own: where the kernel shows groups, and those of this process.
     """
 
-    def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
+    def __init__(self, owner: str, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
         self._base, self._version = _usable(root, own)
+        self._prefix = f"dtf-{owner}-"
 
     @property
     def confinement(self) -> str:
@@ -99,12 +103,18 @@ class Hierarchy:
         """A group for an attempt; `None` where there are none, or the kernel refuses."""
         if self._base is None:
             return None
-        group = Group(self._base / f"dtf-attempt-{uuid.uuid4().hex}", self._version)
+        group = Group(self._base / f"{self._prefix}{uuid.uuid4().hex}", self._version)
         try:
             group.path.mkdir()
         except OSError:
             return None
         return group
+
+    def left_behind(self) -> list[Group]:
+        """Groups that an earlier owner of the name could not remove."""
+        if self._base is None:
+            return []
+        return [Group(path, self._version) for path in sorted(self._base.glob(f"{self._prefix}*"))]
 
 
 def _usable(root: Path, own: Path) -> tuple[Path | None, int]:

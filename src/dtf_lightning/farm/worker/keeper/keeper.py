@@ -60,6 +60,7 @@ class Keeper:
         worker: the socket of the worker that has started us.
         listener: where a worker that is started later finds us.
         patience: seconds for which attempts run without a worker.
+        hierarchy: where attempts get their cgroups.
     """
 
     def __init__(
@@ -69,12 +70,12 @@ class Keeper:
         listener: socket.socket,
         *,
         patience: float,
-        hierarchy: Hierarchy | None = None,
+        hierarchy: Hierarchy,
         clock: Clock | None = None,
     ) -> None:
         self._folders = WorkerFolders(folder)
         self._clock = clock or SystemClock()
-        self._hierarchy = hierarchy or Hierarchy()
+        self._hierarchy = hierarchy
         self._patience = patience
         self._selector = selectors.DefaultSelector()
         self._attempts: dict[str, KeptAttempt] = {}

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
@@ -24,6 +25,7 @@ from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, He
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
+from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.logs import KeptLogs
@@ -56,6 +58,8 @@ class WorkerOptions:
     device_names: Mapping[str, tuple[str, ...]]
     """Resource -> names of the devices that are shared out."""
     labels: tuple[str, ...] = ()
+    cache_bytes: int = 4 << 30
+    """Of the sources that are kept for the next task."""
 
 
 class FarmWorker:
@@ -73,6 +77,7 @@ class FarmWorker:
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._fetchers = ThreadPoolExecutor(FETCHES, thread_name_prefix="dtf-farm-fetch")
+        self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
         self._spool = Spool(options.folder)
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
         self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
@@ -211,21 +216,15 @@ class FarmWorker:
         digest = message.specification.source
         if not digest:
             return
-        place = self._folders.cache / "sources" / digest
-        if not place.exists():
-            place.parent.mkdir(exist_ok=True)
-            beside = place.with_name(f".{digest}.{secrets.token_hex(4)}")
-            try:
-                _, chunks = self._connection.stream(f"/api/sources/{digest}")
-                with beside.open("wb") as file:
-                    for chunk in chunks:
-                        file.write(chunk)
-                beside.replace(place)
-            finally:
-                beside.unlink(missing_ok=True)
         folder = self._folders.attempt(message.task, message.revision)
         folder.make()
-        unpack(place, folder.work)
+        with self._inputs.hold(digest, lambda file: self._fetch(digest, file)) as archive:
+            unpack(archive, folder.work)
+
+    def _fetch(self, digest: str, file: BinaryIO) -> None:
+        _, chunks = self._connection.stream(f"/api/sources/{digest}")
+        for chunk in chunks:
+            file.write(chunk)
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str, began: float) -> None:
         outcome = AttemptOutcome(kind=kind, reason=reason, started=began, ended=time.time())
