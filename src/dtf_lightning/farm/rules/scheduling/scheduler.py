@@ -318,6 +318,7 @@ class ShapeScheduler:
                 queue.shape.reservation = reservation
                 for other in self.backlog.queues(queue.shape):
                     other.changed = self._firsts_changed = True
+                break  # one a look: it has looked at every worker that could do
 
     def _unreserve(self, reservation: Reservation) -> None:
         for index, held in enumerate(self.reservations):

@@ -121,6 +121,8 @@ class Worker:
     def free_at(self, wanted: Vector, now: float) -> tuple[float, int]:
         """(when there is that much room, how many tasks end before): infinite if that is unknown."""
         assert self.cls is not None
+        if fits(self.room, wanted):
+            return now, 0
         room, at, ended = self.room, now, 0
         for end, _, taken in sorted((self.end_of(task), task, taken) for task, taken in self.running.items()):
             if fits(room, wanted):
