@@ -20,7 +20,7 @@ from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, WorkerOffer
 from dtf_lightning.farm.rules.scheduling.explanation import why_it_waits
 from dtf_lightning.farm.rules.scheduling.licences import Licences
-from dtf_lightning.farm.rules.scheduling.pool import Pool
+from dtf_lightning.farm.rules.scheduling.pool import WorkerPool
 from dtf_lightning.farm.rules.scheduling.projects import Project, Queue, Rank, Task
 from dtf_lightning.farm.rules.scheduling.reservations import deserving, note_starts, plan_reservation
 from dtf_lightning.farm.rules.scheduling.search import Found, find_gang, find_reserved, find_unreserved, fresh_for_gang
@@ -54,7 +54,7 @@ class ShapeScheduler:
     def __init__(self, strategy: Strategy | None = None, settings: SchedulerSettings | None = None) -> None:
         self.strategy: Strategy = FairShare() if strategy is None else strategy
         self.settings = SchedulerSettings() if settings is None else settings
-        self.pool = Pool()
+        self.pool = WorkerPool()
         self.backlog = Backlog(self.settings.age)
         self.available = Licences()
         self.placed: dict[str, Placed] = {}
