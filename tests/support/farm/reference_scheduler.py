@@ -65,8 +65,9 @@ class ReferenceScheduler:
     # --- events ---
 
     def task_ready(self, task):
+        rank = self._rank(task)
         self.task_gone(task.task)
-        self._rank(task)
+        self.ranks[task.task] = rank
         self.waiting[task.task] = task
         self._tidy()
 
@@ -77,8 +78,9 @@ class ReferenceScheduler:
         if known and (known.workers, known.alternative) == (workers, alternative):
             known.promised = False
             return
+        rank = self._rank(ready)
         self.task_gone(task)
-        self._rank(ready)
+        self.ranks[task] = rank
         self._place(ready, workers, alternative, None, promised=False)
         self._tidy()
 
@@ -328,7 +330,7 @@ class ReferenceScheduler:
             self.plans.setdefault(task.plan, [submitted, 0])[1] += 1
             submitted = self.plans[task.plan][0]
         longest = INFINITY if task.expected is None else task.expected
-        self.ranks[task.task] = (submitted - task.priority * self.settings.age, -longest, task.sequence, task.task)
+        return submitted - task.priority * self.settings.age, -longest, task.sequence, task.task
 
     def _rank_of(self, task):
         return self.ranks[task.task]

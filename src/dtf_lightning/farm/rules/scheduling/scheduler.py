@@ -76,8 +76,9 @@ class ShapeScheduler:
 
     def task_ready(self, task: ReadyTask) -> None:
         """A task may start: a new one, one whose dependencies have ended, one that comes back after a failed attempt."""
+        known = self.backlog.know(task)  # before the former one is forgotten: its plan may have no other task
         self._drop(task.task)
-        self._wait(self.backlog.know(task))
+        self._wait(known)
 
     def task_placed(self, ready: ReadyTask, workers: Sequence[str], alternative: int) -> None:
         """The record shows a task on its workers: our own decision, or one of an earlier leader."""
@@ -86,8 +87,9 @@ class ShapeScheduler:
         if placed is not None and placed.workers == names and placed.alternative == alternative:
             placed.promised = False
             return
+        known = self.backlog.know(ready)
         self._drop(ready.task)
-        self._place(self.backlog.know(ready), names, alternative, began=None)
+        self._place(known, names, alternative, began=None)
 
     def task_gone(self, task: str) -> None:
         """A task is done, cancelled or unknown. Idempotent."""

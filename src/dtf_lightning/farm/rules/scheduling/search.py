@@ -42,10 +42,11 @@ def find_unreserved(
                 return found
         return None
     for option in options:
-        cls = option.cls
-        worker = cls.best_fit(cls.fresh if only_fresh else cls.room, option.wanted, shape.barred)
-        if worker is not None:
-            return Found((worker,), option.alternative)
+        rooms = option.cls.fresh if only_fresh else option.cls.room
+        if rooms.order:
+            worker = option.cls.best_fit(rooms, option.wanted, shape.barred)
+            if worker is not None:
+                return Found((worker,), option.alternative)
     return None
 
 
