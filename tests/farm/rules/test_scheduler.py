@@ -431,6 +431,16 @@ def test_a_backlog_reserves_nothing():
     assert now > 300
 
 
+def test_a_clock_that_is_set_back():
+    """By an hour, when the large task already waits: it is helped as soon as if it had come then."""
+    scheduler = farm(1)
+    add(scheduler, "before", submitted=1.0)
+    started(scheduler, 3600.0)
+    scheduler.task_gone("before")
+    add(scheduler, "large", needs=WHOLE, submitted=1.5, expected=10.0)
+    assert 2 < run_stream(scheduler, 300, "large", 4.0) < 30
+
+
 def reserved_farm():
     """w0 is held free for `large` from 20 s on, when a task of one cpu is expected to end there; 3 cpus are free."""
     scheduler = farm(1, reserve_after=2.0)

@@ -60,7 +60,7 @@ class ReferenceScheduler:
     reservations: dict = field(default_factory=dict)
     recent: list = field(default_factory=list)
     counted: int = 0
-    next_look: float = -INFINITY
+    last_look: float = -INFINITY
 
     # --- events ---
 
@@ -123,8 +123,8 @@ class ReferenceScheduler:
     def decide(self, at_most, now):
         for running in self.placed.values():
             running.began = now if running.began is None else running.began
-        if now >= self.next_look:
-            self.next_look = now + self.settings.look_every
+        if abs(now - self.last_look) >= self.settings.look_every:
+            self.last_look = now
             self._look(now)
         decided = []
         while len(decided) < at_most:
@@ -268,8 +268,8 @@ class ReferenceScheduler:
                     queue.overtaken += (
                         their_rank > rank if other == project else self._share(other) > self._share(project)
                     )
-            if queue.since is None and (queue.overtaken or queue.passed):
-                queue.since = now
+            if queue.overtaken or queue.passed:
+                queue.since = now if queue.since is None else min(now, queue.since)
         self.recent = []
         if len(self.reservations) >= self.settings.max_reservations:
             return

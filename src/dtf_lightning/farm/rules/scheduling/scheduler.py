@@ -70,7 +70,7 @@ class ShapeScheduler:
         self._round = 0
         """Grows when there may be more room than before."""
         self._num_starts = 0
-        self._next_look = float("-inf")
+        self._last_look = float("-inf")
 
     # --- what has happened -------------------------------------------------------------------------------------------
 
@@ -149,8 +149,8 @@ class ShapeScheduler:
             now: seconds since the epoch.
         """
         self.pool.start_clocks(now)
-        if now >= self._next_look:
-            self._next_look = now + self.settings.look_every
+        if abs(now - self._last_look) >= self.settings.look_every:  # a clock may be set back
+            self._last_look = now
             self._look_for_overtaken(now)
         decided: list[Placement] = []
         if self._unfinished or self._something_is_new():
