@@ -126,7 +126,7 @@ class TestATasksLife:
             [{"task_id": new_task_id(time.time()), "command": ["x"], "needs": [{"amounts": {"gpu": 1}}]}]
         )
         assert "none of the 1 workers can do it; the nearest lacks 1 x gpu" in told[0]["warning"]
-        assert "no worker can ever do it; w lacks 1 x gpu (it has 0)" in client.task(told[0]["task_id"]).reason
+        assert "waits for 1 x gpu; no worker has gpu" in client.task(told[0]["task_id"]).reason
         for _ in range(2):
             client.submit(["x"])
             worker.next()
@@ -339,3 +339,19 @@ def test_who_leads(client, coordinator):
     assert [(node["node_id"], node["state"]) for node in status["nodes"]] == [("c0", "leader")]
     leader = client.connection.ask("GET", "/api/cluster/leader")
     assert leader["current_term"] == status["current_term"] > 0
+
+
+def test_a_result_between_hello_and_welcome(coordinator, client, worker):
+    """It is in no hello, and there is no connection yet to say it over."""
+    task = client.submit(["x"])
+    order = worker.next()
+    before = worker.hello
+
+    def hello():
+        said = before()
+        worker.end(order)  # behind this hello, before its answer
+        return said
+
+    worker.hello = hello
+    worker.reconnect()
+    assert client.wait(task, DEADLINE).status == "completed"
