@@ -107,6 +107,19 @@ def test_a_plan_begins_with_its_longest_tasks_whatever_their_chunks():
     assert one_after_the_other(scheduler) == ["unknown", "long", "short", "other"]
 
 
+def test_a_retry_keeps_the_place_of_its_plan():
+    """The last task of a plan comes back after a failed attempt: it still counts as submitted with the plan's first."""
+    scheduler = farm(ONE)
+    add(scheduler, "first", plan="p", submitted=0.0)
+    add(scheduler, "second", plan="p", submitted=50.0)
+    add(scheduler, "other", submitted=20.0)
+    assert list(started(scheduler)) == ["first"]
+    scheduler.task_gone("first")
+    assert list(started(scheduler)) == ["second"]
+    add(scheduler, "second", plan="p", submitted=50.0, excluded=("w0",))
+    assert one_after_the_other(scheduler) == ["second", "other"]
+
+
 # --- where ---
 
 DEAR = {"devices": {"cpu": 8, "gpu": 1}, "labels": ("gpu",), "cost": 3.0}
@@ -416,6 +429,16 @@ def test_a_backlog_reserves_nothing():
         running += started(scheduler, now)
         assert scheduler.reservations == []
     assert now > 300
+
+
+def test_a_clock_that_is_set_back():
+    """By an hour, when the large task already waits: it is helped as soon as if it had come then."""
+    scheduler = farm(1)
+    add(scheduler, "before", submitted=1.0)
+    started(scheduler, 3600.0)
+    scheduler.task_gone("before")
+    add(scheduler, "large", needs=WHOLE, submitted=1.5, expected=10.0)
+    assert 2 < run_stream(scheduler, 300, "large", 4.0) < 30
 
 
 def reserved_farm():

@@ -60,13 +60,14 @@ class ReferenceScheduler:
     reservations: dict = field(default_factory=dict)
     recent: list = field(default_factory=list)
     counted: int = 0
-    next_look: float = -INFINITY
+    last_look: float = -INFINITY
 
     # --- events ---
 
     def task_ready(self, task):
+        rank = self._rank(task)
         self.task_gone(task.task)
-        self._rank(task)
+        self.ranks[task.task] = rank
         self.waiting[task.task] = task
         self._tidy()
 
@@ -77,8 +78,9 @@ class ReferenceScheduler:
         if known and (known.workers, known.alternative) == (workers, alternative):
             known.promised = False
             return
+        rank = self._rank(ready)
         self.task_gone(task)
-        self._rank(ready)
+        self.ranks[task] = rank
         self._place(ready, workers, alternative, None, promised=False)
         self._tidy()
 
@@ -121,8 +123,8 @@ class ReferenceScheduler:
     def decide(self, at_most, now):
         for running in self.placed.values():
             running.began = now if running.began is None else running.began
-        if now >= self.next_look:
-            self.next_look = now + self.settings.look_every
+        if abs(now - self.last_look) >= self.settings.look_every:
+            self.last_look = now
             self._look(now)
         decided = []
         while len(decided) < at_most:
@@ -266,8 +268,8 @@ class ReferenceScheduler:
                     queue.overtaken += (
                         their_rank > rank if other == project else self._share(other) > self._share(project)
                     )
-            if queue.since is None and (queue.overtaken or queue.passed):
-                queue.since = now
+            if queue.overtaken or queue.passed:
+                queue.since = now if queue.since is None else min(now, queue.since)
         self.recent = []
         if len(self.reservations) >= self.settings.max_reservations:
             return
@@ -328,7 +330,7 @@ class ReferenceScheduler:
             self.plans.setdefault(task.plan, [submitted, 0])[1] += 1
             submitted = self.plans[task.plan][0]
         longest = INFINITY if task.expected is None else task.expected
-        self.ranks[task.task] = (submitted - task.priority * self.settings.age, -longest, task.sequence, task.task)
+        return submitted - task.priority * self.settings.age, -longest, task.sequence, task.task
 
     def _rank_of(self, task):
         return self.ranks[task.task]

@@ -77,7 +77,7 @@ def offers() -> st.SearchStrategy[WorkerOffer]:
 def happenings() -> st.SearchStrategy[Step]:
     name = st.sampled_from(TASKS)
     nth = st.integers(0, 20)
-    decide = st.tuples(st.sampled_from([1, 2, 100]), st.sampled_from([0.0, 0.5, 1.0, 3.0]))
+    decide = st.tuples(st.sampled_from([1, 2, 100]), st.sampled_from([0.0, 0.5, 1.0, 3.0, 3.0, -5.0]))
     return st.one_of(
         tasks().map(lambda task: Step("task_ready", (task,))),
         tasks().map(lambda task: Step("task_ready", (task,))),

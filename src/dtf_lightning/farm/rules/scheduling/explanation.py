@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dtf_lightning.farm.rules.needs import MEMORY, in_words, scarce_first
 from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
 from dtf_lightning.farm.rules.scheduling.licences import Licences
-from dtf_lightning.farm.rules.scheduling.pool import Pool
+from dtf_lightning.farm.rules.scheduling.pool import WorkerPool
 from dtf_lightning.farm.rules.scheduling.projects import Queue, Task
 from dtf_lightning.farm.rules.scheduling.shapes import Shape, ShapeKey
 from dtf_lightning.farm.rules.scheduling.worker_classes import Demand, Worker, WorkerClass, fits
@@ -16,7 +16,7 @@ NAMED = 3
 """Workers and projects that are named; of more only the number is said."""
 
 
-def why_it_waits(task: Task, backlog: Backlog, pool: Pool, licences: Licences, now: float) -> str:
+def why_it_waits(task: Task, backlog: Backlog, pool: WorkerPool, licences: Licences, now: float) -> str:
     """One sentence on a task that is ready and not placed. Takes time in proportion to its project's tasks."""
     queue = backlog.waiting[task.name]
     shape = queue.shape
@@ -56,7 +56,7 @@ def _licences(shape: Shape, licences: Licences) -> Iterator[str]:
             yield f"tasks before it wait for the limit {name}, {free} of {total} {_are(free)} free"
 
 
-def _workers(shape: Shape, pool: Pool, now: float) -> Iterator[str]:
+def _workers(shape: Shape, pool: WorkerPool, now: float) -> Iterator[str]:
     gang = shape.key.gang
     if not shape.options:
         yield "; ".join(_what_is_missing(demand, pool) for demand in shape.key.demands)
@@ -106,7 +106,7 @@ def _in_about(at: float, now: float, what: str) -> str:
     return f"{what} in about {max(0.0, at - now):.0f} s" if at > now else f"{what} any moment"
 
 
-def _what_is_missing(demand: Demand, pool: Pool) -> str:
+def _what_is_missing(demand: Demand, pool: WorkerPool) -> str:
     """Why no worker could ever run it."""
     classes = list(pool.classes.values())
     if not classes:

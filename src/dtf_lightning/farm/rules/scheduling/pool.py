@@ -16,7 +16,7 @@ from dtf_lightning.farm.rules.scheduling.worker_classes import (
 )
 
 
-class Pool:
+class WorkerPool:
     """All workers. A worker stays known, without a class, while something still counts as placed on it."""
 
     def __init__(self) -> None:

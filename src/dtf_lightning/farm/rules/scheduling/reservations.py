@@ -68,8 +68,8 @@ def note_starts(
                 rank = listed_rank(queue)
                 queue.overtaken += starts[serial].out_of_turn(queue.project, rank)
                 queue.passed += starts[serial].later(rank)
-        if queue.since is None and (queue.overtaken or queue.passed):
-            queue.since = now
+        if queue.overtaken or queue.passed:
+            queue.since = now if queue.since is None else min(now, queue.since)
 
 
 def deserving(

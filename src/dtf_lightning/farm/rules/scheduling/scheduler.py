@@ -20,7 +20,7 @@ from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, WorkerOffer
 from dtf_lightning.farm.rules.scheduling.explanation import why_it_waits
 from dtf_lightning.farm.rules.scheduling.licences import Licences
-from dtf_lightning.farm.rules.scheduling.pool import Pool
+from dtf_lightning.farm.rules.scheduling.pool import WorkerPool
 from dtf_lightning.farm.rules.scheduling.projects import Project, Queue, Rank, Task
 from dtf_lightning.farm.rules.scheduling.reservations import deserving, note_starts, plan_reservation
 from dtf_lightning.farm.rules.scheduling.search import Found, find_gang, find_reserved, find_unreserved, fresh_for_gang
@@ -54,7 +54,7 @@ class ShapeScheduler:
     def __init__(self, strategy: Strategy | None = None, settings: SchedulerSettings | None = None) -> None:
         self.strategy: Strategy = FairShare() if strategy is None else strategy
         self.settings = SchedulerSettings() if settings is None else settings
-        self.pool = Pool()
+        self.pool = WorkerPool()
         self.backlog = Backlog(self.settings.age)
         self.available = Licences()
         self.placed: dict[str, Placed] = {}
@@ -70,14 +70,15 @@ class ShapeScheduler:
         self._round = 0
         """Grows when there may be more room than before."""
         self._num_starts = 0
-        self._next_look = float("-inf")
+        self._last_look = float("-inf")
 
     # --- what has happened -------------------------------------------------------------------------------------------
 
     def task_ready(self, task: ReadyTask) -> None:
         """A task may start: a new one, one whose dependencies have ended, one that comes back after a failed attempt."""
+        known = self.backlog.know(task)  # before the former one is forgotten: its plan may have no other task
         self._drop(task.task)
-        self._wait(self.backlog.know(task))
+        self._wait(known)
 
     def task_placed(self, ready: ReadyTask, workers: Sequence[str], alternative: int) -> None:
         """The record shows a task on its workers: our own decision, or one of an earlier leader."""
@@ -86,8 +87,9 @@ class ShapeScheduler:
         if placed is not None and placed.workers == names and placed.alternative == alternative:
             placed.promised = False
             return
+        known = self.backlog.know(ready)
         self._drop(ready.task)
-        self._place(self.backlog.know(ready), names, alternative, began=None)
+        self._place(known, names, alternative, began=None)
 
     def task_gone(self, task: str) -> None:
         """A task is done, cancelled or unknown. Idempotent."""
@@ -147,8 +149,8 @@ class ShapeScheduler:
             now: seconds since the epoch.
         """
         self.pool.start_clocks(now)
-        if now >= self._next_look:
-            self._next_look = now + self.settings.look_every
+        if abs(now - self._last_look) >= self.settings.look_every:  # a clock may be set back
+            self._last_look = now
             self._look_for_overtaken(now)
         decided: list[Placement] = []
         if self._unfinished or self._something_is_new():

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from dtf_lightning.farm.rules.scheduling.pool import Pool
+from dtf_lightning.farm.rules.scheduling.pool import WorkerPool
 from dtf_lightning.farm.rules.scheduling.projects import Task
 from dtf_lightning.farm.rules.scheduling.shapes import Option, Shape
 from dtf_lightning.farm.rules.scheduling.strategies import Candidate, Looks, Strategy
@@ -30,7 +30,9 @@ class Found(NamedTuple):
     alternative: int
 
 
-def find_unreserved(task: Task, shape: Shape, pool: Pool, strategy: Strategy, *, only_fresh: bool) -> Found | None:
+def find_unreserved(
+    task: Task, shape: Shape, pool: WorkerPool, strategy: Strategy, *, only_fresh: bool
+) -> Found | None:
     """A worker for a single task, of those that nobody has reserved."""
     options = _options_with_fresh(shape, pool) if only_fresh else shape.options
     if strategy.looks is Looks.ALWAYS or task.near:
@@ -40,14 +42,15 @@ def find_unreserved(task: Task, shape: Shape, pool: Pool, strategy: Strategy, *,
                 return found
         return None
     for option in options:
-        cls = option.cls
-        worker = cls.best_fit(cls.fresh if only_fresh else cls.room, option.wanted, shape.barred)
-        if worker is not None:
-            return Found((worker,), option.alternative)
+        rooms = option.cls.fresh if only_fresh else option.cls.room
+        if rooms.order:
+            worker = option.cls.best_fit(rooms, option.wanted, shape.barred)
+            if worker is not None:
+                return Found((worker,), option.alternative)
     return None
 
 
-def _options_with_fresh(shape: Shape, pool: Pool) -> list[Option]:
+def _options_with_fresh(shape: Shape, pool: WorkerPool) -> list[Option]:
     """In the order of their use; usually there are one or two fresh workers among thousands."""
     fresh = pool.fresh_classes
     if len(fresh) == 1:
@@ -138,7 +141,7 @@ def _gang_workers(shape: Shape, option: Option) -> Iterator[Worker]:
     yield from option.cls.workers_fitting(option.cls.room, option.wanted, shape.barred)
 
 
-def fresh_for_gang(shape: Shape, pool: Pool) -> bool:
+def fresh_for_gang(shape: Shape, pool: WorkerPool) -> bool:
     """Whether a worker got room in which one of the gang fits: nothing else can bring a sleeping gang together."""
     if any(_fitting_option(shape, worker) for worker in pool.fresh_reserved.values()):
         return True
