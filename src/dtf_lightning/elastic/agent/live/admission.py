@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from dtf_lightning.clock import Clock, Deadline
-from dtf_lightning.elastic.agent.live.worker_group import WorkerGroup
+from dtf_lightning.elastic.agent.live.incarnation import Incarnation
 from dtf_lightning.elastic.run.keys import Fingerprint, RunPhase, RunView
 from dtf_lightning.elastic.run.transactions import unchanged
 from dtf_lightning.elastic.settings import ElasticSettings
@@ -39,7 +39,7 @@ class Admission:
     _sent_for: str = ""
     _send_again_at: float = 0.0
 
-    def advance(self, view: RunView, workers: WorkerGroup) -> Iterator[Write]:
+    def advance(self, view: RunView, workers: Incarnation) -> Iterator[Write]:
         """Let the node in, or find the reason to refuse it; yields the fingerprint if the run has none yet."""
         self.deadline.clear()
         run, worker = view.run, workers.fingerprint()

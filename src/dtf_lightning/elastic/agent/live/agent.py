@@ -104,12 +104,12 @@ class LiveAgent(AgentLoop):
     @property
     def workers_went_home(self) -> bool:
         """This incarnation left by agreement, or the run is finished: what its workers do now is their own business."""
-        return self._workers.gone
+        return self._workers.incarnation.gone
 
     @property
     def num_missing(self) -> int:
         """Workers of this incarnation that have not said hello."""
-        return max(0, self._workers.num_workers - self._supervisor.num_attached)
+        return max(0, self._workers.incarnation.num_workers - self._supervisor.num_attached)
 
     @property
     def running_for(self) -> float:
@@ -212,10 +212,11 @@ class LiveAgent(AgentLoop):
             if run.mode != LIVE and others:
                 self._go(ExitReason.REFUSED, may_not_join(self._view, others, other_mode(run, LIVE)))
             if admission.instance != run.instance:
-                if workers.ever_in_a_generation and not workers.gone:
+                incarnation = workers.incarnation
+                if incarnation.ever_in_a_generation and not incarnation.gone:
                     workers.fail(f"the run was begun anew without this node (instance {run.instance})")
                 # A run in the other mode is nobody's that is here: the leader begins a new one in its place.
-                admission.instance, workers.instance = run.instance if run.mode == LIVE else "", ""
+                admission.instance, incarnation.instance = run.instance if run.mode == LIVE else "", ""
         elif run.instance == admission.instance:
             self._supervisor.tell(workers.end_of_run(run))
             if run.phase is RunPhase.FINISHED:
@@ -224,7 +225,7 @@ class LiveAgent(AgentLoop):
                 self._supervisor.let_raise()
 
     def _admit(self) -> None:
-        self._submit(self._admission.advance(self._view, self._workers))
+        self._submit(self._admission.advance(self._view, self._workers.incarnation))
         self._refuse_if_different()
 
     def _refuse_if_different(self) -> None:
@@ -241,7 +242,7 @@ class LiveAgent(AgentLoop):
         self._workers.leaving = self._workers.leaving or reason
 
     def _leave_if_asked(self) -> None:
-        workers = self._workers
+        workers, incarnation = self._workers, self._workers.incarnation
         if self._exit is not None:
             return
         if not workers.leaving:
@@ -250,9 +251,9 @@ class LiveAgent(AgentLoop):
             return
         self._begin_to_leave(workers.leaving)
         workers.pressed = Deadline(self._grace.presses_at).is_due(self._clock.monotonic())
-        if workers.failed or workers.gone:
+        if incarnation.over:
             self._go(ExitReason.LEFT, workers.leaving, after=GOING_GRACE)
-        elif not workers.ever_in_a_generation or (workers.waits and not self._stays_for_newcomers):
+        elif not incarnation.ever_in_a_generation or (incarnation.waits and not self._stays_for_newcomers):
             # Nobody trains with it, so nobody has to stop for it.
             self._supervisor.tell(workers.leave_without_stop(f"this node leaves: {workers.leaving}"))
             self._go(ExitReason.LEFT, workers.leaving, after=GOING_GRACE)
@@ -274,14 +275,14 @@ class LiveAgent(AgentLoop):
         """Whether this agent should lead."""
         run = self._view.run
         over = run is not None and run.phase is not RunPhase.RUNNING and run.instance == self._admission.instance
-        if over or self._workers.incarnation == 0 or self.exit_reason in (ExitReason.REFUSED, ExitReason.BROKEN):
+        if over or self._workers.incarnation.number == 0 or self.exit_reason in (ExitReason.REFUSED, ExitReason.BROKEN):
             return False
         return not self._workers.leaving or not others_can_lead(self._view, self.node_id)
 
     # --- small things ------------------------------------------------------------------------------------------------
 
     def _publish_workers(self) -> None:
-        if self._workers.incarnation == 0:
+        if self._workers.incarnation.number == 0:
             return
         record, known = self._workers.record(tells_passed=self._view.any_stopped), self._published
         if record.state is WorkerState.FAILED and (known is None or known.state is not record.state):

@@ -16,8 +16,9 @@ def last_writes(view: RunView, workers: WorkerGroup, instance: str) -> tuple[Wri
     mine = leader is not None and leader.node == me
     running = run is not None and run.phase is RunPhase.RUNNING and run.instance == instance
     if alone and running and (mine or leader is None) and view.generation is not None:
-        phase = RunPhase.ABORTED if workers.failed else RunPhase.FINISHED
-        reason = f"the last node is gone: {workers.failed or workers.leaving or 'its workers ended'}"
+        failed = workers.incarnation.failed
+        phase = RunPhase.ABORTED if failed else RunPhase.FINISHED
+        reason = f"the last node is gone: {failed or workers.leaving or 'its workers ended'}"
         writes.append(end(view, phase, reason, leads(view.keys, leader.epoch if leader is not None else 0)))
     if mine and leader is not None:
         writes.append(resign(view.keys, leader.epoch))

@@ -33,7 +33,7 @@ class Console:
     def tell(self, view: RunView, workers: WorkerGroup) -> None:
         """Log what is new."""
         generation, directive = view.generation, view.directive
-        me = f"{self._node}#{workers.incarnation}"
+        me = workers.member_id
         is_member = generation is not None and any(member.id == me for member in generation.members)
         number = generation.number if generation is not None else 0
         if directive is not None and directive.target > number:
@@ -45,9 +45,8 @@ class Console:
             place = f"; this node has ranks from {generation.first_rank(me)} on" if is_member else ""
             log.info("generation %d: %s%s", number, generation.reason, place)
         self._generation = number
-        self._tell_why_it_waits(
-            view, waits=workers.waits and (not is_member or bool(view.status and view.status.paused))
-        )
+        paused = view.status is not None and view.status.paused
+        self._tell_why_it_waits(view, waits=workers.incarnation.waits and (not is_member or paused))
 
     def _tell_why_it_waits(self, view: RunView, *, waits: bool) -> None:
         self.deadline.clear()
