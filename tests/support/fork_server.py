@@ -1,9 +1,9 @@
 """A process that has imported torch and Lightning once and forks test processes off: 0.01 s instead of 6 s each.
 
-It has one thread and no gRPC channel, so that forking it is safe. A function is sent by name with pickled arguments;
-the child's output goes to a file or a pipe, its exit code comes back. A child dies with the server, and the server ends
-with its test process, also when that is killed. `ForkServer.start` starts a Python program, which may start others
-(`warm_python.py`).
+It has one thread, and of grpc the module but no channel, so that forking it is safe. A function is sent by name with
+pickled arguments; the child's output goes to a file or a pipe, its exit code comes back. A child dies with the server,
+and the server ends with its test process, also when that is killed. `ForkServer.start` starts a Python program, which
+may start others (`warm_python.py`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ HEAVY = (
     "dtf_lightning.elastic.torchrun.live_handler",
     "dtf_lightning.elastic.torchrun.restart_handler",
     "dtf_lightning.elastic.lightning.callback",
+    # What every agent loads before it can talk to etcd. Not our client: it refuses to work in a fork of who has loaded it.
+    "grpc",
+    "dtf_lightning.etcd.wire.messages",
 )
 
 
