@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,14 +67,14 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 
 class ForkServer:
-    """The test's end. Not thread-safe."""
+    """The test's end. Not thread-safe. `modules`: what the server imports beforehand."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str] = HEAVY) -> None:
         self._connection, theirs = socket.socketpair()
         self._exit_codes: dict[int, int] = {}
         path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from support.fork_server import serve; serve({theirs.fileno()})"],
+            [sys.executable, "-c", f"from support.fork_server import serve; serve({theirs.fileno()}, {modules!r})"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={
@@ -169,13 +169,14 @@ def fork_server() -> Iterator[ForkServer]:
     server.close()
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, modules: Sequence[str]) -> None:
     """The server's own life."""
     os.environ.pop(warm_python.ROOM_VARIABLE)
     import torch
 
     torch.set_num_threads(1)
-    _import_beforehand()
+    for module in modules:
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()  # no child looks through these again, which would copy them page by page
     connection = socket.socket(fileno=descriptor)
@@ -205,11 +206,6 @@ def serve(descriptor: int) -> None:
             os.close(output)
             _send(connection, ("forked", pid))
         _reap(connection)
-
-
-def _import_beforehand() -> None:
-    for module in HEAVY:
-        importlib.import_module(module)
 
 
 def _file(path: str) -> int:
