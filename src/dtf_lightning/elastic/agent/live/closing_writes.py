@@ -1,4 +1,4 @@
-"""What a live agent writes when it goes, besides taking its own keys back."""
+"""The last writes of a live agent when it goes, besides the deletion of its own keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dtf_lightning.etcd.session import Write
 
 
 def last_writes(view: RunView, workers: WorkerGroup, instance: str) -> tuple[Write, ...]:
-    """End the run if nobody else is left, so that its id can be used again at once; give the leader key back."""
+    """Return the writes that end the run if no other node is left, which frees its id, and give the leader key back."""
     writes: list[Write] = []
     me, leader, run = workers.address.node, view.leader, view.run
     alone = not any(other != me for other in view.nodes)

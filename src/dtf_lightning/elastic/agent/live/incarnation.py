@@ -17,15 +17,15 @@ from dtf_lightning.elastic.run.keys import Fingerprint
 
 @dataclass(kw_only=True)
 class LocalWorker:
-    """What one worker said, and what it was told."""
+    """One worker: what it has said to its agent, and what it was told."""
 
     connection: int
     local_rank: int
     pid: int
     heard_at: float
-    """Monotonic seconds."""
+    """The time of its last message, in monotonic seconds."""
     ready_after: int | None = None
-    """It waits for a generation above this; `None` while it does not wait."""
+    """The generation above which it waits for the next one; `None` while it does not wait."""
     fingerprint: Fingerprint | None = None
     boundary: tuple[int, int] | None = None
     """(generation to come, boundary): its answer to `Prepare`."""
@@ -34,20 +34,20 @@ class LocalWorker:
     finished: int = 0
     """The generation in which its training loop has come to its end."""
     passed: tuple[int, int] = (0, 0)
-    """(generation, boundary): how far it has come, as far as it has said."""
+    """(generation, boundary) that it has passed, as far as it has said."""
     loop_end: messages.LoopEnds | None = None
     suspect: int = 0
-    """The generation in which a collective of it has failed."""
+    """The generation in which one of its collectives has failed."""
     error: str = ""
     generation: int = 0
     """The last generation that it was handed."""
     released: bool = False
     told: set[tuple[str, int]] = field(default_factory=set)
-    """(kind, target) of messages that are sent once."""
+    """(kind, target) of the messages that were sent to it and are sent once."""
 
 
 class Incarnation:
-    """The workers of one start, and what they are together. Used by the loop's thread only.
+    """The workers of one start, and what they have in common. Used by the loop's thread only.
 
     Args:
         number: the first start of the node's workers is 1; 0 stands for "not started yet".
@@ -58,23 +58,23 @@ class Incarnation:
         self.number = number
         self.num_workers = num_workers
         self.workers: dict[int, LocalWorker] = {}
-        """By local rank, of those that live."""
+        """The workers that live, by local rank."""
         self.instance = ""
         """The run's instance, once these workers were compared with the run's fingerprint and let in."""
         self.rank_zero = False
         """Whether these workers were welcomed as rank zero of set-up."""
         self.failed = ""
-        """Why this incarnation failed; empty while it lives."""
+        """The reason why this incarnation failed; empty while it lives."""
         self.refused = False
         """Whether it was in a generation and is refused now, which is no failure of a member."""
         self.gone = False
-        """All workers were released, so that their ends are no failures any more."""
+        """Whether all workers were released, so that their ends are no failures any more."""
         self.trained = False
-        """A worker has held a state in which an optimizer step is made."""
+        """Whether a worker has held a state in which an optimizer step is made."""
         self.unwound_from = 0
         """The last generation that none of the workers is part of any more, by order of the leader."""
         self.left_behind = False
-        """The others are in a generation without this node, which had asked to leave: it is on its way out."""
+        """Whether the others are in a generation without this node, which had asked to leave: it is on its way out."""
         self._num_ended = 0
 
     # --- which workers there are -------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Incarnation:
 
     @property
     def boundary(self) -> tuple[int, int] | None:
-        """(generation to come, boundary) of the furthest worker, once all have answered for the same generation."""
+        """The (generation to come, boundary) of the furthest worker; `None` until all have answered for the same one."""
         answers = {w.boundary for w in self.workers.values()}
         known = [answer for answer in answers if answer is not None]
         agreed = self.complete and len(known) == len(answers) and len({target for target, _ in known}) == 1
@@ -165,7 +165,7 @@ class Incarnation:
 
     @property
     def passed(self) -> tuple[int, int] | None:
-        """(generation, boundary) of the furthest worker, as far as it has said; `None` without workers."""
+        """The (generation, boundary) of the furthest worker, as far as it has said; `None` without workers."""
         return max((w.passed for w in self.workers.values()), default=None)
 
     def suspects(self) -> list[LocalWorker]:

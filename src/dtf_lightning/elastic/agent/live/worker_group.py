@@ -22,7 +22,7 @@ from dtf_lightning.elastic.run.keys import Fingerprint, RunInfo, RunPhase
 
 @dataclass(frozen=True, kw_only=True)
 class AgentAddress:
-    """Where this agent can be reached."""
+    """The name of a node, and the host and ports at which its agent is reached."""
 
     node: str
     host: str
@@ -34,7 +34,7 @@ Orders = Iterator[tuple[LocalWorker, messages.Message]]
 
 
 class WorkerGroup:
-    """What a node says of its workers, over all their incarnations, and what it tells them.
+    """A node's workers over all their incarnations: what the node's record says of them, and what they are told.
 
     Used by the loop's thread only.
     """
@@ -42,19 +42,19 @@ class WorkerGroup:
     def __init__(self, address: AgentAddress) -> None:
         self.address = address
         self.incarnation = Incarnation()
-        """The workers of now; replaced by each `begin`."""
+        """The workers of the last start; `begin` replaces them."""
         self.leaving = ""
-        """Why this node leaves; empty while it does not."""
+        """The reason why this node leaves; empty while it stays."""
         self._asked_by_worker = False
         """Whether a worker, and not the node, was asked to leave."""
         self.pressed = False
-        """This node leaves, and has no time to wait for one that would take its state over."""
+        """Whether this node leaves and has no time to wait for another that would take its state over."""
         self.witnessed = ""
         """The run's instance of which this node has seen a living member."""
 
     @property
     def member_id(self) -> str:
-        """The id under which the workers of now enter a generation."""
+        """The id under which the workers of the last start enter a generation."""
         return f"{self.address.node}#{self.incarnation.number}"
 
     def begin(self, num_workers: int) -> None:
@@ -198,7 +198,7 @@ class WorkerGroup:
                 yield from self._forward(worker, pending)
 
     def _let_go(self, formed: Generation) -> Orders:
-        """Send workers home that the generation was formed without, as their node wished, if they are not on their way."""
+        """Yield a `Fail` to each worker that does not leave yet: the generation was formed without this leaving node."""
         self.incarnation.left_behind = True
         for worker in self.incarnation.workers.values():
             target = worker.generation + 1

@@ -1,4 +1,4 @@
-"""Looks after this node's workers: greets them, listens, passes orders on, ends the frozen and the left over.
+"""`WorkerSupervisor` greets a node's workers, hears them, sends them orders, and ends the frozen and the left over.
 
 Rules that this file guards:
 
@@ -32,17 +32,17 @@ from dtf_lightning.events.registry import Event
 log = logging.getLogger(__name__)
 
 SIBLING_GRACE = 0.5
-"""Seconds from a worker's end to that of its siblings: torchelastic looks every 0.1 s and blames whom it sees ended."""
+"""Seconds from a worker's end to its siblings': torchelastic looks every 0.1 s and blames whom it sees ended."""
 RAISING_GRACE = 15.0
-"""Seconds that a worker which is to raise (refused, aborted, dying by its own error) gets to tear down."""
+"""Seconds that a worker which is to raise (refused, aborted, dying by its own error) has to tear down."""
 WELCOME_PATIENCE = 5.0
-"""Seconds that a worker waits for this node's place to be known."""
+"""Seconds that a worker waits until its node's place in set-up is known."""
 MAX_WELCOME_PATIENCE = CONNECT_TIMEOUT - 5.0
 """Seconds after which a worker is greeted in any case: it gives up after `CONNECT_TIMEOUT` by itself."""
 
 
 class WorkerSupervisor:
-    """Between the node's state and the workers' sockets. Used by the loop's thread only."""
+    """The part of an agent between its node's state and the sockets of its workers. Used by the loop's thread only."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class WorkerSupervisor:
         self._clock = clock
         self._report = report
         self._unwelcomed: dict[int, float] = {}
-        """Connections that have said hello and got no welcome yet, and since when."""
+        """Connections that have said hello and got no welcome yet, and since when (monotonic seconds)."""
         self._comeback = min(comeback + WELCOME_PATIENCE, MAX_WELCOME_PATIENCE)
-        """Seconds that a worker waits for its welcome while it is not known whether a run that has trained goes on."""
+        """Seconds that a worker waits for its welcome while it is unknown whether a run that has trained goes on."""
         self._patience = WELCOME_PATIENCE
         self._claim = OneWrite(clock, refused=0.05, unanswered=0.5)
         self._end_at: float | None = None
-        """When what is left of a failed incarnation is ended: monotonic seconds."""
+        """The time (monotonic seconds) at which the rest of a failed incarnation is ended."""
         self.num_attached = 0
 
     @property
@@ -75,7 +75,7 @@ class WorkerSupervisor:
 
     @property
     def deadline(self) -> Deadline:
-        """When `tend` and `welcome` want to be called at the latest."""
+        """The time at which `tend` and `welcome` must be called at the latest."""
         deadline = Deadline(self._end_at, *(since + self._patience for since in self._unwelcomed.values()))
         if self._unwelcomed:
             deadline.bring_forward(self._claim.deadline.at)
@@ -89,7 +89,7 @@ class WorkerSupervisor:
         return self._workers.ever_in_a_generation and not self._workers.over
 
     def begin(self, num_workers: int) -> None:
-        """A new incarnation of this many workers."""
+        """Replace the workers by a new incarnation of `num_workers`."""
         self.end_workers("the workers are started anew")
         self._group.begin(num_workers)
         self._unwelcomed.clear()
@@ -136,7 +136,7 @@ class WorkerSupervisor:
         self._unwelcomed[connection] = now
 
     def gone(self, connection: int, cause: str) -> None:
-        """A worker's socket is closed, or its process has ended."""
+        """Take in that a worker's socket is closed, or that its process has ended."""
         worker = self._workers.by_connection(connection)
         self._unwelcomed.pop(connection, None)
         if worker is None:
@@ -165,7 +165,7 @@ class WorkerSupervisor:
             self._server.send(worker.connection, message)
 
     def welcome(self, view: RunView, instance: str) -> Iterator[Write]:
-        """Greet those who wait for it, once this node's place is known; yields the claim of rank zero if it is to be made."""
+        """Greet waiting workers once this node's place is known; yield the claim of rank zero if it is to be made."""
         if not self._unwelcomed:
             return
         me, run = view.nodes.get(self._group.address.node), view.run
@@ -187,7 +187,7 @@ class WorkerSupervisor:
                 self._server.send(connection, self._welcome_message(view, worker, me if known else None))
 
     def written(self, write: Write, outcome: WriteOutcome) -> None:
-        """How a write went, whoever wanted it."""
+        """Take in the outcome of a write, whichever part of the agent had asked for it."""
         self._claim.written(write, outcome)
 
     def _welcome_message(self, view: RunView, worker: LocalWorker, me: NodeRecord | None) -> messages.Welcome:
@@ -213,7 +213,7 @@ class WorkerSupervisor:
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def tend(self) -> None:
-        """End those who are frozen, and those who are left of a failed incarnation."""
+        """End the workers that are frozen, and those that are left of a failed incarnation."""
         now = self._clock.monotonic()
         if self._watches_heartbeats:
             timeout = self._settings.heartbeat_timeout
@@ -229,11 +229,11 @@ class WorkerSupervisor:
                 self.end_workers(self._workers.failed)
 
     def let_raise(self) -> None:
-        """What the workers were just told makes them raise: give them the time."""
+        """Give the workers the time to raise, because what they were just told makes them do so."""
         self._end_at = self._clock.monotonic() + RAISING_GRACE
 
     def end_workers(self, reason: str) -> None:
-        """SIGKILL all that live; their ends come in as events."""
+        """Kill all workers that live with SIGKILL; their ends come in as events."""
         for worker in self._workers.workers.values():
             log.info("%s: ends worker %d: %s", self._group.address.node, worker.local_rank, reason)
             self._server.end(worker.connection, worker.pid)
