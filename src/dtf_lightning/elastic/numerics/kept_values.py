@@ -50,14 +50,14 @@ class Limits:
     followed: int
     """Entries of a container up to which what is inside of each entry is kept, too."""
     entries: int
-    """Entries of a container up to which it is copied; a list may be ten times as long."""
+    """Entries of a container up to which it is copied; a list may be five times as long."""
     elements: int
     """Elements of a tensor or array up to which it is copied at first sight."""
     lasting_elements: int
     """Elements of a tensor up to which it is copied if it was there at the last `take`, too."""
 
 
-EACH_STEP = Limits(followed=64, entries=2_000, elements=2**18, lasting_elements=2**24)
+EACH_STEP = Limits(followed=32, entries=2_000, elements=2**18, lasting_elements=2**24)
 """For a `take` before every optimizer step."""
 NOW_AND_THEN = Limits(followed=10_000, entries=2_000_000, elements=2**26, lasting_elements=2**26)
 """For a `take` before a validation or an epoch's hooks."""
@@ -106,6 +106,8 @@ class KeptValues:
         self._keepers: dict[type, Keeper | None] = dict.fromkeys(_UNCHANGEABLE)
         """How values of a type are kept; `None` for those that need not be."""
         self._owners: list[tuple[Owner, dict[str, Any]]] = []
+        self._quiet: dict[int, tuple[Owner, dict[str, Any]]] = {}
+        """Owners whose attributes had nothing that can be changed in place, at the last look; most parts of a model."""
         self._restores: list[tuple[_Place, Any, Restore]] = []
         self._tensors: dict[int, _KeptTensor] = {}
         self._lists: dict[int, _KeptList] = {}
@@ -121,16 +123,26 @@ class KeptValues:
         self._owners, self._restores, self._unkept = [], [], []
         self._last, self._tensors, self._lists = (self._tensors, self._lists), {}, {}
         self._seen.clear()
-        keepers = self._keepers
+        if len(self._quiet) > len(owners):
+            self._quiet.clear()
         for owner in owners:
-            attributes, skipped = owner.attributes.copy(), owner.skipped
-            self._owners.append((owner, attributes))
-            for name, value in attributes.items():
-                if name in skipped or keepers.get(type(value), _UNSEEN) is None:
-                    continue
-                self._place = _Place(owner, name)
-                self._keep(value, DEPTH)
+            kept = self._quiet.get(id(owner))
+            if kept is None or kept[0] is not owner or not _same(kept[1], owner.attributes):
+                kept = owner, owner.attributes.copy()
+                self._keep_attributes(*kept)
+            self._owners.append(kept)
         self._last = {}, {}
+
+    def _keep_attributes(self, owner: Owner, attributes: dict[str, Any]) -> None:
+        keepers, skipped, quiet = self._keepers, owner.skipped, True
+        for name, value in attributes.items():
+            if name not in skipped and keepers.get(type(value), _UNSEEN) is not None:
+                self._place, quiet = _Place(owner, name), False
+                self._keep(value, DEPTH)
+        if quiet:
+            self._quiet[id(owner)] = owner, attributes
+        else:
+            self._quiet.pop(id(owner), None)
 
     def put_back(self) -> list[str]:
         """Restore what the last `take` has kept; return the attributes that may hold something that it has not."""
@@ -225,7 +237,7 @@ class KeptValues:
         kept = self._last[1].get(id(value))
         if kept is None or kept.value is not value:
             kept = _KeptList(value)
-        kept.take(self._place, exact=len(value) <= 10 * self._limits.entries)
+        kept.take(self._place, exact=len(value) <= 5 * self._limits.entries)
         self._lists[id(value)] = kept
 
     def _keep_dict(self, value: dict[Any, Any], depth: int) -> None:
@@ -308,13 +320,16 @@ class KeptValues:
             self._give_up(value)
 
     def _keep_tensor(self, value: torch.Tensor, depth: int) -> None:  # noqa: ARG002
-        if value.requires_grad or value.layout is not torch.strided:
-            return  # an output of a forward pass, or a weight: nobody changes the one, the optimizer the other
         last = self._last[0].get(id(value))
         if last is not None and last.tensor is not value:
             last = None
+        if last is not None and last.holds():
+            self._tensors[id(value)] = last
+            return
+        if value.requires_grad or value.layout is not torch.strided:
+            return  # an output of a forward pass, or a weight: nobody changes the one, the optimizer the other
         most = self._limits.elements if last is None else self._limits.lasting_elements
-        self._tensors[id(value)] = _KeptTensor.of(value, last, self._place, copies=value.numel() <= most)
+        self._tensors[id(value)] = _KeptTensor(value, self._place, copies=value.numel() <= most)
 
 
 class _KeptTensor:
@@ -322,16 +337,13 @@ class _KeptTensor:
 
     __slots__ = ("copy", "place", "tensor", "version")
 
-    def __init__(self, tensor: torch.Tensor, version: int, copy: torch.Tensor | None, place: _Place) -> None:
-        self.tensor, self.version, self.copy, self.place = tensor, version, copy, place
+    def __init__(self, tensor: torch.Tensor, place: _Place, *, copies: bool) -> None:
+        self.tensor, self.place, self.version = tensor, place, version_of(tensor)
+        self.copy = tensor.detach().clone() if copies else None
 
-    @classmethod
-    def of(cls, tensor: torch.Tensor, last: _KeptTensor | None, place: _Place, *, copies: bool) -> _KeptTensor:
-        version = version_of(tensor)
-        if last is not None and last.copy is not None and last.version == version != _UNKNOWN:
-            last.place = place
-            return last
-        return cls(tensor, version, tensor.detach().clone() if copies else None, place)
+    def holds(self) -> bool:
+        """Tell whether the copy has the values that the tensor has now."""
+        return self.copy is not None and version_of(self.tensor) == self.version != _UNKNOWN
 
     def restore(self) -> bool:
         """Put the values back if they have changed; return whether they are as before."""
@@ -370,7 +382,7 @@ class _KeptList:
             self.entries = list(value)
         else:
             self.entries.extend(value[len(self.entries) :])
-            if not _same_entries(self.entries, value):
+            if not _same(self.entries, value):
                 self.entries = list(value)
 
     def restore(self) -> bool:
@@ -383,8 +395,8 @@ class _KeptList:
         return False
 
 
-def _same_entries(kept: list[Any], value: list[Any]) -> bool:
-    """Compare two lists of equal length; the same objects are equal without being looked at."""
+def _same(kept: Any, value: Any) -> bool:
+    """Compare two lists, or dictionaries, whose entries are rarely different objects, which alone are looked at."""
     try:
         return bool(kept == value)
     except Exception:  # a tensor of several elements in place of another one
