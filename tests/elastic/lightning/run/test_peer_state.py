@@ -30,7 +30,9 @@ def share(*, trained: bool) -> Any:
     """Let a worker share that has the start world of a run; returns its parts."""
     parts: Any = SimpleNamespace(
         trainer=pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False),
-        progress=SimpleNamespace(loaded=None, first_hooks_done=False, position=lambda _: Position(trained=trained)),
+        progress=SimpleNamespace(
+            loaded=None, trained=trained, first_hooks_done=False, position=lambda _: Position(trained=trained)
+        ),
         rewind=Rewind(),
         run_log=None,
         start_world=SimpleNamespace(run_began=LEFT_BY_A_SENDER),

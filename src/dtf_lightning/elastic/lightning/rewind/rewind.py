@@ -36,7 +36,7 @@ class Rewind:
     def roll_back(self, *, step: bool) -> None:
         """Restore what hooks that run again have changed, and what the unfinished `step` has, if it was rolled back."""
         if step:
-            self.undo.roll_step_back(self._trainer)
+            self.undo.undo_step(self._trainer)
         self.undo.roll_hooks_back(self._trainer)
         self.undo.keep_random_state()
 

@@ -90,6 +90,8 @@ class Undo:
         self._metrics: list[Metric] = []
         self._values: _Values | None = None
         self._attributes = Attributes(EACH_STEP, hooks=False)
+        self._undone: tuple[_Values, Attributes] | None = None
+        """What the last step had changed before it was undone, until another one begins."""
         self._hooks: _Hooks | None = None
         """The state before the current hooks; `None` while no hooks run."""
         self._first_hooks: _Hooks | None = None
@@ -109,6 +111,22 @@ class Undo:
         self.snapshot.take(module)
         self._values = _Values(trainer, self._metrics)
         self._attributes.take(trainer)
+        self._undone = None
+
+    def undo_step(self, trainer: pl.Trainer) -> None:
+        """Restore the state from before the last step, which runs again unless `redo_step` is called."""
+        attributes = Attributes(NOW_AND_THEN, hooks=False)
+        attributes.take(trainer)
+        self._undone = _Values(trainer, self._metrics), attributes
+        self.roll_step_back(trainer)
+
+    def redo_step(self, trainer: pl.Trainer) -> None:
+        """Take the undoing of the last step back: another member has made it, with this worker's part of its samples."""
+        if self._undone is not None:
+            values, attributes = self._undone
+            values.put_back(trainer)
+            attributes.put_back()
+            self._undone = None
 
     def roll_step_back(self, trainer: pl.Trainer) -> None:
         """Restore the state from before the last step, which runs again."""

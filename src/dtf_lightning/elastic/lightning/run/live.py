@@ -212,6 +212,8 @@ class PeerState:
         try:
             positions, packings, hooks_done = self._compare()
             parts.rewind.agree_on_hooks(progress, parts.run_log, done=hooks_done)
+            if progress.trained and max(positions).global_step > trainer.global_step:
+                parts.rewind.undo.redo_step(trainer)
             first = not any(position.trained for position in positions)
             plan = choose_sources(positions)
             if first and world.generation.trained:
