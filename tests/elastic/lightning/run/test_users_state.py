@@ -77,6 +77,28 @@ def test_killed_while_rank_zero_saves(tmp_path: Path, run: RunOfOne, kind: str) 
     assert_same_weights(elastic, plain)
 
 
+def test_killed_between_two_savers(tmp_path: Path, run: RunOfOne) -> None:
+    """The first has saved, and saves again with the second: it knows of its file."""
+
+    class SavesNow(Saver):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            pl_module._happen("save")
+            super().on_train_epoch_end(trainer, pl_module)
+
+    savers = [
+        ModelCheckpoint(tmp_path / "first", "{epoch}", monitor="mean"),
+        SavesNow(tmp_path / "second", "{epoch}", monitor="mean"),
+    ]
+    fit(
+        tmp_path, elastic=True, run=run, model=Gathers([]), callbacks=savers, enable_checkpointing=True, max_epochs=1,
+        disturbances=[Disturbance("save", 6, "told")],
+    )  # fmt: skip
+    assert run.num_generations() == 2
+    for saver in savers:
+        assert [Path(path).stem.removesuffix("-v1") for path in saver.best_k_models] == ["epoch=0"]
+        assert Path(saver.best_model_path).is_file()
+
+
 class Counts:
     """Attributes of many kinds, all of which count the same thing."""
 

@@ -3,16 +3,17 @@
 Rules that this file guards:
 
 * kept are the attributes of the LightningModule, of its parts and metrics unless they are of torch's own classes, and of
-  callbacks that are neither Lightning's nor ours, which have a `state_dict`; before hooks also the learning rates and
-  other settings of optimizers and schedulers;
-* what torch and Lightning hold there themselves (weights, buffers, parts, the trainer) is left as it is. Weights that
-  hooks have changed are told apart by their versions, and named.
+  callbacks but for progress bars and our own. Lightning's callbacks change nothing before an optimizer step: theirs are kept
+  before hooks only, and so are the learning rates and other settings of optimizers and schedulers;
+* what torch and Lightning hold in a module themselves (weights, buffers, parts, the trainer) is left as it is;
+* weights of a module that a callback holds (an average) are kept before hooks. Others that have changed, and may
+  not have, are told apart by their versions, and named.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -43,25 +44,26 @@ class Attributes:
         """The module that `_owners` belong to."""
         self._parts: set[int] = set()
         """The module's own parts, which others refer to."""
-        self._metrics: dict[int, list[Metric]] = {}
-        """Metrics in modules that are no parts of it."""
+        self._aside: dict[int, tuple[list[Metric], list[torch.nn.Parameter]]] = {}
+        """Metrics and weights of modules that are no parts of it."""
         self._own_weights: set[int] = set()
         """Weights that are the optimizer's business, or that somebody else puts back."""
 
     def refresh(self, trainer: Any, *, copied: Collection[torch.Tensor] = ()) -> None:
         """Look for parts and callbacks anew. `copied`: weights that somebody else puts back."""
-        module, callbacks = trainer.lightning_module, _users_callbacks(trainer)
+        module = trainer.lightning_module
+        callbacks = [one for one in trainer.callbacks if self._is_kept(one)]
         if module is not self._module:
             self._module = module
             roots = {type(owner).__module__.partition(".")[0] for owner in (module, *callbacks)} - {*_FOREIGN}
             self._values = KeptValues(self._limits, own=own_classes(roots), other=self._other)
         self._owners = [*_owners_in(module), *(Owner(type(one).__name__, vars(one)) for one in callbacks)]
-        self._parts, self._metrics = {id(part) for part in module.modules()}, {}
+        self._parts, self._aside = {id(part) for part in module.modules()}, {}
+        self._own_weights = {id(tensor) for tensor in copied}
+        weights = Parameters(one for one in module.parameters() if id(one) not in self._own_weights)
+        self._own_weights |= {id(one) for one in module.parameters()}
         if not self._hooks:
             return
-        self._own_weights = {id(tensor) for tensor in copied}
-        weights = Parameters(module, ignored=self._own_weights)
-        self._own_weights |= {id(parameter) for parameter in module.parameters()}
         self._owners += [
             Owner(type(module).__name__, {"weights": weights}),
             *(Owner(type(one).__name__, {"param_groups": one.param_groups}) for one in trainer.optimizers),
@@ -85,51 +87,52 @@ class Attributes:
     def _other(self, value: Any) -> Restore | None:
         """Return how an object is put back that is no plain value."""
         if isinstance(value, Parameters):
-            return value.refuse_changed
+            return value.restore
         if isinstance(value, torch.nn.Module):
             return _nothing if id(value) in self._parts else self._module_aside(value)
         return _nothing if type(value).__module__.partition(".")[0] in _FOREIGN else None
 
     def _module_aside(self, module: torch.nn.Module) -> Restore:
-        """Return how a module is put back that is no part of the trained one: its metrics, but not its weights."""
-        if id(module) not in self._metrics:
-            self._metrics[id(module)] = [part for part in module.modules() if isinstance(part, Metric)]
-        states = [(metric, metric_state(metric)) for metric in self._metrics[id(module)]]
-        weights = Parameters(module, ignored=self._own_weights) if self._hooks else None
+        """Return how a module is put back that is no part of the trained one: an average of it, or a teacher."""
+        if id(module) not in self._aside:
+            metrics = [part for part in module.modules() if isinstance(part, Metric)]
+            self._aside[id(module)] = metrics, [one for one in module.parameters() if id(one) not in self._own_weights]
+        metrics, weights = self._aside[id(module)]
+        states = [(metric, metric_state(metric)) for metric in metrics]
+        copies = self._hooks and sum(one.numel() for one in weights) <= self._limits.elements
+        kept = Parameters(weights, copies=copies)
 
         def restore() -> None:
             for metric, state in states:
                 vars(metric).update(state)
-            if weights is not None:
-                weights.refuse_changed()
+            kept.restore()
 
         return restore
 
+    def _is_kept(self, callback: Any) -> bool:
+        if type(callback).__module__.startswith("dtf_lightning.") or isinstance(callback, ProgressBar):
+            return False
+        return hasattr(callback, "__dict__") and (self._hooks or not is_lightnings(callback))
+
 
 class Parameters:
-    """Hold the versions of a module's weights, which are not copied."""
+    """Hold the versions of weights, and copies of them where they are not too large."""
 
-    def __init__(self, module: torch.nn.Module, *, ignored: Collection[int]) -> None:
-        self._versions = [(one, version_of(one)) for one in module.parameters() if id(one) not in ignored]
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], *, copies: bool = False) -> None:
+        self._kept = [(one, version_of(one), one.detach().clone() if copies else None) for one in parameters]
 
-    def refuse_changed(self) -> None:
-        """Raise `ValueError` if a weight has changed since."""
-        if any(version_of(one) != version for one, version in self._versions):
-            raise ValueError("weights have changed, and there is no copy of them")
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the weights back that have changed. Raises `ValueError` where there is no copy."""
+        for one, version, copy in self._kept:
+            if version_of(one) != version:
+                if copy is None:
+                    raise ValueError("weights have changed, and there is no copy of them")
+                one.copy_(copy)
 
 
 def _nothing() -> None:
     """Put nothing back."""
-
-
-def _users_callbacks(trainer: Any) -> list[Any]:
-    return [
-        one for one in trainer.callbacks if not is_lightnings(one) and not _is_ours(one) and hasattr(one, "__dict__")
-    ]
-
-
-def _is_ours(callback: Any) -> bool:
-    return type(callback).__module__.startswith("dtf_lightning.") or isinstance(callback, ProgressBar)
 
 
 def _owners_in(module: torch.nn.Module) -> Iterator[Owner]:

@@ -1,10 +1,13 @@
-"""`Undo` restores logged values, metrics, callbacks' state and random numbers before a step or a hook runs again.
+"""`Undo` restores logged values, metrics, attributes, callbacks' state and random numbers before a step or hook runs again.
 
 Rules that this file guards:
 
 * a step that is rolled back leaves no trace in epoch means and torchmetrics (buffers and random numbers: `StepSnapshot`);
-* hooks that run again (of a validation, of an epoch's end) find the callbacks' former state, or `EarlyStopping` would
-  count the same epoch twice;
+* hooks that run again (of a validation, of an epoch's start or end) find the former state of the module's and the callbacks'
+  attributes and metrics, and of callbacks, or `EarlyStopping` would count the same epoch twice;
+* an epoch's end has two halves, before and behind the module's own hook. Where all members are through the first, only the
+  second runs again, else both: the first may have collectives;
+* a step that is undone here, but was made by another member, keeps what it has gathered here;
 * a validation that is interrupted while a callback (`WeightAveraging`) has swapped other weights in leaves the right
   ones;
 * no survivor keeps a synchronized metric's cached value while another has to synchronize again: their collectives would
