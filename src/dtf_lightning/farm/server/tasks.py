@@ -30,6 +30,8 @@ MAX_LIVE = 200_000
 """Tasks that are not done, above which no more are taken: each costs memory in every coordinator."""
 SHOWN = 5.0
 """Seconds for the watch to show what was written."""
+WRITE = 3.0
+"""Seconds for etcd to take a client's wish: less than the client waits for an answer, which may be "not now"."""
 POLL = 0.2
 """Seconds between two looks at output that another coordinator stores."""
 CHUNK = 256 * 1024
@@ -93,7 +95,7 @@ class Tasks:
             if specification.source and self.files.source(specification.source) is None:
                 raise SettingsError(f"the source {specification.source} of {task} is not here: send it first")
         futures = [
-            asyncio.wrap_future(self._record.write(Submit(task=task, specification=specification)))
+            asyncio.wrap_future(self._record.write(Submit(task=task, specification=specification), timeout=WRITE))
             for task, specification in specifications.items()
         ]
         verdicts = dict(zip(specifications, await asyncio.gather(*futures), strict=True))
@@ -204,7 +206,7 @@ class Tasks:
                 number=live.attempt.number,
                 revision=live.revision,
             )
-            cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope))
+            cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope, timeout=WRITE))
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
                 await self._pool.wait_for(task, lambda: self._pool.live(task) is None, SHOWN)
             return {"task_id": task, "cancellation": cancelled.cancellation.value}
