@@ -19,13 +19,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 FULL_FOLDERS: dict[str, str] = {}
 
 # path:class -> why it holds so much
-LARGE_CLASSES: dict[str, str] = {
-    "elastic/agent/live/worker_group.py:WorkerGroup": "what a node says of its workers in its record; a line of the record each",
-    "elastic/lightning/callbacks/divergence_stopping.py:DivergenceStopping": "still to be divided: what it was given, "
-    "what it watches, and the way back are three things",
-    "elastic/lightning/reporting/recorder.py:RunRecorder": "still to be divided: samples of steps, validations and "
-    "checkpoints each remember when they began",
-}
+LARGE_CLASSES: dict[str, str] = {}
 
 # path -> why it touches the environment
 ENVIRONMENT_USERS = {

@@ -108,15 +108,6 @@ def test_cancel_is_sigkill_after_the_grace(worker):
     assert outcome.ended - outcome.started >= 0.2
 
 
-def test_one_sigterm_for_each_process(worker):
-    """Programs take a second one for "at once"."""
-    script = "import signal, sys, time\nsignal.signal(15, lambda *_: print('TERM', flush=True))\nprint('ready', flush=True)\n"
-    revision = worker.start(sys.executable, "-c", script + "time.sleep(60)\ntime.sleep(60)", grace=0.3)
-    worker.heard.printed(revision, b"ready")
-    worker.executor.cancel(f"t{revision}", revision, "")
-    assert worker.heard.ended(revision).outcome.tail.count("TERM") == 1
-
-
 def test_what_had_ended_by_itself_is_not_cancelled(worker):
     end = worker.run("true")
     worker.executor.cancel(end.task, end.revision, "too late")

@@ -12,6 +12,7 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm import http
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
@@ -130,7 +131,7 @@ class TestATasksLife:
         for _ in range(2):
             client.submit(["x"])
             worker.next()
-        assert "waits for 1 x cpu; 1 workers could give it and are busy" in client.task(client.submit(["x"])).reason
+        assert "waits for 1 x cpu; 1 worker has that" in client.task(client.submit(["x"])).reason
 
 
 class TestSubmitting:
@@ -220,6 +221,28 @@ class TestOutput:
         assert b"".join(got) == b"one\n\xff\x00two\n"
         assert b"".join(client.logs(task)) == b"one\n\xff\x00two\n"
         assert b"".join(client.logs(task, offset=4)) == b"\xff\x00two\n"
+
+    def test_a_silent_task_is_followed_for_as_long_as_it_takes(self, client, worker, monkeypatch):
+        monkeypatch.setattr(http, "SILENCE", 0.1)
+        task = client.submit(["x"])
+        order = worker.next()
+        opened = []
+        stream = client.connection.stream
+
+        def count(*arguments, **fields):
+            opened.append(1)
+            return stream(*arguments, **fields)
+
+        monkeypatch.setattr(client.connection, "stream", count)
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda: got.extend(client.logs(task, follow=True)))
+        reader.start()
+        worker.write(order, 0, b"one")
+        poll_until(lambda: len(opened) > 2, DEADLINE, "the stream to be opened again")
+        worker.write(order, 3, b"two")
+        worker.end(order, log_bytes=6)
+        reader.join(DEADLINE)
+        assert b"".join(got) == b"onetwo"
 
     def test_chunks_twice_and_behind_a_gap(self, client, worker):
         task = client.submit(["x"])

@@ -194,6 +194,18 @@ def test_the_kernel_and_the_long_way_agree(monkeypatch):
     assert not family.is_alive(pid)
 
 
+@pytest.mark.parametrize("with_group", [True, False])
+def test_a_signal_comes_once(monkeypatch, with_group):
+    """To the members of a group through the group, to the others by themselves: a second SIGTERM means "at once"."""
+    groups = {10: 10, 11: 10, 12: 12}
+    got: list[int] = []
+    monkeypatch.setattr(family.os, "getpgid", groups.__getitem__)
+    monkeypatch.setattr(family.os, "killpg", lambda group, _: got.extend(pid for pid in groups if groups[pid] == group))
+    monkeypatch.setattr(family, "signal_exactly", lambda pid, *_: got.append(pid))
+    family.signal_all({10: 1, 11: 10, 12: 1}, signal.SIGTERM, group=10 if with_group else 0)
+    assert sorted(got) == [10, 11, 12]
+
+
 def _without_tasks(scandir):
     def patched(path):
         if str(path).endswith("/task"):

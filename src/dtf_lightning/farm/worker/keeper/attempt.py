@@ -129,14 +129,8 @@ class KeptAttempt:
         """Send a signal to all of its processes, once to each."""
         if number is signal.SIGKILL and self._group is not None:
             self._group.kill()
-        members = self.processes()
-        if self.course.first_runs:  # nobody has waited for the first process: its number is still its group's
-            inside = {pid for pid in members if _group_of(pid) == self.pid}
-            with contextlib.suppress(OSError):
-                os.killpg(self.pid, number)
-            members = {pid: parent for pid, parent in members.items() if pid not in inside}
-        for pid, parent in members.items():
-            family.signal_exactly(pid, parent, number)
+        # Nobody has waited for a first process that runs: its number is still its group's.
+        family.signal_all(self.processes(), number, group=self.pid if self.course.first_runs else 0)
 
     def waited_for(self, pid: int, wait_status: int, usage: resource.struct_rusage) -> None:
         """A process of it has ended, with this status and usage (its own, and of those that it has waited for)."""
@@ -198,10 +192,3 @@ class KeptAttempt:
     def remove_group(self) -> bool:
         """Remove its cgroup; `False`: something is still in it."""
         return self._group is None or self._group.remove()
-
-
-def _group_of(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except OSError:
-        return 0

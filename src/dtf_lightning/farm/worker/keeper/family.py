@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dtf_lightning.processes.signals import open_pidfd
@@ -86,6 +86,29 @@ def signal_exactly(pid: int, parent: int, number: signal.Signals) -> None:
         pass  # it has ended, or has become another user's
     finally:
         os.close(file)
+
+
+def signal_all(members: Mapping[int, int], number: signal.Signals, *, group: int) -> None:
+    """Send a signal once to each of these processes and to all in a group.
+
+    Args:
+        members: process -> its parent.
+        number: the signal.
+        group: a process group, which gets it at once, with what is just being forked in it; 0: none.
+    """
+    outside = {pid: parent for pid, parent in members.items() if not group or _group_of(pid) != group}
+    if group:
+        with contextlib.suppress(OSError):  # all of it has ended
+            os.killpg(group, number)
+    for pid, parent in outside.items():
+        signal_exactly(pid, parent, number)
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return 0
 
 
 def resident(pid: int) -> int:

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dtf_lightning.clock import Clock, SystemClock
+from dtf_lightning.clock import Clock, SystemClock, poll_until
 from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, write_whole
 from dtf_lightning.farm.worker.keeper import family
 from dtf_lightning.farm.worker.keeper.attempt import KeptAttempt
@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 SAMPLE, CLOSE_SAMPLE = 1.0, 0.2
 """Seconds between two looks at the memory of attempts: where cgroups hold them to their limit, and where we do."""
+GROUPS_PATIENCE = 2.0
+"""Seconds at the end for cgroups whose last process the kernel has not let go yet; it takes milliseconds."""
 NOTICE = 0.02
 """Seconds between two notices of a log that grows."""
 
@@ -101,6 +103,8 @@ class Keeper:
                         key.data()
                 self._turn()
             self._end_strays(everything=True)
+            with contextlib.suppress(TimeoutError):  # the next keeper on this folder removes them
+                poll_until(self._groups_removed, GROUPS_PATIENCE, "the kernel to let go of cgroups")
             if self._line is not None:
                 self._line.close()
 
@@ -317,8 +321,13 @@ class Keeper:
             attempt.look_at_memory()
             closely = closely or attempt.watched_closely
         self._next_look = now + (CLOSE_SAMPLE if closely else SAMPLE)
-        self._groups = [attempt for attempt in self._groups if not attempt.remove_group()]
+        self._groups_removed()
         self._write_ends()
+
+    def _groups_removed(self) -> bool:
+        """Remove the cgroups that could not be removed when their attempts ended; whether none is left."""
+        self._groups = [attempt for attempt in self._groups if not attempt.remove_group()]
+        return not self._groups
 
     def _end_strays(self, *, everything: bool = False) -> None:
         """Kill children that come from attempts which are over, and all below them."""
