@@ -84,8 +84,13 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
         return tasks.list(wanted, limit, after)
 
     @app.get("/api/tasks/{task_id}", operation_id="task.get")
-    async def get_task(task_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0) -> dict[str, Any]:
-        return await (tasks.wait(task_id, wait) if wait else tasks.task(task_id))
+    async def get_task(
+        task_id: str,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0,
+        other_than: Annotated[int | None, Query(ge=0)] = None,
+    ) -> dict[str, Any]:
+        """With `wait`: when it has ended, or has another attempt than `other_than`, or after so many seconds."""
+        return await (tasks.wait(task_id, wait, other_than) if wait else tasks.task(task_id))
 
     @app.post("/api/tasks/{task_id}/cancel", operation_id="task.cancel")
     async def cancel(task_id: str, reason: str = "cancelled by a client") -> dict[str, Any]:

@@ -140,10 +140,19 @@ class Tasks:
             raise UnknownTask(f"this farm knows no task {task!r}")
         return {"task_id": task, "status": found.outcome.value, "metadata": {"archived": models.when(found.archived)}}
 
-    async def wait(self, task: str, timeout: float) -> dict[str, Any]:
-        """Return a task when it is done, or after `timeout` seconds as it is then."""
-        if self._pool.live(task) is not None:
-            await self._pool.wait_for(task, lambda: self._pool.live(task) is None, timeout)
+    async def wait(self, task: str, timeout: float, other_than: int | None = None) -> dict[str, Any]:
+        """Return a task when it is done, or after `timeout` seconds as it is then.
+
+        `other_than`: or when it has an attempt with another revision than this.
+        """
+
+        def has_news() -> bool:
+            live = self._pool.live(task)
+            return live is None or (
+                other_than is not None and bool(live.attempt.workers) and live.revision != other_than
+            )
+
+        await self._pool.wait_for(task, has_news, timeout)
         return await self.task(task)
 
     def list(self, wanted: Callable[[dict[str, Any]], bool], limit: int, after: str) -> dict[str, Any]:
@@ -166,6 +175,11 @@ class Tasks:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""
         found = self._pool.recent(task) or await self._read_done(task)
         return None if found is None else found.outcome
+
+    async def look_up(self, task: str) -> tuple[bool, TaskOutcome | None]:
+        """Ask etcd whether a task is there and not done, and how it ended if it is done. Raises what etcd raises."""
+        there = await asyncio.to_thread(self._store.get, self._pool.keys.key(Kind.TASK, task))
+        return there is not None, await self.outcome(task)
 
     async def _read_done(self, task: str) -> Envelope | Tombstone | None:
         for kind in (Kind.DONE, Kind.TOMBSTONE):
