@@ -172,15 +172,20 @@ class Undo:
 
     @torch.no_grad()
     def _before_hooks(self, trainer: pl.Trainer, swappers: Collection[Any] = ()) -> _Hooks:
-        modules = [value for owner in swappers for value in _modules_of(owner)]
+        modules = (
+            [trainer.lightning_module, *(one for owner in swappers for one in _modules_of(owner))] if swappers else []
+        )
         weights = [
             (tensor, tensor.detach().clone())
-            for module in ([trainer.lightning_module, *modules] if swappers else [])
-            for tensor in module.state_dict(keep_vars=True).values()
+            for module in modules
+            for tensor in module.state_dict().values()
             if isinstance(tensor, torch.Tensor)
         ]
+        places = {tensor.data_ptr() for tensor, _ in weights}
         attributes = Attributes(NOW_AND_THEN, hooks=True)
-        attributes.refresh(trainer, copied=[tensor for tensor, _ in weights])
+        attributes.refresh(
+            trainer, copied=[one for module in modules for one in module.parameters() if one.data_ptr() in places]
+        )
         attributes.take(trainer)
         snapshot = StepSnapshot()
         snapshot.take(trainer.lightning_module)
