@@ -25,6 +25,9 @@ if TYPE_CHECKING:
         ModelCheckpoint,
         ProgressBar,
         RichProgressBar,
+        SpikeDetection,
+        StochasticWeightAveraging,
+        ThroughputMonitor,
         TQDMProgressBar,
     )
     from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
@@ -54,7 +57,8 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
-        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar TQDMProgressBar",
+        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar SpikeDetection StochasticWeightAveraging "
+        "ThroughputMonitor TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
         ".loggers.logger": "Logger",
@@ -112,9 +116,12 @@ __all__ = [
     "ResultSync",
     "RichProgressBar",
     "SingleDeviceStrategy",
+    "SpikeDetection",
+    "StochasticWeightAveraging",
     "StrategyRegistry",
     "TQDMProgressBar",
     "TensorBoardLogger",
+    "ThroughputMonitor",
     "TorchElasticEnvironment",
     "TrainerFn",
     "TrainingEpochLoop",
