@@ -38,6 +38,7 @@ class RunOfOne:
         self.store_port = store_port
         self.instance = uuid.uuid4().hex
         self.heard: list[messages.Message] = []
+        self.disturbances: list[Disturbance] = []
         self._heard_more = threading.Condition()
         self._pump = threading.Thread(target=self._answer, name="run-of-one", daemon=True)
         self._pump.start()
@@ -122,7 +123,13 @@ class Disturber(Callback):
     """Makes the disturbances happen, each once; the last of the callbacks, where ordering can be chosen."""
 
     def __init__(self, run: RunOfOne, disturbances: Iterable[Disturbance]) -> None:
-        self.run, self.left = run, list(disturbances)
+        self.run = run
+        run.disturbances = list(disturbances)  # not here, where a rescale would put back what has happened
+
+    @property
+    def left(self) -> list[Disturbance]:
+        """What has not happened yet."""
+        return self.run.disturbances
 
     def __deepcopy__(self, memo: Any) -> Disturber:
         return self  # averages copy the module, which holds this

@@ -19,6 +19,7 @@ import torch
 import torch._dynamo  # seconds at the first DDP, if it is not there
 from lightning.pytorch.callbacks import (
     Callback,
+    Checkpoint,
     EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -261,7 +262,7 @@ def train(training: Training, folder: Path, name: str) -> None:
         val_check_interval=training.val_check_interval,
         num_sanity_val_steps=1,
         log_every_n_steps=1,
-        enable_checkpointing=bool(training.checkpoint_every) or "best" in training.callbacks,
+        enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks) or bool(training.checkpoint_every),
         enable_progress_bar=bool(training.progress_bar or training.script),
         enable_model_summary=bool(training.script),
     )

@@ -1,0 +1,202 @@
+"""`Coordinator`: one server process of a farm. It holds no truth: everything here can die at any time.
+
+Threads: one event loop (HTTP, sockets, mirror, leader), one for each lane of the record, one for its watch, one for the
+lease. etcd is never waited for on the loop.
+
+Rules that this file guards:
+- It leads while its own leader key is what the mirror shows, under the lease that it holds; what it decides bears that
+  leadership's fence.
+- Crash-only: a fault in taking in a change or in deciding ends the process, since a leader with a broken picture must
+  not lead on. Whoever started it starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from dtf_lightning.clock import SystemClock
+from dtf_lightning.errors import DtfError, StoreUnavailable
+from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.record.follower import Follower, FollowerFailed, RecordChanged, RecordRead
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.mirror import Change
+from dtf_lightning.farm.record.record import FarmRecord
+from dtf_lightning.farm.record.values import LeaderRecord
+from dtf_lightning.farm.server.files import FarmFiles
+from dtf_lightning.farm.server.leading import Leading
+from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
+from dtf_lightning.farm.server.tasks import Tasks
+from dtf_lightning.farm.server.workers import WorkerConnections
+
+log = logging.getLogger(__name__)
+
+READY_TIMEOUT = 30.0
+
+
+class Coordinator:
+    """Runs on one event loop: `await start()`, then `await run()` until `stop()`.
+
+    Args:
+        store: etcd; stays its owner's.
+        place: who and where.
+    """
+
+    def __init__(self, store: Store, place: CoordinatorPlace) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = SystemClock()
+        self._store = store
+        self._place = place
+        self._began = time.monotonic()
+        self.record = FarmRecord(store, place.farm, deliver=self._loop.call_soon_threadsafe)
+        self.pool = Pool(self.record.keys)
+        self.connections = WorkerConnections(place.name, self.pool, self.record)
+        self.tasks = Tasks(self.pool, self.record, store, FarmFiles(place.folder), self._clock, self._explain)
+        self.pool.listeners.append(self._changed)
+        self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
+        self._presence = Presence(store, self.pool, place, self._leadership_changed)
+        self._leading = Leading(self.pool, self.record, self._clock, self.tasks.look_up, self._fail)
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._fault: asyncio.Future[None] = self._loop.create_future()
+        self._stopping = asyncio.Event()
+
+    @property
+    def version(self) -> str:
+        """The package's."""
+        return self._place.version
+
+    @property
+    def leads(self) -> bool:
+        """Whether it decides now."""
+        return self._leading.leads
+
+    async def start(self) -> None:
+        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time."""
+        self.record.start()
+        self._follower.start()
+        try:
+            async with asyncio.timeout(READY_TIMEOUT):
+                await self._ready
+        except TimeoutError:
+            raise StoreUnavailable(f"the farm's record could not be read within {READY_TIMEOUT:.0f} s") from None
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises the fault that ended it."""
+        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), self._stopped())]
+        try:
+            await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
+            for job in [*jobs, self._fault]:
+                if job.done():
+                    job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            await self._leave()
+
+    def stop(self) -> None:
+        """End `run`: hand over the leadership and the workers."""
+        self._stopping.set()
+
+    def status(self) -> dict[str, Any]:
+        """The farm's numbers, as the API shows them."""
+        counts: dict[str, int] = {}
+        for live in self.pool.live_tasks():
+            status = "pending" if not live.attempt.workers else "running" if live.started else "assigned"
+            counts[status] = counts.get(status, 0) + 1
+        workers = self.pool.workers()
+        return {
+            "farm": self._place.farm,
+            "coordinator": self._place.name,
+            "leader": self._leader_name(),
+            "version": self._place.version,
+            "tasks": counts,
+            "workers": len(workers),
+            "workers_connected_here": self.connections.num_connected,
+            "uptime_seconds": round(time.monotonic() - self._began, 1),
+        }
+
+    def cluster_status(self) -> dict[str, Any]:
+        """Who leads and who is there, in the words of the requirements."""
+        leader = self._leader_name()
+        held = self.pool.mirror.get(Kind.LEADER)
+        term = held.create_revision if held is not None else 0
+        coordinators = self.pool.coordinators()
+        nodes = [
+            {
+                "node_id": name,
+                "state": "leader" if name == leader else "follower" if record.enabled else "offline",
+                "term": term,
+                "address": record.address,
+            }
+            for name, record in coordinators.items()
+        ]
+        return {
+            "leader_id": leader,
+            "current_term": term,
+            "nodes": nodes,
+            "cluster_health": "healthy" if leader in coordinators else "critical",
+        }
+
+    # --- what the record shows ---------------------------------------------------------------------------------------
+
+    def _call(self, function: Any, *arguments: Any) -> None:
+        """Call something on the loop, from another thread, unless the loop has ended."""
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            log.debug("the event loop has ended")
+
+    def _told(self, told: RecordRead | RecordChanged | FollowerFailed) -> None:
+        try:
+            if isinstance(told, FollowerFailed):
+                raise told.error
+            if isinstance(told, RecordRead):
+                self.pool.load(told.kvs, told.revision)
+                if not self._ready.done():
+                    self._ready.set_result(None)
+            else:
+                self.pool.apply(told.events)
+        except Exception as error:
+            log.exception("the record cannot be taken in")
+            self._fail(error)
+
+    def _changed(self, change: Change) -> None:
+        if change.kind is Kind.LEADER:
+            self._leadership_changed()
+            self._presence.look()
+        self._leading.changed(change)
+        if change.kind is Kind.TASK and change.after is None:
+            self.tasks.forget_output(change.names[0])
+
+    def _leadership_changed(self) -> None:
+        """The record shows another leader, or a campaign is won, or the lease is lost."""
+        held = self.pool.mirror.get(Kind.LEADER)
+        epoch = held.create_revision if held is not None else 0
+        self._leading.lead(epoch if epoch == self._presence.epoch else 0)
+
+    def _explain(self, task: str) -> str | None:
+        return self._leading.explain(task)
+
+    def _leader_name(self) -> str:
+        held = self.pool.mirror.get(Kind.LEADER)
+        return held.value.coordinator if held is not None and isinstance(held.value, LeaderRecord) else ""
+
+    async def _leave(self) -> None:
+        self._leading.lead(0)
+        await self.connections.close()
+        await self._presence.leave()
+        await asyncio.to_thread(self.record.close)
+        await asyncio.to_thread(self._follower.close)
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._fault.done():
+            self._fault.set_exception(error if isinstance(error, Exception) else DtfError(repr(error)))
+
+    async def _stopped(self) -> None:
+        await self._stopping.wait()
