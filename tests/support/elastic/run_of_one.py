@@ -27,6 +27,7 @@ from support.elastic.scripted_agent import DEADLINE, ScriptedAgent, welcome
 
 NUM_SAMPLES = 24
 BATCH = 4
+MODULES_OWN = "loaders of the module"
 
 
 class RunOfOne:
@@ -184,6 +185,7 @@ def _disturbing(hook: str) -> Any:
 
 for _hook in HOOKS:
     setattr(Recorder, _hook, _recording(_hook))
+for _hook in (*HOOKS, "on_save_checkpoint"):  # which also runs where a state is packed: not recorded
     setattr(Disturber, _hook, _disturbing(_hook))
 
 
@@ -367,7 +369,13 @@ def fit(
     else:
         if loader is None:
             loader = train_loader() if elastic else plain_loader()
-        trainer.fit(model, loader, val_loader() if validate is True else validate, ckpt_path=ckpt_path)
+        own = loader is MODULES_OWN
+        trainer.fit(
+            model,
+            None if own else loader,
+            None if own else val_loader() if validate is True else validate,
+            ckpt_path=ckpt_path,
+        )
     if run is not None:
         assert not model.disturber.left, f"never happened: {model.disturber.left}"
     return Outcome(trainer, model, recorder)

@@ -163,10 +163,13 @@ class ElasticFitLoop(FitLoop):
             trainer.training = True
         if self._newcomer:
             self._newcomer = False
+            # `GradientAccumulationScheduler` refuses what it has set itself in the run.
+            accumulate, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, run.batches.accumulate
             with trainer.strategy.alone():  # type: ignore[attr-defined]
                 call._call_callback_hooks(trainer, "on_train_start")
                 call._call_lightning_module_hook(trainer, "on_train_start")
                 call._call_strategy_hook(trainer, "on_train_start")
+            trainer.accumulate_grad_batches = accumulate
 
     def on_advance_start(self) -> None:
         run = _run_of(self)

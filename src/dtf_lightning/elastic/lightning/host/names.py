@@ -25,6 +25,9 @@ if TYPE_CHECKING:
         ModelCheckpoint,
         ProgressBar,
         RichProgressBar,
+        SpikeDetection,
+        StochasticWeightAveraging,
+        ThroughputMonitor,
         TQDMProgressBar,
     )
     from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
@@ -56,7 +59,8 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
-        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar TQDMProgressBar",
+        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar SpikeDetection StochasticWeightAveraging "
+        "ThroughputMonitor TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
         ".core": "LightningModule",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
@@ -118,9 +122,12 @@ __all__ = [
     "RichProgressBar",
     "SIGTERMException",
     "SingleDeviceStrategy",
+    "SpikeDetection",
+    "StochasticWeightAveraging",
     "StrategyRegistry",
     "TQDMProgressBar",
     "TensorBoardLogger",
+    "ThroughputMonitor",
     "TorchElasticEnvironment",
     "TrainerFn",
     "TrainingEpochLoop",
