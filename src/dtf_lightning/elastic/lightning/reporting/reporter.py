@@ -80,7 +80,13 @@ class Reporter:
         step, epoch = self._trainer.global_step, self._trainer.current_epoch
         if self._ledger is not None:
             self._ledger.begin(
-                generation=world.generation.number, rank=world.rank, world_size=world.size, step=step, epoch=epoch
+                generation=world.generation.number,
+                rank=world.rank,
+                world_size=world.size,
+                step=step,
+                epoch=epoch,
+                instance=world.generation.instance,
+                formed_at=world.generation.formed_at,
             )
         self.recorder.entered(world.generation, world.rank, step, epoch)
         progress_bars.show_world(self._trainer, world.generation)
