@@ -300,10 +300,11 @@ class History:
 
     def endings(self) -> dict[int, Ending]:
         """Return how each epoch ended, of those that did."""
-        last_draws: dict[int, int] = {}
+        last_draws: dict[int, tuple[int, int]] = {}
         for draw in self.draws:
-            if self.counts(draw):
-                last_draws[draw["epoch"]] = max(draw["step"], last_draws.get(draw["epoch"], 0))
+            place = self.place(draw)
+            if place is not None and draw["step"] < self.limits[place]:
+                last_draws[draw["epoch"]] = max((place, draw["step"]), last_draws.get(draw["epoch"], (-1, -1)))
         lines = (
             Ending(
                 place=place,

@@ -131,18 +131,19 @@ def committed_below(generations: Sequence[BegunGeneration], last_step: int | Non
 
 
 def standing_endings(
-    endings: Iterable[Ending], limits: Sequence[int], last_draws: Mapping[int, int]
+    endings: Iterable[Ending], limits: Sequence[int], last_draws: Mapping[int, tuple[int, int]]
 ) -> dict[int, Ending]:
     """Return the ending of each epoch that counts.
 
     Args:
         endings: all that the workers wrote down.
         limits: for each generation in the order of time, the step below which its draws count.
-        last_draws: for each epoch, the last step of which a draw counts.
+        last_draws: for each epoch, the place of the last generation of which a draw counts, and the last step there.
     """
     found: dict[int, Ending] = {}
     for ending in endings:
-        if ending.step > limits[ending.place] or ending.step <= last_draws.get(ending.epoch, -1):
+        last_draw = last_draws.get(ending.epoch, (-1, -1))
+        if ending.step > limits[ending.place] or last_draw > (ending.place, ending.step):
             continue
         former = found.get(ending.epoch)
         # Members of one generation may know more or less of the reason: a newcomer has not stopped anything.

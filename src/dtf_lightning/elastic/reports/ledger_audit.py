@@ -260,12 +260,12 @@ def _generations(database: Connection) -> tuple[list[BegunGeneration], list[int]
 def _endings(database: Connection, limits: Sequence[int]) -> dict[int, Ending]:
     names = ("place", "epoch", "step", "size", "left_out", "why")
     lines = [Ending(**dict(zip(names, row, strict=True))) for row in database.execute(_ENDINGS).fetchall()]
-    last_draws = dict(
-        database.execute(
-            "SELECT epoch, max(step) FROM lines JOIN limits USING (instance, generation) "
-            "WHERE kind = 'draw' AND step < below GROUP BY epoch"
-        ).fetchall()
-    )
+    last_draws: dict[int, tuple[int, int]] = {}
+    for epoch, place, step in database.execute(
+        "SELECT epoch, place, max(step) FROM lines JOIN limits USING (instance, generation) "
+        "WHERE kind = 'draw' AND step < below GROUP BY epoch, place"
+    ).fetchall():
+        last_draws[epoch] = max((place, step), last_draws.get(epoch, (-1, -1)))
     return standing_endings(lines, limits, last_draws)
 
 
