@@ -109,6 +109,8 @@ class Attempt:
     """Which of the task's needs was granted."""
     failures: int = 0
     """Attempts before this one that count against the task's retries: those that a lost worker ended do not."""
+    lost: int = 0
+    """Workers that were lost while they ran it."""
     epoch: int = 0
     """Of the leader that decided it."""
     excluded: tuple[str, ...] = ()

@@ -90,6 +90,13 @@ class Dependencies:
                 ready.append(dependant)
         return ready, skipped
 
+    def gone(self, task: str) -> None:
+        """A task is not there any more, and nobody has told how it ended: it is looked up if anything waits for it."""
+        self._present.discard(task)
+        self._forget(task)
+        if task in self._dependants:
+            self._lookups[task] = None
+
     def waits_for(self, task: str) -> list[str]:
         """Return what a task still waits for, sorted."""
         waiting = self._waiting.get(task)
