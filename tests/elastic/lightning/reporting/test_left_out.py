@@ -60,6 +60,9 @@ WHOLE = "24 of 24 samples consumed, 0 missing"
         ({"limit_train_batches": 100}, [WHOLE] * 3),
         ({"overfit_batches": 2}, [f"{TWO_OF_SIX} (overfit_batches=2)"] * 3),
         ({"max_steps": 8}, [WHOLE, f"{TWO_OF_SIX} (max_steps=8)"]),
+        ({"accumulate_grad_batches": 2, "max_steps": 4}, [WHOLE, f"{TWO_OF_SIX} (max_steps=4)"]),
+        ({"tail": "exact", "max_steps": 2}, [f"{TWO_OF_SIX} (max_steps=2)"]),
+        ({"virtual_ranks": 2, "elastic_seed": 5, "max_steps": 1}, [f"{TWO_OF_SIX} (max_steps=1)"]),
         ({"callbacks": [Stops()]}, [WHOLE, f"{TWO_OF_SIX} (trainer.should_stop was set)"]),
         (
             {"model": SkipsTheRest(), "max_epochs": 1},
