@@ -76,7 +76,9 @@ class RunningFarm:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{path} does not say where a farm is ({error!r}): remove it, or run dtf farm up") from error
+            raise SettingsError(
+                f"{path} does not say where a farm is ({error!r}): remove it, or run dtf farm up"
+            ) from error
 
     @property
     def is_alive(self) -> bool:

@@ -86,7 +86,9 @@ class Connection:
             line.connection.close()
             self._local.line = None
 
-    def _request(self, method: str, path: str, data: bytes | None, query: dict[str, object]) -> http.client.HTTPResponse:
+    def _request(
+        self, method: str, path: str, data: bytes | None, query: dict[str, object]
+    ) -> http.client.HTTPResponse:
         told = {name: str(value) for name, value in query.items() if value is not None}
         target = f"{path}?{urlencode(told)}" if told else path
         deadline = time.monotonic() + self._patience

@@ -112,7 +112,8 @@ def _ignored(name: str, patterns: list[str]) -> bool:
     parts = name.split("/")
     folders = ["/".join(parts[: number + 1]) for number in range(len(parts))]
     return any(
-        fnmatch.fnmatch(part, pattern.strip("/")) or ("/" not in pattern and fnmatch.fnmatch(part.split("/")[-1], pattern))
+        fnmatch.fnmatch(part, pattern.strip("/"))
+        or ("/" not in pattern and fnmatch.fnmatch(part.split("/")[-1], pattern))
         for pattern in patterns
         for part in folders
     )

@@ -40,13 +40,6 @@ def connect(world: TorchelasticWorld, patience: timedelta = PATIENCE) -> dist.TC
     )
 
 
-def connect_again(world: TorchelasticWorld, patience: timedelta = PATIENCE) -> dist.TCPStore:
-    """Open another connection to the workers' store, for a thread of its own. Raises like `connect`."""
-    return dist.TCPStore(
-        world.store_host, world.store_port, is_master=False, wait_for_workers=False, timeout=patience, multi_tenant=True
-    )
-
-
 def agree_on_word(store: dist.Store, rank: int, world_size: int, patience: timedelta = PATIENCE) -> str:
     """Return the round's word, which is the same on every member, once all have come.
 

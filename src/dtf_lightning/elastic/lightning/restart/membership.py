@@ -34,7 +34,8 @@ from dtf_lightning import environment
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.collectives.gathering import gather_objects
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
-from dtf_lightning.elastic.collectives.restart_meeting import agree_on_word, connect, connect_again
+from dtf_lightning.elastic.collectives.restart_meeting import PATIENCE, agree_on_word, connect
+from dtf_lightning.elastic.collectives.watched_store import WatchedStore
 from dtf_lightning.elastic.lightning.restart.stop_news import StopNews
 from dtf_lightning.elastic.lightning.restart.stop_request import StopRequest
 from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft, WorkerStopped
@@ -222,7 +223,7 @@ class RestartMembership:
             return
         self._stop_news = StopNews(
             meeting,
-            lambda: connect_again(world),
+            lambda: WatchedStore(world.store_host, world.store_port, PATIENCE),
             prefix=f"{self._word}/stops",
             rank=world.rank,
             names=World(generation=self.run.generation, rank=world.rank, size=world.world_size).sources,

@@ -2,7 +2,7 @@
 
 Rules that this file guards:
 
-* while all train, a batch costs a few additions: nobody writes to the store, and one thread sleeps in it;
+* while all train, a batch costs a few additions: nobody writes to the store, and a thread looks into it every `LOOK`;
 * a worker that leaves the training loop tells rank 0, which tells the others where the first one stopped; a worker that
   begins a batch beyond tells rank 0 so, and one that goes on after all does the same;
 * rank 0 decides (`rules/stops.py`) once workers have stood apart for some seconds, and tells all, who end themselves.
@@ -14,25 +14,28 @@ The messages are keys of the store on which the workers of a life have met, belo
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
-
+from dtf_lightning.elastic.collectives.watched_store import WatchedStore
 from dtf_lightning.elastic.rules.stops import MAX_PATIENCE, Place, first_stop, told_apart
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
 
 log = logging.getLogger("dtf_lightning")
 
-LOOK = timedelta(hours=1)
-"""One wait for a message; then the next, because torch's waits must end."""
-UNDER_WAY = 1.0
+LOOK = 0.5
+"""Seconds between two looks for a message. To sleep in torch's store is no better: where the store goes with its agent,
+torch prints a stack of C++ in each worker that sleeps."""
+UNDER_WAY = 4 * LOOK
 """Seconds in which what a worker has just told reaches the others."""
 
 
@@ -47,8 +50,8 @@ class _Mail:
 
     def __init__(self, prefix: str, rank: int, world_size: int) -> None:
         self.rank = rank
-        self.closed = False
-        """Whether nothing more is received."""
+        self.closed = threading.Event()
+        """Set when nothing more is received."""
         self._prefix, self._world_size = prefix, world_size
         self._next = 1
         """The number of the message that is received next."""
@@ -65,24 +68,24 @@ class _Mail:
         for rank in range(1, self._world_size):
             store.set(f"{self._prefix}/news/{rank}/{self._num_spread}", json.dumps(news))
 
-    def receive(self, store: dist.Store, timeout: timedelta) -> dict[str, Any] | None:
-        """Return the next message; `None` if there is none in time, and once this worker hears no more."""
-        began = time.monotonic()
-        try:
-            store.wait([self._awaited()], timeout)
-        except dist.DistStoreError:  # torch's word for a wait that took too long
-            if time.monotonic() - began < timeout.total_seconds() / 2:
-                raise
-            return None
-        if self.closed:
-            return None
-        message: dict[str, Any] = json.loads(store.get(self._awaited()))
-        self._next += 1
-        return message
+    def receive(self, connection: WatchedStore, timeout: float | None) -> dict[str, Any] | None:
+        """Return the next message; `None` if there is none within `timeout` seconds, and once nothing more is received.
 
-    def wake(self, store: dist.Store) -> None:
-        """End the wait of the thread that receives."""
-        store.set(self._awaited(), "{}")
+        Raises `ConnectionError` when the store is gone.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self.closed.is_set():
+            if connection.gone():
+                raise ConnectionError("the workers' store is gone")
+            if connection.store.check([self._awaited()]):
+                message: dict[str, Any] = json.loads(connection.store.get(self._awaited()))
+                self._next += 1
+                return message
+            left = LOOK if end is None else min(LOOK, end - time.monotonic())
+            if left <= 0:
+                return None
+            self.closed.wait(left)
+        return None
 
     def _awaited(self) -> str:
         to = "say" if self.rank == 0 else f"news/{self.rank}"
@@ -106,7 +109,7 @@ class StopNews:
     def __init__(
         self,
         store: dist.Store,
-        connect: Callable[[], dist.Store],
+        connect: Callable[[], WatchedStore],
         *,
         prefix: str,
         rank: int,
@@ -157,13 +160,8 @@ class StopNews:
 
     def close(self) -> None:
         """Hear nothing more. Idempotent."""
-        if self._mail.closed:
-            return
-        self._mail.closed = True
-        for _ in range(2):  # the listening thread may have come to its next message meanwhile
-            if self._listener.is_alive():
-                _quietly(lambda: self._mail.wake(self._store))
-                self._listener.join(UNDER_WAY)
+        self._mail.closed.set()
+        self._listener.join(UNDER_WAY)
         atexit.unregister(self.close)
 
     def _is_ahead(self) -> bool:
@@ -171,16 +169,18 @@ class StopNews:
 
     # --- the listening thread ----------------------------------------------------------------------------------------
 
-    def _listen(self, connect: Callable[[], dist.Store]) -> None:
-        _quietly(lambda: (self._decide if self._mail.rank == 0 else self._hear)(connect()))
+    def _listen(self, connect: Callable[[], WatchedStore]) -> None:
+        def listen() -> None:
+            with contextlib.closing(connect()) as connection:
+                (self._decide if self._mail.rank == 0 else self._hear)(connection)
 
-    def _hear(self, store: dist.Store) -> None:
-        while not self._mail.closed and self.apart is None:
-            news = self._mail.receive(store, LOOK)
-            if news is not None:
-                self._take(store, news)
+        _quietly(listen)
 
-    def _take(self, store: dist.Store, news: dict[str, Any]) -> None:
+    def _hear(self, connection: WatchedStore) -> None:
+        while self.apart is None and (news := self._mail.receive(connection, None)) is not None:
+            self._take(connection, news)
+
+    def _take(self, connection: WatchedStore, news: dict[str, Any]) -> None:
         """Act on what rank 0 says."""
         if (apart := news.get("apart")) is not None:
             self.apart = apart
@@ -189,34 +189,33 @@ class StopNews:
             return
         self.first_stop, self.suspected = news["first_stop"], news["suspected"]
         if self._is_ahead():  # this worker was ahead before it heard, and may be in a collective
-            self._mail.tell(store, Place(passed=self._passed))
+            self._mail.tell(connection.store, Place(passed=self._passed))
 
-    def _decide(self, store: dist.Store) -> None:
+    def _decide(self, connection: WatchedStore) -> None:
         """Be the one that decides: rank 0."""
         places: dict[int, Place] = {}
         ends_at: float | None = None
-        while not self._mail.closed:
-            left = LOOK if ends_at is None else timedelta(seconds=ends_at - time.monotonic())
-            said = self._mail.receive(store, left) if left > timedelta() else None
+        while not self._mail.closed.is_set():
+            said = self._mail.receive(connection, None if ends_at is None else ends_at - time.monotonic())
             if said is not None:
                 places[said["rank"]] = Place(**said["place"])
             apart, first = self._told_apart(places), first_stop(places)
             if apart is not None and ends_at is not None and time.monotonic() >= ends_at:
-                self._spread(store, {"apart": apart})
+                self._spread(connection, {"apart": apart})
                 return
             if (first, apart is not None) != (self.first_stop, self.suspected):
                 ends_at = None if apart is None else ends_at or time.monotonic() + self._patience
-                self._spread(store, {"first_stop": first, "suspected": apart is not None})
+                self._spread(connection, {"first_stop": first, "suspected": apart is not None})
 
-    def _spread(self, store: dist.Store, news: dict[str, Any]) -> None:
+    def _spread(self, connection: WatchedStore, news: dict[str, Any]) -> None:
         """Tell all workers, this one, which may end by it, last."""
-        self._mail.spread(store, news)
-        self._take(store, news)
+        self._mail.spread(connection.store, news)
+        self._take(connection, news)
 
 
 def _quietly(work: Callable[[], object]) -> None:
     """Do something with the store, which may be gone: then the life ends, and nobody needs what is told here."""
     try:
         work()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         log.debug("the workers' store does not answer: %s", error)
