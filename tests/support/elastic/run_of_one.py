@@ -6,6 +6,7 @@ Faults are data: a `Disturbance` says at which hook and step something happens. 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class RunOfOne:
             instance=self.instance,
             store_host="127.0.0.1",
             store_port=self.store_port,
+            formed_at=time.time(),
         ).to_json()
 
     def prepare(self, link: WorkerLink) -> None:
