@@ -16,6 +16,8 @@ from dtf_lightning.errors import SettingsError
 
 Connection = duckdb.DuckDBPyConnection
 DatabaseError = duckdb.Error
+PassingError = (duckdb.IOException, duckdb.OutOfMemoryException)
+"""What may serve again later: a full disk, memory that a question holds."""
 
 LOCK_PATIENCE = 10.0
 """Seconds to wait for another process that has the file open: a sync takes seconds, a query less."""
