@@ -26,7 +26,10 @@ from dtf_lightning.farm.results.tables import from_parquet
 from dtf_lightning.farm.results.tail import ResultsTail
 from support.farm.results import MemoryArchive, SetClock, finish
 
+SETTINGS = ArchiveSettings(tombstones=1000 * 86400.0)  # they have a test of their own
 NUM_COORDINATORS = 2
+LONG = 30 * 3600.0
+"""Seconds after which a round looks no more at files of before."""
 
 
 class Crash(BaseException):
@@ -90,7 +93,7 @@ class Coordinator:
 
         self.archivist = Archivist(
             results, Fragile(world.archive, world.fuse), store, world.keys, write,
-            settings=ArchiveSettings(), name=self.name, read_again=lambda: self.tail.read_again(), clock=world.clock,
+            settings=SETTINGS, name=self.name, read_again=lambda: self.tail.read_again(), clock=world.clock,
         )  # fmt: skip
         self.tail = ResultsTail(
             results, store, world.keys, read_archive=self.archivist.read_archive, clock=world.clock
@@ -141,7 +144,7 @@ class World:
     def live(self) -> None:
         """One thing happens."""
         one = self.chance.choice(self.coordinators)
-        match self.chance.choice(["tasks", "look", "round", "round", "time", "gap", "crash"]):
+        match self.chance.choice(["tasks", "look", "look", "round", "round", "time", "gap", "crash"]):
             case "tasks":
                 self.end_tasks()
             case "look":
@@ -149,7 +152,7 @@ class World:
             case "round":
                 self.dying(one, lambda: one.archivist.round())
             case "time":
-                self.clock.now += self.chance.choice([1.0, 60.0, 601.0])
+                self.clock.now += self.chance.choice([1.0, 60.0, 601.0, LONG])
             case "gap":
                 one.watch_anew()
             case "crash":
@@ -168,11 +171,11 @@ class World:
         self.fuse.left = 0
 
     def archived(self) -> set[str]:
-        return {
-            task
-            for name, data in self.archive.files.items()
-            for task in from_parquet(data, name).column("task").to_pylist()
-        }
+        """Tasks that are in a file: in one, as long as no two coordinators archive at the same time."""
+        files = self.archive.files.items()
+        tasks = [task for name, data in files for task in from_parquet(data, name).column("task").to_pylist()]
+        assert len(tasks) == len(set(tasks))
+        return set(tasks)
 
     def kept(self, kind: Kind = Kind.DONE) -> set[str]:
         return {self.keys.parse(kv.key)[1][0] for kv in self.store.range(self.keys.folder(kind)).kvs}
@@ -182,10 +185,11 @@ class World:
         assert self.kept() | self.kept(Kind.TOMBSTONE) == self.ended.keys()
 
     def settle(self) -> None:
+        """One coordinator archives; the other one only looks."""
         for _ in range(2):
             for one in self.coordinators:
                 one.look()
-                one.archivist.round()
+            self.coordinators[0].archivist.round()
             self.clock.now += 601.0
         for one in self.coordinators:
             one.look()
@@ -217,15 +221,10 @@ def run(seed: int, num_actions: int) -> int:
     return world.fuse.burnt
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_nothing_is_lost_and_nothing_is_twice(seed):
+def test_nothing_is_lost_and_nothing_is_twice():
     """Whatever dies where: each result is in etcd or in the archive at every moment, and in the end one row everywhere."""
-    run(seed, num_actions=30)
-
-
-def test_the_crashes_happen():
-    """The places are reached, or the test above shows nothing."""
-    assert sum(run(seed, num_actions=25) for seed in (100, 101)) >= 4
+    crashes = sum(run(seed, num_actions=20) for seed in range(4))
+    assert crashes >= 3, "the places to die are not reached: this shows nothing"
 
 
 @pytest.mark.chaos
