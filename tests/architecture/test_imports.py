@@ -42,6 +42,7 @@ FARM: list[set[str]] = [
     {"farm.rules"},
     {"farm.json_values"},
     {"farm.record"},
+    {"farm.results"},
 ]
 
 BETWEEN_PRODUCTS: dict[str, str] = {}
@@ -68,7 +69,8 @@ ALLOWED = {
         "elastic.testkit",
         "elastic.demo",
     },
-    "fsspec": {"elastic.checkpoints"},
+    "fsspec": {"elastic.checkpoints", "farm.results"},
+    "pyarrow": {"farm.results"},
     "safetensors": {"elastic.checkpoints"},
     "numpy": {"elastic.data", "elastic.checkpoints", "elastic.numerics", "elastic.lightning", "elastic.demo"},
     "lightning": {"elastic.lightning", "elastic.testkit", "elastic.demo"},

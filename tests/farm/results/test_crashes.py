@@ -93,13 +93,14 @@ class Coordinator:
 
         self.archivist = Archivist(
             results, Fragile(world.archive, world.fuse), store, world.keys, write,
-            settings=SETTINGS, name=self.name, read_again=lambda: self.tail.read_again(), clock=world.clock,
+            settings=SETTINGS, name=self.name, read_again=self.read_again, clock=world.clock,
         )  # fmt: skip
-        self.tail = ResultsTail(
-            results, store, world.keys, read_archive=self.archivist.read_archive, clock=world.clock
-        )
+        self.tail = ResultsTail(results, store, world.keys, read_archive=self.archivist.read_archive, clock=world.clock)
         self.mirror = Mirror(world.keys)
         self.watch_anew()
+
+    def read_again(self) -> None:
+        self.tail.read_again()
 
     def watch_anew(self) -> None:
         """What was not shown until now never will be."""
@@ -150,7 +151,7 @@ class World:
             case "look":
                 self.dying(one, one.look)
             case "round":
-                self.dying(one, lambda: one.archivist.round())
+                self.dying(one, one.archivist.round)
             case "time":
                 self.clock.now += self.chance.choice([1.0, 60.0, 601.0, LONG])
             case "gap":

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from dtf_lightning.database.connection import DatabaseError
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.results import store
@@ -52,10 +53,13 @@ def test_a_task_is_one_row_however_often_it_is_seen(results):
 
 
 def test_a_change_is_whole_or_not_at_all(results):
-    with pytest.raises(RuntimeError), results._change() as writer:
-        writer.execute("DELETE FROM farm.archive_files; INSERT INTO farm.archive_files VALUES ('f', 1)")
-        raise RuntimeError
+    """The database ends a file's taking half-way: what it had added by then is gone again."""
+    results.take_in([seen("t")])
+    table = results.unarchived(1)
+    with pytest.raises(DatabaseError, match="failed_attempts"):
+        results.take_file("f", table.drop_columns("failed_attempts").set_column(0, "task", [["u"]]))
     assert results.known_files() == set()
+    assert results.envelope("u") is None
 
 
 def test_values_that_no_column_can_hold(results):
@@ -131,7 +135,9 @@ class TestFiles:
         monkeypatch.setattr("dtf_lightning.farm.results.tables.VERSION", 2)
         data = to_parquet(results.unarchived(10))
         monkeypatch.undo()
-        with pytest.raises(NotAnArchive, match="f has version 2 of the archive's files, this release reads 1 to 1: upd"):
+        with pytest.raises(
+            NotAnArchive, match="f has version 2 of the archive's files, this release reads 1 to 1: upd"
+        ):
             from_parquet(data, "f")
 
     @pytest.mark.parametrize("cut", [0, 3, 100])
