@@ -45,6 +45,8 @@ FARM_UP = "DTF_FARM_UP"
 
 STATE_HOME = "XDG_STATE_HOME"
 """Variable with the user's folder for programs' state (XDG Base Directory Specification)."""
+FARM_RESULTS = "DTF_FARM_RESULTS"
+"""Variable with the folder for what a task reports; set by a farm worker for its attempts."""
 
 DEFAULT_ETCD_ENDPOINT = "127.0.0.1:2379"
 

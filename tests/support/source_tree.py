@@ -109,9 +109,9 @@ def definitions(text: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFun
 
 
 def is_record(node: ast.ClassDef) -> bool:
-    """A dataclass or Enum: the names of its fields say it all."""
+    """A dataclass, a model of pydantic's or an Enum: the names of its fields say it all."""
     decorated = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
-    return decorated or any(ast.unparse(base).endswith("Enum") for base in node.bases)
+    return decorated or any(ast.unparse(base).endswith(("Enum", "Model")) for base in node.bases)
 
 
 def attributes(node: ast.ClassDef) -> set[str]:

@@ -37,7 +37,7 @@ def test_what_is_written_is_read_and_listed(archive):
 
 
 def test_a_file_that_is_not_there(archive):
-    with pytest.raises(ArchiveUnavailable, match="does not give 2027-01-01/x.parquet"):
+    with pytest.raises(ArchiveUnavailable, match=r"does not give 2027-01-01/x\.parquet"):
         archive.read("2027-01-01/x.parquet")
 
 
@@ -45,7 +45,7 @@ def test_a_folder_that_takes_nothing(tmp_path):
     """A file lies where a folder was to be: nothing is left behind, and what was tried is told."""
     (tmp_path / "archive").write_text("in the way")
     archive = open_archive(str(tmp_path / "archive"))
-    with pytest.raises(ArchiveUnavailable, match="does not take 2027-01-01/x.parquet: "):
+    with pytest.raises(ArchiveUnavailable, match=r"does not take 2027-01-01/x\.parquet: "):
         archive.write("2027-01-01/x.parquet", b"x")
     with pytest.raises(ArchiveUnavailable, match="cannot be listed"):
         archive.names()

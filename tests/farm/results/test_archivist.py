@@ -125,7 +125,7 @@ def test_a_task_that_waited_for_longer_than_ids_are_kept(office):
 
 
 def test_ids_must_not_outlive_their_tombstones():
-    with pytest.raises(SettingsError, match="a task could be accepted twice. Expected at least 612000 s"):
+    with pytest.raises(SettingsError, match=r"a task could be accepted twice\. Expected at least 612000 s"):
         ArchiveSettings(tombstones=7 * DAY)
 
 
@@ -234,9 +234,9 @@ class TestCompaction:
 
 
 class TestItsThread:
-    def make(self, round):
+    def make(self, act):
         clock = SetClock()
-        thread = ArchivistThread(SimpleNamespace(round=round, damaged={}), 0.0, clock)
+        thread = ArchivistThread(SimpleNamespace(round=act, damaged={}), 0.0, clock)
         thread.start()
         return thread
 

@@ -73,7 +73,7 @@ def worker(arguments: argparse.Namespace) -> int:
     address = find_farm(arguments.coordinator, arguments.token_file)
     name = arguments.named or socket.gethostname()
     folder = arguments.folder or _home(None).folder / "workers" / name
-    offer = offer_of_this_machine(cpus=arguments.cpus, memory=arguments.memory)
+    offer = offer_of_this_machine(folder, cpus=arguments.cpus, memory=arguments.memory, labels=tuple(arguments.label))
     options = WorkerOptions(
         name=name,
         folder=folder,
@@ -81,7 +81,7 @@ def worker(arguments: argparse.Namespace) -> int:
         token=read_token(address.token_file),
         devices=offer.devices,
         device_names=offer.names,
-        labels=tuple(arguments.label),
+        labels=offer.labels,
     )
     run_worker(options, _say)
     return DONE

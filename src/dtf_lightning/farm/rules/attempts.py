@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 
 SUSPECT = 3
 """Lost workers after which a task is held to be the cause."""
@@ -22,7 +22,7 @@ TAIL_BYTES = 2048
 """Of an attempt's output, what is kept beside its outcome."""
 
 
-class OutcomeKind(Enum):
+class OutcomeKind(StrEnum):
     """The ways in which an attempt ends."""
 
     COMPLETED = "completed"
@@ -45,13 +45,16 @@ class AttemptOutcome:
     started: float = 0.0
     ended: float = 0.0
     cpu_seconds: float = 0.0
+    """Of all its processes, in user and kernel mode."""
     peak_memory: int = 0
-    """Bytes."""
+    """Resident bytes: of its processes together as far as they were sampled, at least those of the largest."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    """Test cases: `tests`, `passed`, `failed`, `errors`, `skipped`."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> where it lies."""
     log_bytes: int = 0
+    """Length of its output: when these have been told, all have been."""
     tail: str = ""
     """The last `TAIL_BYTES` of its output, as text."""
 

@@ -20,7 +20,8 @@ from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.server.access import AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
-from dtf_lightning.farm.server.coordinator import Coordinator, CoordinatorPlace
+from dtf_lightning.farm.server.coordinator import Coordinator
+from dtf_lightning.farm.server.presence import CoordinatorPlace
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +63,31 @@ def run_coordinator(store: Store, options: CoordinatorOptions, say: Callable[[st
             f"the host {options.host!r} is not this machine's loopback: until the farm has roles and TLS it serves only "
             "127.0.0.1; reach it from elsewhere through an SSH tunnel (ssh -L 8080:127.0.0.1:8080 HOST)"
         )
-    listener = _listen(options.host, options.port)
-    with listener:
-        asyncio.run(_serve(store, options, listener, say))
+    asyncio.run(serve(store, options, say, _stop_on_signals))
 
 
-async def _serve(
-    store: Store, options: CoordinatorOptions, listener: socket.socket, say: Callable[[str], None]
+async def serve(
+    store: Store,
+    options: CoordinatorOptions,
+    say: Callable[[str], None],
+    register_stop: Callable[[Callable[[], None]], None],
+) -> None:
+    """As `run_coordinator`, on a loop that runs. `register_stop` is called with the function that ends it."""
+    with _listen(options.host, options.port) as listener:
+        await _serve_on(listener, store, options, say, register_stop)
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+async def _serve_on(
+    listener: socket.socket,
+    store: Store,
+    options: CoordinatorOptions,
+    say: Callable[[str], None],
+    register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -78,9 +97,7 @@ async def _serve(
             farm=options.farm, name=options.name, address=address, folder=options.folder, version=__version__
         ),
     )
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, coordinator.stop)
+    register_stop(coordinator.stop)
     audit = AuditFile(options.audit)
     try:
         await coordinator.start()

@@ -176,6 +176,11 @@ class Tasks:
         found = self._pool.recent(task) or await self._read_done(task)
         return None if found is None else found.outcome
 
+    async def look_up(self, task: str) -> tuple[bool, TaskOutcome | None]:
+        """Ask etcd whether a task is there and not done, and how it ended if it is done. Raises what etcd raises."""
+        there = await asyncio.to_thread(self._store.get, self._pool.keys.key(Kind.TASK, task))
+        return there is not None, await self.outcome(task)
+
     async def _read_done(self, task: str) -> Envelope | Tombstone | None:
         for kind in (Kind.DONE, Kind.TOMBSTONE):
             key = self._pool.keys.key(kind, task)

@@ -251,7 +251,7 @@ class WorkerConnections:
         if live is None or live.revision != result.revision or worker not in live.attempt.workers:
             # The mirror is newer than this attempt: it showed the registration that the worker made after it.
             recent = self._pool.recent(result.task)
-            same = recent is not None and recent.revision == result.revision
+            same = recent is not None and (recent.revision, recent.kind) == (result.revision, result.outcome.kind.value)
             return Recording.RECORDED if same else Recording.STALE
         told = result.outcome
         attempt, specification = live.attempt, live.specification

@@ -11,12 +11,12 @@ import contextlib
 import logging
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
@@ -25,10 +25,12 @@ from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, He
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
+from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, AttemptOutput, AttemptStarted, Told
+from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
 from dtf_lightning.farm.worker.spool import Spool
@@ -40,7 +42,6 @@ GRACE = 10.0
 LAST_WORDS = 3.0
 FETCHES = 4
 """Sources that are fetched and unpacked at once."""
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class WorkerOptions:
     device_names: Mapping[str, tuple[str, ...]]
     """Resource -> names of the devices that are shared out."""
     labels: tuple[str, ...] = ()
+    cache_bytes: int = 4 << 30
+    """Of the sources that are kept for the next task."""
 
 
 class FarmWorker:
@@ -68,19 +71,13 @@ class FarmWorker:
         self._session = secrets.token_hex(8)
         self._folders = WorkerFolders(options.folder)
         self._connection = Connection(options.addresses, options.token)
-        self._lock = threading.Lock()
-        # Under the lock:
-        self._started: dict[Key, float] = {}
-        self._preparing: set[Key] = set()
-        self._cancelled: set[Key] = set()
-        """Of those that are being prepared."""
-        self._sayable: dict[Key, Result] = {}
-        """Results that are kept, and whose output is stored."""
+        self._at_hand = AttemptsAtHand()
         # On the event loop:
         self._draining = False
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._fetchers = ThreadPoolExecutor(FETCHES, thread_name_prefix="dtf-farm-fetch")
+        self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
         self._spool = Spool(options.folder)
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
         self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
@@ -117,9 +114,6 @@ class FarmWorker:
 
     def hello(self) -> Hello:
         """See `Workplace`."""
-        with self._lock:
-            kept = tuple(self._sayable.values())
-            running = dict(self._preparing)
         return Hello(
             worker=self._options.name,
             session=self._session,
@@ -127,41 +121,33 @@ class FarmWorker:
             devices=self._options.devices,
             labels=self._options.labels,
             host=socket.gethostname(),
-            running={**running, **self._executor.running(), **self._waiting_for_output()},
-            kept=kept,
+            running={**self._at_hand.preparing(), **self._executor.running(), **self._waiting_for_output()},
+            kept=self._at_hand.results(),
             draining=self._draining,
         )
 
     def started(self) -> list[Started]:
         """See `Workplace`."""
-        with self._lock:
-            return [Started(task=task, revision=revision, at=at) for (task, revision), at in self._started.items()]
+        return self._at_hand.all_started()
 
     def run_attempt(self, message: Run) -> None:
         """See `Workplace`."""
         key = message.task, message.revision
-        with self._lock:
-            result = self._sayable.get(key)
-            if result is None and key not in self._preparing and not self._is_known(key):
-                self._preparing.add(key)
-                self._fetchers.submit(self._prepare, message)
-        if result is not None:
+        if (result := self._at_hand.result(key)) is not None:
             self._link.say(result)
+        elif not self._is_known(key) and self._at_hand.begin(key):
+            self._fetchers.submit(self._prepare, message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
-        key = message.task, message.revision
-        with self._lock:
-            if key in self._preparing:
-                self._cancelled.add(key)
+        self._at_hand.cancel((message.task, message.revision))
         self._executor.cancel(message.task, message.revision, message.reason)
 
     def acknowledged(self, message: Acknowledge) -> None:
         """See `Workplace`."""
         if not message.recorded:
             log.info("the result of task %s came too late: another attempt counts", message.task)
-        with self._lock:
-            self._sayable.pop((message.task, message.revision), None)
+        self._at_hand.forget((message.task, message.revision))
         self._spool.forget(message.task, message.revision)
         self._acknowledged.set()
         self._leave_if_drained()
@@ -181,8 +167,7 @@ class FarmWorker:
         if isinstance(told, AttemptOutput):
             self._senders.grown(*key, told.offset + len(told.data))
         elif isinstance(told, AttemptStarted):
-            with self._lock:
-                self._started[key] = told.at
+            self._at_hand.started(key, told.at)
             self._call(Started(task=told.task, revision=told.revision, at=told.at))
         else:
             self._ended(told)
@@ -196,9 +181,7 @@ class FarmWorker:
         if kept is None:
             return
         result = Result(task=task, number=kept.number, revision=revision, outcome=kept.outcome)
-        with self._lock:
-            self._started.pop((task, revision), None)
-            self._sayable[task, revision] = result
+        self._at_hand.complete(result)
         self._call(result)
 
     def _call(self, message: Started | Result) -> None:
@@ -219,9 +202,7 @@ class FarmWorker:
             except (DtfError, OSError) as error:
                 self._give_up(message, OutcomeKind.LOST, f"the worker could not prepare it: {error}", began)
                 return
-            with self._lock:
-                cancelled = key in self._cancelled
-            if cancelled:
+            if self._at_hand.is_cancelled(key):
                 self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started", began)
             else:
                 self._executor.start(order)
@@ -229,29 +210,21 @@ class FarmWorker:
             log.exception("task %s could not be started", message.task)
             self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log", began)
         finally:
-            with self._lock:
-                self._preparing.discard(key)
-                self._cancelled.discard(key)
+            self._at_hand.prepared(key)
 
     def _bring_source(self, message: Run) -> None:
         digest = message.specification.source
         if not digest:
             return
-        place = self._folders.cache / "sources" / digest
-        if not place.exists():
-            place.parent.mkdir(exist_ok=True)
-            beside = place.with_name(f".{digest}.{secrets.token_hex(4)}")
-            try:
-                _, chunks = self._connection.stream(f"/api/sources/{digest}")
-                with beside.open("wb") as file:
-                    for chunk in chunks:
-                        file.write(chunk)
-                beside.replace(place)
-            finally:
-                beside.unlink(missing_ok=True)
         folder = self._folders.attempt(message.task, message.revision)
         folder.make()
-        unpack(place, folder.work)
+        with self._inputs.hold(digest, lambda file: self._fetch(digest, file)) as archive:
+            unpack(archive, folder.work)
+
+    def _fetch(self, digest: str, file: BinaryIO) -> None:
+        _, chunks = self._connection.stream(f"/api/sources/{digest}")
+        for chunk in chunks:
+            file.write(chunk)
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str, began: float) -> None:
         outcome = AttemptOutcome(kind=kind, reason=reason, started=began, ended=time.time())
@@ -268,9 +241,8 @@ class FarmWorker:
         return {kept.task: kept.revision for kept in self._spool.kept()}
 
     def _leave_if_drained(self) -> None:
-        with self._lock:
-            busy = bool(self._preparing or self._sayable)
-        if self._draining and not busy and not self._executor.running() and not self._spool.kept():
+        busy = self._at_hand.preparing() or self._executor.running() or self._spool.kept()
+        if self._draining and not busy:
             self._stopping.set()
 
     async def _stopped(self) -> None:
