@@ -13,7 +13,7 @@ from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.results import store
 from dtf_lightning.farm.results.query import query
 from dtf_lightning.farm.results.rows import SeenFailure, SeenResult
-from dtf_lightning.farm.results.store import FarmResults, Forgettable, ResultsBusy, Wanted
+from dtf_lightning.farm.results.store import FarmResults, Forgettable, ResultsBusy, Status, Wanted
 from dtf_lightning.farm.results.tables import NotAnArchive, from_parquet, to_parquet
 from support.farm.results import ENVELOPE, FAILED
 
@@ -160,7 +160,8 @@ class TestPages:
         ])  # fmt: skip
         assert self.tasks(results, task="b") == ["b"]
         assert self.tasks(results, worker="w2") == ["a"]
-        assert self.tasks(results, outcomes=(TaskOutcome.FAILED, TaskOutcome.SKIPPED)) == ["c", "b"]
+        assert self.tasks(results, outcome=TaskOutcome.SKIPPED) == ["c"]
+        assert self.tasks(results, status=Status.FAILURE) == ["c", "b"]
         assert self.tasks(results, project="x") == ["a"]
         assert self.tasks(results, plan="p") == ["b"]
         assert self.tasks(results, name="n") == ["c"]
@@ -169,6 +170,24 @@ class TestPages:
         assert self.tasks(results, project="'; DROP TABLE farm.results; --") == []
         with pytest.raises(SettingsError, match="1e\\+300 is no time"):
             self.tasks(results, since=1e300)
+
+    @pytest.mark.parametrize(
+        ("status", "fields"),
+        [
+            (Status.SUCCESS, {}),
+            (Status.FAILURE, {"outcome": TaskOutcome.FAILED, "kind": "failed"}),
+            (Status.PARTIAL, {"outcome": TaskOutcome.FAILED, "kind": "timeout"}),
+            (Status.PARTIAL, {"outcome": TaskOutcome.CANCELLED, "counts": {}, "artifacts": {}}),
+            (Status.FAILURE, {
+                "outcome": TaskOutcome.CANCELLED, "counts": {}, "artifacts": {}, "metrics": {"cpu_seconds": 1.0}
+            }),
+            (Status.FAILURE, {"outcome": TaskOutcome.SKIPPED, "kind": ""}),
+        ],
+    )  # fmt: skip
+    def test_the_requirements_word_for_an_end(self, results, status, fields):
+        results.take_in([seen("t", **fields)])
+        (row,) = results.page(Wanted(status=status), limit=5)
+        assert row["status"] == status.value
 
     def test_page_by_page(self, results):
         results.take_in([seen(task) for task in "abcde"], [SeenFailure(task="c", number=1, failed=FAILED)])

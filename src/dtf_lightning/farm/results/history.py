@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 FRESH = 2.0
 """Seconds that a question waits for what this coordinator was told before it."""
-CLOSE_TIMEOUT = 30.0
+CLOSE_TIMEOUT = 5.0
+"""Seconds for the round that is under way; what is left of it the next leader does."""
 LATE = 10
 """Rounds without success after which that is critical: by then etcd holds twice what it should."""
 
@@ -131,8 +132,8 @@ class History:
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def envelope(self, task: str) -> Envelope | None:
-        """The result of a task that is done, also if it is in the archive. Raises `ResultsBusy`."""
-        return self._fresh().envelope(task)
+        """The result of a task that etcd has forgotten; `None` for one that nobody knows. Raises `ResultsBusy`."""
+        return self._open_parts()[0].envelope(task)
 
     def page(self, wanted: Wanted, *, limit: int, before: str = "") -> list[dict[str, Any]]:
         """As `FarmResults.page`."""
@@ -160,11 +161,15 @@ class History:
         }
 
     def _fresh(self) -> FarmResults:
-        if self._parts is None:
-            raise ResultsBusy("the database of results is not open yet")
-        results, tail, _ = self._parts
+        """The database, with what this coordinator was told before."""
+        results, tail, _ = self._open_parts()
         tail.catch_up(FRESH)
         return results
+
+    def _open_parts(self) -> tuple[FarmResults, ResultsTail, ArchivistThread]:
+        if self._parts is None:
+            raise ResultsBusy("the database of results is not open")
+        return self._parts
 
 
 class ArchivistThread:

@@ -15,12 +15,13 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from dtf_lightning.database.connection import LOCK_PATIENCE, Connection, single, transaction
+from dtf_lightning.database.connection import LOCK_PATIENCE, Connection, DatabaseError, single, transaction
 from dtf_lightning.database.database import Database
-from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.errors import SettingsError, StoreUnavailable
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome
 from dtf_lightning.farm.results.rows import SeenFailure, SeenResult, envelope_of, moment, seconds
 from dtf_lightning.farm.results.schema import RESULTS
@@ -45,8 +46,31 @@ _COLUMNS = ", ".join(RESULT.names)
 _FAILURE_COLUMNS = ", ".join(FAILURE.names)
 
 
-class ResultsBusy(DtfError):
-    """The database of results does not answer now: too many ask, or it is being opened. Ask again."""
+class Status(Enum):
+    """How a task ended, in the words of the requirements."""
+
+    SUCCESS = "success"
+    """It completed."""
+    PARTIAL = "partial"
+    """It was ended from outside (cancelled, or over its time), and has left counts, metrics or files."""
+    FAILURE = "failure"
+    """All else."""
+
+
+HARDWARE = ("cpu_seconds", "peak_memory")
+"""Metrics that the worker itself adds to every attempt."""
+
+_STATUS = f"""
+    CASE WHEN outcome = '{TaskOutcome.COMPLETED.value}' THEN '{Status.SUCCESS.value}'
+    WHEN (outcome = '{TaskOutcome.CANCELLED.value}' OR kind = 'timeout') AND (
+        cardinality(counts) > 0 OR cardinality(artifacts) > 0
+        OR len(list_intersect(map_keys(metrics), {list(HARDWARE)})) < cardinality(metrics)
+    ) THEN '{Status.PARTIAL.value}' ELSE '{Status.FAILURE.value}' END
+"""
+
+
+class ResultsBusy(StoreUnavailable):
+    """The database of results does not answer now: too many ask, or it is not open, or out of order. Ask again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +90,8 @@ class Wanted:
 
     task: str = ""
     worker: str = ""
-    outcomes: tuple[TaskOutcome, ...] = ()
+    status: Status | None = None
+    outcome: TaskOutcome | None = None
     project: str = ""
     plan: str = ""
     name: str = ""
@@ -107,7 +132,7 @@ class FarmResults:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Inside, ask this connection; it can change nothing. Raises `ResultsBusy`."""
+        """Inside, ask this connection; it can change nothing. Raises `ResultsBusy`, also for what DuckDB raises inside."""
         try:
             reader = self._readers.get(timeout=READER_PATIENCE)
         except queue.Empty:
@@ -120,6 +145,8 @@ class FarmResults:
                 yield reader
             finally:
                 reader.execute("ROLLBACK")
+        except DatabaseError as error:
+            raise ResultsBusy(f"the database of results does not answer: {error}") from error
         finally:
             self._readers.put(reader)
 
@@ -255,12 +282,14 @@ class FarmResults:
         return envelope_of(rows[0]) if rows else None
 
     def page(self, wanted: Wanted, *, limit: int, before: str = "") -> list[dict[str, Any]]:
-        """Rows of `farm.results`, newest ids first, behind the id `before`; `failed_attempts` is a list of each."""
+        """Rows of `farm.results`, newest ids first, behind the id `before`, each with its `status` and `failed_attempts`."""
         conditions, parameters = _conditions(wanted, before)
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         with self.reading() as reader:
             rows = _dictionaries(
-                reader, f"SELECT {_COLUMNS} FROM farm.results {where} ORDER BY task DESC LIMIT {limit:d}", parameters
+                reader,
+                f"SELECT {_COLUMNS}, {_STATUS} AS status FROM farm.results {where} ORDER BY task DESC LIMIT {limit:d}",
+                parameters,
             )
             failed = _dictionaries(
                 reader,
@@ -289,7 +318,8 @@ def _conditions(wanted: Wanted, before: str) -> tuple[list[str], list[Any]]:
     asked: list[tuple[str, Any]] = [
         ("task = ?", wanted.task),
         ("list_contains(workers, ?)", wanted.worker),
-        ("outcome IN (SELECT unnest(?))", [outcome.value for outcome in wanted.outcomes]),
+        (f"{_STATUS} = ?", wanted.status and wanted.status.value),
+        ("outcome = ?", wanted.outcome and wanted.outcome.value),
         ("project = ?", wanted.project),
         ("plan = ?", wanted.plan),
         ("name = ?", wanted.name),

@@ -44,7 +44,7 @@ BEHIND = 10.0
 PAGE = 10_000
 READ_TIMEOUT = 120.0
 """Seconds for all results that etcd holds."""
-CLOSE_TIMEOUT = 30.0
+CLOSE_TIMEOUT = 5.0
 
 
 class Health(Enum):
