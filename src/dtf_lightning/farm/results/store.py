@@ -169,20 +169,23 @@ class FarmResults:
         self, results: Sequence[SeenResult], failures: Sequence[SeenFailure] = (), forgotten: Iterable[str] = ()
     ) -> None:
         """Add what the watch has shown. `forgotten`: tasks whose results have gone from etcd, perhaps of `results`."""
-        with self._change(
-            shown=result_table(results), failed=failure_table(failures), gone=task_table(forgotten)
-        ) as writer:
-            _add(writer, "shown", "failed")
-            writer.execute(
-                "INSERT OR IGNORE INTO farm.kept SELECT task, seen, NULL FROM shown ANTI JOIN gone USING (task)"
-            )
-            writer.execute("DELETE FROM farm.kept WHERE task IN (FROM gone)")
+        gone = set(forgotten)
+        tables: dict[str, Any] = {"shown": result_table(results)} if results else {}
+        tables |= {"failed": failure_table(failures)} if failures else {}
+        tables |= {"gone": task_table(gone)} if gone else {}
+        with self._change(**tables) as writer:
+            if failures:
+                _add_failures(writer)
+            if results:
+                _add_results(writer)
+            if gone:
+                writer.execute("DELETE FROM farm.kept WHERE task IN (FROM gone)")
 
     def take_reading(self, results: Sequence[SeenResult], failures: Sequence[SeenFailure]) -> None:
         """Add all that etcd holds at one revision: what is not among it, etcd has forgotten."""
         with self._change(shown=result_table(results), failed=failure_table(failures)) as writer:
-            _add(writer, "shown", "failed")
-            writer.execute("INSERT OR IGNORE INTO farm.kept SELECT task, seen, NULL FROM shown")
+            _add_failures(writer)
+            _add_results(writer)
             writer.execute("DELETE FROM farm.kept WHERE task NOT IN (SELECT task FROM shown)")
 
     def forget(self, tasks: Iterable[str]) -> None:
@@ -301,10 +304,15 @@ class FarmResults:
         return rows
 
 
-def _add(writer: Connection, results: str, failures: str) -> None:
-    writer.execute(f"INSERT OR IGNORE INTO farm.results ({_COLUMNS}) SELECT {_COLUMNS} FROM {results}")
+def _add_results(writer: Connection) -> None:
+    """Those of `shown`, which etcd has, or had when it showed them."""
+    writer.execute(f"INSERT OR IGNORE INTO farm.results ({_COLUMNS}) SELECT {_COLUMNS} FROM shown")
+    writer.execute("INSERT OR IGNORE INTO farm.kept SELECT task, seen, NULL FROM shown")
+
+
+def _add_failures(writer: Connection) -> None:
     writer.execute(
-        f"INSERT OR IGNORE INTO farm.failed_attempts ({_FAILURE_COLUMNS}) SELECT {_FAILURE_COLUMNS} FROM {failures}"
+        f"INSERT OR IGNORE INTO farm.failed_attempts ({_FAILURE_COLUMNS}) SELECT {_FAILURE_COLUMNS} FROM failed"
     )
 
 
