@@ -88,9 +88,9 @@ ALLOWED = {
     "torchx": {"elastic.torchx"},
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
-    "fastapi": {"farm.server"},
+    "fastapi": {"farm.server", "farm.results"},  # its routes
     "starlette": {"farm.server"},
-    "pydantic": {"farm.server"},
+    "pydantic": {"farm.server", "farm.results"},
     "uvicorn": {"farm.server"},
     "websockets": {"farm.worker"},
 }

@@ -50,7 +50,6 @@ class Coordinator:
     def __init__(self, store: Store, place: CoordinatorPlace) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = SystemClock()
-        self._store = store
         self._place = place
         self._began = time.monotonic()
         self.record = FarmRecord(store, place.farm, deliver=self._loop.call_soon_threadsafe)
