@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -94,11 +98,48 @@ def test_before_it_is_open_and_after_it_is_closed(make, store, record, tmp_path)
     assert not any(thread.name.startswith("dtf-farm-") for thread in threading.enumerate())
 
 
+FULL_DISK = """
+import resource, signal, sys
+from dtf_lightning.clock import poll_until
+from dtf_lightning.etcd.memory.store import MemoryStore
+from dtf_lightning.farm.record.keys import FarmKeys
+from dtf_lightning.farm.results import tail as tail_module
+from dtf_lightning.farm.results.store import FarmResults
+from dtf_lightning.farm.results.tail import ResultsTail
+from support.farm.results import shown
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+tail_module.PAUSE = 0.05
+results = FarmResults(sys.argv[1])
+tail = ResultsTail(results, MemoryStore(), FarmKeys("lab"))
+tail.start()
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+for number in range(2000):
+    tail.take(shown(f"{number:04}"))
+poll_until(lambda: tail.status().health.value == "critical", 30, "the disk to be full")
+print(tail.status().reason)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+assert tail.catch_up(30)
+print(tail.status().health.value, results.counts()["results"])
+"""
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path):
+    """Results wait, which shows, and are written when there is room."""
+    tests = Path(__file__).parents[2]
+    told = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "x.duckdb")],
+        capture_output=True, text=True, timeout=90, check=False, cwd=tests, env={**os.environ, "PYTHONPATH": str(tests)},
+    )  # fmt: skip
+    first, second = told.stdout.splitlines() or ["", told.stderr]
+    assert first.startswith("results wait to be written: ")
+    assert "Failed to commit" in first
+    assert second == "healthy 2000"
+
+
 def test_two_coordinators_of_one_name(make, tmp_path):
     """In one process DuckDB would share the file; another process is told whose it is."""
-    import subprocess
-    import sys
-
     make("c")
     code = (
         "from dtf_lightning.farm.results.store import FarmResults\n"
