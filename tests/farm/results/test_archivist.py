@@ -209,6 +209,29 @@ def test_many_results_in_several_files(office, monkeypatch):
     assert office.at(Kind.TOMBSTONE).keys() == set(tasks)
 
 
+def test_a_key_goes_after_its_task(office):
+    """A task that waits, or is known by its tombstone, keeps its key, however old it is."""
+    now = office.clock.now
+    waiting, old, young = (new_task_id(now - days * DAY) for days in (30, 20, 1))
+    for task in (waiting, old, young):
+        specification = TaskSpecification(command=("x",), key=f"key/{task}")
+        assert office.write(Submit(task=task, specification=specification)).result().submission is Submission.NEW
+    for task in (old, young):
+        office.store.delete(office.keys.key(Kind.TASK, task))
+        finish(office.store, office.keys, task)
+    office.read()
+    office.round()
+    assert office.round(after=3600).keys == 0
+    assert office.at(Kind.TOMBSTONE).keys() == {old, young}
+    done = office.round(after=8 * DAY + 3600)
+    assert (done.tombstones, done.keys) == (2, 2)
+    assert office.at(Kind.KEY).keys() == {f"key/{waiting}"}
+    again = Submit(
+        task=new_task_id(office.clock.now), specification=TaskSpecification(command=("x",), key=f"key/{old}")
+    )
+    assert office.write(again).result().submission is Submission.NEW
+
+
 class TestCompaction:
     def test_up_to_where_it_was_a_round_ago(self, office):
         """Whoever has read the record since the last round can still watch from there."""

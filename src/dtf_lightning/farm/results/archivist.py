@@ -25,8 +25,9 @@ from dtf_lightning.errors import ProtocolError, SettingsError
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
-from dtf_lightning.farm.record.values import Tombstone
-from dtf_lightning.farm.record.writes import Archive, ForgetTombstone, Write
+from dtf_lightning.farm.record.task_id import time_of
+from dtf_lightning.farm.record.values import KeyRecord, Tombstone
+from dtf_lightning.farm.record.writes import Archive, ForgetKey, ForgetTombstone, Write
 from dtf_lightning.farm.results.archive import ArchiveFolder, new_name
 from dtf_lightning.farm.results.store import FarmResults
 from dtf_lightning.farm.results.tables import NotAnArchive, from_parquet, to_parquet
@@ -62,6 +63,8 @@ class ArchiveSettings:
     """For which an archived task's id stays known."""
     tombstones_interval: float = 600.0
     """Between two looks at old tombstones."""
+    keys_interval: float = 3600.0
+    """Between two looks at idempotency keys, all of which are read. A key goes with its task's tombstone."""
 
     def __post_init__(self) -> None:
         least = self.ids + 2 * self.skew
@@ -84,6 +87,8 @@ class Round:
     """Results that left etcd."""
     tombstones: int = 0
     """Ids that were forgotten."""
+    keys: int = 0
+    """Idempotency keys that were forgotten."""
     compacted: int = 0
     """The revision up to which etcd's history was compacted; 0 if it was not."""
 
@@ -97,6 +102,8 @@ class _Memory:
     compacted: int = 0
     tombstones_at: float | None = None
     """When old tombstones were last looked at, monotonic."""
+    keys_at: float | None = None
+    """Likewise the keys."""
     damaged: dict[str, str] = field(default_factory=dict)
     """File of the archive -> why it cannot be taken in."""
 
@@ -163,6 +170,7 @@ class Archivist:
             archived=archived,
             forgotten=forgotten,
             tombstones=self._forget_tombstones(),
+            keys=self._forget_keys(),
             compacted=self._compact(revision),
         )
 
@@ -237,6 +245,25 @@ class Archivist:
         self._memory.tombstones_at = began
         return forgotten
 
+    def _forget_keys(self) -> int:
+        began = self._clock.monotonic()
+        last = self._memory.keys_at
+        if last is not None and began - last < self._settings.keys_interval:
+            return 0
+        before = self._clock.wall() - self._settings.tombstones
+        found = self._store.range(self._keys.folder(Kind.KEY), page_size=PAGE).kvs
+        old = [(kv, task) for kv in found if (task := _old_task(kv.value, before)) is not None]
+        forgotten = 0
+        for start in range(0, len(old), CHUNK):
+            writes = []
+            for kv, task in old[start : start + CHUNK]:
+                parsed = self._keys.parse(kv.key)
+                assert parsed is not None
+                writes.append(ForgetKey(key=parsed[1][0], seen=kv.mod_revision, task=task))
+            forgotten += sum(done for _, done in self._write_all(writes))
+        self._memory.keys_at = began
+        return forgotten
+
     def _compact(self, revision: int) -> int:
         """`revision`: etcd's when this round began."""
         behind = min(self._memory.revision, revision - 1)
@@ -255,6 +282,16 @@ class Archivist:
             if error is not None:
                 raise error
         return [(write, bool(future.result())) for write, future in zip(writes, futures, strict=True)]
+
+
+def _old_task(value: bytes, before: float) -> str | None:
+    """The task that a key names, if its id was made before this moment."""
+    try:
+        record = decode(Kind.KEY, value)
+        assert isinstance(record, KeyRecord)
+        return record.task if time_of(record.task) < before else None
+    except (ProtocolError, SettingsError):
+        return None
 
 
 def _archived(value: bytes) -> float:
