@@ -168,6 +168,7 @@ class TestPages:
         assert self.tasks(results, since=2_000_000_000.0) == ["d"]
         assert self.tasks(results, until=2_000_000_000.0) == ["b", "a"]
         assert self.tasks(results, project="'; DROP TABLE farm.results; --") == []
+        assert self.tasks(results, name="\udc80\0") == []
         with pytest.raises(SettingsError, match="1e\\+300 is no time"):
             self.tasks(results, since=1e300)
 
@@ -205,6 +206,8 @@ class TestQuestions:
             ("SELECT 1; SELECT 2", "the query has SELECT and SELECT; expected one SELECT"),
             ("", "the query has no statement"),
             ("SELEC 1", "the query cannot be read: .*syntax error"),
+            ("SELECT '\ud800'", "the query cannot be read: .*surrogates not allowed"),
+            ("FROM sql_auto_complete('s')", "the query failed"),
             ("FROM nowhere", "the query failed: .*nowhere"),
             ("FROM read_csv('/etc/passwd')", "the query failed: .*disabled by configuration"),
             ("FROM glob('/*')", "the query failed: .*disabled by configuration"),

@@ -63,8 +63,9 @@ def query(results: FarmResults, sql: str, *, limit: int = MAX_ROWS, timeout: flo
 
 def _check(reader: Connection, sql: str) -> None:
     try:
+        sql.encode()
         statements = reader.extract_statements(sql)
-    except DatabaseError as error:
+    except (DatabaseError, UnicodeEncodeError) as error:
         raise SettingsError(f"the query cannot be read: {error}") from None
     kinds = [statement.type.name for statement in statements]
     if len(kinds) != 1 or kinds[0] not in _KINDS:

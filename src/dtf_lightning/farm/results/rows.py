@@ -49,30 +49,30 @@ def result_row(result: SeenResult) -> Row:
     """Return the row of a result; times are microseconds since the epoch."""
     envelope, fit = result.envelope, _Fitting()
     row = {
-        "task": _text(result.task),
-        "project": _text(envelope.project),
-        "plan": _text(envelope.plan),
-        "name": _text(envelope.name),
-        "command": [_text(word) for word in envelope.command],
+        "task": stored(result.task),
+        "project": stored(envelope.project),
+        "plan": stored(envelope.plan),
+        "name": stored(envelope.name),
+        "command": [stored(word) for word in envelope.command],
         "outcome": envelope.outcome.value,
-        "kind": _text(envelope.kind),
-        "reason": _text(envelope.reason),
+        "kind": stored(envelope.kind),
+        "reason": stored(envelope.reason),
         "exit_code": fit.integer("exit_code", envelope.exit_code),
         "attempt": fit.integer("attempt", envelope.attempt) or 0,
         "revision": fit.integer("revision", envelope.revision) or 0,
-        "workers": [_text(worker) for worker in envelope.workers],
+        "workers": [stored(worker) for worker in envelope.workers],
         "submitted": fit.time("submitted", envelope.submitted),
         "started": fit.time("started", envelope.started),
         "ended": fit.time("ended", envelope.ended),
-        "metrics": [(_text(name), value) for name, value in envelope.metrics.items()],
+        "metrics": [(stored(name), value) for name, value in envelope.metrics.items()],
         "counts": [
-            (_text(name), value)
+            (stored(name), value)
             for name, told in envelope.counts.items()
             if (value := fit.integer(f"counts.{name}", told)) is not None
         ],
-        "artifacts": [(_text(name), _text(url)) for name, url in envelope.artifacts.items()],
+        "artifacts": [(stored(name), stored(url)) for name, url in envelope.artifacts.items()],
         "log_bytes": fit.integer("log_bytes", envelope.log_bytes) or 0,
-        "tail": _text(envelope.tail),
+        "tail": stored(envelope.tail),
         "recorded": result.recorded,
         "seen": microseconds(result.seen),
     }
@@ -83,11 +83,11 @@ def failure_row(failure: SeenFailure) -> Row:
     """Return the row of a failed attempt."""
     failed, fit = failure.failed, _Fitting()
     return {
-        "task": _text(failure.task),
+        "task": stored(failure.task),
         "number": fit.integer("number", failure.number) or 0,
         "revision": fit.integer("revision", failed.revision) or 0,
-        "workers": [_text(worker) for worker in failed.workers],
-        "reason": _text(failed.reason),
+        "workers": [stored(worker) for worker in failed.workers],
+        "reason": stored(failed.reason),
         "ended": fit.time("ended", failed.ended),
     }
 
@@ -161,9 +161,9 @@ class _Fitting:
         return None
 
     def _unfit(self, field: str, value: object, expected: str) -> None:
-        self.problems.append(f"{_text(field)}: got {str(value)[:TOLD]}, expected {expected}")
+        self.problems.append(f"{stored(field)}: got {str(value)[:TOLD]}, expected {expected}")
 
 
-def _text(text: str) -> str:
-    """Return a text that UTF-8 can hold: what a command wrote, or is called, may be any bytes."""
+def stored(text: str) -> str:
+    """Return a text as columns hold it, which is UTF-8: what a command wrote, or is called, may be any bytes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

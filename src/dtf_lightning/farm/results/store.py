@@ -23,7 +23,7 @@ from dtf_lightning.database.connection import LOCK_PATIENCE, Connection, Databas
 from dtf_lightning.database.database import Database
 from dtf_lightning.errors import SettingsError, StoreUnavailable
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome
-from dtf_lightning.farm.results.rows import SeenFailure, SeenResult, envelope_of, moment, seconds
+from dtf_lightning.farm.results.rows import SeenFailure, SeenResult, envelope_of, moment, seconds, stored
 from dtf_lightning.farm.results.schema import RESULTS
 from dtf_lightning.farm.results.tables import FAILURE, RESULT, failure_table, result_table, task_table
 
@@ -39,6 +39,8 @@ _LIMITS = (
     f"SET memory_limit = '{MEMORY}'",
     f"SET threads = {THREADS}",
     "SET python_enable_replacements = false",  # a name in a question is no variable of this program
+    "SET autoinstall_known_extensions = false",  # nor a reason to fetch something
+    "SET autoload_known_extensions = false",
     "SET enable_external_access = false",  # nor a file of this machine
     "SET lock_configuration = true",
 )
@@ -323,7 +325,7 @@ def _note_file(writer: Connection, file: str) -> None:
 
 
 def _conditions(wanted: Wanted, before: str) -> tuple[list[str], list[Any]]:
-    asked: list[tuple[str, Any]] = [
+    asked = [
         ("task = ?", wanted.task),
         ("list_contains(workers, ?)", wanted.worker),
         (f"{_STATUS} = ?", wanted.status and wanted.status.value),
@@ -333,7 +335,7 @@ def _conditions(wanted: Wanted, before: str) -> tuple[list[str], list[Any]]:
         ("name = ?", wanted.name),
         ("task < ?", before),
     ]
-    told = [(condition, value) for condition, value in asked if value]
+    told: list[tuple[str, Any]] = [(condition, stored(value)) for condition, value in asked if value]
     for condition, wall in (("ended >= ?", wanted.since), ("ended < ?", wanted.until)):
         if wall is not None:
             told.append((condition, _moment(wall)))
