@@ -2,7 +2,9 @@
 
 python benchmarks/farm_scheduler.py [--quick]
 
-Nothing is run: workers and time are simulated, only the scheduler is real.
+Nothing is run: workers and time are simulated, only the scheduler is real. It uses one core and waits for nothing, so
+that its seconds are those of the processor: other work on the machine counts less. What the record would tell is told,
+too: every end, and every placement once more.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import heapq
 import random
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, WorkerOffer
@@ -54,11 +56,6 @@ def needs_of(shape: int) -> tuple[Need, ...]:
 # --- decisions ---------------------------------------------------------------------------------------------------------
 
 
-def resident() -> int:
-    """Bytes of memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 def make_tasks(tasks: int, shapes: int) -> list[ReadyTask]:
     chance = random.Random(0)
     kinds = [needs_of(shape) for shape in range(shapes)]
@@ -76,17 +73,27 @@ def make_tasks(tasks: int, shapes: int) -> list[ReadyTask]:
     ]
 
 
-def decisions(tasks: int, workers: int, shapes: int, ends: int, settings: SchedulerSettings | None) -> str:
+def memory_of_a_task(waiting: list[ReadyTask]) -> float:
+    """Bytes that the scheduler keeps for each, beside the strings and needs that it was given."""
+    scheduler = ShapeScheduler()
+    tracemalloc.start()
+    for task in waiting:
+        scheduler.task_ready(task)
+    bytes_now, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return bytes_now / len(waiting)
+
+
+def decisions(tasks: int, workers: int, shapes: int, ends: int) -> str:
     waiting = make_tasks(tasks, shapes)
-    scheduler = ShapeScheduler(settings=settings)
+    scheduler = ShapeScheduler()
     gc.collect()
-    before, begin = resident(), time.process_time()
+    begin = time.process_time()
     for number in range(workers):
         scheduler.worker_offers(offer_like(KINDS[number % len(KINDS)], number))
     for task in waiting:
         scheduler.task_ready(task)
     built = time.process_time()
-    memory = (resident() - before) / tasks
     ready = {task.task: task for task in waiting}
     placements = scheduler.decide(tasks, 200.0)
     filled = time.process_time()
@@ -97,7 +104,7 @@ def decisions(tasks: int, workers: int, shapes: int, ends: int, settings: Schedu
         rates.append(rate)
     return (
         f"| {tasks:,} | {workers:,} | {shapes} | {rates[0]:,.0f} | {rates[1]:,.0f} | {filled - begin:.2f} s "
-        f"({built - begin:.2f} + {len(placements):,} first decisions) | {memory:,.0f} |"
+        f"({built - begin:.2f} + {len(placements):,} first decisions) | {memory_of_a_task(waiting[:20_000]):,.0f} |"
     )
 
 
@@ -245,14 +252,14 @@ def main() -> None:
         "\n|---|---|---|---|---|---|---|"
     )
     for size in sizes:
-        print(decisions(*size, 2_000 if quick else 10_000, None), flush=True)
+        print(decisions(*size, min(size[0] // 5, 10_000)), flush=True)
     print("\n| 5,000 tests on 200 cpus, durations | they end after | bound | above it |\n|---|---|---|---|")
     print(f"| known | {suite(lambda _, length: length)} |")
     print(f"| known to a sigma of 0.3, one in ten unknown | {suite(from_history)} |")
     print(f"| unknown | {suite(lambda *_: None)} |")
     minutes = 5 if quick else 20
     print(
-        f"\n| {minutes} minutes, median / longest wait | small | whole worker | gang of 8 | wall a task |\n|---|---|---|---|---|"
+        f"\n| {minutes} minutes, median / longest wait | small | whole worker | gang of 8 | processor's time a task |\n|---|---|---|---|---|"
     )
     print(f"| with reservations | {waits(minutes, None)} |")
     print(f"| without | {waits(minutes, NEVER)} |")

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.home import find_farm
-from dtf_lightning.farm.http import PATIENCE, Connection, FarmRefused, FarmUnreachable
+from dtf_lightning.farm.http import Connection, FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.sources import Source
 
@@ -227,7 +227,6 @@ class Client:
         Where a coordinator goes, another one goes on at the same place.
         """
         path = f"/api/tasks/{quote(task)}/logs"
-        end = time.monotonic() + PATIENCE
         while True:
             answer, chunks = self.connection.stream(
                 path, follow="true" if follow else None, revision=revision, offset=offset
@@ -236,12 +235,9 @@ class Client:
             try:
                 for chunk in chunks:
                     offset += len(chunk)
-                    end = time.monotonic() + PATIENCE
                     yield chunk
-            except (OSError, HTTPException) as error:
-                self.connection.close()
-                if time.monotonic() > end:
-                    raise FarmUnreachable(f"the output of {task} broke off at byte {offset}: {error!r}") from error
+            except (OSError, HTTPException):  # the task is silent, or the coordinator has gone
+                self.connection.turn()
             else:
                 return
 

@@ -10,7 +10,6 @@ A command finds its farm by `--farm`, else `DTF_FARM_URL`, else `farm.json`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -81,11 +80,12 @@ class RunningFarm:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its process is there."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self.pid, 0)
-            return True
-        return False
+        """Whether its process is there, and not only still to be waited for."""
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            return False
+        return state not in "ZX"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,12 @@ def find_farm(url: str | None = None, token_file: str | Path | None = None) -> F
     """
     home = FarmHome.default()
     running = RunningFarm.read(home.running)
-    url = url or environment.read(environment.FARM_URL) or (running.url if running else None)
+    url = url or environment.read(environment.FARM_URL)
+    if not url and running is not None and not running.is_alive:
+        raise FarmNotFound(
+            "the farm that ran here has ended without a word: `dtf farm up` starts it again, with all that it had accepted"
+        )
+    url = url or (running.url if running else None)
     if not url:
         raise FarmNotFound(
             f"no farm is known here: start one with `dtf farm up`, or say which is meant with --farm URL or ${environment.FARM_URL}"

@@ -229,6 +229,9 @@ def end_farm(home: FarmHome, *, say: Say) -> bool:
         say(f"no farm runs here (looked in {home.folder})")
         return False
     os.kill(running.pid, signal.SIGTERM)
-    poll_until(lambda: not running.is_alive, 3 * STOP_TIMEOUT, f"process {running.pid} to end")
+    try:
+        poll_until(lambda: not running.is_alive, 3 * STOP_TIMEOUT, f"process {running.pid} to end")
+    except TimeoutError as error:
+        raise DtfError(f"the farm does not end ({error}): look into {home.folder / 'up.log'}, or kill it") from error
     say("farm ended")
     return True

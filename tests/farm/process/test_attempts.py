@@ -294,6 +294,26 @@ def test_its_environment(worker):
     assert text.splitlines()[-2] == str(folder / "work")
 
 
+def test_temporary_files(worker):
+    """They lie where a socket's path is not too long, and go with the attempt."""
+    script = (
+        "import socket, tempfile\nname = tempfile.mkdtemp() + '/' + 'x' * 40\n"
+        "socket.socket(socket.AF_UNIX).bind(name)\nprint(tempfile.gettempdir())"
+    )
+    outcome = worker.run(sys.executable, "-c", script).outcome
+    assert outcome.exit_code == 0, outcome.tail
+    assert not Path(outcome.tail.strip()).exists()
+
+
+def test_results_that_cannot_be_read(worker):
+    """A loop of links, a name that is no text, a pipe in the place of a report: the end is told all the same."""
+    script = """cd $DTF_FARM_RESULTS
+        ln -s loop loop; mkfifo pipe.jsonl; mkdir a.jsonl; ln -s /dev/zero zero.xml
+        printf '{"a": 1}' > "$(printf '\\377').jsonl" """
+    outcome = worker.run_shell(script, artifacts=("**/*", "**", "[")).outcome
+    assert (outcome.end.value, outcome.metrics) == ("completed", {"a": 1.0})
+
+
 def test_signals_are_as_in_a_shell(worker):
     """Nothing is ignored or blocked, whatever keeper and worker have done."""
     text = worker.run("cat", "/proc/self/status").outcome.tail
@@ -436,6 +456,5 @@ def test_the_workspace_is_the_owners_only(worker):
     assert {path.name: path.stat().st_mode & 0o77 for path in folder.iterdir() if path.is_dir()} == {
         "results": 0,
         "work": 0,
-        "temporary": 0,
     }
     assert worker.folder.stat().st_mode & 0o77 == 0

@@ -170,7 +170,7 @@ def test_close_ends_all(workers):
 def test_an_end_is_told_until_its_outcome_is_kept(workers):
     """By every next worker; and not any more once it is in the spool, nor when it was forgotten."""
     first = workers()
-    revision = first.heard.ended(first.start("true")).revision
+    revision = first.run_shell("echo a log that nobody stores").revision
     first.executor.leave()
     second = workers()
     end = second.heard.ended(revision)
@@ -183,7 +183,11 @@ def test_an_end_is_told_until_its_outcome_is_kept(workers):
     assert [(kept.task, kept.revision, kept.outcome) for kept in spool.kept()] == [(end.task, revision, end.outcome)]
     spool.forget(end.task, end.revision)
     assert spool.kept() == []
-    assert not (third.folder / "attempts" / f"{end.task}.{revision}").exists()
+    third.executor.leave()
+    fourth = workers()
+    fourth.run("true")
+    assert not fourth.heard.all(AttemptEnded, revision)
+    assert list(KeptLogs(fourth.folder).waiting()) == [(end.task, revision, 0, 25)]
 
 
 def test_one_worker_a_folder(workers):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.farm.rules.needs import Need
@@ -125,16 +125,15 @@ class Witness:
         return first, -longest, task.sequence, task.task
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@settings(max_examples=60, deadline=None)
-@given(steps=st.lists(happenings(), max_size=60))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(strategy=st.sampled_from(sorted(STRATEGIES)), steps=st.lists(happenings(), max_size=60))
 def test_never_more_than_there_is_and_never_out_of_order(strategy, steps):
     witness, now = Witness(strategy), 1000.0
     for step in steps:
         _, now = perform(witness, step, now)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     waiting=st.lists(tasks(), max_size=24),
     offers=st.lists(st.sampled_from(OFFERS), min_size=1, max_size=6),

@@ -447,6 +447,16 @@ def test_backfill(expected, starts):
     assert scheduler.reservations == []
 
 
+def test_backfill_by_the_next_in_the_queue():
+    """The first takes too long for the room; when it is cancelled, the one behind it may, though no room was added."""
+    scheduler = reserved_farm()
+    add(scheduler, "too long", submitted=5.0, expected=100.0)
+    add(scheduler, "behind", submitted=6.0, expected=1.0)
+    assert started(scheduler, 6.0) == {}
+    scheduler.task_gone("too long")
+    assert list(started(scheduler, 6.1)) == ["behind"]
+
+
 @pytest.mark.parametrize("what", ["cancelled", "cordoned", "gone"])
 def test_a_reservation_ends(what):
     """With the task that it was for, or with the worker; the others have the room again."""

@@ -12,6 +12,7 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm import http
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
@@ -126,11 +127,11 @@ class TestATasksLife:
             [{"task_id": new_task_id(time.time()), "command": ["x"], "needs": [{"amounts": {"gpu": 1}}]}]
         )
         assert "none of the 1 workers can do it; the nearest lacks 1 x gpu" in told[0]["warning"]
-        assert "no worker can ever do it; w lacks 1 x gpu (it has 0)" in client.task(told[0]["task_id"]).reason
+        assert "waits for 1 x gpu; no worker has gpu" in client.task(told[0]["task_id"]).reason
         for _ in range(2):
             client.submit(["x"])
             worker.next()
-        assert "waits for 1 x cpu; 1 workers could give it and are busy" in client.task(client.submit(["x"])).reason
+        assert "waits for 1 x cpu; 1 worker has that" in client.task(client.submit(["x"])).reason
 
 
 class TestSubmitting:
@@ -220,6 +221,28 @@ class TestOutput:
         assert b"".join(got) == b"one\n\xff\x00two\n"
         assert b"".join(client.logs(task)) == b"one\n\xff\x00two\n"
         assert b"".join(client.logs(task, offset=4)) == b"\xff\x00two\n"
+
+    def test_a_silent_task_is_followed_for_as_long_as_it_takes(self, client, worker, monkeypatch):
+        monkeypatch.setattr(http, "SILENCE", 0.1)
+        task = client.submit(["x"])
+        order = worker.next()
+        opened = []
+        stream = client.connection.stream
+
+        def count(*arguments, **fields):
+            opened.append(1)
+            return stream(*arguments, **fields)
+
+        monkeypatch.setattr(client.connection, "stream", count)
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda: got.extend(client.logs(task, follow=True)))
+        reader.start()
+        worker.write(order, 0, b"one")
+        poll_until(lambda: len(opened) > 2, DEADLINE, "the stream to be opened again")
+        worker.write(order, 3, b"two")
+        worker.end(order, log_bytes=6)
+        reader.join(DEADLINE)
+        assert b"".join(got) == b"onetwo"
 
     def test_chunks_twice_and_behind_a_gap(self, client, worker):
         task = client.submit(["x"])
@@ -339,3 +362,19 @@ def test_who_leads(client, coordinator):
     assert [(node["node_id"], node["state"]) for node in status["nodes"]] == [("c0", "leader")]
     leader = client.connection.ask("GET", "/api/cluster/leader")
     assert leader["current_term"] == status["current_term"] > 0
+
+
+def test_a_result_between_hello_and_welcome(coordinator, client, worker):
+    """It is in no hello, and there is no connection yet to say it over."""
+    task = client.submit(["x"])
+    order = worker.next()
+    before = worker.hello
+
+    def hello():
+        said = before()
+        worker.end(order)  # behind this hello, before its answer
+        return said
+
+    worker.hello = hello
+    worker.reconnect()
+    assert client.wait(task, DEADLINE).status == "completed"

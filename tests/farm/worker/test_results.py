@@ -9,7 +9,7 @@ import pytest
 
 from dtf_lightning import farm
 from dtf_lightning.farm.worker.report import report
-from dtf_lightning.farm.worker.results import INDEX, MAX_ARTIFACTS, MAX_METRICS, collect
+from dtf_lightning.farm.worker.results import INDEX, MAX_ARTIFACTS, MAX_BYTES, MAX_METRICS, collect
 
 
 @pytest.fixture
@@ -44,6 +44,15 @@ def test_lines_that_are_none(folders, found):
     report = found()
     assert report.metrics == {"a": 1.0, "b": 2.0}
     assert report.notes == [f"line {number} of a.jsonl is no JSON object" for number in (2, 3, 4)]
+
+
+def test_a_file_that_is_too_large(folders, found):
+    results, _ = folders
+    with (results / "a.jsonl").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    report = found()
+    assert report.notes == ["a.jsonl has more than 64 MiB and was not read"]
+    assert list(report.artifacts) == ["a.jsonl"]
 
 
 JUNIT = """<?xml version="1.0"?><testsuites><testsuite tests="99">

@@ -38,7 +38,7 @@ def test_it_survives_a_restart(tmp_path):
 
 
 def test_forget(tmp_path):
-    spool, folder = Spool(tmp_path), attempt(tmp_path)
+    spool, folder = Spool(tmp_path), attempt(tmp_path, log=b"")
     spool.keep(1, "t", 1, OUTCOME)
     for _ in range(2):
         spool.forget("t", 1)
@@ -48,7 +48,7 @@ def test_forget(tmp_path):
 
 
 def test_a_log_stays_until_it_is_stored(tmp_path):
-    """Whoever stores logs has stored a part of this one when its attempt is forgotten."""
+    """A part of it is stored when its attempt is forgotten."""
     spool, logs, folder = Spool(tmp_path), KeptLogs(tmp_path), attempt(tmp_path, log=b"0123456789")
     assert list(logs.waiting()) == [("t", 1, 0, 10)]
     logs.stored("t", 1, 4)
@@ -64,9 +64,22 @@ def test_a_log_stays_until_it_is_stored(tmp_path):
     logs.stored("t", 1, 10)
 
 
+def test_a_log_that_nobody_stores(tmp_path):
+    """It stays for a while, and only if its attempt was recorded it goes then."""
+    spool, logs = Spool(tmp_path), KeptLogs(tmp_path)
+    recorded, waiting = attempt(tmp_path), attempt(tmp_path, "u")
+    spool.forget("t", 1)
+    since = (recorded.path / "forgotten").stat().st_mtime
+    logs.drop(60.0, since + 59.0)
+    assert logs.read("t", 1, 0) == b"hello\n"
+    logs.drop(60.0, since + 61.0)
+    assert not recorded.path.exists()
+    assert waiting.path.exists()
+
+
 def test_locked_folders_go_too(tmp_path):
     """A task has taken away all permissions."""
-    spool, folder = Spool(tmp_path), attempt(tmp_path)
+    spool, folder = Spool(tmp_path), attempt(tmp_path, log=b"")
     (folder.work / "file").chmod(0)
     folder.work.chmod(0)
     spool.forget("t", 1)
@@ -148,4 +161,5 @@ def test_leftovers_go(tmp_path):
     folders.attempt("unborn", 1).path.mkdir()
     (folders.attempts / ".trash-1").mkdir()
     assert list(folders.all_attempts()) == []
+    folders.remove_leftovers()
     assert list(folders.attempts.iterdir()) == []

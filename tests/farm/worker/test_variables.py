@@ -20,10 +20,10 @@ def test_what_comes_before_what():
     )  # fmt: skip
     found = attempt_variables(
         base, order,
-        folder=AttemptFolder(Path("/w/t.5")), cache=Path("/w/cache"), devices={}, allotment={}, mark="m",
+        folder=AttemptFolder(Path("/w/t.5")), temporary=Path("/tmp/dtf-1"), cache=Path("/w/cache"), devices={}, allotment={}, mark="m",
     )  # fmt: skip
     assert found == {
-        "PATH": "/bin", "A": "order", "B": "secret", "TMPDIR": "/w/t.5/temporary",
+        "PATH": "/bin", "A": "order", "B": "secret", "TMPDIR": "/tmp/dtf-1",
         "HF_HOME": "/w/cache/huggingface", "TORCH_HOME": "/w/cache/torch", "UV_CACHE_DIR": "/w/cache/uv",
         "DTF_FARM_RESULTS": "/w/t.5/results", "DTF_FARM_TASK": "t", "DTF_FARM_ATTEMPT": "2",
         "DTF_FARM_WORKSPACE": "/w/t.5/work", "DTF_FARM_DEVICES": "", "DTF_FARM_MARK": "m",
@@ -57,6 +57,7 @@ def test_a_worker_that_counts_in_its_own_order():
     """It was given some of the machine's devices by number, in CUDA's order or in another: that stays."""
     order = AttemptOrder(task="t", number=1, revision=1, command=("true",))
     options = {
+        "temporary": Path("/t"),
         "folder": AttemptFolder(Path("/w/t.1")),
         "cache": Path("/c"),
         "devices": {"gpu": ("nvidia/3",)},

@@ -269,9 +269,9 @@ class ReferenceScheduler:
             if queue.since is None and (queue.overtaken or queue.passed):
                 queue.since = now
         self.recent = []
+        if len(self.reservations) >= self.settings.max_reservations:
+            return
         for _, _, shape, queue in sorted(queues, key=lambda entry: entry[0]):
-            if len(self.reservations) >= self.settings.max_reservations:
-                break
             if shape in self.reservations or queue.since is None:
                 continue
             waited = now - queue.since
@@ -283,6 +283,8 @@ class ReferenceScheduler:
                 and not any(held.late for held in self.reservations.values())
             ):
                 self._reserve(shape, now, late=True)
+            if shape in self.reservations:
+                return  # one a look
 
     def _reserve(self, shape, now, late):
         best = None

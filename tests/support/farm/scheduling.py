@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -99,6 +101,54 @@ def happenings() -> st.SearchStrategy[Step]:
         st.dictionaries(st.sampled_from(["matlab", "spice"]), st.integers(0, 3)).map(
             lambda totals: Step("licences", (totals,))
         ),
+    )
+
+
+def long_story(seed: int, length: int) -> Iterator[Step]:
+    """Steps of a farm that is always busy: most of what Hypothesis tells is too short for reservations."""
+    chance = Random(seed)
+    yield from (Step("worker_offers", (replace(chance.choice(OFFERS), worker=worker),)) for worker in WORKERS)
+    yield Step("licences", ({"matlab": 2, "spice": 1},))
+    for _ in range(length):
+        dice = chance.random()
+        if dice < 0.35:
+            yield Step("task_ready", (_some_task(chance),))
+        elif dice < 0.65:
+            yield Step("finish", (chance.randrange(20),))
+        elif dice < 0.9:
+            yield Step("decide", (chance.choice([1, 2, 100, 100]), chance.choice([0.0, 0.3, 1.0, 1.5])))
+        elif dice < 0.93:
+            yield Step("refuse", (chance.randrange(20),))
+        elif dice < 0.95:
+            yield Step("confirm", (chance.randrange(20),))
+        elif dice < 0.97:
+            cached = frozenset(chance.sample(DIGESTS, 1))
+            offer = replace(chance.choice(OFFERS), worker=chance.choice(WORKERS), cached=cached)
+            yield Step("worker_offers", (replace(offer, accepting=chance.random() < 0.8),))
+        elif dice < 0.98:
+            yield Step("worker_gone", (chance.choice(WORKERS),))
+        elif dice < 0.985:
+            yield Step("project", (chance.choice(PROJECTS), chance.choice([0.5, 1.0, 4.0])))
+        elif dice < 0.99:
+            yield Step("licences", ({"matlab": chance.randrange(4), "spice": chance.randrange(3)},))
+        else:
+            yield Step("adopt", (_some_task(chance), [chance.choice([*WORKERS, "w9"])], chance.randrange(2)))
+
+
+def _some_task(chance: Random) -> ReadyTask:
+    return ReadyTask(
+        task=f"t{chance.randrange(40)}",
+        project=chance.choice(PROJECTS),
+        plan=chance.choice(["", "p1", "p2"]),
+        priority=chance.randrange(3),
+        submitted=float(chance.randrange(60)),
+        sequence=chance.randrange(9),
+        needs=chance.choice(NEEDS[:-1]),
+        gang=chance.choice([1, 1, 1, 1, 1, 1, 2, 3]),
+        expected=chance.choice([None, 1.0, 1.0, 3.0, 9.0]),
+        excluded=tuple(chance.sample(WORKERS, chance.choice([0, 0, 0, 1, 2]))),
+        limits=chance.choice([{}, {}, {}, {}, {}, {"matlab": 1}, {"matlab": 2}, {"matlab": 1, "spice": 1}]),
+        near=tuple(chance.sample(DIGESTS, chance.choice([0, 0, 1, 2]))),
     )
 
 

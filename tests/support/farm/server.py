@@ -102,6 +102,7 @@ class PlayedWorker:
         self._task: asyncio.Task[None] | None = None
         self._running: dict[str, int] = {}
         self._kept: dict[tuple[str, int], Result] = {}
+        self._token = token
         self.connection = Connection(urls, token)
         self.link = Link(urls, token, self)
         self._job = self._loop.start(self._run())
@@ -123,8 +124,8 @@ class PlayedWorker:
             kept=tuple(self._kept.values()),
         )
 
-    def started(self) -> list[Started]:
-        return []
+    def catch_up(self) -> list[Started | Result]:
+        return list(self._kept.values())
 
     def run_attempt(self, message: Run) -> None:
         if self._running.get(message.task) != message.revision and (message.task, message.revision) not in self._kept:
@@ -170,6 +171,12 @@ class PlayedWorker:
 
     def wait_until_welcome(self) -> None:
         poll_until(self.link.connected.is_set, DEADLINE, f"{self.name} to be welcomed")
+
+    def reconnect(self) -> None:
+        """Leave the connection, and dial anew."""
+        self._loop.start(self._end()).result(DEADLINE)
+        self.link = Link(tuple(self.link.addresses), self._token, self)
+        self._job = self._loop.start(self._run())
 
     def error(self) -> BaseException | None:
         """What ended the link by itself."""

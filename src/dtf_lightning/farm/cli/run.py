@@ -21,7 +21,8 @@ BAD_INPUT, UNREACHABLE, TIMEOUT = 2, 75, 124
 
 def run(arguments: argparse.Namespace) -> int:
     """Submit a command, show its output, and return its exit code. Ctrl-C cancels it."""
-    from dtf_lightning.farm.http import FarmUnreachable
+    from dtf_lightning.farm.home import FarmNotFound
+    from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
 
     try:
         with connect(arguments) as farm:
@@ -32,9 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
                 farm.cancel(task, "Ctrl-C")
                 print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
                 return INTERRUPTED
-    except FarmUnreachable as error:
+    except (FarmUnreachable, FarmNotFound) as error:
         print(f"dtf farm run: {error}", file=sys.stderr)
         return UNREACHABLE
+    except (SettingsError, FarmRefused) as error:
+        print(f"dtf farm run: {error}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def submit(farm: Client, arguments: argparse.Namespace) -> str:
@@ -88,10 +92,11 @@ def exit_code(task: TaskInfo) -> int:
     if task.status == "completed":
         return DONE
     results = task.raw.get("results") or {}
-    if results.get("kind") == "failed" and task.exit_code:
-        return task.exit_code
-    if task.reason:
+    by_itself = results.get("kind") == "failed" and task.exit_code
+    if task.reason and not (by_itself and task.reason.startswith("exit code ")):
         print(f"dtf farm: task {task.task_id}: {task.reason}", file=sys.stderr)
+    if by_itself and task.exit_code:
+        return task.exit_code
     if task.status == "cancelled":
         return INTERRUPTED
     if results.get("kind") == "timeout":

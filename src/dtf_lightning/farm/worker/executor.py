@@ -11,9 +11,11 @@ Rules that this file guards:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 import uuid
@@ -25,7 +27,7 @@ from pathlib import Path
 from dtf_lightning import environment
 from dtf_lightning.errors import PeerError
 from dtf_lightning.farm.worker.allotment import Allotment, Ledger, Shortage
-from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, write_whole
+from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, remove_tree, write_whole
 from dtf_lightning.farm.worker.keeper.course import KILL_PATIENCE
 from dtf_lightning.farm.worker.keeper.messages import (
     End,
@@ -41,7 +43,7 @@ from dtf_lightning.farm.worker.keeper.messages import (
     end_to_json,
 )
 from dtf_lightning.farm.worker.keeper_link import KeeperLink
-from dtf_lightning.farm.worker.logs import LogTeller, is_forgotten, stored_bytes
+from dtf_lightning.farm.worker.logs import KeptLogs, LogTeller, is_forgotten, stored_bytes
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, AttemptStarted, Told
 from dtf_lightning.farm.worker.outcomes import outcome, working_folder
 from dtf_lightning.farm.worker.variables import MARK, attempt_variables, cores
@@ -53,6 +55,8 @@ LOG_LIMIT = 1 << 30
 """Bytes of a log."""
 LOG_FIRST = 1.0
 """Seconds for which an end waits for its log to be told, so that it comes after it where nothing is slow."""
+LOG_PATIENCE = 7 * 86400.0
+"""Seconds after which a log that nobody stores is dropped, once its attempt is recorded."""
 MEBIBYTE = 1 << 20
 
 
@@ -64,6 +68,7 @@ class _Live:
     folder: AttemptFolder
     mark: str
     allotment: Allotment
+    temporary: Path
     fed: int = 0
     """Bytes of its standard input."""
     fed_all: bool = False
@@ -124,7 +129,7 @@ class Executor:
     def start(self, order: AttemptOrder, prepare: Callable[[Path], object] | None = None) -> None:
         """Start an attempt; one that was started already, and be it by an earlier process, is not started again.
 
-        What goes wrong is told as its end.
+        What goes wrong is told as its end. Does nothing once this object is closed.
 
         Args:
             order: the attempt.
@@ -140,14 +145,15 @@ class Executor:
             except Shortage as error:
                 self._refuse(order, folder, str(error))
                 return
-            live = _Live(order, folder, uuid.uuid4().hex, allotment)
-            self._live[folder.name] = live
+            live = _live(order, folder, allotment)
             try:
                 self._make_folder(live)
             except OSError as error:
-                end = _lost(_unprepared(error))
-                self._in_thread(lambda: self._ended(live, end))
+                self._ledger.give_back(allotment)
+                remove_tree(live.temporary)
+                self._refuse(order, folder, _unprepared(error))
                 return
+            self._live[folder.name] = live
             older = [it for it in self._live.values() if it.order.task == order.task and it is not live]
         for it in older:
             self.cancel(order.task, it.order.revision, "a newer attempt at its task has come")
@@ -254,9 +260,15 @@ class Executor:
     def _make_folder(self, live: _Live) -> None:
         """Make its folder. It counts as started from the moment that its order is there."""
         live.folder.make()
+        live.temporary.mkdir(mode=0o700)
         if live.order.stdin:
             live.folder.stdin.touch(0o600)
-        kept = {"order": live.order.kept_on_disk(), "mark": live.mark, "allotment": live.allotment}
+        kept = {
+            "order": live.order.kept_on_disk(),
+            "mark": live.mark,
+            "allotment": live.allotment,
+            "temporary": str(live.temporary),
+        }
         write_whole(live.folder.order, json.dumps(kept).encode())
 
     def _request(self, live: _Live) -> Start:
@@ -266,6 +278,7 @@ class Executor:
             environment.for_child({}, without_prefix=MARK),
             order,
             folder=live.folder,
+            temporary=live.temporary,
             cache=self._folders.cache,
             devices=self._devices,
             allotment=live.allotment,
@@ -288,14 +301,18 @@ class Executor:
 
     def _refuse(self, order: AttemptOrder, folder: AttemptFolder, reason: str) -> None:
         """Tell that an attempt was not even started; `self._lock` is held."""
-        live = _Live(order, folder, uuid.uuid4().hex, {})
+        live = _live(order, folder, {})
         self._live[folder.name] = live
+        with contextlib.suppress(OSError):  # it is told now; only a worker that is started anew needs the folder
+            self._make_folder(live)
         self._in_thread(lambda: self._ended(live, _lost(reason)))
 
     # --- going on where an earlier process has stopped ---------------------------------------------------------------
 
     def _go_on(self) -> None:
         """Find the keeper, and what became of the attempts whose outcome is not kept yet."""
+        self._folders.remove_leftovers()
+        KeptLogs(self._folders.path).drop(LOG_PATIENCE, time.time())
         kept = [live for folder in self._folders.all_attempts() if (live := self._kept(folder)) is not None]
         said = self._link.connect()
         running = {message.name for message in said if isinstance(message, Started)}
@@ -319,7 +336,8 @@ class Executor:
             body = json.loads(folder.order.read_bytes())
             fed = folder.stdin.stat().st_size if folder.stdin.exists() else 0
             order = AttemptOrder.from_json(body["order"])
-            return _Live(order, folder, body["mark"], body["allotment"], fed, handed_over=True)
+            temporary = Path(body["temporary"])
+            return _Live(order, folder, body["mark"], body["allotment"], temporary, fed, handed_over=True)
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.error("what attempt %s was cannot be read; it is removed: %r", folder.name, error)
             folder.remove()
@@ -393,6 +411,7 @@ class Executor:
                 write_whole(live.folder.end, end_to_json(end))
         except OSError as error:
             log.warning("the end of attempt %s cannot be written: %s", live.folder.name, error)
+        remove_tree(live.temporary)
         result = outcome(live.order, live.folder, end)
         self._logs.finish(live.folder.name, result.log_bytes, LOG_FIRST)
         with self._lock:
@@ -408,6 +427,11 @@ class Executor:
             self._tell(told)
         except Exception:
             log.exception("nobody took that %s", told)
+
+
+def _live(order: AttemptOrder, folder: AttemptFolder, allotment: Allotment) -> _Live:
+    mark = uuid.uuid4().hex
+    return _Live(order, folder, mark, allotment, Path(tempfile.gettempdir()) / f"dtf-{mark[:16]}")
 
 
 def _unprepared(error: Exception) -> str:

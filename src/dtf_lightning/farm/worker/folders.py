@@ -1,9 +1,12 @@
 """Where a farm worker keeps what on its disk. All of it is its owner's only: logs and results may be confidential.
 
     <folder>/worker.lock, keeper.lock, keeper.socket, keeper.log
-    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin results/ work/ temporary/
+    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin results/ work/
     <folder>/spool/<task>.<revision>.json
     <folder>/cache/
+    <temporary>/dtf-<mark>/                 an attempt's TMPDIR, until its end
+
+An attempt's temporary files lie elsewhere because sockets are made there, whose paths have 107 bytes at most.
 
 A file that is written by `write_durably` is whole under its name, or not there, whatever happens meanwhile.
 """
@@ -100,17 +103,13 @@ class AttemptFolder:
     def work(self) -> Path:
         return self.path / "work"
 
-    @property
-    def temporary(self) -> Path:
-        return self.path / "temporary"
-
     def make(self) -> None:
-        for folder in (self.path, self.results, self.work, self.temporary):
+        for folder in (self.path, self.results, self.work):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def clear_workspace(self) -> None:
         """Remove all but order, end and log."""
-        for part in (self.results, self.work, self.temporary):
+        for part in (self.results, self.work):
             remove_tree(part)
         self.stdin.unlink(missing_ok=True)
 
@@ -142,12 +141,16 @@ class WorkerFolders:
         return self.spool / f"{_name(task, revision)}.json"
 
     def all_attempts(self) -> Iterator[AttemptFolder]:
-        """Those whose order is on the disk. Leftovers of removed ones, and of some that were never started, go."""
+        """Those whose order is on the disk."""
         for path in sorted(self.attempts.iterdir()):
+            if not path.name.startswith(TRASH) and AttemptFolder(path).order.exists():
+                yield AttemptFolder(path)
+
+    def remove_leftovers(self) -> None:
+        """Of attempts that were just being made or removed when a process was killed. Only whoever has the lock may call it."""
+        for path in list(self.attempts.iterdir()):
             if path.name.startswith(TRASH) or not AttemptFolder(path).order.exists():
                 remove_tree(path)
-            else:
-                yield AttemptFolder(path)
 
     def lock(self) -> int:
         """Make the folder this process's; the descriptor is the lock. Raises `SettingsError` if another one has it."""

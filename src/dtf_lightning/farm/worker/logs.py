@@ -130,7 +130,9 @@ class LogTeller:
 
 
 class KeptLogs:
-    """The logs on a worker's disk, for whoever stores them elsewhere; also for attempts that have ended. Thread-safe.
+    """The logs on a worker's disk, for whoever stores them elsewhere and says so; also those of attempts that have ended.
+
+    A log stays on the disk until it is stored to its end, also when its attempt was recorded. Thread-safe.
 
     Args:
         folder: the worker's.
@@ -153,6 +155,18 @@ class KeptLogs:
             write_whole(folder.stored, str(size).encode())
         if is_forgotten(folder) and size >= _length(folder):
             folder.remove()
+
+    def drop(self, age: float, now: float) -> None:
+        """Give up logs that nobody has stored within `age` seconds after their attempts were recorded.
+
+        Args:
+            age: seconds.
+            now: seconds since the epoch.
+        """
+        for folder in list(self._folders.all_attempts()):
+            if is_forgotten(folder) and _forgotten(folder).stat().st_mtime < now - age:
+                log.warning("the log of task %s was not stored within %g s and is dropped", folder.task, age)
+                folder.remove()
 
     def waiting(self) -> Iterator[tuple[str, int, int, int]]:
         """(task, revision, offset, size) of each log of which not all is stored: the bytes from `offset` to `size` are not."""
@@ -181,11 +195,11 @@ def stored_bytes(folder: AttemptFolder) -> int:
 
 
 def forget(folder: AttemptFolder) -> None:
-    """Remove an attempt's folder; a log that is being stored and is not stored to its end stays until it is."""
-    if folder.stored.exists() and stored_bytes(folder) < _length(folder):
+    """Remove an attempt's folder; a log that is not stored to its end stays until it is."""
+    if stored_bytes(folder) < _length(folder):
         write_whole(_forgotten(folder), b"")
         folder.clear_workspace()
-    else:
+    if stored_bytes(folder) >= _length(folder):  # asked again: it may have been stored meanwhile
         folder.remove()
 
 

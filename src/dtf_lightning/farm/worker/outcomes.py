@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from dtf_lightning.farm.rules.attempts import TAIL_BYTES, AttemptOutcome, Outcom
 from dtf_lightning.farm.worker.folders import AttemptFolder
 from dtf_lightning.farm.worker.keeper.messages import End
 from dtf_lightning.farm.worker.orders import AttemptOrder
-from dtf_lightning.farm.worker.results import INDEX, collect
+from dtf_lightning.farm.worker.results import INDEX, Report, collect
+
+log = logging.getLogger(__name__)
 
 MAX_REASON = 1000
 """Characters."""
@@ -21,9 +24,13 @@ def working_folder(order: AttemptOrder, folder: AttemptFolder) -> Path:
 
 
 def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutcome:
-    """Reads reports and log; what cannot be read stands in the reason."""
+    """Reads reports and log; what cannot be read stands in the reason. Raises nothing for what a task has left."""
     code = end.exit_code if end.status is None else os.waitstatus_to_exitcode(end.status)
-    found = collect(folder.results, working_folder(order, folder), order.artifacts, folder.path / INDEX)
+    try:
+        found = collect(folder.results, working_folder(order, folder), order.artifacts, folder.path / INDEX)
+    except Exception as error:  # it has all ways to leave what nobody thought of: its end is told all the same
+        log.exception("the results of attempt %s cannot be read", folder.name)
+        found = Report(notes=[f"its results cannot be read: {error!r}"])
     reason = "; ".join([end.reason, *found.notes])
     return AttemptOutcome(
         exit_code=code if code is None or code >= 0 else None,

@@ -20,6 +20,8 @@ MAX_METRICS, MAX_ARTIFACTS = 40, 20
 """Of an outcome, which becomes a small record; what exceeds them stands in the artifact `INDEX`."""
 MAX_NAME = 128
 """Characters of a metric's name."""
+MAX_BYTES = 1 << 26
+"""Of a file with metrics or test cases."""
 MAX_FILES = 10_000
 """That a task may leave; what it leaves beyond is no artifact."""
 INDEX = "index.json"
@@ -48,10 +50,13 @@ def collect(results: Path, folder: Path, patterns: Sequence[str], index: Path) -
     for path in _files(results):
         name = path.relative_to(results).as_posix()
         report.artifacts[name] = str(path)
-        if path.suffix == ".jsonl":
-            _read_metrics(path, name, report)
-        elif path.suffix == ".xml":
-            _read_cases(path, name, report)
+        read = _READERS.get(path.suffix)
+        if read is None:
+            continue
+        if path.stat().st_size > MAX_BYTES:
+            report.notes.append(f"{name} has more than {MAX_BYTES >> 20} MiB and was not read")
+        else:
+            read(path, name, report)
     for path in _matching(folder, patterns, report.notes):
         name = path.relative_to(folder).as_posix()
         report.artifacts.setdefault(name, str(path))
@@ -107,6 +112,9 @@ def _read_cases(path: Path, name: str, report: Report) -> None:
         return
     for kind, count in counts.items():
         report.counts[kind] = report.counts.get(kind, 0) + count
+
+
+_READERS = {".jsonl": _read_metrics, ".xml": _read_cases}
 
 
 def _matching(folder: Path, patterns: Sequence[str], notes: list[str]) -> Iterator[Path]:

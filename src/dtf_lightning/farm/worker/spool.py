@@ -81,7 +81,7 @@ class Spool:
             return [kept for path in paths if (kept := _read(path)) is not None]
 
     def forget(self, task: str, revision: int) -> None:
-        """It is recorded: remove outcome and workspace. A log goes as soon as it is stored, see `KeptLogs`. Idempotent."""
+        """It is recorded: remove outcome and workspace; the log goes once `KeptLogs` hears that it is stored. Idempotent."""
         with self._lock:
             # In this order: an attempt whose outcome is not spooled is told once more by the next worker.
             folder = self._folders.attempt(task, revision)

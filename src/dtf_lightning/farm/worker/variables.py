@@ -38,6 +38,7 @@ def attempt_variables(
     order: AttemptOrder,
     *,
     folder: AttemptFolder,
+    temporary: Path,
     cache: Path,
     devices: Mapping[str, tuple[str, ...]],
     allotment: Allotment,
@@ -47,6 +48,7 @@ def attempt_variables(
 
     Args:
         base: the worker's.
+        temporary: its folder for temporary files.
         cache: folder of the worker's caches.
         devices: what the worker offers.
         allotment: what the attempt has got of it.
@@ -55,7 +57,7 @@ def attempt_variables(
     return {
         **{name: value for name, value in base.items() if not name.startswith(PREFIX)},
         **{name: str(cache / part) for name, part in CACHES.items()},
-        "TMPDIR": str(folder.temporary),
+        "TMPDIR": str(temporary),
         **order.environment,
         **order.secrets,
         **_in_the_workers_order(visible_devices(devices, allotment), base),

@@ -18,6 +18,8 @@ class Backlog:
 
     def __init__(self, age: float) -> None:
         self.projects: dict[str, Project] = {}
+        self.active: dict[str, Project] = {}
+        """Those that have tasks waiting."""
         self.shapes: dict[ShapeKey, Shape] = {}
         self.waiting: dict[str, Queue] = {}
         """Task -> the queue where it waits."""
@@ -79,6 +81,7 @@ class Backlog:
             queue = project.queues[task.key] = Queue(project, shape)
             shape.queues[project.name] = None
         queue.push(task)
+        self.active[project.name] = project
         self.waiting[task.name] = queue
         project.list_anew(queue)
         return new
@@ -93,6 +96,8 @@ class Backlog:
         if not queue.tasks:
             del project.queues[shape.key]
             del shape.queues[project.name]
+            if not project.queues:
+                del self.active[project.name]
         if shape.queues:
             return task, queue, False
         del self.shapes[shape.key]

@@ -146,7 +146,7 @@ def _projects_first(queue: Queue, backlog: Backlog) -> Iterator[str]:
     """Projects with a smaller share that wait for the same workers."""
     first = sorted(
         project.name
-        for project in backlog.projects.values()
+        for project in backlog.active.values()
         if project.share < queue.project.share
         and any(rival.shape.by_class.keys() & queue.shape.by_class.keys() for rival in project.listing)
     )

@@ -37,6 +37,14 @@ class Pool:
         """Whether a sleeping shape could find something."""
         return bool(self.fresh_classes or self.fresh_reserved)
 
+    def only_fresh_room(self) -> tuple[int, Vector] | None:
+        """(serial of a class, room) if all fresh workers are alike, as after the end of a single task."""
+        if len(self.fresh_classes) == 1 and not self.fresh_reserved:
+            for serial, cls in self.fresh_classes.items():
+                if len(cls.fresh.order) == 1:
+                    return serial, cls.fresh.order[0]
+        return None
+
     def offer(self, offer: WorkerOffer) -> tuple[WorkerClass | None, WorkerClass | None, bool]:
         """(class that is new, class that is gone, whether it matters who can run what)."""
         worker = self._worker(offer.worker)

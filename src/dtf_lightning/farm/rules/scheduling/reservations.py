@@ -13,6 +13,7 @@ Rules that this file guards:
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
@@ -74,13 +75,10 @@ def note_starts(
 def deserving(
     queues: Iterable[Queue], reservations: list[Reservation], settings: SchedulerSettings, now: float
 ) -> Iterator[tuple[Queue, bool]]:
-    """(queue, whether it starved) of those for which workers are to be held free, in the order of their ranks.
-
-    Looks at `reservations` while it goes, so that what is made of one answer counts for the next.
-    """
+    """(queue, whether it starved) of those for which workers are to be held free, in the order of their ranks."""
+    if len(reservations) >= settings.max_reservations:
+        return
     for queue in sorted(queues, key=listed_rank):
-        if len(reservations) >= settings.max_reservations:
-            return
         if queue.shape.reservation is not None or queue.since is None:
             continue
         waited = now - queue.since
@@ -99,14 +97,15 @@ def plan_reservation(shape: Shape, now: float, *, late: bool) -> Reservation | N
     best: tuple[float, list[Worker]] | None = None
     for alternative in range(len(shape.key.demands)):
         able = [
-            (*worker.free_at(option.wanted, now), worker.number, worker)
+            (worker, option.wanted)
             for option in shape.options
             if option.alternative == alternative
             for worker in option.cls.workers.values()
             if worker.accepting and worker.reservation is None and worker.name not in shape.barred
         ]
         if len(able) >= shape.key.gang:
-            first = sorted(able, key=lambda choice: choice[:3])[: shape.key.gang]
+            ready = [(*worker.free_at(wanted, now), worker.number, worker) for worker, wanted in able]
+            first = heapq.nsmallest(shape.key.gang, ready, key=lambda choice: choice[:3])
             if best is None or first[-1][0] < best[0]:
                 best = first[-1][0], [worker for *_, worker in first]
     if best is None:

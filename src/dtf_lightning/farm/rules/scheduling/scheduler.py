@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, WorkerOffer
@@ -30,7 +30,8 @@ from dtf_lightning.farm.rules.scheduling.strategies import FairShare, Strategy
 from dtf_lightning.farm.rules.scheduling.worker_classes import Reservation, Worker, WorkerClass
 
 
-class Placed(NamedTuple):
+@dataclass(slots=True)
+class Placed:
     """A task that has its workers, or that they were promised to."""
 
     task: Task
@@ -83,7 +84,7 @@ class ShapeScheduler:
         names = tuple(dict.fromkeys(workers))
         placed = self.placed.get(ready.task)
         if placed is not None and placed.workers == names and placed.alternative == alternative:
-            self.placed[ready.task] = placed._replace(promised=False)
+            placed.promised = False
             return
         self._drop(ready.task)
         self._place(self.backlog.know(ready), names, alternative, began=None)
@@ -197,22 +198,27 @@ class ShapeScheduler:
         if self.backlog.limited:
             self._admit(now)
         self._turns = []
-        for project in self.backlog.projects.values():
+        for project in self.backlog.active.values():
             project.cursor = 0
-            if project.ranks:
-                self._turns.append((project.share, project.ranks[0], project.name, project))
+            self._turns.append((project.share, project.ranks[0], project.name, project))
         heapq.heapify(self._turns)
 
     def _next(self, now: float) -> tuple[Queue, Found] | None:
+        only = None if self.reservations else self.pool.only_fresh_room()
         while self._turns:
             project = self._turns[0][3]
             for index in range(project.cursor, len(project.listing)):
                 queue = project.listing[index]
-                if queue.shape.admitted and (queue.shape.failed_in != self._round or self.reservations):
-                    found = self._find(queue, now)
-                    if found is not None:
-                        project.cursor = index
-                        return queue, found
+                shape = queue.shape
+                if not shape.admitted or (shape.failed_in == self._round and not self.reservations):
+                    continue
+                if only is not None and shape.asleep and not shape.key.limits and not shape.fits_into(*only):
+                    shape.failed_in = self._round
+                    continue
+                found = self._find(queue, now)
+                if found is not None:
+                    project.cursor = index
+                    return queue, found
             heapq.heappop(self._turns)
         return None
 
@@ -267,8 +273,11 @@ class ShapeScheduler:
         if held_for_it is None:
             queue.since = None
         names = tuple(worker.name for worker in found.workers)
-        for cls in {worker.cls.serial: worker.cls for worker in found.workers if worker.cls is not None}.values():
-            cls.recent.append((task.project, task.rank))
+        noted = None
+        for worker in found.workers:
+            if worker.cls is not noted and worker.cls is not None:
+                noted = worker.cls
+                noted.recent.append((task.project, task.rank))
         self._place(task, names, found.alternative, began=now)
         if held_for_it is not None:
             self._unreserve(held_for_it)
@@ -296,7 +305,7 @@ class ShapeScheduler:
     def _look_for_overtaken(self, now: float) -> None:
         queues = [
             queue
-            for project in self.backlog.projects.values()
+            for project in self.backlog.active.values()
             for queue in project.listing
             if all(self.available.free(name) >= units for name, units in queue.shape.key.limits)
         ]
@@ -309,6 +318,7 @@ class ShapeScheduler:
                 queue.shape.reservation = reservation
                 for other in self.backlog.queues(queue.shape):
                     other.changed = self._firsts_changed = True
+                break  # one a look: it has looked at every worker that could do
 
     def _unreserve(self, reservation: Reservation) -> None:
         for index, held in enumerate(self.reservations):
@@ -356,16 +366,17 @@ class ShapeScheduler:
         demands = task.key.demands
         demand = demands[alternative] if 0 <= alternative < len(demands) else demands[0]
         self._num_starts += 1
-        amounts: list[tuple[str, int]] = []
+        amounts: tuple[tuple[str, int], ...] = ()
         for name in names:
             worker = self.pool.take(name, task.name, demand, task.expected, began, self._num_starts)
             if demand.exclusive and worker.cls is not None:
-                amounts += zip(worker.cls.key.resources, worker.cls.key.total, strict=True)
+                amounts += tuple(zip(worker.cls.key.resources, worker.cls.key.total, strict=True))
             else:
                 amounts += demand.amounts
         self.backlog.project(task.project).hold(amounts, 1, self.pool.capacity)
-        self.available.take(task.key.limits)
-        self.placed[task.name] = Placed(task, names, alternative, tuple(amounts), promised=began is not None)
+        if task.key.limits:
+            self.available.take(task.key.limits)
+        self.placed[task.name] = Placed(task, names, alternative, amounts, promised=began is not None)
 
     def _release(self, placed: Placed) -> None:
         task = placed.task
@@ -373,7 +384,8 @@ class ShapeScheduler:
         for name in placed.workers:
             self.pool.give_back(name, task.name)
         self.backlog.project(task.project).hold(placed.amounts, -1, self.pool.capacity)
-        self.available.give_back(task.key.limits)
+        if task.key.limits:
+            self.available.give_back(task.key.limits)
 
     def _workers_changed(self, worker: Worker) -> None:
         """Other workers than before can run something."""

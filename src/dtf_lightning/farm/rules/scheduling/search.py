@@ -19,6 +19,9 @@ from dtf_lightning.farm.rules.scheduling.shapes import Option, Shape
 from dtf_lightning.farm.rules.scheduling.strategies import Candidate, Looks, Strategy
 from dtf_lightning.farm.rules.scheduling.worker_classes import Reservation, Worker, WorkerClass, fits
 
+FEW = 8
+"""Options that are looked at one by one, rather than chosen from by what is fresh."""
+
 
 class Found(NamedTuple):
     """Where a task can start."""
@@ -50,7 +53,7 @@ def _options_with_fresh(shape: Shape, pool: Pool) -> list[Option]:
     if len(fresh) == 1:
         for serial in fresh:
             return shape.by_class.get(serial, [])
-    if len(fresh) > len(shape.by_class):
+    if len(fresh) > len(shape.by_class) or len(shape.options) <= FEW:
         return shape.options
     return sorted((option for serial in fresh for option in shape.by_class.get(serial, ())), key=_order)
 

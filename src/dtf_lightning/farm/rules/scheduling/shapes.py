@@ -21,6 +21,7 @@ from dtf_lightning.farm.rules.scheduling.worker_classes import (
     Vector,
     Worker,
     WorkerClass,
+    fits,
 )
 
 
@@ -38,8 +39,8 @@ class ShapeKey(NamedTuple):
         return cls(
             tuple(Demand.of(need) for need in task.needs or (DEFAULT_NEED,)),
             max(1, task.gang),
-            tuple(sorted(set(task.excluded))),
-            tuple(sorted((name, units) for name, units in task.limits.items() if units > 0)),
+            tuple(sorted(set(task.excluded))) if task.excluded else (),
+            tuple(sorted((name, units) for name, units in task.limits.items() if units > 0)) if task.limits else (),
         )
 
 
@@ -120,6 +121,10 @@ class Shape:
             self.asleep = False
             for options in self.by_class.values():
                 options[0].cls.skyline.remove(self.serial)
+
+    def fits_into(self, serial: int, room: Vector) -> bool:
+        """Whether a worker of this class with that much room has enough for a task."""
+        return any(fits(room, option.wanted) for option in self.by_class.get(serial, ()))
 
     def update_barred(self, workers: Mapping[str, Worker]) -> bool:
         """Whether the exclusions begin or cease to count."""

@@ -12,10 +12,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import add, ge, sub
 from typing import NamedTuple
 
-from dtf_lightning.farm.rules.needs import Need, asked, offered, scarce_first
+from dtf_lightning.farm.rules.needs import CPU, THOUSANDTHS, Need, asked, offered, scarce_first
 from dtf_lightning.farm.rules.scheduling.door import WorkerOffer
 
 Vector = tuple[int, ...]
@@ -47,8 +48,14 @@ class Demand(NamedTuple):
     @classmethod
     def of(cls, need: Need) -> Demand:
         """Thousandths, sorted; what is not asked for is left out, and who asks for nothing gets one cpu."""
-        amounts = [(name, wanted) for name, amount in need.amounts.items() if (wanted := asked(amount))]
-        return cls(tuple(sorted(amounts)) or (("cpu", 1000),), tuple(sorted(set(need.labels))), need.exclusive)
+        return _demand(tuple(need.amounts.items()), need.labels, need.exclusive)
+
+
+@lru_cache(maxsize=4096)
+def _demand(given: tuple[tuple[str, float], ...], labels: tuple[str, ...], exclusive: bool) -> Demand:
+    """Remembered, because thousands of tasks ask for the same."""
+    amounts = [(name, wanted) for name, amount in given if (wanted := asked(amount))]
+    return Demand(tuple(sorted(amounts)) or ((CPU, THOUSANDTHS),), tuple(sorted(set(labels))), exclusive)
 
 
 class ClassKey(NamedTuple):
@@ -114,6 +121,8 @@ class Worker:
     def free_at(self, wanted: Vector, now: float) -> tuple[float, int]:
         """(when there is that much room, how many tasks end before): infinite if that is unknown."""
         assert self.cls is not None
+        if fits(self.room, wanted):
+            return now, 0
         room, at, ended = self.room, now, 0
         for end, _, taken in sorted((self.end_of(task), task, taken) for task, taken in self.running.items()):
             if fits(room, wanted):
@@ -186,7 +195,10 @@ class Skyline:
             self._lowest, self._stale = [], False
             for vectors in self._vectors.values():
                 self._take(vectors)
-        return any(fits(room, vector) for vector in self._lowest)
+        for vector in self._lowest:  # noqa: SIM110 - twice as fast as `any`, and asked for every task that ends or starts
+            if all(map(ge, room, vector)):
+                return True
+        return False
 
     def _take(self, vectors: Iterable[Vector]) -> None:
         for vector in vectors:
@@ -226,7 +238,7 @@ class WorkerClass:
     def taken(self, demand: Demand) -> Vector:
         """What a task that was placed here holds, even if it should never have been."""
         amounts = dict(demand.amounts)
-        return self.key.total if demand.exclusive else tuple(amounts.get(name, 0) for name in self.key.resources)
+        return self.key.total if demand.exclusive else tuple([amounts.get(name, 0) for name in self.key.resources])
 
     def load(self, worker: Worker) -> float:
         """The largest part of a resource that is taken: 0 to 1."""

@@ -6,7 +6,7 @@ Output and standard input do not travel: they lie in files of the attempt's fold
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from dtf_lightning.errors import ProtocolError
 
@@ -126,7 +126,10 @@ _CLASSES: dict[str, type] = {
 
 def pack(message: Message) -> bytes:
     """One line."""
-    return json.dumps({"type": type(message).__name__, **asdict(message)}).encode() + b"\n"
+    body = {"type": type(message).__name__, **vars(message)}
+    if isinstance(message, Ended):
+        body["end"] = vars(message.end)
+    return json.dumps(body).encode() + b"\n"
 
 
 def unpack(line: bytes) -> Message:
@@ -144,7 +147,7 @@ def unpack(line: bytes) -> Message:
 
 def end_to_json(end: End) -> bytes:
     """For the attempt's folder."""
-    return json.dumps(asdict(end)).encode()
+    return json.dumps(vars(end)).encode()
 
 
 def end_from_json(data: bytes) -> End:

@@ -80,8 +80,9 @@ class FarmWorker:
         self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
         self._spool = Spool(options.folder)
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
-        self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
         self._link = Link(options.addresses, options.token, self)
+        # Tells at once what an earlier process has left.
+        self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
 
     @property
     def connected(self) -> asyncio.Event:
@@ -126,9 +127,9 @@ class FarmWorker:
             draining=self._draining,
         )
 
-    def started(self) -> list[Started]:
+    def catch_up(self) -> list[Started | Result]:
         """See `Workplace`."""
-        return self._at_hand.all_started()
+        return [*self._at_hand.all_started(), *self._at_hand.results()]
 
     def run_attempt(self, message: Run) -> None:
         """See `Workplace`."""

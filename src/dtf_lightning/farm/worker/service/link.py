@@ -3,7 +3,8 @@
 Rules that this file guards:
 - The worker dials out, to any coordinator; where one does not welcome it in time, the next is tried. What it runs goes
   on meanwhile.
-- A result is said in every `hello` until it is acknowledged; only then its place on the disk is given up.
+- A result is said in every `hello` until it is acknowledged; only then its place on the disk is given up. One that
+  became sayable between `hello` and `welcome` is said then: what is said twice is recorded once.
 - A result is said after all of its attempt's output is stored.
 - `run` for what runs already, or has a result that is kept, does nothing; `cancel` ends what runs, if it is that attempt.
 """
@@ -60,8 +61,8 @@ class Workplace(Protocol):
         """Who the worker is, and what it runs and keeps now."""
         ...
 
-    def started(self) -> list[Started]:
-        """What runs, with the times at which it started."""
+    def catch_up(self) -> list[Started | Result]:
+        """What to say once the worker is welcome: what runs since when, and which results are kept by now."""
         ...
 
     def run_attempt(self, message: Run) -> None:
@@ -164,8 +165,8 @@ class Link:
         self.addresses = list(dict.fromkeys([*self.addresses, *welcome.addresses]))
         self._connected.set()
         log.info("welcomed by %s", welcome.coordinator)
-        for started in self._workplace.started():
-            self._outgoing.put_nowait(started)
+        for message in self._workplace.catch_up():
+            self._outgoing.put_nowait(message)
         jobs = [asyncio.create_task(job) for job in (self._beat(), self._send(socket), self._listen(socket))]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
