@@ -50,6 +50,7 @@ class Tasks:
 
     Args:
         explain: says why a task that is not done does not run; `None` where another coordinator leads.
+        archived: returns a result that etcd has forgotten; called in a thread.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Tasks:
         files: FarmFiles,
         clock: Clock,
         explain: Callable[[str], str | None],
+        archived: Callable[[str], Envelope | None],
     ) -> None:
         self.files = files
         self._pool = pool
@@ -67,6 +69,7 @@ class Tasks:
         self._store = store
         self._clock = clock
         self._explain = explain
+        self._archived = archived
         self._log_sizes: dict[tuple[str, int], int] = {}
         """Of output that came through this coordinator, while its task is not done."""
 
@@ -138,6 +141,8 @@ class Tasks:
             return models.done_task(task, found)
         if (live := self._pool.live(task)) is not None:
             return self._live(live)
+        if (archived := await asyncio.to_thread(self._archived, task)) is not None:
+            return models.done_task(task, archived)
         if found is None:
             raise UnknownTask(f"this farm knows no task {task!r}")
         return {"task_id": task, "status": found.outcome.value, "metadata": {"archived": models.when(found.archived)}}
@@ -175,7 +180,7 @@ class Tasks:
 
     async def outcome(self, task: str) -> TaskOutcome | None:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""
-        found = self._pool.recent(task) or await self._read_done(task)
+        found = self._pool.recent(task) or await self._read_done(task) or await asyncio.to_thread(self._archived, task)
         return None if found is None else found.outcome
 
     async def look_up(self, task: str) -> tuple[bool, TaskOutcome | None]:
