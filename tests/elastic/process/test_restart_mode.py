@@ -92,6 +92,26 @@ def test_join_and_kill_under_etcd(run: Any, etcd: Any) -> None:
     assert run.lost_steps() == [0, 0]
 
 
+def test_a_node_joins_after_training(run: Any, etcd: Any, tmp_path: Path) -> None:
+    """It comes while the other exports: the workers are started anew, `fit` trains nothing, both end with exit code 0."""
+    run = run(endpoint=etcd.endpoint)
+    (tmp_path / "hold").touch()
+    run.go_fast()
+    first = run.start("a")
+    run.worker(first, 1)
+    first.expect("done rank 0 of 1")
+    second = run.start("b")
+    for node in (first, second):
+        run.worker(node, 2)
+        node.expect(r"done rank \d of 2")
+    (tmp_path / "hold").unlink()
+    done = run.finish()
+    run.check(done)
+    assert len(done) == 3
+    assert run.lives_that_drew() == {1}
+    assert "has finished, with" in first.output
+
+
 @pytest.mark.chaos
 def test_join_and_kill_of_everybody_under_c10d(run: Any) -> None:
     """A second agent joins: no step lost. Then all workers of both are killed at once: at most `every` steps are."""

@@ -96,7 +96,7 @@ class ElasticFitLoop(FitLoop):
         self.reset()
         self.on_run_start()
         run.heed_stop()
-        while run.progress.pending or not self.done:
+        while not run.progress.ended and (run.progress.pending or not self.done):
             try:
                 self.on_advance_start()
                 self.advance()

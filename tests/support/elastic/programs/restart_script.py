@@ -1,5 +1,5 @@
 # ruff: noqa: T201  (its output is what the tests wait for)
-"""A training script as a user writes it, slowed down until the file `fast` is there.
+"""A training script as a user writes it, slowed down until the file `fast` is there; after `fit` it waits while `hold` is.
 
 restart_script.py FOLDER EVERY
 """
@@ -60,6 +60,8 @@ def main() -> None:
         f"done rank {trainer.global_rank} of {trainer.world_size} step {trainer.global_step} {weights:.9f}\n"
     )
     sys.stdout.flush()
+    while (folder / "hold").exists():
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":
