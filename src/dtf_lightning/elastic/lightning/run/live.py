@@ -47,13 +47,20 @@ MOST_TOLD = 2000
 
 
 class LiveMembership:
-    """Learn membership changes from the node's agent, over a socket. A `Membership`. Raises what `WorkerLink` raises."""
+    """Learn membership changes from the node's agent, over a socket. A `Membership`.
+
+    Raises `WorkerLeft` (exit code 0) if the run is over already, and what else `WorkerLink` raises.
+    """
 
     keeps_processes = True
 
     def __init__(self, agent_socket: str) -> None:
         self.group = GenerationGroup()
-        self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        try:
+            self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        except RunFinished as finished:
+            log.warning("this worker is not needed, and ends with exit code 0: %s", finished)
+            raise WorkerLeft(str(finished), run_goes_on=not finished.run_over) from None
         self.group.on_forgotten = self.link.end_forgotten
         welcome = self.welcome
         self.group.form_local(
