@@ -29,3 +29,59 @@ def test_a_node_comes_while_the_others_export(make_run, tmp_path):
     assert run.wait_until_over() == {"a": 0, "b": 0, "c": 0}
     run.check(survivors=2)
     assert run.audit().committed_steps == drawn
+
+
+def evaluating(*after: str, rank: int) -> Training:
+    """A training after which the script evaluates; that rank is killed in the first of these."""
+    return Training(recipe="counts", after=after, faults=(Fault(at="evaluation", rank=rank),))
+
+
+AFTER = [("test", "predict"), ("validate", "test"), ("predict", "test")]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("after", AFTER, ids="-".join)
+def test_the_other_of_two_dies(make_run, after, rank):
+    """In its second batch: the survivor evaluates all samples, once, as rank 0 of 1; so it does whatever comes next."""
+    run = make_run(evaluating(*after, rank=rank), **exactly(2))
+    run.start("a", "b")
+    run.wait_until_over(failed=1)
+    run.check(survivors=1)
+    (result,) = run.results().values()
+    own = result["own"]
+    for what in after:
+        if what == "predict":
+            assert own[what] == run.training.num_validated
+        else:
+            assert own[what]["seen"] == run.training.num_validated
+            assert own[what]["loss"] == pytest.approx(own["loss_of_all_validated"])
+    assert own["rank"] == [0, 1]
+    survivor = next(node for node in run.nodes.values() if node.exit_codes() == [0])
+    assert f"trainer.{after[0]} runs from its beginning, over all samples, on this worker" in survivor.log()
+
+
+def test_nobody_dies(make_run):
+    """The same evaluations, undisturbed, over the shares of both."""
+    run = make_run(Training(recipe="counts", after=("test", "validate", "predict")), **exactly(2))
+    run.start("a", "b")
+    run.wait_until_over()
+    run.check(survivors=2)
+    for result in run.results().values():
+        own = result["own"]
+        assert own["test"]["seen"] == own["validate"]["seen"] == run.training.num_validated
+        assert own["test"]["loss"] == pytest.approx(own["loss_of_all_validated"])
+        assert own["predict"] == run.training.num_validated / 2
+
+
+@pytest.mark.parametrize("what", ["test", "predict"])
+def test_one_of_three_dies(make_run, what):
+    """The others cannot divide its share: no result, and a sentence with what to do."""
+    run = make_run(evaluating(what, "test", rank=1), **exactly(3))
+    run.start("a", "b", "c")
+    run.wait_until_over(failed=3)
+    assert run.results() == {}
+    said = [node.log() for node in run.nodes.values() if "PeerError" in node.log()]
+    assert len(said) == 2
+    for text in said:
+        assert f"a worker of 3 went away in trainer.{what}, or before it, after the end of training" in text
+        assert f"there is no result. Call trainer.{what}(model, ckpt_path=...) in a run of its own" in text

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support.elastic.programs.restart_script import NUM_SAMPLES
 from support.elastic.restart_run import RestartRun, kill
 
 pytestmark = pytest.mark.process
@@ -110,6 +111,25 @@ def test_a_node_joins_after_training(run: Any, etcd: Any, tmp_path: Path) -> Non
     assert len(done) == 3
     assert run.lives_that_drew() == {1}
     assert "has finished, with" in first.output
+
+
+def test_a_worker_dies_in_a_test(run: Any, etcd: Any, tmp_path: Path) -> None:
+    """`kill -9` in `trainer.test`: all are started anew, take the final state, and test every sample in the new world."""
+    run = run(endpoint=etcd.endpoint)
+    for name in ("hold", "tests"):
+        (tmp_path / name).touch()
+    run.go_fast()
+    node = run.start("a", num_workers=2)
+    pid = int(node.expect(r"tests (\d+)")[1])
+    node.expect("tests")
+    kill(pid)
+    (tmp_path / "hold").unlink()
+    node.expect(r"tested \d+ samples in a world of 2")
+    done = run.finish()
+    run.check(done)
+    assert run.lives_that_drew() == {1}
+    assert node.output.count(f"tested {NUM_SAMPLES} samples in a world of 2") == 2
+    assert "tested" not in node.output.replace(f"tested {NUM_SAMPLES} samples", "")
 
 
 @pytest.mark.chaos

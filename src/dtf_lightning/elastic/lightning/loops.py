@@ -5,7 +5,9 @@ The only overrides of Lightning's private API are here:
 * `_FitLoop`: `run`, `setup_data`, `on_run_start`, `on_advance_start`, `on_advance_end`, `on_save_checkpoint`;
 * `_TrainingEpochLoop`: `on_run_start`, `advance`, `on_advance_end`, `_broadcast_sigterm_tensor`,
   `_accumulated_batches_reached`;
-* `_AutomaticOptimization`: `_make_zero_grad_fn`.
+* `_AutomaticOptimization`: `_make_zero_grad_fn`;
+* `_EvaluationLoop`: `run`;
+* `_PredictionLoop`: `run`.
 
 A rescale unwinds to `ElasticFitLoop.run` and no further: set-up hooks and the sanity check do not run again, loggers,
 optimizers and metrics stay. Written against Lightning 2.6; `tests/architecture/test_lightning_api.py` fails when one of
@@ -18,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from dtf_lightning.elastic.lightning.checks.compatibility import refuse_nested_loop
 from dtf_lightning.elastic.lightning.data.loaders import num_batches_of_share
-from dtf_lightning.elastic.lightning.host.names import AutomaticOptimization, FitLoop, TrainingEpochLoop, call
+from dtf_lightning.elastic.lightning.host.names import (
+    AutomaticOptimization,
+    EvaluationLoop,
+    FitLoop,
+    PredictionLoop,
+    TrainingEpochLoop,
+    call,
+)
 from dtf_lightning.elastic.lightning.reporting import progress_bars
 from dtf_lightning.elastic.lightning.rewind import unwinding
 from dtf_lightning.elastic.lightning.rewind.undo import unchanged_random_state
@@ -35,6 +44,8 @@ def make_loops_elastic(trainer: pl.Trainer) -> None:
     trainer.fit_loop.__class__ = ElasticFitLoop
     trainer.fit_loop.epoch_loop.__class__ = ElasticEpochLoop
     trainer.fit_loop.epoch_loop.automatic_optimization.__class__ = ElasticOptimization
+    trainer.validate_loop.__class__ = trainer.test_loop.__class__ = ElasticEvaluationLoop
+    trainer.predict_loop.__class__ = ElasticPredictionLoop
 
 
 def _run_of(loop: Any) -> ElasticRun:
@@ -231,3 +242,18 @@ class ElasticOptimization(AutomaticOptimization):
             return None
         # Lightning compares with a count of its own, which starts with the epoch.
         return super()._make_zero_grad_fn(batch_idx if batch_idx % accumulate == 0 else 0, optimizer)
+
+
+class ElasticEvaluationLoop(EvaluationLoop):
+    """Test, or validate outside of `fit`, over all samples: see `AfterTraining`."""
+
+    def run(self) -> list[Any]:
+        result: list[Any] = _strategy_of(self).after_training.evaluate(self, super().run)
+        return result
+
+
+class ElasticPredictionLoop(PredictionLoop):
+    """Predict all samples: see `AfterTraining`."""
+
+    def run(self) -> Any:
+        return _strategy_of(self).after_training.evaluate(self, super().run)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import Callback, EarlyStopping, StochasticWeightAveraging
 
-from dtf_lightning.errors import RunRefused
+from dtf_lightning.errors import PeerError, RunRefused
 from support.elastic.programs.restart_life import snapshots_in
 from support.elastic.run_of_one import Outcome
 
@@ -91,3 +91,12 @@ def test_the_final_state_is_lost(tmp_path: Path, life: Any) -> None:
         path.unlink()
     with pytest.raises(RunRefused, match=r"has finished, with 18 steps, .* its final state is not kept"):
         life()
+
+
+def test_a_peer_is_lost_in_a_test(life: Any) -> None:
+    """No agent stops this worker (`--max-restarts=0`): it ends with a sentence instead of a result over its own share."""
+    outcome = life()
+    with pytest.raises(
+        PeerError, match=r"went away in trainer.test.*no result.*--max-restarts above 0 all are started"
+    ):
+        outcome.trainer.strategy.run.go_on_alone("trainer.test", RuntimeError("[gloo] Connection closed by peer"))

@@ -48,7 +48,7 @@ from dtf_lightning.elastic.link.messages import Welcome
 from dtf_lightning.elastic.rules.generation import Generation, Member
 from dtf_lightning.elastic.snapshots.node import NodeSnapshots, RunRecord, agent_name, last_record, run_key
 from dtf_lightning.environment import TorchelasticWorld
-from dtf_lightning.errors import DtfError, GenerationBroken, SettingsError
+from dtf_lightning.errors import DtfError, GenerationBroken, PeerError, SettingsError
 from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
@@ -319,6 +319,23 @@ class RestartMembership:
 
     def finished(self, step: int) -> None:  # noqa: ARG002
         dist.barrier()
+
+    def go_on_alone(self, world: World, what: str, error: Exception) -> None:
+        """Wait to be stopped, as all workers are, and started anew with the final state.
+
+        Raises:
+            WorkerStopped: the agent has stopped this worker.
+            PeerError: it has not, within `PEER_PATIENCE` seconds.
+        """
+        self.break_off()
+        if self.stop.wait(PEER_PATIENCE):
+            raise WorkerStopped(self.stop.reason)
+        raise PeerError(
+            f"a worker of {world.size} went away in {what}, or before it, after the end of training "
+            f"({str(error).splitlines()[0][:200]}). Its share of the data is evaluated by nobody, so that there is no result, "
+            f"and no agent has stopped this worker within {PEER_PATIENCE:g} s. It ends; with --max-restarts above 0 all are "
+            "started anew, take the final state and evaluate again"
+        ) from error
 
     def signals(self) -> AbstractContextManager[None]:
         return stopping_signals(self.stop.ask, self.stop.asked)

@@ -30,7 +30,7 @@ from dtf_lightning.elastic.link.messages import Happened, Welcome
 from dtf_lightning.elastic.link.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_sources, send_from
-from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted, RunRefused, StateRefused
+from dtf_lightning.errors import DtfError, GenerationBroken, PeerError, RunAborted, RunRefused, StateRefused
 from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
@@ -150,6 +150,18 @@ class LiveMembership:
 
     def finished(self, step: int) -> None:
         self.link.finished(step)
+
+    def go_on_alone(self, world: World, what: str, error: Exception) -> None:
+        if world.size > 2:
+            raise PeerError(
+                f"a worker of {world.size} went away in {what}, or before it, after the end of training "
+                f"({str(error).splitlines()[0][:200]}). Its share of the data is evaluated by nobody, and the others cannot "
+                f"divide it anew, because the run has finished: there is no result. Call {what}(model, ckpt_path=...) in a "
+                "run of its own"
+            )
+        self.group.cut()
+        self.group.destroy()
+        self.group.form_local(host="", port=0, prefix="alone", rank=0, world_size=1)
 
     def signals(self) -> AbstractContextManager[None]:
         return graceful_signals(self.link.leaving)
