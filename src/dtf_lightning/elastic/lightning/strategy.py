@@ -69,6 +69,7 @@ class ElasticDDPStrategy(DDPStrategy):
         self._kept_loader: Any = None
         self._evaluations = Evaluations()
         self.after_training = AfterTraining(run)
+        self._evaluates_first = False
 
     # --- called by Lightning -----------------------------------------------------------------------------------------
 
@@ -79,6 +80,9 @@ class ElasticDDPStrategy(DDPStrategy):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        if self._evaluates_first and dist.is_initialized():
+            # The run's world is provisional: those evaluate together who can reach each other, a node's workers.
+            return {"num_replicas": dist.get_world_size(), "rank": dist.get_rank()}
         return {"num_replicas": self.world_size, "rank": self.global_rank}
 
     def set_world_ranks(self) -> None:
@@ -88,6 +92,7 @@ class ElasticDDPStrategy(DDPStrategy):
         if trainer.state.fn == TrainerFn.FITTING and self.run.trainer is not trainer:
             raise SettingsError(NO_CALLBACK.format(name=self.strategy_name))
         no_hook_runs(trainer)
+        self._evaluates_first = trainer.state.fn != TrainerFn.FITTING and not self.run.over
         set_up = super().setup
         self.after_training.set_up(trainer, lambda: set_up(trainer))
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import Callback, EarlyStopping, StochasticWeightAveraging
 
+from dtf_lightning.elastic.lightning.run.exits import WorkerStopped
 from dtf_lightning.errors import PeerError, RunRefused
-from support.elastic.programs.restart_life import snapshots_in
+from support.elastic.programs.restart_life import Ending, snapshots_in
 from support.elastic.run_of_one import Outcome
 
 LAST_STEP = 18
@@ -100,3 +101,14 @@ def test_a_peer_is_lost_in_a_test(life: Any) -> None:
         PeerError, match=r"went away in trainer.test.*no result.*--max-restarts above 0 all are started"
     ):
         outcome.trainer.strategy.run.go_on_alone("trainer.test", RuntimeError("[gloo] Connection closed by peer"))
+
+
+def test_stopped_in_the_last_hooks(life: Any) -> None:
+    """SIGTERM when no step is left: the final state is kept, the worker ends at once, and the next one trains nothing."""
+    undisturbed = life(run_id="undisturbed")
+    stopped = Ending("on_train_epoch_end", LAST_STEP)
+    with pytest.raises(WorkerStopped):
+        life(stopped)
+    second = life()
+    assert second.model.drawn == []
+    assert weights(second) == weights(undisturbed)

@@ -13,6 +13,7 @@ from typing import Any
 from dtf_lightning.elastic.lightning.restart.membership import RestartMembership
 from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump, header, steady
 from dtf_lightning.elastic.lightning.restart.snapshotter import Snapshotter
+from dtf_lightning.elastic.lightning.run.exits import WorkerStopped
 from dtf_lightning.elastic.lightning.run.policies import StateParts
 from dtf_lightning.elastic.lightning.run.world import Resumption, World
 from dtf_lightning.elastic.snapshots.format import SnapshotHeader
@@ -124,7 +125,10 @@ class SnapshotState:
             self._snapshotter.last("a peer was lost" if lost else "stopped", self._parts.trainer.global_step)
 
     def finished(self) -> None:
-        """Keep the final state until this process ends well: until then its workers may be started anew."""
+        """Keep the final state until this process ends well: until then its workers may be started anew.
+
+        Raises `WorkerStopped` if this worker was asked to stop meanwhile: they are.
+        """
         run, trainer = self._membership.run, self._parts.trainer
         if self._snapshotter is not None:
             self._snapshotter.close()
@@ -135,12 +139,15 @@ class SnapshotState:
             step, now = trainer.global_step, time.time()
             run.record = replace(run.record, finished=True, step=step, written_at=now)
             run.node.finish(run.record)
+        if self._membership.stop.asked():  # the script's rest would be killed in its midst
+            raise WorkerStopped(self._membership.stop.reason)
         atexit.register(self._process_ends)
 
     def _process_ends(self) -> None:
         """Remove the final state, unless this process ends by an exception, after which its agent may start it anew."""
         in_flight = sys.exc_info()[1]
         failed = in_flight is not None and not (isinstance(in_flight, SystemExit) and not in_flight.code)
+        failed |= self._membership.stop.asked()
         if not failed and getattr(sys, "last_value", None) is None:
             self._membership.run.node.leave()
 

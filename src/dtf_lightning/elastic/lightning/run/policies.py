@@ -168,7 +168,7 @@ class StateSource(Protocol):
         """Write what others may need of this worker's state, after it has unwound and before it leaves."""
 
     def finished(self) -> None:
-        """Remove what was kept of the run: training is over for all members."""
+        """Take note that training is over for all members. May raise `WorkerLeft`, if this worker was asked to stop."""
 
     def close(self) -> None:
         """Release files and threads. Idempotent."""
