@@ -39,6 +39,8 @@ ELASTIC = [
 ]
 
 FARM: list[set[str]] = [
+    {"farm.rules"},
+    {"farm.json_values"},
     {"farm.record"},
 ]
 

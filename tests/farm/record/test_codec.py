@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -19,13 +20,13 @@ from dtf_lightning.farm.record.values import (
     FailedAttempt,
     KeyRecord,
     LeaderRecord,
-    Need,
     TaskOutcome,
     TaskSpecification,
     Tombstone,
     WorkerRecord,
     WorkerState,
 )
+from dtf_lightning.farm.rules.needs import Need
 
 KIND_OF = {cls: kind for kind, cls in CLASSES.items()}
 
@@ -123,8 +124,8 @@ def test_what_was_written_is_read(cls, data):
 def in_order(value):
     """As it is read: a mapping in the order of its names."""
     changes = {}
-    for name in ("devices", "environment", "metrics", "counts", "artifacts"):
-        if hasattr(value, name):
+    for name in ("devices", "environment", "limits", "metrics", "counts", "artifacts"):
+        if isinstance(getattr(value, name, None), Mapping):
             changes[name] = dict(sorted(getattr(value, name).items()))
     if isinstance(value, TaskSpecification):
         changes["needs"] = tuple(replace(need, amounts=dict(sorted(need.amounts.items()))) for need in value.needs)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from dtf_lightning.farm.rules.needs import Need
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaderRecord:
@@ -51,14 +53,10 @@ class WorkerRecord:
     devices: Mapping[str, float] = field(default_factory=dict)
     """Resource -> how much of it, such as `{"cpu": 8, "gpu": 2}`."""
     labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Need:
-    """What one worker must offer for a task."""
-
-    amounts: Mapping[str, float] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
+    cordoned: bool = False
+    """An operator wants nothing more to start there; what runs goes on."""
+    host: str = ""
+    """Name of the machine, for people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +68,28 @@ class TaskSpecification:
     plan: str = ""
     name: str = ""
     needs: tuple[Need, ...] = ()
-    """Alternatives, the preferred one first."""
+    """Alternatives, the preferred one first; none: one core."""
+    gang: int = 1
+    """Workers that run it together."""
     after: tuple[str, ...] = ()
-    """Ids of tasks that must have ended."""
+    """Ids of tasks that must have completed."""
+    after_any: tuple[str, ...] = ()
+    """Ids of tasks that must have ended, however."""
     priority: int = 0
     timeout: float | None = None
     """Seconds for one attempt."""
+    expires: float | None = None
+    """Seconds after its submission at which it is not started any more."""
     retries: int = 0
+    """How often it is tried again after an attempt of its own fault: a command that failed, or took too long."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Name of a licence -> how many of it are held while it runs."""
+    source: str = ""
+    """Digest of the files that its workspace begins with; "": none."""
+    folder: str = ""
+    """Where in its workspace the command runs, relative."""
+    artifacts: tuple[str, ...] = ()
+    """Patterns of files in its folder that are kept."""
     environment: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
     """Of an idempotent submission; "": none."""
@@ -92,6 +105,12 @@ class Attempt:
     """Starts at 1."""
     workers: tuple[str, ...] = ()
     """Who tries: several for a gang, none while the task waits to be tried again."""
+    alternative: int = 0
+    """Which of the task's needs was granted."""
+    failures: int = 0
+    """Attempts before this one that count against the task's retries: those that a lost worker ended do not."""
+    lost: int = 0
+    """Workers that were lost while they ran it."""
     epoch: int = 0
     """Of the leader that decided it."""
     excluded: tuple[str, ...] = ()
@@ -106,6 +125,9 @@ class TaskOutcome(Enum):
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
     EXPIRED = "expired"
+
+
+COMMAND_CHARACTERS = 400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +149,16 @@ class Envelope:
     counts: Mapping[str, int] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> URL."""
+    log_bytes: int = 0
+    """Length of the output of the attempt that counts."""
+    tail: str = ""
+    """The last of its output."""
+    submitted: float | None = None
+    project: str = ""
+    plan: str = ""
+    name: str = ""
+    command: tuple[str, ...] = ()
+    """The task's own, shortened to `COMMAND_CHARACTERS` in all, since the specification goes when the task is done."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

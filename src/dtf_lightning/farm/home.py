@@ -1,0 +1,119 @@
+"""Where a farm that `dtf farm up` has started keeps its things, and how other commands find it.
+
+    $DTF_FARM_HOME, else $XDG_STATE_HOME/dtf-farm, else ~/.local/state/dtf-farm:
+        farm.json     address, token file and process of the farm that runs here
+        token         the farm's token; its owner alone may read it
+        etcd/  files/  worker/  audit.jsonl  coordinator.log  worker.log
+
+A command finds its farm by `--farm`, else `DTF_FARM_URL`, else `farm.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dtf_lightning.errors import DtfError, SettingsError
+
+URL, TOKEN_FILE, HOME = "DTF_FARM_URL", "DTF_FARM_TOKEN_FILE", "DTF_FARM_HOME"
+
+
+class FarmNotFound(DtfError):
+    """Nothing says which farm is meant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarmHome:
+    """The folder of a farm on this machine."""
+
+    folder: Path
+
+    @classmethod
+    def default(cls) -> FarmHome:
+        """Return the one that the environment says."""
+        if named := os.environ.get(HOME):
+            return cls(folder=Path(named).absolute())
+        state = os.environ.get("XDG_STATE_HOME")
+        return cls(folder=(Path(state) if state else Path.home() / ".local" / "state") / "dtf-farm")
+
+    def make(self) -> None:
+        """Make the folder, for its owner alone."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def running(self) -> Path:
+        return self.folder / "farm.json"
+
+    @property
+    def token(self) -> Path:
+        return self.folder / "token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningFarm:
+    """The farm that runs here, as `farm.json` tells."""
+
+    url: str
+    token_file: str
+    pid: int
+    """Of `dtf farm up`."""
+
+    def write(self, path: Path) -> None:
+        """Tell other commands of it."""
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text(json.dumps(asdict(self)))
+        beside.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> RunningFarm | None:
+        """Return what the file tells; `None` without one. Raises `SettingsError` for one that cannot be read."""
+        try:
+            body = json.loads(path.read_text())
+            return cls(url=str(body["url"]), token_file=str(body["token_file"]), pid=int(body["pid"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{path} does not say where a farm is ({error!r}): remove it, or run dtf farm up") from error
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process is there."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, 0)
+            return True
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarmAddress:
+    """How to reach a farm."""
+
+    urls: tuple[str, ...]
+    """Of its coordinators, all alike."""
+    token_file: Path
+
+
+def find_farm(url: str | None = None, token_file: str | Path | None = None) -> FarmAddress:
+    """Return which farm is meant. Raises `FarmNotFound`, and `SettingsError` for a file that cannot be read.
+
+    Args:
+        url: of one coordinator or more, with commas between them; `None`: what the environment says, or the farm that
+            runs here.
+        token_file: likewise.
+    """
+    home = FarmHome.default()
+    running = RunningFarm.read(home.running)
+    url = url or os.environ.get(URL) or (running.url if running else None)
+    if not url:
+        raise FarmNotFound(
+            f"no farm is known here: start one with `dtf farm up`, or say which is meant with --farm URL or ${URL}"
+        )
+    token = token_file or os.environ.get(TOKEN_FILE) or (running.token_file if running else home.token)
+    urls = tuple(one.strip().rstrip("/") for one in url.split(",") if one.strip())
+    for one in urls:
+        if not one.startswith("http://"):
+            raise SettingsError(f"the farm's address {one!r} must look like http://127.0.0.1:8080")
+    return FarmAddress(urls=urls, token_file=Path(token))

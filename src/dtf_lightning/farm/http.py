@@ -1,0 +1,157 @@
+"""Requests to a farm's coordinators, by the standard library alone: `dtf farm run` must start quickly.
+
+Rules that this file guards:
+- Any coordinator will do: where one does not answer, the next is asked. That is safe for what is asked here, since every
+  change is idempotent by an id that the client has chosen, or by an offset.
+- An answer that says "not now" (503) is asked again until the time is over.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from dtf_lightning.errors import DtfError, SettingsError
+
+TIMEOUT = 30.0
+"""Seconds without a byte from a coordinator."""
+PATIENCE = 20.0
+"""Seconds for which coordinators are asked again that do not answer."""
+PAUSE = 0.2
+CHUNK = 256 * 1024
+
+
+class FarmUnreachable(DtfError):
+    """No coordinator answered."""
+
+
+class FarmRefused(DtfError):
+    """A coordinator answered with an error. `status` is HTTP's, `body` its answer."""
+
+    def __init__(self, status: int, message: str, body: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+
+
+@dataclass
+class _Line:
+    connection: http.client.HTTPConnection
+    url: str
+
+
+class Connection:
+    """Thread-safe: each thread has a connection of its own.
+
+    Args:
+        urls: of coordinators, all alike.
+        token: the farm's.
+        patience: seconds for which coordinators are asked again.
+    """
+
+    def __init__(self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE) -> None:
+        self._urls = urls
+        self._token = token
+        self._patience = patience
+        self._local = threading.local()
+        self._preferred = 0
+
+    def ask(self, method: str, path: str, body: Any = None, **query: object) -> Any:
+        """Return the answer's JSON. Raises `FarmRefused` and `FarmUnreachable`."""
+        data = None if body is None else json.dumps(body).encode()
+        answer = self._request(method, path, data, query)
+        text = answer.read()
+        return json.loads(text) if text else None
+
+    def send(self, method: str, path: str, data: bytes, **query: object) -> Any:
+        """As `ask`, with bytes for a body."""
+        text = self._request(method, path, data, query).read()
+        return json.loads(text) if text else None
+
+    def stream(self, path: str, **query: object) -> tuple[http.client.HTTPResponse, Iterator[bytes]]:
+        """Return the answer's head, and its body as it comes. Raises also while it is read."""
+        answer = self._request("GET", path, None, query)
+        return answer, _chunks(answer)
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        line: _Line | None = getattr(self._local, "line", None)
+        if line is not None:
+            line.connection.close()
+            self._local.line = None
+
+    def _request(self, method: str, path: str, data: bytes | None, query: dict[str, object]) -> http.client.HTTPResponse:
+        told = {name: str(value) for name, value in query.items() if value is not None}
+        target = f"{path}?{urlencode(told)}" if told else path
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                answer = self._try(method, target, data)
+            except (OSError, http.client.HTTPException) as error:
+                self._drop()
+                problem: DtfError = FarmUnreachable(
+                    f"the farm at {', '.join(self._urls)} does not answer ({error or type(error).__name__}); is it up? "
+                    "`dtf farm up` starts one"
+                )
+            else:
+                if answer.status < 400:
+                    return answer
+                refusal = _refusal(answer)
+                if answer.status != 503:
+                    raise refusal
+                problem = refusal
+            if time.monotonic() >= deadline:
+                raise problem
+            time.sleep(PAUSE)
+
+    def _try(self, method: str, target: str, data: bytes | None) -> http.client.HTTPResponse:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        for fresh in (False, True):
+            line = self._line(fresh=fresh)
+            try:
+                line.connection.request(method, target, data, headers)
+                return line.connection.getresponse()
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                if fresh:
+                    raise
+            except http.client.ResponseNotReady:  # a stream before this was not read to its end
+                if fresh:
+                    raise
+        raise AssertionError
+
+    def _line(self, *, fresh: bool) -> _Line:
+        line: _Line | None = getattr(self._local, "line", None)
+        if line is None or fresh:
+            self.close()
+            url = self._urls[self._preferred % len(self._urls)]
+            parts = urlsplit(url)
+            if parts.hostname is None:
+                raise SettingsError(f"{url!r} is no address of a farm")
+            line = _Line(http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT), url)
+            self._local.line = line
+        return line
+
+    def _drop(self) -> None:
+        self.close()
+        self._preferred += 1
+
+
+def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    while chunk := answer.read1(CHUNK):
+        yield chunk
+
+
+def _refusal(answer: http.client.HTTPResponse) -> FarmRefused:
+    text = answer.read()
+    try:
+        body = json.loads(text)
+        message = str(body["error"])
+    except (ValueError, KeyError, TypeError):
+        body, message = {}, text.decode(errors="replace")[:500] or answer.reason
+    return FarmRefused(answer.status, message, body)

@@ -1,0 +1,182 @@
+"""What a farm worker and a coordinator say to each other over the worker's WebSocket: one JSON object a message.
+
+| from the worker | |
+|---|---|
+| `Hello` | the first: who it is, what it offers, what it runs, which results were not acknowledged yet |
+| `Started` | an attempt's process runs |
+| `Result` | an attempt has ended; repeated in every `Hello` until it is acknowledged |
+| `Heartbeat` | it is there; answered by one |
+| `Draining` | it wants nothing more, and goes when what it runs has ended |
+
+| from the coordinator | |
+|---|---|
+| `Welcome` | the answer to `Hello`, once the record shows the worker as registered here |
+| `Run` | an attempt at a task; sent again after a reconnection: idempotent by task and revision |
+| `Acknowledge` | a result is in the record, or does not count any more: the worker may forget it |
+| `CancelAttempt` | end an attempt; nobody wants its result |
+| `Drain` | finish what runs, take nothing more, and end |
+| `Refuse` | the worker cannot be taken, and why; the end |
+
+Rules: `type` says which message it is, `v` which version of the protocol. A field that is not known is passed over; a
+message of an unknown type is an error of the other side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dtf_lightning.errors import ProtocolError
+from dtf_lightning.farm.json_values import from_json, to_json
+from dtf_lightning.farm.record.values import TaskSpecification
+from dtf_lightning.farm.rules.attempts import AttemptOutcome
+
+VERSION = 1
+HEARTBEAT = 1.0
+"""Seconds between two of a worker's heartbeats."""
+SILENCE = 4.0
+"""Seconds without a word after which either side takes the connection for dead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How an attempt has ended."""
+
+    task: str
+    number: int
+    revision: int
+    """The attempt's identity."""
+    outcome: AttemptOutcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hello:
+    """A worker introduces itself."""
+
+    worker: str
+    session: str
+    """Chosen anew by every start of the worker's process."""
+    version: str
+    """Of the package."""
+    devices: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    host: str = ""
+    running: Mapping[str, int] = field(default_factory=dict)
+    """Task -> the attempt's revision."""
+    kept: tuple[Result, ...] = ()
+    draining: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """An attempt's process runs."""
+
+    task: str
+    revision: int
+    at: float
+    """Seconds since the epoch by the worker's clock."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heartbeat:
+    """Somebody is there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draining:
+    """The worker wants nothing more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Welcome:
+    """The worker is registered."""
+
+    coordinator: str
+    addresses: tuple[str, ...] = ()
+    """Of all coordinators, for when this one goes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """An attempt that this worker is to make."""
+
+    task: str
+    number: int
+    revision: int
+    alternative: int = 0
+    """Which of the specification's needs was granted."""
+    specification: TaskSpecification
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Acknowledge:
+    """A result may be forgotten."""
+
+    task: str
+    revision: int
+    recorded: bool
+    """`False`: it is of an attempt that no longer counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CancelAttempt:
+    """An attempt whose result nobody wants."""
+
+    task: str
+    revision: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drain:
+    """The worker is to end when what it runs has ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refuse:
+    """This worker cannot be taken."""
+
+    reason: str
+
+
+FromWorker = Hello | Started | Result | Heartbeat | Draining
+FromCoordinator = Welcome | Run | Acknowledge | CancelAttempt | Drain | Refuse | Heartbeat
+
+_NAMES: dict[str, type[Any]] = {
+    "hello": Hello,
+    "started": Started,
+    "result": Result,
+    "heartbeat": Heartbeat,
+    "draining": Draining,
+    "welcome": Welcome,
+    "run": Run,
+    "acknowledge": Acknowledge,
+    "cancel": CancelAttempt,
+    "drain": Drain,
+    "refuse": Refuse,
+}
+_TYPES = {cls: name for name, cls in _NAMES.items()}
+
+
+def write_message(message: FromWorker | FromCoordinator) -> str:
+    """Return the message as text for the socket."""
+    body = {"type": _TYPES[type(message)], "v": VERSION, **to_json(message)}
+    return json.dumps(body, separators=(",", ":"))
+
+
+def read_message(text: str | bytes) -> FromWorker | FromCoordinator:
+    """Return the message that a text stands for. Raises `ProtocolError` for anything else, and for a newer version."""
+    try:
+        body = json.loads(text)
+        name, version = body["type"], body["v"]
+        if version != VERSION:
+            raise ProtocolError(
+                f"a message {name!r} of version {version} came; this release speaks version {VERSION}: run the same "
+                "release of dtf-lightning on coordinators and workers"
+            )
+        message: FromWorker | FromCoordinator = from_json(_NAMES[name], body)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProtocolError(f"no message of the farm: {error!r} in {text[:200]!r}") from error
+    return message

@@ -1,0 +1,82 @@
+"""How an attempt ended, as its worker tells it, and what follows for the task. Pure.
+
+| the attempt ended | and the task has tries left | and it has none |
+|---|---|---|
+| `completed` | the task is completed | the task is completed |
+| `failed`, `timeout` | it is tried again, elsewhere if that can be | the task has failed |
+| `lost` (its worker died, or could not run it) | it is tried again, elsewhere; this counts no try | it has failed as suspect |
+| `cancelled` | the task is cancelled | the task is cancelled |
+
+"Suspect": `SUSPECT` workers were lost while they ran it, so that it is likely to be the task that kills them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+SUSPECT = 3
+"""Lost workers after which a task is held to be the cause."""
+TAIL_BYTES = 2048
+"""Of an attempt's output, what is kept beside its outcome."""
+
+
+class AttemptEnd(Enum):
+    """The ways in which an attempt ends."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptOutcome:
+    """How an attempt ended. Times are seconds since the epoch by the worker's clock."""
+
+    end: AttemptEnd
+    reason: str = ""
+    """One sentence, such as "exit code 3" or "ended by its timeout of 5 s"."""
+    exit_code: int | None = None
+    signal: int | None = None
+    started: float = 0.0
+    ended: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+    """Bytes."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """Name -> where it lies."""
+    log_bytes: int = 0
+    tail: str = ""
+    """The last `TAIL_BYTES` of its output, as text."""
+
+
+class Follow(Enum):
+    """What an attempt's end means for its task."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    AGAIN = "again"
+
+
+def what_follows(end: AttemptEnd, *, failures: int, retries: int, lost: int) -> Follow:
+    """Say what becomes of a task whose attempt has ended.
+
+    Args:
+        end: how it ended.
+        failures: attempts before it that count as tries.
+        retries: how often the task may be tried again.
+        lost: workers that were lost with this task, this attempt's among them.
+    """
+    if end is AttemptEnd.COMPLETED:
+        return Follow.COMPLETED
+    if end is AttemptEnd.CANCELLED:
+        return Follow.CANCELLED
+    if end is AttemptEnd.LOST:
+        return Follow.FAILED if lost >= SUSPECT else Follow.AGAIN
+    return Follow.AGAIN if failures < retries else Follow.FAILED

@@ -1,0 +1,114 @@
+"""What a scheduler is told, and what it answers. Pure.
+
+Rules of the door:
+- Only what the record shows changes a scheduler's state: tasks that are ready, placed and gone, workers that offer
+  themselves and go. `decide` only promises: what it has returned counts as taken until `task_placed`, `task_gone` or
+  `placement_refused` says what became of it.
+- A scheduler reads no clock and is deterministic: the same calls give the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadyTask:
+    """A task whose dependencies are met."""
+
+    task: str
+    project: str = "default"
+    """Whose share it counts against."""
+    plan: str = ""
+    """Tasks of one plan count as submitted together."""
+    priority: int = 0
+    """A higher number goes first."""
+    submitted: float = 0.0
+    """Seconds since the epoch."""
+    sequence: int = 0
+    """Decides between equals: the revision at which the record accepted it."""
+    needs: tuple[Need, ...] = (DEFAULT_NEED,)
+    """Alternatives, the preferred one first; at least one."""
+    gang: int = 1
+    """How many workers it takes at once; each gives the chosen need."""
+    expected: float | None = None
+    """Seconds that it is expected to take, where history knows."""
+    excluded: tuple[str, ...] = ()
+    """Workers to avoid, unless no other is left that could do it."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Name of a licence -> how many of it are held while it runs."""
+    near: tuple[str, ...] = ()
+    """Digests that it would like to find in its worker's cache."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerOffer:
+    """A worker, with what it offers in all, whatever is taken of it now."""
+
+    worker: str
+    devices: Mapping[str, float]
+    """Resource -> amount."""
+    labels: tuple[str, ...] = ()
+    accepting: bool = True
+    """`False` for one that is cordoned or draining: what runs there goes on, nothing more comes."""
+    cost: float = 1.0
+    """Between capable workers the cheaper goes first."""
+    speed: float = 1.0
+    cached: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """A task, the workers that it goes to, and which of its needs each of them gives."""
+
+    task: str
+    workers: tuple[str, ...]
+    alternative: int = 0
+
+
+class Scheduler(Protocol):
+    """Decides which task goes where."""
+
+    def task_ready(self, task: ReadyTask) -> None:
+        """A task can be placed: a new one, or one that comes back after an attempt that failed."""
+        ...
+
+    def task_placed(self, ready: ReadyTask, workers: Sequence[str], alternative: int) -> None:
+        """The record shows where a task is: as we decided it, or as an earlier leader did."""
+        ...
+
+    def task_gone(self, task: str) -> None:
+        """A task has ended. Unknown ones are passed over."""
+        ...
+
+    def placement_refused(self, task: str) -> None:
+        """A promise could not be written: what was promised is free again, and the task is ready."""
+        ...
+
+    def worker_offers(self, offer: WorkerOffer) -> None:
+        """A worker is there, or offers something else than before."""
+        ...
+
+    def worker_gone(self, worker: str) -> None:
+        """A worker is not there any more. What ran there stays placed until the record says more."""
+        ...
+
+    def project(self, name: str, weight: float) -> None:
+        """A project's share is proportional to its weight; that of one that was never named is 1."""
+        ...
+
+    def licences(self, totals: Mapping[str, int]) -> None:
+        """How many of each licence there are, in the place of what was told before."""
+        ...
+
+    def decide(self, at_most: int, now: float) -> list[Placement]:
+        """Return up to `at_most` placements. `now`: seconds since the epoch."""
+        ...
+
+    def explain(self, task: str, now: float) -> str:
+        """Say in one sentence why a ready task is not placed."""
+        ...

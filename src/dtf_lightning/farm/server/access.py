@@ -1,0 +1,147 @@
+"""Who may talk to a coordinator: until tokens have roles, whoever has the farm's one token, on this machine.
+
+Rules that this file guards:
+- Every request carries the token, WebSockets too, as `Authorization: Bearer TOKEN`. It is compared in constant time.
+- `Host` must name this machine's loopback, and `Origin`, where a browser sends one, too: a page of another site must not
+  reach a farm through somebody's browser (DNS rebinding, cross-site requests).
+- Every change that was asked for is appended to the audit file: when, what, by which route, with which status.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from starlette.responses import JSONResponse
+
+from dtf_lightning.clock import Clock, SystemClock
+from dtf_lightning.errors import SettingsError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+_CHANGING = ("POST", "PUT", "PATCH", "DELETE")
+
+
+def make_token(path: Path) -> str:
+    """Return the token in this file, which is made, for its owner alone, if it is not there."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return read_token(path)
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(file, "w") as stream:
+        stream.write(token + "\n")
+    return token
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file. Raises `SettingsError` if there is none, or if others may read the file."""
+    try:
+        mode = path.stat().st_mode
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the farm's token cannot be read from {path}: {error}") from error
+    if mode & 0o077:
+        raise SettingsError(f"others may read the farm's token in {path}: run `chmod 600 {path}`")
+    if not token:
+        raise SettingsError(f"the file {path} holds no token")
+    return token
+
+
+class AuditFile:
+    """One JSON object for each change that was asked for. Thread-safe."""
+
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+
+    def write(self, **facts: object) -> None:
+        """Append one line. Raises `OSError` if the disk does not take it."""
+        line = json.dumps({"time": round(self._clock.wall(), 3), **facts}) + "\n"
+        with self._lock:
+            os.write(self._file, line.encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+
+class Guard:
+    """An ASGI application before another, which lets through what the rules above allow."""
+
+    def __init__(self, app: ASGIApp, *, token: str, audit: AuditFile) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._audit = audit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        problem = self._problem({name.decode("latin-1"): value for name, value in scope["headers"]})
+        if problem is not None:
+            await _refuse(problem, scope, receive, send)
+            return
+        if scope["type"] == "websocket" or scope["method"] not in _CHANGING or _is_output(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        status = 500
+
+        async def listen(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, listen)
+        finally:
+            client = scope.get("client") or ("?", 0)
+            self._audit.write(method=scope["method"], path=scope["path"], status=status, client=client[0])
+
+    def _problem(self, headers: dict[str, bytes]) -> tuple[int, str] | None:
+        host = headers.get("host", b"").decode("latin-1")
+        if _hostname(f"//{host}") not in LOOPBACK:
+            return 403, f"the host {host!r} is not this machine's loopback, which is all that this farm serves"
+        origin = headers.get("origin")
+        if origin is not None and _hostname(origin.decode("latin-1")) not in LOOPBACK:
+            return 403, "a page of another site asked"
+        given = headers.get("authorization", b"")
+        if not hmac.compare_digest(given, b"Bearer " + self._token):
+            return 401, "this farm's token is needed, as `Authorization: Bearer TOKEN`"
+        return None
+
+
+def _is_output(path: str) -> bool:
+    """Whether a request brings output of an attempt: many a second, and no decision of anybody."""
+    return path.endswith("/logs")
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+async def _refuse(problem: tuple[int, str], scope: Scope, receive: Receive, send: Send) -> None:
+    status, reason = problem
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 4000 + status, "reason": reason})
+        return
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    response: Any = JSONResponse({"error": reason}, status, headers)
+    await response(scope, receive, send)

@@ -1,0 +1,266 @@
+"""The coordinator's routes. Each declares the name of its operation, which is what permissions will be given for.
+
+Errors are JSON objects `{"error": "one sentence"}`: 401 and 403 (`access.py`), 404 for what is not known, 409 for another
+task under the same id or output behind a gap, 422 for input that cannot work, 429 for too many tasks, 501 for what comes
+later, 503 with `Retry-After` while etcd does not answer, 507 where the disk is full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.websockets import WebSocketDisconnect
+
+from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, StoreFull, StoreUnavailable
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
+from dtf_lightning.farm.record.writes import Register, Submission
+from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.files import OutOfOrder
+from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
+
+if TYPE_CHECKING:
+    from dtf_lightning.farm.server.coordinator import Coordinator
+
+RETRY_AFTER = "1"
+"""Seconds after which to ask again while etcd does not answer."""
+MAX_WAIT = 60.0
+MAX_PAGE = 1000
+MAX_CHUNK = 4 * 1024 * 1024
+
+_LATER = {
+    "/api/orchestrate": "POST",
+    "/api/orchestrated_task/{task_id}": "GET",
+    "/api/orchestrated_tasks": "GET",
+    "/api/cancel_orchestrated_task": "POST",
+}
+
+
+def build_app(coordinator: Coordinator) -> FastAPI:
+    """Return the application of one coordinator."""
+    app = FastAPI(title="dtf farm", version=coordinator.version, docs_url=None, redoc_url=None)
+    _add_errors(app)
+    _add_tasks(app, coordinator)
+    _add_output(app, coordinator)
+    _add_workers(app, coordinator)
+    _add_cluster(app, coordinator)
+    for path, method in _LATER.items():
+        app.add_api_route(path, _not_yet, methods=[method], operation_id=f"orchestration{path.replace('/', '.')}")
+    return app
+
+
+def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
+    tasks = coordinator.tasks
+
+    @app.post("/api/tasks", operation_id="task.submit")
+    async def submit(request: Request) -> JSONResponse:
+        body = await request.body()
+        submission = models.Submission.model_validate_json(body)
+        told = await tasks.submit(submission.tasks)
+        conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
+        return JSONResponse({"tasks": told}, 409 if conflict else 200)
+
+    @app.get("/api/tasks", operation_id="task.list")
+    async def list_tasks(
+        status: str = "",
+        project: str = "",
+        plan: str = "",
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+        after: str = "",
+    ) -> dict[str, Any]:
+        def wanted(task: dict[str, Any]) -> bool:
+            told = task["metadata"]
+            return all(
+                not asked or asked == got
+                for asked, got in ((status, task["status"]), (project, told["project"]), (plan, told["plan"]))
+            )
+
+        return tasks.list(wanted, limit, after)
+
+    @app.get("/api/tasks/{task_id}", operation_id="task.get")
+    async def get_task(task_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0) -> dict[str, Any]:
+        return await (tasks.wait(task_id, wait) if wait else tasks.task(task_id))
+
+    @app.post("/api/tasks/{task_id}/cancel", operation_id="task.cancel")
+    async def cancel(task_id: str, reason: str = "cancelled by a client") -> dict[str, Any]:
+        return await tasks.cancel(task_id, reason)
+
+
+def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
+    tasks = coordinator.tasks
+
+    @app.get("/api/tasks/{task_id}/logs", operation_id="task.logs")
+    async def logs(
+        task_id: str,
+        revision: Annotated[int, Query(ge=0)] = 0,
+        offset: Annotated[int, Query(ge=0)] = 0,
+        follow: bool = False,
+    ) -> Response:
+        """Bytes of one attempt, the latest without `revision`; with `follow` until it has ended."""
+        await tasks.task(task_id)
+        attempt = revision or await tasks.latest_attempt(task_id, timeout=MAX_WAIT if follow else 0)
+        headers = {"X-Attempt-Revision": str(attempt)}
+        if not attempt:
+            return Response(b"", media_type="application/octet-stream", headers=headers)
+        chunks = tasks.output(task_id, attempt, offset, follow=follow)
+        return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
+
+    @app.post("/api/tasks/{task_id}/logs", operation_id="attempt.logs")
+    async def add_logs(task_id: str, revision: int, offset: Annotated[int, Query(ge=0)], request: Request) -> Response:
+        chunk = await request.body()
+        if len(chunk) > MAX_CHUNK:
+            raise SettingsError(f"a chunk of output has {len(chunk)} bytes, {MAX_CHUNK} are allowed")
+        return JSONResponse({"size": await tasks.add_output(task_id, revision, offset, chunk)})
+
+    @app.head("/api/sources/{digest}", operation_id="source.exists")
+    async def source_exists(digest: str) -> Response:
+        return Response(status_code=200 if tasks.files.source(digest) is not None else 404)
+
+    @app.get("/api/sources/{digest}", operation_id="source.get")
+    async def get_source(digest: str) -> Response:
+        path = tasks.files.source(digest)
+        if path is None:
+            return _error(404, f"the source {digest} is not here")
+        return FileResponse(path, media_type="application/octet-stream")
+
+    @app.put("/api/sources/{digest}", operation_id="source.put")
+    async def put_source(digest: str, request: Request) -> Response:
+        loop = asyncio.get_running_loop()
+        stream = request.stream()
+
+        def chunks() -> Iterator[bytes]:
+            while True:
+                try:
+                    yield asyncio.run_coroutine_threadsafe(anext(stream), loop).result()
+                except StopAsyncIteration:
+                    return
+
+        await asyncio.to_thread(tasks.files.add_source, digest, chunks())
+        return Response(status_code=201)
+
+
+def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
+    pool = coordinator.pool
+
+    def shown(name: str, record: WorkerRecord) -> dict[str, Any]:
+        running = [live.task for live in pool.live_tasks() if name in live.attempt.workers]
+        connected = record.coordinator in pool.coordinators()
+        return models.worker(name, record, running, connected)
+
+    def found(name: str) -> WorkerRecord:
+        record = pool.workers().get(name)
+        if record is None:
+            raise UnknownTask(f"this farm knows no worker {name!r}; it has {', '.join(pool.workers()) or 'none'}")
+        return record
+
+    async def change(name: str, **changes: Any) -> dict[str, Any]:
+        for _ in range(10):
+            record = replace(found(name), **changes)
+            seen = pool.mirror.seen(Kind.WORKER, name)
+            write = Register(worker=name, record=record, seen=seen)
+            if await asyncio.wrap_future(coordinator.record.write(write)):
+                await pool.wait_for_change(Kind.WORKER, name, seen, MAX_WAIT)
+                return shown(name, record)
+            await pool.wait_for_change(Kind.WORKER, name, seen, 1.0)
+        raise StoreUnavailable(f"worker {name}: it changes all the time, try again")
+
+    @app.get("/api/workers", operation_id="worker.list")
+    async def workers() -> dict[str, Any]:
+        return {"workers": [shown(name, record) for name, record in pool.workers().items()]}
+
+    @app.get("/api/workers/{worker_id}", operation_id="worker.get")
+    async def worker(worker_id: str) -> dict[str, Any]:
+        return shown(worker_id, found(worker_id))
+
+    @app.post("/api/workers/{worker_id}/drain", operation_id="worker.drain")
+    async def drain(worker_id: str) -> dict[str, Any]:
+        return await change(worker_id, state=WorkerState.DRAINING)
+
+    @app.post("/api/workers/{worker_id}/cordon", operation_id="worker.cordon")
+    async def cordon(worker_id: str) -> dict[str, Any]:
+        return await change(worker_id, cordoned=True)
+
+    @app.post("/api/workers/{worker_id}/uncordon", operation_id="worker.uncordon")
+    async def uncordon(worker_id: str) -> dict[str, Any]:
+        return await change(worker_id, cordoned=False)
+
+    @app.websocket("/ws/worker")
+    async def worker_socket(socket: WebSocket) -> None:
+        await socket.accept()
+        try:
+            await coordinator.connections.serve(socket)
+        except (WebSocketDisconnect, RuntimeError):
+            return  # Starlette raises RuntimeError where a closed socket is used
+
+
+def _add_cluster(app: FastAPI, coordinator: Coordinator) -> None:
+    @app.get("/api/status", operation_id="status.get")
+    async def status() -> dict[str, Any]:
+        return coordinator.status()
+
+    @app.get("/api/cluster/status", operation_id="cluster.status")
+    async def cluster_status() -> dict[str, Any]:
+        return coordinator.cluster_status()
+
+    @app.get("/api/cluster/nodes", operation_id="cluster.nodes")
+    async def cluster_nodes() -> dict[str, Any]:
+        return {"nodes": coordinator.cluster_status()["nodes"]}
+
+    @app.get("/api/cluster/leader", operation_id="cluster.leader")
+    async def cluster_leader() -> dict[str, Any]:
+        told = coordinator.cluster_status()
+        return {name: told[name] for name in ("leader_id", "current_term")}
+
+
+async def _not_yet() -> JSONResponse:
+    return _error(501, "jobs that are split over devices come with a later release")
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def _error(status: int, text: str, **headers: str) -> JSONResponse:
+    return JSONResponse({"error": text}, status, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def _add_errors(app: FastAPI) -> None:
+    from pydantic import ValidationError
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ValidationError | RequestValidationError)
+        told = [
+            f"{'.'.join(str(part) for part in one['loc']) or 'the body'}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()[:10]
+        ]
+        return _error(422, "; ".join(told))
+
+    async def known(_: Request, error: Exception) -> Response:
+        if isinstance(error, OutOfOrder):
+            return JSONResponse({"error": str(error), "wanted": error.wanted}, 409)
+        if isinstance(error, UnknownTask):
+            return _error(404, str(error))
+        if isinstance(error, TooManyTasks):
+            return _error(429, str(error), Retry_After="10")
+        if isinstance(error, SettingsError):
+            return _error(422, str(error))
+        if isinstance(error, StoreFull):
+            return _error(507, f"etcd's quota is used up: {error}")
+        if isinstance(error, StoreUnavailable | OutcomeUnknown):
+            return _error(503, f"etcd does not answer: {error}", Retry_After=RETRY_AFTER)
+        return _error(500, str(error))
+
+    async def disk(_: Request, error: Exception) -> Response:
+        assert isinstance(error, OSError)
+        return _error(507, f"the coordinator's disk: {error}")
+
+    app.add_exception_handler(ValidationError, invalid)
+    app.add_exception_handler(RequestValidationError, invalid)
+    for kind in (OutOfOrder, UnknownTask, TooManyTasks, SettingsError, StoreError):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(OSError, disk)

@@ -1,0 +1,300 @@
+"""`Leader`: what a leading coordinator decides, from what its mirror shows. Pure.
+
+Data flow: the record's changes -> `changed` -> dependencies, scheduler, lost workers -> `decide` -> writes, each with the
+leadership's fence or guarded by the attempt as seen. Nothing is changed here by a write's answer but for a promise that
+was not kept (`refused`).
+
+Rules that this file guards:
+- A new leader is built from a mirror that shows its own leader key, thus all that earlier leaders wrote.
+- A worker whose connection is gone has `grace` seconds to come back, to any coordinator; then it is forgotten and its
+  attempts are taken back, each guarded by its revision: a result that comes first counts.
+- A task that `rules.attempts.SUSPECT` workers were lost with fails, with their names.
+- What is skipped or expired is ended by a write that is guarded by the task as seen; it is decided once, and again only
+  by another leader.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dtf_lightning.etcd.store import Compare
+from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.mirror import Change, Mirror
+from dtf_lightning.farm.record.values import (
+    Attempt,
+    Envelope,
+    TaskOutcome,
+    TaskSpecification,
+    WorkerRecord,
+    WorkerState,
+)
+from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, RecordResult, TakeBack, Write
+from dtf_lightning.farm.rules.attempts import AttemptEnd, Follow, what_follows
+from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
+from dtf_lightning.farm.rules.needs import DEFAULT_NEED
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
+from dtf_lightning.farm.server.envelopes import ended_without_attempt, envelope_of
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Now:
+    """One moment on both clocks, in seconds."""
+
+    monotonic: float
+    wall: float
+
+
+class Leader:
+    """Not thread-safe.
+
+    Args:
+        mirror: shows this leadership's key.
+        keys: of the farm.
+        epoch: the leader key's create revision.
+        scheduler: a new one.
+        grace: seconds for which a worker may be without a connection.
+        now: the moment at which it begins to lead.
+    """
+
+    def __init__(
+        self, mirror: Mirror, keys: FarmKeys, epoch: int, scheduler: Scheduler, *, grace: float, now: Now
+    ) -> None:
+        self.epoch = epoch
+        self._mirror = mirror
+        self._fence = Compare(keys.leader, "create", "=", epoch)
+        self._scheduler = scheduler
+        self._grace = grace
+        self._dependencies = Dependencies()
+        self._away: dict[str, float] = {}
+        """Worker without a connection -> when it is given up, on the monotonic clock."""
+        self._expiring: list[tuple[float, str]] = []
+        """A heap of (seconds since the epoch, task)."""
+        self._ending: list[Write[Any]] = []
+        """Writes that end tasks which never started, decided and not handed out yet."""
+        self._present: set[str] = set()
+        self._build(now)
+
+    # --- what the record shows ---------------------------------------------------------------------------------------
+
+    def changed(self, change: Change, now: Now) -> None:
+        """Take in one change of the mirror, which shows it already."""
+        name = change.names[0] if change.names else ""
+        if change.kind is Kind.TASK:
+            self._task_changed(name)
+        elif change.kind is Kind.ATTEMPT and change.after is not None:
+            self._attempt_changed(name)
+        elif change.kind is Kind.DONE and change.after is not None:
+            envelope = change.after.value
+            assert isinstance(envelope, Envelope)
+            self._ended(name, envelope.outcome)
+        elif change.kind is Kind.WORKER:
+            self._worker_changed(name, now)
+        elif change.kind is Kind.COORDINATOR:
+            for (worker,), held in list(self._mirror.all(Kind.WORKER).items()):
+                assert isinstance(held.value, WorkerRecord)
+                if held.value.coordinator == name:
+                    self._worker_changed(worker, now)
+
+    def take_lookups(self) -> list[str]:
+        """Return tasks of which the record must tell how they ended; the answers come by `looked_up`."""
+        return self._dependencies.take_lookups()
+
+    def looked_up(self, task: str, outcome: TaskOutcome | None) -> None:
+        """Take in how a task ended that was looked up. `None`: nobody knows it."""
+        if task not in self._present:
+            self._ended(task, outcome)
+
+    # --- what is decided ---------------------------------------------------------------------------------------------
+
+    def decide(self, at_most: int, now: Now) -> list[Write[Any]]:
+        """Return what is to be written now; placements up to `at_most`."""
+        writes, self._ending = self._ending, []
+        writes += self._lose_workers(now)
+        writes += self._expire(now)
+        for placement in self._scheduler.decide(at_most, now.wall):
+            attempt = self._attempt(placement.task)
+            given = replace(
+                attempt,
+                number=attempt.number + 1,
+                workers=placement.workers,
+                alternative=placement.alternative,
+                epoch=self.epoch,
+            )
+            seen = self._mirror.seen(Kind.ATTEMPT, placement.task)
+            writes.append(Assign(task=placement.task, attempt=given, seen=seen, fence=self._fence))
+        return writes
+
+    def next_deadline(self) -> tuple[float, float]:
+        """Return when there is something to decide though nothing changes: on the monotonic clock, and on the wall's."""
+        return min(self._away.values(), default=NEVER), self._expiring[0][0] if self._expiring else NEVER
+
+    def refused(self, task: str) -> None:
+        """An assignment could not be written: its task is ready again."""
+        if task in self._present:
+            self._scheduler.placement_refused(task)
+
+    def explain(self, task: str, wall: float) -> str:
+        """Say in one sentence why a task that is not done does not run."""
+        waits = self._dependencies.waits_for(task)
+        if waits:
+            more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
+            return f"waits for the task {waits[0]}{more} to end"
+        return self._scheduler.explain(task, wall)
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def _build(self, now: Now) -> None:
+        for (worker,), _ in list(self._mirror.all(Kind.WORKER).items()):
+            self._worker_changed(worker, now)
+        ready: list[str] = []
+        for (task,), held in sorted(self._mirror.all(Kind.TASK).items(), key=lambda item: item[1].create_revision):
+            ready += self._appeared(task, held.value, all_known=False)
+        self._dependencies.settle()
+        self._make_ready(ready)
+
+    def _task_changed(self, task: str) -> None:
+        held = self._mirror.get(Kind.TASK, task)
+        if held is not None:
+            if task not in self._present:
+                self._make_ready(self._appeared(task, held.value, all_known=True))
+            return
+        if task in self._present:
+            self._present.discard(task)
+            self._scheduler.task_gone(task)
+            self._dependencies.gone(task)
+
+    def _appeared(self, task: str, value: object, *, all_known: bool) -> list[str]:
+        assert isinstance(value, TaskSpecification)
+        self._present.add(task)
+        if value.expires is not None:
+            heapq.heappush(self._expiring, (value.submitted + value.expires, task))
+        ready, skipped = self._dependencies.present(task, value.after, value.after_any, all_known=all_known)
+        self._skip(skipped)
+        return ready
+
+    def _attempt_changed(self, task: str) -> None:
+        if task in self._present and not self._dependencies.waits_for(task):
+            self._make_ready([task])
+
+    def _make_ready(self, tasks: Iterable[str]) -> None:
+        for task in tasks:
+            if task not in self._present:
+                continue
+            attempt = self._attempt(task)
+            ready = self._ready_task(task, attempt)
+            if attempt.workers:
+                self._scheduler.task_placed(ready, attempt.workers, attempt.alternative)
+            else:
+                self._scheduler.task_ready(ready)
+
+    def _ended(self, task: str, outcome: TaskOutcome | None) -> None:
+        how = "is unknown" if outcome is None else f"ended as {outcome.value}"
+        ready, skipped = self._dependencies.ended(task, outcome is TaskOutcome.COMPLETED, how)
+        self._make_ready(ready)
+        self._skip(skipped)
+
+    def _skip(self, skipped: Iterable[Skip]) -> None:
+        for skip in skipped:
+            self._end_unstarted(skip.task, TaskOutcome.SKIPPED, skip.reason)
+
+    def _end_unstarted(self, task: str, outcome: TaskOutcome, reason: str) -> None:
+        held = self._mirror.get(Kind.TASK, task)
+        if held is None:
+            return
+        assert isinstance(held.value, TaskSpecification)
+        seen = self._mirror.seen(Kind.ATTEMPT, task)
+        number = self._attempt(task).number
+        envelope = ended_without_attempt(held.value, outcome, reason, number=number, revision=seen)
+        self._ending.append(Cancel(task=task, envelope=envelope))
+
+    def _expire(self, now: Now) -> list[Write[Any]]:
+        while self._expiring and self._expiring[0][0] <= now.wall:
+            _, task = heapq.heappop(self._expiring)
+            if task in self._present and not self._attempt(task).workers:
+                self._end_unstarted(task, TaskOutcome.EXPIRED, "it was not started before it expired")
+        writes, self._ending = self._ending, []
+        return writes
+
+    def _worker_changed(self, worker: str, now: Now) -> None:
+        held = self._mirror.get(Kind.WORKER, worker)
+        if held is None:
+            self._away.pop(worker, None)
+            self._scheduler.worker_gone(worker)
+            return
+        record = held.value
+        assert isinstance(record, WorkerRecord)
+        connected = record.coordinator != "" and self._mirror.get(Kind.COORDINATOR, record.coordinator) is not None
+        if connected:
+            self._away.pop(worker, None)
+        else:
+            self._away.setdefault(worker, now.monotonic + self._grace)
+        open_for_work = connected and not record.cordoned and record.state in (WorkerState.ONLINE, WorkerState.BUSY)
+        self._scheduler.worker_offers(
+            WorkerOffer(worker=worker, devices=record.devices, labels=record.labels, accepting=open_for_work)
+        )
+
+    def _lose_workers(self, now: Now) -> list[Write[Any]]:
+        lost = [worker for worker, deadline in self._away.items() if deadline <= now.monotonic]
+        writes: list[Write[Any]] = []
+        for worker in lost:
+            del self._away[worker]
+            seen = self._mirror.seen(Kind.WORKER, worker)
+            writes.append(ForgetWorker(worker=worker, seen=seen, fence=self._fence))
+        if lost:
+            for (task,), held in list(self._mirror.all(Kind.ATTEMPT).items()):
+                assert isinstance(held.value, Attempt)
+                gone = [worker for worker in held.value.workers if worker in lost]
+                if gone:
+                    writes.append(self._take_back(task, held.value, held.mod_revision, gone[0], now))
+        return writes
+
+    def _take_back(self, task: str, attempt: Attempt, seen: int, worker: str, now: Now) -> Write[Any]:
+        follows = what_follows(AttemptEnd.LOST, failures=0, retries=0, lost=attempt.lost + 1)
+        specification = self._specification(task)
+        if follows is Follow.FAILED and specification is not None:
+            reason = (
+                f"{attempt.lost + 1} workers were lost while they ran it, {worker} the last of them: the task itself is "
+                "suspected"
+            )
+            envelope = envelope_of(specification, TaskOutcome.FAILED, reason, attempt=attempt, revision=seen)
+            return RecordResult(task=task, envelope=replace(envelope, ended=now.wall))
+        excluded = (*(name for name in attempt.excluded if name != worker), worker)
+        back = replace(attempt, workers=(), excluded=excluded, lost=attempt.lost + 1)
+        return TakeBack(task=task, attempt=back, seen=seen, fence=self._fence)
+
+    def _attempt(self, task: str) -> Attempt:
+        held = self._mirror.get(Kind.ATTEMPT, task)
+        if held is None:
+            return Attempt(number=0)
+        assert isinstance(held.value, Attempt)
+        return held.value
+
+    def _specification(self, task: str) -> TaskSpecification | None:
+        held = self._mirror.get(Kind.TASK, task)
+        if held is None:
+            return None
+        assert isinstance(held.value, TaskSpecification)
+        return held.value
+
+    def _ready_task(self, task: str, attempt: Attempt) -> ReadyTask:
+        held = self._mirror.get(Kind.TASK, task)
+        assert held is not None
+        value = held.value
+        assert isinstance(value, TaskSpecification)
+        return ReadyTask(
+            task=task,
+            project=value.project,
+            plan=value.plan,
+            priority=value.priority,
+            submitted=value.submitted,
+            sequence=held.create_revision,
+            needs=value.needs or (DEFAULT_NEED,),
+            gang=value.gang,
+            excluded=attempt.excluded,
+            limits=value.limits,
+        )

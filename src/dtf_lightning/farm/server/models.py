@@ -1,0 +1,224 @@
+"""What the REST API takes and gives, as pydantic models: field names of `Task` and `Worker` are those of the requirements.
+
+Times are ISO 8601 in UTC. A field that this release does not know is refused, with the nearest one that it knows.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.record.task_id import time_of
+from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
+from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.server.pool import LiveTask
+
+MAX_TASKS = 10_000
+"""Tasks of one submission."""
+MAX_COMMAND = 100_000
+"""Bytes of a command with its environment: what an operating system takes is of that order."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for name in data:
+                if name not in cls.model_fields:
+                    near = difflib.get_close_matches(str(name), cls.model_fields, 1)
+                    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(cls.model_fields)}"
+                    raise ValueError(f"unknown field {name!r}{hint}")
+        return data
+
+
+class NeedModel(_Strict):
+    """What one worker must offer: an amount for each resource."""
+
+    amounts: dict[str, float] = Field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    exclusive: bool = False
+
+    @field_validator("amounts")
+    @classmethod
+    def _positive(cls, amounts: dict[str, float]) -> dict[str, float]:
+        for resource, amount in amounts.items():
+            if not (0 <= amount < 1e12):
+                raise ValueError(f"the amount of {resource!r} must be a number from 0 up, got {amount!r}")
+        return amounts
+
+
+class TaskRequest(_Strict):
+    """A task as it is submitted."""
+
+    task_id: str
+    """Chosen by the client: a UUID of version 7."""
+    type: str = "command"
+    name: str = ""
+    command: tuple[str, ...] = Field(min_length=1)
+    environment: dict[str, str] = Field(default_factory=dict)
+    project: str = "default"
+    plan: str = ""
+    needs: tuple[NeedModel, ...] = ()
+    dependencies: tuple[str, ...] = ()
+    """Tasks that must have completed."""
+    after_any: tuple[str, ...] = ()
+    """Tasks that must have ended, however."""
+    priority: int = 0
+    timeout: float | None = Field(default=None, gt=0)
+    expires: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=0, ge=0, le=100)
+    limits: dict[str, int] = Field(default_factory=dict)
+    source: str = ""
+    folder: str = ""
+    artifacts: tuple[str, ...] = ()
+    key: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskRequest:
+        try:
+            time_of(self.task_id)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        if self.type != "command":
+            raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
+        words = [*self.command, *self.environment, *self.environment.values()]
+        if any("\0" in word for word in words):
+            raise ValueError("a command and its environment cannot hold a NUL character")
+        if sum(map(len, words)) > MAX_COMMAND:
+            raise ValueError(
+                f"the command and its environment have over {MAX_COMMAND} characters: put them into a file"
+            )
+        if self.folder.startswith("/") or ".." in self.folder.split("/"):
+            raise ValueError(f"the folder {self.folder!r} must lie in the task's own workspace")
+        if any(not name or "=" in name for name in self.environment):
+            raise ValueError("a name in the environment is empty or holds '='")
+        return self
+
+    def specification(self, now: float) -> TaskSpecification:
+        """Return what is recorded. `now`: seconds since the epoch."""
+        return TaskSpecification(
+            command=self.command,
+            project=self.project,
+            plan=self.plan,
+            name=self.name,
+            needs=tuple(
+                Need(amounts=need.amounts, labels=need.labels, exclusive=need.exclusive) for need in self.needs
+            ),
+            after=self.dependencies,
+            after_any=self.after_any,
+            priority=self.priority,
+            timeout=self.timeout,
+            expires=self.expires,
+            retries=self.retries,
+            limits=self.limits,
+            source=self.source,
+            folder=self.folder,
+            artifacts=self.artifacts,
+            environment=self.environment,
+            key=self.key,
+            submitted=now,
+        )
+
+
+class Submission(_Strict):
+    """Tasks that are submitted together."""
+
+    tasks: tuple[TaskRequest, ...] = Field(min_length=1, max_length=MAX_TASKS)
+
+
+def when(seconds: float | None) -> str | None:
+    """Return a time as ISO 8601 in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def live_task(live: LiveTask, *, ready: bool, reason: str = "") -> dict[str, Any]:
+    """Return a task that is not done as the API shows it. `ready`: whether nothing that it comes after is missing."""
+    spec, attempt = live.specification, live.attempt
+    if attempt.workers:
+        status = "assigned" if live.started is None else "running"
+    else:
+        status = "pending" if ready else "waiting"
+    return {
+        "task_id": live.task,
+        "type": "command",
+        "name": spec.name,
+        "status": status,
+        "priority": spec.priority,
+        "create_time": when(spec.submitted),
+        "start_time": when(live.started),
+        "end_time": None,
+        "worker_id": attempt.workers[0] if attempt.workers else None,
+        "parameters": {"command": list(spec.command), "environment": dict(spec.environment)},
+        "dependencies": [*spec.after, *spec.after_any],
+        "results": None,
+        "error": None,
+        "metadata": {
+            "project": spec.project,
+            "plan": spec.plan,
+            "attempt": attempt.number,
+            "revision": live.revision,
+            "excluded_workers": list(attempt.excluded),
+            "reason": reason,
+        },
+    }
+
+
+def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
+    """Return a task that is done as the API shows it."""
+    return {
+        "task_id": task,
+        "type": "command",
+        "name": envelope.name,
+        "status": envelope.outcome.value,
+        "priority": None,
+        "create_time": when(envelope.submitted),
+        "start_time": when(envelope.started),
+        "end_time": when(envelope.ended),
+        "worker_id": envelope.workers[0] if envelope.workers else None,
+        "parameters": {"command": list(envelope.command)},
+        "dependencies": [],
+        "results": {
+            "exit_code": envelope.exit_code,
+            "metrics": dict(envelope.metrics),
+            "counts": dict(envelope.counts),
+            "artifacts": dict(envelope.artifacts),
+            "log_bytes": envelope.log_bytes,
+            "tail": envelope.tail,
+        },
+        "error": None if envelope.outcome.value == "completed" else envelope.reason,
+        "metadata": {
+            "project": envelope.project,
+            "plan": envelope.plan,
+            "attempt": envelope.attempt,
+            "revision": envelope.revision,
+            "reason": envelope.reason,
+        },
+    }
+
+
+def worker(name: str, record: WorkerRecord, tasks: list[str], connected: bool) -> dict[str, Any]:
+    """Return a worker as the API shows it."""
+    if not connected:
+        status = WorkerState.OFFLINE.value
+    elif record.state is WorkerState.ONLINE and tasks:
+        status = WorkerState.BUSY.value
+    else:
+        status = record.state.value
+    return {
+        "worker_id": name,
+        "status": status,
+        "hardware_id": record.host,
+        "capabilities": {"devices": dict(record.devices), "labels": list(record.labels)},
+        "current_task": tasks[0] if tasks else None,
+        "metadata": {"tasks": tasks, "coordinator": record.coordinator, "cordoned": record.cordoned},
+    }

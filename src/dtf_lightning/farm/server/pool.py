@@ -1,0 +1,160 @@
+"""`Pool`: what a coordinator knows of its farm: the mirror, which attempts have started, and who waits for a change.
+
+Everything here runs on the coordinator's event loop. What is done is not kept by the mirror; the latest results are, here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from dtf_lightning.etcd.store import KeyValue, WatchEvent
+from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.mirror import Change, Mirror
+from dtf_lightning.farm.record.values import (
+    Attempt,
+    CoordinatorRecord,
+    Envelope,
+    TaskSpecification,
+    WorkerRecord,
+)
+
+RECENT = 2_000
+"""Results that are kept in memory."""
+Listener = Callable[[Change], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveTask:
+    """A task that is not done."""
+
+    task: str
+    specification: TaskSpecification
+    attempt: Attempt
+    revision: int
+    """The attempt's identity; 0 if there was none yet."""
+    started: float | None
+    """When this attempt started, if it is known here."""
+
+
+class Pool:
+    """Not thread-safe."""
+
+    def __init__(self, keys: FarmKeys) -> None:
+        self.keys = keys
+        self.mirror = Mirror(keys)
+        self.listeners: list[Listener] = []
+        """Called for every change, in order, after the mirror shows it."""
+        self._started: dict[str, tuple[int, float]] = {}
+        self._recent: OrderedDict[str, Envelope] = OrderedDict()
+        self._changed: dict[str, set[asyncio.Event]] = {}
+
+    # --- what the record shows ---------------------------------------------------------------------------------------
+
+    def load(self, kvs: Iterable[KeyValue], revision: int) -> None:
+        """Take in a reading of the record."""
+        self._tell(self.mirror.load(kvs, revision))
+
+    def apply(self, events: Iterable[WatchEvent]) -> None:
+        """Take in what the watch has shown."""
+        self._tell(self.mirror.apply(events))
+
+    def attempt_started(self, task: str, revision: int, at: float) -> None:
+        """A worker says that an attempt's process runs."""
+        if self.mirror.seen(Kind.ATTEMPT, task) == revision:
+            self._started[task] = revision, at
+            self.wake(task)
+
+    # --- what is known -----------------------------------------------------------------------------------------------
+
+    def live(self, task: str) -> LiveTask | None:
+        """A task that is not done."""
+        held = self.mirror.get(Kind.TASK, task)
+        if held is None:
+            return None
+        assert isinstance(held.value, TaskSpecification)
+        tried = self.mirror.get(Kind.ATTEMPT, task)
+        attempt, revision = Attempt(number=0), 0
+        if tried is not None:
+            assert isinstance(tried.value, Attempt)
+            attempt, revision = tried.value, tried.mod_revision
+        of, at = self._started.get(task, (0, 0.0))
+        started = at if revision and of == revision else None
+        return LiveTask(task=task, specification=held.value, attempt=attempt, revision=revision, started=started)
+
+    def live_tasks(self) -> Iterator[LiveTask]:
+        """All tasks that are not done, in the order in which they were accepted."""
+        records = self.mirror.all(Kind.TASK).items()
+        for (task,), _ in sorted(records, key=lambda item: item[1].create_revision):
+            live = self.live(task)
+            assert live is not None
+            yield live
+
+    def recent(self, task: str) -> Envelope | None:
+        """The result of a task, if it is among the latest."""
+        return self._recent.get(task)
+
+    def all_recent(self) -> list[tuple[str, Envelope]]:
+        """The latest results, oldest first."""
+        return list(self._recent.items())
+
+    def workers(self) -> dict[str, WorkerRecord]:
+        """All workers by name, sorted."""
+        found = {}
+        for (name,), held in sorted(self.mirror.all(Kind.WORKER).items()):
+            assert isinstance(held.value, WorkerRecord)
+            found[name] = held.value
+        return found
+
+    def coordinators(self) -> dict[str, CoordinatorRecord]:
+        """All coordinators by name, sorted."""
+        found = {}
+        for (name,), held in sorted(self.mirror.all(Kind.COORDINATOR).items()):
+            assert isinstance(held.value, CoordinatorRecord)
+            found[name] = held.value
+        return found
+
+    async def wait_for(self, name: str, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait until a condition about a record of this name holds; whether it does. `timeout` in seconds."""
+        event = asyncio.Event()
+        self._changed.setdefault(name, set()).add(event)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    while not condition():
+                        await event.wait()
+                        event.clear()
+            return condition()
+        finally:
+            waiting = self._changed[name]
+            waiting.discard(event)
+            if not waiting:
+                del self._changed[name]
+
+    async def wait_for_change(self, kind: Kind, name: str, seen: int, timeout: float) -> bool:
+        """Wait until a record is another than the one with the mod revision `seen`; whether it is."""
+        return await self.wait_for(name, lambda: self.mirror.seen(kind, name) != seen, timeout)
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def _tell(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            name = change.names[0] if change.names else ""
+            if change.kind is Kind.DONE and change.after is not None:
+                assert isinstance(change.after.value, Envelope)
+                self._recent[name] = change.after.value
+                if len(self._recent) > RECENT:
+                    self._recent.popitem(last=False)
+            elif change.kind is Kind.TASK and change.after is None:
+                self._started.pop(name, None)
+            for listener in self.listeners:
+                listener(change)
+            self.wake(name)
+
+    def wake(self, name: str) -> None:
+        """Let those look again who wait for a condition about this name."""
+        for event in self._changed.get(name, ()):
+            event.set()

@@ -1,0 +1,257 @@
+"""What clients may ask of tasks: submit, look, wait, cancel, read output. One object for a coordinator's routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
+
+from dtf_lightning.clock import Clock
+from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.record.codec import decode
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.record import FarmRecord
+from dtf_lightning.farm.record.task_id import check_task_id
+from dtf_lightning.farm.record.values import Envelope, TaskOutcome, TaskSpecification, Tombstone
+from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
+from dtf_lightning.farm.rules.dependencies import find_cycle
+from dtf_lightning.farm.rules.needs import DEFAULT_NEED, lacking
+from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.envelopes import ended_without_attempt
+from dtf_lightning.farm.server.files import FarmFiles
+from dtf_lightning.farm.server.pool import LiveTask, Pool
+
+RETENTION = 7 * 86400.0
+"""Seconds for which the record remembers ids."""
+SKEW = 3600.0
+"""Seconds by which a client's clock may be ahead."""
+MAX_LIVE = 200_000
+"""Tasks that are not done, above which no more are taken: each costs memory in every coordinator."""
+SHOWN = 5.0
+"""Seconds for the watch to show what was written."""
+POLL = 0.2
+"""Seconds between two looks at output that another coordinator stores."""
+CHUNK = 256 * 1024
+
+
+class UnknownTask(DtfError):
+    """There is no such task."""
+
+
+class TooManyTasks(DtfError):
+    """The farm takes no more tasks for now."""
+
+
+class Tasks:
+    """Runs on the coordinator's event loop.
+
+    Args:
+        explain: says why a task that is not done does not run; `None` where another coordinator leads.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        record: FarmRecord,
+        store: Store,
+        files: FarmFiles,
+        clock: Clock,
+        explain: Callable[[str], str | None],
+    ) -> None:
+        self.files = files
+        self._pool = pool
+        self._record = record
+        self._store = store
+        self._clock = clock
+        self._explain = explain
+        self._log_sizes: dict[tuple[str, int], int] = {}
+        """Of output that came through this coordinator, while its task is not done."""
+
+    # --- submitting --------------------------------------------------------------------------------------------------
+
+    async def submit(self, requests: Sequence[models.TaskRequest]) -> list[dict[str, Any]]:
+        """Accept tasks, which are never lost from then on. Returns what became of each.
+
+        Raises `SettingsError` for what cannot work, `TooManyTasks`, and what etcd raises; then some of the tasks may have
+        been accepted, and submitting the same again is safe.
+        """
+        now = self._clock.wall()
+        by_id = {request.task_id: request for request in requests}
+        if len(by_id) < len(requests):
+            raise SettingsError("two tasks of one submission have the same task_id")
+        for task in by_id:
+            check_task_id(task, now, RETENTION, SKEW)
+        if len(self._pool.mirror.all(Kind.TASK)) + len(requests) > MAX_LIVE:
+            raise TooManyTasks(f"{MAX_LIVE} tasks are waiting or running, which is all that this farm takes at once")
+        after = {task: (*request.dependencies, *request.after_any) for task, request in by_id.items()}
+        if (cycle := find_cycle(after)) is not None:
+            raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
+        await self._check_known({name for names in after.values() for name in names} - by_id.keys())
+        specifications = {task: by_id[task].specification(now) for task in _dependencies_first(after)}
+        for task, specification in specifications.items():
+            if specification.source and self.files.source(specification.source) is None:
+                raise SettingsError(f"the source {specification.source} of {task} is not here: send it first")
+        futures = [
+            asyncio.wrap_future(self._record.write(Submit(task=task, specification=specification)))
+            for task, specification in specifications.items()
+        ]
+        verdicts = dict(zip(specifications, await asyncio.gather(*futures), strict=True))
+        new = [task for task, verdict in verdicts.items() if verdict.submission is Submission.NEW]
+        if new:
+            last = new[-1]
+            await self._pool.wait_for(last, lambda: self._pool.mirror.get(Kind.TASK, last) is not None, SHOWN)
+        return [self._submitted(verdicts[task], specifications[task]) for task in by_id]
+
+    def _submitted(self, verdict: Submitted, specification: TaskSpecification) -> dict[str, Any]:
+        told: dict[str, Any] = {"task_id": verdict.task, "submission": verdict.submission.value}
+        warning = self._who_lacks_what(specification)
+        return told | ({"warning": warning} if warning else {})
+
+    def _who_lacks_what(self, specification: TaskSpecification) -> str:
+        """Say what no worker of the farm has, if no worker could do the task."""
+        workers = self._pool.workers()
+        needs = specification.needs or (DEFAULT_NEED,)
+        missing = [lacking(need, record.devices, record.labels) for record in workers.values() for need in needs]
+        if not missing or not all(missing):
+            return ""
+        return (
+            f"none of the {len(workers)} workers can do it; the nearest lacks {', '.join(sorted(missing, key=len)[0])}"
+        )
+
+    async def _check_known(self, names: Iterable[str]) -> None:
+        unknown = [name for name in sorted(names) if self._pool.mirror.get(Kind.TASK, name) is None]
+        for name in unknown:
+            if self._pool.recent(name) is None and await self.outcome(name) is None and self._pool.live(name) is None:
+                raise SettingsError(f"a task comes after {name!r}, which this farm does not know")
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def task(self, task: str) -> dict[str, Any]:
+        """Return a task as the API shows it. Raises `UnknownTask`."""
+        if (live := self._pool.live(task)) is not None:
+            return self._live(live)
+        found = self._pool.recent(task) or await self._read_done(task)
+        if isinstance(found, Envelope):
+            return models.done_task(task, found)
+        if (live := self._pool.live(task)) is not None:
+            return self._live(live)
+        if found is None:
+            raise UnknownTask(f"this farm knows no task {task!r}")
+        return {"task_id": task, "status": found.outcome.value, "metadata": {"archived": models.when(found.archived)}}
+
+    async def wait(self, task: str, timeout: float) -> dict[str, Any]:
+        """Return a task when it is done, or after `timeout` seconds as it is then."""
+        if self._pool.live(task) is not None:
+            await self._pool.wait_for(task, lambda: self._pool.live(task) is None, timeout)
+        return await self.task(task)
+
+    def list(self, wanted: Callable[[dict[str, Any]], bool], limit: int, after: str) -> dict[str, Any]:
+        """Return tasks that are not done and those that were done lately, newest first, from behind the task `after`."""
+        tasks = [self._live(live) for live in self._pool.live_tasks()]
+        tasks += [models.done_task(task, envelope) for task, envelope in self._pool.all_recent()]
+        tasks = sorted(filter(wanted, tasks), key=lambda task: str(task["task_id"]), reverse=True)
+        page = [task for task in tasks if not after or task["task_id"] < after][: limit + 1]
+        more = page[limit - 1]["task_id"] if len(page) > limit else None
+        return {"tasks": page[:limit], "next": more, "total": len(tasks)}
+
+    def _live(self, live: LiveTask) -> dict[str, Any]:
+        reason = "" if live.attempt.workers else self._explain(live.task)
+        spec = live.specification
+        present = self._pool.mirror.all(Kind.TASK)
+        ready = not any((name,) in present for name in (*spec.after, *spec.after_any))
+        return models.live_task(live, ready=ready, reason=reason or "")
+
+    async def outcome(self, task: str) -> TaskOutcome | None:
+        """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""
+        found = self._pool.recent(task) or await self._read_done(task)
+        return None if found is None else found.outcome
+
+    async def _read_done(self, task: str) -> Envelope | Tombstone | None:
+        for kind in (Kind.DONE, Kind.TOMBSTONE):
+            key = self._pool.keys.key(kind, task)
+            kv = await asyncio.to_thread(self._store.get, key)
+            if kv is not None:
+                value = decode(kind, kv.value)
+                assert isinstance(value, Envelope | Tombstone)
+                return value
+        return None
+
+    # --- cancelling --------------------------------------------------------------------------------------------------
+
+    async def cancel(self, task: str, reason: str) -> dict[str, Any]:
+        """End a task that is not done. Raises `UnknownTask`."""
+        live = self._pool.live(task)
+        if live is not None:
+            envelope = ended_without_attempt(
+                live.specification,
+                TaskOutcome.CANCELLED,
+                reason,
+                number=live.attempt.number,
+                revision=live.revision,
+            )
+            cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope))
+            if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
+                await self._pool.wait_for(task, lambda: self._pool.live(task) is None, SHOWN)
+            return {"task_id": task, "cancellation": cancelled.cancellation.value}
+        if await self.outcome(task) is None:
+            raise UnknownTask(f"this farm knows no task {task!r}")
+        return {"task_id": task, "cancellation": Cancellation.FINISHED.value}
+
+    # --- output ------------------------------------------------------------------------------------------------------
+
+    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes) -> int:
+        """Store a chunk of an attempt's output; returns the length that is stored. Raises `OutOfOrder`, `OSError`."""
+        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk)
+        if self._pool.live(task) is not None:
+            self._log_sizes[task, revision] = size
+            self._pool.wake(task)
+        return size
+
+    def forget_output(self, task: str) -> None:
+        """A task is done: its output's length is what is on the disk."""
+        for key in [key for key in self._log_sizes if key[0] == task]:
+            del self._log_sizes[key]
+
+    async def output(self, task: str, revision: int, offset: int, *, follow: bool) -> AsyncIterator[bytes]:
+        """Yield an attempt's output from `offset` on; with `follow` until the attempt has ended."""
+        while True:
+            over = not follow or not self._runs(task, revision)
+            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK)
+            if data:
+                offset += len(data)
+                yield data
+            elif over:
+                return
+            else:
+                await self._pool.wait_for(task, lambda: self._has_news(task, revision, offset), POLL)  # noqa: B023
+
+    async def latest_attempt(self, task: str, *, timeout: float) -> int:
+        """Return the revision of a task's latest attempt, waiting up to `timeout` seconds for its first; 0 without one."""
+        await self._pool.wait_for(task, lambda: (live := self._pool.live(task)) is None or live.revision > 0, timeout)
+        live = self._pool.live(task)
+        if live is not None and live.attempt.workers:
+            return live.revision
+        written = await asyncio.to_thread(self.files.attempts_with_log, task)
+        return written[-1] if written else 0
+
+    def _runs(self, task: str, revision: int) -> bool:
+        return self._pool.mirror.seen(Kind.ATTEMPT, task) == revision
+
+    def _has_news(self, task: str, revision: int, offset: int) -> bool:
+        return not self._runs(task, revision) or self._log_sizes.get((task, revision), 0) > offset
+
+
+def _dependencies_first(after: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return the tasks so that each stands behind those that it comes after. There is no cycle."""
+    ordered: dict[str, None] = {}
+    for start in after:
+        stack = [(start, False)]
+        while stack:
+            task, seen = stack.pop()
+            if seen:
+                ordered[task] = None
+            elif task not in ordered:
+                stack.append((task, True))
+                stack.extend((name, False) for name in after[task] if name in after)
+    return list(ordered)

@@ -1,0 +1,361 @@
+"""The workers' connections: one WebSocket each, which the worker opened.
+
+Rules that this file guards:
+- A worker is welcomed once the mirror shows its registration here: a coordinator that was frozen, and whose mirror is of
+  yesterday, hands out nothing.
+- What a worker runs is told to it by the record alone: a `run` for every attempt that names it, once for each connection.
+- A result is acknowledged when etcd has told what became of it, and not before.
+- A worker that is declared lost while its connection is alive is disconnected, so that it says hello again.
+- A connection on which nothing came for `SILENCE` seconds is closed; its worker's record then names no coordinator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from dtf_lightning.errors import ProtocolError, StoreError
+from dtf_lightning.farm.messages import (
+    SILENCE,
+    Acknowledge,
+    CancelAttempt,
+    Drain,
+    Draining,
+    FromCoordinator,
+    FromWorker,
+    Heartbeat,
+    Hello,
+    Refuse,
+    Result,
+    Run,
+    Started,
+    Welcome,
+    read_message,
+    write_message,
+)
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.mirror import Change
+from dtf_lightning.farm.record.record import FarmRecord
+from dtf_lightning.farm.record.values import (
+    Attempt,
+    FailedAttempt,
+    TaskOutcome,
+    WorkerRecord,
+    WorkerState,
+)
+from dtf_lightning.farm.record.writes import Recording, RecordResult, RecordRetry, Register
+from dtf_lightning.farm.rules.attempts import AttemptEnd, Follow, what_follows
+from dtf_lightning.farm.server.envelopes import envelope_of, with_attempt
+from dtf_lightning.farm.server.pool import Pool
+
+log = logging.getLogger(__name__)
+
+WELCOME_TIMEOUT = 10.0
+"""Seconds for a registration to be written and to come by in the watch."""
+_OUTCOMES = {
+    Follow.COMPLETED: TaskOutcome.COMPLETED,
+    Follow.FAILED: TaskOutcome.FAILED,
+    Follow.CANCELLED: TaskOutcome.CANCELLED,
+}
+
+
+class Socket(Protocol):
+    """A WebSocket's server side, as Starlette has it."""
+
+    async def receive_text(self) -> str: ...
+    async def send_text(self, data: str) -> None: ...
+    async def close(self, code: int = 1000, reason: str | None = None) -> None: ...
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One worker's connection."""
+
+    worker: str
+    socket: Socket
+    nonce: str
+    outgoing: asyncio.Queue[FromCoordinator] = field(default_factory=asyncio.Queue)
+    told: dict[str, int] = field(default_factory=dict)
+    """Task -> the attempt's revision, for what it has been told to run, or said that it runs."""
+    welcomed: bool = False
+
+
+class WorkerConnections:
+    """All connections of one coordinator. Runs on its event loop.
+
+    Args:
+        coordinator: the coordinator's name.
+        pool: what it knows of the farm.
+        record: where results and registrations are written.
+    """
+
+    def __init__(self, coordinator: str, pool: Pool, record: FarmRecord) -> None:
+        self._coordinator = coordinator
+        self._pool = pool
+        self._record = record
+        self._connections: dict[str, _Connection] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+        pool.listeners.append(self._changed)
+
+    @property
+    def num_connected(self) -> int:
+        """Workers that are connected here."""
+        return len(self._connections)
+
+    async def serve(self, socket: Socket) -> None:
+        """Talk with one worker until its connection ends. Raises what the socket raises."""
+        connection: _Connection | None = None
+        sender: asyncio.Task[None] | None = None
+        try:
+            hello = await self._receive(socket)
+            if not isinstance(hello, Hello):
+                await self._refuse(socket, f"the first message must be hello, got {type(hello).__name__}")
+                return
+            if (other := self._pool.workers().get(hello.worker)) is not None and self._is_another(other, hello):
+                await self._refuse(socket, f"another worker named {hello.worker!r} is connected: choose another name")
+                return
+            connection = _Connection(hello.worker, socket, secrets.token_hex(8))
+            if (old := self._connections.pop(hello.worker, None)) is not None:
+                self._spawn(_close(old.socket, "the worker has connected again"))
+            self._connections[hello.worker] = connection
+            sender = asyncio.create_task(_send_all(connection))
+            await self._welcome(connection, hello)
+            while True:
+                self._heard(connection, await self._receive(socket))
+        except ProtocolError as error:
+            log.warning("worker %s: %s", connection.worker if connection else "?", error)
+            await self._refuse(socket, str(error))
+        except TimeoutError:
+            log.info("worker %s was silent for %.0f s", connection.worker if connection else "?", SILENCE)
+            await _close(socket, "silent")
+        finally:
+            if sender is not None:
+                sender.cancel()
+            if connection is not None and self._connections.get(connection.worker) is connection:
+                del self._connections[connection.worker]
+                self._spawn(self._sign_off(connection))
+
+    async def close(self) -> None:
+        """Close all connections; their workers go to another coordinator."""
+        for connection in list(self._connections.values()):
+            await _close(connection.socket, "the coordinator ends")
+        jobs = list(self._jobs)
+        if jobs:
+            await asyncio.wait(jobs, timeout=WELCOME_TIMEOUT)
+
+    # --- a connection's beginning and end ----------------------------------------------------------------------------
+
+    def _is_another(self, record: WorkerRecord, hello: Hello) -> bool:
+        """Whether the name is in use by another process whose connection is alive."""
+        connected = record.coordinator in self._pool.coordinators()
+        here = record.coordinator != self._coordinator or hello.worker in self._connections
+        return connected and here and record.session != hello.session and record.host != hello.host
+
+    async def _welcome(self, connection: _Connection, hello: Hello) -> None:
+        worker = hello.worker
+        state = WorkerState.DRAINING if hello.draining else WorkerState.ONLINE
+        registered = False
+        async with asyncio.timeout(WELCOME_TIMEOUT):
+            while not registered:
+                held = self._pool.mirror.get(Kind.WORKER, worker)
+                cordoned = isinstance(held.value, WorkerRecord) and held.value.cordoned if held is not None else False
+                record = WorkerRecord(
+                    coordinator=self._coordinator,
+                    connection=connection.nonce,
+                    session=hello.session,
+                    state=state,
+                    devices=hello.devices,
+                    labels=hello.labels,
+                    cordoned=cordoned,
+                    host=hello.host,
+                )
+                seen = self._pool.mirror.seen(Kind.WORKER, worker)
+                write = Register(worker=worker, record=record, seen=seen)
+                registered = await asyncio.wrap_future(self._record.write(write, timeout=WELCOME_TIMEOUT))
+                if not registered:
+                    await self._pool.wait_for_change(Kind.WORKER, worker, seen, 1.0)
+        shown = await self._pool.wait_for(worker, lambda: self._shows(connection), WELCOME_TIMEOUT)
+        if not shown:
+            raise TimeoutError
+        addresses = tuple(sorted(record.address for record in self._pool.coordinators().values()))
+        connection.welcomed = True
+        connection.outgoing.put_nowait(Welcome(coordinator=self._coordinator, addresses=addresses))
+        for result in hello.kept:
+            connection.told[result.task] = result.revision
+            self._spawn(self._take_result(connection, result))
+        for task, revision in hello.running.items():
+            connection.told[task] = revision
+            if self._pool.mirror.seen(Kind.ATTEMPT, task) != revision:
+                self._cancel(connection, task, revision, "the attempt does not count any more")
+        for (task,), held in list(self._pool.mirror.all(Kind.ATTEMPT).items()):
+            assert isinstance(held.value, Attempt)
+            if worker in held.value.workers:
+                self._run(connection, task, held.value, held.mod_revision)
+
+    def _shows(self, connection: _Connection) -> bool:
+        record = self._pool.workers().get(connection.worker)
+        return record is not None and record.connection == connection.nonce
+
+    async def _sign_off(self, connection: _Connection) -> None:
+        held = self._pool.mirror.get(Kind.WORKER, connection.worker)
+        if held is None or not isinstance(held.value, WorkerRecord) or held.value.connection != connection.nonce:
+            return
+        record = replace(held.value, coordinator="")
+        await self._try(Register(worker=connection.worker, record=record, seen=held.mod_revision))
+
+    # --- what a worker says ------------------------------------------------------------------------------------------
+
+    async def _receive(self, socket: Socket) -> FromWorker | FromCoordinator:
+        async with asyncio.timeout(SILENCE):
+            return read_message(await socket.receive_text())
+
+    def _heard(self, connection: _Connection, message: FromWorker | FromCoordinator) -> None:
+        if isinstance(message, Heartbeat):
+            connection.outgoing.put_nowait(Heartbeat())
+        elif isinstance(message, Started):
+            self._pool.attempt_started(message.task, message.revision, message.at)
+        elif isinstance(message, Result):
+            self._spawn(self._take_result(connection, message))
+        elif isinstance(message, Draining):
+            self._spawn(self._set_draining(connection))
+        else:
+            raise ProtocolError(f"a worker does not say {type(message).__name__}")
+
+    async def _set_draining(self, connection: _Connection) -> None:
+        held = self._pool.mirror.get(Kind.WORKER, connection.worker)
+        if held is not None and isinstance(held.value, WorkerRecord):
+            record = replace(held.value, state=WorkerState.DRAINING)
+            await self._try(Register(worker=connection.worker, record=record, seen=held.mod_revision))
+
+    async def _take_result(self, connection: _Connection, result: Result) -> None:
+        """Record what an attempt came to, if it is still the one that counts, and acknowledge it."""
+        if connection.told.get(result.task) == result.revision:
+            del connection.told[result.task]
+        try:
+            recording = await self._record_result(connection.worker, result)
+        except StoreError as error:
+            # It is kept by its worker, who says it again with its next hello.
+            log.warning("result of %s: %s", result.task, error)
+            await _close(connection.socket, "etcd is away")
+            return
+        recorded = recording is Recording.RECORDED
+        connection.outgoing.put_nowait(Acknowledge(task=result.task, revision=result.revision, recorded=recorded))
+
+    async def _record_result(self, worker: str, result: Result) -> Recording:
+        live = self._pool.live(result.task)
+        if live is None or live.revision != result.revision or worker not in live.attempt.workers:
+            # The mirror is newer than this attempt: it showed the registration that the worker made after it.
+            recent = self._pool.recent(result.task)
+            same = recent is not None and recent.revision == result.revision
+            return Recording.RECORDED if same else Recording.STALE
+        told = result.outcome
+        attempt, specification = live.attempt, live.specification
+        follow = what_follows(
+            told.end,
+            failures=attempt.failures,
+            retries=specification.retries,
+            lost=attempt.lost + (told.end is AttemptEnd.LOST),
+        )
+        if follow is Follow.AGAIN:
+            counts = told.end is not AttemptEnd.LOST
+            again = replace(
+                attempt,
+                workers=(),
+                excluded=(*(name for name in attempt.excluded if name != worker), worker),
+                failures=attempt.failures + counts,
+                lost=attempt.lost + (not counts),
+            )
+            failed = FailedAttempt(
+                revision=result.revision, workers=attempt.workers, reason=told.reason, ended=told.ended
+            )
+            retry = RecordRetry(task=result.task, number=result.number, failed=failed, attempt=again)
+            return await asyncio.wrap_future(self._record.write(retry))
+        envelope = envelope_of(specification, _OUTCOMES[follow], told.reason, attempt=attempt, revision=result.revision)
+        write = RecordResult(task=result.task, envelope=with_attempt(envelope, told))
+        return await asyncio.wrap_future(self._record.write(write))
+
+    # --- what a worker is told ---------------------------------------------------------------------------------------
+
+    def _changed(self, change: Change) -> None:
+        if change.kind is Kind.ATTEMPT:
+            self._attempt_changed(change)
+        elif change.kind is Kind.WORKER and change.after is None:
+            if (connection := self._connections.get(change.names[0])) is not None and connection.welcomed:
+                self._spawn(_close(connection.socket, "declared lost: say hello again"))
+
+        elif change.kind is Kind.WORKER and change.after is not None and isinstance(change.after.value, WorkerRecord):
+            before = change.before.value if change.before is not None else None
+            was = isinstance(before, WorkerRecord) and before.state is WorkerState.DRAINING
+            if change.after.value.state is WorkerState.DRAINING and not was:
+                if (connection := self._connections.get(change.names[0])) is not None:
+                    connection.outgoing.put_nowait(Drain())
+
+    def _attempt_changed(self, change: Change) -> None:
+        task = change.names[0]
+        before = change.before.value if change.before is not None else None
+        after = change.after.value if change.after is not None else None
+        new = after.workers if isinstance(after, Attempt) else ()
+        for worker in before.workers if isinstance(before, Attempt) else ():
+            connection = self._connections.get(worker)
+            if connection is None or change.before is None:
+                continue
+            revision = change.before.mod_revision
+            if connection.told.get(task) == revision:
+                self._cancel(connection, task, revision, "the attempt does not count any more")
+        for worker in new:
+            connection = self._connections.get(worker)
+            if connection is not None and connection.welcomed and isinstance(after, Attempt) and change.after:
+                self._run(connection, task, after, change.after.mod_revision)
+
+    def _run(self, connection: _Connection, task: str, attempt: Attempt, revision: int) -> None:
+        live = self._pool.live(task)
+        if live is None or connection.told.get(task) == revision:
+            return
+        connection.told[task] = revision
+        connection.outgoing.put_nowait(
+            Run(
+                task=task,
+                number=attempt.number,
+                revision=revision,
+                alternative=attempt.alternative,
+                specification=live.specification,
+            )
+        )
+
+    def _cancel(self, connection: _Connection, task: str, revision: int, reason: str) -> None:
+        if connection.told.get(task) == revision:
+            del connection.told[task]
+        connection.outgoing.put_nowait(CancelAttempt(task=task, revision=revision, reason=reason))
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    async def _try(self, write: Register) -> None:
+        with contextlib.suppress(StoreError):
+            await asyncio.wrap_future(self._record.write(write))
+
+    async def _refuse(self, socket: Socket, reason: str) -> None:
+        with contextlib.suppress(Exception):  # it may be gone
+            await socket.send_text(write_message(Refuse(reason=reason)))
+        await _close(socket, "refused")
+
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+
+async def _send_all(connection: _Connection) -> None:
+    """Send what is queued, until the socket ends: its reader notices that."""
+    with contextlib.suppress(Exception):
+        while True:
+            await connection.socket.send_text(write_message(await connection.outgoing.get()))
+
+
+async def _close(socket: Socket, reason: str) -> None:
+    with contextlib.suppress(Exception):  # it may be closed already
+        await socket.close(1000, reason)

@@ -1,0 +1,127 @@
+"""The files that a command needs, as an archive: what `dtf farm run` takes along, and what a worker unpacks.
+
+Rules that this file guards:
+- In a git repository: files that are tracked, and those that are neither tracked nor ignored. Elsewhere: all files.
+  Patterns in `.dtfignore`, in git's notation as far as `fnmatch` goes, leave out more.
+- Equal files give an equal archive: names are sorted, times and owners are left out. Its name is the SHA-256 of its bytes.
+- What is unpacked stays inside its folder, whatever the archive says (PEP 706).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from dtf_lightning.errors import SettingsError
+
+IGNORE_FILE = ".dtfignore"
+MAX_BYTES = 500 * 1024 * 1024
+"""Of the files together, before they are packed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive of files."""
+
+    digest: str
+    archive: bytes
+    num_files: int
+    folder: str
+    """Where in it the command was given, relative; "": at its top."""
+
+
+def pack(folder: Path) -> Source:
+    """Return the files that belong to a folder: those of its whole repository, if it lies in one.
+
+    Raises `SettingsError` if they are too many bytes to take along.
+    """
+    top = _repository(folder) or folder
+    names = _files(top)
+    total = 0
+    body = io.BytesIO()
+    with gzip.GzipFile(fileobj=body, mode="wb", compresslevel=1, mtime=0) as packed:
+        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for name in names:
+                path = top / name
+                try:
+                    info = archive.gettarinfo(path, name)
+                except FileNotFoundError:  # deleted, and not yet for git
+                    continue
+                if info is None or not (info.isreg() or info.issym()):
+                    continue
+                total += info.size
+                if total > MAX_BYTES:
+                    raise SettingsError(
+                        f"the files in {top} are more than {MAX_BYTES >> 20} MiB: name what the command does not need in "
+                        f"{top / IGNORE_FILE}, one pattern a line, or run it with --no-source"
+                    )
+                info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
+                info.type = tarfile.SYMTYPE if info.issym() else tarfile.REGTYPE
+                if info.isreg():
+                    with path.open("rb") as file:
+                        archive.addfile(info, file)
+                else:
+                    archive.addfile(info)
+    data = body.getvalue()
+    inside = folder.resolve().relative_to(top.resolve()).as_posix()
+    return Source(hashlib.sha256(data).hexdigest(), data, len(names), "" if inside == "." else inside)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Put an archive's files into a folder. Raises `SettingsError` for an archive that would write outside of it."""
+    try:
+        with tarfile.open(archive, "r:gz") as files:
+            files.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError) as error:
+        raise SettingsError(f"the source {archive.name} cannot be unpacked: {error}") from error
+
+
+def _repository(folder: Path) -> Path | None:
+    told = _git(folder, "rev-parse", "--show-toplevel")
+    return Path(os.fsdecode(told.rstrip(b"\n"))) if told is not None else None
+
+
+def _files(top: Path) -> list[str]:
+    listed = _git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if listed is not None:
+        names = {os.fsdecode(name) for name in listed.split(b"\0") if name}
+    else:
+        names = {
+            os.path.relpath(os.path.join(folder, name), top) for folder, _, files in os.walk(top) for name in files
+        }
+    patterns = _patterns(top / IGNORE_FILE)
+    return sorted(name for name in names if not _ignored(name, patterns))
+
+
+def _patterns(path: Path) -> list[str]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _ignored(name: str, patterns: list[str]) -> bool:
+    parts = name.split("/")
+    folders = ["/".join(parts[: number + 1]) for number in range(len(parts))]
+    return any(
+        fnmatch.fnmatch(part, pattern.strip("/")) or ("/" not in pattern and fnmatch.fnmatch(part.split("/")[-1], pattern))
+        for pattern in patterns
+        for part in folders
+    )
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """What git says; `None` where there is no repository, or no git."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=False)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
