@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from dtf_lightning.elastic.testkit.faults import Fault
@@ -56,6 +58,11 @@ def test_the_other_of_two_dies(make_run, after, rank):
             assert own[what]["seen"] == run.training.num_validated
             assert own[what]["loss"] == pytest.approx(own["loss_of_all_validated"])
     assert own["rank"] == [0, 1]
+    (log,) = run.folder.glob("csv/*/metrics.csv")
+    rows = list(csv.DictReader(log.open()))
+    trained = [row["step"] for row in rows if row.get("loss_step")]
+    assert len(trained) == len(set(trained)) == run.audit().committed_steps, "the dead worker's log goes on"
+    assert float(rows[-1]["seen"]) == run.training.num_validated
     survivor = next(node for node in run.nodes.values() if node.exit_codes() == [0])
     assert f"trainer.{after[0]} runs from its beginning, over all samples, on this worker" in survivor.log()
 

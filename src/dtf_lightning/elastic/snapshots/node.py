@@ -142,14 +142,25 @@ class NodeSnapshots:
     # --- the run's record --------------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[RunRecord]:
-        """Yield the records that this node has of the run; one that cannot be read is passed over with a warning."""
+        """Yield the records that this node has of the run; one that cannot be read is passed over with a warning.
+
+        Where there is none, the newest snapshot tells which run it is of.
+        """
+        found = False
         for root in (self._memory_root, self._disk_root):
             try:
-                yield RunRecord.from_json(json.loads((root / RECORD).read_text()))
+                record = RunRecord.from_json(json.loads((root / RECORD).read_text()))
+                found = True
+                yield record
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, TypeError, KeyError) as error:
                 log.warning("%s cannot be read: %s", root / RECORD, error)
+        newest = max(self.stored(), key=_age, default=None) if not found else None
+        if newest is not None:
+            log.warning("no record of the run is left beside %s, which is taken for one of it", newest.path)
+            header, written_at = newest.header, newest.path.stat().st_mtime
+            yield RunRecord(instance=header.instance, generation=header.generation, written_at=written_at)
 
     def remember(self, record: RunRecord) -> None:
         """Write the record into memory and onto the disk; a place that cannot be written to costs a warning."""
@@ -267,6 +278,10 @@ class NodeSnapshots:
     def _fall_back(self, error: Exception) -> None:
         self._to_memory = False
         log.warning("snapshots go to the disk (%s) from now on, not to memory: %s", self._disk_root, error)
+
+
+def _age(stored: Stored) -> tuple[float, Position]:
+    return stored.path.stat().st_mtime, stored.header.position
 
 
 def _roots(settings: SnapshotSettings, key: str, run_dir: Path) -> tuple[Path, Path]:

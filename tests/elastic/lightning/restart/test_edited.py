@@ -124,6 +124,16 @@ def test_another_model(tmp_path: Path, life: Any) -> None:
     assert len(life().model.drawn) == LAST_STEP - 4
 
 
+def test_the_record_is_lost(tmp_path: Path, life: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Which run a node's snapshots are of is not written down any more: they tell it themselves."""
+    stop_at(life, 4)
+    for path in tmp_path.rglob("run.json"):
+        path.unlink()
+    with caplog.at_level("WARNING", logger=LOGGER):
+        assert len(life().model.drawn) == LAST_STEP - 4
+    assert "no record of the run is left beside" in caplog.text
+
+
 def test_killed_before_the_first_snapshot(life: Any, caplog: pytest.LogCaptureFixture) -> None:
     """There is nothing to go on from: training begins anew, and says so, and what would have kept a state."""
     with pytest.raises(Killed):

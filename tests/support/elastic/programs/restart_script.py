@@ -1,4 +1,4 @@
-# ruff: noqa: T201  (its output is what the tests wait for)
+
 """A training script as a user writes it, slowed down until the file `fast` is there; after `fit` it waits while `hold` is,
 with the file `tests` in `trainer.test`.
 
@@ -23,6 +23,12 @@ from dtf_lightning import ElasticCallback
 NUM_SAMPLES, BATCH, EPOCHS = 120, 2, 3
 
 
+def say(line: str) -> None:
+    """One write: the ranks' lines must not mix."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 class Net(pl.LightningModule):
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -38,13 +44,13 @@ class Net(pl.LightningModule):
     def test_step(self, batch: list[torch.Tensor], index: int) -> None:
         self.tested.update(float(len(batch[0])))
         if index == 1:
-            print(f"tests {os.getpid()}", flush=True)
+            say(f"tests {os.getpid()}")
             while (self.folder / "hold").exists():
                 time.sleep(0.02)
 
     def on_test_epoch_end(self) -> None:
         count = int(self.tested.compute())
-        print(f"tested {count} samples in a world of {self.trainer.world_size}", flush=True)
+        say(f"tested {count} samples in a world of {self.trainer.world_size}")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), 0.01)
@@ -66,14 +72,10 @@ def main() -> None:
     pl.seed_everything(1, verbose=False)
     model = Net(folder)
     data = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
-    print(f"worker {os.getpid()} rank {trainer.global_rank} of {os.environ['WORLD_SIZE']}", flush=True)
+    say(f"worker {os.getpid()} rank {trainer.global_rank} of {os.environ['WORLD_SIZE']}")
     trainer.fit(model, DataLoader(TensorDataset(data), batch_size=BATCH, shuffle=True))
     weights = sum(parameter.sum().item() for parameter in model.parameters())
-    # One write: the ranks' lines must not mix.
-    sys.stdout.write(
-        f"done rank {trainer.global_rank} of {trainer.world_size} step {trainer.global_step} {weights:.9f}\n"
-    )
-    sys.stdout.flush()
+    say(f"done rank {trainer.global_rank} of {trainer.world_size} step {trainer.global_step} {weights:.9f}")
     if (folder / "tests").exists():
         trainer.test(model, DataLoader(TensorDataset(data), batch_size=BATCH), verbose=False)
     while (folder / "hold").exists():
