@@ -1,4 +1,3 @@
-
 """A training script as a user writes it, slowed down until the file `fast` is there; after `fit` it waits while `hold` is,
 with the file `tests` in `trainer.test`.
 
