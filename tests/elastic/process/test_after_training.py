@@ -38,12 +38,19 @@ def evaluating(*after: str, rank: int) -> Training:
     return Training(recipe="counts", after=after, faults=(Fault(at="evaluation", rank=rank),))
 
 
-AFTER = [("test", "predict"), ("validate", "test"), ("predict", "test")]
+DEATHS = [
+    (0, ("test", "predict")),
+    (1, ("validate", "test")),
+    (0, ("predict", "test")),
+    *(
+        pytest.param(*death, marks=pytest.mark.chaos)
+        for death in ((1, ("test", "predict")), (0, ("validate", "test")), (1, ("predict", "test")))
+    ),
+]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("after", AFTER, ids="-".join)
-def test_the_other_of_two_dies(make_run, after, rank):
+@pytest.mark.parametrize(("rank", "after"), DEATHS)
+def test_the_other_of_two_dies(make_run, rank, after):
     """In its second batch: the survivor evaluates all samples, once, as rank 0 of 1; so it does whatever comes next."""
     run = make_run(evaluating(*after, rank=rank), **exactly(2))
     run.start("a", "b")
@@ -80,7 +87,7 @@ def test_nobody_dies(make_run):
         assert own["predict"] == run.training.num_validated / 2
 
 
-@pytest.mark.parametrize("what", ["test", "predict"])
+@pytest.mark.parametrize("what", ["test", pytest.param("predict", marks=pytest.mark.chaos)])
 def test_one_of_three_dies(make_run, what):
     """The others cannot divide its share: no result, and a sentence with what to do."""
     run = make_run(evaluating(what, "test", rank=1), **exactly(3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import time
 from contextlib import suppress
@@ -31,6 +32,7 @@ class SnapshotState:
         self._parts: StateParts
         """Parts of the training state; set by `attach`."""
         self._snapshotter: Snapshotter | None = None
+        self._pid = os.getpid()
 
     @property
     def _writes_for_node(self) -> bool:
@@ -71,6 +73,12 @@ class SnapshotState:
         step = self._parts.trainer.global_step
         if run.former is not None:
             self._look_for_loss(world, run.former, found=choice is not None)
+        progress.ended = run.record.finished
+        if progress.ended and world.rank == 0:
+            log.warning(
+                "run %r has finished, with %d steps: its workers were started anew (%s), and `fit` trains nothing more",
+                *(self._membership.welcome.run_id, step, run.generation.reason),
+            )
         if choice is None:
             self._remember_life()
             return Resumption(first=True, resuming=progress.loaded is not None, restored=False)
@@ -78,12 +86,6 @@ class SnapshotState:
             # A state that could not be read must not count as newer than one that is written from now on.
             run.node.forget_after(choice.position)
         self._remember_life()
-        progress.ended = run.record.finished
-        if progress.ended and world.rank == 0:
-            log.warning(
-                "run %r has finished, with %d steps: its workers were started anew (%s), and `fit` trains nothing more",
-                *(self._membership.welcome.run_id, step, run.generation.reason),
-            )
         return Resumption(first=True, resuming=progress.resuming, restored=True, sources=saved.sources)
 
     def _look_for_loss(self, world: World, former: RunRecord, *, found: bool) -> None:
@@ -145,6 +147,8 @@ class SnapshotState:
 
     def _process_ends(self) -> None:
         """Remove the final state, unless this process ends by an exception, after which its agent may start it anew."""
+        if os.getpid() != self._pid:
+            return  # a process that the script has forked
         in_flight = sys.exc_info()[1]
         failed = in_flight is not None and not (isinstance(in_flight, SystemExit) and not in_flight.code)
         failed |= self._membership.stop.asked()
