@@ -63,6 +63,7 @@ def test_the_other_of_two_dies(make_run, rank, after):
             assert own[what] == run.training.num_validated
         else:
             assert own[what]["seen"] == run.training.num_validated
+            assert own[what]["listed"] == run.training.num_validated
             assert own[what]["loss"] == pytest.approx(own["loss_of_all_validated"])
     assert own["rank"] == [0, 1]
     (log,) = run.folder.glob("csv/*/metrics.csv")

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import BackboneFinetuning, Callback
+from lightning.pytorch.callbacks import BackboneFinetuning, Callback, ModelCheckpoint
 from torch import nn
 from torchmetrics import SumMetric
 
@@ -42,13 +42,15 @@ class SavesWithoutFirstLayer(Model):
 
 
 class Counts(Model):
-    """Counts what it evaluates in a metric, and logs no loss that is not a mean over all samples."""
+    """Counts what it evaluates in a metric and in a list, and logs the mean loss of all samples."""
 
     def __init__(self, training: Training) -> None:
         super().__init__(training)
         self.seen = SumMetric()
+        self.outs: list[float] = []
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.outs.append(float(len(batch[0])))
         self.seen.update(float(len(batch[0])))
         self.log("loss", nn.functional.mse_loss(self.network(batch[0]), batch[1]), sync_dist=True)
 
@@ -57,6 +59,8 @@ class Counts(Model):
 
     def on_test_epoch_end(self) -> None:
         self.log("seen", self.seen.compute())
+        self.log("listed", sum(self.outs), sync_dist=True, reduce_fx="sum")
+        self.outs.clear()
         self.seen.reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -158,6 +162,36 @@ class JoinerStartsAnew(Model):
                 self.network[0].bias[0] += 1
 
 
+class GathersOutputs(Model):
+    """Gathers the outputs of its steps for the end of the epoch, where it needs those of all ranks, and forgets them."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self.outs: list[torch.Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.outs.append(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("mean_of_outs", self.all_gather(torch.stack(self.outs).mean()).mean())
+        self.log("num_outs", self.all_gather(torch.tensor(float(len(self.outs)))).sum())
+        self.outs.clear()
+
+
+class GathersOutputsApart(GathersOutputs):
+    """One rank's hook fails behind its collectives, when the others' are done."""
+
+    failed = False
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        if self.global_rank == 2 and not GathersOutputsApart.failed:
+            GathersOutputsApart.failed = True
+            raise RuntimeError("[gloo] Connection closed by peer")
+
+
 MODELS: dict[str, type[Model]] = {
     "counts": Counts,
     "saves_average": SavesAverage,
@@ -172,9 +206,13 @@ MODELS: dict[str, type[Model]] = {
     "unfreezes_on_rank_zero": UnfreezesOnRankZero,
     "drifts": Drifts,
     "joiner_starts_anew": JoinerStartsAnew,
+    "gathers_outputs": GathersOutputs,
+    "gathers_outputs_apart": GathersOutputsApart,
 }
 
 
 def callbacks(recipe: str) -> list[Callback]:
     """The callbacks that belong to a recipe."""
+    if recipe.startswith("gathers_outputs"):
+        return [ModelCheckpoint(save_on_train_epoch_end=True)]
     return [BackboneFinetuning(unfreeze_backbone_at_epoch=1)] if recipe == "backbone" else []

@@ -110,6 +110,7 @@ class RestartRun:
         assert len({line.partition(" step ")[2] for line in done}) == 1, done
         account = self.audit()
         assert account.steps_lost == 0
+        assert account.absent == ()
         assert len(account.epochs) == EPOCHS
         for epoch in account.epochs.values():
             assert not epoch.missing(NUM_SAMPLES), epoch

@@ -8,7 +8,7 @@ The run is over for its agents then, and forms no generation any more. Rules tha
   beginning; the survivors of a larger world, who cannot know who else has survived, are refused in words. In restart mode
   all workers are started anew, take the final state, and evaluate in the world that is there then;
 * the workers wait for each other at an evaluation's end, so that the death of one is seen by all;
-* what the interrupted evaluation had changed in callbacks and metrics is put back before it runs again.
+* what the interrupted evaluation had changed in the module and callbacks is put back before it runs again (`Undo`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch.utils.data import DistributedSampler
-from torchmetrics import Metric
 
 from dtf_lightning.elastic.collectives.communication import is_communication_error
-from dtf_lightning.elastic.lightning.host.logs import forget_computed, metric_state
 from dtf_lightning.elastic.lightning.host.loops import leave_evaluation
 from dtf_lightning.elastic.lightning.host.names import TrainerFn
 from dtf_lightning.errors import PeerError
@@ -68,9 +66,8 @@ class AfterTraining:
         run, trainer = self._run, loop.trainer
         if not run.over or (run.world.size == 1 and self._lost is None):
             return run_loop()
-        undo, module = run.rewind.undo, trainer.lightning_module
+        undo = run.rewind.undo
         undo.validation_begins(trainer)
-        metrics = [(metric, metric_state(metric)) for metric in module.modules() if isinstance(metric, Metric)]
 
         def whole() -> T:
             result = run_loop()
@@ -79,10 +76,8 @@ class AfterTraining:
 
         def put_back() -> None:
             leave_evaluation(loop)
-            for metric, state in metrics:
-                vars(metric).update(state)
             undo.roll_hooks_back(trainer)
-            forget_computed(trainer)
+            undo.warn()
 
         try:
             return self._attempt(trainer, whole, put_back)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 from dtf_lightning.clock import Clock, Deadline
 from dtf_lightning.elastic.agent.exit import ExitReason
@@ -28,6 +29,7 @@ from dtf_lightning.elastic.events import WorkerLost
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.run.keys import RunPhase
+from dtf_lightning.elastic.run.transactions import end
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import Write, WriteOutcome
 from dtf_lightning.etcd.store import Store
@@ -37,12 +39,13 @@ log = logging.getLogger(__name__)
 
 
 class RestartAgent(AgentLoop):
-    """A node's presence in a run in restart mode.
+    """An agent of a run in restart mode: one node's presence in it.
 
     Args:
         store: closed by the caller, after `close`.
         host: where the other nodes reach this one.
         script: the training script's name; empty when it is not known.
+        abort_note: the file in which this node's workers write why the whole run must end.
         event_log: closed by `close`.
     """
 
@@ -55,6 +58,7 @@ class RestartAgent(AgentLoop):
         node: str,
         host: str,
         script: str = "",
+        abort_note: Path | None = None,
         clock: Clock | None = None,
         event_log: EventLog | None = None,
     ) -> None:
@@ -62,19 +66,22 @@ class RestartAgent(AgentLoop):
         self.workers = LocalWorkers(node, lambda *failure: self._inbox.put(WorkerFailed(*failure)))
         self._entry = RunEntry(self._view, node, settings, script, self._clock)
         self._instance = ""
-        """The run's instance that this node takes part in."""
+        """The run's instance in which this node takes part."""
         self._records = RoundRecords(self._view, self._peers, node)
         self._console = RoundConsole(node, self._clock, self._report)
         self._planner = RoundPlanner(self._view, self._records, settings.elastic, self._clock, self._console)
         self._round = LocalRound(NodeRecord(node=node, host=host, num_workers=1, mesh_port=self._peers.mesh_port))
         self._kill_at = Deadline()
-        """When workers that did not heed SIGTERM are killed."""
+        """The time at which workers that did not heed SIGTERM are killed."""
         self._deadline = Deadline()
+        self._abort_note = abort_note
+        self._abort_reason = ""
+        """Why the workers say that the run must end; empty while they do not."""
 
     # --- called by torchelastic's main thread and by signal handlers -------------------------------------------------
 
     def next_round(self, store_port: int) -> Generation:
-        """Wait for a round with this node in it; its workers have stopped.
+        """Wait for a round with this node in it. Its workers have stopped by then.
 
         Raises `SystemExit` (the run is over, or this node leaves), `RunRefused`, `RunAborted`, `DtfError` (our bug).
         """
@@ -83,12 +90,12 @@ class RestartAgent(AgentLoop):
         return asked.reply.result()
 
     def workers_starting(self, num_workers: int) -> None:
-        """The workers of the round that was handed out last are about to be started."""
+        """Note that torchelastic is about to start the workers of the last round that it was given."""
         self.workers.expect(num_workers)
         self._inbox.put(WorkersStarting(num_workers))
 
     def workers_of(self, generation: Generation) -> list[int]:
-        """The number of workers of each member, in order, once all have said it.
+        """Return the number of workers of each member of a round, in order, once all members have told it.
 
         If the round breaks before, what is known so far: torchelastic's next question stops its workers.
         """
@@ -101,7 +108,7 @@ class RestartAgent(AgentLoop):
         return [known.get(member.node, member.num_workers) for member in generation.members]
 
     def finished(self, timeout: float) -> bool:
-        """All workers of this node ended well: wait for the other members. Whether they ended in time."""
+        """Wait for the other members, because all workers of this node ended well; return whether they ended in time."""
         self._inbox.put(WorkersFinished())
         with self._changed:
             return self._changed.wait_for(lambda: self._exit is not None or self._others_ended(), timeout)
@@ -117,7 +124,7 @@ class RestartAgent(AgentLoop):
         return all(member.node not in living or view.has_finished(member.node) for member in view.current.members)
 
     def num_waiting(self) -> int:
-        """1 if the workers have to be started anew, having stopped them. Raises like `next_round`, when it is time to go."""
+        """Return 1 if the workers have to start anew, after stopping them. Raises like `next_round` when the node goes."""
         with self._changed:
             reason, exit_ = self._round.stop_reason, self._exit
         if not reason and exit_ is None:
@@ -155,12 +162,13 @@ class RestartAgent(AgentLoop):
                 raise AssertionError(f"nobody sends this in restart mode: {event!r}")
 
     def _react(self) -> None:
-        """Bring everything in line with what is known now."""
+        """Bring all parts of the agent in line with what it knows now."""
         self._deadline.clear()
         self._kill_if_late()
         if not self._view.revision:
             return
         self._follow_run()
+        self._abort_run()
         if self._round.record.leaving:
             self._leave()
         self._follow_round()
@@ -178,6 +186,8 @@ class RestartAgent(AgentLoop):
         run, local, rounds = self._view.run, self._round, self._records.round_view()
         if run is None or run.phase is not RunPhase.RUNNING or run.instance != self._instance or not local.number:
             return ()
+        if self._abort_reason:
+            return (end(self._view, RunPhase.ABORTED, self._abort_reason),)
         return last_writes(
             self._view,
             rounds,
@@ -209,7 +219,7 @@ class RestartAgent(AgentLoop):
         self._peer_gone(node, cause)  # rounds go by what the mesh says, also while etcd is away
 
     def _follow_run(self) -> None:
-        """Take part in the run's instance, begin it if nobody has, go home when it is over."""
+        """Take part in the run's instance, begin it if no node has, and leave when it is over."""
         run, asked = self._view.run, self._round.asked is not None
         if run is not None and run.instance == self._instance:
             if run.phase is RunPhase.ABORTED:
@@ -238,10 +248,17 @@ class RestartAgent(AgentLoop):
                 self._session.submit(attempt)
             self._deadline.bring_forward(self._planner.deadline.at)
 
+    def _abort_run(self) -> None:
+        """End the run for all nodes if this node's workers say that it must end."""
+        run = self._view.run
+        if self._abort_reason and run is not None and run.instance == self._instance and run.phase is RunPhase.RUNNING:
+            self._submit(self._planner.attempt(end(self._view, RunPhase.ABORTED, self._abort_reason)))
+            self._deadline.bring_forward(self._planner.deadline.at)
+
     # --- rounds ------------------------------------------------------------------------------------------------------
 
     def _follow_round(self) -> None:
-        """See whether this node's workers may go on, and how it stands for the next round."""
+        """Decide whether this node's workers may go on, and whether it waits for the next round."""
         current, local = self._records.current, self._round
         if local.is_next(current):
             self._enter(current)
@@ -260,7 +277,7 @@ class RestartAgent(AgentLoop):
         return reason
 
     def _advance(self) -> None:
-        """This node waits: take its place in a round, or help to form one."""
+        """Take this waiting node's place in a round, or help to form one."""
         if self._instance and self._records.current.instance in ("", self._instance):
             self._submit(self._planner.advance(self._instance))
             self._deadline.bring_forward(self._planner.deadline.at)
@@ -280,6 +297,8 @@ class RestartAgent(AgentLoop):
 
     def _worker_failed(self, failure: WorkerFailed) -> None:
         local = self._round
+        if self._abort_note is not None and self._abort_note.is_file():
+            self._abort_reason = self._abort_note.read_text()
         if local.asked is not None or local.has_finished:
             return
         # torchelastic waits 30 s for siblings that ignore its SIGTERM, and for ever for frozen ones.
@@ -301,7 +320,7 @@ class RestartAgent(AgentLoop):
     # --- leaving -----------------------------------------------------------------------------------------------------
 
     def _asked_to_leave(self, reason: str) -> None:
-        """The others go on without this node."""
+        """Leave, so that the others go on without this node."""
         self._round.leave(reason)
 
     def _leave(self) -> None:

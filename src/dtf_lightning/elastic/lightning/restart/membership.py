@@ -12,12 +12,14 @@ Differences from a live run, in the order of a worker's life:
 5. after SIGTERM, or the loss of a peer, a worker cuts the process group so that no peer waits for it, goes back to the
    last committed step, writes a snapshot and exits. The workers need not agree on the step: a peer that is in the next
    one cannot commit it alone and rolls it back, and after the restart the newest position wins;
-6. at the end all wait for each other, then every node keeps the final state until its workers have ended well: the same
+6. where one leaves the training loop and another trains on, both end with a sentence (`stop_news.py`);
+7. at the end all wait for each other, then every node keeps the final state until its workers have ended well: the same
    agents may start them anew for what the script does after training, and they do not train again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import socket
@@ -35,9 +37,11 @@ from dtf_lightning import environment
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.collectives.gathering import gather_objects
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
-from dtf_lightning.elastic.collectives.restart_meeting import agree_on_word, connect
+from dtf_lightning.elastic.collectives.restart_meeting import PATIENCE, agree_on_word, connect
+from dtf_lightning.elastic.collectives.watched_store import WatchedStore
 from dtf_lightning.elastic.lightning.checks.fingerprint import script_path
 from dtf_lightning.elastic.lightning.restart.former_life import changes, refusal
+from dtf_lightning.elastic.lightning.restart.stop_news import StopNews
 from dtf_lightning.elastic.lightning.restart.stop_request import StopRequest
 from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft, WorkerStopped
 from dtf_lightning.elastic.lightning.run.policies import Verdict
@@ -48,7 +52,7 @@ from dtf_lightning.elastic.link.messages import Welcome
 from dtf_lightning.elastic.rules.generation import Generation, Member
 from dtf_lightning.elastic.snapshots.node import NodeSnapshots, RunRecord, agent_name, last_record, run_key
 from dtf_lightning.environment import TorchelasticWorld
-from dtf_lightning.errors import DtfError, GenerationBroken, PeerError, SettingsError
+from dtf_lightning.errors import DtfError, GenerationBroken, PeerError, RunAborted, SettingsError
 from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
@@ -130,6 +134,8 @@ class RestartMembership:
         """What the workers have agreed on; set by `attach`."""
         self.lost: Exception | None = None
         """Error of the collective whose failure stopped this worker; `None` if no peer was lost."""
+        self._stop_news: StopNews | None = None
+        """What this worker knows of where others stop; `None` before training, and where it is alone."""
         self._welcome = _welcome(world)
         meeting = connect(world)
         self._meeting: dist.Store | None = meeting  # kept alive, because rank 0 may host it
@@ -254,14 +260,39 @@ class RestartMembership:
 
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def active(self, step: int) -> None:
-        """Do nothing: no agent tracks this worker's step."""
+    def active(self, step: int) -> None:  # noqa: ARG002  no agent tracks it
+        world, meeting = self.world, self._meeting
+        if meeting is None or world.world_size == 1:
+            return
+        self._stop_news = StopNews(
+            meeting,
+            lambda: WatchedStore(world.store_host, world.store_port, PATIENCE),
+            prefix=f"{self._word}/stops",
+            rank=world.rank,
+            names=World(generation=self.run.generation, rank=world.rank, size=world.world_size).sources,
+            generation=self.run.generation.number,
+            on_apart=self._stand_apart,
+        )
+
+    def _stand_apart(self, reason: str) -> None:
+        """Free the main thread, which waits in a collective that the others do not come to; the run is to end."""
+        if (note := environment.read(environment.ABORT_NOTE)) is not None:  # an agent of ours started this worker
+            with contextlib.suppress(OSError):
+                Path(f"{note}.{self.world.local_rank}").write_text(reason)
+                Path(f"{note}.{self.world.local_rank}").replace(note)
+        self.group.cut()
+        self.stop.wake()
 
     def at_boundary(self, step: int) -> bool:  # noqa: ARG002
-        return self.stop.asked()
+        if self.stop.asked():
+            return True
+        self.check()
+        return False
 
     def check(self) -> None:
-        """Do nothing: no agent announces failures; the next collective fails if a peer has stopped."""
+        """Count where this worker is: no agent announces failures; the next collective fails if a peer has stopped."""
+        if self._stop_news is not None:
+            self._stop_news.passes()
 
     def before_validation_batch(self, world: World, *, sanity_checking: bool) -> None:
         if not self.stop.asked():
@@ -277,6 +308,11 @@ class RestartMembership:
         if isinstance(error, StopForRescale):
             return Verdict.RESCALE
         failed = not isinstance(error, DtfError) and is_communication_error(error)
+        if self._stop_news is not None and isinstance(error, Exception):
+            if failed:
+                self._stop_news.wait(self.stop.wait)
+            if self._stop_news.apart is not None:
+                raise RunAborted(self._stop_news.apart) from None
         if isinstance(error, Exception) and (failed or isinstance(error, GenerationBroken)):
             self.lost = error  # a peer is gone, or is not what this worker is
             return Verdict.RESCALE
@@ -315,10 +351,13 @@ class RestartMembership:
         self.stop.ask(reason)
 
     def loop_ends(self, step: int, reason: str) -> None:
-        """Do nothing: no agent compares the workers' steps."""
+        if self._stop_news is not None:
+            self._stop_news.stops(step, reason)
 
     def finished(self, step: int) -> None:  # noqa: ARG002
         dist.barrier()
+        if self._stop_news is not None:
+            self._stop_news.close()
 
     def go_on_alone(self, world: World, what: str, error: Exception) -> None:
         """Wait to be stopped, as all workers are, and started anew with the final state.
@@ -344,6 +383,8 @@ class RestartMembership:
         """Do nothing: no agent listens, and events stay in the run's folder."""
 
     def close(self) -> None:
+        if self._stop_news is not None:
+            self._stop_news.close()
         self.group.close()
         self._meeting = None
 
