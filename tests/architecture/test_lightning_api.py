@@ -38,6 +38,8 @@ OVERRIDDEN = {
     "pytorch:loops.training_epoch_loop:_TrainingEpochLoop._broadcast_sigterm_tensor": "d4e504c3f7d8bcb5",
     "pytorch:loops.training_epoch_loop:_TrainingEpochLoop._accumulated_batches_reached": "4be46e19d4f0c5f9",
     "pytorch:loops.optimization.automatic:_AutomaticOptimization._make_zero_grad_fn": "0f9b56ff1dc1a3ba",
+    "pytorch:loops.evaluation_loop:_EvaluationLoop.run": "d2d233673adbc284",
+    "pytorch:loops.prediction_loop:_PredictionLoop.run": "8393c6ec27cd4907",
 }
 
 # Not overridden, but the overrides do what these do: a change there is to be followed.
@@ -66,6 +68,9 @@ TOUCHED = {
     },
     "loops.clear_restart_flags": {
         "pytorch:loops.loop:_Loop": "d312f7232330f6dc",
+    },
+    "loops.leave_evaluation": {
+        "pytorch:loops.prediction_loop:_PredictionLoop.__init__": "b0af1259ef91e682",
     },
     "loops.leave_validation": {
         "pytorch:utilities.model_helpers:_ModuleMode": "61b12c565ae7cbe1",

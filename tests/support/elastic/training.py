@@ -94,6 +94,8 @@ class Training:
     """Optimizer steps between two snapshots, which lie in the folder `memory`."""
     resume: str = ""
     """A checkpoint."""
+    after: tuple[str, ...] = ()
+    """What the script does after `fit`: `test`, `validate` and `predict`, by the trainer; their results are `own`."""
     save_dies_at: tuple[str, int] | None = None
     """`best_checkpoints` only: the writer kills itself before so many file-system operations of that name."""
     save_waits: str = ""
@@ -289,6 +291,10 @@ def train(training: Training, folder: Path, name: str) -> None:
     result = describe(trainer, model)
     if training.evaluation == "exact":
         (result["own"]["tested"],) = trainer.test(model, validation, verbose=False)
+    for what in training.after:
+        found = getattr(trainer, what)(model, DataLoader(validated, batch_size=8))
+        result["own"][what] = sum(map(len, found)) if what == "predict" else found[0]
+    result["own"]["rank"] = (trainer.global_rank, trainer.world_size)
     result["own"]["loaded"] = getattr(loader.dataset, "loaded", [])
     model.eval()
     with torch.no_grad():

@@ -15,7 +15,7 @@ from dtf_lightning.elastic.lightning.checks.compatibility import (
 )
 from dtf_lightning.elastic.lightning.data.evaluation import Evaluation, check_evaluation
 from dtf_lightning.elastic.lightning.host.choice import refuse_another
-from dtf_lightning.elastic.lightning.host.logs import is_validated
+from dtf_lightning.elastic.lightning.host.logs import forget_logged, is_validated
 from dtf_lightning.elastic.lightning.host.names import (
     PACKAGE,
     Callback,
@@ -168,6 +168,8 @@ class ElasticCallback(Callback):
             return
         refuse_finders(trainer)
         if stage != "fit":
+            if type(trainer.strategy) is DDPStrategy and not starts_processes(trainer.strategy):
+                _make_strategy_elastic(trainer, self.run)  # or it would take the world from the script's arguments
             return
         make_elastic(trainer, pl_module, self.run)
 
@@ -227,6 +229,7 @@ def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: Elasti
     refuse_trainer(trainer, run.settings.batches)
     _make_strategy_elastic(trainer, run)
     make_loops_elastic(trainer)
+    forget_logged(trainer)
     run.attach(trainer)
     if run.joiner:
         trainer.num_sanity_val_steps = 0  # the run's first workers have done the sanity check

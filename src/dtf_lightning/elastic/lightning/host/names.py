@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
     from lightning.pytorch.loggers.logger import Logger
     from lightning.pytorch.loops import _Loop as Loop
+    from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop as EvaluationLoop
     from lightning.pytorch.loops.fit_loop import _FitLoop as FitLoop
     from lightning.pytorch.loops.optimization.automatic import ClosureResult
     from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization as AutomaticOptimization
+    from lightning.pytorch.loops.prediction_loop import _PredictionLoop as PredictionLoop
     from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
     from lightning.pytorch.trainer import call
@@ -66,8 +68,10 @@ else:
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
         ".loggers.logger": "Logger",
         ".loops": "Loop=_Loop",
+        ".loops.evaluation_loop": "EvaluationLoop=_EvaluationLoop",
         ".loops.fit_loop": "FitLoop=_FitLoop",
         ".loops.optimization.automatic": "ClosureResult AutomaticOptimization=_AutomaticOptimization",
+        ".loops.prediction_loop": "PredictionLoop=_PredictionLoop",
         ".loops.training_epoch_loop": "TrainingEpochLoop=_TrainingEpochLoop",
         ".strategies": "DDPStrategy SingleDeviceStrategy StrategyRegistry",
         ".trainer": "call",
@@ -106,6 +110,7 @@ __all__ = [
     "ClusterEnvironment",
     "DDPStrategy",
     "EarlyStopping",
+    "EvaluationLoop",
     "FitLoop",
     "GradientAccumulationScheduler",
     "LRSchedulerConfig",
@@ -115,6 +120,7 @@ __all__ = [
     "Loop",
     "MLFlowLogger",
     "ModelCheckpoint",
+    "PredictionLoop",
     "ProgressBar",
     "ResultMetadata",
     "ResultMetric",

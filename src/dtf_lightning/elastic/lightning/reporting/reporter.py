@@ -207,6 +207,11 @@ class Reporter:
         if self._ledger is not None:
             self._ledger.end(generation=world.generation.number, rank=world.rank, step=self._trainer.global_step)
 
+    def left_alone(self, former: World) -> None:
+        """Take over the tasks of rank 0 after the end of training if this worker was another rank."""
+        if former.rank != 0:
+            self.run_log.take_over(self._trainer, LoopPhase.ADVANCE_END)
+
     def close(self) -> None:
         """Close the event log and the ledger. Idempotent."""
         self.recorder.close()

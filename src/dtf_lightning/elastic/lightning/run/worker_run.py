@@ -437,6 +437,18 @@ class WorkerRun:
         self.reporter.finished(self.world)
         self.source.finished()
 
+    def go_on_alone(self, what: str, error: Exception) -> None:
+        """Become a world of one after the end of training: a peer was lost in the evaluation `what`.
+
+        Raises `PeerError` where this worker cannot stand for all that are left.
+        """
+        former = self.world
+        self.membership.go_on_alone(former, what, error)
+        self.environment.enter(rank=0, world_size=1)
+        publish_rank(0)
+        self.world = replace(former, rank=0, size=1)
+        self.reporter.left_alone(former)
+
     def close(self) -> None:
         """Close connections, files and the process group. Idempotent; the agent takes it for this worker's end."""
         self.source.close()
