@@ -10,15 +10,13 @@ A command finds its farm by `--farm`, else `DTF_FARM_URL`, else `farm.json`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dtf_lightning import environment
 from dtf_lightning.errors import DtfError, SettingsError
-
-URL, TOKEN_FILE, HOME = "DTF_FARM_URL", "DTF_FARM_TOKEN_FILE", "DTF_FARM_HOME"
 
 
 class FarmNotFound(DtfError):
@@ -34,9 +32,9 @@ class FarmHome:
     @classmethod
     def default(cls) -> FarmHome:
         """Return the one that the environment says."""
-        if named := os.environ.get(HOME):
+        if named := environment.read(environment.FARM_HOME):
             return cls(folder=Path(named).absolute())
-        state = os.environ.get("XDG_STATE_HOME")
+        state = environment.read(environment.STATE_HOME)
         return cls(folder=(Path(state) if state else Path.home() / ".local" / "state") / "dtf-farm")
 
     def make(self) -> None:
@@ -82,11 +80,12 @@ class RunningFarm:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its process is there."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self.pid, 0)
-            return True
-        return False
+        """Whether its process is there, and not only still to be waited for."""
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            return False
+        return state not in "ZX"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +107,19 @@ def find_farm(url: str | None = None, token_file: str | Path | None = None) -> F
     """
     home = FarmHome.default()
     running = RunningFarm.read(home.running)
-    url = url or os.environ.get(URL) or (running.url if running else None)
+    url = url or environment.read(environment.FARM_URL)
+    if not url and running is not None and not running.is_alive:
+        raise FarmNotFound(
+            "the farm that ran here has ended without a word: `dtf farm up` starts it again, with all that it had accepted"
+        )
+    url = url or (running.url if running else None)
     if not url:
         raise FarmNotFound(
-            f"no farm is known here: start one with `dtf farm up`, or say which is meant with --farm URL or ${URL}"
+            f"no farm is known here: start one with `dtf farm up`, or say which is meant with --farm URL or ${environment.FARM_URL}"
         )
-    token = token_file or os.environ.get(TOKEN_FILE) or (running.token_file if running else home.token)
+    token = (
+        token_file or environment.read(environment.FARM_TOKEN_FILE) or (running.token_file if running else home.token)
+    )
     urls = tuple(one.strip().rstrip("/") for one in url.split(",") if one.strip())
     for one in urls:
         if not one.startswith("http://"):

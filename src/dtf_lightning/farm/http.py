@@ -19,8 +19,11 @@ from urllib.parse import urlencode, urlsplit
 
 from dtf_lightning.errors import DtfError, SettingsError
 
-TIMEOUT = 30.0
-"""Seconds without a byte from a coordinator."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds for an answer's head, beside those that the request itself asks the coordinator to wait: one that stands still
+takes connections, and nothing more comes."""
+SILENCE = 30.0
+"""Seconds without a byte of a stream, after which it is opened anew: a task may be silent, a coordinator may stand still."""
 PATIENCE = 20.0
 """Seconds for which coordinators are asked again that do not answer."""
 PAUSE = 0.2
@@ -79,6 +82,11 @@ class Connection:
         answer = self._request("GET", path, None, query)
         return answer, _chunks(answer)
 
+    def turn(self) -> None:
+        """Leave this thread's coordinator, after a moment, for the next one."""
+        self._drop()
+        time.sleep(PAUSE)
+
     def close(self) -> None:
         """Close this thread's connection."""
         line: _Line | None = getattr(self._local, "line", None)
@@ -91,14 +99,17 @@ class Connection:
     ) -> http.client.HTTPResponse:
         told = {name: str(value) for name, value in query.items() if value is not None}
         target = f"{path}?{urlencode(told)}" if told else path
-        deadline = time.monotonic() + self._patience
+        wait = float(told.get("wait", 0))
+        deadline = time.monotonic() + self._patience + wait
+        tried = 0
         while True:
+            tried += 1
             try:
-                answer = self._try(method, target, data)
+                answer = self._try(method, target, data, ANSWER_TIMEOUT + wait)
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 problem: DtfError = FarmUnreachable(
-                    f"the farm at {', '.join(self._urls)} does not answer ({error or type(error).__name__}); is it up? "
+                    f"the farm at {', '.join(self._urls)} does not answer ({_words(error)}); is it up? "
                     "`dtf farm up` starts one"
                 )
             else:
@@ -108,17 +119,20 @@ class Connection:
                 if answer.status != 503:
                     raise refusal
                 problem = refusal
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline and tried >= len(self._urls):
                 raise problem
             time.sleep(PAUSE)
 
-    def _try(self, method: str, target: str, data: bytes | None) -> http.client.HTTPResponse:
+    def _try(self, method: str, target: str, data: bytes | None, timeout: float) -> http.client.HTTPResponse:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         for fresh in (False, True):
             line = self._line(fresh=fresh)
             try:
+                _set_timeout(line.connection, timeout)
                 line.connection.request(method, target, data, headers)
-                return line.connection.getresponse()
+                answer = line.connection.getresponse()
+                _set_timeout(line.connection, SILENCE)
+                return answer
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
                 if fresh:
                     raise
@@ -135,13 +149,23 @@ class Connection:
             parts = urlsplit(url)
             if parts.hostname is None:
                 raise SettingsError(f"{url!r} is no address of a farm")
-            line = _Line(http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT), url)
+            line = _Line(http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=ANSWER_TIMEOUT), url)
             self._local.line = line
         return line
 
     def _drop(self) -> None:
         self.close()
         self._preferred += 1
+
+
+def _set_timeout(connection: http.client.HTTPConnection, timeout: float) -> None:
+    connection.timeout = timeout
+    if connection.sock is not None:
+        connection.sock.settimeout(timeout)
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:

@@ -46,29 +46,31 @@ def pack(folder: Path) -> Source:
     names = _files(top)
     total = 0
     body = io.BytesIO()
-    with gzip.GzipFile(fileobj=body, mode="wb", compresslevel=1, mtime=0) as packed:
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for name in names:
-                path = top / name
-                try:
-                    info = archive.gettarinfo(path, name)
-                except FileNotFoundError:  # deleted, and not yet for git
-                    continue
-                if info is None or not (info.isreg() or info.issym()):
-                    continue
-                total += info.size
-                if total > MAX_BYTES:
-                    raise SettingsError(
-                        f"the files in {top} are more than {MAX_BYTES >> 20} MiB: name what the command does not need in "
-                        f"{top / IGNORE_FILE}, one pattern a line, or run it with --no-source"
-                    )
-                info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
-                info.type = tarfile.SYMTYPE if info.issym() else tarfile.REGTYPE
-                if info.isreg():
-                    with path.open("rb") as file:
-                        archive.addfile(info, file)
-                else:
-                    archive.addfile(info)
+    with (
+        gzip.GzipFile(fileobj=body, mode="wb", compresslevel=1, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name in names:
+            path = top / name
+            try:
+                info = archive.gettarinfo(path, name)
+            except FileNotFoundError:  # deleted, and not yet for git
+                continue
+            if not (info.isreg() or info.issym() or info.islnk()):
+                continue
+            total += info.size
+            if total > MAX_BYTES:
+                raise SettingsError(
+                    f"the files in {top} are more than {MAX_BYTES >> 20} MiB: name what the command does not need in "
+                    f"{top / IGNORE_FILE}, one pattern a line, or run it with --no-source"
+                )
+            info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
+            info.type = tarfile.SYMTYPE if info.issym() else tarfile.REGTYPE
+            if info.isreg():
+                with path.open("rb") as file:
+                    archive.addfile(info, file)
+            else:
+                archive.addfile(info)
     data = body.getvalue()
     inside = folder.resolve().relative_to(top.resolve()).as_posix()
     return Source(hashlib.sha256(data).hexdigest(), data, len(names), "" if inside == "." else inside)
