@@ -20,6 +20,7 @@ BENCHMARKS = [
     ("checkpoints.py", [], ["--quick"]),
     ("snapshots.py", [], ["--quick"]),
     ("results.py", [], ["--quick"]),
+    ("farm_scheduler.py", [], ["--quick"]),
     ("restart.py", [], ["--repeat", "1"]),
     ("restart.py", ["--warm"], ["--warm", "--repeat", "1"]),
     ("quality.py", [], ["--only", "digits-sgd"]),

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from dtf_lightning.cli import main as command_line
 from dtf_lightning.elastic.cli import commands as elastic
+from dtf_lightning.farm.cli import commands as farm
 
-PRODUCTS = (elastic.register,)
+PRODUCTS = (elastic.register, farm.register)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,6 +34,23 @@ WORKERS_IDENTICAL = "TORCH_ELASTIC_WORKER_IDENTICAL"
 ETCD_ENDPOINT = "DTF_ETCD_ENDPOINT"
 """Variable with etcd's endpoint, for commands that are given no `--endpoint`."""
 
+FARM_URL = "DTF_FARM_URL"
+"""Variable with the address of a farm's coordinator, for commands that are given no `--farm`."""
+
+FARM_TOKEN_FILE = "DTF_FARM_TOKEN_FILE"
+"""Variable with the file that holds that farm's token."""
+
+FARM_HOME = "DTF_FARM_HOME"
+"""Variable with the folder in which a farm that `dtf farm up` starts keeps its things."""
+
+FARM_UP = "DTF_FARM_UP"
+"""Variable that marks the processes of one `dtf farm up`; set for its children."""
+
+STATE_HOME = "XDG_STATE_HOME"
+"""Variable with the user's folder for programs' state (XDG Base Directory Specification)."""
+FARM_RESULTS = "DTF_FARM_RESULTS"
+"""Variable with the folder for what a task reports; set by a farm worker for its attempts."""
+
 DEFAULT_ETCD_ENDPOINT = "127.0.0.1:2379"
 
 GRPC_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"

@@ -97,6 +97,13 @@ TOUCHED = {
         "pytorch:callbacks.progress.tqdm_progress:convert_inf": "9c7ac36c76b4a8eb",
         "pytorch:callbacks.progress.rich_progress:RichProgressBar._stop_progress": "1c25f024822eafef",
     },
+    "callbacks.checkpoint_marks, go_on_averaging, measure_throughput": {
+        "pytorch:callbacks.model_checkpoint:ModelCheckpoint.__init__": "b05bd9929ffc281a",
+        "pytorch:callbacks.stochastic_weight_avg:StochasticWeightAveraging": "6f52c1743eabcf3a",
+        "pytorch:callbacks.throughput_monitor:ThroughputMonitor": "b43fb17d499be2c1",
+        "pytorch:callbacks.gradient_accumulation_scheduler:GradientAccumulationScheduler.on_train_start": "51c5baf2d5209f09",
+        "pytorch:callbacks.spike:SpikeDetection": "f5d9cb25bfe2ec48",
+    },
     "trainer.on_sigterm": {
         "pytorch:trainer.connectors.signal_connector:_SignalConnector": "65bbb51b00636c81",
     },
@@ -105,7 +112,7 @@ TOUCHED = {
         "pytorch:trainer.connectors.accelerator_connector:_AcceleratorConnector.__init__": "d610bdfbe380b204",
         "pytorch:strategies.strategy:Strategy.__init__": "f9e936e4569c5032",
     },
-    "trainer.syncs_batch_norm, has_comm_hook, starts_processes": {
+    "trainer.syncs_batch_norm, has_comm_hook, starts_processes, arguments_of_one_world": {
         "pytorch:strategies.parallel:ParallelStrategy.__init__": "3782876b3ea23d25",
         "pytorch:strategies.ddp:DDPStrategy.__init__": "fa195bcccaba0633",
     },

@@ -75,4 +75,4 @@ def test_named_tests_exist(name):
     """A promise that names its test names one that is there."""
     path, _, function = name.partition("::")
     assert (ROOT / path).exists()
-    assert not function or re.search(rf"^def {function}\(", (ROOT / path).read_text(), re.MULTILINE)
+    assert not function or re.search(rf"^(def|class) {function}\b", (ROOT / path).read_text(), re.MULTILINE)

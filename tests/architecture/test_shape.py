@@ -19,13 +19,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 FULL_FOLDERS: dict[str, str] = {}
 
 # path:class -> why it holds so much
-LARGE_CLASSES: dict[str, str] = {
-    "elastic/agent/live/worker_group.py:WorkerGroup": "what a node says of its workers in its record; a line of the record each",
-    "elastic/lightning/callbacks/divergence_stopping.py:DivergenceStopping": "still to be divided: what it was given, "
-    "what it watches, and the way back are three things",
-    "elastic/lightning/reporting/recorder.py:RunRecorder": "still to be divided: samples of steps, validations and "
-    "checkpoints each remember when they began",
-}
+LARGE_CLASSES: dict[str, str] = {}
 
 # path -> why it touches the environment
 ENVIRONMENT_USERS = {
@@ -40,6 +34,8 @@ SLEEPERS = {
     "src/dtf_lightning/elastic/testkit/faults.py": "a laggard: time that passes is the fault",
     "src/dtf_lightning/etcd/client.py": "the random pause between two attempts of a call, so that nodes do not come at once",
     "src/dtf_lightning/etcd/connection.py": "between two rounds of asking servers that do not listen yet; ends with a diagnosis",
+    "src/dtf_lightning/farm/http.py": "between two rounds of asking coordinators that do not answer; ends with their names",
+    "src/dtf_lightning/farm/worker/service/link.py": "between two rounds of dialling coordinators, at random: they are not stormed",
     "src/dtf_lightning/processes/watchdog.py": "looks again for processes that are being started; nothing announces them",
     "tests/elastic/agent/test_outage.py": "etcd is frozen for longer than a lease: nothing happens meanwhile, that is the test",
     "tests/support/elastic/programs/link_worker.py": "a step of training, which takes time",

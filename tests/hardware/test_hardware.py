@@ -102,9 +102,9 @@ def test_vendors_libraries(tmp_path):
     """NVIDIA's and AMD's, side by side: name, memory and driver of each."""
     found = describe_devices(installed(libnvidia=NVML, librocm=RSMI), tmp_path)
     assert found["devices"] == [
-        {"name": "NVIDIA Test", "memory": 80 << 30},
-        {"name": "NVIDIA Test", "memory": 80 << 30},
-        {"name": "AMD Test", "memory": 64 << 30},
+        {"vendor": "NVIDIA", "name": "NVIDIA Test", "memory": 80 << 30},
+        {"vendor": "NVIDIA", "name": "NVIDIA Test", "memory": 80 << 30},
+        {"vendor": "AMD", "name": "AMD Test", "memory": 64 << 30},
     ]
     assert found["driver"] == "NVIDIA 550.1, AMD 6.2"
 

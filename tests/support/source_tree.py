@@ -109,9 +109,9 @@ def definitions(text: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFun
 
 
 def is_record(node: ast.ClassDef) -> bool:
-    """A dataclass or Enum: the names of its fields say it all."""
+    """A dataclass, a model of pydantic's or an Enum: the names of its fields say it all."""
     decorated = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
-    return decorated or any(ast.unparse(base).endswith("Enum") for base in node.bases)
+    return decorated or any(ast.unparse(base).endswith(("Enum", "Model")) for base in node.bases)
 
 
 def attributes(node: ast.ClassDef) -> set[str]:
@@ -155,6 +155,8 @@ _PROGRAMS = {"subprocess.run", "subprocess.call", "subprocess.check_call", "subp
 
 def sleeps(text: str) -> list[str]:
     """Where the code lets time pass that nothing can shorten: by `sleep`, or by waiting for what nobody can announce."""
+    if not any(word in text for word in ("sleep", "sigtimedwait", "select", *_FRESH)):
+        return []
     tree = parse(text)
     found = [node for node in ast.walk(tree) if _is_sleep(node)]
     scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Module)]
@@ -197,12 +199,20 @@ def _waits_for_nobody(scope: ast.AST) -> Iterator[ast.expr]:
     if not made:
         return
     uses: dict[str, list[ast.expr | None]] = {name: [] for name in made}
+    ends = {name.rpartition(".")[2] for name in made}
+
+    def known(node: ast.expr) -> str:
+        """The name, if it is one of them; most are told by their last part alone, and unparsing takes long."""
+        last = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+        name = ast.unparse(node) if last in ends else ""
+        return name if name in made else ""
+
     for node in ast.walk(scope):
-        if isinstance(node, ast.Attribute) and (name := ast.unparse(node.value)) in made:
+        if isinstance(node, ast.Attribute) and (name := known(node.value)):
             uses[name].append(node if node.attr in {*_WAITS, "is_set"} else None)
     for node in ast.walk(scope):
         is_use = isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
-        if is_use and (name := ast.unparse(node)) in made:
+        if is_use and (name := known(node)):
             uses[name].append(node)
     for name, found in uses.items():
         waits = [use for use in found if isinstance(use, ast.Attribute) and ast.unparse(use) != name]

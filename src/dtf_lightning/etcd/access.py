@@ -1,4 +1,4 @@
-"""How etcd lets a client in: certificates, a user and the file with its password. The same for torchrun and for `dtf`."""
+"""`EtcdAccess` is how etcd lets a client in: certificates, a user and its password. torchrun and `dtf` share it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EtcdAccess:
-    """Paths and names as users give them; the field names are those of `--rdzv-conf` and of the `dtf` command's options."""
+    """Paths and names as users give them; the fields are named like `--rdzv-conf`'s keys and the options of `dtf`."""
 
     ca_cert: str | Path | None = None
     cert: str | Path | None = None
@@ -25,7 +25,7 @@ class EtcdAccess:
     password_file: str | Path | None = None
 
     def connect(self, endpoint: str, *, quiet: bool = False) -> EtcdStore:
-        """A store on the etcd at `endpoint`.
+        """Return a store on the etcd at `endpoint`.
 
         Raises what `dtf_lightning.etcd.connect` raises, and `SettingsError` for a password file that cannot be read.
         """
@@ -42,7 +42,7 @@ class EtcdAccess:
 
 
 def read_password(path: str | Path) -> str:
-    """The password in a file that holds nothing else. Raises `SettingsError` for a file that cannot be read."""
+    """Return the password in a file that holds nothing else. Raises `SettingsError` for a file that cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

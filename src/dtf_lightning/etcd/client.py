@@ -1,4 +1,4 @@
-"""A synchronous client for one etcd cluster: which server is asked, for how long, with which token, and what if it fails.
+"""`Client` calls one etcd cluster: which server is asked, for how long, with which token, and what follows a failure.
 
 Rules:
 - One server is current; every call goes to it until it fails, then the next becomes current for all threads.
@@ -35,9 +35,9 @@ from dtf_lightning.etcd.wire.failures import TRANSIENT, CallFailure, classify, d
 from dtf_lightning.etcd.wire.tls import Tls
 
 ATTEMPT = 0.5
-"""Seconds for one server of several to answer. A healthy cluster does within a few milliseconds."""
+"""Seconds that one server of several has for an answer. A healthy cluster answers within a few milliseconds."""
 MAX_AUTHENTICATIONS = 3
-"""Per call. More than one is needed when users are changed just between the token and its use."""
+"""The largest number of authentications per call. A second is needed if users change before a token is used."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.3
 
 _CHANNEL_OPTIONS = [
@@ -55,14 +55,14 @@ _CHANNEL_OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who we are, for etcd."""
+    """The user and the password with which a client comes to etcd."""
 
     user: str
     password: str = field(repr=False)
 
 
 class Client:
-    """Thread-safe. Usable only in the process that made it."""
+    """A client of one etcd cluster. Thread-safe; usable only in the process that made it."""
 
     def __init__(
         self, endpoints: Endpoints, *, tls: Tls | None = None, identity: Identity | None = None, timeout: float = 5.0
@@ -77,7 +77,7 @@ class Client:
         self._channels: dict[int, grpc.Channel] = {}
         self._stubs: dict[tuple[int, str], Callable[..., Any]] = {}
         self.moved = threading.Condition()
-        """Notified when another server becomes current."""
+        """The condition that is notified when another server becomes current."""
         self._current = 0
         self._token: str | None = None
         self.has_password_but_auth_is_off = False
@@ -98,7 +98,8 @@ class Client:
         timeout: float | None = None,
         server: int | None = None,
     ) -> Any:
-        """The response. `what` says in messages what was attempted. `server`: this one only, which may take its time.
+        """Return etcd's response. `what` says in messages what was attempted. `server`: ask only this one, which may
+        take its time.
 
         Raises `StoreUnavailable`, `OutcomeUnknown` (only if not idempotent), `AuthenticationFailed`, `LeaseLost`,
         `RevisionCompacted`, `StoreFull`, `StoreError` (etcd rejected it, the store is closed, this process was forked).
@@ -109,7 +110,7 @@ class Client:
     def attempt(
         self, procedure: rpc.Rpc, request: Any, *, server: int, timeout: float, wait_for_ready: bool = False
     ) -> Any:
-        """The response of this one server, once. Raises `grpc.RpcError` and `StoreError`.
+        """Ask one server once, and return its response. Raises `grpc.RpcError` and `StoreError`.
 
         `wait_for_ready`: not even "connection refused" ends it before its timeout.
         """
@@ -118,7 +119,7 @@ class Client:
         return stub(request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
 
     def wait_for_connection(self, timeout: float) -> None:
-        """Until the current server can be talked to; at most `timeout` seconds.
+        """Wait until the current server can be talked to; at most `timeout` seconds.
 
         More than a pause: until some time after 1.76 grpc works at a connection only while a call waits for it, so that
         calls which fail at once, however many, never see a server that has come back.
@@ -213,7 +214,7 @@ class Client:
     def open_stream(
         self, procedure: rpc.Rpc, requests: Iterator[Any], *, server: int, timeout: float | None = None
     ) -> ResponseStream:
-        """A stream to this server, which ends by itself when the server has lost the quorum."""
+        """Return a stream to one server, which ends by itself when the server has lost the quorum."""
         token = self._current_token(self._deadline(timeout))
         stub = self._stub(server, procedure)
         stream: ResponseStream = stub(
@@ -229,14 +230,14 @@ class Client:
         return self._current
 
     def leave(self, server: int) -> None:
-        """It failed: the next one becomes current, unless another thread has seen to that."""
+        """Make the next server current because this one failed, unless another thread has done so."""
         with self.moved:
             if self._current == server:
                 self._current = (server + 1) % len(self.endpoints.addresses)
                 self.moved.notify_all()
 
     def make_current(self, server: int) -> None:
-        """The next call asks this one."""
+        """Let the next call ask this server."""
         with self.moved:
             self._current = server
             self.moved.notify_all()
@@ -272,7 +273,7 @@ class Client:
             raise StoreError(f"the connection to etcd at {self.endpoints} was closed by this process")
 
     def close(self) -> None:
-        """Ends all calls and streams. Idempotent."""
+        """End all calls and streams. Idempotent."""
         with self._lock:
             self.closed = True
             channels = list(self._channels.values())
@@ -285,7 +286,7 @@ class Client:
     # Sent as metadata of each call rather than as call credentials, which grpc refuses on channels without TLS.
 
     def authenticate(self, deadline: float) -> str:
-        """A fresh token, which is also kept. "" if etcd has authentication switched off."""
+        """Return a fresh token, and keep it; an empty text if etcd has authentication switched off."""
         assert self.identity is not None
         request = pb.AuthenticateRequest(name=self.identity.user, password=self.identity.password)
         what = f"authenticating as {self.identity.user!r}"
@@ -306,7 +307,7 @@ class Client:
         return self._token is not None
 
     def forget_token(self, token: str | None) -> None:
-        """etcd no longer takes it; unless another thread has a newer one already."""
+        """Drop a token that etcd no longer takes, unless another thread has a newer one already."""
         with self._lock:
             if self._token == token:
                 self._token = None

@@ -1,4 +1,4 @@
-"""`connect`: from an endpoint string to a store that works, or to an error that says what is wrong and what to do."""
+"""`connect` leads from an endpoint's text to a store that works, or to an error that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAUSE = 0.05
 _PROBE = 0.5
 _TLS = {Trouble.CERTIFICATE, Trouble.TLS_WANTED, Trouble.TLS_UNKNOWN}
 _HOPELESS = _TLS | {Trouble.NOT_ETCD}
-"""Waiting does not help."""
+"""Failures for which waiting does not help."""
 _WAY_OUT = "Is the endpoint right? On a single machine, `dtf etcd` starts an etcd and prints its endpoint."
 
 
@@ -40,7 +40,8 @@ def connect(
     call_timeout: float = 5.0,
     quiet: bool = False,
 ) -> EtcdStore:
-    """A store on the etcd at `endpoint` (see `parse_endpoints`), that has answered, has a quorum and lets us in.
+    """Return a store on the etcd at `endpoint` (see `parse_endpoints`), which has answered, has a quorum and lets us
+    in.
 
     `timeout` is for all of that together, `call_timeout` for each later call that names none; seconds. `quiet` leaves
     out the warning about an etcd that is for local runs only, which an etcd of this machine never gets.
@@ -92,7 +93,7 @@ def _tls(
 
 
 def _first_answer(client: Client, deadline: float) -> EtcdVersion:
-    """The version of the first server that says it is an etcd, which also becomes the current one."""
+    """Return the version of the first server that says it is an etcd, and make that server the current one."""
     looked = False
     while True:
         reasons = []
@@ -113,7 +114,7 @@ def _first_answer(client: Client, deadline: float) -> EtcdVersion:
 
 
 def _ask_version(client: Client, server: int, deadline: float, *, patient: bool) -> EtcdVersion | str:
-    """The version, or why there was no answer. `patient`: a connection may take its time.
+    """Return the version, or why there was no answer. `patient`: whether a connection may take its time.
 
     Raises for an answer that no etcd would give, and for one that will not have us.
     """
@@ -170,7 +171,7 @@ def _check_version(version: EtcdVersion, client: Client, quiet: bool) -> None:
 
 
 def _check_access(client: Client, deadline: float) -> None:
-    """One call that needs the quorum and, if etcd has users, to be one of them."""
+    """Make one call that needs the quorum and, if etcd has users, the rights of one of them."""
     from dtf_lightning.etcd.wire import messages as pb
     from dtf_lightning.etcd.wire import rpc
 

@@ -1,4 +1,4 @@
-"""Who leads: one key, created by the winner under its lease; its create revision is the fencing token.
+"""`Election` elects a leader: the winner creates a key under its lease; its create revision is the fencing token.
 
 Rules:
 - A leader writes only by transactions that hold `Leadership.fence`. One that was deposed without knowing fails there.
@@ -21,26 +21,26 @@ TIMEOUT = 5.0
 class Leadership:
     key: str
     value: bytes
-    """What the leader wrote about itself."""
+    """The text that the leader wrote about itself."""
     epoch: int
     """The key's create revision: the fencing token."""
     lease: int
 
     @property
     def fence(self) -> Compare:
-        """Holds only as long as this leadership does."""
+        """Return the condition that holds only as long as this leadership does."""
         return Compare(self.key, "create", "=", self.epoch)
 
 
 class Election:
-    """Works on any `Store`. Raises what its transactions raise, except `OutcomeUnknown`, which it resolves."""
+    """An election on any `Store`. Raises what its transactions raise, except `OutcomeUnknown`, which it resolves."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
         self.key = key
 
     def try_acquire(self, value: bytes, lease: int, *, timeout: float = TIMEOUT) -> Leadership:
-        """Who leads now: we (`.lease == lease`), or who was first. Raises `LeaseLost` if our lease is gone."""
+        """Return who leads now: this client (`.lease == lease`), or who was first. Raises `LeaseLost` without a lease."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             vacant = Compare(self.key, "create", "=", 0)
@@ -55,7 +55,7 @@ class Election:
         raise StoreUnavailable(f"election {self.key!r}: etcd left it open for {timeout:.1f} s who leads")
 
     def resign(self, leadership: Leadership, *, timeout: float = TIMEOUT) -> bool:
-        """Whether we still led. Harmless if not."""
+        """Give the leadership up; return whether it was still held. Harmless if it was not."""
         deadline = time.monotonic() + timeout
         unsure = False
         while (left := deadline - time.monotonic()) > 0:
@@ -73,7 +73,7 @@ class Election:
         return None if kv is None else _leadership(kv)
 
     def wait_until_vacant(self, epoch: int, *, timeout: float) -> bool:
-        """Whether the leader of `epoch` went within `timeout` seconds."""
+        """Return whether the leader of `epoch` has gone within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         current = self.leader(timeout=timeout)
         if current is None or current.epoch != epoch:

@@ -1,4 +1,4 @@
-"""Where etcd listens: `host:port`, comma lists, `http://`, `https://`, `unix:`."""
+"""Endpoints of etcd: `host:port`, lists with commas, `http://`, `https://`, `unix:`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORMS = "host:port, http://host:port, https://host:port or unix:/path/to/socket
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One server. Either `host` and `port`, or `path` of a unix socket."""
+    """The address of one server: either `host` and `port`, or `path` of a unix socket."""
 
     host: str = ""
     port: int = 0
@@ -22,7 +22,7 @@ class Address:
 
     @property
     def target(self) -> str:
-        """The name as grpc wants it; also the one that messages show."""
+        """The server's name as grpc wants it, which messages show too."""
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -56,7 +56,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def parse_endpoints(text: str) -> Endpoints:
-    """Raises `SettingsError` that names the part that is wrong. A missing port is 2379."""
+    """Return the endpoints in a text; a missing port is 2379. Raises `SettingsError` that names the part that is wrong."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise SettingsError(f"no etcd endpoint given (got {text!r}): expected {_FORMS}")

@@ -24,7 +24,7 @@ from dtf_lightning.etcd.wire.failures import describe
 
 
 class EtcdMaintenance:
-    """Raises as `Maintenance` and `Client.call` say."""
+    """The maintenance of a real etcd. Raises what `Maintenance` and `Client.call` say."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -84,7 +84,7 @@ class EtcdMaintenance:
         self._client.call(rpc.ALARM, request, what=what, timeout=timeout)
 
     def _ask(self, server: int, timeout: float) -> MemberStatus | tuple[str, str]:
-        """The status, or whom we asked and why there is none."""
+        """Return a member's status, or which endpoint was asked and why there is none."""
         endpoint = self._client.name_of(server)
         try:
             answer = self._client.attempt(rpc.STATUS, pb.StatusRequest(), server=server, timeout=timeout)

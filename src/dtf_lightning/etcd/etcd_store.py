@@ -51,11 +51,11 @@ _RESULTS = {
 
 
 class EtcdStore:
-    """Made by `connect`. Every call raises as `Store` and `Client.call` say."""
+    """A store on a real etcd, made by `connect`. Every call raises what `Store` and `Client.call` say."""
 
     def __init__(self, client: Client, version: EtcdVersion) -> None:
         self.version = version
-        """Of the server that answered first."""
+        """The version of the server that answered first."""
         self.maintenance = EtcdMaintenance(client)
         self._client = client
         self._lock = threading.Lock()
@@ -158,7 +158,7 @@ class EtcdStore:
         return lease
 
     def close(self) -> None:
-        """Ends the connection. Watches end with an error, leases are left to expire (revoke them first)."""
+        """End the connection. Watches end with an error, leases are left to expire (revoke them first)."""
         self._client.close()
         with self._lock:
             watches, leases = list(self._watches), list(self._leases)
@@ -169,7 +169,7 @@ class EtcdStore:
 
 
 def prefix_range(prefix: str) -> tuple[bytes, bytes]:
-    """The half-open range [key, range_end) of the keys that start with `prefix`."""
+    """Return the half-open range [key, range_end) of the keys that start with `prefix`."""
     key = prefix.encode()
     if not key:
         return b"\0", b"\0"  # etcd's spelling of "all keys"
@@ -200,7 +200,7 @@ def _transaction(compares: Iterable[Compare], then: Sequence[Operation], otherwi
 
 
 def _fill(request: Any, compares: Iterable[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]) -> None:
-    """In place: a message that is given to another's constructor is copied, at every level of a batch."""
+    """Fill a message in place: one that is given to another's constructor is copied, at every level of a batch."""
     request.compare.extend(map(_compare, compares))
     for operation in then:
         _fill_operation(request.success.add(), operation)
@@ -209,7 +209,7 @@ def _fill(request: Any, compares: Iterable[Compare], then: Sequence[Operation], 
 
 
 def _result(then: Sequence[Operation], otherwise: Sequence[Operation], response: Any, revision: int) -> TxnResult:
-    """`revision`: the outermost one's; etcd leaves it out of those inside, which share it."""
+    """Return the result of a response. `revision`: the outermost one's, which is that of those inside too."""
     answers = list(zip(then if response.succeeded else otherwise, response.responses, strict=True))
     gets = tuple(
         tuple(map(_key_value, answer.response_range.kvs)) for asked, answer in answers if isinstance(asked, Get)

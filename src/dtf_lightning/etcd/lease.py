@@ -1,4 +1,4 @@
-"""A lease that a thread keeps alive.
+"""`EtcdLease` is a lease that a thread keeps alive.
 
 Rules:
 - The lease counts as lost when etcd says so, or when it went unrenewed for its TTL by our own monotonic clock, counted
@@ -27,11 +27,11 @@ RETRY = 0.05
 """Seconds between renewals after one has failed."""
 LONGEST_RENEWAL = 1.0
 REVOKE_TIMEOUT = 1.0
-"""Revoking is a courtesy: without it the lease expires by itself."""
+"""Seconds for a revocation, which is a courtesy: without it the lease expires by itself."""
 
 
 class EtcdLease:
-    """Implements `Lease`."""
+    """An implementation of `Lease` on a real etcd."""
 
     def __init__(
         self, client: Client, lease_id: int, ttl: float, granted_at: float, on_lost: Callable[[], None] | None
@@ -103,7 +103,7 @@ class EtcdLease:
                 wait = ttl / 3
 
     def _renew(self) -> float:
-        """Seconds that the lease now has. One short stream each time: a long one would need a watchdog of its own."""
+        """Renew the lease by a short stream (a long one would need a watchdog); return the seconds that it has now."""
         server = self._client.current
         limit = min(LONGEST_RENEWAL, self._ttl / 3)
         request = pb.LeaseKeepAliveRequest(ID=self._id)

@@ -1,4 +1,4 @@
-"""What an operator does to etcd's database: look at its size, forget history, give space back, switch alarms off.
+"""`Maintenance` is an operator's work on etcd's database: its size, its history, space given back, alarms switched off.
 
 etcd keeps every revision until it is told to forget the old ones (compact), and keeps the file's size until it is told
 to write it anew (defragment). At its quota (2 GB by default) it raises an alarm and takes only reads and deletes, also
@@ -17,23 +17,23 @@ from enum import Enum
 from typing import Protocol
 
 STATUS_TIMEOUT = 1.0
-"""Seconds for one member to tell its status, which it has at hand."""
+"""Seconds that one member has to tell its status, which it has at hand."""
 DEFRAGMENT_TIMEOUT = 60.0
-"""Seconds for one member to write its database anew; a gigabyte takes some ten."""
+"""Seconds that one member has to write its database anew; a gigabyte takes some ten."""
 
 
 class AlarmKind(Enum):
-    """What a member complains of."""
+    """The complaint of a member of etcd."""
 
     NO_SPACE = "NOSPACE"
-    """Its database has reached the quota: the cluster takes no writes and grants no leases."""
+    """The database has reached the quota: the cluster takes no writes and grants no leases."""
     CORRUPT = "CORRUPT"
-    """Its data differ from the others': replace it, do not silence it."""
+    """The member's data differ from the others': replace it, do not silence it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """An alarm, which stays until it is switched off. `member` is etcd's id of who raised it."""
+    """An alarm, which stays until it is switched off. `member` is etcd's id of the member that raised it."""
 
     kind: AlarmKind
     member: int
@@ -41,21 +41,21 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """One member's own account, which it gives without a quorum."""
+    """The status of one member by its own account, which it gives without a quorum."""
 
     endpoint: str
     member: int
-    """etcd's id of it."""
+    """etcd's id of the member."""
     version: str
     db_size: int
-    """Bytes of its database's file, which is what the quota counts."""
+    """The bytes of its database's file, which are what the quota counts."""
     db_size_in_use: int
-    """Bytes of that which hold something; defragmenting gives back the rest."""
+    """The bytes of the file that hold something; defragmenting gives back the rest."""
     revision: int
     leader: int
     """The id of the member that leads, as far as this one knows; 0 for none."""
     term: int
-    """Of the leader: counts elections."""
+    """The number of etcd's own elections so far."""
     out_of_space: bool
     """Whether the alarm for the quota is on, as far as this one knows."""
 
@@ -67,15 +67,15 @@ class MemberStatus:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """The members behind the endpoints that a store was given: those that answered, and why the others did not."""
+    """The status of the members behind a store's endpoints: of those that answered, and why the others did not."""
 
     members: tuple[MemberStatus, ...]
     unreachable: tuple[tuple[str, str], ...] = ()
-    """(endpoint, reason)"""
+    """(endpoint, reason) of the endpoints that did not answer."""
 
 
 class Maintenance(Protocol):
-    """Raises what `Store` raises.
+    """The care of etcd's database. Raises what `Store` raises.
 
     Where etcd has users, defragmenting takes the role `root`, and from 3.4.42, 3.5.28 and 3.6.9 on (CVE-2026-33413) perhaps
     compacting and alarms too: then `AuthenticationFailed`.
@@ -86,7 +86,8 @@ class Maintenance(Protocol):
         ...
 
     def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> None:
-        """Forget what was before `revision`: watches and ranges can no longer go there. No error if it was done before.
+        """Forget the history before `revision`: watches and ranges can no longer go there. No error if that was done
+        before.
 
         Keys as they are stay. Compact below the latest revision, so that somebody who has just read can still watch
         from there. `physical`: only return when the member that was asked has freed the space, as is needed before
@@ -103,9 +104,9 @@ class Maintenance(Protocol):
         ...
 
     def alarms(self, *, timeout: float | None = None) -> tuple[Alarm, ...]:
-        """Those that are on, as the cluster has agreed."""
+        """Return the alarms that are on, as the cluster has agreed."""
         ...
 
     def disarm(self, alarm: Alarm, *, timeout: float | None = None) -> None:
-        """Switch it off. No error if it is off. etcd raises it anew at the next write if its cause is still there."""
+        """Switch an alarm off, which may be off. etcd raises it anew at the next write if its cause is still there."""
         ...

@@ -1,4 +1,4 @@
-"""A client's session with etcd: a lease, records under it, one watch on a prefix, one thread that writes.
+"""`Session` is a client's session with etcd: a lease, records under it, one watch on a prefix, one thread that writes.
 
 Rules that this file guards:
 
@@ -25,7 +25,7 @@ from dtf_lightning.etcd.store import Compare, Delete, Lease, Put, RangeResult, S
 log = logging.getLogger(__name__)
 
 OWN_LEASE = -1
-"""Stands in a `Put` for the session's lease, which may be another by the time the write is made."""
+"""A value that stands in a `Put` for the session's lease, which may be another by the time the write is made."""
 WRITE_TIMEOUT = 2.0
 """Seconds for one write; longer than an election of etcd's own leader at its defaults."""
 RETRY_PAUSE = 0.2
@@ -33,7 +33,7 @@ CLOSE_TIMEOUT = 10.0
 
 
 class WriteOutcome(Enum):
-    """How a transaction went."""
+    """The outcome of a transaction."""
 
     APPLIED = "applied"
     REFUSED = "refused"  # a compare did not hold
@@ -42,7 +42,7 @@ class WriteOutcome(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Write:
-    """One transaction, tried once."""
+    """A transaction that is tried once."""
 
     label: str
     compares: tuple[Compare, ...]
@@ -58,21 +58,21 @@ class StoreSnapshot:
 
 @dataclass(frozen=True)
 class StoreChanged:
-    """What the watch has seen since."""
+    """The events that the watch has seen since the last ones."""
 
     events: tuple[WatchEvent, ...]
 
 
 @dataclass(frozen=True)
 class WriteDone:
-    """A submitted write was tried."""
+    """A submitted write was tried, with this outcome."""
 
     write: Write
     outcome: WriteOutcome
 
 
 class Session:
-    """One client's presence under a prefix.
+    """A client's presence under a prefix of etcd's keys.
 
     Args:
         prefix: what is watched.
@@ -104,7 +104,7 @@ class Session:
         # Under the condition's lock:
         self._records: dict[str, bytes] = {}
         self._unwritten: set[str] = set()
-        """Keys of records whose latest value is not known to be there."""
+        """The keys of records whose latest value is not known to be in etcd."""
         self._writes: deque[Write] = deque()
         self._final: tuple[Write, ...] = ()
         self._closing = threading.Event()
@@ -118,20 +118,20 @@ class Session:
             thread.start()
 
     def keep(self, key: str, value: bytes) -> None:
-        """Have this record under the session's lease, in the place of every earlier value that has not gone out yet."""
+        """Keep this record under the session's lease, in the place of every earlier value that has not gone out yet."""
         with self._changed:
             self._records[key] = value
             self._unwritten.add(key)
             self._changed.notify_all()
 
     def submit(self, write: Write) -> None:
-        """Try this transaction once, behind the earlier ones; `WriteDone` tells how it went."""
+        """Try this transaction once, after the earlier ones; `WriteDone` tells its outcome."""
         with self._changed:
             self._writes.append(write)
             self._changed.notify_all()
 
     def close(self, final: Sequence[Write] = ()) -> None:
-        """Try `final`, delete the records, give the lease back and end the threads. Idempotent.
+        """Try the writes of `final`, delete the records, give the lease back and end the threads. Idempotent.
 
         How the final writes went is pushed like that of the others, before this returns.
         """
@@ -209,7 +209,7 @@ class Session:
                 self._unwritten.discard(key)
 
     def _on_lease_lost(self) -> None:
-        """Called from the lease's thread: every key under it has vanished, or is about to."""
+        """Take in that every key under the lease has vanished, or is about to. Called from the lease's thread."""
         with self._changed:
             self._unwritten = set(self._records)
             self._changed.notify_all()
@@ -250,7 +250,7 @@ class Session:
 
 
 class _Outage:
-    """Logs one line for an outage, not one for each attempt."""
+    """A log of outages: one line for each of them, not one for each attempt."""
 
     def __init__(self, name: str, while_away: str) -> None:
         self._name = name

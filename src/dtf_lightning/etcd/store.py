@@ -1,4 +1,4 @@
-"""What the rest of the package asks of a key-value store: etcd's own vocabulary, nothing more.
+"""`Store` is what the rest of the package asks of a key-value store: etcd's own vocabulary, nothing more.
 
 Two implementations stand behind this protocol, `EtcdStore` (real etcd v3) and `MemoryStore` (tests, one process); one
 contract suite holds both to it (`tests/contract/`).
@@ -34,14 +34,14 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class RangeResult:
-    """`kvs` in key order, as of `revision`."""
+    """The keys of a range: `kvs` in key order, as of `revision`."""
 
     revision: int
     kvs: tuple[KeyValue, ...]
 
 
 class EventKind(Enum):
-    """What happened to a key."""
+    """The kind of a change of a key."""
 
     PUT = "put"
     DELETE = "delete"
@@ -53,7 +53,7 @@ class WatchEvent:
 
     kind: EventKind
     kv: KeyValue
-    """For DELETE: only `key` and `mod_revision` (the revision of the deletion) mean something."""
+    """The key after the change. For DELETE only `key` and `mod_revision` (the revision of the deletion) count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +109,12 @@ class Txn:
 
 
 Operation: TypeAlias = Put | Delete | Get | Txn
-"""What a branch of a transaction is made of."""
+"""The operations that a branch of a transaction is made of."""
 
 
 @dataclass(frozen=True, slots=True)
 class TxnResult:
-    """How a transaction went. `revision` is the store's after it, its own if it wrote anything."""
+    """The result of a transaction. `revision` is the store's after it, its own if it wrote anything."""
 
     succeeded: bool
     revision: int
@@ -125,17 +125,17 @@ class TxnResult:
 
 
 class Watch(Protocol):
-    """A stream of event batches; a batch holds whole revisions. Survives lost connections without losing an event."""
+    """A stream of event batches; a batch holds whole revisions. It survives lost connections without losing an event."""
 
     def get(self, timeout: float | None = None) -> tuple[WatchEvent, ...] | None:
-        """The next batch; `None` once cancelled; an empty tuple when `timeout` seconds passed.
+        """Return the next batch; `None` once cancelled; an empty tuple when `timeout` seconds have passed.
 
         Raises `WatchCompacted`, `AuthenticationFailed`, `StoreError` (closed store).
         """
         ...
 
     def cancel(self) -> None:
-        """Idempotent; wakes `get`."""
+        """End the watch and wake `get`. Idempotent."""
         ...
 
 
@@ -146,12 +146,12 @@ class Lease(Protocol):
     def id(self) -> int: ...
     @property
     def ttl(self) -> float:
-        """Seconds, as granted (etcd may grant more than was asked)."""
+        """The seconds of the lease, as granted (etcd may grant more than was asked)."""
         ...
 
     @property
     def lost(self) -> bool:
-        """etcd said the lease is gone, or it went unrenewed for its TTL."""
+        """Whether etcd said that the lease is gone, or it went unrenewed for its TTL."""
         ...
 
     def revoke(self) -> None:
@@ -164,7 +164,8 @@ class Lease(Protocol):
 
 
 class Store(Protocol):
-    """Thread-safe. Every call has a deadline; `StoreUnavailable` when no endpoint answered within it.
+    """A key-value store with etcd's operations. Thread-safe; `StoreUnavailable` when no endpoint answered within a
+    deadline.
 
     Keys are str (UTF-8). A write whose answer was lost raises `OutcomeUnknown`, one that etcd's quota leaves no room
     for `StoreFull`. `timeout` is in seconds; `None`: the store's own.
@@ -176,13 +177,13 @@ class Store(Protocol):
         ...
 
     def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None:
-        """The key as it is now; `None` if there is none."""
+        """Return the key as it is now; `None` if there is none."""
         ...
 
     def range(
         self, prefix: str, *, revision: int = 0, page_size: int = PAGE, timeout: float | None = None
     ) -> RangeResult:
-        """All keys that start with `prefix`, paged underneath, as of one revision (0: now).
+        """Return all keys that start with `prefix`, paged underneath, as of one revision (0: now).
 
         `page_size`: keys per answer. etcd counts all that is left of the range for each page, so that a million keys in
         pages of 500 take it minutes: ask for 10,000 where values are small. An answer is in memory as a whole.
@@ -192,11 +193,11 @@ class Store(Protocol):
         ...
 
     def count(self, prefix: str, *, timeout: float | None = None) -> int:
-        """The number of keys that start with `prefix`, without reading them."""
+        """Return the number of keys that start with `prefix`, without reading them."""
         ...
 
     def put(self, key: str, value: bytes, *, lease: int = 0, timeout: float | None = None) -> int:
-        """The revision. Idempotent: retried on lost answers until the deadline.
+        """Write a key; return the revision. Idempotent: retried on lost answers until the deadline.
 
         An attempt that a frozen server held back may still be applied after a later write: where that matters, use
         `txn` and compare. Raises `LeaseLost` if there is no such lease.
@@ -204,7 +205,7 @@ class Store(Protocol):
         ...
 
     def delete(self, key: str, *, prefix: bool = False, timeout: float | None = None) -> int:
-        """The number of keys deleted (by the attempt that was answered, if earlier ones were lost)."""
+        """Delete keys; return their number (by the attempt that was answered, if earlier ones were lost)."""
         ...
 
     def txn(
@@ -215,14 +216,14 @@ class Store(Protocol):
         *,
         timeout: float | None = None,
     ) -> TxnResult:
-        """All of `then` if every compare holds, else all of `otherwise`; at one revision.
+        """Make all of `then` if every compare holds, else all of `otherwise`, at one revision.
 
         Never retried once sent: raises `OutcomeUnknown` if the answer was lost, `LeaseLost` if a put's lease is gone.
         """
         ...
 
     def watch(self, prefix: str, *, start_revision: int = 0) -> Watch:
-        """Events of keys under `prefix` from `start_revision` on (0: from now, settled before this returns)."""
+        """Return a watch of the keys under `prefix` from `start_revision` on (0: from now, settled by the return)."""
         ...
 
     def lease(self, ttl: float, *, on_lost: Callable[[], None] | None = None) -> Lease:
@@ -235,14 +236,14 @@ class Store(Protocol):
 
 
 def writes(operation: Operation) -> bool:
-    """Whether any branch of it could change a key."""
+    """Return whether any branch of an operation could change a key."""
     if isinstance(operation, Txn):
         return any(map(writes, (*operation.then, *operation.otherwise)))
     return not isinstance(operation, Get)
 
 
 def describe(operations: Sequence[Operation]) -> str:
-    """Short, for messages: the first keys that a transaction is about, and how many more."""
+    """Return a short text for messages: the first keys that a transaction is about, and how many more."""
     keys = list(_keys(operations))
     if not keys:
         return "no operation"

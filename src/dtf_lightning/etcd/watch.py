@@ -1,4 +1,4 @@
-"""A watch that outlives connections: every event once, in order, or an error that says why not.
+"""`EtcdWatch` is a watch that outlives connections: every event once, in order, or an error that says why not.
 
 Rules:
 - The stream is opened anew from the last delivered event's revision + 1, and from nothing else. A header's revision is
@@ -35,7 +35,7 @@ _KINDS = {pb.EventType.PUT: EventKind.PUT, pb.EventType.DELETE: EventKind.DELETE
 
 
 class EtcdWatch:
-    """Implements `Watch`. One thread reads the stream; grpc's own thread for its requests also does the probing."""
+    """An implementation of `Watch` on a real etcd. One thread reads the stream; grpc's thread for requests also probes."""
 
     def __init__(self, client: Client, key: bytes, range_end: bytes, start_revision: int) -> None:
         self._client = client
@@ -69,7 +69,7 @@ class EtcdWatch:
         self._end()
 
     def fail(self, error: StoreError) -> None:
-        """`get` raises this once it has given out what has arrived. The first failure counts."""
+        """Let `get` raise this error once it has given out what has arrived. The first failure counts."""
         with self._changed:
             self._error = self._error or error
         self._end()
@@ -129,7 +129,7 @@ class EtcdWatch:
             stream.close()
 
     def _take(self, response: Any) -> bool:
-        """Whether the stream goes on. etcd tells a refusal and a compaction in a response, not as a status."""
+        """Take in a response, by which etcd also tells refusals and compactions; return whether the stream goes on."""
         if response.compact_revision:
             raise WatchCompacted(response.compact_revision)
         if response.canceled:
@@ -145,7 +145,7 @@ class EtcdWatch:
         return True
 
     def _refused(self, reason: str) -> None:
-        """Old servers say "permission denied" for a stale token too, so a fresh one is tried first."""
+        """Handle a refusal. Old servers say "permission denied" for a stale token too, so a fresh one is tried first."""
         self._refusals += 1
         if self._client.identity is None or self._refusals >= MAX_AUTHENTICATIONS:
             raise AuthenticationFailed(
@@ -170,7 +170,7 @@ class EtcdWatch:
 
 
 class _Stream:
-    """One watch stream to one server, ended when the server falls silent and does not answer a probe."""
+    """A watch stream to one server, ended when the server falls silent and does not answer a probe."""
 
     def __init__(self, client: Client, server: int, request: Any) -> None:
         self._client = client
@@ -209,7 +209,7 @@ class _Stream:
                 return
 
     def _given_up(self) -> bool:
-        """Whether calls have moved to another server since this one was last asked."""
+        """Return whether calls have moved to another server since this one was last asked."""
         return self._client.current not in (self._server, self._current_then)
 
     def _alive(self) -> bool:

@@ -1,1 +1,27 @@
-"""The farm: one pool of machines that trains, tests and measures AI models. It is empty so far."""
+"""The farm: one pool of machines that trains, tests and measures AI models.
+
+The public names load on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dtf_lightning.farm.client import Client, TaskInfo
+    from dtf_lightning.farm.worker.report import report
+
+__all__ = ["Client", "TaskInfo", "report"]
+
+_HOME = {
+    "Client": "dtf_lightning.farm.client",
+    "TaskInfo": "dtf_lightning.farm.client",
+    "report": "dtf_lightning.farm.worker.report",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,12 +22,14 @@ VENDORS = {
     "0x19e5": "Huawei", "0x1e52": "Tenstorrent", "0x17cb": "Qualcomm",
 }  # fmt: skip
 """By PCI id; a server's own display adapter is none of them."""
+NO_DRIVER = " (no driver)"
+"""At the end of the name of a device that nothing can use."""
 DISPLAY, ACCELERATOR = "0x03", "0x12"
 """PCI classes."""
 
 
 def describe_devices(load: Load = ctypes.CDLL, bus: Path = Path("/sys/bus/pci/devices")) -> dict[str, Any]:
-    """`devices`: name and memory in bytes of each; `driver`, `cuda`, `rocm`, `nccl` where there are such."""
+    """`devices`: vendor, name and memory in bytes of each; `driver`, `cuda`, `rocm`, `nccl` where there are such."""
     found: dict[str, Any] = {"devices": []}
     for vendor, look in (("NVIDIA", _nvidia), ("AMD", _amd)):
         try:
@@ -35,7 +37,7 @@ def describe_devices(load: Load = ctypes.CDLL, bus: Path = Path("/sys/bus/pci/de
         except (OSError, AttributeError, RuntimeError) as error:
             log.debug("no %s library: %s", vendor, error)
             continue
-        found["devices"] += devices
+        found["devices"] += [{"vendor": vendor, **device} for device in devices]
         if devices:
             found["driver"] = ", ".join(filter(None, [found.get("driver"), f"{vendor} {driver}"]))
     found |= _versions()
@@ -116,11 +118,14 @@ def _versions() -> dict[str, str]:
 
 def _of_torch() -> list[dict[str, Any]]:
     """CUDA's, ROCm's and Intel's, as torch sees them. A driver that fails is as good as none."""
-    for backend in (torch.cuda, getattr(torch, "xpu", None)):
+    for backend, vendor in (
+        (torch.cuda, "AMD" if torch.version.hip else "NVIDIA"),
+        (getattr(torch, "xpu", None), "Intel"),
+    ):
         with contextlib.suppress(RuntimeError, AssertionError, AttributeError):
             if backend is not None and backend.is_available():
                 seen = [backend.get_device_properties(index) for index in range(backend.device_count())]
-                return [{"name": device.name, "memory": device.total_memory} for device in seen]
+                return [{"vendor": vendor, "name": device.name, "memory": device.total_memory} for device in seen]
     return []
 
 
@@ -132,5 +137,5 @@ def _on_bus(bus: Path) -> list[dict[str, Any]]:
             kind, vendor, model = ((device / name).read_text().strip() for name in ("class", "vendor", "device"))
             known = VENDORS.get(vendor)
             if kind.startswith(ACCELERATOR) or (kind.startswith(DISPLAY) and known is not None):
-                found.append({"name": f"{known or vendor} {model} (no driver)"})
+                found.append({"vendor": known or vendor, "name": f"{known or vendor} {model}{NO_DRIVER}"})
     return found

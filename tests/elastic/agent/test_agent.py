@@ -10,6 +10,7 @@ import pytest
 
 from dtf_lightning.clock import SystemClock, poll_until
 from dtf_lightning.elastic.agent.exit import ExitReason
+from dtf_lightning.elastic.agent.live import agent as live_agent
 from dtf_lightning.elastic.agent.live.admission import Admission
 from dtf_lightning.elastic.agent.live.agent import START_TIMEOUT
 from dtf_lightning.elastic.link import messages
@@ -70,8 +71,9 @@ def test_leave(cluster, leaver, how):
     assert list(cluster.wait_for(lambda view: leaving.name not in view.nodes).nodes) == [staying.name]
 
 
-def test_a_leaver_that_is_slow_to_say_so_is_not_ended(cluster):
+def test_a_leaver_that_is_slow_to_say_so_is_not_ended(cluster, monkeypatch):
     """The leaver's worker is still writing when the others are in their next generation: it says `Left`, and exits with 0."""
+    monkeypatch.setattr(live_agent, "GOING_GRACE", 0.1)  # the workers have gone when it begins
     a, b = cluster.training("a", "b")
     b.agent.leave("SIGTERM")
     a.worker.stop_at_boundary()

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from dtf_lightning.elastic.agent.live.worker_group import AgentAddress, LocalWorker, WorkerGroup
+from dtf_lightning.elastic.agent.live.incarnation import LocalWorker
+from dtf_lightning.elastic.agent.live.worker_group import AgentAddress, WorkerGroup
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.directives import Directive, DirectiveKind
 from dtf_lightning.elastic.rules.generation import Generation, Member
@@ -21,10 +22,12 @@ def node():
     node = WorkerGroup(AgentAddress(node="a", host="h", store_port=1, mesh_port=2))
     node.begin(2)
     for local_rank in range(2):
-        node.attach(LocalWorker(connection=local_rank, local_rank=local_rank, pid=local_rank + 100, heard_at=0.0))
-    for worker in node.workers.values():
+        node.incarnation.attach(
+            LocalWorker(connection=local_rank, local_rank=local_rank, pid=local_rank + 100, heard_at=0.0)
+        )
+    for worker in node.incarnation.workers.values():
         node.said(worker, messages.Ready(after=0, fingerprint={"x": "1"}), 0.0)
-    node.instance = "i"
+    node.incarnation.instance = "i"
     return node
 
 
@@ -43,7 +46,7 @@ def told(
 
 
 def say(node: WorkerGroup, *said: messages.Message) -> None:
-    for worker, message in zip(list(node.workers.values()), said, strict=True):
+    for worker, message in zip(list(node.incarnation.workers.values()), said, strict=True):
         node.said(worker, message, 1.0)
 
 
@@ -60,7 +63,7 @@ def test_boundary_is_the_furthest_worker(node):
     told(node, generation(1))
     prepare = Directive(kind=DirectiveKind.PREPARE, target=2)
     assert told(node, generation(1), prepare) == [messages.Prepare(target=2)] * 2
-    first, second = node.workers.values()
+    first, second = node.incarnation.workers.values()
     node.said(first, messages.At(target=2, boundary=4), 1.0)
     assert node.record().boundary is None
     node.said(second, messages.At(target=2, boundary=5), 1.0)
@@ -70,7 +73,7 @@ def test_boundary_is_the_furthest_worker(node):
 def test_the_first_stop_and_the_furthest_boundary(node):
     """Of two workers one leaves the loop at boundary 4, the other is at 5; a withdrawal, or unwinding, forgets the stop."""
     told(node, generation(1))
-    first, second = node.workers.values()
+    first, second = node.incarnation.workers.values()
     stop = messages.LoopEnds(generation=1, boundary=4, step=40, reason="trainer.should_stop was set")
     node.said(first, messages.Heartbeat(step=40, generation=1, boundary=5), 1.0)
     node.said(second, stop, 1.0)
@@ -97,7 +100,7 @@ def test_generation_and_its_failure_seen_at_once(node):
 def test_ready_workers_are_not_told_of_a_failure(node):
     """One worker has unwound already: only the other is told."""
     told(node, generation(1, "b"))
-    first, second = node.workers.values()
+    first, second = node.incarnation.workers.values()
     node.said(first, messages.Ready(after=1), 1.0)
     orders = list(node.orders(generation(1, "b"), Directive(kind=DirectiveKind.FAIL, target=2)))
     assert [(worker.local_rank, type(message)) for worker, message in orders] == [(1, messages.Fail)]
@@ -135,8 +138,8 @@ def test_the_others_go_on_before_a_leaver_has_said_that_it_left(node, told_to_st
     messages_now = told(node, others)
     assert [type(message) for message in messages_now] == ([] if told_to_stop else [messages.Fail] * 2)
     assert told(node, others) == []
-    assert (node.failed, node.record().state) == ("", WorkerState.DRAINING)
-    first, second = list(node.workers.values())
+    assert (node.incarnation.failed, node.record().state) == ("", WorkerState.DRAINING)
+    first, second = list(node.incarnation.workers.values())
     if told_to_stop:
         node.said(first, messages.Left(), 1.0)
         assert not node.lost(first, "ended")
@@ -144,7 +147,7 @@ def test_the_others_go_on_before_a_leaver_has_said_that_it_left(node, told_to_st
         assert node.record().state is WorkerState.LEFT
     else:
         say(node, messages.Ready(after=1), messages.Ready(after=1))
-        assert node.waits
+        assert node.incarnation.waits
         assert [type(message) for _, message in node.leave_without_stop("leaves")] == [messages.Finish] * 2
 
 
@@ -160,7 +163,7 @@ def test_leaver_is_left_when_all_workers_have_said_so(node):
     told(node, generation(1))
     node.leaving = "SIGTERM"
     assert node.record().state is WorkerState.DRAINING
-    first, second = list(node.workers.values())
+    first, second = list(node.incarnation.workers.values())
     node.said(first, messages.Left(), 1.0)
     assert not node.lost(first, "ended")
     assert node.record().state is WorkerState.DRAINING
@@ -191,7 +194,7 @@ def test_suspect_is_forgotten_when_unwound(node):
 def test_sibling_of_a_dead_worker_does_not_make_the_node_leave(node, order):
     """torchelastic ends the siblings of a dead worker with SIGTERM, which they report: the node is to come back."""
     told(node, generation(1))
-    first, second = node.workers.values()
+    first, second = node.incarnation.workers.values()
     happens = [lambda: node.lost(first, "killed"), lambda: node.said(second, messages.Leaving(reason="SIGTERM"), 1.0)]
     for happen in happens if order == "death first" else reversed(happens):
         happen()
@@ -201,14 +204,14 @@ def test_sibling_of_a_dead_worker_does_not_make_the_node_leave(node, order):
 def test_a_member_that_is_turned_away(node):
     """It leaves, which is no failure of a member; a newcomer that is refused was none."""
     told(node, generation(1))
-    first, _ = node.workers.values()
+    first, _ = node.incarnation.workers.values()
     node.said(first, messages.Dying(error="it holds another state", refused=True), 1.0)
     assert [message.reason for _, message in node.refuse("it holds another state")] == ["it holds another state"] * 2
     assert (node.record().state, node.record().detail) == (
         WorkerState.LEFT,
         "worker 0 was refused: it holds another state",
     )
-    for worker in list(node.workers.values()):
+    for worker in list(node.incarnation.workers.values()):
         node.lost(worker, "exit code 1")
     assert node.record().state is WorkerState.LEFT
     node.begin(2)

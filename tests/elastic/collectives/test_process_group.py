@@ -310,12 +310,15 @@ def test_the_timeout_of_collectives_is_the_given_one(start_group):
 def test_a_waiter_that_gloo_has_forgotten_is_recognised(start_group, tmp_path):
     """Its group is cut and it does not come out of its all-reduce: known within 5 s, so that its process is replaced.
 
-    A thread that computes, or waits for something else, for longer than that is left alone.
+    A thread that computes, or waits for something else, for longer than the watch takes is left alone; in its process
+    the watch takes less time, so that this is seen while the other is waited for.
     """
     (waiting, _), (busy, _) = start_group(2), start_group(2)
     for name, rank in (("waiting", waiting), ("busy", busy)):
         rank.call("forget", str(tmp_path / name))
-    busy.start("busy", process_group.FREE_TIMEOUT + 1.0)
+    assert process_group.FREE_TIMEOUT > 2.5
+    busy.call("be_watched", 2.5)  # looks at the thread's last two seconds, then, and 2.5 seconds later again
+    busy.start("busy", 3.0)  # seconds of each
     waiting.start("all_reduce")
     assert not waiting.answers_within(0.1)
     waiting.cut()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dtf_lightning.elastic.testkit.faults import Fault
@@ -45,6 +47,28 @@ def test_worker_dies(make_run, phase, rank):
     run.start("a", "b", "c")
     run.wait_until_over(failed=1)
     run.check(survivors=2, epochs=2)
+
+
+EPOCH = Training(max_epochs=1, validates=False, recipe="gathers_outputs")
+NUM_OUTS = 3 * STEPS
+
+
+def test_rank_zero_dies_while_it_saves_behind_the_modules_hook(make_run):
+    """The hook has forgotten the epoch's outputs on all ranks: it does not run again, and what it logged stays."""
+    run = make_run(replace(EPOCH, faults=(Fault(at="checkpoint_save", step=STEPS, rank=0),)), **exactly(3))
+    run.start("a", "b", "c")
+    run.wait_until_over(failed=1)
+    run.check(survivors=2, epochs=1)
+    assert [result["own"]["metrics"]["num_outs"] for result in run.results().values()] == [NUM_OUTS] * 2
+
+
+def test_a_modules_hook_fails_on_one_rank(make_run):
+    """The others' is done, and all run it again together, because it has collectives, with what they had gathered."""
+    run = make_run(replace(EPOCH, recipe="gathers_outputs_apart"), **exactly(3))
+    run.start("a", "b", "c")
+    run.wait_until_over()
+    run.check(survivors=3, epochs=1)
+    assert [result["own"]["metrics"]["num_outs"] for result in run.results().values()] == [NUM_OUTS] * 3
 
 
 @pytest.mark.parametrize("victim", ["a", "b"])

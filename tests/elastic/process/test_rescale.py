@@ -190,17 +190,21 @@ def test_failure_without_a_death(make_run, undisturbed, at, step, action, rank, 
 
 
 def test_a_step_of_one_rank_alone(make_run, tmp_path):
-    """A hook behind one rank's optimizer step fails, and the other has not stepped: the step is kept, by both."""
+    """A hook behind one rank's optimizer step fails, and the other has not stepped: the step is kept, by both.
+
+    So is what the other one has gathered in it: its samples do not come again.
+    """
     held = Fault(at="after_backward", step=4, rank=0, action="hold", until=str(tmp_path / "go"))
     failing = Fault(at="after_optimizer_step", step=4, rank=1, action="fail")
-    run = make_run(Training(faults=(held, failing)), **exactly(2))
+    run = make_run(Training(faults=(held, failing), recipe="gathers_outputs", max_epochs=1), **exactly(2))
     run.start("a", "b")
     run.wait_for_held(tmp_path / "go", 0)
     run.wait_for_log("a", "members go on", of_agent=True)
     run.wait_for_log("b", "members go on", of_agent=True)
     run.release(tmp_path / "go")
     run.wait_until_over()
-    run.check(survivors=2, epochs=2)
+    run.check(survivors=2, epochs=1)
+    assert [result["own"]["metrics"]["num_outs"] for result in run.results().values()] == [34] * 2  # 17 steps
 
 
 def test_frozen_worker(make_run):

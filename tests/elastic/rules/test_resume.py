@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtf_lightning.elastic.rules.resume import LoopPhase, Position, choose_sources, send_from
+from dtf_lightning.elastic.rules.resume import LoopPhase, Position, choose_sources, hooks_are_done, send_from
 from dtf_lightning.errors import ProtocolError
 
 
@@ -107,6 +107,14 @@ def test_other_json_is_a_protocol_error():
     """An unknown phase or field."""
     with pytest.raises(ProtocolError, match="expected a position"):
         Position.from_json({"phase": "lunch"})
+
+
+@given(st.lists(st.tuples(st.just(FRESH) | positions, st.booleans()), min_size=1, max_size=6))
+def test_hooks_are_left_out_if_nobody_who_trained_needs_them(ranks):
+    """One who has trained and is not through them, or is behind, needs them, and with it all; newcomers do not count."""
+    newest = max(position for position, _ in ranks)
+    needed = [not done or position != newest for position, done in ranks if position.trained]
+    assert hooks_are_done(*zip(*ranks, strict=True)) == (needed != [] and not any(needed))
 
 
 def test_only_the_able_send() -> None:

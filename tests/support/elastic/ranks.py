@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dtf_lightning.elastic.collectives import process_group
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
 from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
@@ -186,6 +187,10 @@ class _Member:
         """From now on a cut wakes nobody, as when gloo has forgotten a waiter; who is recognised as one makes the file."""
         self.group._shut_connections_down = lambda: None  # type: ignore[method-assign]
         self.group.on_forgotten = Path(marker).touch
+
+    def be_watched(self, seconds: float) -> None:
+        """After a cut this process's main thread gets so long to come out of its group."""
+        process_group.FREE_TIMEOUT = seconds
 
     def recognise(self, marker: str) -> None:
         """If gloo forgets this rank, the file is made."""

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import BackboneFinetuning, Callback
+from lightning.pytorch.callbacks import BackboneFinetuning, Callback, ModelCheckpoint
 from torch import nn
 
 from dtf_lightning.elastic.lightning.run import worker_run
@@ -132,6 +132,36 @@ class JoinerStartsAnew(Model):
                 self.network[0].bias[0] += 1
 
 
+class GathersOutputs(Model):
+    """Gathers the outputs of its steps for the end of the epoch, where it needs those of all ranks, and forgets them."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self.outs: list[torch.Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.outs.append(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("mean_of_outs", self.all_gather(torch.stack(self.outs).mean()).mean())
+        self.log("num_outs", self.all_gather(torch.tensor(float(len(self.outs)))).sum())
+        self.outs.clear()
+
+
+class GathersOutputsApart(GathersOutputs):
+    """One rank's hook fails behind its collectives, when the others' are done."""
+
+    failed = False
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        if self.global_rank == 2 and not GathersOutputsApart.failed:
+            GathersOutputsApart.failed = True
+            raise RuntimeError("[gloo] Connection closed by peer")
+
+
 MODELS: dict[str, type[Model]] = {
     "saves_average": SavesAverage,
     "saves_without_first_layer": SavesWithoutFirstLayer,
@@ -145,9 +175,13 @@ MODELS: dict[str, type[Model]] = {
     "unfreezes_on_rank_zero": UnfreezesOnRankZero,
     "drifts": Drifts,
     "joiner_starts_anew": JoinerStartsAnew,
+    "gathers_outputs": GathersOutputs,
+    "gathers_outputs_apart": GathersOutputsApart,
 }
 
 
 def callbacks(recipe: str) -> list[Callback]:
     """The callbacks that belong to a recipe."""
+    if recipe.startswith("gathers_outputs"):
+        return [ModelCheckpoint(save_on_train_epoch_end=True)]
     return [BackboneFinetuning(unfreeze_backbone_at_epoch=1)] if recipe == "backbone" else []

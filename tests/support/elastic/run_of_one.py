@@ -28,6 +28,7 @@ from support.elastic.scripted_agent import DEADLINE, ScriptedAgent, welcome
 
 NUM_SAMPLES = 24
 BATCH = 4
+MODULES_OWN = "loaders of the module"
 
 
 class RunOfOne:
@@ -38,6 +39,7 @@ class RunOfOne:
         self.store_port = store_port
         self.instance = uuid.uuid4().hex
         self.heard: list[messages.Message] = []
+        self.disturbances: list[Disturbance] = []
         self._heard_more = threading.Condition()
         self._pump = threading.Thread(target=self._answer, name="run-of-one", daemon=True)
         self._pump.start()
@@ -123,7 +125,13 @@ class Disturber(Callback):
     """Makes the disturbances happen, each once; the last of the callbacks, where ordering can be chosen."""
 
     def __init__(self, run: RunOfOne, disturbances: Iterable[Disturbance]) -> None:
-        self.run, self.left = run, list(disturbances)
+        self.run = run
+        run.disturbances = list(disturbances)  # not here, where a rescale would put back what has happened
+
+    @property
+    def left(self) -> list[Disturbance]:
+        """What has not happened yet."""
+        return self.run.disturbances
 
     def __deepcopy__(self, memo: Any) -> Disturber:
         return self  # averages copy the module, which holds this
@@ -179,6 +187,7 @@ def _disturbing(hook: str) -> Any:
 
 for _hook in HOOKS:
     setattr(Recorder, _hook, _recording(_hook))
+for _hook in (*HOOKS, "on_save_checkpoint"):  # which also runs where a state is packed: not recorded
     setattr(Disturber, _hook, _disturbing(_hook))
 
 
@@ -362,7 +371,13 @@ def fit(
     else:
         if loader is None:
             loader = train_loader() if elastic else plain_loader()
-        trainer.fit(model, loader, val_loader() if validate is True else validate, ckpt_path=ckpt_path)
+        own = loader is MODULES_OWN
+        trainer.fit(
+            model,
+            None if own else loader,
+            None if own else val_loader() if validate is True else validate,
+            ckpt_path=ckpt_path,
+        )
     if run is not None:
         assert not model.disturber.left, f"never happened: {model.disturber.left}"
     return Outcome(trainer, model, recorder)

@@ -19,6 +19,7 @@ import torch
 import torch._dynamo  # seconds at the first DDP, if it is not there
 from lightning.pytorch.callbacks import (
     Callback,
+    Checkpoint,
     EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -85,6 +86,8 @@ class Training:
     callbacks: tuple[str, ...] = ()
     recipe: str = ""
     """What the script does as some users' scripts do: a name in `recipes.RECIPES`."""
+    script: str = ""
+    """A group of Lightning's callbacks: a name in `matrix.scripts.SCRIPTS`."""
     checkpoint_every: int = 0
     """Optimizer steps; 0 for none."""
     snapshot_every: int | None = None
@@ -237,12 +240,19 @@ def train(training: Training, folder: Path, name: str) -> None:
 
         model_class = recipes.MODELS.get(training.recipe, Model)
         callbacks += recipes.callbacks(training.recipe)
+    strategy: Any = "auto"
+    if training.script:
+        from support.elastic.matrix import scripts
+
+        model_class, strategy = scripts.SCRIPTS[training.script].model, scripts.SCRIPTS[training.script].strategy()
+        callbacks += scripts.callbacks(training.script, folder)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=-1
         if (training.until_stopped and training.schedule != "lambda") or training.max_steps > 0
         else training.max_epochs,
         max_steps=training.max_steps,
+        strategy=strategy,
         callbacks=callbacks,
         logger=[CSVLogger(str(folder), name="csv"), injector.logger(), *_tensorboard(training, folder)],
         default_root_dir=str(folder),
@@ -252,9 +262,9 @@ def train(training: Training, folder: Path, name: str) -> None:
         val_check_interval=training.val_check_interval,
         num_sanity_val_steps=1,
         log_every_n_steps=1,
-        enable_checkpointing=bool(training.checkpoint_every) or "best" in training.callbacks,
-        enable_progress_bar=bool(training.progress_bar),
-        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks) or bool(training.checkpoint_every),
+        enable_progress_bar=bool(training.progress_bar or training.script),
+        enable_model_summary=bool(training.script),
     )
     model = model_class(training)
     if training.slow_on:

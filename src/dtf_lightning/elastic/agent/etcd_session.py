@@ -10,7 +10,7 @@ from dtf_lightning.etcd.store import Store
 
 
 class NodeSession(Session):
-    """One node's presence in a run."""
+    """A node's presence in a run: its record and its lease in etcd, and a watch on the run's keys."""
 
     def __init__(self, store: Store, keys: RunKeys, *, node: str, lease_ttl: float, push: Push) -> None:
         super().__init__(
@@ -24,5 +24,5 @@ class NodeSession(Session):
         self._key = keys.node(node)
 
     def write_record(self, record: NodeRecord) -> None:
-        """Have this written instead of every earlier record of the node that has not gone out yet."""
+        """Write this record in the place of every earlier one of the node that has not gone out yet."""
         self.keep(self._key, encode(record.to_json()))

@@ -1,4 +1,4 @@
-"""Why an agent goes, and what torchelastic's main thread raises for it."""
+"""An agent's end: why its node goes, and which exception torchelastic's main thread raises for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dtf_lightning.errors import DtfError, RunAborted, RunRefused
 
 
 class ExitReason(Enum):
-    """Why torchelastic's main thread must not go on."""
+    """The reason for which torchelastic's main thread must not go on."""
 
     LEFT = "left"  # on SIGTERM, Ctrl-C or drain, or the run is finished: exit with 0
     OUT_OF_TIME = "out of time"  # the grace period is over
@@ -20,16 +20,16 @@ class ExitReason(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Exit:
-    """An agent's end."""
+    """The end of an agent: its reason, and the time at which the main thread goes."""
 
     reason: ExitReason
     text: str
-    """Why, for people."""
+    """The reason as a sentence for people."""
     at: float
-    """When the main thread goes at the latest, even if the workers have not ended by then: monotonic seconds."""
+    """The latest time at which the main thread goes, even if workers have not ended by then, in monotonic seconds."""
 
     def exception(self) -> BaseException:
-        """What the main thread raises: `SystemExit`, `RunRefused`, `RunAborted` or `DtfError`."""
+        """Return what the main thread raises: `SystemExit`, `RunRefused`, `RunAborted` or `DtfError`."""
         match self.reason:
             case ExitReason.LEFT:
                 return SystemExit(0)

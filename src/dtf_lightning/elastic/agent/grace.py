@@ -1,4 +1,4 @@
-"""The time that a node has to leave its run."""
+"""The grace period: the time that a node has to leave its run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dtf_lightning.clock import Clock, Deadline
 
 
 class GracePeriod:
-    """Begins when the node is asked to leave; a notice that leaves less time shortens it, before and after that.
+    """A grace period begins when its node is asked to leave; a preemption notice may shorten it before and after that.
 
     Args:
         seconds: how long it is.
@@ -15,11 +15,11 @@ class GracePeriod:
     def __init__(self, seconds: float, clock: Clock) -> None:
         self.seconds = seconds
         self.ends = Deadline()
-        """Without a moment while the node stays."""
+        """The end of the period; unset while the node stays."""
         self._clock = clock
 
     def shorten(self, seconds: float | None) -> None:
-        """No more than `seconds` from now are left; `None`: nobody knows better."""
+        """Let the period end at most `seconds` from now; `None` leaves it as it is."""
         if seconds is None:
             return
         self.seconds = min(self.seconds, seconds)
@@ -28,16 +28,16 @@ class GracePeriod:
 
     @property
     def presses_at(self) -> float | None:
-        """When half of it is over (monotonic seconds): a leaver that has waited for others goes now; `None`: it stays."""
+        """The time (monotonic seconds) at half of the period, when a leaver stops waiting; `None` if it stays."""
         return None if self.ends.at is None else self.ends.at - self.seconds / 2
 
     def begin(self) -> bool:
-        """The node leaves; true if that is new."""
+        """Begin the period, because the node leaves; return whether it had not begun before."""
         if self.ends.at is not None:
             return False
         self.ends.bring_forward(self._clock.monotonic() + self.seconds)
         return True
 
     def withdraw(self) -> None:
-        """The node stays after all."""
+        """End the period, because the node stays after all."""
         self.ends.clear()

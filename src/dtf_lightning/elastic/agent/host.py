@@ -1,4 +1,4 @@
-"""What this node calls itself, and where the others reach it."""
+"""These functions choose the name that a node has in its run, and the address at which other nodes reach it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dtf_lightning.etcd.endpoints import parse_endpoints
 
 
 def node_id() -> str:
-    """`<host>-<pid>-<4 hex>`: for people, and never used twice."""
+    """Return `<host>-<pid>-<4 hex>`: a name that people can read, and that is never used twice."""
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().split(".")[0]) or "node"
     return f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def host_address(local_addr: str | None, endpoint: str) -> str:
-    """`local_addr`, or the address from which this machine reaches etcd: there the other nodes can answer."""
+    """Return `local_addr`, or else the address from which this machine reaches etcd, where other nodes can answer."""
     if local_addr:
         return local_addr
     for address in parse_endpoints(endpoint).addresses:

@@ -1,4 +1,4 @@
-"""What every agent's loop consumes: one typed event for everything that another thread has seen.
+"""The events that the loop of every agent handles: one typed event for everything that another thread has seen.
 
 Reader threads (etcd watch, mesh, torchelastic's main thread) only put these into the loop's queue; all state belongs to
 the loop. What comes from workers, and what torchelastic asks, differs by mode: `live/inbox.py`, `restart/inbox.py`.
@@ -13,7 +13,7 @@ from dtf_lightning.etcd.session import StoreChanged, StoreSnapshot, WriteDone
 
 
 class AgentEvent:
-    """An event that is no news from etcd."""
+    """The base of all events that do not come from etcd."""
 
 
 InboxEvent = StoreSnapshot | StoreChanged | WriteDone | AgentEvent
@@ -26,7 +26,7 @@ Push = Callable[[InboxEvent], None]
 
 @dataclass(frozen=True)
 class PeerDead(AgentEvent):
-    """The peer's process is gone: its end of the link closed and its port refuses."""
+    """The process of a peer's agent is gone: its end of the link is closed and its port refuses connections."""
 
     node: str
     cause: str
@@ -34,7 +34,7 @@ class PeerDead(AgentEvent):
 
 @dataclass(frozen=True)
 class PeerAnswered(AgentEvent):
-    """The peer answered a probe."""
+    """A peer's agent has answered a probe."""
 
     node: str
 
@@ -44,20 +44,20 @@ class PeerAnswered(AgentEvent):
 
 @dataclass(frozen=True)
 class WorkersStarting(AgentEvent):
-    """torchelastic starts this node's workers, this many."""
+    """torchelastic starts `num_workers` workers of this node."""
 
     num_workers: int
 
 
 @dataclass(frozen=True)
 class LeaveAsked(AgentEvent):
-    """This node is to leave the run."""
+    """Somebody has asked this node to leave the run."""
 
     reason: str
     within: float | None = None
-    """Seconds that are left, where they are known: they may be fewer than `grace_period`."""
+    """The seconds that are left, where they are known: they may be fewer than `grace_period`."""
 
 
 @dataclass(frozen=True)
 class CloseAsked(AgentEvent):
-    """The loop ends."""
+    """The agent's loop is to end."""

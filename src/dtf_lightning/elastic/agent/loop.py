@@ -1,4 +1,4 @@
-"""What every agent does, whatever the mode: a loop that owns all state, fed by threads that only report what they see.
+"""`AgentLoop` is what the agents of both modes share: a loop that owns all state, fed by threads that only report.
 
     etcd watch --+                            +--> publisher (etcd writes)
     workers   ---+--> inbox --> loop thread --+--> the node's workers
@@ -48,12 +48,12 @@ from dtf_lightning.events.registry import Event
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 15.0
-"""Seconds; more than the loop and the session need for what they are at."""
+"""Seconds that `close` waits for the loop; more than the loop and the session need for what they are doing."""
 DRAINED = "drained by an operator"
 
 
 class AgentLoop(ABC):
-    """A node's presence in a run. What differs by mode is in the methods that a subclass has to have.
+    """A node's presence in a run. A subclass for each mode has the methods in which the modes differ.
 
     Args:
         store: closed by the caller, after `close`.
@@ -84,11 +84,11 @@ class AgentLoop(ABC):
         self._session = NodeSession(store, keys, node=node, lease_ttl=settings.lease_ttl, push=push)
         self._grace = GracePeriod(settings.grace_period, self._clock)
         self._published: NodeRecord | None = None
-        """The node's record as the session has it; `None` to have it written again."""
+        """The node's record as the session has it; `None` has it written again."""
         self._exit: Exit | None = None
-        """Written by the loop's thread, read by torchelastic's main thread."""
+        """The agent's end, once it is known. The loop's thread writes it, torchelastic's main thread reads it."""
         self._changed = threading.Condition()
-        """Held while the loop takes an event in; notified after each."""
+        """The condition that is held while the loop takes an event in, and notified after each."""
         self._thread = threading.Thread(target=self._run, daemon=True, name="dtf-agent")
         self._closed = False
 
@@ -104,11 +104,11 @@ class AgentLoop(ABC):
 
     @property
     def exit_reason(self) -> ExitReason | None:
-        """Why this node goes; `None` while it stays."""
+        """The reason why this node goes; `None` while it stays."""
         return self._exit.reason if self._exit is not None else None
 
     def leave(self, reason: str, within: float | None = None) -> None:
-        """Leave gracefully, within so many seconds where that is known. Safe in a signal handler."""
+        """Ask this node to leave gracefully, within `within` seconds where that is known. Safe in a signal handler."""
         self._inbox.put(LeaveAsked(reason, within))
 
     def close(self) -> None:
@@ -137,51 +137,51 @@ class AgentLoop(ABC):
 
     @abstractmethod
     def _start_parts(self) -> None:
-        """Start the mode's own threads."""
+        """Start the threads that only this mode has."""
 
     @abstractmethod
     def _close_parts(self) -> None:
-        """End the mode's own threads. The keys are gone."""
+        """End the threads that only this mode has. The node's keys are gone by then."""
 
     @abstractmethod
     def _handle(self, event: AgentEvent) -> None:
-        """Take in an event of the mode's own."""
+        """Take in an event that only this mode has."""
 
     @abstractmethod
     def _react(self) -> None:
-        """Bring everything in line with what is known now."""
+        """Bring all parts of the agent in line with what it knows now."""
 
     @abstractmethod
     def _deadlines(self) -> Iterable[Deadline]:
-        """When `_react` wants to be called at the latest, by part."""
+        """Yield, for each part, the time at which `_react` must be called at the latest."""
 
     @abstractmethod
     def _asked_to_leave(self, reason: str) -> None:
-        """Somebody wants this node to leave."""
+        """Take in that this node is to leave, for the reason given."""
 
     @abstractmethod
     def _node_changed(self, record: NodeRecord) -> None:
-        """A node's record, this one's too, is new."""
+        """Take in a new record of a node, which may be this one."""
 
     @abstractmethod
     def _peer_gone(self, node: str, cause: str) -> None:
-        """A node is out, and its key is gone."""
+        """Take in that a node is out: its key is gone."""
 
     @abstractmethod
     def _peer_died(self, node: str, cause: str) -> None:
-        """The mesh has proof of a node's death, its key is still there."""
+        """Take in that the mesh has proof of a node's death, while its key is still there."""
 
     @abstractmethod
     def _written(self, write: Write, outcome: WriteOutcome) -> None:
-        """How a write went that the mode has asked for."""
+        """Take in the outcome of a write that the mode has asked for."""
 
     @abstractmethod
     def _last_writes(self) -> Sequence[Write]:
-        """What is to be written when this node goes, besides taking its own keys back. The loop has ended."""
+        """Return what is to be written when this node goes, besides the deletion of its keys. The loop has ended."""
 
     @abstractmethod
     def _broke(self, text: str) -> None:
-        """The loop has failed: free the main thread, stop the workers."""
+        """Free the main thread and stop the workers, because the loop has failed."""
 
     @abstractmethod
     def _turn_away(self, event: AgentEvent) -> None:
@@ -209,7 +209,7 @@ class AgentLoop(ABC):
                     self._turn_away(event)
 
     def _next_event(self) -> InboxEvent | None:
-        """`None` when a deadline has passed."""
+        """Return the next event; `None` if a deadline has passed before it."""
         deadline = Deadline(*(part.at for part in self._all_deadlines()))
         try:
             return self._inbox.get(timeout=deadline.left(self._clock.monotonic()))
@@ -276,13 +276,13 @@ class AgentLoop(ABC):
             self._session.submit(write)
 
     def _publish(self, record: NodeRecord) -> None:
-        """Have the node's record written, if it is new."""
+        """Write the node's record if it has changed."""
         if record != self._published:
             self._published = record
             self._session.write_record(record)
 
     def _report(self, event: Event) -> None:
-        """Tell people: in the event log, and in `dtf status`."""
+        """Add an event to the event log, and to what `dtf status` shows."""
         self._recent_events.add(event.to_json())
         if self._event_log is not None:
             self._event_log.write(event)
@@ -294,12 +294,14 @@ class AgentLoop(ABC):
             self._report(RunEnded(at=at, source=self.node_id, phase=run.phase.value, reason=run.reason))
 
     def _begin_to_leave(self, reason: str) -> None:
-        """Let the grace period run, if it does not yet."""
+        """Begin the grace period, unless it runs already."""
         if self._grace.begin():
             log.info("%s: leaves (%s), within %g s", self.node_id, reason, self._grace.seconds)
 
     def _go(self, reason: ExitReason, text: str, *, after: float = 0.0) -> bool:
-        """Have the main thread go, `after` seconds from now if the workers have not ended by then; true if that is new."""
+        """Let the main thread go, `after` seconds from now unless the workers have ended by then; return whether that
+        is new.
+        """
         if self._exit is not None:
             return False
         self._exit = Exit(reason=reason, text=text, at=self._clock.monotonic() + after)

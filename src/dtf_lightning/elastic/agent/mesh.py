@@ -1,4 +1,4 @@
-"""Links between agents, for one question: is that agent's process still there?
+"""The mesh: links between agents, which answer one question: does that agent's process still exist?
 
 An agent that dies closes its links; its port then refuses. Both together are proof, and come within milliseconds; a
 broken link alone is not. A host that freezes or falls off the network gives no proof at all: there the lease decides,
@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 2.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
-"""Seconds between tries to connect. The first is short: a process that is being killed closes its sockets one by one, and
-for a moment its port takes connections that it will never serve."""
+"""Seconds between tries to connect. The first pause is short: a process that is being killed closes its sockets one by
+one, and for a moment its port takes connections that it will never serve.
+"""
 _PING = b"?"
 _LINE_END = b"\n"
 
@@ -38,7 +39,7 @@ class _LinkState(Enum):
 
 @dataclass(eq=False)
 class _Link:
-    """Our connection to one peer."""
+    """This agent's connection to one peer."""
 
     node: str
     address: tuple[str, int]
@@ -52,7 +53,7 @@ class _Link:
 
 
 class Mesh:
-    """One thread that keeps a link to every peer and answers the peers' own.
+    """A thread that keeps a link to every peer, and answers on the links that peers keep to this agent.
 
     Pushes `PeerDead` once per peer, and `PeerAnswered` for every answered `probe`.
     """
@@ -68,9 +69,9 @@ class Mesh:
         self._host = host
         self._lock = threading.Lock()
         self._wanted: dict[str, tuple[str, int]] = {}
-        """What `watch` asked for; under the lock."""
+        """The peers that `watch` has asked for; under the lock."""
         self._probes: list[str] = []
-        """What `probe` asked for; under the lock."""
+        """The peers that `probe` has asked for; under the lock."""
         self._links: dict[str, _Link] = {}
         self._dead: set[str] = set()
         self._inbound: set[socket.socket] = set()
@@ -89,13 +90,13 @@ class Mesh:
         self._loop.wake()
 
     def probe(self, node: str) -> None:
-        """Ask the node for a sign of life; `PeerAnswered` or `PeerDead` follows, or nothing from a frozen host."""
+        """Ask a peer for a sign of life; `PeerAnswered` or `PeerDead` follows, or nothing if its host is frozen."""
         with self._lock:
             self._probes.append(node)
         self._loop.wake()
 
     def close(self) -> None:
-        """Idempotent."""
+        """End the thread and close all links. Idempotent."""
         self._loop.close()
         for link in self._links.values():
             if link.socket is not None:
@@ -107,7 +108,7 @@ class Mesh:
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _follow_wishes(self) -> float | None:
-        """Do what is due; seconds until there is more to do."""
+        """Do what is due; return the seconds until there is more to do."""
         with self._lock:
             wanted = dict(self._wanted)
             probes, self._probes = self._probes, []

@@ -1,4 +1,4 @@
-"""Preemption notices: the cloud says that it takes the machine away, before it sends SIGTERM or nothing at all.
+"""Preemption notices: a cloud says that it takes a machine away, before it sends SIGTERM or nothing at all.
 
 A source is any callable that returns `None`, or a `Notice` once there is one; the agent polls it and leaves gracefully
 with the time that is left. One source is here, for the two common HTTP forms: 404 until the notice and then JSON with a
@@ -24,7 +24,7 @@ from dtf_lightning.errors import SettingsError
 log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = 2.0
-"""Seconds; metadata servers answer in milliseconds."""
+"""Seconds that a metadata server has for an answer; it needs milliseconds."""
 TOKEN_PATH = "/latest/api/token"
 
 
@@ -34,14 +34,14 @@ class Notice:
 
     reason: str
     seconds_left: float | None = None
-    """`None` when the source does not say."""
+    """The seconds until then; `None` if the source does not say."""
 
 
 NoticeSource = Callable[[], Notice | None]
 
 
 class HttpNotice:
-    """Asks a metadata server. Raises `OSError` when it does not answer, `ValueError` for an answer of neither form."""
+    """A metadata server over HTTP. Raises `OSError` if it does not answer, `ValueError` for an answer in no known form."""
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self._url = url
@@ -88,7 +88,7 @@ class HttpNotice:
 
 
 def notice_source(spec: str) -> NoticeSource:
-    """The source that the setting `notice` names: a URL, or `package.module:callable`.
+    """Return the source that the setting `notice` names: a URL, or `package.module:callable`.
 
     Raises `SettingsError` for anything else.
     """
@@ -107,7 +107,7 @@ def notice_source(spec: str) -> NoticeSource:
 
 
 class NoticePoller:
-    """One thread that asks the source until there is a notice.
+    """A thread that asks a source until there is a notice.
 
     Args:
         leave: called once, with the reason and the seconds that are left.
@@ -124,7 +124,7 @@ class NoticePoller:
         self._thread.start()
 
     def close(self) -> None:
-        """Idempotent."""
+        """End the thread. Idempotent."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(2 * REQUEST_TIMEOUT)

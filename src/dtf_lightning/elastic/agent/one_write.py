@@ -1,4 +1,4 @@
-"""A transaction that is wanted until it is applied, or until nobody wants it any more."""
+"""`OneWrite` makes a transaction that is wanted until it is applied, or until it is not wanted any more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dtf_lightning.etcd.session import Write, WriteOutcome
 
 
 class OneWrite:
-    """Lets one transaction be under way at a time, with a pause after one that was not applied.
+    """A transaction of which one attempt at a time is under way, with a pause after one that was not applied.
 
     Args:
         refused, unanswered: seconds of that pause.
@@ -17,7 +17,7 @@ class OneWrite:
 
     def __init__(self, clock: Clock, *, refused: float, unanswered: float) -> None:
         self.deadline = Deadline()
-        """When `attempt` is worth another call; an attempt that is under way ends with an event."""
+        """The time at which `attempt` must be called again; an attempt that is under way ends with an event."""
         self._clock = clock
         self._pauses = {
             WriteOutcome.APPLIED: 0.0,
@@ -29,11 +29,11 @@ class OneWrite:
 
     @property
     def under_way(self) -> bool:
-        """A write was tried, and its outcome is not known yet."""
+        """Whether an attempt was made whose outcome is not known yet."""
         return self._in_flight is not None
 
     def attempt(self, write: Write) -> Iterator[Write]:
-        """Yields the write if it may be tried now; `written` must be told how it went."""
+        """Yield the write if it may be tried now; its outcome must come back through `written`."""
         self.deadline.clear()
         if self._in_flight is not None:
             return
@@ -44,7 +44,7 @@ class OneWrite:
         yield write
 
     def written(self, write: Write, outcome: WriteOutcome) -> bool:
-        """How a write went; false if it was none of this object's."""
+        """Take in the outcome of a write; return whether it was this object's."""
         if write is not self._in_flight:
             return False
         self._in_flight = None

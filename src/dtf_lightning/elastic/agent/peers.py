@@ -1,4 +1,4 @@
-"""Which nodes are gone: what the keys say and what the mesh says, together.
+"""`Peers` decides which nodes are gone, by what etcd's keys and the mesh say together.
 
 Rules that this file guards:
 
@@ -23,7 +23,7 @@ from dtf_lightning.etcd.session import Write
 from dtf_lightning.etcd.store import Compare, Delete
 
 PROBE_TIMEOUT = 2.0
-"""Seconds that an unlisted node's agent has for an answer on the mesh."""
+"""Seconds that the agent of an unlisted node has for an answer on the mesh."""
 PROBE_INTERVAL = 0.7
 """Seconds between two probes; several fit into the timeout."""
 EVICT_PAUSE = 0.5
@@ -34,42 +34,42 @@ EVICT_PAUSE = 0.5
 class _Away:
     record: NodeRecord
     until: float
-    """Without an answer by then it is gone: monotonic seconds."""
+    """The time (monotonic seconds) at which it is gone without an answer."""
     probe_at: float
 
 
 @dataclass
 class Peers:
-    """The other nodes, as this agent sees them."""
+    """The other nodes of the run, as this agent sees them."""
 
     node: str
     keys: RunKeys
     mesh: Mesh | None
     clock: Clock
     gone: dict[str, str] = field(default_factory=dict)
-    """Nodes that are out, and why."""
+    """The nodes that are out, and the reasons."""
     _away: dict[str, _Away] = field(default_factory=dict)
     _dead: dict[str, str] = field(default_factory=dict)
     _evict_at: dict[str, float] = field(default_factory=dict)
 
     @property
     def mesh_port(self) -> int:
-        """Where this node's own end of the mesh listens; 0 without a mesh."""
+        """The port at which this node's mesh listens; 0 without a mesh."""
         return self.mesh.port if self.mesh is not None else 0
 
     @property
     def away(self) -> dict[str, NodeRecord]:
-        """Unlisted, but perhaps alive: by their last record."""
+        """The nodes that are unlisted, but may be alive, with their last records."""
         return {node: away.record for node, away in self._away.items()}
 
     @property
     def deadline(self) -> Deadline:
-        """When `overdue` is to be asked next."""
+        """The time at which `overdue` must be called next."""
         probes = [min(away.until, away.probe_at) for away in self._away.values()]
         return Deadline(*probes, *self._evict_at.values())
 
     def listed(self, record: NodeRecord) -> None:
-        """The node's key is (again) there."""
+        """Take in that a node's key is there, or there again."""
         self._away.pop(record.node, None)
         if record.node in self._dead:
             self._evict_at.pop(record.node, None)  # its last words came late: an eviction was refused for them
@@ -77,7 +77,7 @@ class Peers:
             self.gone.pop(record.node, None)
 
     def unlisted(self, record: NodeRecord) -> str | None:
-        """The node's key went: why the node is gone with it, or `None` while that is not sure."""
+        """Take in that a node's key is gone; return why the node is gone with it, or `None` while that is not sure."""
         node = record.node
         self._evict_at.pop(node, None)
         if record.state in ENDED:
@@ -95,17 +95,17 @@ class Peers:
         return cause
 
     def died(self, node: str, cause: str) -> str | None:
-        """The mesh has proof: the cause, if that settles a question that was open."""
+        """Take in the mesh's proof of a node's death; return the cause if that settles an open question."""
         self._dead[node] = self.gone[node] = cause
         return cause if self._away.pop(node, None) is not None else None
 
     def answered(self, node: str) -> None:
-        """The mesh got a sign of life from a node that is away."""
+        """Take in a sign of life from a node that is away."""
         if node in self._away:
             self._away[node].until = self.clock.monotonic() + PROBE_TIMEOUT
 
     def overdue(self) -> list[tuple[str, str]]:
-        """Nodes that have not answered in time, now gone, with the cause. Probes the others again."""
+        """Return the nodes that have not answered in time, which are gone now, with the cause. Probes the others again."""
         now = self.clock.monotonic()
         late = [node for node, away in self._away.items() if away.until <= now]
         for node in late:
@@ -118,7 +118,7 @@ class Peers:
         return [(node, self.gone[node]) for node in late]
 
     def evictions(self, view: RunView) -> Iterator[Write]:
-        """The transactions that take dead nodes' keys away."""
+        """Yield the transactions that take the keys of dead nodes away."""
         now = self.clock.monotonic()
         leader = view.leader
         for node in self._dead:
@@ -136,7 +136,7 @@ class Peers:
                 yield Write(label=f"evict {node}", compares=tuple(compares), puts=tuple(deletes))
 
     def follow(self, view: RunView) -> None:
-        """Keep links to everybody who is listed or away."""
+        """Keep links to all nodes that are listed or away."""
         if self.mesh is not None:
             records = {**self.away, **view.nodes}
             self.mesh.watch(

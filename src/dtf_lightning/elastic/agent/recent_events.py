@@ -1,4 +1,4 @@
-"""The important events of a node and its workers in etcd, so that `dtf status` sees them while the run goes on.
+"""`RecentEvents` keeps a node's important events in etcd, where `dtf status` sees them while the run goes on.
 
 One key for each node, under its lease: at most `MAX_EVENTS` of its last events, written at most once in `PAUSE` seconds.
 What is older, or of nodes that are gone, is in the event logs.
@@ -19,16 +19,16 @@ from dtf_lightning.events.registry import EventLogError
 
 MAX_EVENTS = 20
 MAX_TEXT = 300
-"""Characters of an event."""
+"""The largest number of characters of an event."""
 PAUSE = 1.0
 
 
 class RecentEvents:
-    """Of one node. Used by the agent's loop only."""
+    """The recent events of one node. Used by the agent's loop only."""
 
     def __init__(self, node: str, keys: RunKeys, clock: Clock) -> None:
         self.deadline = Deadline()
-        """When `due` wants to be called at the latest."""
+        """The time at which `due` must be called at the latest."""
         self._key = keys.events(node)
         self._clock = clock
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
@@ -37,7 +37,7 @@ class RecentEvents:
         self._next_at = 0.0
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Take in an event's JSON; one that is of no importance, or that cannot be read, is passed over."""
+        """Take in an event's JSON; an event that is of no importance, or that cannot be read, is ignored."""
         if event.get("kind") not in ELASTIC_EVENTS.important:
             return
         try:
@@ -48,7 +48,7 @@ class RecentEvents:
         self._changed = True
 
     def due(self, *, listed: bool) -> Iterator[Write]:
-        """What is to be written now. `listed`: this node has its lease."""
+        """Yield the write of the events if it is due. `listed`: whether this node has its lease."""
         self.deadline.clear()
         if not self._changed or self._in_flight is not None or not listed:
             return
@@ -62,7 +62,7 @@ class RecentEvents:
         yield self._in_flight
 
     def written(self, write: Write, outcome: WriteOutcome) -> bool:
-        """How the write went; false if it was none of this object's."""
+        """Take in the outcome of a write; return whether it was this object's."""
         if write is not self._in_flight:
             return False
         self._in_flight = None

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT at the agent: the first leaves gracefully, the second stops at once. SIGUSR1 only ever leaves.
+"""Signals at an agent: the first SIGTERM or SIGINT lets its node leave, the second stops it; SIGUSR1 only leaves.
 
 Slurm's `--signal=USR1@120` is a warning, which SIGTERM follows: that one is then the first, not the second.
 """
@@ -18,7 +18,7 @@ from dtf_lightning import environment
 
 
 class LeaveOnSignal:
-    """Takes the signals over from torchelastic, which installs handlers for those that its variable lists.
+    """Signal handlers in the place of torchelastic's, which installs its own for the signals that its variable lists.
 
     Args:
         text: what the first signal tells the user.
@@ -34,7 +34,7 @@ class LeaveOnSignal:
         self._installed = False
 
     def install(self) -> None:
-        """On the main thread, before torchelastic starts its workers. Idempotent."""
+        """Install the handlers, on the main thread and before torchelastic starts its workers. Idempotent."""
         if self._installed or threading.current_thread() is not threading.main_thread():
             return
         self._installed = True

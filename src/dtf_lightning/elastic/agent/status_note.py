@@ -1,4 +1,4 @@
-"""The run's `status` key: what is waited for, for `dtf status`."""
+"""`StatusNote` decides when the run's `status` key is written, by which `dtf status` says what the run waits for."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ STATUS_PAUSE = 0.3
 
 
 class StatusNote:
-    """Decides when what is waited for is news. Used by the loop's thread only."""
+    """The text about what the run waits for, and the decision when it is news. Used by the loop's thread only."""
 
     def __init__(self, keys: RunKeys, node: str, clock: Clock) -> None:
         self.deadline = Deadline()
-        """When `due` wants to be called at the latest."""
+        """The time at which `due` must be called at the latest."""
         self._keys = keys
         self._node = node
         self._clock = clock
@@ -23,7 +23,7 @@ class StatusNote:
         self._written_at = float("-inf")
 
     def due(self, reason: str, *, paused: bool, busy: bool) -> Put | None:
-        """The note if it is to be written now. `busy`: earlier writes are still on their way."""
+        """Return the note if it is to be written now. `busy`: whether earlier writes are still on their way."""
         self.deadline.clear()
         if self._last is not None and (self._last.reason, self._last.paused) == (reason, paused):
             return None
@@ -34,11 +34,11 @@ class StatusNote:
         return self.put(reason, paused=paused)
 
     def put(self, reason: str, *, paused: bool = False) -> Put:
-        """The note, as part of a transaction that is written in any case."""
+        """Return the note, for a transaction that is written in any case."""
         self._last = RunStatusNote(leader=self._node, reason=reason, paused=paused, at=self._clock.wall())
         self._written_at = self._clock.monotonic()
         return Put(self._keys.status, self._last.encode())
 
     def forget(self) -> None:
-        """The last note did not arrive."""
+        """Note that the last note did not arrive."""
         self._last = None

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from dtf_lightning.elastic.lightning.checks.compatibility import refuse_nested_loop
 from dtf_lightning.elastic.lightning.data.loaders import num_batches_of_share
-from dtf_lightning.elastic.lightning.host.names import AutomaticOptimization, FitLoop, TrainingEpochLoop, call
+from dtf_lightning.elastic.lightning.host.names import (
+    AutomaticOptimization,
+    FitLoop,
+    SIGTERMException,
+    TrainingEpochLoop,
+    call,
+)
 from dtf_lightning.elastic.lightning.reporting import progress_bars
 from dtf_lightning.elastic.lightning.rewind import unwinding
 from dtf_lightning.elastic.lightning.rewind.undo import unchanged_random_state
@@ -157,10 +163,13 @@ class ElasticFitLoop(FitLoop):
             trainer.training = True
         if self._newcomer:
             self._newcomer = False
+            # `GradientAccumulationScheduler` refuses what it has set itself in the run.
+            accumulate, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, run.batches.accumulate
             with trainer.strategy.alone():  # type: ignore[attr-defined]
                 call._call_callback_hooks(trainer, "on_train_start")
                 call._call_lightning_module_hook(trainer, "on_train_start")
                 call._call_strategy_hook(trainer, "on_train_start")
+            trainer.accumulate_grad_batches = accumulate
 
     def on_advance_start(self) -> None:
         run = _run_of(self)
@@ -172,11 +181,35 @@ class ElasticFitLoop(FitLoop):
                     self.setup_data()
         run.progress.phase = run.progress.phase if run.progress.resuming else LoopPhase.EPOCH_START
         run.batches.seed_loader(run.world.rank)
+        if run.progress.phase is LoopPhase.EPOCH_START:
+            run.epoch_begins()
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
-        with _run_of(self).epoch_hooks():
-            super().on_advance_end()
+        run = _run_of(self)
+        with run.epoch_hooks():
+            self._end_epoch(run)
+
+    def _end_epoch(self, run: ElasticRun) -> None:
+        """Do what `_FitLoop.on_advance_end` does, without the first hooks if they are done from before a rescale."""
+        trainer = self.trainer
+        connector: Any = trainer._logger_connector
+        connector.epoch_end_reached()
+        self.epoch_progress.increment_processed()
+        if not run.progress.first_hooks_done:
+            call._call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=False)
+            call._call_lightning_module_hook(trainer, "on_train_epoch_end")
+            run.first_hooks_done()
+        call._call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=True)
+        connector.on_epoch_end()
+        if not self.restarting and self.epoch_loop._num_ready_batches_reached():
+            self.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+        self.epoch_loop._batches_that_stepped -= 1
+        connector.update_train_epoch_metrics()
+        self.epoch_loop._batches_that_stepped += 1
+        self.epoch_progress.increment_completed()
+        if trainer.received_sigterm:
+            raise SIGTERMException
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Leave the loaders' states out: they are empty, and plain Lightning would refuse to load them."""

@@ -115,6 +115,17 @@ def choose_sources(positions: Sequence[Position]) -> ResumePlan:
     return ResumePlan(first_holder=holders[0], holders=holders, receivers=receivers, sources=sources)
 
 
+def hooks_are_done(positions: Sequence[Position], done: Sequence[bool]) -> bool:
+    """Tell whether the first hooks of an epoch's end need not run again, because all who trained have completed them.
+
+    `done[r]` says whether rank r has, and stands behind them. Where one has not, all run them again: they may have
+    collectives, in which every member must take part. Newcomers leave them out where the others do.
+    """
+    newest = max(positions)
+    trained = [rank for rank, position in enumerate(positions) if position.trained]
+    return bool(trained) and all(done[rank] and positions[rank] == newest for rank in trained)
+
+
 def send_from(plan: ResumePlan, able: Collection[int]) -> ResumePlan:
     """Return the plan with only those holders as senders that are `able` to send, at least one of them."""
     senders = [holder for holder in plan.holders if holder in able]

@@ -1,4 +1,4 @@
-"""From torchrun's parameters to a rendezvous handler that runs: settings, etcd, mode, and all parts of a node's agent.
+"""`create_handler` makes a rendezvous handler of torchrun's parameters, with etcd, a mode, and all parts of an agent.
 
 What has been made when something fails is ended again, in reverse order.
 """
@@ -59,11 +59,11 @@ class _Node:
     store: Store
     event_log: EventLog
     parts: ExitStack
-    """What is to be ended with the handler."""
+    """The parts that end with the handler."""
 
 
 def create_handler(params: RendezvousParameters) -> RendezvousHandler:
-    """The handler for `torchrun --rdzv-backend=etcd`.
+    """Return the handler for `torchrun --rdzv-backend=etcd`.
 
     Raises `SettingsError` (flags, --rdzv-conf), `StoreUnavailable`, `AuthenticationFailed` (etcd).
     """
@@ -192,7 +192,7 @@ def _access(settings: AgentSettings) -> EtcdAccess:
 
 
 def _log_to_stderr() -> None:
-    """torchrun configures torch's loggers only: without this nobody would see why a generation was formed."""
+    """Show this package's log: torchrun configures torch's loggers only, and a generation's reason would not be seen."""
     ours = logging.getLogger("dtf_lightning")
     if ours.handlers or logging.getLogger().handlers:
         return

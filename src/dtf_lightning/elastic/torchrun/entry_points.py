@@ -1,4 +1,4 @@
-"""torchrun's names for our rendezvous handler: entry points of the group `torchrun.handlers`.
+"""torchrun's names for this package's rendezvous handler: entry points of the group `torchrun.handlers`.
 
 torch loads these in every process that imports `torch.distributed.elastic.rendezvous`, so nothing heavy is imported
 before a handler is really asked for.
@@ -34,15 +34,15 @@ def _take_over(name: str) -> RendezvousHandlerCreator:
 
 
 def etcd() -> RendezvousHandlerCreator:
-    """`--rdzv-backend=etcd`."""
+    """Return the handler for `--rdzv-backend=etcd`."""
     return _take_over("etcd")
 
 
 def etcd_v2() -> RendezvousHandlerCreator:
-    """`--rdzv-backend=etcd-v2`: the name that torch's documentation shows; served by etcd v3 all the same."""
+    """Return the handler for `--rdzv-backend=etcd-v2`, the name in torch's documentation; etcd v3 serves it as well."""
     return _take_over("etcd-v2")
 
 
 def etcd_v3() -> RendezvousHandlerCreator:
-    """`--rdzv-backend=etcd-v3`."""
+    """Return the handler for `--rdzv-backend=etcd-v3`."""
     return _take_over("etcd-v3")

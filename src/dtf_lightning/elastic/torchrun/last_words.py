@@ -1,4 +1,4 @@
-"""What torchrun prints when it ends by an exception: a sentence, in the place of the launcher's traceback.
+"""The last words of torchrun when it ends by an exception: a sentence, in the place of the launcher's traceback.
 
 The launcher's traceback names none of the user's code, is 15 to 30 lines long, and pushes the user's own error, which the
 worker has printed, out of the terminal. It is kept for exceptions that are nobody's message: those are bugs.
@@ -17,11 +17,11 @@ from torch.distributed.elastic.rendezvous.api import RendezvousError
 from dtf_lightning.errors import DtfError
 
 _NO_MESSAGE = "<NONE>"
-"""What torchelastic puts in the place of a message that a worker has not recorded."""
+"""The text that torchelastic puts in the place of a message that a worker has not recorded."""
 
 
 def install_last_words() -> None:
-    """From now on this process ends with a sentence, where `last_words` has one. Idempotent."""
+    """Let this process end with a sentence from now on, where `last_words` has one. Idempotent."""
     sys.excepthook = _say
 
 

@@ -1,4 +1,4 @@
-"""torchelastic's rendezvous handler for live runs: an adapter around the agent.
+"""`LiveRendezvousHandler` is torchelastic's rendezvous handler for live runs: an adapter around the agent.
 
 Every agent is a torchelastic group of one node, so that torchelastic starts, watches and restarts the local workers and
 knows nothing of the others: joiners and failures elsewhere never make it stop ours. What torchelastic hands to the
@@ -26,7 +26,7 @@ from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.elastic.torchrun.rendezvous import RendezvousBase
 
 ROLE_INFO_KEY = "torchelastic/role_info/0"
-"""torchelastic writes the number of local workers here, just before it starts them; nobody else tells a handler."""
+"""The key at which torchelastic writes the number of local workers just before it starts them, and nowhere else."""
 WAYS_OUT = (
     "add `ElasticCallback()` from dtf_lightning to the Lightning Trainer's callbacks, or run the script as it is with "
     "`--rdzv-conf mode=restart`"
@@ -35,11 +35,11 @@ NO_MASTER_PORT = (
     "none: live dtf-lightning run, which makes the process groups itself. Add ElasticCallback() to the Trainer's "
     "callbacks, or torchrun --rdzv-conf mode=restart"
 )
-"""What a stock script's `int(MASTER_PORT)` shows in its ValueError, which is cut after 200 characters."""
+"""The text that the ValueError of a stock script's `int(MASTER_PORT)` shows, which is cut after 200 characters."""
 
 
 class LiveRendezvousHandler(RendezvousBase):
-    """Implements torchelastic's interface; every method translates and delegates."""
+    """An implementation of torchelastic's interface in which every method translates and delegates."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class LiveRendezvousHandler(RendezvousBase):
         self._agent.workers_starting(int(json.loads(store.get(ROLE_INFO_KEY))["local_world_size"]))
 
     def num_nodes_waiting(self) -> int:
-        """0: a group of one node never changes. Raises what `LiveAgent.check` raises, and for a script without callback."""
+        """Return 0: a group of one node never changes. Raises like `LiveAgent.check`, and if no callback comes."""
         self._agent.check()
         timeout = self._attach_timeout
         if self._agent.num_missing and self._agent.running_for > timeout:

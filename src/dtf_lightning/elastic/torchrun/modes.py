@@ -1,4 +1,4 @@
-"""Which script torchrun was asked for, and what `mode=auto` makes of it (docs/decisions/0006-mode-auto.md)."""
+"""These functions find torchrun's script, and what `mode=auto` means for it (docs/decisions/0006-mode-auto.md)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ OUR_NAME = "dtf_lightning"
 
 
 def training_script(argv: list[str]) -> str:
-    """The script's path, or `-m`'s module; empty when another program than torchrun starts the agent."""
+    """Return the script's path, or the module after `-m`; empty if another program than torchrun starts the agent."""
     arguments = _torchrun_arguments(argv)
     return str(arguments.training_script) if arguments is not None else ""
 
 
 def num_workers_asked(argv: list[str]) -> int:
-    """torchrun's `--nproc-per-node`; 1 when another program starts the agent."""
+    """Return torchrun's `--nproc-per-node`; 1 if another program starts the agent."""
     from torch.distributed.run import determine_local_world_size
 
     arguments = _torchrun_arguments(argv)
@@ -29,7 +29,7 @@ def num_workers_asked(argv: list[str]) -> int:
 
 
 def started_by_torchrun(argv: list[str]) -> bool:
-    """Whether torchrun is the program that starts the agent, and not a launch by API or a test."""
+    """Return whether torchrun is the program that starts the agent, and not a launch by API or a test."""
     return bool(argv) and bool(re.search(r"torchrun$|torch/distributed/(run|launch)\.py$", argv[0]))
 
 
@@ -45,13 +45,14 @@ def _torchrun_arguments(argv: list[str]) -> Namespace | None:
 
 
 def script_arguments(argv: list[str]) -> list[str]:
-    """The script's own arguments; none when another program than torchrun starts the agent."""
+    """Return the script's own arguments; none if another program than torchrun starts the agent."""
     arguments = _torchrun_arguments(argv)
     return list(arguments.training_script_args) if arguments is not None else []
 
 
 def resolve_mode(mode: str, script: str, arguments: Sequence[str] = ()) -> str:
-    """`live` or `restart`, and say so in the log. For `auto`: restart for a script of which no own file names this package.
+    """Return `live` or `restart`, and log which. For `auto`: restart for a script of which no own file names this
+    package.
 
     A script whose files cannot be found gets live, which stops a script without the callback with an error. `arguments`
     are the script's own, among which configuration files count.

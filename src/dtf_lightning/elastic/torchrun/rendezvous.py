@@ -1,4 +1,4 @@
-"""What torchelastic's two rendezvous handlers have in common: the run's name, signals, and an end in the right order."""
+"""`RendezvousBase` is what both of our rendezvous handlers share: the run's name, signals, an end in the right order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtf_lightning.elastic.agent.signals import LeaveOnSignal
 
 
 class RendezvousBase(RendezvousHandler):
-    """Implements the part of torchelastic's interface that does not depend on the mode.
+    """An implementation of the part of torchelastic's interface that does not depend on the mode.
 
     Args:
         agent: started; whoever made it put its `close` into `parts`.
@@ -48,7 +48,7 @@ class RendezvousBase(RendezvousHandler):
         return self._loop.exit_reason is not None
 
     def set_closed(self) -> None:
-        """Nothing: one node's end is not the run's."""
+        """Do nothing: one node's end is not the run's."""
 
     def shutdown(self) -> bool:
         self.close()

@@ -1,4 +1,4 @@
-"""torchelastic's rendezvous handler for restart mode: any stock script, all agents in one group, restart on change."""
+"""`RestartRendezvousHandler` is our rendezvous handler for restart mode: any stock script, all agents in one group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dtf_lightning.elastic.torchrun.round_store import RoundStore
 
 
 class RestartRendezvousHandler(RendezvousBase):
-    """Implements torchelastic's interface; every method translates and delegates."""
+    """An implementation of torchelastic's interface in which every method translates and delegates."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class RestartRendezvousHandler(RendezvousBase):
 
     @property
     def use_agent_store(self) -> bool:
-        """The workers' process group is made on a store that an agent hosts: it outlives every worker."""
+        """Always true: the workers' process group is made on an agent's store, which outlives every worker."""
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """The next round. Raises what `RestartAgent.next_round` raises."""
+        """Return the next round. Raises what `RestartAgent.next_round` raises."""
         self._signals.install()
         if self._spares is not None and self._round_store is None:
             self._spares.wait_until_ready()  # the others train on while a joiner imports
@@ -59,5 +59,5 @@ class RestartRendezvousHandler(RendezvousBase):
         return RendezvousInfo(self._round_store, rank, len(generation.members), where)
 
     def num_nodes_waiting(self) -> int:
-        """Not 0 when the workers have to be started anew. Raises what `RestartAgent.num_waiting` raises."""
+        """Return more than 0 if the workers have to be started anew. Raises what `RestartAgent.num_waiting` raises."""
         return self._agent.num_waiting()

@@ -1,4 +1,4 @@
-"""The store that torchelastic gets for one round: answered from the agents' records, so that nobody's death blocks it.
+"""`RoundStore` is torchelastic's store for one round: it answers from the agents' records, so that no death blocks it.
 
 torchelastic asks a store for two things, the ranks of its workers and a barrier at the end. On a TCPStore both would
 hang or raise in the agent when the store's host dies between rendezvous and start; here the answer is always there.
@@ -21,7 +21,7 @@ _ANY = b"1"
 
 
 class RoundStore(dist.Store):
-    """Knows the keys that torchelastic 2.13 uses (`SimpleElasticAgent`), and refuses others."""
+    """A store that knows the keys which torchelastic 2.13 uses (`SimpleElasticAgent`), and refuses others."""
 
     def __init__(self, agent: RestartAgent, generation: Generation, group_rank: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class RoundStore(dist.Store):
             self._agent.workers_starting(int(info["local_world_size"]))
 
     def multi_set(self, keys: list[str], values: list[Any]) -> None:
-        """The first node's agent says everybody's ranks: everybody knows."""
+        """Accept the ranks that the first node's agent writes for all nodes, and drop them: every node knows them."""
 
     def multi_get(self, keys: list[str]) -> list[bytes]:
         assert all(key.startswith(ROLE_INFO) for key in keys), keys
@@ -56,11 +56,11 @@ class RoundStore(dist.Store):
         return json.dumps([base, total, base, total]).encode()
 
     def add(self, key: str, amount: int) -> int:  # noqa: ARG002 - torch's signature
-        """The barrier's count: only `wait` knows when all are there."""
+        """Return 0 for the barrier's count: only `wait` knows when all nodes are there."""
         return 0
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:  # noqa: ARG002 - torch's signature
-        """The barrier. Raises `DistStoreError` when the others have not ended in time."""
+        """Wait at the barrier. Raises `DistStoreError` if the others have not ended in time."""
         seconds = (timeout or self._timeout).total_seconds()
         if not self._agent.finished(seconds):
             raise dist.DistStoreError(f"other nodes still work {seconds:g} s after this one has finished")

@@ -1,4 +1,4 @@
-"""The server behind `MemoryStore`s: keys with their history, leases, and faults on demand.
+"""`MemoryBackend` is the server behind `MemoryStore`s: keys with their history, leases, and faults on demand.
 
 Rules:
 - A transaction that writes has one revision for all its writes; one that does not has the current revision.
@@ -23,11 +23,11 @@ class BackendLease(Protocol):
     """A client's lease, as the backend sees it."""
 
     def renewed(self, now: float) -> bool:
-        """Whether it is still held after a try to renew it."""
+        """Try to renew the lease; return whether it is still held."""
         ...
 
     def lose(self) -> None:
-        """It is gone. Called without the backend's lock: the owner will use the store."""
+        """Take in that the lease is gone. Called without the backend's lock, because the owner will use the store."""
         ...
 
 
@@ -46,24 +46,24 @@ class _LeaseRecord:
 
 
 class MemoryBackend:
-    """The keys, their history and the leases. `quota`: bytes of keys and values, at which it takes no more."""
+    """The keys, their history and the leases. `quota`: the bytes of keys and values at which it takes no more."""
 
     def __init__(self, clock: Clock | None = None, *, quota: int | None = None) -> None:
         self.clock = clock or SystemClock()
         self.changed = threading.Condition(threading.RLock())
-        """Guards everything; notified of every event, cut and end of a watch."""
+        """The condition that guards everything; it is notified of every event, cut and end of a watch."""
         self.revision = 1
         self.compacted = 0
         self.quota = quota
         self.out_of_space = False
-        """The alarm: whoever disarms it sets this to `False`."""
+        """Whether the alarm for the quota is on; switching it off sets this to `False`."""
         self._file_size = 0
         self._available = True
         self._kvs: dict[str, KeyValue] = {}
         self._history: list[tuple[WatchEvent, ...]] = []
-        """One batch per revision, oldest first."""
+        """The events, one batch per revision, oldest first."""
         self._replaced: dict[tuple[str, int], KeyValue] = {}
-        """What a key held before the event of this revision, if it held anything."""
+        """The values that keys held before the event of a revision, if they held any."""
         self._leases: dict[int, _LeaseRecord] = {}
         self._last_lease = 0
         self._clients: list[BackendClient] = []
@@ -76,7 +76,7 @@ class MemoryBackend:
 
     @available.setter
     def available(self, available: bool) -> None:
-        """`False`: an outage for all clients. The server's clocks for leases stand still and start anew after it."""
+        """Whether the server answers. `False`: an outage for all, with the leases' clocks starting anew after it."""
         with self.changed:
             if available and not self._available:
                 now = self.clock.monotonic()
@@ -97,7 +97,7 @@ class MemoryBackend:
             lease.lose()
 
     def compact(self, revision: int) -> None:
-        """Forget what was before `revision`. Raises `StoreError` for one to come."""
+        """Forget the history before `revision`. Raises `StoreError` for a revision to come."""
         with self.changed:
             if revision > self.revision:
                 raise StoreError("compacting: etcdserver: mvcc: required revision is a future revision")
@@ -111,12 +111,12 @@ class MemoryBackend:
     # --- sizes, for who holds `changed` ------------------------------------------------------------------------------
 
     def in_use(self) -> int:
-        """Bytes that are kept."""
+        """The bytes of the keys and values that are kept."""
         kept = {(kv.key, kv.mod_revision): kv for kv in (*self._kvs.values(), *self._replaced.values())}
         return sum(map(_size, kept.values()))
 
     def measure(self) -> int:
-        """Bytes of the file: the most that it has had to hold since it was written anew."""
+        """Return the bytes of the file: the most that it has had to hold since it was written anew."""
         self._file_size = max(self._file_size, self.in_use())
         return self._file_size
 
@@ -124,7 +124,7 @@ class MemoryBackend:
         self._file_size = self.in_use()
 
     def check_space(self, size: int) -> None:
-        """Whether `size` bytes more may be written, which is 0 for reads and deletes. Raises `StoreFull`."""
+        """Check that `size` bytes more may be written; 0 for reads and deletes. Raises `StoreFull`."""
         if size and self.quota is not None:
             self.out_of_space = self.out_of_space or self.measure() + size >= self.quota
         if size and self.out_of_space:
@@ -145,7 +145,7 @@ class MemoryBackend:
         return tuple(self._kvs[name] for name in sorted(self._kvs) if name.startswith(key))
 
     def find_at(self, prefix: str, revision: int) -> tuple[KeyValue, ...]:
-        """As of a revision. Raises `RevisionCompacted`, and `StoreError` for a revision to come."""
+        """Return keys as of a revision. Raises `RevisionCompacted`, and `StoreError` for a revision to come."""
         if revision > self.revision:
             raise StoreError(f"range {prefix!r}: etcdserver: mvcc: required revision is a future revision")
         if revision < self.compacted:
@@ -179,7 +179,7 @@ class MemoryBackend:
         return _ordered(actual, compare.op, compare.operand)
 
     def apply(self, operations: Sequence[Put | Delete | Get]) -> tuple[int, tuple[tuple[KeyValue, ...], ...], int]:
-        """All of them at one revision: that revision, what the gets saw, how many keys were deleted."""
+        """Apply operations at one revision; return that revision, what the gets saw, and how many keys were deleted."""
         revision = self.revision + 1
         events: list[WatchEvent] = []
         gets: list[tuple[KeyValue, ...]] = []
@@ -205,7 +205,7 @@ class MemoryBackend:
         return self._last_lease
 
     def renew(self, lease: int, now: float) -> bool:
-        """Whether there still is such a lease."""
+        """Renew a lease; return whether it still exists."""
         record = self._leases.get(lease)
         if record is not None:
             record.deadline = now + record.ttl
@@ -218,7 +218,7 @@ class MemoryBackend:
             self._publish([self._delete(key, revision) for key in sorted(record.keys)])
 
     def batches(self, prefix: str, start_revision: int) -> list[tuple[WatchEvent, ...]]:
-        """Raises `WatchCompacted`."""
+        """Return the batches of events of a watch. Raises `WatchCompacted`."""
         if start_revision < self.compacted:
             raise WatchCompacted(self.compacted)
         found = []
@@ -249,7 +249,7 @@ class MemoryBackend:
         return WatchEvent(EventKind.DELETE, KeyValue(key, b"", 0, revision, 0))
 
     def _remember(self, old: KeyValue | None, revision: int) -> None:
-        """Of a key that is written twice in one revision, what it held before that counts."""
+        """Keep what a key held before a revision; of a key that is written twice in it, the first counts."""
         if old is not None and old.mod_revision < revision:
             self._replaced[old.key, revision] = old
 

@@ -22,7 +22,7 @@ _ALARM = Alarm(AlarmKind.NO_SPACE, MEMBER)
 
 
 class MemoryMaintenance:
-    """`check` raises where the client cannot reach the backend."""
+    """The maintenance of a `MemoryBackend`. `check` raises where the client cannot reach the backend."""
 
     def __init__(self, backend: MemoryBackend, check: Callable[[str], None]) -> None:
         self._backend = backend

@@ -35,7 +35,7 @@ __all__ = ["MemoryBackend", "MemoryLease", "MemoryStore", "MemoryWatch"]
 
 
 class MemoryStore:
-    """One client. `reachable = False` cuts it off alone; `vanish()` is its process killed with -9."""
+    """A client of a `MemoryBackend`. `reachable = False` cuts it off alone; `vanish()` is its process killed with -9."""
 
     def __init__(self, backend: MemoryBackend | None = None) -> None:
         self.backend = backend or MemoryBackend()
@@ -67,11 +67,11 @@ class MemoryStore:
             self.backend.changed.notify_all()
 
     def lose_answer(self, *, applied: bool) -> None:
-        """The next transaction that writes raises `OutcomeUnknown`, having been applied or not."""
+        """Let the next transaction that writes raise `OutcomeUnknown`, having been applied or not."""
         self._lost_answers.append(applied)
 
     def vanish(self) -> None:
-        """Stop at once, as a killed process: leases stay until they expire."""
+        """Stop at once, like a killed process: leases stay until they expire."""
         self.close()
 
     # --- the protocol ------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class MemoryStore:
 
 
 class MemoryWatch:
-    """Implements `Watch` by reading the backend's history from where it stands."""
+    """An implementation of `Watch` that reads the backend's history from a position on."""
 
     def __init__(self, store: MemoryStore, prefix: str, start_revision: int) -> None:
         self._store = store
@@ -204,7 +204,7 @@ class MemoryWatch:
 
 
 class MemoryLease:
-    """Implements `Lease`; `MemoryBackend.expire` does what a thread does for a real one."""
+    """An implementation of `Lease`; `MemoryBackend.expire` does what a thread does for a real one."""
 
     def __init__(self, store: MemoryStore, lease_id: int, ttl: float, on_lost: Callable[[], None] | None) -> None:
         self._store = store
@@ -238,7 +238,7 @@ class MemoryLease:
                 self._store.leases.remove(self)
 
     def renewed(self, now: float) -> bool:
-        """Whether it is still held after a try to renew it."""
+        """Try to renew the lease; return whether it is still held."""
         if self._store.reachable:
             if not self._store.backend.renew(self._id, now):
                 return False
@@ -246,7 +246,7 @@ class MemoryLease:
         return now < self._expires
 
     def lose(self) -> None:
-        """Called without the backend's lock: the owner will use the store."""
+        """Take in that the lease is gone. Called without the backend's lock, because the owner will use the store."""
         self.abandon()
         self._lost = True
         if self._on_lost is not None:
@@ -254,5 +254,5 @@ class MemoryLease:
 
 
 def _size(operations: Sequence[Operation]) -> int:
-    """Bytes that they put, as etcd counts them for its quota: nothing for transactions inside."""
+    """Return the bytes that operations put, as etcd counts them for its quota: nothing for transactions inside."""
     return sum(len(put.key.encode()) + len(put.value) for put in operations if isinstance(put, Put))

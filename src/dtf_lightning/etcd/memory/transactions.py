@@ -1,4 +1,4 @@
-"""A transaction of the in-memory twin: what etcd refuses before it looks, which branches run, and what they answer.
+"""The in-memory twin's transactions: what etcd refuses before it looks, which branches run, and what they answer.
 
 Rules, which are etcd's (`api/v3rpc/key.go`, `checkTxnRequest` and `checkIntervals`):
 - Both branches are checked, whichever would run.
@@ -23,7 +23,7 @@ class Chosen:
     operations: tuple[Put | Delete | Get | Chosen, ...]
 
     def flat(self) -> Iterator[Put | Delete | Get]:
-        """In the order in which they are made."""
+        """All operations, in the order in which they are made."""
         for operation in self.operations:
             if isinstance(operation, Chosen):
                 yield from operation.flat()
@@ -31,7 +31,7 @@ class Chosen:
                 yield operation
 
     def result(self, revision: int, gets: Iterator[tuple[KeyValue, ...]]) -> TxnResult:
-        """`gets`: what every get of `flat` saw, in order."""
+        """Return the transaction's result. `gets`: what every get of `flat` saw, in order."""
         own, nested = [], []
         for operation in self.operations:
             match operation:
@@ -43,14 +43,14 @@ class Chosen:
 
 
 def choose(txn: Txn, holds: Callable[[Compare], bool]) -> Chosen:
-    """The branches that run, before anything is changed."""
+    """Return the branches that run, before anything is changed."""
     succeeded = all(map(holds, txn.compares))
     branch = txn.then if succeeded else txn.otherwise
     return Chosen(succeeded, tuple(choose(o, holds) if isinstance(o, Txn) else o for o in branch))
 
 
 def check(txn: Txn, num_allowed: int = MAX_OPERATIONS) -> None:
-    """Raises `StoreError` with etcd's words for what it would not take."""
+    """Check a transaction as etcd does. Raises `StoreError` with etcd's words for what it would not take."""
     num_longest = max(len(txn.compares), len(txn.then), len(txn.otherwise))
     if num_longest > num_allowed:
         raise StoreError("transaction: etcdserver: too many operations in txn request")
@@ -65,7 +65,7 @@ def check(txn: Txn, num_allowed: int = MAX_OPERATIONS) -> None:
 
 
 def _written(branch: Sequence[Operation]) -> tuple[set[str], list[Delete]]:
-    """Keys that are put, and what is deleted. Raises `StoreError` for a key that is written twice."""
+    """Return the keys that are put, and what is deleted. Raises `StoreError` for a key that is written twice."""
     deletes = [operation for operation in branch if isinstance(operation, Delete)]
     puts: set[str] = set()
     for operation in branch:

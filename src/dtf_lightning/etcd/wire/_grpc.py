@@ -1,4 +1,4 @@
-"""grpc, imported so that it lives beside forks.
+"""This module imports grpc so that it lives beside forks.
 
 Rules (each was measured):
 - `GRPC_ENABLE_FORK_SUPPORT=0` before the first import: left unset, a fork for a DataLoader worker can stall a call of
@@ -55,7 +55,7 @@ class ResponseStream(Protocol):
 
 
 def check_not_forked() -> None:
-    """Raises `StoreError` in a process that was forked after grpc was loaded."""
+    """Raise `StoreError` in a process that was forked after grpc was loaded."""
     if os.getpid() != _home:
         raise StoreError(
             f"process {os.getpid()} was forked from process {_home}, which talks to etcd: a forked process cannot use "

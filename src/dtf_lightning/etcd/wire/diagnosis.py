@@ -1,4 +1,4 @@
-"""Why an endpoint does not answer as etcd: asked with plain sockets, because grpc says "failed to connect" to all of it."""
+"""`diagnose` finds out why an endpoint does not answer as etcd, by plain sockets: grpc says "failed to connect" to all."""
 
 from __future__ import annotations
 

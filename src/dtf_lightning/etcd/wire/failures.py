@@ -1,4 +1,4 @@
-"""What a failed call to etcd means: may it be tried again, was it applied, and whose fault is it.
+"""`classify` tells what a failed call to etcd means: may it be tried again, was it applied, and whose fault is it.
 
 etcd says much of this only in the text of the status, as its own Go client knows too; the texts are in etcd's
 `api/v3rpc/rpctypes/error.go`.
@@ -13,27 +13,27 @@ from dtf_lightning.etcd.wire._grpc import grpc
 
 class CallFailure(Enum):
     NOT_CONNECTED = "not connected"
-    """There was no connection to send it on: even a write may be tried again."""
+    """There was no connection to send the call on: even a write may be tried again."""
     NOT_PROPOSED = "not proposed"
-    """etcd refused it before anything was done: even a write may be tried again."""
+    """etcd refused the call before anything was done: even a write may be tried again."""
     NO_ANSWER = "no answer"
     """A write may have been applied or not."""
     STALE_TOKEN = "stale token"
     """The token is unknown or older than the last change of users and roles: authenticate again."""
     REFUSED = "refused"
-    """User, password, certificate or permission."""
+    """etcd does not accept the user, the password, the certificate, or the user's permission."""
     LEASE_GONE = "lease gone"
     COMPACTED = "compacted"
     FULL = "full"
     """The database has reached its quota."""
     NOT_ETCD = "not etcd"
-    """A gRPC server, or another HTTP server, that has no such service."""
+    """A gRPC server answers, or another HTTP server, that has no such service."""
     REJECTED = "rejected"
     """etcd understood the request and will not do it; trying again is pointless."""
 
 
 TRANSIENT = (CallFailure.NOT_CONNECTED, CallFailure.NOT_PROPOSED, CallFailure.NO_ANSWER)
-"""Another server, or the same one later, may do better."""
+"""Failures after which another server, or the same one later, may do better."""
 
 _STATUS = grpc.StatusCode
 _NOT_CONNECTED_TEXTS = ("failed to connect", "connections to all backends failing")
@@ -52,7 +52,7 @@ _REFUSED_TEXTS = ("authentication failed", "user name is empty", "permission den
 
 
 def classify(error: grpc.RpcError, *, has_token: bool) -> CallFailure:
-    """`has_token`: whether the call carried a token, or ought to have."""
+    """Return the kind of a failure. `has_token`: whether the call carried a token, or ought to have."""
     code, details = error.code(), error.details() or ""
     if any(text in details for text in _STALE_TEXTS) or code is _STATUS.UNAUTHENTICATED:
         return CallFailure.STALE_TOKEN if has_token else CallFailure.REFUSED
@@ -78,5 +78,5 @@ def classify(error: grpc.RpcError, *, has_token: bool) -> CallFailure:
 
 
 def describe(error: grpc.RpcError) -> str:
-    """One line for messages: the code and etcd's or grpc's words."""
+    """Return one line for messages: the code and etcd's or grpc's words."""
     return f"{error.code().name}: {error.details() or 'no details'}"

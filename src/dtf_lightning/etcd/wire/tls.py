@@ -1,4 +1,4 @@
-"""The certificates for talking to etcd, as files, checked before anything is sent."""
+"""`Tls` holds the certificates for talking to etcd, as files, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dtf_lightning.errors import SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """PEM files. Raises `SettingsError` for files that are missing, are no certificates or do not belong together."""
+    """PEM files for TLS. Raises `SettingsError` for files that are missing, are no certificates or do not fit together."""
 
     ca: Path | None = None
-    """Who vouches for the server. `None`: the public authorities."""
+    """The file of the authorities that vouch for the server. `None`: the public authorities."""
     cert: Path | None = None
     key: Path | None = None
     server_name: str | None = None
@@ -30,7 +30,7 @@ class Tls:
         self.context()
 
     def context(self) -> ssl.SSLContext:
-        """For a handshake with Python's own `ssl`."""
+        """Return a context for a handshake with Python's own `ssl`."""
         try:
             context = ssl.create_default_context(cafile=self.ca)
             # Python 3.13 is stricter by default than gRPC, which makes the real connection and which this is to explain.
@@ -49,7 +49,7 @@ class Tls:
         return context
 
     def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """CA, key and certificate, in the order in which grpc takes them."""
+        """Return CA, key and certificate, in the order in which grpc takes them."""
         ca, key, cert = (path.read_bytes() if path else None for path in (self.ca, self.key, self.cert))
         return ca, key, cert
 

@@ -1,4 +1,4 @@
-"""Which etcd releases this package works with, and why."""
+"""This module knows which releases of etcd this package works with, and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dtf_lightning.errors import SettingsError
 class Support(Enum):
     FULL = "supported"
     LOCAL = "for local runs and tests only"
-    """Works, but the release has known defects that can lose or reorder data when members crash."""
+    """It works, but the release has known defects that can lose or reorder data when members crash."""
     NONE = "too old"
 
 
@@ -36,7 +36,7 @@ class EtcdVersion:
 
 
 def parse_version(text: str) -> EtcdVersion:
-    """From etcd's own words, such as `3.5.13` or `3.6.0-rc.0`. Raises `SettingsError` for anything else."""
+    """Return the version in etcd's words, such as `3.5.13` or `3.6.0-rc.0`. Raises `SettingsError` for anything else."""
     match = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
     if not match:
         raise SettingsError(f"a server that says it runs version {text!r} is not an etcd; expected one like 3.5.13")
@@ -44,7 +44,7 @@ def parse_version(text: str) -> EtcdVersion:
 
 
 def version_warning(version: EtcdVersion) -> str | None:
-    """What to tell the user about a version that works but is not sound; `None` if it is."""
+    """Return what to tell the user about a version that works but is not sound; `None` if it is."""
     if version.support is not Support.LOCAL:
         return None
     return (

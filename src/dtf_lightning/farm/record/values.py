@@ -145,6 +145,9 @@ class Envelope:
     started: float | None = None
     ended: float | None = None
     exit_code: int | None = None
+    """128 + n for a command that signal n has ended, as a shell has it."""
+    kind: str = ""
+    """How that attempt ended (`rules.attempts.OutcomeKind`)."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 
 SUSPECT = 3
 """Lost workers after which a task is held to be the cause."""
@@ -22,7 +22,7 @@ TAIL_BYTES = 2048
 """Of an attempt's output, what is kept beside its outcome."""
 
 
-class AttemptEnd(Enum):
+class OutcomeKind(StrEnum):
     """The ways in which an attempt ends."""
 
     COMPLETED = "completed"
@@ -36,21 +36,25 @@ class AttemptEnd(Enum):
 class AttemptOutcome:
     """How an attempt ended. Times are seconds since the epoch by the worker's clock."""
 
-    end: AttemptEnd
+    kind: OutcomeKind
     reason: str = ""
     """One sentence, such as "exit code 3" or "ended by its timeout of 5 s"."""
     exit_code: int | None = None
+    """`None`: it was ended by a signal, or nobody knows."""
     signal: int | None = None
     started: float = 0.0
     ended: float = 0.0
     cpu_seconds: float = 0.0
+    """Of all its processes, in user and kernel mode."""
     peak_memory: int = 0
-    """Bytes."""
+    """Resident bytes: of its processes together as far as they were sampled, at least those of the largest."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    """Test cases: `tests`, `passed`, `failed`, `errors`, `skipped`."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> where it lies."""
     log_bytes: int = 0
+    """Length of its output: when these have been told, all have been."""
     tail: str = ""
     """The last `TAIL_BYTES` of its output, as text."""
 
@@ -64,19 +68,19 @@ class Follow(Enum):
     AGAIN = "again"
 
 
-def what_follows(end: AttemptEnd, *, failures: int, retries: int, lost: int) -> Follow:
+def what_follows(kind: OutcomeKind, *, failures: int, retries: int, lost: int) -> Follow:
     """Say what becomes of a task whose attempt has ended.
 
     Args:
-        end: how it ended.
+        kind: how it ended.
         failures: attempts before it that count as tries.
         retries: how often the task may be tried again.
         lost: workers that were lost with this task, this attempt's among them.
     """
-    if end is AttemptEnd.COMPLETED:
+    if kind is OutcomeKind.COMPLETED:
         return Follow.COMPLETED
-    if end is AttemptEnd.CANCELLED:
+    if kind is OutcomeKind.CANCELLED:
         return Follow.CANCELLED
-    if end is AttemptEnd.LOST:
+    if kind is OutcomeKind.LOST:
         return Follow.FAILED if lost >= SUSPECT else Follow.AGAIN
     return Follow.AGAIN if failures < retries else Follow.FAILED

@@ -1,11 +1,17 @@
 """What a task asks of a worker, and whether a worker could ever give it. Pure.
 
 A resource is named by a word: `cpu` (cores), `memory` (MiB), `gpu` (devices), or any other that a worker offers. Amounts
-are numbers of these units; they are counted in thousandths, so that `0.1 + 0.2` is `0.3`.
+are numbers of these units.
+
+Rules that this file guards:
+- Amounts are compared and added as whole thousandths, so that taking and giving back a third of a device a million times
+  leaves what was there. What is asked for is rounded up, what is offered down: never more is given than there is.
+- No amount, however strange, raises: it may stand in the record already, and every coordinator would die of it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -26,19 +32,54 @@ DEFAULT_NEED = Need(amounts={"cpu": 1})
 """What a task needs that names nothing."""
 
 
+CPU = "cpu"
+MEMORY = "memory"
+
+THOUSANDTHS = 1000
+BEYOND = 1 << 60
+"""Thousandths that no worker has."""
+_NOISE = 1e-6
+"""Thousandths by which a float may be off: 0.1 * 1000 could be a little more than 100."""
+
+
+def asked(amount: float) -> int:
+    """Return the thousandths that a need of this amount takes; 0 for what is no positive number."""
+    if not amount > 0:
+        return 0
+    if amount >= BEYOND / THOUSANDTHS:
+        return BEYOND
+    return max(1, math.ceil(amount * THOUSANDTHS - _NOISE))
+
+
+def offered(amount: float) -> int:
+    """Return the thousandths that a worker with this amount has; 0 for what is no positive number."""
+    if not amount > 0:
+        return 0
+    return math.floor(min(amount * THOUSANDTHS + _NOISE, BEYOND - 1))
+
+
+def scarce_first(resource: str) -> tuple[int, str]:
+    """Order resources: accelerators and whatever else before cpu, cpu before memory."""
+    return {CPU: 1, MEMORY: 2}.get(resource, 0), resource
+
+
+def in_words(thousandths: int) -> str:
+    """Return `2000` as "2", `500` as "0.5"."""
+    return f"{thousandths / THOUSANDTHS:g}" if thousandths % THOUSANDTHS else str(thousandths // THOUSANDTHS)
+
+
 def quantised(amounts: Mapping[str, float]) -> dict[str, int]:
-    """Return the amounts in thousandths, without those that are zero."""
-    thousandths = {resource: round(amount * 1000) for resource, amount in amounts.items()}
-    return {resource: amount for resource, amount in thousandths.items() if amount}
+    """Return the amounts of a need in thousandths, without those that are not asked for."""
+    return {resource: wanted for resource, amount in amounts.items() if (wanted := asked(amount))}
 
 
 def lacking(need: Need, devices: Mapping[str, float], labels: Iterable[str]) -> list[str]:
     """Return what a worker lacks for this need even when it is idle, as short phrases; nothing if it could do it."""
-    offered = quantised(devices)
+    has = {resource: offered(amount) for resource, amount in devices.items()}
     phrases = [
-        f"{amount / 1000:g} x {resource} (it has {offered.get(resource, 0) / 1000:g})"
+        f"{in_words(amount)} x {resource} (it has {in_words(has.get(resource, 0))})"
         for resource, amount in sorted(quantised(need.amounts).items())
-        if offered.get(resource, 0) < amount
+        if has.get(resource, 0) < amount
     ]
     carried = set(labels)
     return phrases + [f"the label {label!r}" for label in need.labels if label not in carried]

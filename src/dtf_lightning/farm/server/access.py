@@ -12,7 +12,6 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import secrets
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,39 +20,12 @@ from urllib.parse import urlsplit
 from starlette.responses import JSONResponse
 
 from dtf_lightning.clock import Clock, SystemClock
-from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
-
-
-def make_token(path: Path) -> str:
-    """Return the token in this file, which is made, for its owner alone, if it is not there."""
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return read_token(path)
-    token = secrets.token_urlsafe(32)
-    with os.fdopen(file, "w") as stream:
-        stream.write(token + "\n")
-    return token
-
-
-def read_token(path: Path) -> str:
-    """Return the token in a file. Raises `SettingsError` if there is none, or if others may read the file."""
-    try:
-        mode = path.stat().st_mode
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the farm's token cannot be read from {path}: {error}") from error
-    if mode & 0o077:
-        raise SettingsError(f"others may read the farm's token in {path}: run `chmod 600 {path}`")
-    if not token:
-        raise SettingsError(f"the file {path} holds no token")
-    return token
 
 
 class AuditFile:

@@ -21,6 +21,7 @@ from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, Stor
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Register, Submission
+from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
@@ -50,6 +51,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_output(app, coordinator)
     _add_workers(app, coordinator)
     _add_cluster(app, coordinator)
+    add_results(app, coordinator.history)
     for path, method in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=f"orchestration{path.replace('/', '.')}")
     return app
@@ -84,8 +86,13 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
         return tasks.list(wanted, limit, after)
 
     @app.get("/api/tasks/{task_id}", operation_id="task.get")
-    async def get_task(task_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0) -> dict[str, Any]:
-        return await (tasks.wait(task_id, wait) if wait else tasks.task(task_id))
+    async def get_task(
+        task_id: str,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0,
+        other_than: Annotated[int | None, Query(ge=0)] = None,
+    ) -> dict[str, Any]:
+        """With `wait`: when it has ended, or has another attempt than `other_than`, or after so many seconds."""
+        return await (tasks.wait(task_id, wait, other_than) if wait else tasks.task(task_id))
 
     @app.post("/api/tasks/{task_id}/cancel", operation_id="task.cancel")
     async def cancel(task_id: str, reason: str = "cancelled by a client") -> dict[str, Any]:

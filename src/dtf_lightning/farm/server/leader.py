@@ -1,13 +1,14 @@
 """`Leader`: what a leading coordinator decides, from what its mirror shows. Pure.
 
 Data flow: the record's changes -> `changed` -> dependencies, scheduler, lost workers -> `decide` -> writes, each with the
-leadership's fence or guarded by the attempt as seen. Nothing is changed here by a write's answer but for a promise that
-was not kept (`refused`).
+leadership's fence or guarded by the attempt as seen. Nothing is changed here by a write's answer, unless it says that
+the write was not made (`not_made`).
 
 Rules that this file guards:
 - A new leader is built from a mirror that shows its own leader key, thus all that earlier leaders wrote.
-- A worker whose connection is gone has `grace` seconds to come back, to any coordinator; then it is forgotten and its
-  attempts are taken back, each guarded by its revision: a result that comes first counts.
+- A worker whose connection is gone has `grace` seconds to come back, to any coordinator; then it is forgotten. Once the
+  record shows that, its attempts are taken back, each guarded by its revision: a result that comes first counts. An
+  assignment that was under way when its worker was forgotten is taken back when it comes by.
 - A task that `rules.attempts.SUSPECT` workers were lost with fails, with their names.
 - What is skipped or expired is ended by a write that is guarded by the task as seen; it is decided once, and again only
   by another leader.
@@ -32,7 +33,7 @@ from dtf_lightning.farm.record.values import (
     WorkerState,
 )
 from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, RecordResult, TakeBack, Write
-from dtf_lightning.farm.rules.attempts import AttemptEnd, Follow, what_follows
+from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
@@ -74,8 +75,10 @@ class Leader:
         """Worker without a connection -> when it is given up, on the monotonic clock."""
         self._expiring: list[tuple[float, str]] = []
         """A heap of (seconds since the epoch, task)."""
-        self._ending: list[Write[Any]] = []
-        """Writes that end tasks which never started, decided and not handed out yet."""
+        self._decided: list[Write[Any]] = []
+        """Writes other than assignments that are decided and not handed out yet."""
+        self._orphans: dict[str, None] = {}
+        """Tasks whose attempt names a worker that the record does not know: to be taken back."""
         self._present: set[str] = set()
         self._build(now)
 
@@ -113,8 +116,9 @@ class Leader:
 
     def decide(self, at_most: int, now: Now) -> list[Write[Any]]:
         """Return what is to be written now; placements up to `at_most`."""
-        writes, self._ending = self._ending, []
+        writes, self._decided = self._decided, []
         writes += self._lose_workers(now)
+        writes += self._take_back_orphans(now)
         writes += self._expire(now)
         for placement in self._scheduler.decide(at_most, now.wall):
             attempt = self._attempt(placement.task)
@@ -133,10 +137,12 @@ class Leader:
         """Return when there is something to decide though nothing changes: on the monotonic clock, and on the wall's."""
         return min(self._away.values(), default=NEVER), self._expiring[0][0] if self._expiring else NEVER
 
-    def refused(self, task: str) -> None:
-        """An assignment could not be written: its task is ready again."""
-        if task in self._present:
-            self._scheduler.placement_refused(task)
+    def not_made(self, write: Write[Any]) -> None:
+        """A write was not made: an assignment's task is ready again, any other write is handed out again."""
+        if not isinstance(write, Assign):
+            self._decided.append(write)
+        elif write.task in self._present:
+            self._scheduler.placement_refused(write.task)
 
     def explain(self, task: str, wall: float) -> str:
         """Say in one sentence why a task that is not done does not run."""
@@ -188,6 +194,8 @@ class Leader:
             attempt = self._attempt(task)
             ready = self._ready_task(task, attempt)
             if attempt.workers:
+                if any(self._mirror.get(Kind.WORKER, worker) is None for worker in attempt.workers):
+                    self._orphans[task] = None
                 self._scheduler.task_placed(ready, attempt.workers, attempt.alternative)
             else:
                 self._scheduler.task_ready(ready)
@@ -210,14 +218,14 @@ class Leader:
         seen = self._mirror.seen(Kind.ATTEMPT, task)
         number = self._attempt(task).number
         envelope = ended_without_attempt(held.value, outcome, reason, number=number, revision=seen)
-        self._ending.append(Cancel(task=task, envelope=envelope))
+        self._decided.append(Cancel(task=task, envelope=envelope))
 
     def _expire(self, now: Now) -> list[Write[Any]]:
         while self._expiring and self._expiring[0][0] <= now.wall:
             _, task = heapq.heappop(self._expiring)
             if task in self._present and not self._attempt(task).workers:
                 self._end_unstarted(task, TaskOutcome.EXPIRED, "it was not started before it expired")
-        writes, self._ending = self._ending, []
+        writes, self._decided = self._decided, []
         return writes
 
     def _worker_changed(self, worker: str, now: Now) -> None:
@@ -225,6 +233,9 @@ class Leader:
         if held is None:
             self._away.pop(worker, None)
             self._scheduler.worker_gone(worker)
+            for (task,), tried in self._mirror.all(Kind.ATTEMPT).items():
+                if isinstance(tried.value, Attempt) and worker in tried.value.workers:
+                    self._orphans[task] = None
             return
         record = held.value
         assert isinstance(record, WorkerRecord)
@@ -245,16 +256,24 @@ class Leader:
             del self._away[worker]
             seen = self._mirror.seen(Kind.WORKER, worker)
             writes.append(ForgetWorker(worker=worker, seen=seen, fence=self._fence))
-        if lost:
-            for (task,), held in list(self._mirror.all(Kind.ATTEMPT).items()):
-                assert isinstance(held.value, Attempt)
-                gone = [worker for worker in held.value.workers if worker in lost]
-                if gone:
-                    writes.append(self._take_back(task, held.value, held.mod_revision, gone[0], now))
+        return writes
+
+    def _take_back_orphans(self, now: Now) -> list[Write[Any]]:
+        """Take attempts back from workers that are forgotten, those too that were just being assigned when they went."""
+        writes: list[Write[Any]] = []
+        for task in self._orphans:
+            held = self._mirror.get(Kind.ATTEMPT, task)
+            if held is None:
+                continue
+            assert isinstance(held.value, Attempt)
+            gone = [worker for worker in held.value.workers if self._mirror.get(Kind.WORKER, worker) is None]
+            if gone:
+                writes.append(self._take_back(task, held.value, held.mod_revision, gone[0], now))
+        self._orphans.clear()
         return writes
 
     def _take_back(self, task: str, attempt: Attempt, seen: int, worker: str, now: Now) -> Write[Any]:
-        follows = what_follows(AttemptEnd.LOST, failures=0, retries=0, lost=attempt.lost + 1)
+        follows = what_follows(OutcomeKind.LOST, failures=0, retries=0, lost=attempt.lost + 1)
         specification = self._specification(task)
         if follows is Follow.FAILED and specification is not None:
             reason = (

@@ -24,7 +24,9 @@ MAX_COMMAND = 100_000
 """Bytes of a command with its environment: what an operating system takes is of that order."""
 
 
-class _Strict(BaseModel):
+class StrictModel(BaseModel):
+    """A model that refuses fields which it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
@@ -39,7 +41,7 @@ class _Strict(BaseModel):
         return data
 
 
-class NeedModel(_Strict):
+class NeedModel(StrictModel):
     """What one worker must offer: an amount for each resource."""
 
     amounts: dict[str, float] = Field(default_factory=dict)
@@ -55,7 +57,7 @@ class NeedModel(_Strict):
         return amounts
 
 
-class TaskRequest(_Strict):
+class TaskRequest(StrictModel):
     """A task as it is submitted."""
 
     task_id: str
@@ -128,7 +130,7 @@ class TaskRequest(_Strict):
         )
 
 
-class Submission(_Strict):
+class Submission(StrictModel):
     """Tasks that are submitted together."""
 
     tasks: tuple[TaskRequest, ...] = Field(min_length=1, max_length=MAX_TASKS)
@@ -189,6 +191,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
         "dependencies": [],
         "results": {
             "exit_code": envelope.exit_code,
+            "kind": envelope.kind,
             "metrics": dict(envelope.metrics),
             "counts": dict(envelope.counts),
             "artifacts": dict(envelope.artifacts),

@@ -49,7 +49,7 @@ from dtf_lightning.farm.record.values import (
     WorkerState,
 )
 from dtf_lightning.farm.record.writes import Recording, RecordResult, RecordRetry, Register
-from dtf_lightning.farm.rules.attempts import AttemptEnd, Follow, what_follows
+from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.server.envelopes import envelope_of, with_attempt
 from dtf_lightning.farm.server.pool import Pool
 
@@ -251,18 +251,18 @@ class WorkerConnections:
         if live is None or live.revision != result.revision or worker not in live.attempt.workers:
             # The mirror is newer than this attempt: it showed the registration that the worker made after it.
             recent = self._pool.recent(result.task)
-            same = recent is not None and recent.revision == result.revision
+            same = recent is not None and (recent.revision, recent.kind) == (result.revision, result.outcome.kind.value)
             return Recording.RECORDED if same else Recording.STALE
         told = result.outcome
         attempt, specification = live.attempt, live.specification
         follow = what_follows(
-            told.end,
+            told.kind,
             failures=attempt.failures,
             retries=specification.retries,
-            lost=attempt.lost + (told.end is AttemptEnd.LOST),
+            lost=attempt.lost + (told.kind is OutcomeKind.LOST),
         )
         if follow is Follow.AGAIN:
-            counts = told.end is not AttemptEnd.LOST
+            counts = told.kind is not OutcomeKind.LOST
             again = replace(
                 attempt,
                 workers=(),
@@ -291,9 +291,9 @@ class WorkerConnections:
         elif change.kind is Kind.WORKER and change.after is not None and isinstance(change.after.value, WorkerRecord):
             before = change.before.value if change.before is not None else None
             was = isinstance(before, WorkerRecord) and before.state is WorkerState.DRAINING
-            if change.after.value.state is WorkerState.DRAINING and not was:
-                if (connection := self._connections.get(change.names[0])) is not None:
-                    connection.outgoing.put_nowait(Drain())
+            connection = self._connections.get(change.names[0])
+            if change.after.value.state is WorkerState.DRAINING and not was and connection is not None:
+                connection.outgoing.put_nowait(Drain())
 
     def _attempt_changed(self, change: Change) -> None:
         task = change.names[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from dtf_lightning.elastic.lightning.host.choice import (
     refuse_another,
 )
 from dtf_lightning.errors import SettingsError
+from support.fork_server import ForkServer
 
 OLD, NEW = "import pytorch_lightning as pl", "import lightning as L"
 
@@ -125,22 +125,38 @@ print(*sorted(loaded))
 """
 
 
+CASES = {
+    "only the old name there": (
+        "import pytorch_lightning",
+        "pytorch_lightning",
+        {"lightning", "lightning_fabric_none"},
+    ),
+    "the old name": ("import pytorch_lightning", "pytorch_lightning", set()),
+    "only the new name there": (
+        "import lightning.pytorch",
+        "lightning.pytorch",
+        {"pytorch_lightning", "lightning_fabric"},
+    ),
+}
+
+
 @pytest.mark.process
-@pytest.mark.parametrize(
-    ("imported", "package", "blocked"),
-    [
-        ("import pytorch_lightning", "pytorch_lightning", ("lightning", "lightning_fabric_none")),
-        ("import pytorch_lightning", "pytorch_lightning", ()),
-        ("import lightning.pytorch", "lightning.pytorch", ("pytorch_lightning", "lightning_fabric")),
-    ],
-    ids=["only the old name there", "the old name", "only the new name there"],
-)
-def test_callbacks_in_a_script(imported, package, blocked, tmp_path):
-    """Our import stands above Lightning's; ours derive from the script's package, and the other is never loaded."""
-    path = tmp_path / "script.py"
-    path.write_text(
-        SCRIPT.format(imported=imported, package=package, blocked=set(blocked), folder=str(tmp_path / "best"))
-    )
-    result = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split()[-1] == package.partition(".")[0]
+def test_callbacks_in_a_script(tmp_path, monkeypatch):
+    """Our import stands above Lightning's; ours derive from the script's package, and the other is never loaded.
+
+    The scripts are forked from a process that has loaded what they have in common, and neither package.
+    """
+    monkeypatch.chdir(tmp_path)
+    server = ForkServer(("torch", "torchmetrics"))
+    try:
+        for case, (imported, package, blocked) in CASES.items():
+            script, printed = tmp_path / f"{case}.py", tmp_path / f"{case}.txt"
+            script.write_text(
+                SCRIPT.format(imported=imported, package=package, blocked=blocked, folder=str(tmp_path / case))
+            )
+            with printed.open("wb") as file:
+                program = server.start([str(script)], os.environ, file.fileno())
+            assert program.wait(300) == 0, f"{case}: {printed.read_text()[-3000:]}"
+            assert printed.read_text().splitlines()[-1] == package.partition(".")[0], case
+    finally:
+        server.close()

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch.distributed as dist
 
+from dtf_lightning.elastic.lightning.rewind.rewind import Rewind
 from dtf_lightning.elastic.lightning.run.live import PeerState
 from dtf_lightning.elastic.lightning.run.start_world import SeenWorld
 from dtf_lightning.elastic.lightning.run.world import World
@@ -29,7 +30,11 @@ def share(*, trained: bool) -> Any:
     """Let a worker share that has the start world of a run; returns its parts."""
     parts: Any = SimpleNamespace(
         trainer=pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False),
-        progress=SimpleNamespace(loaded=None, position=lambda _: Position(trained=trained)),
+        progress=SimpleNamespace(
+            loaded=None, trained=trained, first_hooks_done=False, position=lambda _: Position(trained=trained)
+        ),
+        rewind=Rewind(),
+        run_log=None,
         start_world=SimpleNamespace(run_began=LEFT_BY_A_SENDER),
         settings=SimpleNamespace(snapshots=SimpleNamespace(every_n_steps=None)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch.callbacks import Callback
 
@@ -22,22 +23,29 @@ def environment_of_torchrun(monkeypatch: pytest.MonkeyPatch, port: int, run_id: 
         monkeypatch.setenv(name, value)
 
 
+_ENDED: WeakKeyDictionary[Ending, Any] = WeakKeyDictionary()
+"""The module that each has ended: not an attribute, which would be put back with the step."""
+
+
 class Ending(Callback):
     """Ends the life at a hook of a step: `stop` as SIGTERM does, `collective` as a lost peer does, `kill` at once."""
 
     def __init__(self, hook: str, step: int, kind: str = "stop") -> None:
         self.hook, self.step, self.kind = hook, step, kind
-        self.model: Any = None
-        """The module whose training it ended; `None` before."""
         setattr(self, hook, self._happen)
 
     def __str__(self) -> str:
         return f"{self.hook} {self.step} {self.kind}"
 
+    @property
+    def model(self) -> Any:
+        """The module whose training it ended; `None` before."""
+        return _ENDED.get(self)
+
     def _happen(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if self.model is not None or trainer.global_step != self.step or trainer.sanity_checking:
             return
-        self.model = trainer.lightning_module
+        _ENDED[self] = trainer.lightning_module
         match self.kind:
             case "stop":
                 trainer.strategy.run.leaving("SIGTERM")  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Who may join a run: a node whose script, settings and model are those of the run.
+"""`Admission` decides whether a node may join a run: its script, settings and model must be those of the run.
 
 The first node that is ready writes the run's fingerprint, every other compares its own with it. A difference concerns
 the newcomer alone: it is refused by its own agent, and the run is not bothered.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from dtf_lightning.clock import Clock, Deadline
-from dtf_lightning.elastic.agent.live.worker_group import WorkerGroup
+from dtf_lightning.elastic.agent.live.incarnation import Incarnation
 from dtf_lightning.elastic.run.keys import Fingerprint, RunPhase, RunView
 from dtf_lightning.elastic.run.transactions import unchanged
 from dtf_lightning.elastic.settings import ElasticSettings
@@ -18,29 +18,29 @@ from dtf_lightning.etcd.session import Write
 from dtf_lightning.etcd.store import Compare, Put
 
 _ELASTIC = "elastic."
-"""Before the names of the leader's settings, which are compared together with the workers' own."""
+"""The prefix of the leader's settings, which are compared together with the workers' own."""
 RESEND_PAUSE = 2.0
-"""Seconds after which a fingerprint is sent again that has not shown up among the keys."""
+"""Seconds after which a fingerprint is sent again if it has not shown up among the keys."""
 
 
 @dataclass
 class Admission:
-    """This node's way into the run's instance. Used by the loop's thread only."""
+    """A node's way into an instance of its run. Used by the loop's thread only."""
 
     node: str
     settings: ElasticSettings
     clock: Clock
     instance: str = ""
-    """The run's instance that this agent takes part in, as waiting node or member."""
+    """The run's instance in which this agent takes part, as a waiting node or as a member."""
     deadline: Deadline = field(default_factory=Deadline)
-    """When `advance` wants to be called at the latest."""
+    """The time at which `advance` must be called at the latest."""
     refusal: str = ""
-    """Why this node may not join."""
+    """The reason why this node may not join; empty if there is none."""
     _sent_for: str = ""
     _send_again_at: float = 0.0
 
-    def advance(self, view: RunView, workers: WorkerGroup) -> Iterator[Write]:
-        """Let the node in, or find the reason to refuse it; yields the fingerprint if the run has none yet."""
+    def advance(self, view: RunView, workers: Incarnation) -> Iterator[Write]:
+        """Admit the node, or find the reason to refuse it; yield the write of its fingerprint if the run has none yet."""
         self.deadline.clear()
         run, worker = view.run, workers.fingerprint()
         if run is None or run.phase is not RunPhase.RUNNING or run.instance != self.instance or self.refusal:

@@ -38,7 +38,7 @@ NEVER = float("inf")
 
 
 class LiveAgent(AgentLoop):
-    """A node's presence in a live run.
+    """An agent of a live run: one node's presence in it.
 
     Args:
         store: closed by the caller, after `close`.
@@ -73,12 +73,12 @@ class LiveAgent(AgentLoop):
         )
         self._waiting_starts: list[Future[None]] = []
         self._started_at: float | None = None
-        """When torchelastic last started the workers: monotonic seconds. Of its main thread."""
+        """The time at which torchelastic last started the workers: monotonic seconds. For its main thread."""
 
     # --- called by torchelastic's main thread and by signal handlers -------------------------------------------------
 
     def await_start(self) -> None:
-        """Wait until the workers may be started.
+        """Wait until torchelastic may start the workers.
 
         Raises `SystemExit` (the run is over, or this node leaves), `RunRefused`, `RunAborted`, `DtfError` (our bug).
         """
@@ -92,32 +92,32 @@ class LiveAgent(AgentLoop):
             raise self._exit.exception()
 
     def workers_starting(self, num_workers: int) -> None:
-        """torchelastic starts a new incarnation of this many workers."""
+        """Note that torchelastic starts a new incarnation of `num_workers` workers."""
         self._started_at = self._clock.monotonic()
         self._inbox.put(WorkersStarting(num_workers))
 
     def check(self) -> None:
-        """To be called now and then while the workers run. Raises like `await_start`, once it is time to go."""
+        """Raise what `await_start` raises if it is time to go. torchelastic's monitor calls it while the workers run."""
         if self._exit is not None and self._clock.monotonic() >= self._exit.at:
             raise self._exit.exception()
 
     @property
     def workers_went_home(self) -> bool:
-        """This incarnation left by agreement, or the run is finished: what its workers do now is their own business."""
-        return self._workers.gone
+        """Whether this incarnation has left by agreement, or the run is finished: its ends are no failures."""
+        return self._workers.incarnation.gone
 
     @property
     def num_missing(self) -> int:
-        """Workers of this incarnation that have not said hello."""
-        return max(0, self._workers.num_workers - self._supervisor.num_attached)
+        """The number of workers of this incarnation that have not said hello."""
+        return max(0, self._workers.incarnation.num_workers - self._supervisor.num_attached)
 
     @property
     def running_for(self) -> float:
-        """Seconds since this incarnation was started; 0 before."""
+        """The seconds since this incarnation was started; 0 before."""
         return self._clock.monotonic() - self._started_at if self._started_at is not None else 0.0
 
     def end_workers(self, reason: str) -> None:
-        """SIGKILL this node's workers. Safe in a signal handler."""
+        """Kill this node's workers with SIGKILL. Safe in a signal handler."""
         self._inbox.put(WorkersToEnd(reason))
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class LiveAgent(AgentLoop):
         self._supervisor.hear(connection, message)
 
     def _react(self) -> None:
-        """Bring everything in line with what is known now."""
+        """Bring all parts of the agent in line with what it knows now."""
         self._follow_run()
         self._admit()
         self._supervisor.tell(self._workers.orders(self._view.generation, self._view.directive))
@@ -198,10 +198,10 @@ class LiveAgent(AgentLoop):
         self._candidacy.node_gone(node, cause)
 
     def _peer_died(self, node: str, cause: str) -> None:
-        """Nothing: the node is out when its key is, which whoever noticed is about to delete."""
+        """Do nothing: the node is out when its key is gone, which whoever noticed the death is about to delete."""
 
     def _follow_run(self) -> None:
-        """Take part in the run's instance, go home when it is over, stop when it went on without this node."""
+        """Take part in the run's instance, leave when it is over, and stop if it went on without this node."""
         run, workers, admission = self._view.run, self._workers, self._admission
         if run is None:
             return
@@ -212,10 +212,11 @@ class LiveAgent(AgentLoop):
             if run.mode != LIVE and others:
                 self._go(ExitReason.REFUSED, may_not_join(self._view, others, other_mode(run, LIVE)))
             if admission.instance != run.instance:
-                if workers.ever_in_a_generation and not workers.gone:
+                incarnation = workers.incarnation
+                if incarnation.ever_in_a_generation and not incarnation.gone:
                     workers.fail(f"the run was begun anew without this node (instance {run.instance})")
                 # A run in the other mode is nobody's that is here: the leader begins a new one in its place.
-                admission.instance, workers.instance = run.instance if run.mode == LIVE else "", ""
+                admission.instance, incarnation.instance = run.instance if run.mode == LIVE else "", ""
         elif run.instance == admission.instance:
             self._supervisor.tell(workers.end_of_run(run))
             if run.phase is RunPhase.FINISHED:
@@ -224,7 +225,7 @@ class LiveAgent(AgentLoop):
                 self._supervisor.let_raise()
 
     def _admit(self) -> None:
-        self._submit(self._admission.advance(self._view, self._workers))
+        self._submit(self._admission.advance(self._view, self._workers.incarnation))
         self._refuse_if_different()
 
     def _refuse_if_different(self) -> None:
@@ -237,11 +238,11 @@ class LiveAgent(AgentLoop):
     # --- leaving -----------------------------------------------------------------------------------------------------
 
     def _asked_to_leave(self, reason: str) -> None:
-        """At an agreed boundary, or at once when in no generation."""
+        """Leave at an agreed boundary, or at once if this node is in no generation."""
         self._workers.leaving = self._workers.leaving or reason
 
     def _leave_if_asked(self) -> None:
-        workers = self._workers
+        workers, incarnation = self._workers, self._workers.incarnation
         if self._exit is not None:
             return
         if not workers.leaving:
@@ -250,9 +251,9 @@ class LiveAgent(AgentLoop):
             return
         self._begin_to_leave(workers.leaving)
         workers.pressed = Deadline(self._grace.presses_at).is_due(self._clock.monotonic())
-        if workers.failed or workers.gone:
+        if incarnation.over:
             self._go(ExitReason.LEFT, workers.leaving, after=GOING_GRACE)
-        elif not workers.ever_in_a_generation or (workers.waits and not self._stays_for_newcomers):
+        elif not incarnation.ever_in_a_generation or (incarnation.waits and not self._stays_for_newcomers):
             # Nobody trains with it, so nobody has to stop for it.
             self._supervisor.tell(workers.leave_without_stop(f"this node leaves: {workers.leaving}"))
             self._go(ExitReason.LEFT, workers.leaving, after=GOING_GRACE)
@@ -274,14 +275,14 @@ class LiveAgent(AgentLoop):
         """Whether this agent should lead."""
         run = self._view.run
         over = run is not None and run.phase is not RunPhase.RUNNING and run.instance == self._admission.instance
-        if over or self._workers.incarnation == 0 or self.exit_reason in (ExitReason.REFUSED, ExitReason.BROKEN):
+        if over or self._workers.incarnation.number == 0 or self.exit_reason in (ExitReason.REFUSED, ExitReason.BROKEN):
             return False
         return not self._workers.leaving or not others_can_lead(self._view, self.node_id)
 
     # --- small things ------------------------------------------------------------------------------------------------
 
     def _publish_workers(self) -> None:
-        if self._workers.incarnation == 0:
+        if self._workers.incarnation.number == 0:
             return
         record, known = self._workers.record(tells_passed=self._view.any_stopped), self._published
         if record.state is WorkerState.FAILED and (known is None or known.state is not record.state):

@@ -1,4 +1,4 @@
-"""One agent's candidacy for the lead of its run: campaigns, terms and resignations.
+"""`Candidacy` is an agent's part in the election of its run's leader: campaigns, terms and resignations.
 
 Rules that this file guards:
 
@@ -29,14 +29,14 @@ from dtf_lightning.events.registry import Event
 log = logging.getLogger(__name__)
 
 UNANSWERED_PAUSE = 0.5
-"""Seconds before a campaign or resignation is tried again that etcd did not answer."""
+"""Seconds before a campaign or resignation is tried again which etcd did not answer."""
 REFUSED_PAUSE = 0.05
-"""The same for one that was refused: somebody was first, and the watch is about to say who."""
+"""Seconds before one is tried again that was refused: another agent was first, and the watch is about to show it."""
 
 
 @dataclass
 class Candidacy:
-    """This agent's part in the election. Used by the loop's thread only."""
+    """An agent's part in the election of the leader. Used by the loop's thread only."""
 
     node: str
     keys: RunKeys
@@ -45,14 +45,14 @@ class Candidacy:
     report: Callable[[Event], None]
     term: Leader | None = None
     deadline: Deadline = field(default_factory=Deadline)
-    """When `advance` wants to be called at the latest."""
+    """The time at which `advance` must be called at the latest."""
     _write: OneWrite = field(init=False)
 
     def __post_init__(self) -> None:
         self._write = OneWrite(self.clock, refused=REFUSED_PAUSE, unanswered=UNANSWERED_PAUSE)
 
     def advance(self, view: RunView, peers: Peers, *, willing: bool) -> Iterator[Write]:
-        """Campaign, lead or resign, as the keys say; yields what is to be written."""
+        """Campaign, lead or resign, as the run's keys demand; yield the writes that this takes."""
         self.deadline.clear()
         leader = view.leader
         mine = leader if leader is not None and leader.node == self.node else None
@@ -76,7 +76,7 @@ class Candidacy:
             self.deadline.bring_forward(self.term.deadline.at)
 
     def next_write(self) -> Iterator[Write]:
-        """The leader's write, if one is due."""
+        """Return the leader's write, if one is due."""
         if self.term is not None:
             write = self.term.next_write()
             if write is not None:
@@ -94,11 +94,11 @@ class Candidacy:
             self.term.feed(NodeGone(node, cause))
 
     def written(self, write: Write, outcome: WriteOutcome) -> None:
-        """How a write went, whoever wanted it."""
+        """Take in the outcome of a write, whichever part of the agent had asked for it."""
         if not self._write.written(write, outcome) and self.term is not None:
             self.term.written(write, outcome)
 
 
 def others_can_lead(view: RunView, node: str) -> bool:
-    """Somebody else is listed who neither leaves nor has ended."""
+    """Return whether another node is listed that neither leaves nor has ended."""
     return any(r.node != node and not r.leaving and r.state not in ENDED for r in view.nodes.values())

@@ -1,4 +1,4 @@
-"""What a live agent writes when it goes, besides taking its own keys back."""
+"""The last writes of a live agent when it goes, besides the deletion of its own keys."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dtf_lightning.etcd.session import Write
 
 
 def last_writes(view: RunView, workers: WorkerGroup, instance: str) -> tuple[Write, ...]:
-    """End the run if nobody else is left, so that its id can be used again at once; give the leader key back."""
+    """Return the writes that end the run if no other node is left, which frees its id, and give the leader key back."""
     writes: list[Write] = []
     me, leader, run = workers.address.node, view.leader, view.run
     alone = not any(other != me for other in view.nodes)
     mine = leader is not None and leader.node == me
     running = run is not None and run.phase is RunPhase.RUNNING and run.instance == instance
     if alone and running and (mine or leader is None) and view.generation is not None:
-        phase = RunPhase.ABORTED if workers.failed else RunPhase.FINISHED
-        reason = f"the last node is gone: {workers.failed or workers.leaving or 'its workers ended'}"
+        failed = workers.incarnation.failed
+        phase = RunPhase.ABORTED if failed else RunPhase.FINISHED
+        reason = f"the last node is gone: {failed or workers.leaving or 'its workers ended'}"
         writes.append(end(view, phase, reason, leads(view.keys, leader.epoch if leader is not None else 0)))
     if mine and leader is not None:
         writes.append(resign(view.keys, leader.epoch))

@@ -1,4 +1,4 @@
-"""Tells the user of torchrun what happens to the run and why: one line per change, on every node."""
+"""`Console` tells the user of torchrun what happens to the run and why: one line per change, on every node."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _COUNTDOWN = re.compile(r"\d+\.\d s")
 
 
 class Console:
-    """Compares the keys with what was told last. Used by the loop's thread only."""
+    """The lines that one node logs: it compares the keys with what it logged last. Used by the loop's thread only."""
 
     def __init__(self, node: str, clock: Clock) -> None:
         self.deadline = Deadline()
-        """When `tell` wants to be called at the latest."""
+        """The time at which `tell` must be called at the latest."""
         self._node = node
         self._clock = clock
         self._waits_since: float | None = None
@@ -31,9 +31,9 @@ class Console:
         self._waiting_for = ""
 
     def tell(self, view: RunView, workers: WorkerGroup) -> None:
-        """Log what is new."""
+        """Log what has changed since the last call."""
         generation, directive = view.generation, view.directive
-        me = f"{self._node}#{workers.incarnation}"
+        me = workers.member_id
         is_member = generation is not None and any(member.id == me for member in generation.members)
         number = generation.number if generation is not None else 0
         if directive is not None and directive.target > number:
@@ -45,9 +45,8 @@ class Console:
             place = f"; this node has ranks from {generation.first_rank(me)} on" if is_member else ""
             log.info("generation %d: %s%s", number, generation.reason, place)
         self._generation = number
-        self._tell_why_it_waits(
-            view, waits=workers.waits and (not is_member or bool(view.status and view.status.paused))
-        )
+        paused = view.status is not None and view.status.paused
+        self._tell_why_it_waits(view, waits=workers.incarnation.waits and (not is_member or paused))
 
     def _tell_why_it_waits(self, view: RunView, *, waits: bool) -> None:
         self.deadline.clear()

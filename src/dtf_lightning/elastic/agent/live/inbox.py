@@ -1,4 +1,4 @@
-"""What a live agent's loop consumes besides the events of every agent: its workers' words, and what torchelastic asks."""
+"""The events that only a live agent's loop handles: messages of its workers, and requests of torchelastic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WorkerSaid(AgentEvent):
 
 @dataclass(frozen=True)
 class WorkerGone(AgentEvent):
-    """End of file, or the end of the process."""
+    """A worker's socket is at its end, or its process has ended."""
 
     connection: int
     cause: str
@@ -27,13 +27,13 @@ class WorkerGone(AgentEvent):
 
 @dataclass(frozen=True)
 class IncarnationAsked(AgentEvent):
-    """torchelastic wants to start the workers; `reply` is set once they may start, or are known not to."""
+    """torchelastic wants to start the workers; `reply` is set once it may, or once the run is known to be over for it."""
 
     reply: Future[None]
 
 
 @dataclass(frozen=True)
 class WorkersToEnd(AgentEvent):
-    """End this node's workers at once."""
+    """This node's workers are to be ended at once."""
 
     reason: str

@@ -1,4 +1,4 @@
-"""The leader of a run: drives the rules (`decide`) while its agent holds the leader key.
+"""`Leader` leads a run while its agent holds the leader key: it asks the rules (`decide`) and writes their decisions.
 
 Rules that this file guards:
 
@@ -48,13 +48,13 @@ from dtf_lightning.events.registry import Event as LogEvent
 log = logging.getLogger(__name__)
 
 GOING_HOME_TIMEOUT = 30.0
-"""Seconds that the members of a finished run get to say that they saw it, before their run id is used again."""
+"""Seconds that the members of a finished run have to say that they saw its end, before its id is used again."""
 MAX_DECISIONS = 20
-"""In a row without a wait: more is a bug of the core."""
+"""The largest number of decisions in a row without a wait; more of them is a bug of the rules."""
 
 
 class Stage(Enum):
-    """What a leader is at."""
+    """The stage of a leader's term."""
 
     WAITING_FOR_OLD_MEMBERS = "waiting for old members"  # of an earlier run with this id
     RESETTING = "resetting"  # the run's keys, for a new instance
@@ -63,7 +63,7 @@ class Stage(Enum):
 
 
 class Leader:
-    """One term of this agent as its run's leader.
+    """One term of an agent as the leader of its run.
 
     Args:
         epoch: the create revision of this agent's leader key.
@@ -73,27 +73,27 @@ class Leader:
         self.epoch = epoch
         self.stage = Stage.WAITING_FOR_OLD_MEMBERS
         self.deadline = Deadline()
-        """When `advance` wants to be called at the latest; an answer from etcd comes as an event."""
+        """The time at which `advance` must be called at the latest; an answer from etcd comes as an event."""
         self.happened: list[LogEvent] = []
-        """For the event log; the agent empties it."""
+        """Events for the event log; the agent empties the list."""
         self._settings = settings
         self._keys = keys
         self._node = node
         self._clock = clock
         self._started = clock.monotonic()
         self._run: RunInfo | None = None
-        """The run that this term leads, as it began."""
+        """The record of the run that this term leads, as it began."""
         self._state: MembershipState | None = None
         self._wait: Wait | None = None
         self._outbox = Outbox(leads(keys, epoch), clock)
         self._note = StatusNote(keys, node, clock)
         self._awaited: dict[str, float] = {}
-        """Members whose key was away when this term began, and until when (monotonic) they may come back."""
+        """Members whose key was away when this term began, and until when (monotonic seconds) they may come back."""
 
     # --- what the agent calls ----------------------------------------------------------------------------------------
 
     def advance(self, view: RunView, away: Mapping[str, NodeRecord], gone: Mapping[str, str]) -> None:
-        """Go on from what is known now.
+        """Decide what follows from what is known now, until the rules wait.
 
         `away`: nodes whose key is gone though they may live, by their last record; `gone`: nodes known to be out, and why.
         """
@@ -113,14 +113,14 @@ class Leader:
             self._write_note()
 
     def feed(self, event: Event) -> None:
-        """Tell the core what happened to a node."""
+        """Tell the rules what happened to a node."""
         if self.stage is Stage.LEADING:
             if isinstance(event, NodeChanged):
                 self._awaited.pop(event.record.node, None)
             self._decide(event)
 
     def next_write(self) -> Write | None:
-        """The write to be tried now; the answer must come back through `written`."""
+        """Return the write that is to be tried now; its outcome must come back through `written`."""
         if self.stage is Stage.FENCED:
             return None
         write = self._outbox.next()
@@ -128,7 +128,7 @@ class Leader:
         return write
 
     def written(self, write: Write, outcome: WriteOutcome) -> None:
-        """How a write went, whoever wanted it."""
+        """Take in the outcome of a write, whichever part of the agent had asked for it."""
         if self._outbox.written(write, outcome) and outcome is WriteOutcome.REFUSED:
             log.info("%s: no longer leader (epoch %d): %s was refused", self._node, self.epoch, write.label)
             self.stage = Stage.FENCED

@@ -1,4 +1,4 @@
-"""A leader's writes: in order, one at a time, again until etcd has answered."""
+"""`Outbox` holds a leader's writes: they are made in order, one at a time, and again until etcd has answered."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dtf_lightning.etcd.session import Write, WriteOutcome
 from dtf_lightning.etcd.store import Compare, Delete, Put
 
 RETRY_PAUSE = 0.2
-"""Seconds before a write is tried again that etcd did not answer."""
+"""Seconds before a write is tried again which etcd did not answer."""
 
 
 class Outbox:
-    """The writes of one term.
+    """The writes of one term of a leader.
 
     Args:
         fence: what has to hold for every write; once it does not, no further write can succeed.
@@ -21,7 +21,7 @@ class Outbox:
 
     def __init__(self, fence: Compare, clock: Clock) -> None:
         self.deadline = Deadline()
-        """When `next` is worth another call; a write that is under way ends with an event."""
+        """The time at which `next` must be called again; a write that is under way ends with an event."""
         self._fence = fence
         self._clock = clock
         self._writes: deque[Write] = deque()
@@ -30,15 +30,15 @@ class Outbox:
 
     @property
     def empty(self) -> bool:
-        """Everything has been applied."""
+        """Whether every write has been applied."""
         return not self._writes
 
     def add(self, label: str, *puts: Put | Delete) -> None:
-        """Write this behind the others, if the fence holds then."""
+        """Append a write, which is made if the fence holds by then."""
         self._writes.append(Write(label=label, compares=(self._fence,), puts=puts))
 
     def next(self) -> Write | None:
-        """The write to be tried now; `written` must be told how it went."""
+        """Return the write that is to be tried now; its outcome must come back through `written`."""
         self.deadline.clear()
         if self._in_flight is not None or not self._writes:
             return None
@@ -49,7 +49,7 @@ class Outbox:
         return self._in_flight
 
     def written(self, write: Write, outcome: WriteOutcome) -> bool:
-        """How a write went; false if it was none of this outbox's."""
+        """Take in the outcome of a write; return whether it was one of this outbox's."""
         if write is not self._in_flight:
             return False
         self._in_flight = None

@@ -1,4 +1,4 @@
-"""Decides what place a node's workers have in set-up, before the first generation: who is rank zero there.
+"""`setup_place` decides which place a node's workers have in set-up, before the first generation.
 
 Rules that this file guards:
 

@@ -1,4 +1,4 @@
-"""The agent's end of its workers' sockets: one thread that reads them all.
+"""`WorkerServer` is the agent's end of its workers' sockets: one thread reads them all.
 
 A worker's death shows as the end of file on its socket or, where the kernel has pidfds, as the end of its process,
 whichever comes first: a socket that a forked child inherited stays open after its owner's death.
@@ -38,7 +38,7 @@ class _Connection:
 
 
 class WorkerServer:
-    """Listens on a unix socket and pushes `WorkerSaid` and `WorkerGone`.
+    """A thread that listens on a unix socket and reports `WorkerSaid` and `WorkerGone`.
 
     `send`, `end` and `close` may be called from any thread.
     """
@@ -59,7 +59,7 @@ class WorkerServer:
         self._reader.start()
 
     def send(self, connection: int, message: messages.Message) -> None:
-        """Never waits: a worker that reads nothing until its buffer is full counts as gone."""
+        """Send a message without waiting: a worker that reads nothing until its buffer is full counts as gone."""
         target = self._connections.get(connection)
         if target is None:
             return
@@ -77,7 +77,7 @@ class WorkerServer:
                 target.socket.shutdown(socket.SHUT_RDWR)
 
     def end(self, connection: int, pid: int) -> None:
-        """SIGKILL the worker and what it started (its process group, when it leads one), if it still lives."""
+        """Kill the worker with SIGKILL if it still lives, and what it started (its process group, if it leads one)."""
         target = self._connections.get(connection)
         if target is None or pid <= 0:
             return
@@ -86,7 +86,7 @@ class WorkerServer:
                 signal_group(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Stop listening and close all connections. Idempotent."""
         self._reader.close()
         for connection in list(self._connections.values()):
             self._drop(connection)

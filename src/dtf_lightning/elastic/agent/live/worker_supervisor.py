@@ -1,4 +1,4 @@
-"""Looks after this node's workers: greets them, listens, passes orders on, ends the frozen and the left over.
+"""`WorkerSupervisor` greets a node's workers, hears them, sends them orders, and ends the frozen and the left over.
 
 Rules that this file guards:
 
@@ -14,8 +14,9 @@ import logging
 from collections.abc import Callable, Iterator
 
 from dtf_lightning.clock import Clock, Deadline
+from dtf_lightning.elastic.agent.live.incarnation import Incarnation, LocalWorker
 from dtf_lightning.elastic.agent.live.place import SetupPlace, setup_place
-from dtf_lightning.elastic.agent.live.worker_group import LocalWorker, Orders, WorkerGroup
+from dtf_lightning.elastic.agent.live.worker_group import Orders, WorkerGroup
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.agent.one_write import OneWrite
 from dtf_lightning.elastic.events import NodeJoined, WorkerLost
@@ -31,17 +32,17 @@ from dtf_lightning.events.registry import Event
 log = logging.getLogger(__name__)
 
 SIBLING_GRACE = 0.5
-"""Seconds from a worker's end to that of its siblings: torchelastic looks every 0.1 s and blames whom it sees ended."""
+"""Seconds from a worker's end to its siblings': torchelastic looks every 0.1 s and blames whom it sees ended."""
 RAISING_GRACE = 15.0
-"""Seconds that a worker which is to raise (refused, aborted, dying by its own error) gets to tear down."""
+"""Seconds that a worker which is to raise (refused, aborted, dying by its own error) has to tear down."""
 WELCOME_PATIENCE = 5.0
-"""Seconds that a worker waits for this node's place to be known."""
+"""Seconds that a worker waits until its node's place in set-up is known."""
 MAX_WELCOME_PATIENCE = CONNECT_TIMEOUT - 5.0
 """Seconds after which a worker is greeted in any case: it gives up after `CONNECT_TIMEOUT` by itself."""
 
 
 class WorkerSupervisor:
-    """Between the node's state and the workers' sockets. Used by the loop's thread only."""
+    """The part of an agent between its node's state and the sockets of its workers. Used by the loop's thread only."""
 
     def __init__(
         self,
@@ -59,32 +60,36 @@ class WorkerSupervisor:
         self._clock = clock
         self._report = report
         self._unwelcomed: dict[int, float] = {}
-        """Connections that have said hello and got no welcome yet, and since when."""
+        """Connections that have said hello and got no welcome yet, and since when (monotonic seconds)."""
         self._comeback = min(comeback + WELCOME_PATIENCE, MAX_WELCOME_PATIENCE)
-        """Seconds that a worker waits for its welcome while it is not known whether a run that has trained goes on."""
+        """Seconds that a worker waits for its welcome while it is unknown whether a run that has trained goes on."""
         self._patience = WELCOME_PATIENCE
         self._claim = OneWrite(clock, refused=0.05, unanswered=0.5)
         self._end_at: float | None = None
-        """When what is left of a failed incarnation is ended: monotonic seconds."""
+        """The time (monotonic seconds) at which the rest of a failed incarnation is ended."""
         self.num_attached = 0
 
     @property
+    def _workers(self) -> Incarnation:
+        return self._group.incarnation
+
+    @property
     def deadline(self) -> Deadline:
-        """When `tend` and `welcome` want to be called at the latest."""
+        """The time at which `tend` and `welcome` must be called at the latest."""
         deadline = Deadline(self._end_at, *(since + self._patience for since in self._unwelcomed.values()))
         if self._unwelcomed:
             deadline.bring_forward(self._claim.deadline.at)
         if self._watches_heartbeats:
             timeout = self._settings.heartbeat_timeout
-            deadline.bring_forward(*(worker.heard_at + timeout for worker in self._group.workers.values()))
+            deadline.bring_forward(*(worker.heard_at + timeout for worker in self._workers.workers.values()))
         return deadline
 
     @property
     def _watches_heartbeats(self) -> bool:
-        return self._group.ever_in_a_generation and not self._group.failed and not self._group.gone
+        return self._workers.ever_in_a_generation and not self._workers.over
 
     def begin(self, num_workers: int) -> None:
-        """A new incarnation of this many workers."""
+        """Replace the workers by a new incarnation of `num_workers`."""
         self.end_workers("the workers are started anew")
         self._group.begin(num_workers)
         self._unwelcomed.clear()
@@ -95,7 +100,7 @@ class WorkerSupervisor:
                 at=self._clock.wall(),
                 source=name,
                 node=name,
-                incarnation=self._group.incarnation,
+                incarnation=self._workers.number,
                 num_workers=num_workers,
             )
         )
@@ -104,7 +109,7 @@ class WorkerSupervisor:
 
     def hear(self, connection: int, message: messages.Message) -> None:
         now = self._clock.monotonic()
-        worker = self._group.by_connection(connection)
+        worker = self._workers.by_connection(connection)
         if isinstance(message, messages.Hello):
             self._attach(connection, message, now)
         elif worker is not None:  # else of an earlier incarnation
@@ -118,11 +123,11 @@ class WorkerSupervisor:
                 f"the worker speaks protocol {hello.version}, the agent {messages.PROTOCOL_VERSION}: "
                 "are two versions of dtf-lightning installed on this node?"
             )
-        elif self._group.incarnation == 0:
+        elif self._workers.number == 0:
             problem = "the agent has started no workers yet"
         else:
             worker = LocalWorker(connection=connection, local_rank=hello.local_rank, pid=hello.pid, heard_at=now)
-            problem = self._group.attach(worker)
+            problem = self._workers.attach(worker)
         if problem:
             log.error("%s: worker refused: %s", self._group.address.node, problem)
             self._server.send(connection, messages.Refused(reason=problem))
@@ -131,14 +136,14 @@ class WorkerSupervisor:
         self._unwelcomed[connection] = now
 
     def gone(self, connection: int, cause: str) -> None:
-        """A worker's socket is closed, or its process has ended."""
-        worker = self._group.by_connection(connection)
+        """Take in that a worker's socket is closed, or that its process has ended."""
+        worker = self._workers.by_connection(connection)
         self._unwelcomed.pop(connection, None)
         if worker is None:
             return
-        first = not self._group.failed
+        first = not self._workers.failed
         failed = self._group.lost(worker, cause)
-        if failed or self._group.failed:
+        if failed or self._workers.failed:
             at = self._clock.monotonic() + SIBLING_GRACE
             self._end_at = at if self._end_at is None else min(at, self._end_at)
         if failed and first:
@@ -149,7 +154,7 @@ class WorkerSupervisor:
                     source=name,
                     node=name,
                     local_rank=worker.local_rank,
-                    reason=self._group.failed,
+                    reason=self._workers.failed,
                 )
             )
 
@@ -160,21 +165,21 @@ class WorkerSupervisor:
             self._server.send(worker.connection, message)
 
     def welcome(self, view: RunView, instance: str) -> Iterator[Write]:
-        """Greet those who wait for it, once this node's place is known; yields the claim of rank zero if it is to be made."""
+        """Greet waiting workers once this node's place is known; yield the claim of rank zero if it is to be made."""
         if not self._unwelcomed:
             return
         me, run = view.nodes.get(self._group.address.node), view.run
-        listed = me is not None and me.incarnation == self._group.incarnation
+        listed = me is not None and me.incarnation == self._workers.number
         known = listed and run is not None and run.instance == instance
         now = self._clock.monotonic()
         place = setup_place(view, me) if known and me is not None else None
         self._patience = self._comeback if place is SetupPlace.UNDECIDED else WELCOME_PATIENCE
         decided = place in (SetupPlace.RANK_ZERO, SetupPlace.OTHER)
-        self._group.rank_zero |= place is SetupPlace.RANK_ZERO
+        self._workers.rank_zero |= place is SetupPlace.RANK_ZERO
         if place is SetupPlace.TO_CLAIM and me is not None:
             yield from self._claim.attempt(claim_rank_zero(view, me.member_id))
         for connection, since in list(self._unwelcomed.items()):
-            worker = self._group.by_connection(connection)
+            worker = self._workers.by_connection(connection)
             if worker is None:
                 del self._unwelcomed[connection]
             elif decided or now >= since + self._patience:
@@ -182,13 +187,13 @@ class WorkerSupervisor:
                 self._server.send(connection, self._welcome_message(view, worker, me if known else None))
 
     def written(self, write: Write, outcome: WriteOutcome) -> None:
-        """How a write went, whoever wanted it."""
+        """Take in the outcome of a write, whichever part of the agent had asked for it."""
         self._claim.written(write, outcome)
 
     def _welcome_message(self, view: RunView, worker: LocalWorker, me: NodeRecord | None) -> messages.Welcome:
         generation, address = view.generation, self._group.address
         earlier = [r for r in view.nodes.values() if me is None or r.order < me.order]
-        first = self._group.rank_zero
+        first = self._workers.rank_zero
         num_before = generation.world_size if generation is not None else sum(r.num_workers for r in earlier)
         offset = 0 if first else max(1, num_before)
         return messages.Welcome(
@@ -196,11 +201,11 @@ class WorkerSupervisor:
             node=address.node,
             joiner=generation is not None,
             rank=offset + worker.local_rank,
-            world_size=offset + self._group.num_workers,
+            world_size=offset + self._workers.num_workers,
             store_host=address.host,
             store_port=address.store_port,
-            incarnation=self._group.incarnation,
-            num_local_workers=self._group.num_workers,
+            incarnation=self._workers.number,
+            num_local_workers=self._workers.num_workers,
             heartbeat_interval=self._settings.heartbeat_interval,
             rescale_timeout=self._settings.rescale_timeout,
         )
@@ -208,27 +213,27 @@ class WorkerSupervisor:
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def tend(self) -> None:
-        """End those who are frozen, and those who are left of a failed incarnation."""
+        """End the workers that are frozen, and those that are left of a failed incarnation."""
         now = self._clock.monotonic()
         if self._watches_heartbeats:
             timeout = self._settings.heartbeat_timeout
-            frozen = [w for w in self._group.workers.values() if now - w.heard_at >= timeout]
+            frozen = [w for w in self._workers.workers.values() if now - w.heard_at >= timeout]
             if frozen:
                 self._group.fail(f"worker {frozen[0].local_rank} is frozen: nothing heard from it for {timeout:g} s")
                 self._end_at = now
-        if self._group.failed and self._group.workers and self._end_at is None:
+        if self._workers.failed and self._workers.workers and self._end_at is None:
             self._end_at = now + SIBLING_GRACE
         if self._end_at is not None and self._end_at <= now:
             self._end_at = None
-            if self._group.failed:
-                self.end_workers(self._group.failed)
+            if self._workers.failed:
+                self.end_workers(self._workers.failed)
 
     def let_raise(self) -> None:
-        """What the workers were just told makes them raise: give them the time."""
+        """Give the workers the time to raise, because what they were just told makes them do so."""
         self._end_at = self._clock.monotonic() + RAISING_GRACE
 
     def end_workers(self, reason: str) -> None:
-        """SIGKILL all that live; their ends come in as events."""
-        for worker in self._group.workers.values():
+        """Kill all workers that live with SIGKILL; their ends come in as events."""
+        for worker in self._workers.workers.values():
             log.info("%s: ends worker %d: %s", self._group.address.node, worker.local_rank, reason)
             self._server.end(worker.connection, worker.pid)

@@ -1,1 +1,1 @@
-"""What a node shows to the world outside as its event logs grow: metrics for Prometheus, traces for OpenTelemetry."""
+"""A node's metrics for Prometheus and traces for OpenTelemetry, made from its event logs as they grow."""

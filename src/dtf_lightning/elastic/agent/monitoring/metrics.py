@@ -1,4 +1,4 @@
-"""A node's metrics for Prometheus, over HTTP. Importing this needs the extra `metrics`."""
+"""`Metrics` serves a node's metrics for Prometheus over HTTP. Importing this needs the extra `metrics`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dtf_lightning.elastic.events import (
 from dtf_lightning.events.registry import Event
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper edges of the histograms' buckets."""
+"""The upper edges of the histograms' buckets, in seconds."""
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "generation": ("Number of the generation that this node is in.", ()),
@@ -80,7 +80,7 @@ HISTOGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 class Metrics:
-    """Serves `http://*:port/metrics`; the names begin with `dtf_`.
+    """A server of `http://*:port/metrics`; the names of its metrics begin with `dtf_`.
 
     Raises `OSError` when the port cannot be had. Port 0: a free one, which `port` says.
     """
@@ -102,7 +102,7 @@ class Metrics:
         self.port = int(self._server.server_port)
 
     def take(self, event: Event) -> None:
-        """Show what it says, and count it."""
+        """Update the metrics by an event."""
         match event:
             case WorkerRescaled():
                 self._rescale(event)
@@ -196,7 +196,7 @@ class Metrics:
             self._gauges[name].set(value)
 
     def close(self) -> None:
-        """The port is free again."""
+        """End the server, so that its port is free again."""
         server: Any = self._server
         server.shutdown()
         server.server_close()

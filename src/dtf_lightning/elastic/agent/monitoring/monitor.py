@@ -1,4 +1,4 @@
-"""Shows a node's part in the run to the world outside: metrics and traces, from its event logs as they grow.
+"""`Monitor` reads a node's event logs as they grow, and hands the events to metrics and traces.
 
 Rules that this file guards:
 
@@ -30,17 +30,17 @@ INTERVAL = 1.0
 
 
 class Sink(Protocol):
-    """Where events go. Used by the monitor's thread only."""
+    """A receiver of events. Used by the monitor's thread only."""
 
     def take(self, event: Event) -> None:
-        """Show this event."""
+        """Take in an event."""
 
     def close(self) -> None:
-        """Send what is left; within seconds."""
+        """Send what has not been sent, within seconds."""
 
 
 class Monitor:
-    """Reads the event logs of one node and its workers, and hands every event to the sinks.
+    """A thread that reads the event logs of one node and its workers, and hands every event to the sinks.
 
     Args:
         folder: the run's, once it is known.
@@ -124,7 +124,7 @@ class Monitor:
 
 
 def start_monitor(settings: AgentSettings, run_id: str, node: str, host: str, event_log: EventLog) -> Monitor | None:
-    """The monitor that `metrics_port` and `traces` ask for, started; `None` without any. Raises nothing."""
+    """Start and return the monitor that `metrics_port` and `traces` ask for; `None` for none. Raises nothing."""
     sinks: list[Sink] = []
     targets: list[dict[str, object]] = []
     if settings.metrics_port is not None:

@@ -1,4 +1,4 @@
-"""Rescales as OpenTelemetry traces: one trace each, with every worker's phases. Importing this needs the extra `traces`.
+"""`Traces` sends rescales as OpenTelemetry traces, with every worker's phases. Importing this needs the extra `traces`.
 
     rescale                    by the node that has rank 0 in the new generation
     +-- worker a/0             by its node
@@ -29,11 +29,11 @@ from dtf_lightning.events.registry import Event
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 3.0
-"""Seconds that the last spans get to be sent."""
+"""Seconds that the last spans have to be sent."""
 
 
 class Traces:
-    """Turns each `WorkerRescaled` into spans.
+    """A sink that turns each `WorkerRescaled` into spans.
 
     Args:
         exporter: where spans go; `None`: over OTLP/HTTP to where the environment says.
@@ -51,7 +51,7 @@ class Traces:
         self._tracer = self._provider.get_tracer("dtf_lightning", __version__)
 
     def take(self, event: Event) -> None:
-        """Only rescales are traced."""
+        """Trace the event if it is a rescale; ignore any other."""
         if isinstance(event, GenerationEntered):
             self._formed_at[event.source, event.generation] = event.formed_at
         elif isinstance(event, WorkerRescaled):
@@ -86,14 +86,14 @@ class Traces:
         worker.end(end)
 
     def close(self) -> None:
-        """A collector that does not answer is not waited for."""
+        """Send the last spans; a collector that does not answer is not waited for."""
         thread = threading.Thread(target=self._provider.shutdown, daemon=True, name="dtf-traces")
         thread.start()
         thread.join(CLOSE_TIMEOUT)
 
 
 class _Ids(RandomIdGenerator):
-    """Random ids, but for the next ones where they are given."""
+    """A generator of random ids, which gives out prescribed ones first."""
 
     next_trace = 0
     next_span = 0
@@ -108,7 +108,7 @@ class _Ids(RandomIdGenerator):
 
 
 class _Quiet(SpanExporter):
-    """One warning when spans do not arrive, instead of one for every batch."""
+    """An exporter that warns once when spans do not arrive, instead of once for every batch."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class RestartAgent(AgentLoop):
-    """A node's presence in a run in restart mode.
+    """An agent of a run in restart mode: one node's presence in it.
 
     Args:
         store: closed by the caller, after `close`.
@@ -66,13 +66,13 @@ class RestartAgent(AgentLoop):
         self.workers = LocalWorkers(node, lambda *failure: self._inbox.put(WorkerFailed(*failure)))
         self._entry = RunEntry(self._view, node, settings, script, self._clock)
         self._instance = ""
-        """The run's instance that this node takes part in."""
+        """The run's instance in which this node takes part."""
         self._records = RoundRecords(self._view, self._peers, node)
         self._console = RoundConsole(node, self._clock, self._report)
         self._planner = RoundPlanner(self._view, self._records, settings.elastic, self._clock, self._console)
         self._round = LocalRound(NodeRecord(node=node, host=host, num_workers=1, mesh_port=self._peers.mesh_port))
         self._kill_at = Deadline()
-        """When workers that did not heed SIGTERM are killed."""
+        """The time at which workers that did not heed SIGTERM are killed."""
         self._deadline = Deadline()
         self._abort_note = abort_note
         self._abort_reason = ""
@@ -81,7 +81,7 @@ class RestartAgent(AgentLoop):
     # --- called by torchelastic's main thread and by signal handlers -------------------------------------------------
 
     def next_round(self, store_port: int) -> Generation:
-        """Wait for a round with this node in it; its workers have stopped.
+        """Wait for a round with this node in it. Its workers have stopped by then.
 
         Raises `SystemExit` (the run is over, or this node leaves), `RunRefused`, `RunAborted`, `DtfError` (our bug).
         """
@@ -90,12 +90,12 @@ class RestartAgent(AgentLoop):
         return asked.reply.result()
 
     def workers_starting(self, num_workers: int) -> None:
-        """The workers of the round that was handed out last are about to be started."""
+        """Note that torchelastic is about to start the workers of the last round that it was given."""
         self.workers.expect(num_workers)
         self._inbox.put(WorkersStarting(num_workers))
 
     def workers_of(self, generation: Generation) -> list[int]:
-        """The number of workers of each member, in order, once all have said it.
+        """Return the number of workers of each member of a round, in order, once all members have told it.
 
         If the round breaks before, what is known so far: torchelastic's next question stops its workers.
         """
@@ -108,7 +108,7 @@ class RestartAgent(AgentLoop):
         return [known.get(member.node, member.num_workers) for member in generation.members]
 
     def finished(self, timeout: float) -> bool:
-        """All workers of this node ended well: wait for the other members. Whether they ended in time."""
+        """Wait for the other members, because all workers of this node ended well; return whether they ended in time."""
         self._inbox.put(WorkersFinished())
         with self._changed:
             return self._changed.wait_for(lambda: self._exit is not None or self._others_ended(), timeout)
@@ -124,7 +124,7 @@ class RestartAgent(AgentLoop):
         return all(member.node not in living or view.has_finished(member.node) for member in view.current.members)
 
     def num_waiting(self) -> int:
-        """1 if the workers have to be started anew, having stopped them. Raises like `next_round`, when it is time to go."""
+        """Return 1 if the workers have to start anew, after stopping them. Raises like `next_round` when the node goes."""
         with self._changed:
             reason, exit_ = self._round.stop_reason, self._exit
         if not reason and exit_ is None:
@@ -162,7 +162,7 @@ class RestartAgent(AgentLoop):
                 raise AssertionError(f"nobody sends this in restart mode: {event!r}")
 
     def _react(self) -> None:
-        """Bring everything in line with what is known now."""
+        """Bring all parts of the agent in line with what it knows now."""
         self._deadline.clear()
         self._kill_if_late()
         if not self._view.revision:
@@ -219,7 +219,7 @@ class RestartAgent(AgentLoop):
         self._peer_gone(node, cause)  # rounds go by what the mesh says, also while etcd is away
 
     def _follow_run(self) -> None:
-        """Take part in the run's instance, begin it if nobody has, go home when it is over."""
+        """Take part in the run's instance, begin it if no node has, and leave when it is over."""
         run, asked = self._view.run, self._round.asked is not None
         if run is not None and run.instance == self._instance:
             if run.phase is RunPhase.ABORTED:
@@ -258,7 +258,7 @@ class RestartAgent(AgentLoop):
     # --- rounds ------------------------------------------------------------------------------------------------------
 
     def _follow_round(self) -> None:
-        """See whether this node's workers may go on, and how it stands for the next round."""
+        """Decide whether this node's workers may go on, and whether it waits for the next round."""
         current, local = self._records.current, self._round
         if local.is_next(current):
             self._enter(current)
@@ -277,7 +277,7 @@ class RestartAgent(AgentLoop):
         return reason
 
     def _advance(self) -> None:
-        """This node waits: take its place in a round, or help to form one."""
+        """Take this waiting node's place in a round, or help to form one."""
         if self._instance and self._records.current.instance in ("", self._instance):
             self._submit(self._planner.advance(self._instance))
             self._deadline.bring_forward(self._planner.deadline.at)
@@ -320,7 +320,7 @@ class RestartAgent(AgentLoop):
     # --- leaving -----------------------------------------------------------------------------------------------------
 
     def _asked_to_leave(self, reason: str) -> None:
-        """The others go on without this node."""
+        """Leave, so that the others go on without this node."""
         self._round.leave(reason)
 
     def _leave(self) -> None:

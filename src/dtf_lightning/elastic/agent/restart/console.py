@@ -1,4 +1,4 @@
-"""Restart mode: tells the user of torchrun, and the event log, what happens to the run and why."""
+"""`RoundConsole` tells the user of torchrun, and the event log, what happens to a run in restart mode and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAITING_PATIENCE = 1.0
 
 
 class RoundConsole:
-    """Used by the agent's loop only."""
+    """The lines that one node logs. Used by the agent's loop only."""
 
     def __init__(self, node: str, clock: Clock, report: Callable[[Event], None]) -> None:
         self._node = node
@@ -29,14 +29,14 @@ class RoundConsole:
         self._gone: set[str] = set()
 
     def gone(self, node: str, cause: str) -> None:
-        """A member is gone. Told once, however many ways it is noticed."""
+        """Tell that a member is gone: once, however many parts of the agent notice it."""
         if node not in self._gone:
             self._gone.add(node)
             log.info("%s is gone: %s", node, cause)
             self._report(NodeGoneEvent(at=self._clock.wall(), source=self._node, node=node, cause=cause))
 
     def waits(self, decision: RoundDecision) -> float | None:
-        """This node waits for a place; when to be called again: monotonic seconds."""
+        """Tell why this node waits for a place; return the time (monotonic seconds) of the next call."""
         now = self._clock.monotonic()
         self._waits_since = now if self._waits_since is None else self._waits_since
         if now < self._waits_since + WAITING_PATIENCE:
@@ -48,7 +48,7 @@ class RoundConsole:
         return None
 
     def entered(self, generation: Generation, group_rank: int) -> None:
-        """This node has its place."""
+        """Tell that this node has its place in a round."""
         self._waits_since, self._waiting_for = None, ""
         size = len(generation.members)
         nodes = "1 node" if size == 1 else f"{size} nodes"
@@ -67,7 +67,7 @@ class RoundConsole:
             )
 
     def started(self, number: int, num_workers: int) -> None:
-        """This node's workers are started for a round."""
+        """Tell that this node's workers are started for a round."""
         node = self._node
         self._report(
             NodeJoined(at=self._clock.wall(), source=node, node=node, incarnation=number, num_workers=num_workers)

@@ -1,4 +1,4 @@
-"""A node's way into a run in restart mode: take part in it, begin it, or be refused.
+"""`RunEntry` is a node's way into a run in restart mode: it takes part in it, begins it, or is refused.
 
 Rules that this file guards:
 
@@ -21,7 +21,7 @@ from dtf_lightning.etcd.session import Write
 
 @dataclass
 class RunEntry:
-    """Reads the view, returns what to write; used by the agent's loop only."""
+    """The decision about a node's entry: it reads the view and returns what to write. Used by the agent's loop only."""
 
     view: RunView
     node: str
@@ -29,10 +29,10 @@ class RunEntry:
     script: str
     clock: Clock
     _nobody_since: float | None = None
-    """Since when nobody has taken part in a run that is not this node's: monotonic seconds."""
+    """The time (monotonic seconds) since which no node has taken part in a run that is not this node's."""
 
     def refusal(self) -> str:
-        """Why this node may not take part; empty when it may, or when nobody of the run is left to mind."""
+        """Return why this node may not take part; empty if it may, or if no node of the run is left to mind."""
         run, others = self.view.run, self.view.participants(other_than=self.node)
         if others:
             self._nobody_since = None
@@ -40,12 +40,12 @@ class RunEntry:
         return may_not_join(self.view, others, difference) if difference else ""
 
     def may_take_part(self) -> bool:
-        """The run that is there goes on, and is this node's."""
+        """Return whether the run that is there goes on and is this node's."""
         run = self.view.run
         return run is not None and run.phase is RunPhase.RUNNING and not self._difference(run)
 
     def why_begin(self) -> tuple[str, float | None]:
-        """Why a new run begins in the place of what is there, or an empty text and when to ask again (monotonic seconds)."""
+        """Return why a new run begins in this one's place, or an empty text and when to ask again (monotonic seconds)."""
         run = self.view.run
         if run is None:
             return "nothing has been trained under this run id", None
@@ -63,14 +63,14 @@ class RunEntry:
         return f"nobody of the earlier run {run.instance} is left; {difference}", None
 
     def begin(self, reason: str) -> tuple[Write, RunInfo]:
-        """What begins the run unless somebody else has done so meanwhile, and the run's record."""
+        """Return the write that begins the run unless another node has done so meanwhile, and the run's record."""
         keys = self.view.keys
         run = new_run(self.settings.elastic, reason=reason, wall=self.clock.wall(), mode=RESTART, script=self.script)
         fence = unchanged(self.view, keys.run)
         return Write(label="begin the run", compares=(fence,), puts=begin(keys, run)), run
 
     def _difference(self, run: RunInfo | None) -> str:
-        """How this node differs from those of the run, if that is still going."""
+        """Return how this node differs from those of the run, if that is still going."""
         if run is None or run.phase is not RunPhase.RUNNING:
             return ""
         if run.mode != RESTART:

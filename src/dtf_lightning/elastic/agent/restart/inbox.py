@@ -1,4 +1,4 @@
-"""What a restart agent's loop consumes besides the events of every agent."""
+"""The events that only the loop of a restart agent handles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dtf_lightning.elastic.rules.generation import Generation
 
 @dataclass(frozen=True)
 class RoundAsked(AgentEvent):
-    """torchelastic's workers are stopped; `reply` is set once there is a round with this node in it."""
+    """torchelastic asks for a round, its workers having stopped; `reply` is set once there is one with this node in it."""
 
     reply: Future[Generation]
     store_port: int
@@ -19,7 +19,7 @@ class RoundAsked(AgentEvent):
 
 @dataclass(frozen=True)
 class WorkerFailed(AgentEvent):
-    """A worker's process ended, and not with exit code 0."""
+    """The process of a worker has ended with another exit code than 0."""
 
     pid: int
     local_rank: int
@@ -28,4 +28,4 @@ class WorkerFailed(AgentEvent):
 
 @dataclass(frozen=True)
 class WorkersFinished(AgentEvent):
-    """All workers of this node ended well."""
+    """All workers of this node have ended with exit code 0."""

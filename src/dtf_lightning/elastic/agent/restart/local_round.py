@@ -1,4 +1,4 @@
-"""This node's part in the rounds: its record, the round that its workers run for, what torchelastic waits for. No I/O.
+"""`LocalRound` is a node's part in the rounds: its record, its workers' round, torchelastic's open question. No I/O.
 
 Rules that this file guards:
 
@@ -18,24 +18,24 @@ from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
 
 @dataclass
 class LocalRound:
-    """Used under the agent's lock."""
+    """A node's part in the rounds of its run. Used under the agent's lock."""
 
     record: NodeRecord
     entered: Generation | None = None
-    """The round that this node's workers were started for."""
+    """The round for which this node's workers were started."""
     asked: RoundAsked | None = None
     """torchelastic's question for the next round, while it is open."""
     stop_reason: str = ""
-    """Why the workers have to be started anew; empty while they need not."""
+    """The reason why the workers have to be started anew; empty while they need not."""
 
     @property
     def number(self) -> int:
-        """Of the round that was entered last; 0 before the first."""
+        """The number of the round that was entered last; 0 before the first."""
         return self.entered.number if self.entered is not None else 0
 
     @property
     def visible(self) -> bool:
-        """The others are to see this node: it waits for a round or is in one."""
+        """Whether the other nodes are to see this one: it waits for a round or is in one."""
         return self.asked is not None or self.number > 0
 
     @property
@@ -47,14 +47,14 @@ class LocalRound:
         return self.number > 0 and self.record.suspect == self.number
 
     def is_next(self, generation: Generation) -> bool:
-        """It is a round that this node waits for, and has its place in."""
+        """Return whether this node waits for that round and has its place in it."""
         last = self.entered
         new = last is None or generation.instance != last.instance or generation.number > last.number
         is_member = any(member.node == self.record.node for member in generation.members)
         return self.asked is not None and new and is_member
 
     def why_over(self, current: Generation) -> str:
-        """Why the entered round is not the latest any more; empty while it is."""
+        """Return why the entered round is not the latest any more; an empty text while it is."""
         assert self.entered is not None
         if current.instance not in ("", self.entered.instance):
             return "the run was begun anew without this node"
@@ -67,14 +67,14 @@ class LocalRound:
     # --- what happens ------------------------------------------------------------------------------------------------
 
     def ask(self, asked: RoundAsked) -> None:
-        """torchelastic's workers have stopped, and it asks for the next round."""
+        """Note that torchelastic's workers have stopped and that it asks for the next round."""
         self.asked = asked
         if self.entered is not None and not self.stop_reason and not self.record.suspect:
             # torchelastic saw it first
             self.fail("its workers failed")
 
     def wait_above(self, number: int) -> None:
-        """Say that this node's workers have stopped and wait for a round above this one."""
+        """Note that this node's workers have stopped and wait for a round above this number."""
         assert self.asked is not None
         self.record = replace(
             self.record,
@@ -85,7 +85,7 @@ class LocalRound:
         )
 
     def enter(self, generation: Generation) -> RoundAsked:
-        """This node is in the round; the question that is to be answered with it."""
+        """Enter the round; return torchelastic's question, which is to be answered with it."""
         assert self.asked is not None
         asked, self.asked = self.asked, None
         self.entered, self.stop_reason = generation, ""
@@ -93,22 +93,22 @@ class LocalRound:
         return asked
 
     def start(self, num_workers: int) -> None:
-        """torchelastic starts the workers of the entered round."""
+        """Note that torchelastic starts the workers of the entered round."""
         self.record = replace(self.record, num_workers=num_workers, generation=self.number)
 
     def fail(self, cause: str) -> None:
-        """A worker of the entered round failed by itself."""
+        """Note that a worker of the entered round failed by itself."""
         self.record = replace(self.record, suspect=self.number, detail=cause)
 
     def finish(self) -> None:
-        """All workers of the entered round ended well."""
+        """Note that all workers of the entered round ended well."""
         self.record = replace(self.record, finished=self.number, state=WorkerState.SYNCING)
 
     def leave(self, reason: str) -> None:
-        """This node was asked to leave; the first reason stays."""
+        """Note that this node was asked to leave; the first reason stays."""
         if not self.record.leaving:
             self.record = replace(self.record, leaving=True, detail=self.record.detail or reason)
 
     def take_part(self, instance: str) -> None:
-        """This node takes part in this instance of the run."""
+        """Note in which instance of the run this node takes part."""
         self.record = replace(self.record, instance=instance)

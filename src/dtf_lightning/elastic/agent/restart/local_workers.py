@@ -1,4 +1,4 @@
-"""The worker processes that torchelastic has started on this node, seen from outside: stock scripts do not report.
+"""`LocalWorkers` watches the workers that torchelastic has started on this node: stock scripts do not report.
 
 Rules that this file guards:
 
@@ -33,11 +33,11 @@ LOOK_PATIENCE = 30.0
 """Seconds from the assignment of ranks to the start of the last process."""
 
 OnFailure = Callable[[int, int, str], None]
-"""(pid, local rank, what happened), from the watching thread."""
+"""A function of (pid, local rank, what happened), called by the watching thread."""
 
 
 class LocalWorkers:
-    """One thread that finds and watches the processes of a round."""
+    """A thread that finds and watches the processes of a round."""
 
     def __init__(self, node: str, on_failure: OnFailure) -> None:
         self._mark = f"{environment.NODE}={node}".encode()
@@ -45,10 +45,10 @@ class LocalWorkers:
         self._lock = threading.Condition()
         self._watcher = SelectorThread("dtf-local-workers", self._look_if_expected)
         self._pidfds: dict[int, int] = {}
-        """Pid to pidfd, of workers that live; under the lock."""
+        """The pidfds of the workers that live, by pid; under the lock."""
         self._seen: set[int] = set()
         self._adopted: dict[int, int] = {}
-        """Pid to local rank."""
+        """The local ranks of adopted workers, by pid."""
         self._num_expected = 0
         self._look_until = 0.0
         self._frozen = False
@@ -57,32 +57,32 @@ class LocalWorkers:
         self._watcher.start()
 
     def expect(self, num_workers: int) -> None:
-        """torchelastic is about to start this many processes."""
+        """Note that torchelastic is about to start this many processes."""
         with self._lock:
             self._num_expected, self._frozen = num_workers, False
             self._look_until = time.monotonic() + LOOK_PATIENCE
         self._watcher.wake()
 
     def adopt(self, pid: int, local_rank: int) -> None:
-        """This child is a worker although its environment, as the kernel shows it, does not say so."""
+        """Take a child for a worker although its environment, as the kernel shows it, does not say so."""
         with self._lock:
             self._adopted[pid] = local_rank
 
     def freeze(self) -> None:
-        """SIGSTOP, also for those that are found later."""
+        """Stop all workers by SIGSTOP, also those that are found later."""
         with self._lock:
             self._frozen = True
             self._send(signal.SIGSTOP)
 
     def terminate(self) -> None:
-        """SIGTERM, which reaches frozen ones too. Does not wait."""
+        """Send SIGTERM to all workers, which reaches frozen ones too. Does not wait."""
         with self._lock:
             self._frozen = False
             self._send(signal.SIGTERM)
             self._send(signal.SIGCONT)
 
     def end(self, grace: float) -> None:
-        """SIGTERM, and SIGKILL for those that live `grace` seconds later. Returns when all have ended."""
+        """Send SIGTERM, then SIGKILL to those that live `grace` seconds later. Returns when all have ended."""
         with self._lock:
             self._look()  # some may have been started this very moment
             self._num_expected = 0
@@ -95,19 +95,19 @@ class LocalWorkers:
             self._wait_for_ends(LOOK_PATIENCE)
 
     def kill(self) -> None:
-        """SIGKILL. Does not wait, so that a signal handler may call it."""
+        """Send SIGKILL to all workers. Does not wait, so that a signal handler may call it."""
         for pid in list(self._pidfds):
             signal_group(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Idempotent; ends nobody."""
+        """End the watching thread, and no worker. Idempotent."""
         self._watcher.close()
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
 
     def _wait_for_ends(self, timeout: float) -> bool:
-        """Whether all have ended in time."""
+        """Return whether all workers have ended in time."""
         with self._lock:
             return self._lock.wait_for(lambda: not self._pidfds, timeout)
 
@@ -151,7 +151,7 @@ class LocalWorkers:
 
 
 def _local_rank(pid: int) -> int | None:
-    """The worker's local rank; `None` for another process. Told by torchelastic's variables, which the agent itself lacks."""
+    """Return a worker's local rank by torchelastic's variables, which the agent lacks; `None` for another process."""
     try:
         lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -1,4 +1,4 @@
-"""Restart mode: when the node's workers have to stop for a new round, and what it writes to form one.
+"""`RoundPlanner` decides when a node's workers have to stop for a new round, and what the node writes to form one.
 
 Rules that this file guards:
 
@@ -33,18 +33,18 @@ from dtf_lightning.etcd.session import Write, WriteOutcome
 from dtf_lightning.etcd.store import Compare, Put
 
 TURN = 0.3
-"""Seconds after which the next in line publishes a round that the first has not."""
+"""Seconds after which the next node in line publishes a round that the first has not published."""
 RETRY_PAUSE = 0.1
 
 
 class RoundPlanner:
-    """One node's share in deciding rounds. Used under the agent's lock."""
+    """One node's share in the decisions about rounds. Used under the agent's lock."""
 
     def __init__(
         self, view: RunView, records: RoundRecords, settings: ElasticSettings, clock: Clock, console: RoundConsole
     ) -> None:
         self.deadline = Deadline()
-        """When `why_stop` or `advance`, whichever was called last, wants to be called again at the latest."""
+        """The time at which `why_stop` or `advance`, whichever was called last, must be called again at the latest."""
         self._view = view
         self._records = records
         self._settings = settings
@@ -56,11 +56,11 @@ class RoundPlanner:
         self._note = StatusNote(view.keys, records.node, clock)
 
     def begin_round(self) -> None:
-        """This node is in a new round: whoever waits from now on waits for the next."""
+        """Note that this node is in a new round: nodes that wait from now on wait for the next one."""
         self._arrivals = Arrivals()
 
     def why_stop(self) -> str:
-        """Why the latest round has to stop, broken or for joiners; empty while it need not."""
+        """Return why the latest round has to stop, broken or for joiners; an empty text while it need not."""
         self.deadline.clear()
         view = self._records.round_view()
         reason, look_again = why_stop(view), None
@@ -70,7 +70,7 @@ class RoundPlanner:
         return reason
 
     def advance(self, instance: str) -> Iterator[Write]:
-        """This node waits: what it writes to have a round formed, or the run ended."""
+        """Yield what this waiting node writes to have a round formed, or the run ended."""
         self.deadline.clear()
         view, now = self._records.round_view(), self._clock.monotonic()
         ready = tuple(sorted(record.node for record in view.records if view.is_ready(record)))
@@ -92,12 +92,12 @@ class RoundPlanner:
             yield from self.attempt(self._form(view, decision, instance))
 
     def attempt(self, write: Write) -> Iterator[Write]:
-        """Yields the write unless another one is under way or has just failed."""
+        """Yield the write unless another one is under way or has just failed."""
         yield from self._write.attempt(write)
         self.deadline.bring_forward(self._write.deadline.at)
 
     def written(self, write: Write, outcome: WriteOutcome) -> None:
-        """How a write went, whoever wanted it."""
+        """Take in the outcome of a write, whichever part of the agent had asked for it."""
         if self._write.written(write, outcome) or not self._status_write.written(write, outcome):
             return
         if outcome is not WriteOutcome.APPLIED:
@@ -131,7 +131,8 @@ class RoundPlanner:
 def last_writes(
     view: RunView, rounds: RoundView, *, node: str, finished: bool, failed: bool, detail: str
 ) -> tuple[Write, ...]:
-    """End the run with its last node, so that spares go home and the id can be used again at once.
+    """Return the writes that end the run with its last node, so that spares go home and the id can be used again at
+    once.
 
     Args:
         finished, failed: what became of this node's workers in the latest round; a node that leaves has not failed.

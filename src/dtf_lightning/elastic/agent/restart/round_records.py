@@ -1,4 +1,4 @@
-"""What the nodes' records say of the latest round, with those that are away and the last words of those that are gone."""
+"""`RoundRecords` is what the nodes' records say of the latest round, those of nodes that are away or gone included."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtf_lightning.elastic.run.keys import RunView
 
 @dataclass
 class RoundRecords:
-    """Used under the agent's lock."""
+    """The records of all nodes of a run. Used under the agent's lock."""
 
     view: RunView
     peers: Peers
@@ -21,22 +21,22 @@ class RoundRecords:
     _last_words: dict[str, NodeRecord] = field(default_factory=dict)
 
     def note(self, record: NodeRecord) -> None:
-        """Keep a node's record beyond its key's life."""
+        """Keep a node's record, beyond the life of its key."""
         self._last_words[record.node] = record
 
     @property
     def current(self) -> Generation:
-        """The latest round; number 0 before the first."""
+        """The latest round; its number is 0 before the first."""
         return self.view.generation or Generation(number=0)
 
     def num_workers(self, generation: Generation) -> dict[str, int]:
-        """By node, of those members that have told it for this round."""
+        """Return the number of workers by node, of those members that have told it for this round."""
         members = {member.node for member in generation.members}
         records = (*self.view.nodes.values(), *self.peers.away.values())
         return {r.node: r.num_workers for r in records if r.node in members and r.generation >= generation.number}
 
     def round_view(self) -> RoundView:
-        """All of it, for `elastic.rounds`."""
+        """Return what the rules of rounds (`elastic.rules.rounds`) take."""
         current, gone, last = self.current, self.peers.gone, self._last_words
         known = {**self.peers.away, **self.view.nodes}
         living = {node: record for node, record in known.items() if node not in gone}

@@ -1,4 +1,4 @@
-"""A worker before it is one: imports what the training script imports, and waits to be told who it is.
+"""A spare process: it imports what the training script imports, and waits until it is told which worker it is.
 
 Started by `spares.py` as `python -u -c "... main(fd, script)"`, so that `__main__` is empty and becomes the script's. Rules
 that this file guards:
@@ -30,11 +30,11 @@ from dtf_lightning import environment
 READY = b"r"
 LENGTH_BYTES = 8
 LAZY = {"torch": ("torch.distributed", "torch._dynamo")}
-"""What the first step imports although no script names it: DDP's first forward imports torch._dynamo, for a second."""
+"""Modules that the first step imports though no script names them: DDP's first forward imports torch._dynamo."""
 
 
 def imported_modules(text: str) -> list[str]:
-    """What a script imports at its top level, in order. Raises `SyntaxError`."""
+    """Return what a script imports at its top level, in order. Raises `SyntaxError`."""
     names = []
     for node in ast.parse(text).body:
         if isinstance(node, ast.Import):
@@ -45,7 +45,7 @@ def imported_modules(text: str) -> list[str]:
 
 
 def is_packaged(module: str, script: Path) -> bool:
-    """Whether the module comes with Python or from a package, and not from the user's project."""
+    """Return whether a module comes with Python or from a package, and not from the user's project."""
     try:
         spec = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
@@ -61,7 +61,7 @@ def is_packaged(module: str, script: Path) -> bool:
 
 
 def import_beforehand(script: Path) -> None:
-    """As much of the script's imports as can be done without being it."""
+    """Make as many of the script's imports as can be made without being the script."""
     try:
         named = imported_modules(script.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, SyntaxError):
@@ -74,7 +74,7 @@ def import_beforehand(script: Path) -> None:
 
 
 def main(channel_fd: int, ready_fd: int, script: str) -> None:
-    """Import, wait, become the worker. Returns when the script has ended."""
+    """Import, wait, and become the worker. Returns when the script has ended."""
     sys.path[0] = str(Path(script).resolve().parent)  # as for `python SCRIPT`
     sys.argv = [script]
     with socket.socket(fileno=channel_fd) as channel:
@@ -92,7 +92,7 @@ def main(channel_fd: int, ready_fd: int, script: str) -> None:
 
 
 def _receive(channel: socket.socket) -> dict[str, Any] | None:
-    """The order, with standard output and error put in place; `None` at the channel's end."""
+    """Return the order, with standard output and error put in place; `None` at the channel's end."""
     head, fds, _, _ = socket.recv_fds(channel, LENGTH_BYTES, 2)
     if len(head) < LENGTH_BYTES:
         return None
@@ -105,7 +105,7 @@ def _receive(channel: socket.socket) -> dict[str, Any] | None:
 
 
 def _tell_lightning() -> None:
-    """Lightning reads RANK when it is imported, for what only rank zero says; by now it is another one."""
+    """Correct Lightning's idea of the rank: it reads RANK when it is imported, and by now it is another one."""
     rank_zero = sys.modules.get("lightning_utilities.core.rank_zero")
     if rank_zero is not None:
         rank_zero.rank_zero_only.rank = int(environment.read("RANK") or 0)

@@ -23,12 +23,12 @@ from dtf_lightning.elastic.agent.restart.spare_process import LENGTH_BYTES, READ
 log = logging.getLogger(__name__)
 
 READY_PATIENCE = 120.0
-"""Seconds that a node which is about to join waits for its spares' imports; after it, it joins cold."""
+"""Seconds that a node which is about to join waits for its spares' imports; after them it joins without spares."""
 START = "from dtf_lightning.elastic.agent.restart.spare_process import main; main({channel}, {ready}, {script!r})"
 
 
 class Spare:
-    """One process that imports and waits.
+    """A process that imports the script's packages and waits.
 
     The channel carries one order and no answer: closing a unix socket in which an answer lies unread would reset it, and
     take the order along. Hence the pipe beside it.
@@ -48,12 +48,12 @@ class Spare:
             os.close(writer)
 
     def wait_until_ready(self, timeout: float) -> bool:
-        """Whether its imports are done. To be asked once."""
+        """Return whether its imports are done in time. Called once."""
         readable, _, _ = select.select([self._ready], [], [], timeout)
         return bool(readable) and self._ready.read(1) == READY
 
     def become(self, arguments: list[str], environment: dict[str, str], files: list[IO[str]]) -> bool:
-        """Make it the worker; False if it has ended."""
+        """Turn the spare into the worker; return `False` if it has ended."""
         order = json.dumps({"arguments": arguments, "environment": environment}).encode()
         self._channel.settimeout(READY_PATIENCE)  # it may still be importing
         try:
@@ -70,7 +70,7 @@ class Spare:
         return self.process.poll() is None
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._hang_up()
         self.process.kill()
         self.process.wait()
@@ -81,7 +81,7 @@ class Spare:
 
 
 class Spares:
-    """The spares of one agent.
+    """The spare processes of one agent.
 
     Args:
         script: the training script's path, as torchrun starts it.
@@ -102,7 +102,7 @@ class Spares:
         self._uninstall: Callable[[], None] = lambda: None
 
     def install(self) -> None:
-        """From now on torchelastic's workers in this process are spares where possible."""
+        """Let torchelastic's workers in this process be spares from now on, where possible."""
         try:
             from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import (
                 SubprocessHandler,
@@ -121,13 +121,13 @@ class Spares:
         self._uninstall = lambda: setattr(SubprocessHandler, "_popen", original)
 
     def fill(self) -> None:
-        """Start what is missing."""
+        """Start the spares that are missing."""
         with self._lock:
             while not self._closed and len(self._spares) < self._num_workers:
                 self._spares.append(Spare(self._script))
 
     def fill_later(self) -> None:
-        """The same, once the workers that start now have done so."""
+        """Start the spares that are missing, once the workers that start now have done so."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -136,7 +136,7 @@ class Spares:
             self._timer.start()
 
     def wait_until_ready(self) -> None:
-        """Until all have imported, or have had their time."""
+        """Wait until all spares have made their imports, or have had their time."""
         with self._lock:
             spares = list(self._spares)
         if not all(spare.wait_until_ready(READY_PATIENCE) for spare in spares):
@@ -145,7 +145,7 @@ class Spares:
             log.info("%d spares are ready", len(spares))
 
     def take(self, args: list[str], env: dict[str, str], files: list[IO[str]]) -> subprocess.Popen[Any] | None:
-        """A spare that has become the worker of this command; `None` if there is none for it."""
+        """Return a spare that has become the worker of this command; `None` if there is none for it."""
         self.fill_later()
         if args[:3] != [sys.executable, "-u", self._script] or len(files) == 1:
             return None  # -m, --no-python, NUMA binding, one of two streams redirected
@@ -159,7 +159,7 @@ class Spares:
                 return spare.process
 
     def close(self) -> None:
-        """End all that have not become workers. Idempotent."""
+        """End all spares that have not become workers. Idempotent."""
         with self._lock:
             self._closed = True
             spares, self._spares = self._spares, []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,9 +12,9 @@ import torch.distributed as dist
 
 from dtf_lightning.elastic.checkpoints.record import Mode
 from dtf_lightning.elastic.collectives.rank_zero_work import from_rank_zero
-from dtf_lightning.elastic.data.skipping_sampler import DrawnBatch, SkippingSampler
 from dtf_lightning.elastic.events import Diverged, RolledBack
 from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
+from dtf_lightning.elastic.lightning.callbacks.recent_batches import RecentBatches
 from dtf_lightning.elastic.lightning.callbacks.rollback import Rollback, watch_samples
 from dtf_lightning.elastic.lightning.host.names import Callback, TrainerFn, rank_zero_warn
 from dtf_lightning.elastic.lightning.reporting.callback_events import recorder_of
@@ -102,12 +101,8 @@ class DivergenceStopping(Callback):
         self._slots: LossSlots | None = None
         self._world: tuple[int, int] | None = None
         """Generation (0 outside of elastic runs) and size of the world in which the detectors were last shared."""
-        self._sampler: SkippingSampler | None = None
-        self._iteration = (-1, 0)
-        """Number of the sampler's current iteration, and number of the current batch in it, starting at 0."""
-        self._batches: deque[tuple[int, DrawnBatch]] = deque(
-            maxlen=3 * check_every + self._detector.settings.patience + self._detector.settings.non_finite_patience + 2
-        )
+        patience = self._detector.settings.patience + self._detector.settings.non_finite_patience
+        self._batches = RecentBatches(memory=3 * check_every + patience + 2)
 
     @property
     def num_rollbacks(self) -> int:
@@ -142,15 +137,10 @@ class DivergenceStopping(Callback):
         self._world = None
         self._slots = LossSlots(self.check_every, trainer.strategy.root_device)
         if self.action == "rollback":
-            watch_samples(trainer, self.excluded, self._watch)
+            watch_samples(trainer, self.excluded, self._batches.watch)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        sampler = self._sampler
-        if sampler is not None:
-            iteration, number = self._iteration
-            number = number + 1 if iteration == sampler.num_iterations else 0
-            self._iteration = (sampler.num_iterations, number)
-            self._batches.append((trainer.global_step + 1, sampler.batch(number)))
+        self._batches.begins(trainer.global_step + 1)
 
     def on_train_batch_end(
         self,
@@ -194,7 +184,7 @@ class DivergenceStopping(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         if vars(trainer.strategy).pop("process_dataloader", None) is not None:
-            self._sampler = None
+            self._batches.watch(None)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -298,12 +288,8 @@ class DivergenceStopping(Callback):
         """
         mine: list[int] = []
         if divergence.kind is not DivergenceKind.DRIFT:
-            first, last = divergence.onset - 1, divergence.step
-            mine = [sample for step, batch in self._batches if first <= step <= last for sample in batch.samples()]
-        self.rollback.exclude(trainer, self.excluded, mine, self._sampler)
-
-    def _watch(self, sampler: SkippingSampler) -> None:
-        self._sampler, self._iteration = sampler, (-1, 0)
+            mine = self._batches.samples(divergence.onset - 1, divergence.step)
+        self.rollback.exclude(trainer, self.excluded, mine, self._batches.sampler)
 
     @staticmethod
     def _checkpoints(trainer: pl.Trainer) -> BestCheckpoints | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,6 +59,23 @@ def metric_state(metric: Metric) -> dict[str, Any]:
         value = getattr(metric, name)
         state[name] = value.clone() if isinstance(value, torch.Tensor) else list(value)
     return state
+
+
+def metric_names(metric: Metric) -> frozenset[str]:
+    """Return names of the attributes that every metric has, and of the states of which `metric_state` returns copies."""
+    return _names_in_every_metric() | metric._defaults.keys()
+
+
+@cache
+def _names_in_every_metric() -> frozenset[str]:
+    class Plain(Metric):
+        def update(self) -> None:
+            """Take no values."""
+
+        def compute(self) -> None:
+            """Return nothing."""
+
+    return frozenset(vars(Plain()))
 
 
 def shown_metrics(trainer: Any) -> dict[str, dict[str, Any]]:

@@ -25,9 +25,13 @@ if TYPE_CHECKING:
         ModelCheckpoint,
         ProgressBar,
         RichProgressBar,
+        SpikeDetection,
+        StochasticWeightAveraging,
+        ThroughputMonitor,
         TQDMProgressBar,
     )
     from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
+    from lightning.pytorch.core import LightningModule
     from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
     from lightning.pytorch.loggers.logger import Logger
     from lightning.pytorch.loops import _Loop as Loop
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
         _shutdown_workers_and_reset_iterator as shut_down_data_workers,
     )
     from lightning.pytorch.utilities.data import _update_dataloader as remake_loader
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
     from lightning.pytorch.utilities.model_helpers import is_overridden
     from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -54,8 +59,10 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
-        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar TQDMProgressBar",
+        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar SpikeDetection StochasticWeightAveraging "
+        "ThroughputMonitor TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
+        ".core": "LightningModule",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
         ".loggers.logger": "Logger",
         ".loops": "Loop=_Loop",
@@ -69,6 +76,7 @@ else:
         ".trainer.states": "TrainerFn",
         ".utilities.combined_loader": "shut_down_data_workers=_shutdown_workers_and_reset_iterator",
         ".utilities.data": "remake_loader=_update_dataloader",
+        ".utilities.exceptions": "SIGTERMException",
         ".utilities.model_helpers": "is_overridden",
         ".utilities.rank_zero": "rank_zero_info rank_zero_warn",
         ".utilities.signature_utils": "is_param_in_hook_signature",
@@ -102,6 +110,7 @@ __all__ = [
     "GradientAccumulationScheduler",
     "LRSchedulerConfig",
     "LearningRateFinder",
+    "LightningModule",
     "Logger",
     "Loop",
     "MLFlowLogger",
@@ -111,10 +120,14 @@ __all__ = [
     "ResultMetric",
     "ResultSync",
     "RichProgressBar",
+    "SIGTERMException",
     "SingleDeviceStrategy",
+    "SpikeDetection",
+    "StochasticWeightAveraging",
     "StrategyRegistry",
     "TQDMProgressBar",
     "TensorBoardLogger",
+    "ThroughputMonitor",
     "TorchElasticEnvironment",
     "TrainerFn",
     "TrainingEpochLoop",

@@ -2,22 +2,20 @@
 
 It costs two readings of the clock per batch, and one line of the log every `trainer.log_every_n_steps` optimizer steps.
 
-Private API of Lightning read here: the validation loop's `_results` (a validation's own metrics, without training's).
+What is measured between two lines is the business of `step_meter.py` (steps) and of the time account.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from dtf_lightning.elastic.events import (
     ELASTIC_EVENTS,
@@ -34,6 +32,7 @@ from dtf_lightning.elastic.events import (
     WorkerStarted,
 )
 from dtf_lightning.elastic.lightning.host.logs import validation_results
+from dtf_lightning.elastic.lightning.reporting.step_meter import DEFAULT_INTERVAL, StepMeter, finite
 from dtf_lightning.elastic.link.messages import Welcome
 from dtf_lightning.elastic.observe.time_account import Bucket, TimeAccount
 from dtf_lightning.elastic.rules.generation import Generation
@@ -48,6 +47,15 @@ ACCOUNT_INTERVAL = 2.0
 """Seconds between two accounts of time; as much of a killed worker's time may be missing."""
 
 
+@dataclass(frozen=True)
+class Interruption:
+    """Time that training stands still for something: since when, and to what time was charged before."""
+
+    began: float
+    """Monotonic seconds."""
+    before: Bucket
+
+
 class RunRecorder:
     """Write one worker's events. It is opened when the trainer is known; events before `open` are not written.
 
@@ -59,34 +67,33 @@ class RunRecorder:
         self.account = TimeAccount(age=process_age())
         self._welcome = welcome
         self._local_rank = local_rank
-        self._source = f"{welcome.node}/{local_rank}"
         self._log: EventLog | None = None
         self._generation = Generation(number=0)
         self._rank = 0
+        self._steps = StepMeter(self.account)
+        self._validation = Interruption(began=0.0, before=Bucket.PRODUCTIVE)
         self._described = False
         self._ended = False
-        self.every = 50
-        """Number of optimizer steps between two samples."""
         self._account_due = 0.0
-        self._loss: torch.Tensor | None = None
-        self._validation_began = 0.0
-        self._before_validation = Bucket.PRODUCTIVE
         self._hardware: dict[str, Any] | None = None
         self._folder = Path()
-        self._last_step: int | None = None
-        self._samples = 0
-        self._sample_began = self._wait_before = 0.0
+
+    @property
+    def every(self) -> int:
+        """Number of optimizer steps between two samples."""
+        return self._steps.interval
 
     def known_as(self, welcome: Welcome) -> None:
         """Set another name and incarnation of this worker, before `open`."""
-        self._welcome, self._source = welcome, f"{welcome.node}/{self._local_rank}"
+        self._welcome = welcome
 
     # --- generations --------------------------------------------------------------------------------------------
 
     def open(self, folder: Path, trainer: pl.Trainer) -> None:
         """Write to `<folder>/events/` from now on; warn if the folder cannot be written."""
         welcome = self._welcome
-        self._folder, self.every = folder, max(1, int(getattr(trainer, "log_every_n_steps", 0) or 50))
+        self._folder = folder
+        self._steps.interval = max(1, int(getattr(trainer, "log_every_n_steps", 0) or DEFAULT_INTERVAL))
         self._log = EventLog(
             ELASTIC_EVENTS, events_path(folder, f"{welcome.node}.{self._local_rank}.{welcome.incarnation}")
         )
@@ -108,7 +115,7 @@ class RunRecorder:
         """Record that a generation is formed and this worker is part of it."""
         failed = tuple(failure.member for failure in generation.failures if failure.generation == generation.number - 1)
         self._generation, self._rank = generation, rank
-        self._last_step = None
+        self._steps.stop()
         self._write(
             GenerationEntered(
                 **self._now(),
@@ -171,19 +178,18 @@ class RunRecorder:
 
     def batch_done(self, outputs: Any) -> None:
         """Keep the loss of a trained batch without reading it, because reading would wait for the device."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        self._loss = loss if isinstance(loss, torch.Tensor) else None
+        self._steps.keep_loss(outputs)
 
     def committed(self, trainer: pl.Trainer, samples: int) -> StepsDone | None:
         """Count a committed batch, of `samples` in the whole world. Return the sample of steps if one was due."""
         step = trainer.global_step
-        self._samples += samples
-        if self._last_step is None:
+        self._steps.add(samples)
+        if not self._steps.runs:
             if not self._described:
                 self._described = True
                 self._write(TrainingDescribed(**self._now(), description=describe_training(trainer)))
-            self._begin_sample(step)
-        elif step - self._last_step >= self.every:
+            self._steps.begin(step)
+        elif self._steps.is_due(step):
             return self.sample(trainer)
         return None
 
@@ -193,9 +199,9 @@ class RunRecorder:
         `failing`: a collective may hang on the device, so that the loss is left out: reading it waits for the device.
         """
         step = trainer.global_step
-        if self._last_step is None or step == self._last_step:
+        stretch = self._steps.measure(step, reads_loss=not failing)
+        if stretch is None:
             return None
-        wait = self.account.of(Bucket.DATA_WAIT)
         done = StepsDone(
             **self._now(),
             generation=self._generation.number,
@@ -203,57 +209,52 @@ class RunRecorder:
             rank=self._rank,
             epoch=trainer.current_epoch,
             step=step,
-            steps=step - self._last_step,
-            seconds=time.monotonic() - self._sample_began,
-            samples=self._samples,
-            data_wait=wait - self._wait_before,
-            loss=None if failing else _finite(self._loss),
-            lr=_finite(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None,
+            steps=stretch.num_steps,
+            seconds=stretch.seconds,
+            samples=stretch.num_samples,
+            data_wait=stretch.data_wait,
+            loss=stretch.loss,
+            lr=finite(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None,
             rss=resident_memory(),
             device_memory=device_memory(trainer.strategy.root_device),
         )
         self._write(done)
-        self._begin_sample(step)
+        self._steps.begin(step)
         if time.monotonic() >= self._account_due:
             self._write_account()
         return done
 
-    def _begin_sample(self, step: int) -> None:
-        self._last_step, self._samples = step, 0
-        self._sample_began = time.monotonic()
-        self._wait_before = self.account.of(Bucket.DATA_WAIT)
-
     # --- validation and checkpoints ----------------------------------------------------------------------------------
 
     def validation_begins(self) -> None:
-        self._before_validation = self.account.enter(Bucket.VALIDATION)
-        self._validation_began = time.monotonic()
+        """Charge time to the validation, until `validation_done`."""
+        self._validation = self._interrupt(Bucket.VALIDATION)
 
     def validation_done(self, trainer: pl.Trainer) -> None:
         """Charge time as before the validation again; rank 0 records the results, except those of a sanity check."""
-        self.account.enter(self._before_validation)
+        self.account.enter(self._validation.before)
         if trainer.sanity_checking or trainer.state.fn != "fit" or self._rank != 0:
             return
         results = validation_results(trainer)
-        metrics = {name: finite for name, value in results.items() if (finite := _finite(value)) is not None}
+        metrics = {name: number for name, value in results.items() if (number := finite(value)) is not None}
         self._write(
             Evaluated(
                 **self._now(),
                 generation=self._generation.number,
                 epoch=trainer.current_epoch,
                 step=trainer.global_step,
-                seconds=time.monotonic() - self._validation_began,
+                seconds=time.monotonic() - self._validation.began,
                 metrics=metrics,
             )
         )
 
-    def checkpoint_begins(self) -> Bucket:
-        """Charge time to the checkpoint; return the former bucket, for `checkpoint_done`."""
-        self._checkpoint_began = time.monotonic()
-        return self.account.enter(Bucket.CHECKPOINT)
+    def checkpoint_begins(self) -> Interruption:
+        """Charge time to the checkpoint; return what `checkpoint_done` takes."""
+        return self._interrupt(Bucket.CHECKPOINT)
 
-    def checkpoint_done(self, before: Bucket, trainer: pl.Trainer, path: str) -> None:
-        self.account.enter(before)
+    def checkpoint_done(self, interruption: Interruption, trainer: pl.Trainer, path: str) -> None:
+        """Charge time as before the checkpoint again; rank 0 records the checkpoint."""
+        self.account.enter(interruption.before)
         if self._rank == 0:
             self._write(
                 CheckpointSaved(
@@ -262,7 +263,7 @@ class RunRecorder:
                     step=trainer.global_step,
                     epoch=trainer.current_epoch,
                     path=path,
-                    seconds=time.monotonic() - self._checkpoint_began,
+                    seconds=time.monotonic() - interruption.began,
                     size=_size(Path(path)),
                 )
             )
@@ -270,17 +271,20 @@ class RunRecorder:
     @contextmanager
     def checkpoint(self) -> Iterator[None]:
         """Charge time inside the context to a checkpoint, which other code records."""
-        before = self.account.enter(Bucket.CHECKPOINT)
+        interruption = self._interrupt(Bucket.CHECKPOINT)
         try:
             yield
         finally:
-            self.account.enter(before)
+            self.account.enter(interruption.before)
 
     def checkpoint_pruned(self, trainer: pl.Trainer, path: str) -> None:
         if self._rank == 0:
             self._write(CheckpointPruned(**self._now(), step=trainer.global_step, path=path))
 
     # --- helpers ------------------------------------------------------------------------------------------------
+
+    def _interrupt(self, bucket: Bucket) -> Interruption:
+        return Interruption(began=time.monotonic(), before=self.account.enter(bucket))
 
     def _write_account(self) -> None:
         self._account_due = time.monotonic() + ACCOUNT_INTERVAL
@@ -296,7 +300,7 @@ class RunRecorder:
         )
 
     def _now(self) -> dict[str, Any]:
-        return {"at": time.time(), "source": self._source}
+        return {"at": time.time(), "source": f"{self._welcome.node}/{self._local_rank}"}
 
     def happened(self, kind: Callable[..., Event], **fields: Any) -> None:
         """Record an event on rank 0, for all ranks, from its class and fields; adds source, time and generation."""
@@ -328,12 +332,6 @@ def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
         "max_steps": trainer.max_steps,
         "script": sys.argv[0],
     }
-
-
-def _finite(value: Any) -> float | None:
-    if isinstance(value, torch.Tensor):
-        value = value.item() if value.numel() == 1 else None
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _size(path: Path) -> int:

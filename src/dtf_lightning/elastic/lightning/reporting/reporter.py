@@ -8,6 +8,7 @@ from typing import Any
 
 from dtf_lightning.elastic.data.left_out import left_out
 from dtf_lightning.elastic.lightning.data.running_batches import RunningBatches
+from dtf_lightning.elastic.lightning.host.callbacks import measure_throughput
 from dtf_lightning.elastic.lightning.reporting import progress_bars
 from dtf_lightning.elastic.lightning.reporting.elastic_scalars import ElasticScalars, rescale_text
 from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
@@ -73,6 +74,7 @@ class Reporter:
             self.run_log.take_over(self._trainer, phase)
             if former.rank != 0 and former_number > 0:
                 progress_bars.take_over(self._trainer, in_epoch=phase is not LoopPhase.EPOCH_START)
+                measure_throughput(self._trainer, took_over=True)
         if former.rank != 0 or former_number == 0:
             self.run_log.remember(self._folder, dump_start(self._trainer))
 
@@ -91,6 +93,7 @@ class Reporter:
             )
         self.recorder.entered(world.generation, world.rank, step, epoch)
         progress_bars.show_world(self._trainer, world.generation)
+        measure_throughput(self._trainer, took_over=False)
         self.run_log.holding = True
         self._unreported.append(world.generation)
 

@@ -85,6 +85,8 @@ class RunLog:
         self._write: list[Callable[..., Any]] = []
         """The loggers' own methods `log_metrics`."""
         self._pending: list[Entry] = []
+        self._settled = 0
+        """Number of pending entries that `drop` keeps."""
         self._recent: deque[tuple[float, Entry]] = deque(maxlen=MAX_KEPT)
         self._there: dict[int, set[tuple[str, int]]] = {}
         """Names and steps that each logger's log already has, around the last take-over."""
@@ -134,15 +136,21 @@ class RunLog:
         for entry in self._pending:
             self._put(entry)
             self._recent.append((now, entry))
-        self._pending.clear()
+        self.drop(settled=True)
         while len(self._recent) > KEPT_AT_LEAST and self._recent[0][0] < now - KEPT_SECONDS:
             self._recent.popleft()
         if now >= self._flush_due:
             self.flush()
 
-    def drop(self) -> None:
-        """Drop what was logged since the last commit, because it will be logged again."""
-        self._pending.clear()
+    def settle(self) -> None:
+        """Take note that what was logged so far will most likely not be logged again: `drop` keeps it."""
+        self._settled = len(self._pending)
+
+    def drop(self, *, settled: bool = False) -> None:
+        """Drop what was logged since the last commit, because it will be logged again; what has `settled`, if told so."""
+        if settled:
+            self._settled = 0
+        del self._pending[self._settled :]
 
     def flush(self) -> None:
         """Write TensorBoard's logs to the disk; does nothing on other ranks than 0."""

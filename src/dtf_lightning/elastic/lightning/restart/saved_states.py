@@ -174,7 +174,7 @@ class SavedStates:
                 # Each rank that did not write this state gets a random stream of its own, so that no two ranks have
                 # the same dropout masks.
                 seed_process(seed_of(torch.initial_seed(), int(torch.randint(2**62, ()).item()), rank))
-            self._parts.undo.keep_random_state()
+            self._parts.rewind.undo.keep_random_state()
         if rank == 0:
             log.info(
                 "goes on at step %d from %s: %s",

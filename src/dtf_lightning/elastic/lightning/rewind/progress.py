@@ -76,6 +76,8 @@ class TrainingProgress:
         """Whether the next pass through the epoch loop continues at a position, instead of starting an epoch."""
         self.loaded: dict[str, Any] | None = None
         """Position in the checkpoint that Lightning has loaded; `None` without a checkpoint of an elastic run."""
+        self.first_hooks_done = False
+        """Whether the first hooks of the epoch's end, up to the module's own, are done and are not to run again."""
         self.stepped = False
         """Whether weights have changed since the boundary, even if Lightning's counters do not show it yet."""
         self.batch_samples = 0
@@ -121,6 +123,7 @@ class TrainingProgress:
 
     def epoch_done(self) -> None:
         self.consumed = 0
+        self.first_hooks_done = False
         self.phase = LoopPhase.EPOCH_START
 
     # --- compared and moved ------------------------------------------------------------------------------------------

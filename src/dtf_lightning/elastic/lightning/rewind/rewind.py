@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dtf_lightning.elastic.lightning.rewind import unwinding
 from dtf_lightning.elastic.lightning.rewind.undo import Undo
+
+if TYPE_CHECKING:
+    from dtf_lightning.elastic.lightning.reporting.run_log import RunLog
+    from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
 
 
 class Rewind:
@@ -32,6 +36,13 @@ class Rewind:
     def roll_back(self, *, step: bool) -> None:
         """Restore what hooks that run again have changed, and what the unfinished `step` has, if it was rolled back."""
         if step:
-            self.undo.roll_step_back(self._trainer)
+            self.undo.undo_step(self._trainer)
         self.undo.roll_hooks_back(self._trainer)
         self.undo.keep_random_state()
+
+    def agree_on_hooks(self, progress: TrainingProgress, run_log: RunLog, *, done: bool) -> None:
+        """Go back before the first hooks of an epoch's end if they are done here, but not on all members (`done`)."""
+        if progress.first_hooks_done and not done:
+            progress.first_hooks_done = False
+            self.undo.roll_first_hooks_back(self._trainer)
+            run_log.drop(settled=True)

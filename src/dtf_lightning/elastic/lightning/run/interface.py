@@ -89,6 +89,12 @@ class ElasticRun(Protocol):
     def epoch_hooks(self) -> AbstractContextManager[None]:
         """Wrap what Lightning does at an epoch's end, so that it can be done again after a rescale."""
 
+    def epoch_begins(self) -> None:
+        """Take note that the hooks of an epoch's start are about to run."""
+
+    def first_hooks_done(self) -> None:
+        """Take note that the hooks of an epoch's end are done up to the module's own; the others follow."""
+
     def heed_stop(self) -> None:
         """Stop with the first worker that stops, or tell the agent that this one does. May be a collective."""
 

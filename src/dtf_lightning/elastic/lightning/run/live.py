@@ -29,7 +29,14 @@ from dtf_lightning.elastic.lightning.run.world import Resumption, World
 from dtf_lightning.elastic.link.messages import Happened, Welcome
 from dtf_lightning.elastic.link.worker_link import RunFinished, WorkerLink
 from dtf_lightning.elastic.rules.generation import Generation
-from dtf_lightning.elastic.rules.resume import LoopPhase, Position, ResumePlan, choose_sources, send_from
+from dtf_lightning.elastic.rules.resume import (
+    LoopPhase,
+    Position,
+    ResumePlan,
+    choose_sources,
+    hooks_are_done,
+    send_from,
+)
 from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted, RunRefused, StateRefused
 from dtf_lightning.events.registry import Event
 
@@ -203,7 +210,10 @@ class PeerState:
         parts = self._parts
         trainer, progress = parts.trainer, parts.progress
         try:
-            positions, packings = self._compare()
+            positions, packings, hooks_done = self._compare()
+            parts.rewind.agree_on_hooks(progress, parts.run_log, done=hooks_done)
+            if progress.trained and max(positions).global_step > trainer.global_step:
+                parts.rewind.undo.redo_step(trainer)
             first = not any(position.trained for position in positions)
             plan = choose_sources(positions)
             if first and world.generation.trained:
@@ -223,19 +233,24 @@ class PeerState:
             if plan.sources:
                 plan = self._choose_senders(world, plan, positions, packings)
             self._transfer(world, plan)
+            progress.first_hooks_done = hooks_done  # of a newcomer, too
         finally:
             self._parcel, self._problem = None, ""
         self._snapshots.entered(world, had_trained=not first)
         return Resumption(first=first, resuming=resuming, restored=not first, sources=plan.sources)
 
-    def _compare(self) -> tuple[list[Position], list[Packing]]:
-        """Return every member's position, and whether it has packed its state. A collective."""
+    def _compare(self) -> tuple[list[Position], list[Packing], bool]:
+        """Return every member's position, whether it has packed its state, and whether first hooks are left out.
+
+        A collective.
+        """
         mine = self._parts.progress.position(self._parts.trainer)
         phases = list(LoopPhase)
-        # (world_size, 6)
+        # (world_size, 7)
         rows = gather_numbers(
             [
                 *(int(mine.trained), mine.global_step, mine.batches_total, phases.index(mine.phase), mine.samples),
+                int(self._parts.progress.first_hooks_done),
                 self._packing.value,
             ],
         )
@@ -243,9 +258,10 @@ class PeerState:
             Position(
                 trained=bool(trained), global_step=step, batches_total=batches, phase=phases[phase], samples=samples
             )
-            for trained, step, batches, phase, samples, _ in rows
+            for trained, step, batches, phase, samples, *_ in rows
         ]
-        return positions, [Packing(row[-1]) for row in rows]
+        hooks_done = hooks_are_done(positions, [bool(row[-2]) for row in rows])
+        return positions, [Packing(row[-1]) for row in rows], hooks_done
 
     @property
     def _packing(self) -> Packing:

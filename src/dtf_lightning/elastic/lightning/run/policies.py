@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
 from dtf_lightning.elastic.lightning.reporting.run_log import RunLog
 from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
-from dtf_lightning.elastic.lightning.rewind.undo import Undo
+from dtf_lightning.elastic.lightning.rewind.rewind import Rewind
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.start_world import StartWorld
 from dtf_lightning.elastic.lightning.run.world import Resumption, World
@@ -127,7 +127,7 @@ class StateParts:
     """The folder of the run's events, ledgers, and snapshots on the disk."""
     trainer: Any
     progress: TrainingProgress
-    undo: Undo
+    rewind: Rewind
     start_world: StartWorld
     run_log: RunLog
 

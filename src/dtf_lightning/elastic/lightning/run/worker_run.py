@@ -134,7 +134,7 @@ class WorkerRun:
                 run_dir=self._run_dir(),
                 trainer=trainer,
                 progress=self.progress,
-                undo=self.rewind.undo,
+                rewind=self.rewind,
                 start_world=self.start_world,
                 run_log=self.reporter.run_log,
             )
@@ -204,6 +204,7 @@ class WorkerRun:
         self.agreement.entered(self.world, resumption.sources)
         clock.mark("wrap")
         self.reporter.entered(self.world)
+        self.rewind.undo.warn()
         if self.world.first and unknown:
             warn_of_unknown_samples(trainer, unknown)
         self.membership.active(trainer.global_step)
@@ -250,6 +251,7 @@ class WorkerRun:
         at_step = (done - self.batches.done_before) % trainer.accumulate_grad_batches == 0
         self.batches.begin(done, self.world.rank)
         progress.phase = LoopPhase.BATCH
+        self.rewind.undo.hooks_done()  # those of the epoch's start
         if at_step:
             self.reporter.run_log.commit()
             progress.at_step_boundary(trainer)
@@ -338,6 +340,16 @@ class WorkerRun:
         self.rewind.undo.hooks_done()
         self.reporter.run_log.commit()
         self.progress.epoch_done()
+
+    def epoch_begins(self) -> None:
+        """Take note that the hooks of an epoch's start are about to run."""
+        self.rewind.undo.hooks_begin(self.trainer)
+
+    def first_hooks_done(self) -> None:
+        """Take note that the hooks of an epoch's end are done up to the module's own; the others follow."""
+        self.progress.first_hooks_done = True
+        self.rewind.undo.first_hooks_done(self.trainer)
+        self.reporter.run_log.settle()
 
     def heed_stop(self) -> None:
         """Stop with the first worker that stops, or tell the agent that this one does. May be a collective."""

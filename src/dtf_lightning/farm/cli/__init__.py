@@ -1,0 +1,1 @@
+"""The part of the command line `dtf` that is about farms: `dtf farm ...`."""

@@ -1,0 +1,242 @@
+"""The commands of `dtf farm`. Each is an adapter: it imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dtf_lightning.cli.main import DONE, FAILED
+from dtf_lightning.cli.options import Commands, add_command, add_connection
+from dtf_lightning.farm.cli import run as run_command
+from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.options import add_farm, add_json, add_task_options, connect
+from dtf_lightning.farm.cli.results import add_results
+
+if TYPE_CHECKING:
+    from dtf_lightning.farm.client import TaskInfo
+
+
+def register(commands: Commands) -> None:
+    """Add them to the parser."""
+    farm = commands.add_parser("farm", help="a pool of machines that runs tests and benchmarks")
+    actions = farm.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_processes(actions)
+    _add_tasks(actions)
+    _add_pool(actions)
+    add_results(actions)
+
+
+def _add_processes(actions: Commands) -> None:
+    up = add_command(actions, "up", serve.up, "a farm of this machine: etcd, a coordinator and a worker, until Ctrl-C")
+    up.add_argument(
+        "--port", type=int, default=serve.PORT, help="of the coordinator; 0: a free one (default: %(default)s)"
+    )
+    up.add_argument(
+        "--home",
+        type=Path,
+        metavar="DIR",
+        help="where it keeps its things (default: $DTF_FARM_HOME, or ~/.local/state/dtf-farm)",
+    )
+    up.add_argument("--detach", action="store_true", help="go on in the background; `dtf farm down` ends it")
+
+    down = add_command(actions, "down", serve.down, "end the farm that runs on this machine")
+    down.add_argument("--home", type=Path, metavar="DIR", help="as for up")
+
+    coordinator = add_command(
+        actions, "coordinator", serve.coordinator, "one coordinator; any number of them, all alike"
+    )
+    coordinator.add_argument("--name", dest="named", metavar="NAME", help="(default: the machine's name)")
+    coordinator.add_argument(
+        "--farm-name", default="farm", metavar="NAME", help="one etcd can hold several farms (default: %(default)s)"
+    )
+    coordinator.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
+    coordinator.add_argument("--port", type=int, default=serve.PORT, help="0: a free one (default: %(default)s)")
+    coordinator.add_argument(
+        "--folder", type=Path, required=True, metavar="DIR", help="of the farm's files; all its coordinators share it"
+    )
+    coordinator.add_argument(
+        "--archive", default="", metavar="URL", help="of results, for fsspec, or a folder (default: DIR/archive)"
+    )
+    coordinator.add_argument("--token-file", type=Path, required=True, metavar="FILE", help="made if it is not there")
+    add_connection(coordinator)
+
+    worker = add_command(actions, "worker", serve.worker, "offer this machine to a farm")
+    worker.add_argument(
+        "--coordinator",
+        metavar="URL",
+        help="of one coordinator or more, with commas (default: as --farm of other commands)",
+    )
+    worker.add_argument("--token-file", type=Path, metavar="FILE", help="holds the farm's token")
+    worker.add_argument("--name", dest="named", metavar="NAME", help="(default: the machine's name)")
+    worker.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where it works and keeps results (default: in the farm's home)"
+    )
+    worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
+    worker.add_argument(
+        "--memory", type=float, metavar="MIB", help="memory that it offers (default: what this machine has)"
+    )
+    worker.add_argument(
+        "--label", action="append", default=[], metavar="LABEL", help="what tasks may ask for; several times"
+    )
+
+
+def _add_tasks(actions: Commands) -> None:
+    run = add_command(
+        actions, "run", run_command.run, "run a command on the farm as if here: its output, its exit code"
+    )
+    add_task_options(run)
+    add_farm(run)
+
+    submit = add_command(actions, "submit", _submit, "submit a command and print its task's id")
+    add_task_options(submit)
+    add_farm(submit)
+
+    tasks = add_command(actions, "tasks", _tasks, "the tasks that are not done, and those that were done lately")
+    for name in ("status", "project", "plan"):
+        tasks.add_argument(f"--{name}", help="only those")
+    add_json(tasks)
+    add_farm(tasks)
+
+    task = add_command(actions, "task", _task, "one task: where it runs, or why it does not")
+    task.add_argument("task", metavar="ID")
+    add_json(task)
+    add_farm(task)
+
+    logs = add_command(actions, "logs", _logs, "what a task has written")
+    logs.add_argument("task", metavar="ID")
+    logs.add_argument("-f", "--follow", action="store_true", help="to its end")
+    add_farm(logs)
+
+    cancel = add_command(actions, "cancel", _cancel, "end a task")
+    cancel.add_argument("task", nargs="+", metavar="ID")
+    add_farm(cancel)
+
+
+def _add_pool(actions: Commands) -> None:
+    workers = add_command(actions, "workers", _workers, "the farm's workers, and what they are at")
+    add_json(workers)
+    add_farm(workers)
+    for name, text in (
+        ("drain", "let a worker finish what it runs, and end"),
+        ("cordon", "give a worker nothing more; what runs there goes on"),
+        ("uncordon", "give a worker tasks again"),
+    ):
+        command = add_command(actions, name, _change_worker, text)
+        command.add_argument("worker", metavar="WORKER")
+        command.set_defaults(change=name)
+        add_farm(command)
+    status = add_command(actions, "status", _status, "the farm in numbers")
+    add_json(status)
+    add_farm(status)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        print(run_command.submit(farm, arguments))
+    return DONE
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        filters = {name: value for name in ("status", "project", "plan") if (value := getattr(arguments, name))}
+        tasks = list(farm.tasks(**filters))
+    if arguments.json:
+        print(json.dumps([task.raw for task in tasks]))
+        return DONE
+    rows = [(task.task_id, task.status, _where(task), _what(task)) for task in tasks]
+    _table(("TASK", "STATUS", "WORKER", "COMMAND"), rows)
+    return DONE
+
+
+def _task(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        task = farm.task(arguments.task)
+    if arguments.json:
+        print(json.dumps(task.raw))
+        return DONE
+    print(f"{task.task_id}: {task.status}")
+    told = {"command": _what(task), "worker": _where(task), "why": task.reason}
+    for name, value in told.items():
+        if value:
+            print(f"  {name}: {value}")
+    for name in ("create_time", "start_time", "end_time"):
+        if task.raw.get(name):
+            print(f"  {name.replace('_', ' ')}: {task.raw[name]}")
+    results = task.raw.get("results") or {}
+    for name, value in {**(results.get("metrics") or {}), **(results.get("counts") or {})}.items():
+        print(f"  {name}: {value:g}")
+    return DONE
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        for chunk in farm.logs(arguments.task, follow=arguments.follow):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+    return DONE
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        verdicts = [farm.cancel(task) for task in arguments.task]
+    for task, verdict in zip(arguments.task, verdicts, strict=True):
+        print(f"{task}: {'cancelled' if verdict == 'cancelled' else 'it had ended before'}")
+    return DONE if all(verdict == "cancelled" for verdict in verdicts) else FAILED
+
+
+def _workers(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        workers = farm.workers()
+    if arguments.json:
+        print(json.dumps(workers))
+        return DONE
+    rows = []
+    for worker in workers:
+        devices = worker["capabilities"]["devices"]
+        offered = ", ".join(f"{amount:g} {resource}" for resource, amount in sorted(devices.items()))
+        labels = " ".join(worker["capabilities"]["labels"])
+        rows.append(
+            (worker["worker_id"], worker["status"], str(len(worker["metadata"]["tasks"])), f"{offered} {labels}")
+        )
+    _table(("WORKER", "STATUS", "TASKS", "OFFERS"), rows)
+    return DONE
+
+
+def _change_worker(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        told = farm.change_worker(arguments.worker, arguments.change)
+    print(f"{told['worker_id']}: {told['status']}{', cordoned' if told['metadata']['cordoned'] else ''}")
+    return DONE
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        status = farm.status()
+    if arguments.json:
+        print(json.dumps(status))
+        return DONE
+    tasks = ", ".join(f"{number} {state}" for state, number in sorted(status["tasks"].items())) or "none"
+    print(f"farm {status['farm']}: {status['workers']} workers, tasks: {tasks}")
+    print(
+        f"leader: {status['leader'] or 'nobody'}; asked: {status['coordinator']}, up for {status['uptime_seconds']:.0f} s"
+    )
+    return DONE
+
+
+def _what(task: TaskInfo) -> str:
+    command = (task.raw.get("parameters") or {}).get("command") or []
+    name = task.raw.get("name") or ""
+    return str(name) or " ".join(map(str, command))
+
+
+def _where(task: TaskInfo) -> str:
+    return str(task.raw.get("worker_id") or "")
+
+
+def _table(head: tuple[str, ...], rows: list[Any]) -> None:
+    widths = [max(len(str(row[number])) for row in [head, *rows]) for number in range(len(head))]
+    for row in [head, *rows]:
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

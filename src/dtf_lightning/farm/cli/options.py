@@ -1,0 +1,93 @@
+"""Options that several commands of `dtf farm` share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dtf_lightning.errors import SettingsError
+
+if TYPE_CHECKING:
+    from dtf_lightning.farm.client import Client
+
+
+def add_farm(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which farm is meant."""
+    parser.add_argument(
+        "--farm",
+        metavar="URL",
+        help="of a coordinator (default: $DTF_FARM_URL, or the farm that `dtf farm up` started here)",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the farm's token (default: $DTF_FARM_TOKEN_FILE, or that farm's)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the option for machines that read."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a task is made of."""
+    parser.add_argument("command_line", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
+    parser.add_argument("--name", dest="named", metavar="NAME", default="", help="of the task, for people")
+    parser.add_argument(
+        "--needs",
+        action="append",
+        default=[],
+        metavar="RESOURCE=AMOUNT",
+        help="such as gpu=1 or memory=2048 (MiB); several times (default: cpu=1)",
+    )
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="LABEL", help="that the worker must carry; several times"
+    )
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
+    )
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
+    parser.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
+    )
+    parser.add_argument("--priority", type=int, default=0, help="a higher number goes first (default: %(default)s)")
+    parser.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
+    parser.add_argument(
+        "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
+    )
+    parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
+
+
+def connect(arguments: argparse.Namespace) -> Client:
+    """Return a client of the farm that is meant. Raises what `Client` raises."""
+    from dtf_lightning.farm.client import Client
+
+    return Client(arguments.farm, arguments.token_file)
+
+
+def needs_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what `--needs` and `--label` say, as the API takes it. Raises `SettingsError`."""
+    amounts = {}
+    for text in arguments.needs:
+        resource, _, amount = text.partition("=")
+        try:
+            amounts[resource] = float(amount) if amount else 1.0
+        except ValueError:
+            raise SettingsError(f"--needs {text}: expected RESOURCE=AMOUNT, such as gpu=1") from None
+    if not amounts and not arguments.label:
+        return []
+    return [{"amounts": amounts or {"cpu": 1.0}, "labels": arguments.label}]
+
+
+def environment_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return what `--env` says. Raises `SettingsError`."""
+    pairs = {}
+    for text in arguments.env:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise SettingsError(f"--env {text}: expected NAME=VALUE")
+        pairs[name] = value
+    return pairs

@@ -1,0 +1,104 @@
+"""`dtf farm run`: a command on the farm as if it ran here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dtf_lightning.cli.main import DONE, FAILED, INTERRUPTED
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.cli.options import connect, environment_of, needs_of
+
+if TYPE_CHECKING:
+    from dtf_lightning.farm.client import Client, TaskInfo
+
+BAD_INPUT, UNREACHABLE, TIMEOUT = 2, 75, 124
+"""Exit codes beside the command's own (sysexits.h, GNU timeout)."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Submit a command, show its output, and return its exit code. Ctrl-C cancels it."""
+    from dtf_lightning.farm.home import FarmNotFound
+    from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
+
+    try:
+        with connect(arguments) as farm:
+            task = submit(farm, arguments)
+            try:
+                return _follow(farm, task)
+            except KeyboardInterrupt:
+                farm.cancel(task, "Ctrl-C")
+                print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
+                return INTERRUPTED
+    except (FarmUnreachable, FarmNotFound) as error:
+        print(f"dtf farm run: {error}", file=sys.stderr)
+        return UNREACHABLE
+    except (SettingsError, FarmRefused) as error:
+        print(f"dtf farm run: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def submit(farm: Client, arguments: argparse.Namespace) -> str:
+    """Submit what the arguments say; returns the task's id. Raises `SettingsError`."""
+    from dtf_lightning.farm.record.task_id import new_task_id
+    from dtf_lightning.farm.sources import pack
+
+    command = arguments.command_line[1:] if arguments.command_line[:1] == ["--"] else arguments.command_line
+    if not command:
+        raise SettingsError("nothing to run: write the command behind --, as in: dtf farm run -- pytest tests/")
+    task = new_task_id(time.time())
+    request = {
+        "task_id": task,
+        "command": command,
+        "name": arguments.named,
+        "needs": needs_of(arguments),
+        "environment": environment_of(arguments),
+        "timeout": arguments.timeout,
+        "retries": arguments.retries,
+        "priority": arguments.priority,
+        "project": arguments.project,
+        "dependencies": arguments.after,
+    }
+    if not arguments.no_source:
+        source = pack(Path.cwd())
+        if source.num_files:
+            request["source"], request["folder"] = farm.send_source(source), source.folder
+    (told,) = farm.submit_all([request])
+    if told.get("warning"):
+        print(f"dtf farm: {told['warning']}; it waits until one comes", file=sys.stderr)
+    return str(told["task_id"])
+
+
+def _follow(farm: Client, task: str) -> int:
+    shown = 0
+    while True:
+        info = farm.next_attempt(task, shown)
+        if info.done and info.revision in (0, shown):
+            return exit_code(info)
+        if shown:
+            number = info.raw["metadata"]["attempt"]
+            print(f"dtf farm run: the task is tried again, attempt {number}", file=sys.stderr)
+        shown = info.revision
+        for chunk in farm.logs(task, follow=True, revision=shown):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+
+
+def exit_code(task: TaskInfo) -> int:
+    """Return the exit code that stands for how a task ended, and say on stderr what the command itself has not said."""
+    if task.status == "completed":
+        return DONE
+    results = task.raw.get("results") or {}
+    by_itself = results.get("kind") == "failed" and task.exit_code
+    if task.reason and not (by_itself and task.reason.startswith("exit code ")):
+        print(f"dtf farm: task {task.task_id}: {task.reason}", file=sys.stderr)
+    if by_itself and task.exit_code:
+        return task.exit_code
+    if task.status == "cancelled":
+        return INTERRUPTED
+    if results.get("kind") == "timeout":
+        return TIMEOUT
+    return FAILED

@@ -1,0 +1,270 @@
+"""`Client`: a farm from Python. `dtf_lightning.farm.Client`.
+
+    from dtf_lightning.farm import Client
+
+    with Client() as farm:
+        task = farm.submit(["pytest", "tests/"], needs={"cpu": 2})
+        print(farm.wait(task).status)
+
+A task's id is chosen here, so that what was asked for is asked again after a lost answer, and happens once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from dtf_lightning.errors import DtfError
+from dtf_lightning.farm.home import find_farm
+from dtf_lightning.farm.http import Connection, FarmRefused
+from dtf_lightning.farm.record.task_id import new_task_id
+from dtf_lightning.farm.sources import Source
+
+DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
+"""States in which a task has ended."""
+LONG_POLL = 20.0
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task as the farm shows it; `raw` is the whole answer."""
+
+    task_id: str
+    status: str
+    raw: Mapping[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.status in DONE
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command's, of the attempt that counts."""
+        code = (self.raw.get("results") or {}).get("exit_code")
+        return int(code) if code is not None else None
+
+    @property
+    def reason(self) -> str:
+        """Why it ended as it did, or why it does not run, in one sentence."""
+        return str(self.raw.get("error") or (self.raw.get("metadata") or {}).get("reason") or "")
+
+    @property
+    def revision(self) -> int:
+        """The identity of its latest attempt; 0 if there was none."""
+        return int((self.raw.get("metadata") or {}).get("revision") or 0)
+
+
+class Client:
+    """Talks with any coordinator of a farm. Thread-safe.
+
+    Args:
+        url: of one coordinator or more, with commas; `None`: `$DTF_FARM_URL`, or the farm that `dtf farm up` started here.
+        token_file: holds the farm's token; `None`: `$DTF_FARM_TOKEN_FILE`, or that farm's.
+
+    Its methods raise `FarmUnreachable` if no coordinator answers for 20 s, and `FarmRefused` for what the farm refuses.
+    """
+
+    def __init__(self, url: str | None = None, token_file: str | Path | None = None) -> None:
+        from dtf_lightning.farm.tokens import read_token
+
+        address = find_farm(url, token_file)
+        self.connection = Connection(address.urls, read_token(address.token_file))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection of this thread."""
+        self.connection.close()
+
+    # --- submitting --------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        command: Sequence[str],
+        *,
+        name: str = "",
+        needs: Mapping[str, float] | Sequence[Mapping[str, Any]] | None = None,
+        labels: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        after: Sequence[str] = (),
+        after_any: Sequence[str] = (),
+        task_id: str | None = None,
+        **fields: Any,
+    ) -> str:
+        """Submit one task and return its id, once the farm will not lose it.
+
+        Args:
+            command: program and arguments.
+            needs: resource -> amount, such as `{"gpu": 1}`; or a list of alternatives `{"amounts": ..., "labels": ...}`.
+            labels: that the worker must carry, where `needs` is one mapping.
+            after: ids of tasks that must have completed.
+            after_any: ids of tasks that must have ended.
+            fields: of `TaskRequest`, such as `timeout`, `retries`, `priority`, `project`, `key`.
+        """
+        task = task_id or new_task_id(time.time())
+        request = {"task_id": task, "command": list(command), **fields}
+        if name:
+            request["name"] = name
+        if needs is not None or labels:
+            one = needs is None or isinstance(needs, Mapping)
+            request["needs"] = [{"amounts": needs or {}, "labels": list(labels)}] if one else list(needs or ())
+        if environment:
+            request["environment"] = dict(environment)
+        if after:
+            request["dependencies"] = list(after)
+        if after_any:
+            request["after_any"] = list(after_any)
+        return str(self.submit_all([request])[0]["task_id"])
+
+    def submit_all(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Submit tasks by their fields; returns what became of each, in order. A dependency stands before what needs it."""
+        told: list[dict[str, Any]] = []
+        for start in range(0, len(requests), BATCH):
+            batch = [dict(request) for request in requests[start : start + BATCH]]
+            told += self.connection.ask("POST", "/api/tasks", {"tasks": batch})["tasks"]
+        return told
+
+    def map(self, commands: Sequence[Sequence[str]], **fields: Any) -> list[str]:
+        """Submit many alike and return their ids."""
+        now = time.time()
+        requests = [{"task_id": new_task_id(now), "command": list(command), **fields} for command in commands]
+        return [str(told["task_id"]) for told in self.submit_all(requests)]
+
+    def send_source(self, source: Source) -> str:
+        """Give an archive of files to the farm, unless it has it; returns its digest, for `source=`."""
+        path = f"/api/sources/{source.digest}"
+        try:
+            self.connection.send("HEAD", path, b"")
+        except FarmRefused as refusal:
+            if refusal.status != 404:
+                raise
+            self.connection.send("PUT", path, source.archive)
+        return source.digest
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def task(self, task: str) -> TaskInfo:
+        """Return a task as it is now."""
+        return _info(self.connection.ask("GET", f"/api/tasks/{quote(task)}"))
+
+    def tasks(self, **filters: Any) -> Iterator[TaskInfo]:
+        """Yield tasks, newest first. `filters`: `status`, `project`, `plan`."""
+        after = ""
+        while True:
+            page = self.connection.ask("GET", "/api/tasks", **filters, after=after or None)
+            yield from map(_info, page["tasks"])
+            after = page["next"]
+            if not after:
+                return
+
+    def wait(self, task: str, timeout: float | None = None) -> TaskInfo:
+        """Return a task when it has ended. Raises `TimeoutError` if it has not within `timeout` seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = LONG_POLL if end is None else min(LONG_POLL, end - time.monotonic())
+            info = _info(self.connection.ask("GET", f"/api/tasks/{quote(task)}", wait=max(left, 0.001)))
+            if info.done:
+                return info
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError(
+                    f"task {task} is {info.status} after {timeout:g} s ({info.reason or 'no reason known'})"
+                )
+
+    def as_completed(self, tasks: Sequence[str]) -> Iterator[TaskInfo]:
+        """Yield each task when it has ended, those first that end first, as far as one look after another tells."""
+        left = dict.fromkeys(tasks)
+        while left:
+            ended = [info for task in left if (info := self.task(task)).done]
+            for info in ended:
+                del left[info.task_id]
+                yield info
+            if not ended:
+                first = self.connection.ask("GET", f"/api/tasks/{quote(next(iter(left)))}", wait=0.5)
+                if _info(first).done:
+                    continue
+
+    def results(self, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Yield results of tasks that are done, newest first, also those that are in the archive.
+
+        Args:
+            filters: `task_id`, `worker_id`, `status` ("success", "failure", "partial"), `outcome`, `project`, `plan`,
+                `name`, `since` and `until` (ISO 8601).
+        """
+        cursor = ""
+        while True:
+            page = self.connection.ask("GET", "/api/results", **filters, cursor=cursor or None)
+            yield from page["results"]
+            cursor = page["next"]
+            if not cursor:
+                return
+
+    def query(self, sql: str) -> dict[str, Any]:
+        """Ask one SELECT of the schema `farm` in DuckDB; returns `columns`, `rows`, and whether it is `truncated`."""
+        told: dict[str, Any] = self.connection.ask("POST", "/api/results/query", {"sql": sql})
+        return told
+
+    def next_attempt(self, task: str, revision: int) -> TaskInfo:
+        """Return a task when it has an attempt other than the one with this revision, or when it has ended."""
+        while True:
+            info = _info(self.connection.ask("GET", f"/api/tasks/{quote(task)}", wait=LONG_POLL, other_than=revision))
+            if info.done or info.revision != revision:
+                return info
+
+    def logs(self, task: str, *, follow: bool = False, revision: int = 0, offset: int = 0) -> Iterator[bytes]:
+        """Yield a task's output: of its latest attempt, or of the one with this revision; with `follow` to its end.
+
+        Where a coordinator goes, another one goes on at the same place.
+        """
+        path = f"/api/tasks/{quote(task)}/logs"
+        while True:
+            answer, chunks = self.connection.stream(
+                path, follow="true" if follow else None, revision=revision, offset=offset
+            )
+            revision = revision or int(answer.headers.get("X-Attempt-Revision") or 0)
+            try:
+                for chunk in chunks:
+                    offset += len(chunk)
+                    yield chunk
+            except (OSError, HTTPException):  # the task is silent, or the coordinator has gone
+                self.connection.turn()
+            else:
+                return
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+
+    def cancel(self, task: str, reason: str = "cancelled by a client") -> str:
+        """End a task: "cancelled", or "finished" if it had ended before."""
+        return str(self.connection.ask("POST", f"/api/tasks/{quote(task)}/cancel", reason=reason)["cancellation"])
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Return the farm's workers."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/workers")["workers"]
+        return told
+
+    def change_worker(self, worker: str, what: str) -> dict[str, Any]:
+        """`what`: `drain`, `cordon` or `uncordon`."""
+        told: dict[str, Any] = self.connection.ask("POST", f"/api/workers/{quote(worker)}/{what}")
+        return told
+
+    def status(self) -> dict[str, Any]:
+        """Return the farm's numbers."""
+        told: dict[str, Any] = self.connection.ask("GET", "/api/status")
+        return told
+
+
+def _info(raw: Mapping[str, Any]) -> TaskInfo:
+    try:
+        return TaskInfo(str(raw["task_id"]), str(raw["status"]), raw)
+    except (KeyError, TypeError) as error:
+        raise DtfError(f"the farm answered what is no task: {raw!r}") from error

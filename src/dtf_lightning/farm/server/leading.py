@@ -1,0 +1,156 @@
+"""`Leading`: makes what the leader decides, as long as this coordinator leads.
+
+Rules that this file guards:
+- A decision is written with the fence of the leadership that made it; another leader's are not made in its name.
+- It decides when the record has changed, when a deadline has come, and when there is room for more assignments.
+- A write whose outcome nobody can tell ends the coordinator: its leader's picture may be wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any
+
+from dtf_lightning.clock import Clock
+from dtf_lightning.errors import OutcomeUnknown, StoreError
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.mirror import Change
+from dtf_lightning.farm.record.record import FarmRecord
+from dtf_lightning.farm.record.values import TaskOutcome
+from dtf_lightning.farm.record.writes import Decision, Write
+from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
+from dtf_lightning.farm.server.leader import Leader, Now
+from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.presence import PAUSE, wait_for_event
+
+log = logging.getLogger(__name__)
+
+GRACE = 4.0
+"""Seconds for which a worker may be without a connection before its attempts are taken back."""
+BATCH = 500
+"""Placements of one decision."""
+MAX_IN_FLIGHT = 2_000
+"""Writes that wait for etcd, above which no more is decided."""
+
+LookUp = Callable[[str], Awaitable[tuple[bool, TaskOutcome | None]]]
+"""Returns whether a task is there and not done, and how it ended if it is done."""
+
+
+class Leading:
+    """Runs on the coordinator's event loop.
+
+    Args:
+        look_up: asks etcd about a task; raises what etcd raises.
+        fail: is called with a fault that must end the coordinator.
+    """
+
+    def __init__(
+        self, pool: Pool, record: FarmRecord, clock: Clock, look_up: LookUp, fail: Callable[[BaseException], None]
+    ) -> None:
+        self._pool = pool
+        self._record = record
+        self._clock = clock
+        self._ask = look_up
+        self._fail = fail
+        self._leader: Leader | None = None
+        self._in_flight = 0
+        self._work = asyncio.Event()
+        """There is something for the leader to decide."""
+        self._jobs: set[asyncio.Task[None]] = set()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this coordinator decides now."""
+        return self._leader is not None
+
+    def lead(self, epoch: int) -> None:
+        """The mirror shows our leader key of this epoch, or no such key any more: 0."""
+        if self._leader is not None and self._leader.epoch != epoch:
+            log.warning("leads no more")
+            self._leader = None
+        if epoch and self._leader is None:
+            self._leader = Leader(
+                self._pool.mirror, self._record.keys, epoch, ShapeScheduler(), grace=GRACE, now=self._now()
+            )
+            log.info("leads, epoch %d", epoch)
+            self._work.set()
+
+    def changed(self, change: Change) -> None:
+        """The mirror shows a change, of anything but the leader."""
+        if self._leader is not None and change.kind is not Kind.LEADER:
+            self._leader.changed(change, self._now())
+            self._work.set()
+
+    def explain(self, task: str) -> str | None:
+        """Say why a task does not run; `None` where another coordinator leads."""
+        return self._leader.explain(task, self._clock.wall()) if self._leader is not None else None
+
+    async def run(self) -> None:
+        """Decide whenever there is something to decide, until cancelled."""
+        while True:
+            self._work.clear()
+            leader = self._leader
+            timeout: float | None = None
+            if leader is not None:
+                now = self._now()
+                room = min(BATCH, MAX_IN_FLIGHT - self._in_flight)
+                writes = leader.decide(max(room, 0), now)
+                for write in writes:
+                    self._make(leader, write)
+                self._look_up(leader)
+                if len(writes) >= BATCH:
+                    self._work.set()
+                monotonic, wall = leader.next_deadline()
+                until = min(monotonic - now.monotonic, wall - now.wall)
+                timeout = max(until, 0.01) if math.isfinite(until) else None
+            await wait_for_event(self._work, timeout)
+
+    def _make(self, leader: Leader, write: Write[Any]) -> None:
+        future = self._record.write(write)
+        self._in_flight += 1
+
+        def made(done: Future[Any]) -> None:
+            self._in_flight -= 1
+            if self._in_flight < MAX_IN_FLIGHT:
+                self._work.set()
+            error = done.exception()
+            if isinstance(error, OutcomeUnknown) or (error is not None and not isinstance(error, StoreError)):
+                self._fail(error)
+            elif error is not None:
+                log.warning("%s", error)
+                leader.not_made(write)  # one that is deposed by now is not asked any more
+            elif done.result() is Decision.DEPOSED:
+                log.info("another leads; the watch will show it")
+
+        future.add_done_callback(made)
+
+    def _look_up(self, leader: Leader) -> None:
+        for name in leader.take_lookups():
+            job = asyncio.create_task(self._look_up_one(leader, name))
+            self._jobs.add(job)
+            job.add_done_callback(self._looked_up)
+
+    async def _look_up_one(self, leader: Leader, task: str) -> None:
+        while leader is self._leader:
+            try:
+                live, outcome = await self._ask(task)
+            except StoreError as error:
+                log.info("looking up %s: %s", task, error)
+                await wait_for_event(asyncio.Event(), PAUSE)
+                continue
+            if leader is self._leader and (outcome is not None or not live):
+                leader.looked_up(task, outcome)
+                self._work.set()
+            return
+
+    def _looked_up(self, job: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        if not job.cancelled() and (error := job.exception()) is not None:
+            self._fail(error)
+
+    def _now(self) -> Now:
+        return Now(self._clock.monotonic(), self._clock.wall())

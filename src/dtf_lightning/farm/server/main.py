@@ -1,0 +1,158 @@
+"""The process of a coordinator: opens its port, runs until SIGTERM or Ctrl-C, ends with a code that says why."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from dtf_lightning import __version__
+from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.server.access import AuditFile, Guard
+from dtf_lightning.farm.server.api import build_app
+from dtf_lightning.farm.server.coordinator import Coordinator
+from dtf_lightning.farm.server.presence import CoordinatorPlace
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_TIMEOUT = 5
+"""Seconds for requests that are under way when the coordinator ends."""
+MAX_MESSAGE = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorOptions:
+    """What a coordinator is started with."""
+
+    farm: str
+    name: str
+    host: str
+    port: int
+    """0: a free one."""
+    folder: Path
+    """Of the farm's files, which all its coordinators share."""
+    token: str
+    audit: Path
+    archive: str = ""
+    """Local path or fsspec URL of the archive of results; "": in the folder."""
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone: the coordinator has to sign off first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run_coordinator(store: Store, options: CoordinatorOptions, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. `say` is called with the address, once it serves.
+
+    Raises `SettingsError` for a port that is taken or a host that is not loopback, and the fault that ended it.
+    """
+    if options.host not in ("127.0.0.1", "localhost", "::1"):
+        raise SettingsError(
+            f"the host {options.host!r} is not this machine's loopback: until the farm has roles and TLS it serves only "
+            "127.0.0.1; reach it from elsewhere through an SSH tunnel (ssh -L 8080:127.0.0.1:8080 HOST)"
+        )
+    asyncio.run(serve(store, options, say, _stop_on_signals))
+
+
+async def serve(
+    store: Store,
+    options: CoordinatorOptions,
+    say: Callable[[str], None],
+    register_stop: Callable[[Callable[[], None]], None],
+) -> None:
+    """As `run_coordinator`, on a loop that runs. `register_stop` is called with the function that ends it."""
+    with _listen(options.host, options.port) as listener:
+        await _serve_on(listener, store, options, say, register_stop)
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+async def _serve_on(
+    listener: socket.socket,
+    store: Store,
+    options: CoordinatorOptions,
+    say: Callable[[str], None],
+    register_stop: Callable[[Callable[[], None]], None],
+) -> None:
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    coordinator = Coordinator(
+        store,
+        CoordinatorPlace(
+            farm=options.farm,
+            name=options.name,
+            address=address,
+            folder=options.folder,
+            version=__version__,
+            archive=options.archive,
+        ),
+    )
+    register_stop(coordinator.stop)
+    audit = AuditFile(options.audit)
+    try:
+        await coordinator.start()
+        app = Guard(build_app(coordinator), token=options.token, audit=audit)
+        server = _Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                ws="websockets-sansio",
+                ws_max_size=MAX_MESSAGE,
+                ws_per_message_deflate=False,
+                ws_ping_interval=None,  # heartbeats are the application's own
+                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
+                timeout_keep_alive=60,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        running = asyncio.create_task(coordinator.run())
+        say(address)
+        try:
+            await asyncio.wait([serving, running], return_when=asyncio.FIRST_COMPLETED)
+            if serving.done() and not running.done():
+                raise DtfError("the web server has ended by itself")
+            await running
+        finally:
+            server.should_exit = True
+            running.cancel()
+            await asyncio.gather(serving, running, return_exceptions=True)
+    finally:
+        audit.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"port {port} of {host} is taken, perhaps by a farm that runs already (`dtf farm status`): choose another "
+                "with --port, or 0 for a free one"
+            ) from error
+        raise SettingsError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from error
+    listener.set_inheritable(False)
+    return listener

@@ -1,0 +1,135 @@
+"""`Presence`: a coordinator's lease, its record under it, and its campaigns to lead.
+
+Rules that this file guards:
+- The coordinator's record and its leadership hang on one lease: who does not renew it is gone, and leads no more.
+- It campaigns whenever the mirror shows that nobody leads. It has won only what it has heard itself: `epoch` is that of
+  its own leader key under its own lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dtf_lightning.errors import StoreError
+from dtf_lightning.etcd.election import Election
+from dtf_lightning.etcd.store import Lease, Store
+from dtf_lightning.farm.record.codec import encode
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.values import CoordinatorRecord, LeaderRecord
+from dtf_lightning.farm.server.pool import Pool
+
+log = logging.getLogger(__name__)
+
+LEASE_TTL = 2.0
+PAUSE = 0.3
+"""Seconds before etcd is asked again that did not answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorPlace:
+    """Who a coordinator is and where."""
+
+    farm: str
+    name: str
+    address: str
+    """Where workers and clients reach it, such as `http://127.0.0.1:8080`."""
+    folder: Path
+    """Of the farm's files, which all its coordinators share."""
+    version: str
+    archive: str = ""
+    """Local path or fsspec URL of the archive; "": in the folder."""
+
+
+class Presence:
+    """Runs on the coordinator's event loop.
+
+    Args:
+        changed: is called when `epoch` has changed.
+    """
+
+    def __init__(self, store: Store, pool: Pool, place: CoordinatorPlace, changed: Callable[[], None]) -> None:
+        self.epoch = 0
+        """Of our leadership, as long as we hold the lease under which we won it; 0: none."""
+        self._loop = asyncio.get_running_loop()
+        self._store = store
+        self._pool = pool
+        self._place = place
+        self._changed = changed
+        self._election = Election(store, pool.keys.leader)
+        self._lease: Lease | None = None
+        self._news = asyncio.Event()
+
+    def look(self) -> None:
+        """Whether somebody leads has changed."""
+        self._news.set()
+
+    async def stay(self) -> None:
+        """Be there, and campaign, until cancelled."""
+        while True:
+            try:
+                lease = await asyncio.to_thread(self._appear)
+            except StoreError as error:
+                log.warning("etcd gives no lease: %s", error)
+                await wait_for_event(asyncio.Event(), PAUSE)
+                continue
+            self._lease = lease
+            while not lease.lost:
+                self._news.clear()
+                nobody_leads = self._pool.mirror.get(Kind.LEADER) is None
+                if nobody_leads:
+                    await self._campaign(lease)
+                await wait_for_event(self._news, PAUSE if nobody_leads else None)
+            log.warning("%s lost its lease", self._place.name)
+            self._lease = None
+            self._set_epoch(0)
+
+    async def leave(self) -> None:
+        """Give the lease back, with all that hangs on it."""
+        self._set_epoch(0)
+        if self._lease is not None:
+            await asyncio.to_thread(self._lease.revoke)
+            self._lease = None
+
+    def _appear(self) -> Lease:
+        lease = self._store.lease(LEASE_TTL, on_lost=self._lost)
+        record = CoordinatorRecord(address=self._place.address, version=self._place.version)
+        try:
+            self._store.put(self._pool.keys.key(Kind.COORDINATOR, self._place.name), encode(record), lease=lease.id)
+        except StoreError:
+            lease.revoke()
+            raise
+        return lease
+
+    def _lost(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._news.set)
+        except RuntimeError:
+            log.debug("the event loop has ended")
+
+    async def _campaign(self, lease: Lease) -> None:
+        value = encode(LeaderRecord(coordinator=self._place.name))
+        try:
+            leadership = await asyncio.to_thread(self._election.try_acquire, value, lease.id)
+        except StoreError as error:
+            log.info("campaign: %s", error)
+            return
+        if leadership.lease == lease.id and not lease.lost:
+            self._set_epoch(leadership.epoch)
+
+    def _set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._changed()
+
+
+async def wait_for_event(event: asyncio.Event, timeout: float | None) -> None:
+    """Wait for an event, for at most `timeout` seconds; `None`: as long as it takes."""
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,81 @@
+"""What a machine offers to its farm: its profile, or less where its owner says so.
+
+A profile takes seconds to find out, and is kept in the worker's folder until the machine is started anew: hardware and
+drivers do not change meanwhile, and a worker that was killed comes back at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dtf_lightning import __version__
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.worker.allotment import CPU
+from dtf_lightning.farm.worker.folders import write_whole
+from dtf_lightning.farm.worker.profile import WorkerProfile, worker_profile
+
+MEMORY = "memory"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """What a worker offers."""
+
+    devices: Mapping[str, float]
+    """Resource -> amount: `cpu` in cores, `memory` in MiB, accelerators by number."""
+    names: Mapping[str, tuple[str, ...]]
+    """Resource -> names of its devices; those under `cpu` are numbers of cores."""
+    labels: tuple[str, ...]
+
+
+def offer_of_this_machine(
+    folder: Path, *, cpus: float | None = None, memory: float | None = None, labels: tuple[str, ...] = ()
+) -> Offer:
+    """Return what this machine, or this container, has; less where it is told to offer less.
+
+    Args:
+        folder: the worker's.
+        cpus: cores; `None`: all that this process may use.
+        memory: MiB; `None`: what the machine has beside a reserve, or what the container lets it have.
+        labels: beside those of the profile.
+
+    Raises `SettingsError` for what is not there.
+    """
+    profile = kept_profile(folder)
+    devices = dict(profile.devices)
+    for resource, wanted, unit in ((CPU, cpus, "cores"), (MEMORY, memory, "MiB of memory")):
+        if wanted is None:
+            continue
+        there = devices.get(resource, 0.0)
+        if not 0 < wanted <= there:
+            raise SettingsError(f"cannot offer {wanted:g} {unit}: this machine lets the worker use {there:g}")
+        devices[resource] = wanted
+    return Offer(devices=devices, names=profile.device_names, labels=(*profile.labels, *labels))
+
+
+def kept_profile(folder: Path) -> WorkerProfile:
+    """Return the machine's profile, found out once for each start of the machine, Python and release."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "profile.json"
+    of = [_boot(), sys.executable, __version__]
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        kept = json.loads(path.read_bytes())
+        if kept["of"] == of:
+            return WorkerProfile.from_json(kept["profile"])
+    profile = worker_profile(folder)
+    if "error" not in profile.hardware:
+        write_whole(path, json.dumps({"of": of, "profile": profile.to_json()}).encode())
+    return profile
+
+
+def _boot() -> str:
+    try:
+        return BOOT.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,70 @@
+"""Makes an attempt's outcome from how its processes ended and from what it has left in its folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from dtf_lightning.farm.rules.attempts import TAIL_BYTES, AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.worker.folders import AttemptFolder
+from dtf_lightning.farm.worker.keeper.messages import End
+from dtf_lightning.farm.worker.orders import AttemptOrder
+from dtf_lightning.farm.worker.results import INDEX, Report, collect
+
+log = logging.getLogger(__name__)
+
+MAX_REASON = 1000
+"""Characters."""
+
+
+def working_folder(order: AttemptOrder, folder: AttemptFolder) -> Path:
+    """Where the attempt runs: its own workspace, or what its order names, seen from there."""
+    return folder.work / order.folder
+
+
+def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutcome:
+    """Reads reports and log; what cannot be read stands in the reason. Raises nothing for what a task has left."""
+    code = end.exit_code if end.status is None else os.waitstatus_to_exitcode(end.status)
+    try:
+        found = collect(folder.results, working_folder(order, folder), order.artifacts, folder.path / INDEX)
+    except Exception as error:  # it has all ways to leave what nobody thought of: its end is told all the same
+        log.exception("the results of attempt %s cannot be read", folder.name)
+        found = Report(notes=[f"its results cannot be read: {error!r}"])
+    reason = "; ".join([end.reason, *found.notes])
+    return AttemptOutcome(
+        exit_code=code if code is None or code >= 0 else None,
+        signal=-code if code is not None and code < 0 else None,
+        reason=reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}...",
+        kind=OutcomeKind(end.kind),
+        started=end.started,
+        ended=end.ended,
+        cpu_seconds=end.cpu_seconds,
+        peak_memory=end.peak_memory,
+        metrics=found.metrics,
+        counts=found.counts,
+        artifacts=found.artifacts,
+        log_bytes=_size(folder.log),
+        tail=tail(folder.log),
+    )
+
+
+def tail(log: Path) -> str:
+    """The end of the log, at most `TAIL_BYTES` bytes of text; "" without one."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, _size(log) - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+    # What was cut in two, or is no text, became a sign of three bytes.
+    while len(text.encode()) > TAIL_BYTES:
+        text = text[max(1, (len(text.encode()) - TAIL_BYTES) // 3) :]
+    return text
+
+
+def _size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,288 @@
+"""`FarmWorker`: what a worker does with what its coordinators say, and what it tells them.
+
+Data flow: `Run` -> its source is fetched and unpacked -> the executor starts it -> its output goes to a coordinator ->
+it ends -> the spool keeps how -> `Result` -> `Acknowledge` -> the spool forgets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dtf_lightning import __version__
+from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.farm.http import Connection
+from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
+from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.rules.needs import DEFAULT_NEED
+from dtf_lightning.farm.sources import unpack
+from dtf_lightning.farm.worker.caches.inputs import InputCache
+from dtf_lightning.farm.worker.executor import Executor
+from dtf_lightning.farm.worker.folders import WorkerFolders
+from dtf_lightning.farm.worker.logs import KeptLogs
+from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, AttemptStarted, Told
+from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
+from dtf_lightning.farm.worker.service.link import Link
+from dtf_lightning.farm.worker.service.log_sender import LogSender
+from dtf_lightning.farm.worker.spool import Spool
+
+log = logging.getLogger(__name__)
+
+GRACE = 10.0
+"""Seconds that attempts have to end when the worker has to."""
+LAST_WORDS = 3.0
+THREADS = 4
+"""For starting attempts and for removing what they leave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """What a worker is started with."""
+
+    name: str
+    folder: Path
+    addresses: tuple[str, ...]
+    """Of coordinators."""
+    token: str
+    devices: Mapping[str, float]
+    """Resource -> amount that it offers."""
+    device_names: Mapping[str, tuple[str, ...]]
+    """Resource -> names of the devices that are shared out."""
+    labels: tuple[str, ...] = ()
+    cache_bytes: int = 4 << 30
+    """Of the sources that are kept for the next task."""
+
+
+class FarmWorker:
+    """Runs on an event loop: `await run()` until `stop()` or a drain ends it. Raises what `Link.run` raises."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._options = options
+        self._session = secrets.token_hex(8)
+        self._folders = WorkerFolders(options.folder)
+        self._connection = Connection(options.addresses, options.token)
+        self._at_hand = AttemptsAtHand()
+        # On the event loop:
+        self._draining = False
+        self._stopping = asyncio.Event()
+        self._acknowledged = asyncio.Event()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
+        self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
+        self._spool = Spool(options.folder)
+        self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
+        self._link = Link(options.addresses, options.token, self)
+        # Tells at once what an earlier process has left.
+        self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
+
+    @property
+    def connected(self) -> asyncio.Event:
+        """Set while a coordinator has welcomed the worker."""
+        return self._link.connected
+
+    async def run(self) -> None:
+        """Work until `stop`, or until a drain has ended."""
+        for kept in self._spool.kept():
+            self._wait_for_output(
+                Result(task=kept.task, number=kept.number, revision=kept.revision, outcome=kept.outcome)
+            )
+        self._senders.start()
+        jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self._stopped())]
+        try:
+            await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            for job in jobs:
+                if job.done():
+                    job.result()
+            await self._sign_off()
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            await asyncio.to_thread(self._close)
+
+    def stop(self) -> None:
+        """End `run`: attempts end too, and are told as lost by whoever comes next."""
+        self._stopping.set()
+
+    # --- what a coordinator says (see `Workplace`) -------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        """See `Workplace`."""
+        return Hello(
+            worker=self._options.name,
+            session=self._session,
+            version=__version__,
+            devices=self._options.devices,
+            labels=self._options.labels,
+            host=socket.gethostname(),
+            running={**self._at_hand.preparing(), **self._executor.running(), **self._at_hand.waiting()},
+            kept=self._at_hand.results(),
+            draining=self._draining,
+        )
+
+    def catch_up(self) -> list[Started | Result]:
+        """See `Workplace`."""
+        return [*self._at_hand.all_started(), *self._at_hand.results()]
+
+    def run_attempt(self, message: Run) -> None:
+        """See `Workplace`."""
+        key = message.task, message.revision
+        if (result := self._at_hand.result(key)) is not None:
+            self._link.say(result)
+        elif not self._is_known(key) and self._at_hand.begin(key):
+            self._pool.submit(self._start, message)
+
+    def cancel(self, message: CancelAttempt) -> None:
+        """See `Workplace`."""
+        self._at_hand.cancel((message.task, message.revision))
+        self._executor.cancel(message.task, message.revision, message.reason)
+
+    def acknowledged(self, message: Acknowledge) -> None:
+        """See `Workplace`."""
+        if not message.recorded:
+            log.info("the result of task %s came too late: another attempt counts", message.task)
+        self._at_hand.forget((message.task, message.revision))
+        self._pool.submit(self._forget, message.task, message.revision)
+
+    def drain(self) -> None:
+        """End when what runs has ended."""
+        if not self._draining:
+            self._draining = True
+            log.info("draining")
+            self._link.say(Draining())
+        self._leave_if_drained()
+
+    # --- what the executor tells, in its threads ---------------------------------------------------------------------
+
+    def _told(self, told: Told) -> None:
+        key = told.task, told.revision
+        if isinstance(told, AttemptOutput):
+            self._senders.grown(*key, told.offset + len(told.data))
+        elif isinstance(told, AttemptStarted):
+            self._at_hand.started(key, told.at)
+            self._call(Started(task=told.task, revision=told.revision, at=told.at))
+        else:
+            number, outcome = told.number, told.outcome
+            self._keep(Result(task=told.task, number=number, revision=told.revision, outcome=outcome))
+
+    def _keep(self, result: Result) -> None:
+        self._spool.keep(result.number, result.task, result.revision, result.outcome)
+        self._wait_for_output(result)
+
+    def _wait_for_output(self, result: Result) -> None:
+        self._at_hand.ended(result)
+        self._senders.ended(result.task, result.revision, result.outcome.log_bytes)
+
+    def _output_stored(self, task: str, revision: int) -> None:
+        result = self._at_hand.complete((task, revision))
+        if result is not None:
+            self._call(result)
+
+    def _forget(self, task: str, revision: int) -> None:
+        """In a thread of the pool: a workspace may hold many files."""
+        try:
+            self._spool.forget(task, revision)
+        except OSError:
+            log.exception("what task %s has left cannot be removed", task)
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(self._forgotten)
+
+    def _forgotten(self) -> None:
+        self._acknowledged.set()
+        self._leave_if_drained()
+
+    def _call(self, message: Started | Result) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._link.say, message)
+        except RuntimeError:
+            log.debug("the event loop has ended")
+
+    # --- starting an attempt, in a thread of the pool -----------------------------------------------------------------
+
+    def _start(self, message: Run) -> None:
+        key = message.task, message.revision
+        digest = message.specification.source
+        try:
+            order = _order(message)
+            if self._at_hand.is_cancelled(key):
+                self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started")
+            elif digest:
+                self._executor.start(order, lambda workspace: self._bring_source(digest, workspace))
+            else:
+                self._executor.start(order)
+        except (DtfError, OSError) as error:
+            self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")
+        except Exception:
+            log.exception("task %s could not be started", message.task)
+            self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log")
+        finally:
+            self._at_hand.prepared(key)
+
+    def _bring_source(self, digest: str, workspace: Path) -> None:
+        with self._inputs.hold(digest, lambda file: self._fetch(digest, file)) as archive:
+            unpack(archive, workspace)
+
+    def _fetch(self, digest: str, file: BinaryIO) -> None:
+        _, chunks = self._connection.stream(f"/api/sources/{digest}")
+        for chunk in chunks:
+            file.write(chunk)
+
+    def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
+        now = time.time()
+        outcome = AttemptOutcome(kind=kind, reason=reason, started=now, ended=now)
+        self._keep(Result(task=message.task, number=message.number, revision=message.revision, outcome=outcome))
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def _is_known(self, key: Key) -> bool:
+        task, revision = key
+        return self._executor.running().get(task) == revision or self._folders.spooled(task, revision).exists()
+
+    def _leave_if_drained(self) -> None:
+        if self._draining and not (self._at_hand.preparing() or self._executor.running() or self._spool.kept()):
+            self._stopping.set()
+
+    async def _stopped(self) -> None:
+        await self._stopping.wait()
+
+    async def _sign_off(self) -> None:
+        """End what runs, and give the coordinator a moment to hear of it; what it does not hear stays on the disk."""
+        await asyncio.to_thread(self._executor.close, GRACE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                while self._spool.kept():
+                    self._acknowledged.clear()
+                    await self._acknowledged.wait()
+
+    def _close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._executor.close(GRACE)
+        self._senders.close()
+        self._connection.close()
+
+
+def _order(message: Run) -> AttemptOrder:
+    spec = message.specification
+    needs = spec.needs or (DEFAULT_NEED,)
+    if message.alternative >= len(needs):
+        raise SettingsError(f"the task has {len(needs)} needs, and was placed by number {message.alternative + 1}")
+    return AttemptOrder(
+        task=message.task,
+        number=message.number,
+        revision=message.revision,
+        command=spec.command,
+        environment=spec.environment,
+        timeout=spec.timeout,
+        amounts=needs[message.alternative].amounts,
+        folder=spec.folder,
+        artifacts=spec.artifacts,
+    )

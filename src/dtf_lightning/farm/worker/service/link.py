@@ -1,0 +1,205 @@
+"""`Link`: a worker's connection to one of its farm's coordinators, and what goes over it.
+
+Rules that this file guards:
+- The worker dials out, to any coordinator; where one does not welcome it in time, the next is tried. What it runs goes
+  on meanwhile.
+- A result is said in every `hello` until it is acknowledged; only then its place on the disk is given up. One that
+  became sayable between `hello` and `welcome` is said then: what is said twice is recorded once.
+- A result is said after all of its attempt's output is stored.
+- `run` for what runs already, or has a result that is kept, does nothing; `cancel` ends what runs, if it is that attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, WebSocketException
+
+from dtf_lightning.errors import ProtocolError
+from dtf_lightning.farm.messages import (
+    HEARTBEAT,
+    SILENCE,
+    Acknowledge,
+    CancelAttempt,
+    Drain,
+    Draining,
+    FromWorker,
+    Heartbeat,
+    Hello,
+    Refuse,
+    Result,
+    Run,
+    Started,
+    Welcome,
+    read_message,
+    write_message,
+)
+
+log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT = 1.5
+"""Seconds for a connection: a frozen coordinator's kernel takes it, and nothing more comes."""
+WELCOME_TIMEOUT = 10.0
+MAX_MESSAGE = 16 * 1024 * 1024
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+
+
+class Refused(ProtocolError):
+    """The farm does not take this worker."""
+
+
+class Workplace(Protocol):
+    """What a link asks of the worker. Called on the event loop; none of it waits."""
+
+    def hello(self) -> Hello:
+        """Who the worker is, and what it runs and keeps now."""
+        ...
+
+    def catch_up(self) -> list[Started | Result]:
+        """What to say once the worker is welcome: what runs since when, and which results are kept by now."""
+        ...
+
+    def run_attempt(self, message: Run) -> None:
+        """Make an attempt."""
+        ...
+
+    def cancel(self, message: CancelAttempt) -> None:
+        """End an attempt."""
+        ...
+
+    def acknowledged(self, message: Acknowledge) -> None:
+        """Forget a result."""
+        ...
+
+    def drain(self) -> None:
+        """End when what runs has ended."""
+        ...
+
+
+class Link:
+    """Runs on an event loop: `run()` until it is cancelled.
+
+    Args:
+        addresses: of coordinators; those that a coordinator names later are added.
+        token: the farm's.
+        workplace: the worker.
+    """
+
+    def __init__(self, addresses: tuple[str, ...], token: str, workplace: Workplace) -> None:
+        self.addresses = list(addresses)
+        self._token = token
+        self._workplace = workplace
+        self._outgoing: asyncio.Queue[FromWorker] = asyncio.Queue()
+        self._connected = asyncio.Event()
+
+    @property
+    def connected(self) -> asyncio.Event:
+        """Set while a coordinator has welcomed the worker."""
+        return self._connected
+
+    def say(self, message: Started | Result | Draining) -> None:
+        """Send a message if there is a connection; without one, the next `hello` says as much."""
+        if self._connected.is_set():
+            self._outgoing.put_nowait(message)
+
+    async def run(self) -> None:
+        """Stay connected. Raises `Refused`."""
+        pause, number = SHORTEST_PAUSE, random.randrange(1 << 16)
+        while True:
+            address = self.addresses[number % len(self.addresses)]
+            try:
+                async with self._open(address) as socket:
+                    await self._talk(socket)
+            except Refused:
+                raise
+            except (OSError, TimeoutError, WebSocketException, ProtocolError) as error:
+                log.info("coordinator %s: %r", address, error)
+            if self._connected.is_set():
+                self._connected.clear()
+                pause = SHORTEST_PAUSE
+                log.warning("the connection to %s ended; attempts go on", address)
+            number += 1
+            if number % len(self.addresses) == 0 or len(self.addresses) == 1:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    @contextlib.asynccontextmanager
+    async def _open(self, address: str) -> AsyncIterator[ClientConnection]:
+        url = "ws" + address.removeprefix("http") + "/ws/worker"
+        headers = {"Authorization": f"Bearer {self._token}"}
+        try:
+            async with connect(
+                url,
+                additional_headers=headers,
+                open_timeout=OPEN_TIMEOUT,
+                close_timeout=1,
+                max_size=MAX_MESSAGE,
+                ping_interval=None,
+                compression=None,
+                proxy=None,
+            ) as socket:
+                yield socket
+        except InvalidHandshake as error:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if status in (401, 403):
+                raise Refused(
+                    f"the farm at {address} refused this worker (HTTP {status}): is the token that of this farm?"
+                ) from error
+            raise
+
+    async def _talk(self, socket: ClientConnection) -> None:
+        self._outgoing = asyncio.Queue()
+        await socket.send(write_message(self._workplace.hello()))
+        async with asyncio.timeout(WELCOME_TIMEOUT):
+            welcome = read_message(await socket.recv())
+        if isinstance(welcome, Refuse):
+            raise Refused(f"the farm does not take this worker: {welcome.reason}")
+        if not isinstance(welcome, Welcome):
+            raise ProtocolError(f"expected welcome, got {type(welcome).__name__}")
+        self.addresses = list(dict.fromkeys([*self.addresses, *welcome.addresses]))
+        self._connected.set()
+        log.info("welcomed by %s", welcome.coordinator)
+        for message in self._workplace.catch_up():
+            self._outgoing.put_nowait(message)
+        jobs = [asyncio.create_task(job) for job in (self._beat(), self._send(socket), self._listen(socket))]
+        try:
+            await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            for job in jobs:
+                if job.done():
+                    job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        while True:
+            self._outgoing.put_nowait(Heartbeat())
+            await asyncio.sleep(HEARTBEAT)
+
+    async def _send(self, socket: ClientConnection) -> None:
+        while True:
+            await socket.send(write_message(await self._outgoing.get()))
+
+    async def _listen(self, socket: ClientConnection) -> None:
+        while True:
+            async with asyncio.timeout(SILENCE):
+                message = read_message(await socket.recv())
+            if isinstance(message, Run):
+                self._workplace.run_attempt(message)
+            elif isinstance(message, CancelAttempt):
+                self._workplace.cancel(message)
+            elif isinstance(message, Acknowledge):
+                self._workplace.acknowledged(message)
+            elif isinstance(message, Drain):
+                self._workplace.drain()
+            elif isinstance(message, Refuse):
+                raise Refused(f"the farm does not take this worker: {message.reason}")
+            elif not isinstance(message, Heartbeat):
+                raise ProtocolError(f"a coordinator does not say {type(message).__name__}")

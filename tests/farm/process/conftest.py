@@ -1,0 +1,29 @@
+"""Executors with a real keeper; `worker` is one for all tests of a file, so that the police sees what each leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.farm.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory):
+    worker = Worker(tmp_path_factory.mktemp("worker"))
+    yield worker
+    worker.executor.close(0.0)
+
+
+@pytest.fixture
+def workers(tmp_path):
+    """Makes executors on one folder, one after the other; what they leave is ended."""
+    made = []
+
+    def make(**options):
+        made.append(Worker(tmp_path / "worker", **options))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.executor.leave()
+    Worker(tmp_path / "worker").executor.close(0.0)

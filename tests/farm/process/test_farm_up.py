@@ -1,0 +1,168 @@
+"""A newcomer's farm: `dtf farm up` and what is typed beside it, with real processes; and what happens when they die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import psutil
+import pytest
+
+from dtf_lightning.clock import poll_until
+from support.farm.whole import DEADLINE, Farm
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory):
+    farm = Farm(tmp_path_factory.mktemp("farm"))
+    yield farm
+    farm.close()
+
+
+def test_as_if_here(farm):
+    """Its files, its output to the byte, its exit code."""
+    (farm.project / "inner").mkdir()
+    (farm.project / "inner" / "script.py").write_text(
+        "import pathlib, sys\nsys.stdout.buffer.write(pathlib.Path('../data.bin').read_bytes())\nsys.exit(7)\n"
+    )
+    data = bytes(range(256)) * 4
+    (farm.project / "data.bin").write_bytes(data)
+    subprocess.run(["git", "init", "-q"], cwd=farm.project, check=True)
+    done = farm.dtf("run", "--", "python", "script.py", cwd=farm.project / "inner")
+    assert (done.stdout, done.returncode) == (data, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--", "true"], 0, b""),
+        (["--", "sh", "-c", "kill -SEGV $$"], 139, b"ended by SIGSEGV"),
+        (["--", "no-such-program"], 127, b"No such file or directory"),
+        (["--timeout", "0.2", "--", "sleep", "60"], 124, b"ended by its timeout"),
+        (["--env", "A=b", "--", "sh", "-c", "test $A = b"], 0, b""),
+        ([], 2, b"nothing to run"),
+        (["--needs", "cpu=x", "--", "true"], 2, b"expected RESOURCE=AMOUNT"),
+    ],
+    ids=["true", "signal", "no-program", "timeout", "env", "nothing", "bad-needs"],
+)
+def test_exit_codes(farm, arguments, code, told):
+    done = farm.dtf("run", "--no-source", *arguments)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_ctrl_c_cancels(farm):
+    with farm.begin("run", "--no-source", "--", "sh", "-c", "echo $$; exec sleep 600") as process:
+        pid = int(process.stdout.readline())
+        assert psutil.pid_exists(pid)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130, err
+    poll_until(lambda: not psutil.pid_exists(pid), DEADLINE, "the task's process to end")
+    assert b"is cancelled" in err
+
+
+def test_what_there_is_to_see(farm):
+    task = submit(farm, "--name", "hello", "--", "echo", "hi")
+    with farm.client() as client:
+        assert client.wait(task, DEADLINE).status == "completed"
+    assert farm.dtf("logs", task).stdout == b"hi\n"
+    assert b"hello" in farm.dtf("tasks").stdout
+    (shown,) = (one for one in farm.json("tasks") if one["task_id"] == task)
+    assert shown["status"] == "completed"
+    assert b"completed" in farm.dtf("task", task).stdout
+    (worker,) = farm.json("workers")
+    assert worker["status"] == "online"
+    assert worker["capabilities"]["devices"]["cpu"] >= 1
+    assert farm.json("status")["workers"] == 1
+    assert farm.dtf("cancel", task).returncode == 1
+
+
+def test_a_second_one_is_refused(farm):
+    done = farm.dtf("up", "--port", "0")
+    assert done.returncode == 1
+    assert f"a farm runs here already, at {farm.url}".encode() in done.stderr
+    port = farm.url.rpartition(":")[2]
+    done = farm.dtf("up", "--port", port, "--home", str(farm.home.folder.parent / "other"))
+    assert done.returncode == 1
+    assert f"port {port} of 127.0.0.1 is taken".encode() in done.stderr
+
+
+def test_no_farm(farm):
+    done = farm.dtf("run", "--", "true", DTF_FARM_HOME=str(farm.home.folder.parent / "nowhere"))
+    assert done.returncode == 75
+    assert b"start one with `dtf farm up`" in done.stderr
+
+
+def submit(farm, *arguments):
+    done = farm.dtf("submit", "--no-source", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode().strip()
+
+
+def held(farm, name):
+    """A task that ends when the test says so, a way to say so, and a file with a line for each time that it ran."""
+    gate = farm.project / f"{name}.gate"
+    started = farm.project / f"{name}.started"
+    os.mkfifo(gate)
+    task = submit(farm, "--", "sh", "-c", f"echo $$ >> {started}; read word < {gate}; echo done; exit 3")
+    poll_until(started.exists, DEADLINE, "the task to start")
+    return task, lambda: gate.write_text("go\n"), started
+
+
+def check_ran_once(farm, task, started):
+    with farm.client() as client:
+        info = client.wait(task, DEADLINE)
+        assert (info.status, info.exit_code, info.raw["metadata"]["attempt"]) == ("failed", 3, 1)
+        assert b"".join(client.logs(task)) == b"done\n"
+    assert len(started.read_text().split()) == 1, "it ran twice"
+
+
+def test_what_dies_is_started_again(tmp_path):
+    """Coordinator, worker, and in the end all at once; what was accepted is not lost, and nothing is left behind."""
+    farm = Farm(tmp_path)
+    try:
+        # A task that runs goes on; its result, which came meanwhile, is recorded once somebody can.
+        task, go, started = held(farm, "coordinator")
+        before = farm.part("coordinator")
+        before.kill()
+        go()
+        check_ran_once(farm, task, started)
+        assert farm.part("coordinator").pid != before.pid
+
+        # The worker's attempts have another parent: the worker that is started in its place finds them.
+        task, go, started = held(farm, "worker")
+        before = farm.part("worker")
+        before.kill()
+        poll_until(lambda: farm.part("worker").pid != before.pid, DEADLINE, "another worker")
+        go()
+        check_ran_once(farm, task, started)
+
+        # Everything at once, as where the power fails.
+        task, go, started = held(farm, "all")
+        waiting = submit(farm, "--after", task, "--", "true")
+        farm.kill()
+        poll_until(lambda: not farm.processes(), DEADLINE, "the farm's processes to end")
+        assert b"the farm that ran here has ended without a word" in farm.dtf("task", task).stderr
+        farm.start()
+        with farm.client() as client:
+            poll_until(lambda: len(started.read_text().split()) == 2, DEADLINE, "the task to run again")
+            assert client.task(task).raw["metadata"]["attempt"] >= 2
+            assert client.task(waiting).status == "waiting"
+            go()
+            assert client.wait(task, DEADLINE).status == "failed"
+            assert client.wait(waiting, DEADLINE).status == "skipped"
+
+        # The orderly way, with a task that runs.
+        held(farm, "down")
+        assert b"farm ended" in farm.dtf("down").stdout
+        assert farm.process.wait(DEADLINE) == 0
+        poll_until(lambda: not farm.processes(), DEADLINE, lambda: f"these to end: {farm.processes()}")
+        done = farm.dtf("down")
+        assert (done.returncode, b"no farm runs here" in done.stdout) == (1, True)
+    finally:
+        farm.close()

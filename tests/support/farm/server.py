@@ -1,0 +1,196 @@
+"""Coordinators and workers in this process: a real HTTP server on a real port, and workers whose attempts are played."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from dtf_lightning import __version__
+from dtf_lightning.clock import poll_until
+from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.client import Client
+from dtf_lightning.farm.http import Connection
+from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
+from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.server.main import CoordinatorOptions, serve
+from dtf_lightning.farm.tokens import make_token
+from dtf_lightning.farm.worker.service.link import Link
+
+DEADLINE = 30.0
+
+
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True, name="test-loop")
+        self._thread.start()
+
+    def start(self, job) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(job, self.loop)
+
+    def close(self) -> None:
+        async def end() -> None:
+            jobs = [job for job in asyncio.all_tasks() if job is not asyncio.current_task()]
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            await self.loop.shutdown_default_executor()
+
+        self.start(end()).result(DEADLINE)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(DEADLINE)
+        self.loop.close()
+
+
+class CoordinatorInThread:
+    """One coordinator. `stop` is what SIGTERM does, `kill` leaves the lease and all sockets as kill -9 would."""
+
+    def __init__(self, store: Store, folder: Path, farm: str = "f", name: str = "c0") -> None:
+        self._loop = Loop()
+        self.name = name
+        self.token_file = folder / "token"
+        options = CoordinatorOptions(
+            farm=farm,
+            name=name,
+            host="127.0.0.1",
+            port=0,
+            folder=folder / "files",
+            token=make_token(self.token_file),
+            audit=folder / f"audit-{name}.jsonl",
+        )
+        self.audit = options.audit
+        ready: Future[str] = Future()
+        self._stopping: list[Callable[[], None]] = []
+        self._running = self._loop.start(serve(store, options, ready.set_result, self._stopping.append))
+        self._running.add_done_callback(
+            lambda done: ready.done() or ready.set_exception(done.exception() or AssertionError())
+        )
+        self.url = ready.result(DEADLINE)
+
+    def stop(self) -> None:
+        for stop in self._stopping:
+            self._loop.loop.call_soon_threadsafe(stop)
+        self._running.result(DEADLINE)
+        self._loop.close()
+
+    def client(self) -> Client:
+        return Client(self.url, self.token_file)
+
+
+class PlayedWorker:
+    """A worker whose attempts do nothing. What it is told to run waits in `orders`; the test says how each ends."""
+
+    def __init__(
+        self, urls: tuple[str, ...], token: str, name: str = "w", session: str = "first", **devices: float
+    ) -> None:
+        self._loop = Loop()
+        self.name = name
+        self.devices = devices or {"cpu": 2.0}
+        self.orders: queue.Queue[Run] = queue.Queue()
+        self.cancelled: queue.Queue[CancelAttempt] = queue.Queue()
+        self.acknowledgements: queue.Queue[Acknowledge] = queue.Queue()
+        self.draining = threading.Event()
+        self.session = session
+        self._task: asyncio.Task[None] | None = None
+        self._running: dict[str, int] = {}
+        self._kept: dict[tuple[str, int], Result] = {}
+        self._token = token
+        self.connection = Connection(urls, token)
+        self.link = Link(urls, token, self)
+        self._job = self._loop.start(self._run())
+
+    async def _run(self) -> None:
+        self._task = asyncio.current_task()
+        await self.link.run()
+
+    # --- what a link asks --------------------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return Hello(
+            worker=self.name,
+            session=self.session,
+            version=__version__,
+            devices=self.devices,
+            host=self.session,
+            running=dict(self._running),
+            kept=tuple(self._kept.values()),
+        )
+
+    def catch_up(self) -> list[Started | Result]:
+        return list(self._kept.values())
+
+    def run_attempt(self, message: Run) -> None:
+        if self._running.get(message.task) != message.revision and (message.task, message.revision) not in self._kept:
+            self._running[message.task] = message.revision
+            self.orders.put(message)
+
+    def cancel(self, message: CancelAttempt) -> None:
+        if self._running.get(message.task) == message.revision:
+            del self._running[message.task]
+        self.cancelled.put(message)
+
+    def acknowledged(self, message: Acknowledge) -> None:
+        self._kept.pop((message.task, message.revision), None)
+        self.acknowledgements.put(message)
+
+    def drain(self) -> None:
+        self.draining.set()
+        self.link.say(Draining())
+
+    # --- what a test says --------------------------------------------------------------------------------------------
+
+    def next(self) -> Run:
+        return self.orders.get(timeout=DEADLINE)
+
+    def start(self, order: Run) -> None:
+        self._say(Started(task=order.task, revision=order.revision, at=time.time()))
+
+    def write(self, order: Run, offset: int, data: bytes) -> int:
+        path = f"/api/tasks/{order.task}/logs"
+        return int(self.connection.send("POST", path, data, revision=order.revision, offset=offset)["size"])
+
+    def end(self, order: Run, kind: OutcomeKind = OutcomeKind.COMPLETED, **fields: Any) -> None:
+        fields.setdefault("exit_code", 0 if kind is OutcomeKind.COMPLETED else 1)
+        outcome = AttemptOutcome(kind=kind, started=1.0, ended=2.0, **fields)
+        result = Result(task=order.task, number=order.number, revision=order.revision, outcome=outcome)
+
+        def keep() -> None:
+            self._running.pop(order.task, None)
+            self._kept[order.task, order.revision] = result
+            self.link.say(result)
+
+        self._loop.loop.call_soon_threadsafe(keep)
+
+    def wait_until_welcome(self) -> None:
+        poll_until(self.link.connected.is_set, DEADLINE, f"{self.name} to be welcomed")
+
+    def reconnect(self) -> None:
+        """Leave the connection, and dial anew."""
+        self._loop.start(self._end()).result(DEADLINE)
+        self.link = Link(tuple(self.link.addresses), self._token, self)
+        self._job = self._loop.start(self._run())
+
+    def error(self) -> BaseException | None:
+        """What ended the link by itself."""
+        return self._job.exception(DEADLINE)
+
+    def close(self) -> None:
+        self._loop.start(self._end()).result(DEADLINE)
+        self._loop.close()
+        self.connection.close()
+
+    async def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _say(self, message) -> None:
+        self._loop.loop.call_soon_threadsafe(self.link.say, message)
