@@ -50,8 +50,7 @@ class _Mail:
 
     def __init__(self, prefix: str, rank: int, world_size: int) -> None:
         self.rank = rank
-        self.closed = threading.Event()
-        """Set when nothing more is received."""
+        self._closed = threading.Event()
         self._prefix, self._world_size = prefix, world_size
         self._next = 1
         """The number of the message that is received next."""
@@ -74,7 +73,7 @@ class _Mail:
         Raises `ConnectionError` when the store is gone.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        while not self.closed.is_set():
+        while not self.closed:
             if connection.gone():
                 raise ConnectionError("the workers' store is gone")
             if connection.store.check([self._awaited()]):
@@ -84,8 +83,17 @@ class _Mail:
             left = LOOK if end is None else min(LOOK, end - time.monotonic())
             if left <= 0:
                 return None
-            self.closed.wait(left)
+            self._closed.wait(left)
         return None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is received."""
+        return self._closed.is_set()
+
+    def close(self) -> None:
+        """Receive nothing more. Idempotent."""
+        self._closed.set()
 
     def _awaited(self) -> str:
         to = "say" if self.rank == 0 else f"news/{self.rank}"
@@ -160,7 +168,7 @@ class StopNews:
 
     def close(self) -> None:
         """Hear nothing more. Idempotent."""
-        self._mail.closed.set()
+        self._mail.close()
         self._listener.join(UNDER_WAY)
         atexit.unregister(self.close)
 
@@ -195,7 +203,7 @@ class StopNews:
         """Be the one that decides: rank 0."""
         places: dict[int, Place] = {}
         ends_at: float | None = None
-        while not self._mail.closed.is_set():
+        while not self._mail.closed:
             said = self._mail.receive(connection, None if ends_at is None else ends_at - time.monotonic())
             if said is not None:
                 places[said["rank"]] = Place(**said["place"])
