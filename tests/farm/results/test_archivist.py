@@ -197,6 +197,22 @@ def test_another_coordinator_goes_on(office):
         one.results.close()
 
 
+def test_a_file_that_is_older_than_the_database(office):
+    """A result waits in etcd for days, in a file of another day; a new coordinator that has seen only etcd finds the file."""
+    task = new_task_id(office.clock.now)
+    finish(office.store, office.keys, task)
+    office.read()
+    office.round()
+    office.clock.now += 3 * DAY
+    new = Office(office.store, office.keys, office.archive, office.clock, "d")
+    new.tail.take(shown(task, recorded=office.store.get(office.keys.key(Kind.DONE, task)).mod_revision))
+    new.tail.step()
+    assert new.round().archived == 0
+    assert new.round(after=601).forgotten == 1
+    assert new.archived() == [task]
+    new.results.close()
+
+
 def test_a_database_that_is_behind_etcd(office):
     """Another one has forgotten the result, and its tombstone has gone too: etcd is read again, and the books agree."""
     finish(office.store, office.keys, "t")

@@ -107,7 +107,19 @@ class TestWhatEtcdKeeps:
         second = Forgettable(task="u", recorded=11, outcome=TaskOutcome.COMPLETED, failed=())
         assert results.forgettable(500.0, 10) == [first, second]
         assert results.forgettable(1000.0, 1) == [first]
-        assert results.oldest_kept() == ("2026-01-01/a.parquet", 100.0)
+        assert results.oldest_kept() == ("2026-01-01/a.parquet", "t")
+
+    def test_a_file_that_was_seen_before_the_result(self, results):
+        """Its results are in the archive, whenever etcd shows them: by the watch, or by a reading."""
+        other = FarmResults()
+        other.take_in([seen("t"), seen("u")])
+        results.take_file("a", other.unarchived(10))
+        other.close()
+        results.take_in([seen("t")])
+        assert results.counts() == {"results": 2, "kept_in_etcd": 1, "not_in_archive": 0}
+        results.take_reading([seen("t"), seen("u")], [])
+        assert results.unarchived(10).num_rows == 0
+        assert [one.task for one in results.forgettable(1000.0, 10)] == ["t", "u"]
 
     def test_files_that_are_gone_are_no_archive(self, results):
         results.take_in([seen("t"), seen("u")])

@@ -14,6 +14,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -175,9 +176,16 @@ class Archivist:
         )
 
     def _first_day(self) -> str:
-        """The day from which on files matter: those of what etcd keeps, and those that another leader wrote of it."""
-        file, seen = self._results.oldest_kept()
-        first = min(self._clock.wall(), seen if seen is not None else self._clock.wall()) - DAY
+        """The day from which on files may have what etcd keeps, whoever wrote them.
+
+        A result is archived after its task's id was made. When it was first seen here says nothing: this database may be
+        younger than the file. A day is more than all clocks differ.
+        """
+        file, task = self._results.oldest_kept()
+        try:
+            first = min(self._clock.wall(), time_of(task) if task is not None else math.inf) - DAY
+        except SettingsError:
+            return ""
         day = datetime.fromtimestamp(max(first, 0.0), UTC).date().isoformat()
         return min(day, file) if file is not None else day
 

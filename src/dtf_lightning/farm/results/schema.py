@@ -2,10 +2,10 @@
 
 | table or view | one row for each | what |
 |---|---|---|
-| `results` | task that is done | its envelope: outcome, times, exit code, command, metrics and counts as maps |
+| `results` | task that is done | its envelope: outcome, times, exit code, command, metrics and counts as maps; the file of the archive that has it |
 | `metrics`, `counts` | number of a result | (task, name, value), a view of those maps |
 | `failed_attempts` | attempt after which a task was tried again | |
-| `kept` | result that is still in etcd | when it was first seen here; the file of the archive that has it, if one has |
+| `kept` | result that is still in etcd | when it was first seen there by this coordinator |
 | `archive_files` | file of the archive that was taken in, or written | |
 
 All of it can be made anew from etcd and the archive. Times are UTC.
@@ -26,13 +26,13 @@ def _tables(connection: Connection) -> None:
             exit_code BIGINT, attempt BIGINT NOT NULL, revision BIGINT NOT NULL, workers VARCHAR[] NOT NULL,
             submitted TIMESTAMP, started TIMESTAMP, ended TIMESTAMP, metrics MAP(VARCHAR, DOUBLE) NOT NULL,
             counts MAP(VARCHAR, BIGINT) NOT NULL, artifacts MAP(VARCHAR, VARCHAR) NOT NULL, log_bytes BIGINT NOT NULL,
-            tail VARCHAR NOT NULL, problems VARCHAR[] NOT NULL, recorded BIGINT NOT NULL, seen TIMESTAMP NOT NULL
+            tail VARCHAR NOT NULL, problems VARCHAR[] NOT NULL, recorded BIGINT NOT NULL, seen TIMESTAMP NOT NULL, file VARCHAR
         );
         CREATE TABLE farm.failed_attempts (
             task VARCHAR, number BIGINT, revision BIGINT NOT NULL, workers VARCHAR[] NOT NULL, reason VARCHAR NOT NULL,
             ended TIMESTAMP, PRIMARY KEY (task, number)
         );
-        CREATE TABLE farm.kept (task VARCHAR PRIMARY KEY, seen TIMESTAMP NOT NULL, file VARCHAR);
+        CREATE TABLE farm.kept (task VARCHAR PRIMARY KEY, seen TIMESTAMP NOT NULL);
         CREATE TABLE farm.archive_files (file VARCHAR PRIMARY KEY, tasks BIGINT NOT NULL);
     """)
 

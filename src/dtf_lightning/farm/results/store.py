@@ -1,9 +1,10 @@
-"""`FarmResults`: a farm's results in DuckDB: rows are added, never changed; questions are answered beside that.
+"""`FarmResults`: a farm's results in DuckDB: rows are added; questions are answered beside that.
 
 Rules that this file guards:
-- A task is one row, however often and from wherever it is seen (watch, etcd, archive): the first time counts.
-- `kept` holds what is in etcd; a result leaves it only when etcd has forgotten it. A result is forgotten only when `kept`
-  names a file of the archive that has it.
+- A task is one row, however often and from wherever it is seen (watch, etcd, archive): the first time counts. Nothing in it
+  changes but `file`, which names a file of the archive that has it: also where the file was seen before the result.
+- `kept` holds what is in etcd; a result leaves it only when etcd has forgotten it. A result is forgotten only when its
+  `file` is known.
 - One writer at a time, whose change is whole or not at all. Readers have connections of their own, see what is
   committed, can change nothing, and reach no file of this machine.
 """
@@ -19,11 +20,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from dtf_lightning.database.connection import LOCK_PATIENCE, Connection, DatabaseError, single, transaction
+from dtf_lightning.database.connection import LOCK_PATIENCE, Connection, DatabaseError, transaction
 from dtf_lightning.database.database import Database
 from dtf_lightning.errors import SettingsError, StoreUnavailable
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome
-from dtf_lightning.farm.results.rows import SeenFailure, SeenResult, envelope_of, moment, seconds, stored
+from dtf_lightning.farm.results.rows import SeenFailure, SeenResult, envelope_of, moment, stored
 from dtf_lightning.farm.results.schema import RESULTS
 from dtf_lightning.farm.results.tables import FAILURE, RESULT, failure_table, result_table, task_table
 
@@ -204,7 +205,9 @@ class FarmResults:
     def take_file(self, file: str, table: Any) -> None:
         """Add what is in a file of the archive (`tables.ARCHIVED`). No error if it is known."""
         with self._change(filed=table) as writer:
-            writer.execute(f"INSERT OR IGNORE INTO farm.results ({_COLUMNS}) SELECT {_COLUMNS} FROM filed")
+            writer.execute(
+                f"INSERT OR IGNORE INTO farm.results ({_COLUMNS}, file) SELECT {_COLUMNS}, ? FROM filed", [file]
+            )
             writer.execute(f"""
                 INSERT OR IGNORE INTO farm.failed_attempts ({_FAILURE_COLUMNS})
                 SELECT task, attempt.number, attempt.revision, attempt.workers, attempt.reason, attempt.ended
@@ -218,7 +221,10 @@ class FarmResults:
         with self.reading() as reader:
             return reader.sql(
                 f"""
-                WITH chosen AS (SELECT task FROM farm.kept WHERE file IS NULL ORDER BY task LIMIT {limit:d}),
+                WITH chosen AS (
+                    SELECT task FROM farm.kept JOIN farm.results USING (task) WHERE file IS NULL
+                    ORDER BY task LIMIT {limit:d}
+                ),
                 failed AS (
                     SELECT task, list({{number: number, revision: revision, workers: workers, reason: reason,
                         ended: ended}} ORDER BY number) AS attempts
@@ -238,30 +244,31 @@ class FarmResults:
     def forget_files_but(self, files: Iterable[str]) -> int:
         """The archive has only these files: what etcd still keeps of others must be written again. Returns how much."""
         with self._change(there=task_table(files)) as writer:
-            lost = single(
-                writer,
-                "SELECT count(*) FROM farm.kept WHERE file IS NOT NULL AND file NOT IN (SELECT task FROM there)",
-            )
-            if lost:
-                writer.execute("UPDATE farm.kept SET file = NULL WHERE file NOT IN (SELECT task FROM there)")
-            return int(lost)
+            changed = writer.execute("""
+                UPDATE farm.results SET file = NULL
+                WHERE task IN (SELECT task FROM farm.kept) AND file NOT IN (SELECT task FROM there)
+            """).fetchall()
+            return int(changed[0][0])
 
-    def oldest_kept(self) -> tuple[str | None, float | None]:
-        """Of what etcd keeps: the first file by name, and when the first result was first seen."""
+    def oldest_kept(self) -> tuple[str | None, str | None]:
+        """Of what etcd keeps: the first file by name, and the first task by its id."""
         with self.reading() as reader:
-            ((file, seen),) = reader.execute("SELECT min(file), min(seen) FROM farm.kept").fetchall()
-            return file, seconds(seen)
+            ((file, task),) = reader.execute(
+                "SELECT min(file), min(task) FROM farm.kept JOIN farm.results USING (task)"
+            ).fetchall()
+            return file, task
 
     def forgettable(self, seen_before: float, limit: int) -> list[Forgettable]:
         """Results that are in the archive, and were first seen before this moment, oldest ids first."""
         with self.reading() as reader:
             rows = reader.execute(
                 f"""
-                SELECT k.task, any_value(r.recorded), any_value(r.outcome),
+                SELECT k.task, any_value(k.recorded), any_value(k.outcome),
                     list(f.number ORDER BY f.number) FILTER (f.number IS NOT NULL)
                 FROM (
-                    FROM farm.kept WHERE file IS NOT NULL AND seen < ? ORDER BY task LIMIT {limit:d}
-                ) k JOIN farm.results r ON r.task = k.task LEFT JOIN farm.failed_attempts f ON f.task = k.task
+                    SELECT task, recorded, outcome FROM farm.kept old JOIN farm.results USING (task)
+                    WHERE file IS NOT NULL AND old.seen < ? ORDER BY task LIMIT {limit:d}
+                ) k LEFT JOIN farm.failed_attempts f ON f.task = k.task
                 GROUP BY k.task ORDER BY k.task
                 """,
                 [moment(seen_before)],
@@ -277,7 +284,8 @@ class FarmResults:
         """How many results there are, how many of them etcd still keeps, and how many of these no file has."""
         with self.reading() as reader:
             ((results, kept, unarchived),) = reader.execute("""
-                SELECT (SELECT count(*) FROM farm.results), count(*), count(*) FILTER (file IS NULL) FROM farm.kept
+                SELECT (SELECT count(*) FROM farm.results), count(*), count(*) FILTER (file IS NULL)
+                FROM farm.kept JOIN farm.results USING (task)
             """).fetchall()
         return {"results": results, "kept_in_etcd": kept, "not_in_archive": unarchived}
 
@@ -309,7 +317,7 @@ class FarmResults:
 def _add_results(writer: Connection) -> None:
     """Those of `shown`, which etcd has, or had when it showed them."""
     writer.execute(f"INSERT OR IGNORE INTO farm.results ({_COLUMNS}) SELECT {_COLUMNS} FROM shown")
-    writer.execute("INSERT OR IGNORE INTO farm.kept SELECT task, seen, NULL FROM shown")
+    writer.execute("INSERT OR IGNORE INTO farm.kept SELECT task, seen FROM shown")
 
 
 def _add_failures(writer: Connection) -> None:
@@ -320,7 +328,7 @@ def _add_failures(writer: Connection) -> None:
 
 def _note_file(writer: Connection, file: str) -> None:
     """The tasks of `filed` are in this file."""
-    writer.execute("UPDATE farm.kept SET file = ? WHERE file IS NULL AND task IN (SELECT task FROM filed)", [file])
+    writer.execute("UPDATE farm.results SET file = ? WHERE file IS NULL AND task IN (SELECT task FROM filed)", [file])
     writer.execute("INSERT OR IGNORE INTO farm.archive_files SELECT ?, count(*) FROM filed", [file])
 
 
