@@ -23,11 +23,13 @@ if TYPE_CHECKING:
         GradientAccumulationScheduler,
         LearningRateFinder,
         ModelCheckpoint,
+        ModelPruning,
         ProgressBar,
         RichProgressBar,
         SpikeDetection,
         StochasticWeightAveraging,
         ThroughputMonitor,
+        Timer,
         TQDMProgressBar,
     )
     from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
@@ -59,8 +61,8 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
-        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar SpikeDetection StochasticWeightAveraging "
-        "ThroughputMonitor TQDMProgressBar",
+        "LearningRateFinder ModelCheckpoint ModelPruning ProgressBar RichProgressBar SpikeDetection StochasticWeightAveraging "
+        "ThroughputMonitor Timer TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
         ".core": "LightningModule",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
@@ -115,6 +117,7 @@ __all__ = [
     "Loop",
     "MLFlowLogger",
     "ModelCheckpoint",
+    "ModelPruning",
     "ProgressBar",
     "ResultMetadata",
     "ResultMetric",
@@ -128,6 +131,7 @@ __all__ = [
     "TQDMProgressBar",
     "TensorBoardLogger",
     "ThroughputMonitor",
+    "Timer",
     "TorchElasticEnvironment",
     "TrainerFn",
     "TrainingEpochLoop",
