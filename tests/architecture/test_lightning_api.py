@@ -102,7 +102,9 @@ TOUCHED = {
         "pytorch:callbacks.progress.tqdm_progress:convert_inf": "9c7ac36c76b4a8eb",
         "pytorch:callbacks.progress.rich_progress:RichProgressBar._stop_progress": "1c25f024822eafef",
     },
-    "callbacks.checkpoint_marks, go_on_averaging, measure_throughput": {
+    "callbacks.checkpoint_marks, pruning_tickets, go_on_averaging, put_back, measure_throughput": {
+        "pytorch:callbacks.pruning:ModelPruning": "bf937c2786ee3a99",
+        "pytorch:callbacks.timer:Timer": "e3f5b36e8bcf8ed9",
         "pytorch:callbacks.model_checkpoint:ModelCheckpoint.__init__": "b05bd9929ffc281a",
         "pytorch:callbacks.stochastic_weight_avg:StochasticWeightAveraging": "6f52c1743eabcf3a",
         "pytorch:callbacks.throughput_monitor:ThroughputMonitor": "b43fb17d499be2c1",

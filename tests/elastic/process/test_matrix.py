@@ -79,8 +79,8 @@ def go_through(make_run: Any, script: str, event: str, place: str) -> None:
     }  # fmt: skip
     run = make_run(**{"min_nodes": 2, "max_nodes": 3} if event == "join" else exactly(3))
     killed = train_through(run, training, event, place)
-    run.check(survivors=3 if event == "join" else 2, epochs=EPOCHS + SCRIPTS[script].extra_epochs)
     assert differences(run.folder, without=killed) == []
+    run.check(survivors=3 if event == "join" else 2, epochs=EPOCHS + SCRIPTS[script].extra_epochs)
     steps = logged_steps(run.folder)
     assert steps == sorted(set(steps))
 

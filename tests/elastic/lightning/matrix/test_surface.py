@@ -21,7 +21,7 @@ from dtf_lightning.elastic.lightning.checks.compatibility import refuse_callback
 from dtf_lightning.errors import SettingsError
 from support.elastic.matrix.scripts import SCRIPTS
 from support.elastic.matrix.subjects import SUBJECTS
-from support.elastic.matrix.table import CALLBACKS, DDP_ARGUMENTS, REWIND, STRATEGIES, STRATEGY_CLASSES, Verdict
+from support.elastic.matrix.table import CALLBACKS, DDP_ARGUMENTS, STRATEGIES, STRATEGY_CLASSES, Verdict
 from support.elastic.run_of_one import Disturbance, Net, RunOfOne, assert_same_training, fit
 
 
@@ -157,7 +157,6 @@ def test_held_strategies(tmp_path: Path, run: RunOfOne, name: str, kind: str, mo
     assert_same_training(elastic, fit(tmp_path, elastic=False, max_epochs=2))
 
 
-@pytest.mark.xfail(strict=True, reason=REWIND)
 def test_a_timer_counts_no_second_twice(tmp_path: Path, run: RunOfOne) -> None:
     """A validation that is done again puts callbacks back to their former state, to which the timer adds what it counts."""
     timer = Timer()

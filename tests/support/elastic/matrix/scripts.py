@@ -196,7 +196,7 @@ def digest(value: Any) -> str:
 
 
 def differences(folder: Path, *, without: set[int]) -> list[str]:
-    """What members saw differently, in the order of steps; `without` the processes that were killed."""
+    """What members saw differently, each thing where it first did; `without` the processes that were killed."""
     at: dict[tuple[int, str], dict[str, dict[str, str]]] = defaultdict(dict)
     for path in sorted(folder.glob("watched-*.jsonl")):
         if int(path.stem.partition("-")[2]) in without:
@@ -204,11 +204,11 @@ def differences(folder: Path, *, without: set[int]) -> list[str]:
         for line in path.read_text().splitlines():
             entry = json.loads(line)
             at[entry["step"], entry["point"]][path.stem] = entry["seen"]  # done again: the last one counts
-    found = []
+    found: dict[str, str] = {}
     for (step, point), by_member in sorted(at.items()):
         names = {name for seen in by_member.values() for name in seen}
         for name in sorted(names):
             values = {member: seen.get(name, "nothing") for member, seen in by_member.items()}
             if len(set(values.values())) > 1:
-                found.append(f"after {point} at step {step}: {name}: {values}")
-    return found
+                found.setdefault(name, f"after {point} at step {step}: {name}: {values}")
+    return list(found.values())

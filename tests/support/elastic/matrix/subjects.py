@@ -140,7 +140,7 @@ SUBJECTS: dict[str, Subject] = {
     "ModelCheckpoint": Subject(
         make=_checkpoint, trainer={"enable_checkpointing": True}, own=frozenset({"_last_time_checked"})
     ),
-    "ModelPruning": Subject(make=_pruning(), own=frozenset({"_original_layers"})),
+    "ModelPruning": Subject(make=_pruning(), own=frozenset({"_original_layers", "_global_kwargs"})),
     "ModelSummary": Subject(make=simply("ModelSummary"), trainer={"enable_model_summary": True}),
     "OnExceptionCheckpoint": Subject(make=lambda folder: [callbacks.OnExceptionCheckpoint(folder)]),
     "RichModelSummary": Subject(make=simply("RichModelSummary"), trainer={"enable_model_summary": True}),

@@ -35,14 +35,6 @@ class Row:
     """(event, place) -> why it does not hold there; a test expects it to fail."""
 
 
-REWIND = "hooks that run again find what they have changed (fault 4)"
-
-
-def killed(*places: str, why: str = REWIND) -> dict[tuple[str, str], str]:
-    """A death at these places is not held."""
-    return {("kill -9", place): why for place in places}
-
-
 CALLBACKS: dict[str, Row] = {
     "BackboneFinetuning": Row(says="a joiner takes over the groups that it has added"),
     "BaseFinetuning": Row(says="the example of its documentation; a joiner takes over what is unfrozen and the groups"),
@@ -63,8 +55,7 @@ CALLBACKS: dict[str, Row] = {
     "LearningRateMonitor": Row(says="`lrs`, the list that it keeps besides the log, begins anew on a joiner"),
     "ModelCheckpoint": Row(says="`train_time_interval` counts from when a worker came"),
     "ModelPruning": Row(
-        says="a joiner prunes what the run has pruned; its lottery ticket goes back to a worker's own first weights, "
-        "which `seed_everything` makes alike"
+        says="a joiner prunes what the run has pruned, and gets the first weights to which it goes back"
     ),
     "ModelSummary": Row(says="printed once, by rank 0 of the first generation"),
     "OnExceptionCheckpoint": Row(says="a rescale is no exception to it"),
@@ -255,10 +246,8 @@ PATTERNS: dict[str, Row] = {
     "gradients that are accumulated": Row(),
     "gradients that are clipped": Row(),
     "hyperparameters and more in the checkpoint": Row(says="a joiner's `on_load_checkpoint` gets it, as from a file"),
-    "outputs in a list": Row(says="the list does not go to a joiner", failing=killed("step")),
-    "truncated backpropagation": Row(
-        says="what a batch leaves to the next does not go to a joiner", failing=killed("step")
-    ),
+    "outputs in a list": Row(says="the list does not go to a joiner"),
+    "truncated backpropagation": Row(says="what a batch leaves to the next does not go to a joiner"),
     "warm-up in optimizer_step": Row(),
 }
 """Examples of Lightning's documentation."""

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
         GradientAccumulationScheduler,
         LearningRateFinder,
         ModelCheckpoint,
+        ModelPruning,
         ProgressBar,
         RichProgressBar,
         SpikeDetection,
         StochasticWeightAveraging,
         ThroughputMonitor,
+        Timer,
         TQDMProgressBar,
     )
     from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
@@ -61,8 +63,8 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
-        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar SpikeDetection StochasticWeightAveraging "
-        "ThroughputMonitor TQDMProgressBar",
+        "LearningRateFinder ModelCheckpoint ModelPruning ProgressBar RichProgressBar SpikeDetection StochasticWeightAveraging "
+        "ThroughputMonitor Timer TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
         ".core": "LightningModule",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
@@ -120,6 +122,7 @@ __all__ = [
     "Loop",
     "MLFlowLogger",
     "ModelCheckpoint",
+    "ModelPruning",
     "PredictionLoop",
     "ProgressBar",
     "ResultMetadata",
@@ -134,6 +137,7 @@ __all__ = [
     "TQDMProgressBar",
     "TensorBoardLogger",
     "ThroughputMonitor",
+    "Timer",
     "TorchElasticEnvironment",
     "TrainerFn",
     "TrainingEpochLoop",

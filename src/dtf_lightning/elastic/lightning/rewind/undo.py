@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchmetrics import Metric
 
+from dtf_lightning.elastic.lightning.host.callbacks import put_back
 from dtf_lightning.elastic.lightning.host.logs import (
     count_as_nothing,
     forget_computed,
@@ -217,7 +218,7 @@ class Undo:
             self._lost.update(dict.fromkeys(hooks.attributes.put_back()))
             for callback in trainer.callbacks:  # whose `load_state_dict` knows more than its attributes tell
                 if callback.state_key in hooks.callbacks:
-                    callback.load_state_dict(hooks.callbacks[callback.state_key])
+                    put_back(callback, hooks.callbacks[callback.state_key])
             hooks.snapshot.restore(trainer.lightning_module)
             for tensor, value in hooks.weights:
                 tensor.copy_(value)
