@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dtf_lightning.cli.options import Commands, add_command
 from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client
+
+
+BAD_INPUT, UNREACHABLE = 2, 75
+"""Exit codes, as argparse and sysexits.h have them."""
+
+
+def add_farm_command(
+    actions: Commands, name: str, command: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """Add a command of `dtf farm`, with its exit codes for bad input and for a farm that does not answer."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        from dtf_lightning.farm.home import FarmNotFound
+        from dtf_lightning.farm.http import FarmUnreachable
+
+        try:
+            return command(arguments)
+        except (FarmUnreachable, FarmNotFound) as error:
+            print(f"dtf farm {name}: {error}", file=sys.stderr)
+            return UNREACHABLE
+        except SettingsError as error:
+            print(f"dtf farm {name}: {error}", file=sys.stderr)
+            return BAD_INPUT
+
+    return add_command(actions, name, run, text)
 
 
 def add_farm(parser: argparse.ArgumentParser) -> None:

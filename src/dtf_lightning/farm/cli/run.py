@@ -10,35 +10,31 @@ from typing import TYPE_CHECKING
 
 from dtf_lightning.cli.main import DONE, FAILED, INTERRUPTED
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.cli.options import connect, environment_of, needs_of
+from dtf_lightning.farm.cli.options import BAD_INPUT, connect, environment_of, needs_of
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client, TaskInfo
 
-BAD_INPUT, UNREACHABLE, TIMEOUT = 2, 75, 124
-"""Exit codes beside the command's own (sysexits.h, GNU timeout)."""
+TIMEOUT = 124
+"""Exit code for a timeout, as GNU timeout has it."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Submit a command, show its output, and return its exit code. Ctrl-C cancels it."""
-    from dtf_lightning.farm.home import FarmNotFound
-    from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
+    from dtf_lightning.farm.http import FarmRefused
 
-    try:
-        with connect(arguments) as farm:
+    with connect(arguments) as farm:
+        try:
             task = submit(farm, arguments)
-            try:
-                return _follow(farm, task)
-            except KeyboardInterrupt:
-                farm.cancel(task, "Ctrl-C")
-                print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
-                return INTERRUPTED
-    except (FarmUnreachable, FarmNotFound) as error:
-        print(f"dtf farm run: {error}", file=sys.stderr)
-        return UNREACHABLE
-    except (SettingsError, FarmRefused) as error:
-        print(f"dtf farm run: {error}", file=sys.stderr)
-        return BAD_INPUT
+        except FarmRefused as error:
+            print(f"dtf farm run: {error}", file=sys.stderr)
+            return BAD_INPUT
+        try:
+            return _follow(farm, task)
+        except KeyboardInterrupt:
+            farm.cancel(task, "Ctrl-C")
+            print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
+            return INTERRUPTED
 
 
 def submit(farm: Client, arguments: argparse.Namespace) -> str:
