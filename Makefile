@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torchx test-chaos lint format bench compatibility docs clean
+.PHONY: help demo test test-torchx test-matrix test-chaos lint format bench compatibility docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test: $(STAMP)  ## all tests but the long random ones, JOBS (2) at a time; ARGS=
 
 test-chaos: $(STAMP)  ## the long random fault runs
 	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+test-matrix: $(STAMP)  ## every callback, strategy and hook through every event at every place (ten minutes)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) -m matrix $(ARGS)
 
 test-torchx:  ## the torchx tests, in an environment of their own
 	test -x .venv-torchx/bin/python || "$(PYTHON)" -m venv .venv-torchx

@@ -26,6 +26,9 @@ from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 
 NEVER = SchedulerSettings(reserve_after=float("inf"), starve_after=float("inf"))
 
+WINDOW = 200
+"""Ends of tasks that are timed together; others' work on the machine disturbs some windows more than others."""
+
 KINDS = [
     WorkerOffer(worker="", devices={"cpu": 16, "memory": 64}, labels=("linux",)),
     WorkerOffer(worker="", devices={"cpu": 8, "memory": 32}, labels=("linux", "py312"), cost=0.6),
@@ -84,7 +87,7 @@ def memory_of_a_task(waiting: list[ReadyTask]) -> float:
     return bytes_now / len(waiting)
 
 
-def decisions(tasks: int, workers: int, shapes: int, ends: int) -> str:
+def decisions(tasks: int, workers: int, shapes: int, windows: int) -> str:
     waiting = make_tasks(tasks, shapes)
     scheduler = ShapeScheduler()
     gc.collect()
@@ -98,12 +101,15 @@ def decisions(tasks: int, workers: int, shapes: int, ends: int) -> str:
     placements = scheduler.decide(tasks, 200.0)
     filled = time.process_time()
     running = [(placement, ready[placement.task]) for placement in placements]
-    now, rates = 200.0, []
+    now, cells = 200.0, []
     for batch in (1, 50):
-        now, rate = steady(scheduler, running, ready, batch, ends, now)
-        rates.append(rate)
+        rates = []
+        for _ in range(windows):
+            now, rate = steady(scheduler, running, ready, batch, now)
+            rates.append(rate)
+        cells.append(f"{statistics.median(rates):,.0f} ({max(rates):,.0f})")
     return (
-        f"| {tasks:,} | {workers:,} | {shapes} | {rates[0]:,.0f} | {rates[1]:,.0f} | {filled - begin:.2f} s "
+        f"| {tasks:,} | {workers:,} | {shapes} | {cells[0]} | {cells[1]} | {filled - begin:.2f} s "
         f"({built - begin:.2f} + {len(placements):,} first decisions) | {memory_of_a_task(waiting[:20_000]):,.0f} |"
     )
 
@@ -113,14 +119,13 @@ def steady(
     running: list[tuple[Placement, ReadyTask]],
     ready: dict[str, ReadyTask],
     batch: int,
-    ends: int,
     now: float,
 ) -> tuple[float, float]:
-    """(time after it, decisions a second) while tasks end in no order, `batch` before each decision."""
-    chance = random.Random(1)
+    """(time after it, decisions a second) while `WINDOW` tasks end in no order, `batch` before each decision."""
+    chance = random.Random(now)
     decided = 0
     begin = time.process_time()
-    for _ in range(ends // batch):
+    for _ in range(WINDOW // batch):
         now += 0.0005 * batch
         for _ in range(batch):
             index = chance.randrange(len(running))
@@ -244,15 +249,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small farms: to see that it works, not to quote")
     quick = parser.parse_args().quick
-    sizes = [(10_000, 200, 12), (10_000, 200, 120)]
+    sizes = [(20_000, 200, 12), (20_000, 200, 120)]
     if not quick:
         sizes += [(100_000, 2_000, 12), (100_000, 2_000, 120)]
     print(
-        "| pending | workers | shapes | decisions/s, one at a time | in batches of 50 | cold start | bytes a pending task |"
+        "| pending | workers | shapes | decisions/s, one at a time (best window) | in batches of 50 | cold start | bytes a pending task |"
         "\n|---|---|---|---|---|---|---|"
     )
     for size in sizes:
-        print(decisions(*size, min(size[0] // 5, 10_000)), flush=True)
+        print(decisions(*size, 8 if quick else 40), flush=True)
     print("\n| 5,000 tests on 200 cpus, durations | they end after | bound | above it |\n|---|---|---|---|")
     print(f"| known | {suite(lambda _, length: length)} |")
     print(f"| known to a sigma of 0.3, one in ten unknown | {suite(from_history)} |")

@@ -5,7 +5,9 @@
 * docs/architecture.md, between its markers: the rooms of the package, from the lists that tests/architecture holds the
   imports to, each with the first sentence of its docstring;
 * docs/farm.md, between its markers: the keys of a plan and of its tasks;
-* docs/plan.schema.json, wholly: the same keys as JSON Schema.
+* docs/plan.schema.json, wholly: the same keys as JSON Schema;
+* docs/compatibility.md and docs/guarantees.md, between their markers: what becomes of all that Lightning ships, from the
+  table that the tests of the matrix hold (tests/support/elastic/matrix/table.py).
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from dtf_lightning.farm.plans.keys import PLAN_KEYS, TASK_KEYS, Key, plan_schema
 from dtf_lightning.settings.fields import settings_table
 
 DOCS = Path(__file__).parent
+sys.path.append(str(DOCS.parent / "tests"))
+
+from support.elastic.matrix import table  # noqa: E402  which lies beside the tests that hold it
+
 BEGIN = "<!-- {}: written by docs/generate.py -->"
 END = "<!-- end -->"
 
@@ -127,6 +133,70 @@ def farm_page(text: str) -> str:
     return text
 
 
+MATRIX = {
+    "Callbacks": table.CALLBACKS,
+    "Strategies, by name": table.STRATEGIES,
+    "Strategies, by class": table.STRATEGY_CLASSES,
+    "What `DDPStrategy` takes, for itself and for torch": table.DDP_ARGUMENTS,
+    "Hooks of a module": table.HOOKS,
+    "Demos (`lightning.pytorch.demos`)": table.DEMOS,
+    "Examples of Lightning's documentation": table.PATTERNS,
+}
+CELLS = {
+    table.Verdict.HELD: "yes",
+    table.Verdict.REFUSED: "refused",
+    table.Verdict.BASE: "a base",
+    table.Verdict.SETUP: "set-up",
+    table.Verdict.OUTSIDE: "–",
+    table.Verdict.NO_HOOK: "no hook",
+}
+
+
+def cell(row: table.Row, event: str) -> str:
+    """Whether what the row is about goes through this event."""
+    places = [place for place in table.PLACES if (event, place) in row.failing]
+    return f"not at: {', '.join(places)}" if places else CELLS[row.verdict]
+
+
+def said(row: table.Row) -> str:
+    """What to know, and what does not hold."""
+    return "; ".join(filter(None, [row.says, *dict.fromkeys(row.failing.values())]))
+
+
+def matrix_table(rows: Mapping[str, table.Row]) -> list[str]:
+    """The rows by event; names of which the same is said share a row."""
+    lines = [f"| | {' | '.join(table.EVENTS)} | what to know |", f"|---|{'---|' * len(table.EVENTS)}---|"]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, row in sorted(rows.items(), key=lambda item: item[0].lower()):
+        alike.setdefault((*(cell(row, event) for event in table.EVENTS), said(row)), []).append(f"`{name}`")
+    if rows is table.PATTERNS:
+        alike = {cells: [name.strip("`") for name in names] for cells, names in alike.items()}
+    return [*lines, *(f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in alike.items())]
+
+
+def compatibility_page(text: str) -> str:
+    """The page with the whole matrix between its markers."""
+    lines = [line for title, rows in MATRIX.items() for line in (f"### {title}", "", *matrix_table(rows), "")]
+    return between(text, "MATRIX", lines[:-1])
+
+
+def guarantees_page(text: str) -> str:
+    """The page with a sentence on each callback and example between its markers."""
+    happens = {
+        table.Verdict.HELD: "held",
+        table.Verdict.REFUSED: "refused at the start of `fit`",
+        table.Verdict.BASE: "a base class; those that derive from it are held",
+        table.Verdict.OUTSIDE: "outside of `fit`",
+    }
+    lines = ["| callback or example | what happens | what to know |", "|---|---|---|"]
+    for rows, mark in ((table.CALLBACKS, "`"), (table.PATTERNS, "")):
+        for name, row in sorted(rows.items(), key=lambda item: item[0].lower()):
+            but = ", ".join(f"{event} ({place})" for event, place in row.failing)
+            what = happens[row.verdict] + (f", but not through {but}" if but else "")
+            lines.append(f"| {mark}{name}{mark} | {what} | {said(row)} |")
+    return between(text, "CALLBACKS", lines)
+
+
 def between(text: str, name: str, lines: list[str]) -> str:
     """The text with these lines between the markers of that name."""
     begin = BEGIN.format(name)
@@ -137,12 +207,15 @@ def between(text: str, name: str, lines: list[str]) -> str:
 
 def pages() -> dict[Path, str]:
     settings, architecture, farm = DOCS / "settings.md", DOCS / "architecture.md", DOCS / "farm.md"
+    compatibility, guarantees = DOCS / "compatibility.md", DOCS / "guarantees.md"
     return {
         architecture: architecture_page(architecture.read_text(encoding="utf-8")),
         farm: farm_page(farm.read_text(encoding="utf-8")),
         DOCS / "plan.schema.json": json.dumps(plan_schema(), indent=2) + "\n",
         DOCS / "state-diagram.md": state_diagram_page(),
         settings: settings_page(settings.read_text(encoding="utf-8")),
+        compatibility: compatibility_page(compatibility.read_text(encoding="utf-8")),
+        guarantees: guarantees_page(guarantees.read_text(encoding="utf-8")),
     }
 
 

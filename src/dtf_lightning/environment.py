@@ -22,6 +22,9 @@ NODE = "DTF_NODE"
 RUN_DIR = "DTF_RUN_DIR"
 """Variable with the folder of event logs; set by the agent for its workers if `--rdzv-conf run_dir=...` was given."""
 
+ABORT_NOTE = "DTF_ABORT_NOTE"
+"""Variable with the file in which a worker of restart mode writes why the whole run must end; set by the agent."""
+
 SIGNALS_TO_HANDLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 """Variable with the signals for which torchelastic installs its own handler; set by torchrun."""
 

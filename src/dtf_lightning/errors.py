@@ -77,7 +77,7 @@ class StateDiffers(DtfError):
 
 
 class RunAborted(DtfError):
-    """The leader ended the run after too many failures. The message lists the failed members and times."""
+    """The run was ended: by the leader, after too many failures, or because its workers stopped apart. The message says why."""
 
 
 class ProtocolError(DtfError):

@@ -38,6 +38,8 @@ OVERRIDDEN = {
     "pytorch:loops.training_epoch_loop:_TrainingEpochLoop._broadcast_sigterm_tensor": "d4e504c3f7d8bcb5",
     "pytorch:loops.training_epoch_loop:_TrainingEpochLoop._accumulated_batches_reached": "4be46e19d4f0c5f9",
     "pytorch:loops.optimization.automatic:_AutomaticOptimization._make_zero_grad_fn": "0f9b56ff1dc1a3ba",
+    "pytorch:loops.evaluation_loop:_EvaluationLoop.run": "d2d233673adbc284",
+    "pytorch:loops.prediction_loop:_PredictionLoop.run": "8393c6ec27cd4907",
 }
 
 # Not overridden, but the overrides do what these do: a change there is to be followed.
@@ -66,6 +68,9 @@ TOUCHED = {
     },
     "loops.clear_restart_flags": {
         "pytorch:loops.loop:_Loop": "d312f7232330f6dc",
+    },
+    "loops.leave_evaluation": {
+        "pytorch:loops.prediction_loop:_PredictionLoop.__init__": "b0af1259ef91e682",
     },
     "loops.leave_validation": {
         "pytorch:utilities.model_helpers:_ModuleMode": "61b12c565ae7cbe1",
@@ -97,6 +102,15 @@ TOUCHED = {
         "pytorch:callbacks.progress.tqdm_progress:convert_inf": "9c7ac36c76b4a8eb",
         "pytorch:callbacks.progress.rich_progress:RichProgressBar._stop_progress": "1c25f024822eafef",
     },
+    "callbacks.checkpoint_marks, pruning_tickets, go_on_averaging, put_back, measure_throughput": {
+        "pytorch:callbacks.pruning:ModelPruning": "bf937c2786ee3a99",
+        "pytorch:callbacks.timer:Timer": "e3f5b36e8bcf8ed9",
+        "pytorch:callbacks.model_checkpoint:ModelCheckpoint.__init__": "b05bd9929ffc281a",
+        "pytorch:callbacks.stochastic_weight_avg:StochasticWeightAveraging": "6f52c1743eabcf3a",
+        "pytorch:callbacks.throughput_monitor:ThroughputMonitor": "b43fb17d499be2c1",
+        "pytorch:callbacks.gradient_accumulation_scheduler:GradientAccumulationScheduler.on_train_start": "51c5baf2d5209f09",
+        "pytorch:callbacks.spike:SpikeDetection": "f5d9cb25bfe2ec48",
+    },
     "trainer.on_sigterm": {
         "pytorch:trainer.connectors.signal_connector:_SignalConnector": "65bbb51b00636c81",
     },
@@ -105,7 +119,7 @@ TOUCHED = {
         "pytorch:trainer.connectors.accelerator_connector:_AcceleratorConnector.__init__": "d610bdfbe380b204",
         "pytorch:strategies.strategy:Strategy.__init__": "f9e936e4569c5032",
     },
-    "trainer.syncs_batch_norm, has_comm_hook, starts_processes": {
+    "trainer.syncs_batch_norm, has_comm_hook, starts_processes, arguments_of_one_world": {
         "pytorch:strategies.parallel:ParallelStrategy.__init__": "3782876b3ea23d25",
         "pytorch:strategies.ddp:DDPStrategy.__init__": "fa195bcccaba0633",
     },

@@ -125,3 +125,37 @@ def test_no_answer(sql):
         pytest.raises(SettingsError, match=r"the query has no answer: .* Expected a SELECT"),
     ):
         store.text(sql)
+
+
+FULL_DISK = """
+import os, resource, signal, sys
+from dtf_lightning.database.connection import PassingError, connect, single, transaction
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+connection = connect(sys.argv[1])
+connection.execute("CREATE TABLE t (x BLOB)")
+
+def add():
+    with transaction(connection):
+        connection.execute("INSERT INTO t SELECT ?::BLOB FROM range(4)", [os.urandom(250_000)])
+
+add()
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, most))
+try:
+    while True:
+        add()
+except PassingError as error:
+    print(type(error).__name__)
+before = single(connection, "SELECT count(*) FROM t")
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+add()
+print(single(connection, "SELECT count(*) FROM t") - before)
+"""
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path):
+    """A commit that the disk does not take says so, leaves no half of it, and the next one is made."""
+    arguments = [sys.executable, "-c", FULL_DISK, str(tmp_path / "x.duckdb")]
+    told = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert (told.stdout.split(), told.returncode) == (["TransactionException", "4"], 0), told.stderr

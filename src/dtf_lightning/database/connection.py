@@ -6,7 +6,7 @@ Read every result to its end (`fetchall`): one that is not keeps the connection 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import duckdb
@@ -16,6 +16,8 @@ from dtf_lightning.errors import SettingsError
 
 Connection = duckdb.DuckDBPyConnection
 DatabaseError = duckdb.Error
+PassingError = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
+"""What may serve again later: a full disk, on which commits fail, too, and memory that a question holds."""
 
 LOCK_PATIENCE = 10.0
 """Seconds to wait for another process that has the file open: a sync takes seconds, a query less."""
@@ -63,7 +65,9 @@ def transaction(connection: Connection) -> Iterator[None]:
         yield
         connection.commit()
     except BaseException:
-        connection.rollback()
+        # A commit that failed (the disk is full) has ended the transaction by itself; its error is the one to tell.
+        with suppress(duckdb.TransactionException):
+            connection.rollback()
         raise
 
 

@@ -235,6 +235,26 @@ class Client:
                 found += [info] if info.done else []
         return found
 
+    def results(self, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Yield results of tasks that are done, newest first, also those that are in the archive.
+
+        Args:
+            filters: `task_id`, `worker_id`, `status` ("success", "failure", "partial"), `outcome`, `project`, `plan`,
+                `name`, `since` and `until` (ISO 8601).
+        """
+        cursor = ""
+        while True:
+            page = self.connection.ask("GET", "/api/results", **filters, cursor=cursor or None)
+            yield from page["results"]
+            cursor = page["next"]
+            if not cursor:
+                return
+
+    def query(self, sql: str) -> dict[str, Any]:
+        """Ask one SELECT of the schema `farm` in DuckDB; returns `columns`, `rows`, and whether it is `truncated`."""
+        told: dict[str, Any] = self.connection.ask("POST", "/api/results/query", {"sql": sql})
+        return told
+
     def next_attempt(self, task: str, revision: int) -> TaskInfo:
         """Return a task when it has an attempt other than the one with this revision, or when it has ended."""
         while True:

@@ -19,7 +19,7 @@ from dtf_lightning.elastic.run.keys import Fingerprint, RunInfo, RunKeys, RunPha
 from dtf_lightning.elastic.run.status import request_drain
 from dtf_lightning.elastic.settings import ElasticSettings
 from dtf_lightning.errors import DtfError, RunAborted, RunRefused
-from support.elastic.agents import PATIENCE, STORE_PORT, members
+from support.elastic.agents import PATIENCE, STORE_PORT, FakeWorker, members
 
 
 def test_first_generation(cluster):
@@ -270,6 +270,40 @@ def test_finish(cluster):
     assert c.agent.exit_reason is ExitReason.LEFT
 
 
+def test_a_worker_that_imports_while_the_run_finishes(cluster):
+    """Its hello comes when the run is over: it is told so, instead of being welcomed; its end is no failure."""
+    (a,) = cluster.training("a")
+    b = cluster.agent("b")
+    b.agent.await_start()
+    b.agent.workers_starting(1)
+    cluster.wait_for(lambda view: "b" in view.nodes)
+    a.worker.say(messages.Finished(generation=1, step=10))
+    a.worker.expect(messages.Finish)
+    poll_until(lambda: b.agent.exit_reason is ExitReason.LEFT, PATIENCE, lambda: "b's agent never heard of the end")
+    b.workers.append(FakeWorker(b.socket_path))
+    assert "1 of 1 members finished" in b.worker.expect(messages.Finish).reason
+    b.worker.die()
+    assert b.agent.exit_reason is ExitReason.LEFT
+
+
+def test_a_node_that_comes_after_training(cluster, caplog):
+    """The others are at their scripts' rest: it goes home with 0 and a sentence, and begins no run under their feet."""
+    (a,) = cluster.training("a")
+    a.worker.say(messages.Finished(generation=1, step=10))
+    a.worker.expect(messages.Finish)
+    over = cluster.wait_for(lambda view: view.run.phase is RunPhase.FINISHED and view.leader is None).run
+    b = cluster.agent("b")
+    with caplog.at_level("WARNING"), pytest.raises(SystemExit) as left:
+        b.agent.await_start()
+    assert left.value.code == 0
+    assert "has finished (1 of 1 members finished), and a still does what the script does after training" in caplog.text
+    a.close()
+    c = cluster.node("c")
+    c.worker.ready()
+    assert members(c.worker.train()) == ["c#1"], "once they have ended, the id is free"
+    assert cluster.view.run.instance != over.instance
+
+
 @pytest.mark.parametrize("end", ["finished", "aborted", "last node leaves"])
 def test_an_ended_run_keeps_its_start(make_cluster, end):
     """However a run ends, `dtf status` still says since when it went on."""
@@ -337,20 +371,6 @@ def test_a_broken_loop_frees_the_main_thread(cluster):
         with pytest.raises(DtfError, match="the agent's loop broke: RuntimeError"):
             a.agent.await_start()
     assert time.monotonic() - started < START_TIMEOUT / 2
-
-
-def test_run_id_is_free_after_the_end(make_cluster):
-    """The id of a finished run starts a new one at once, while a node of the old run is still at home with its script."""
-    first = make_cluster()
-    (a,) = first.training("a")
-    a.worker.say(messages.Finished(generation=1, step=10))
-    a.worker.expect(messages.Finish)
-    second = make_cluster()
-    b = second.node("b")
-    b.worker.ready(fingerprint={"seed": "another"})
-    generation = b.worker.train()
-    assert (generation.number, members(generation)) == (1, ["b#1"])
-    assert a.worker.unread == 0
 
 
 def test_finisher_is_called_back(cluster):

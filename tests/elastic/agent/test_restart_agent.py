@@ -14,7 +14,7 @@ from dtf_lightning.elastic.run.keys import RunInfo, RunKeys, RunPhase, RunView, 
 from dtf_lightning.elastic.run.status import read_status
 from dtf_lightning.elastic.run.transactions import begin
 from dtf_lightning.elastic.settings import COMEBACK_MARGIN, AgentSettings, ElasticSettings
-from dtf_lightning.errors import DtfError, RunRefused
+from dtf_lightning.errors import DtfError, RunAborted, RunRefused
 from dtf_lightning.etcd.memory.store import MemoryStore
 from support.elastic.restart_nodes import PATIENCE, RestartNode
 from support.store_worlds import ManualClock
@@ -55,6 +55,33 @@ def wait_for(store: MemoryStore, what: Callable[[RunView], bool]) -> RunView:
     finally:
         watch.cancel()
     return view
+
+
+def test_workers_that_say_that_the_run_must_end(make, store, tmp_path):
+    """They have left a note (workers that stopped apart): the run ends for all nodes, with what it says."""
+    nodes = [make(name, min_nodes=2, max_nodes=2) for name in "ab"]
+    asked = [node.ask() for node in nodes]
+    for node, question in zip(nodes, asked, strict=True):
+        question.result(PATIENCE)
+        node.agent.workers_starting(1)
+    (tmp_path / "a.abort").write_text("they stopped apart")
+    nodes[0].fail(1, 0, "exit code 1")
+    view = wait_for(store, lambda view: view.run is not None and view.run.phase is RunPhase.ABORTED)
+    assert view.run.reason == "they stopped apart"
+    for node in nodes:
+        with pytest.raises(RunAborted, match="run 'r': they stopped apart"):
+            node.ask().result(PATIENCE)
+
+
+def test_the_last_of_them_says_it_when_it_goes(make, store, tmp_path):
+    """torchelastic ends the agent at once, because its workers may not fail."""
+    node = make("a")
+    node.enter()
+    (tmp_path / "a.abort").write_text("they stopped apart")
+    node.fail(1, 0, "exit code 1")
+    node.close()
+    view = wait_for(store, lambda view: view.run is not None and view.run.phase is not RunPhase.RUNNING)
+    assert (view.run.phase, view.run.reason) == (RunPhase.ABORTED, "they stopped apart")
 
 
 def test_the_run_says_how_it_began_and_what_it_waits_for(make, store, caplog):

@@ -132,7 +132,23 @@ def test_a_waiting_worker_hears_that_it_is_not_needed(connect, word, exception):
     assert not worker.lost.is_set()
 
 
-@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n", Finish(reason="over"), b'{"kind":"welcome"}\n'])
+@pytest.mark.parametrize(
+    ("greeting", "exception"),
+    [
+        (Finish(reason="2 of 2 members finished"), RunFinished),
+        (Abort(reason="w1 failed at noon"), RunAborted),
+        (Refused(reason="other settings"), RunRefused),
+    ],
+)
+def test_a_worker_that_comes_too_late(tmp_path, greeting, exception):
+    """The run ended, or the node was refused, while it imported: instead of a Welcome it hears that, and why."""
+    agent = ScriptedAgent(tmp_path, greeting)
+    with pytest.raises(exception, match=greeting.reason):
+        WorkerLink(agent.path, 0)
+    agent.close()
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n", Left(), b'{"kind":"welcome"}\n'])
 def test_whoever_does_not_welcome_is_no_agent(tmp_path, greeting):
     """A ProtocolError, and no socket is left open (the police looks)."""
     agent = ScriptedAgent(tmp_path, greeting)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support.elastic.programs.restart_script import NUM_SAMPLES
 from support.elastic.restart_run import RestartRun, kill
 
 pytestmark = pytest.mark.process
@@ -90,6 +91,45 @@ def test_join_and_kill_under_etcd(run: Any, etcd: Any) -> None:
     done = run.finish()
     run.check(done, lost_nodes=("b",))
     assert run.lost_steps() == [0, 0]
+
+
+def test_a_node_joins_after_training(run: Any, etcd: Any, tmp_path: Path) -> None:
+    """It comes while the other exports: the workers are started anew, `fit` trains nothing, both end with exit code 0."""
+    run = run(endpoint=etcd.endpoint)
+    (tmp_path / "hold").touch()
+    run.go_fast()
+    first = run.start("a")
+    run.worker(first, 1)
+    first.expect("done rank 0 of 1")
+    second = run.start("b")
+    for node in (first, second):
+        run.worker(node, 2)
+        node.expect(r"done rank \d of 2")
+    (tmp_path / "hold").unlink()
+    done = run.finish()
+    run.check(done)
+    assert len(done) == 3
+    assert run.lives_that_drew() == {1}
+    assert "has finished, with" in first.output
+
+
+def test_a_worker_dies_in_a_test(run: Any, etcd: Any, tmp_path: Path) -> None:
+    """`kill -9` in `trainer.test`: all are started anew, take the final state, and test every sample in the new world."""
+    run = run(endpoint=etcd.endpoint)
+    for name in ("hold", "tests"):
+        (tmp_path / name).touch()
+    run.go_fast()
+    node = run.start("a", num_workers=2)
+    pid = int(node.expect(r"tests (\d+)")[1])
+    node.expect("tests")
+    kill(pid)
+    (tmp_path / "hold").unlink()
+    node.expect(r"tested \d+ samples in a world of 2")
+    done = run.finish()
+    run.check(done)
+    assert run.lives_that_drew() == {1}
+    assert node.output.count(f"tested {NUM_SAMPLES} samples in a world of 2") == 2
+    assert "tested" not in node.output.replace(f"tested {NUM_SAMPLES} samples", "")
 
 
 @pytest.mark.chaos

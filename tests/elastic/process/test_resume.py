@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from dtf_lightning.elastic.reports.ledger_audit import audit_run
 from dtf_lightning.elastic.testkit.faults import Fault
 from support.elastic.run import exactly
 from support.elastic.training import Training
@@ -17,7 +18,10 @@ pytestmark = pytest.mark.process
 
 @pytest.mark.parametrize(("world", "data"), [(1, "map"), (2, "map"), (4, "map"), (2, "streams"), (4, "shards")])
 def test_resume_at_the_exact_sample(make_run, world, data):
-    """Three workers save after step 15, in mid-epoch, and all die in step 17; the second epoch's samples are still drawn once."""
+    """Three workers save after step 15, in mid-epoch, and all die in step 17; the second epoch's samples are still drawn once.
+
+    `dtf audit` of both lives says so, too.
+    """
     calm = Training(data=data, checkpoint_every=15, callbacks=("ema",), batch_norm=False)
     training = replace(calm, faults=(Fault(at="forward", step=17, generation=None),))
     first = make_run(training, **exactly(3))
@@ -39,3 +43,6 @@ def test_resume_at_the_exact_sample(make_run, world, data):
             if record["kind"] == "draw" and record["epoch"] == 1 and record["step"] < 15:
                 consumed.update(record["samples"])
     assert consumed == Counter(range(training.num_samples))
+    account = audit_run(first.folder, second.folder, dataset_size=training.num_samples)
+    assert account.clean, "\n".join(account.describe())
+    assert len(account.instances) == 2

@@ -9,15 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.__main__ import main
-from dtf_lightning.elastic.observe import ledger
 from dtf_lightning.elastic.observe.ledger import Ledger, audit
-from dtf_lightning.elastic.reports import ledger_audit
 from dtf_lightning.elastic.reports.ledger_audit import audit_run
 from dtf_lightning.errors import SettingsError
-
-
-def test_reads_the_version_that_is_written():
-    assert ledger_audit.LEDGER_VERSION == ledger.LEDGER_VERSION
 
 
 def two_workers(folder, *, repeat=False):
@@ -78,8 +72,9 @@ def test_json(tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["clean"] is False
     assert [epoch["missing"] for epoch in report["epochs"]] == [[7, 8], [8]]
+    assert (report["instances"], report["absent"]) == ([""], [])
     assert report["epochs"][0]["parts"][2] == {
-        "generation": 2, "worker": "a.0.1", "rank": 0, "samples": 3, "first_step": 1, "last_step": 1,
+        "instance": "", "generation": 2, "worker": "a.0.1", "rank": 0, "samples": 3, "first_step": 1, "last_step": 1,
     }  # fmt: skip
 
 
@@ -107,19 +102,99 @@ def test_torn_line_and_unfinished_run(tmp_path, capsys):
     assert "1 of 1 samples consumed" in capsys.readouterr().out
 
 
+def killed(folder, *, name="a", rank=0, world_size=1):
+    """One worker's life: killed in step 2 of generation 1, with a checkpoint at step 1."""
+    worker = Ledger(folder / "ledger" / f"{name}.0.1.jsonl")
+    worker.begin(generation=1, rank=rank, world_size=world_size, step=0, epoch=0, instance="f", formed_at=100.0)
+    for step in range(3):
+        worker.draw(generation=1, rank=rank, epoch=0, step=step, samples=[step * world_size + rank])
+    worker.close()
+
+
+def test_killed_and_resumed_under_its_id(tmp_path, capsys):
+    """The documented way: all nodes died; new ones, with the id and the folder, go on from the checkpoint at step 1."""
+    killed(tmp_path)
+    worker = Ledger(tmp_path / "ledger" / "b.0.1.jsonl")
+    worker.begin(generation=1, rank=0, world_size=1, step=1, epoch=0, instance="e", formed_at=200.0)
+    for step in range(1, 4):
+        worker.draw(generation=1, rank=0, epoch=0, step=step, samples=[step])
+    worker.end(generation=1, rank=0, step=4)
+    worker.close()
+    assert main(["audit", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        (
+            "2 workers, 2 generations of 2 instances, 4 optimizer steps committed, 2 draws rolled back and drawn again; "
+            "training has ended"
+        ),
+        "epoch 0: 4 of 4 samples consumed, 0 missing, 0 repeated, 0 padding",
+        "  instance 1, generation 1: a.0.1 (rank 0) 1",
+        "  instance 2, generation 1: b.0.1 (rank 0) 3",
+    ]
+
+
+def test_nodes_in_different_folders(tmp_path, capsys):
+    """Each alone says whose ledger is not here, and of nothing that it is missing; together they are whole."""
+    folders = [tmp_path / name for name in "ab"]
+    for rank, folder in enumerate(folders):
+        killed(folder, name="ab"[rank], rank=rank, world_size=2)
+    assert main(["audit", str(folders[0]), "--samples", "4"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "1 workers, 1 generations, 2 optimizer steps committed, 1 draws rolled back and drawn again; training has not ended",
+        "the ledger of rank 1 of 2 is not here (generation 1, steps 0 to 1)",
+        "  if the run's nodes wrote to several folders, name all of them: dtf audit FOLDER FOLDER ...",
+        "epoch 0: 2 of 4 samples consumed, 2 not in these ledgers, 0 repeated, 0 padding",
+        "  generation 1: a.0.1 (rank 0) 2",
+        "  not in these ledgers: 1, 3",
+    ]
+    assert main(["audit", *map(str, folders), "--samples", "4"]) == 0
+    assert "4 of 4 samples consumed, 0 missing" in capsys.readouterr().out
+
+
+def test_left_out_on_purpose(tmp_path, capsys):
+    """A limit of 2 of 10 samples in each epoch; in epoch 1 one of the two was lost."""
+    worker = Ledger(tmp_path / "a.0.1.jsonl")
+    worker.begin(generation=1, rank=0, world_size=1, step=0, epoch=0, instance="e", formed_at=1.0)
+    for epoch, samples in enumerate([[9, 4], [3]]):
+        worker.draw(generation=1, rank=0, epoch=epoch, step=epoch, samples=samples)
+        worker.epoch_ends(
+            generation=1, rank=0, epoch=epoch, step=epoch + 1, size=10, left_out=8, why="limit_train_batches=1"
+        )
+    worker.end(generation=1, rank=0, step=2)
+    worker.close()
+    assert main(["audit", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "epoch 0: 2 of 10 samples consumed, 0 missing, 8 left out on purpose (limit_train_batches=1), 0 repeated, 0 padding",
+        "  generation 1: a.0.1 (rank 0) 2",
+        "epoch 1: 1 of 10 samples consumed, 1 missing, 8 left out on purpose (limit_train_batches=1), 0 repeated, 0 padding",
+        "  generation 1: a.0.1 (rank 0) 1",
+        "  missing, 8 of these on purpose: 0, 1, 2, 4, 5, 6, 7, 8, 9",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "are no ledger|has no|0 workers"),
         ("hello\nworld\n", r"jsonl:1: not a ledger line: b'hello'"),
         ('{"v":1,"kind":"draw","generation":1}\n', "not a ledger line"),
-        ('{"v":2,"kind":"end","generation":1,"rank":0,"step":1}\n', r"ledger versions \[2\]"),
+        ('{"v":3,"kind":"end","generation":1,"rank":0,"step":1}\n', r"ledger versions \[3\] .* reads 1 and 2"),
+        (
+            '{"v":2,"kind":"epoch","generation":1,"rank":0,"epoch":0,"step":1,"size":1,"left_out":0}\n',
+            "not a ledger line",
+        ),
+        (
+            (
+                '{"v":1,"kind":"end","generation":1,"rank":0,"step":1}\n'
+                '{"v":1,"kind":"end","generation":1,"rank":1,"step":2}\n'
+            ),
+            "two members ended generation 1 at other steps, 1 and 2",
+        ),
         (
             (
                 '{"v":1,"kind":"begin","generation":1,"rank":0,"world_size":1,"step":1,"epoch":0}\n'
                 '{"v":1,"kind":"begin","generation":1,"rank":1,"world_size":1,"step":2,"epoch":0}\n'
             ),
-            r"generation 1 began at different steps, \[1, 2\]",
+            "two members began generation 1 at other steps, 1 and 2",
         ),
     ],
 )
@@ -143,33 +218,65 @@ def test_no_ledgers(tmp_path, capsys):
     assert "of a run with ElasticCallback(ledger=True)" in capsys.readouterr().err
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    history=st.lists(
-        st.tuples(st.integers(0, 3), st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=4)),
-        min_size=1,
-        max_size=4,
+HISTORIES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "back": st.integers(0, 3),
+            "new_instance": st.booleans(),
+            "skipped": st.sampled_from([0, 0, 1]),
+            "present": st.sampled_from([(0,), (1,), (0, 1), (0, 1)]),
+            "draws": st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=4),
+            "ending": st.sampled_from([None, (10, 0, ""), (10, 7, "a limit"), (None, None, "a limit")]),
+        }
     ),
-    ended=st.booleans(),
+    min_size=1,
+    max_size=4,
 )
-def test_agrees_with_the_audit_in_python(tmp_path_factory, history, ended):
-    """Any history of generations that begin anywhere and draw anything."""
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=HISTORIES, named=st.booleans(), ended=st.booleans())
+def test_agrees_with_the_audit_in_python(tmp_path_factory, history, named, ended):
+    """Any history of generations and instances that begin anywhere, draw anything, and lack ledgers."""
     folder = tmp_path_factory.mktemp("run")
-    worker, step = Ledger(folder / "ledger" / "a.jsonl"), 0
-    for generation, (back, draws) in enumerate(history, start=1):
-        step = max(0, step - back)
-        worker.begin(generation=generation, rank=0, world_size=1, step=step, epoch=0)
-        for epoch, sample in draws:
-            worker.draw(generation=generation, rank=0, epoch=epoch, step=step, samples=[sample, 9], padding=sample % 2)
+    workers = [Ledger(folder / "ledger" / f"{name}.jsonl") for name in "ab"]
+    step, instance, number = 0, 0, 0
+    for life in history:
+        if named and life["new_instance"]:
+            instance, number = instance + 1, 0
+        step, number = max(0, step - life["back"]), number + 1 + life["skipped"]
+        for rank in life["present"]:
+            workers[rank].begin(
+                generation=number, rank=rank, world_size=2, step=step, epoch=0,
+                instance=f"{9 - instance}" if named else "", formed_at=instance + number / 100,
+            )  # fmt: skip
+        for epoch, sample in life["draws"]:
+            for rank in life["present"]:
+                samples, padding = [sample, 9], sample % 2
+                workers[rank].draw(
+                    generation=number, rank=rank, epoch=epoch, step=step, samples=samples, padding=padding
+                )
             step += 1
+        if life["draws"] and life["ending"] is not None:
+            size, left_out, why = life["ending"]
+            for rank in life["present"]:
+                workers[rank].epoch_ends(
+                    generation=number, rank=rank, epoch=life["draws"][-1][0], step=step, size=size, left_out=left_out, why=why
+                )  # fmt: skip
     if ended:
-        worker.end(generation=len(history), rank=0, step=step)
-    worker.close()
-    report, expected = audit_run(folder, dataset_size=10), audit([worker.path])
+        for rank in history[-1]["present"]:
+            workers[rank].end(generation=number, rank=rank, step=step)
+    for worker in workers:
+        worker.close()
+    report, expected = audit_run(folder, dataset_size=10), audit([worker.path for worker in workers])
     assert report.void_draws == expected.void_draws
+    assert report.committed_steps == expected.committed_steps
+    assert (report.absent, report.instances) == (expected.absent, expected.instances)
     assert [epoch.epoch for epoch in report.epochs] == sorted(expected.epochs)
     for epoch in report.epochs:
         other = expected.epochs[epoch.epoch]
         assert list(epoch.missing) == other.missing(10)
+        assert list(epoch.elsewhere) == other.elsewhere(10)
+        assert epoch.why == other.why
         assert {r.sample: len(r.by) - 1 for r in epoch.repeated} == other.repeated()
         assert epoch.padding == other.padding

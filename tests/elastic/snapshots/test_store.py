@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -188,16 +189,25 @@ def test_the_disk_is_full_too(make_node, tmp_path, caplog):
 
 
 def test_the_run_is_over(make_node, tmp_path):
-    """Only that it is over is left, on the disk."""
-    node = make_node()
-    node.write(state(1), header(1))
-    record = RunRecord(instance="i", generation=2, written_at=3.0, checkpoint_folders=("a",))
+    """The last state is kept until the node's last worker has left; then only that the run is over is, on the disk."""
+    node, sibling = make_node(), make_node()
+    for step in (1, 2):
+        node.write(state(step), header(step))
+    record = RunRecord(instance="i", generation=2, written_at=3.0, checkpoint_folders=("a",), agents=("agent",))
     node.remember(record)
-    assert list(make_node().records()) == [record, record]
-    node.remove(RunRecord(instance="i", generation=2, written_at=4.0, finished=True))
+    assert list(sibling.records()) == [record, record]
+    node.finish(replace(record, written_at=4.0, finished=True, settings={"script": "a"}))
+    node.leave()
+    assert [step for step, _ in lying_in(sibling)] == [2]
+    sibling.leave()
+    sibling.leave()
     assert not list((tmp_path / "memory").iterdir())
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["run.json"]
-    assert last_record(make_node().records()) is None
+    left = make_node()
+    assert last_record(left.records()) is None
+    assert last_record(left.records(), ["agent"]) == replace(
+        record, written_at=4.0, finished=True, settings={"script": "a"}
+    )
 
 
 def test_old_ones_of_other_runs_go(make_node, tmp_path):
@@ -231,8 +241,18 @@ def test_which_run_goes_on():
     assert last_record([new, old, over]) == old
 
 
+def test_a_finished_run_that_goes_on():
+    """For an agent under which it finished, whatever else is there; the last of its records counts. For others it is over."""
+    over = RunRecord(instance="over", generation=2, written_at=3.0, finished=True, agents=("a", "b"))
+    again = replace(over, generation=3, written_at=4.0)
+    other = RunRecord(instance="other", generation=9, written_at=9.0, agents=("c",))
+    assert last_record([over, other, again], ["b", "x"]) == again
+    assert last_record([over, other, again], ["c"]) == other
+    assert last_record([over, again], ["c"]) is None
+
+
 def test_runs_of_one_id_have_folders_of_their_own():
-    """Another script, another setting: another key. A run without an id is known by its agent."""
+    """Another script: another key. A run without an id is known by its agent."""
     settings = {"script": "a", "seed": "1"}
     assert run_key("r", settings, "x") == run_key("r", dict(reversed(settings.items())), "y")
     assert len({run_key("r", settings, "x"), run_key("s", settings, "x"), run_key("r", {"script": "b"}, "x")}) == 3

@@ -302,7 +302,7 @@ def test_results_that_cannot_be_read(worker):
         ln -s loop loop; mkfifo pipe.jsonl; mkdir a.jsonl; ln -s /dev/zero zero.xml
         printf '{"a": 1}' > "$(printf '\\377').jsonl" """
     outcome = worker.run_shell(script, artifacts=("**/*", "**", "[")).outcome
-    assert (outcome.end.value, outcome.metrics) == ("completed", {"a": 1.0})
+    assert (outcome.kind.value, outcome.metrics) == ("completed", {"a": 1.0})
 
 
 def test_signals_are_as_in_a_shell(worker):
@@ -329,7 +329,7 @@ def test_devices_are_shared_out(worker):
     if {"0", "1"} <= cores:
         assert [text[-1] for text in texts[:2]] == ["0", "1"]
     refused = worker.run("true", amounts={"gpu": 1}).outcome
-    assert (refused.end.value, refused.exit_code) == ("lost", None)
+    assert (refused.kind.value, refused.exit_code) == ("lost", None)
     assert refused.reason == "it needs 1 gpu, and this worker has 0 free (0 whole ones)"
     for revision in revisions:
         worker.executor.feed(f"t{revision}", revision, None)

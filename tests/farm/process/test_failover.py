@@ -13,7 +13,8 @@ import pytest
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmUnreachable
-from support.farm.whole import DEADLINE, DTF
+from dtf_lightning.farm.worker.offer import keep_profile
+from support.farm.whole import DEADLINE, DTF, PROFILE
 
 pytestmark = pytest.mark.process
 
@@ -51,13 +52,13 @@ class Part:
 class Cluster:
     """Coordinators c0 to c2, workers w0 and w1."""
 
-    def __init__(self, folder: Path, etcd, farm: str, profile: bytes) -> None:
+    def __init__(self, folder: Path, etcd, farm: str) -> None:
         self.folder, self.etcd, self.farm = folder, etcd, farm
         self.token = folder / "token"
         self.coordinators = {name: self.coordinator(name) for name in ("c0", "c1", "c2")}
         self.urls = {name: part.first_line() for name, part in self.coordinators.items()}
         self.client = Client(",".join(self.urls.values()), self.token)
-        self.workers = {name: self.worker(name, profile) for name in ("w0", "w1")}
+        self.workers = {name: self.worker(name) for name in ("w0", "w1")}
         for part in self.workers.values():
             assert part.first_line()
 
@@ -67,10 +68,9 @@ class Cluster:
             "--port", "0", "--folder", str(self.folder / "files"), "--token-file", str(self.token),
         )  # fmt: skip
 
-    def worker(self, name: str, profile: bytes) -> Part:
+    def worker(self, name: str) -> Part:
         folder = self.folder / name
-        folder.mkdir(mode=0o700)
-        (folder / "profile.json").write_bytes(profile)
+        keep_profile(folder, PROFILE)
         return Part(
             self.folder, name, "worker", "--name", name, "--coordinator", ",".join(self.urls.values()),
             "--token-file", str(self.token), "--folder", str(folder), "--cpus", "1",
@@ -103,18 +103,9 @@ class Cluster:
                 part.end(signal.SIGTERM)
 
 
-@pytest.fixture
-def profile(tmp_path: Path) -> bytes:
-    """Of a worker, found out once."""
-    from dtf_lightning.farm.worker import offer
-
-    offer.kept_profile(tmp_path / "profile")
-    return (tmp_path / "profile" / "profile.json").read_bytes()
-
-
-def test_one_after_the_other(tmp_path, etcd_cluster, prefix, profile):
+def test_one_after_the_other(tmp_path, etcd_cluster, prefix):
     """The leader is killed, an etcd member is killed, the next leader stands still: whatever runs meanwhile runs once."""
-    cluster = Cluster(tmp_path, etcd_cluster, prefix.split("/")[2], profile)
+    cluster = Cluster(tmp_path, etcd_cluster, prefix.split("/")[2])
     try:
         client = cluster.client
         leader = cluster.leader()

@@ -160,7 +160,7 @@ def test_close_ends_all(workers):
     keeper = keeper_of(worker.folder)
     worker.executor.close(0.2)
     outcomes = [worker.heard.ended(revision).outcome for revision in (stubborn, polite)]
-    assert [(it.end.value, it.signal) for it in outcomes] == [("lost", signal.SIGKILL), ("lost", signal.SIGTERM)]
+    assert [(it.kind.value, it.signal) for it in outcomes] == [("lost", signal.SIGKILL), ("lost", signal.SIGTERM)]
     assert not psutil.pid_exists(keeper.pid)
     worker.executor.close(0.2)
     late = worker.start("true")

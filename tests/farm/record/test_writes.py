@@ -31,6 +31,8 @@ from dtf_lightning.farm.record.writes import (
     Cancellation,
     Cancelled,
     Decision,
+    ForgetKey,
+    ForgetTombstone,
     ForgetWorker,
     Recording,
     RecordResult,
@@ -262,6 +264,26 @@ class TestResults:
         for _ in range(2):
             assert lab.do(Archive(task="t", seen=done, tombstone=tombstone, failed=(1,)), lost=lost)
         assert lab.contents() == ["leader", "tombstones/t"]
+
+    def test_forgetting_what_was_archived(self, lab: Farm, lost: bool):
+        """First its tombstone, then its key; neither as long as it is otherwise than it was seen."""
+        keyed = replace(TASK, key="nightly")
+        lab.do(Submit(task="t", specification=keyed))
+        key = ForgetKey(key="nightly", seen=lab.revision(Kind.KEY, "nightly"), task="t")
+        assert not lab.do(key, lost=lost)
+        lab.do(Cancel(task="t", envelope=result(0, TaskOutcome.CANCELLED)))
+        assert not lab.do(key)
+        tombstone = Tombstone(outcome=TaskOutcome.CANCELLED, archived=1.0)
+        lab.do(Archive(task="t", seen=lab.revision(Kind.DONE, "t"), tombstone=tombstone))
+        assert not lab.do(key)
+        seen = lab.revision(Kind.TOMBSTONE, "t")
+        assert not lab.do(ForgetTombstone(task="t", seen=seen - 1))
+        for _ in range(2):
+            assert lab.do(ForgetTombstone(task="t", seen=seen), lost=lost)
+        assert not lab.do(replace(key, seen=key.seen - 1))
+        for _ in range(2):
+            assert lab.do(key, lost=lost)
+        assert lab.contents() == []
 
     def test_an_envelope_that_is_too_large(self, lab: Farm):
         with pytest.raises(ProtocolError, match="artifacts"):

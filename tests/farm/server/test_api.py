@@ -17,6 +17,7 @@ from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.rules.attempts import OutcomeKind
+from dtf_lightning.farm.server import tasks
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, PlayedWorker
 
@@ -187,6 +188,19 @@ class TestSubmitting:
             ],
         )
         assert f"{one} after {two} after {one}" in str(error) or f"{two} after {one} after {two}" in str(error)
+
+    def test_etcd_is_away(self, coordinator, memory, monkeypatch):
+        """The answer is "not now", at once enough for who waits; asked again it is accepted once."""
+        monkeypatch.setattr(tasks, "WRITE", 0.2)
+        with coordinator.client() as client:
+            client.connection._patience = 0.0
+            request = {"task_id": new_task_id(time.time()), "command": ["x"]}
+            memory.reachable = False
+            error = refusal(client.submit_all, [request])
+            assert (error.status, "etcd does not answer" in str(error)) == (503, True)
+            memory.reachable = True
+            assert client.submit_all([request])[0]["submission"] == "new"
+            assert client.submit_all([request])[0]["submission"] == "known"
 
     def test_no_json(self, coordinator):
         with pytest.raises(urllib.error.HTTPError) as caught:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning, Callback, ModelCheckpoint
 from torch import nn
+from torchmetrics import SumMetric
 
 from dtf_lightning.elastic.lightning.run import worker_run
 from support.elastic.training import Model, Training
@@ -38,6 +39,35 @@ class SavesWithoutFirstLayer(Model):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if "network.0" not in name}
+
+
+class Counts(Model):
+    """Counts what it evaluates in a metric and in a list, and logs the mean loss of all samples."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self.seen = SumMetric()
+        self.outs: list[float] = []
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.outs.append(float(len(batch[0])))
+        self.seen.update(float(len(batch[0])))
+        self.log("loss", nn.functional.mse_loss(self.network(batch[0]), batch[1]), sync_dist=True)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.test_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.log("seen", self.seen.compute())
+        self.log("listed", sum(self.outs), sync_dist=True, reduce_fx="sum")
+        self.outs.clear()
+        self.seen.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self.on_test_epoch_end()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.network(batch[0])
 
 
 class HookRaises(Model):
@@ -163,6 +193,7 @@ class GathersOutputsApart(GathersOutputs):
 
 
 MODELS: dict[str, type[Model]] = {
+    "counts": Counts,
     "saves_average": SavesAverage,
     "saves_without_first_layer": SavesWithoutFirstLayer,
     "hook_raises": HookRaises,

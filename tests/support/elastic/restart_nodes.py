@@ -42,6 +42,7 @@ class RestartNode:
             node=name,
             host="127.0.0.1",
             script=script,
+            abort_note=folder / f"{name}.abort",
             event_log=EventLog(ELASTIC_EVENTS, self._log),
         )
         self.main = ThreadPoolExecutor(1, f"main-of-{name}")

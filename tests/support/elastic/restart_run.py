@@ -101,11 +101,16 @@ class RestartRun:
             lost.append(max(0, self._last_draw(life) - later))
         return lost
 
+    def lives_that_drew(self) -> set[object]:
+        """The lives that trained anything."""
+        return {line["generation"] for line in self._lines() if line["kind"] == "draw"}
+
     def check(self, done: list[str], *, lost_nodes: tuple[str, ...] = ()) -> None:
         """Everybody came to one end with one model, and every sample of every epoch was trained exactly once."""
         assert len({line.partition(" step ")[2] for line in done}) == 1, done
         account = self.audit()
         assert account.steps_lost == 0
+        assert account.absent == ()
         assert len(account.epochs) == EPOCHS
         for epoch in account.epochs.values():
             assert not epoch.missing(NUM_SAMPLES), epoch

@@ -6,6 +6,7 @@ Faults are data: a `Disturbance` says at which hook and step something happens. 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from support.elastic.scripted_agent import DEADLINE, ScriptedAgent, welcome
 
 NUM_SAMPLES = 24
 BATCH = 4
+MODULES_OWN = "loaders of the module"
 
 
 class RunOfOne:
@@ -51,6 +53,7 @@ class RunOfOne:
             instance=self.instance,
             store_host="127.0.0.1",
             store_port=self.store_port,
+            formed_at=time.time(),
         ).to_json()
 
     def prepare(self, link: WorkerLink) -> None:
@@ -184,6 +187,7 @@ def _disturbing(hook: str) -> Any:
 
 for _hook in HOOKS:
     setattr(Recorder, _hook, _recording(_hook))
+for _hook in (*HOOKS, "on_save_checkpoint"):  # which also runs where a state is packed: not recorded
     setattr(Disturber, _hook, _disturbing(_hook))
 
 
@@ -367,7 +371,13 @@ def fit(
     else:
         if loader is None:
             loader = train_loader() if elastic else plain_loader()
-        trainer.fit(model, loader, val_loader() if validate is True else validate, ckpt_path=ckpt_path)
+        own = loader is MODULES_OWN
+        trainer.fit(
+            model,
+            None if own else loader,
+            None if own else val_loader() if validate is True else validate,
+            ckpt_path=ckpt_path,
+        )
     if run is not None:
         assert not model.disturber.left, f"never happened: {model.disturber.left}"
     return Outcome(trainer, model, recorder)

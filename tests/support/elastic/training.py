@@ -86,12 +86,16 @@ class Training:
     callbacks: tuple[str, ...] = ()
     recipe: str = ""
     """What the script does as some users' scripts do: a name in `recipes.RECIPES`."""
+    script: str = ""
+    """A group of Lightning's callbacks: a name in `matrix.scripts.SCRIPTS`."""
     checkpoint_every: int = 0
     """Optimizer steps; 0 for none."""
     snapshot_every: int | None = None
     """Optimizer steps between two snapshots, which lie in the folder `memory`."""
     resume: str = ""
     """A checkpoint."""
+    after: tuple[str, ...] = ()
+    """What the script does after `fit`: `test`, `validate` and `predict`, by the trainer; their results are `own`."""
     save_dies_at: tuple[str, int] | None = None
     """`best_checkpoints` only: the writer kills itself before so many file-system operations of that name."""
     save_waits: str = ""
@@ -238,12 +242,19 @@ def train(training: Training, folder: Path, name: str) -> None:
 
         model_class = recipes.MODELS.get(training.recipe, Model)
         callbacks += recipes.callbacks(training.recipe)
+    strategy: Any = "auto"
+    if training.script:
+        from support.elastic.matrix import scripts
+
+        model_class, strategy = scripts.SCRIPTS[training.script].model, scripts.SCRIPTS[training.script].strategy()
+        callbacks += scripts.callbacks(training.script, folder)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=-1
         if (training.until_stopped and training.schedule != "lambda") or training.max_steps > 0
         else training.max_epochs,
         max_steps=training.max_steps,
+        strategy=strategy,
         callbacks=callbacks,
         logger=[CSVLogger(str(folder), name="csv"), injector.logger(), *_tensorboard(training, folder)],
         default_root_dir=str(folder),
@@ -254,8 +265,8 @@ def train(training: Training, folder: Path, name: str) -> None:
         num_sanity_val_steps=1,
         log_every_n_steps=1,
         enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks) or bool(training.checkpoint_every),
-        enable_progress_bar=bool(training.progress_bar),
-        enable_model_summary=False,
+        enable_progress_bar=bool(training.progress_bar or training.script),
+        enable_model_summary=bool(training.script),
     )
     model = model_class(training)
     if training.slow_on:
@@ -280,6 +291,10 @@ def train(training: Training, folder: Path, name: str) -> None:
     result = describe(trainer, model)
     if training.evaluation == "exact":
         (result["own"]["tested"],) = trainer.test(model, validation, verbose=False)
+    for what in training.after:
+        found = getattr(trainer, what)(model, DataLoader(validated, batch_size=8))
+        result["own"][what] = sum(map(len, found)) if what == "predict" else found[0]
+    result["own"]["rank"] = (trainer.global_rank, trainer.world_size)
     result["own"]["loaded"] = getattr(loader.dataset, "loaded", [])
     model.eval()
     with torch.no_grad():

@@ -17,14 +17,22 @@ from dtf_lightning import environment
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.home import FarmHome, RunningFarm
+from dtf_lightning.farm.worker.offer import keep_profile
+from dtf_lightning.farm.worker.profile import WorkerProfile
 
 DEADLINE = 90.0
 """Seconds: imports on a machine with six other busy processes."""
 DTF = [sys.executable, "-m", "dtf_lightning"]
 
 
-_profile: list[bytes] = []
-"""Of this machine, from the first farm of these tests: finding it out takes seconds."""
+PROFILE = WorkerProfile(
+    devices={"cpu": 2.0, "memory": 2000.0},
+    device_names={"cpu": tuple(map(str, sorted(os.sched_getaffinity(0))))},
+    labels=("linux",),
+    hardware={},
+    software={},
+)
+"""Of this machine as a worker keeps it. Finding it out takes seconds, and is what tests/farm/worker/test_profile.py does."""
 
 
 class Farm:
@@ -39,12 +47,8 @@ class Farm:
             environment.FARM_HOME: str(self.home.folder),
             "PYTHONUNBUFFERED": "1",
         }
-        if _profile:
-            kept = self.home.folder / "worker" / "profile.json"
-            kept.parent.mkdir(mode=0o700, parents=True)
-            kept.write_bytes(_profile[0])
+        keep_profile(self.home.folder / "worker", PROFILE)
         self.start(*arguments)
-        _profile[:] = [(self.home.folder / "worker" / "profile.json").read_bytes()]
 
     def start(self, *arguments: str) -> None:
         self.log = self.home.folder.parent / "up.log"

@@ -44,8 +44,11 @@ def register(commands: Commands) -> None:
     audit = add_command(
         commands, "audit", _audit, "which samples a run consumed, missed and repeated, by epoch and worker"
     )
-    audit.add_argument("folder", type=Path, metavar="RUN", help=f"{_RUN}; or the folder of its ledgers")
-    audit.add_argument("--samples", type=int, metavar="N", help="samples per epoch (default: the highest number + 1)")
+    audit.add_argument(
+        "folder", nargs="+", type=Path, metavar="RUN",
+        help=f"{_RUN}; or the folder of its ledgers; several if its nodes wrote to several folders",
+    )  # fmt: skip
+    audit.add_argument("--samples", type=int, metavar="N", help="samples per epoch (default: what the ledgers say)")
     audit.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
     report = add_command(
@@ -109,10 +112,8 @@ def _audit(arguments: argparse.Namespace) -> int:
     from dtf_lightning.elastic.reports.ledger_audit import audit_run
     from dtf_lightning.elastic.reports.run_folder import find_run
 
-    folder: Path = arguments.folder
-    if not any(folder.glob("*.jsonl")):
-        folder = find_run(folder)
-    report = audit_run(folder, dataset_size=arguments.samples)
+    folders = [folder if any(folder.glob("*.jsonl")) else find_run(folder) for folder in arguments.folder]
+    report = audit_run(*dict.fromkeys(folders), dataset_size=arguments.samples)
     if arguments.json:
         print(json.dumps(report.to_json()))
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 CYCLES = "max_size_cycle"
 MODES = ("max_size_cycle", "min_size", "max_size")
+SHORTEST = "min_size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,12 @@ class Place:
             return min(self.size, self.cursor + batches * self.per_batch), self.again
         done = (batches - self.left) % self.whole
         return done * self.per_batch, True
+
+    def seen(self, batches: int) -> int:
+        """Return how many samples of the epoch's first pass are consumed after so many more batches."""
+        if self.again:
+            return min(self.size, self.whole * self.per_batch)
+        return min(self.size, self.cursor + min(batches, self.left) * self.per_batch)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

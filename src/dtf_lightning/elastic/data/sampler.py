@@ -132,6 +132,18 @@ class ElasticDistributedSampler(DistributedSampler[Any]):
         generator.manual_seed(self.seed + epoch)
         return torch.randperm(self.dataset_size, generator=generator)
 
+    @property
+    def own_order(self) -> bool:
+        """Whether a subclass makes the orders, which may leave samples out or hold them more than once."""
+        return type(self).make_order is not ElasticDistributedSampler.make_order
+
+    def unseen(self, cursor: int) -> int:
+        """Return how many samples of the data set the first `cursor` draws of the epoch do not hold."""
+        if not self.own_order:
+            return self.dataset_size - cursor
+        dataset: Any = self.dataset
+        return len(dataset) - len(torch.unique(self.order()[:cursor]))
+
     def take_drawn(self, count: int) -> tuple[list[int], int]:
         """Return the next `count` indices in the order in which they were drawn, and how many (at the end) are padding.
 

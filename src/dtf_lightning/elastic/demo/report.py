@@ -107,6 +107,7 @@ def problems(found: Sequence[Row], audit: Audit, log: TrainingLog, undisturbed: 
     repeated = sum(sum(epoch.repeated().values()) for epoch in audit.epochs.values())
     gaps = [later - earlier for earlier, later in pairwise((0, *log.steps))]
     checks = {
+        "ledgers are not here": len(audit.absent),
         "steps were lost": max(audit.steps_lost, sum(row.cost.steps_lost for row in found)),
         "samples were lost": max(missing, sum(row.cost.samples_lost for row in found)),
         "samples were repeated": max(repeated, sum(row.cost.samples_repeated for row in found)),

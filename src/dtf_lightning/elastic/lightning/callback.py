@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from dtf_lightning.elastic.data.step_plans import BatchPolicy, BatchSettings, EpochTail
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
 from dtf_lightning.elastic.lightning.checks.compatibility import (
+    refuse_callbacks,
     refuse_finders,
     refuse_module,
     refuse_trainer,
 )
 from dtf_lightning.elastic.lightning.data.evaluation import Evaluation, check_evaluation
 from dtf_lightning.elastic.lightning.host.choice import refuse_another
-from dtf_lightning.elastic.lightning.host.logs import is_validated
+from dtf_lightning.elastic.lightning.host.logs import forget_logged, is_validated
 from dtf_lightning.elastic.lightning.host.names import (
     PACKAGE,
     Callback,
@@ -23,6 +24,7 @@ from dtf_lightning.elastic.lightning.host.names import (
     rank_zero_info,
 )
 from dtf_lightning.elastic.lightning.host.trainer import (
+    arguments_of_one_world,
     is_running,
     on_sigterm,
     replace_strategy,
@@ -166,6 +168,8 @@ class ElasticCallback(Callback):
             return
         refuse_finders(trainer)
         if stage != "fit":
+            if type(trainer.strategy) is DDPStrategy and not starts_processes(trainer.strategy):
+                _make_strategy_elastic(trainer, self.run)  # or it would take the world from the script's arguments
             return
         make_elastic(trainer, pl_module, self.run)
 
@@ -221,9 +225,11 @@ def make_elastic(trainer: pl.Trainer, pl_module: pl.LightningModule, run: Elasti
     refuse_another(trainer, PACKAGE)
     _refuse_a_second_fit(run, trainer)
     refuse_module(pl_module)
+    refuse_callbacks(trainer)
     refuse_trainer(trainer, run.settings.batches)
     _make_strategy_elastic(trainer, run)
     make_loops_elastic(trainer)
+    forget_logged(trainer)
     run.attach(trainer)
     if run.joiner:
         trainer.num_sanity_val_steps = 0  # the run's first workers have done the sanity check
@@ -258,11 +264,24 @@ def refuse_strategy(trainer: pl.Trainer) -> None:
             f"Trainer(strategy={type(strategy).__name__}) cannot be made elastic: its process groups cannot be formed "
             f"anew in mid-run. {instead}"
         )
+    _refuse_arguments(strategy)
+
+
+def _refuse_arguments(strategy: Any) -> None:
+    names = arguments_of_one_world(strategy) if isinstance(strategy, DDPStrategy) else []
+    if names:
+        raise SettingsError(
+            f"DDPStrategy({', '.join(f'{name}=...' for name in names)}): an elastic run forms its process groups anew in "
+            "mid-run, and all members hold the same weights; these keep a group, or what each rank has for itself, which no "
+            "joiner can take over. Leave them out; a hook without a state stays: "
+            "Trainer(strategy=DDPStrategy(ddp_comm_hook=fp16_compress_hook), callbacks=[ElasticCallback()])."
+        )
 
 
 def _make_strategy_elastic(trainer: pl.Trainer, run: ElasticRun) -> None:
     strategy = trainer.strategy
     if isinstance(strategy, ElasticDDPStrategy):
+        _refuse_arguments(strategy)
         return
     refuse_strategy(trainer)
     if type(strategy) is DDPStrategy:

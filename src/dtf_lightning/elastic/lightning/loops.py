@@ -5,7 +5,9 @@ The only overrides of Lightning's private API are here:
 * `_FitLoop`: `run`, `setup_data`, `on_run_start`, `on_advance_start`, `on_advance_end`, `on_save_checkpoint`;
 * `_TrainingEpochLoop`: `on_run_start`, `advance`, `on_advance_end`, `_broadcast_sigterm_tensor`,
   `_accumulated_batches_reached`;
-* `_AutomaticOptimization`: `_make_zero_grad_fn`.
+* `_AutomaticOptimization`: `_make_zero_grad_fn`;
+* `_EvaluationLoop`: `run`;
+* `_PredictionLoop`: `run`.
 
 A rescale unwinds to `ElasticFitLoop.run` and no further: set-up hooks and the sanity check do not run again, loggers,
 optimizers and metrics stay. Written against Lightning 2.6; `tests/architecture/test_lightning_api.py` fails when one of
@@ -20,7 +22,9 @@ from dtf_lightning.elastic.lightning.checks.compatibility import refuse_nested_l
 from dtf_lightning.elastic.lightning.data.loaders import num_batches_of_share
 from dtf_lightning.elastic.lightning.host.names import (
     AutomaticOptimization,
+    EvaluationLoop,
     FitLoop,
+    PredictionLoop,
     SIGTERMException,
     TrainingEpochLoop,
     call,
@@ -41,6 +45,8 @@ def make_loops_elastic(trainer: pl.Trainer) -> None:
     trainer.fit_loop.__class__ = ElasticFitLoop
     trainer.fit_loop.epoch_loop.__class__ = ElasticEpochLoop
     trainer.fit_loop.epoch_loop.automatic_optimization.__class__ = ElasticOptimization
+    trainer.validate_loop.__class__ = trainer.test_loop.__class__ = ElasticEvaluationLoop
+    trainer.predict_loop.__class__ = ElasticPredictionLoop
 
 
 def _run_of(loop: Any) -> ElasticRun:
@@ -102,7 +108,7 @@ class ElasticFitLoop(FitLoop):
         self.reset()
         self.on_run_start()
         run.heed_stop()
-        while run.progress.pending or not self.done:
+        while not run.progress.ended and (run.progress.pending or not self.done):
             try:
                 self.on_advance_start()
                 self.advance()
@@ -163,10 +169,13 @@ class ElasticFitLoop(FitLoop):
             trainer.training = True
         if self._newcomer:
             self._newcomer = False
+            # `GradientAccumulationScheduler` refuses what it has set itself in the run.
+            accumulate, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, run.batches.accumulate
             with trainer.strategy.alone():  # type: ignore[attr-defined]
                 call._call_callback_hooks(trainer, "on_train_start")
                 call._call_lightning_module_hook(trainer, "on_train_start")
                 call._call_strategy_hook(trainer, "on_train_start")
+            trainer.accumulate_grad_batches = accumulate
 
     def on_advance_start(self) -> None:
         run = _run_of(self)
@@ -261,3 +270,18 @@ class ElasticOptimization(AutomaticOptimization):
             return None
         # Lightning compares with a count of its own, which starts with the epoch.
         return super()._make_zero_grad_fn(batch_idx if batch_idx % accumulate == 0 else 0, optimizer)
+
+
+class ElasticEvaluationLoop(EvaluationLoop):
+    """Test, or validate outside of `fit`, over all samples: see `AfterTraining`."""
+
+    def run(self) -> list[Any]:
+        result: list[Any] = _strategy_of(self).after_training.evaluate(self, super().run)
+        return result
+
+
+class ElasticPredictionLoop(PredictionLoop):
+    """Predict all samples: see `AfterTraining`."""
+
+    def run(self) -> Any:
+        return _strategy_of(self).after_training.evaluate(self, super().run)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
+from dtf_lightning.elastic.lightning.after_training import AfterTraining
 from dtf_lightning.elastic.lightning.checks.evaluations import Evaluations
 from dtf_lightning.elastic.lightning.data.evaluation import evaluate_once
 from dtf_lightning.elastic.lightning.data.loaders import make_elastic, same_data
@@ -68,6 +68,8 @@ class ElasticDDPStrategy(DDPStrategy):
         self._alone = False
         self._kept_loader: Any = None
         self._evaluations = Evaluations()
+        self.after_training = AfterTraining(run)
+        self._evaluates_first = False
 
     # --- called by Lightning -----------------------------------------------------------------------------------------
 
@@ -78,6 +80,9 @@ class ElasticDDPStrategy(DDPStrategy):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        if self._evaluates_first and dist.is_initialized():
+            # The run's world is provisional: those evaluate together who can reach each other, a node's workers.
+            return {"num_replicas": dist.get_world_size(), "rank": dist.get_rank()}
         return {"num_replicas": self.world_size, "rank": self.global_rank}
 
     def set_world_ranks(self) -> None:
@@ -87,7 +92,9 @@ class ElasticDDPStrategy(DDPStrategy):
         if trainer.state.fn == TrainerFn.FITTING and self.run.trainer is not trainer:
             raise SettingsError(NO_CALLBACK.format(name=self.strategy_name))
         no_hook_runs(trainer)
-        super().setup(trainer)
+        self._evaluates_first = trainer.state.fn != TrainerFn.FITTING and not self.run.over
+        set_up = super().setup
+        self.after_training.set_up(trainer, lambda: set_up(trainer))
 
     def _configure_launcher(self) -> None:
         self._launcher = None  # torchrun has launched
@@ -125,6 +132,7 @@ class ElasticDDPStrategy(DDPStrategy):
 
     def _evaluated(self, loader: Any) -> Any:
         trainer = self.run.trainer
+        self.after_training.check_loader(loader)
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             self.run.batches.agree_on_evaluation(self.run.world, loader)
         if self.run.settings.evaluation != "exact" or trainer is None or trainer.predicting:
@@ -254,9 +262,9 @@ class ElasticDDPStrategy(DDPStrategy):
             with self.run.collective():
                 return collective()
         except RuntimeError as error:
-            if not (self.run.over and is_communication_error(error)):
+            if not self.after_training.tolerates(error):
                 raise
-            log.warning("a worker went away after the end of training; this one ends without it (%s)", error)
+            log.warning("a worker went away after the end of training; this one goes on without it (%s)", error)
             self._alone = True
             return alone
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.link.announced import Announced, RunFinished
 from dtf_lightning.elastic.link.worker_socket import WorkerSocket
-from dtf_lightning.errors import ProtocolError
+from dtf_lightning.errors import ProtocolError, RunAborted, RunRefused
 
 __all__ = ["RunFinished", "WorkerLink"]
 
@@ -42,6 +42,9 @@ class WorkerLink:
         on_agent_lost: called from the listener's thread when the agent is gone; the default ends the process.
 
     Raises:
+        RunFinished: the run is over, or its node leaves, and this worker is not needed.
+        RunAborted: the run was ended.
+        RunRefused: the node, or this worker of it, is refused.
         ProtocolError: what listens there is not an agent of this version.
         OSError: nothing listens there.
     """
@@ -220,6 +223,13 @@ class WorkerLink:
     def _receive_welcome(self, path: str) -> messages.Welcome:
         line = self._socket.read_line()
         message = messages.decode(line) if line else None
+        match message:
+            case messages.Finish():  # the run came to its end while this worker imported
+                raise RunFinished(message.reason, run_over=message.run_over)
+            case messages.Abort():
+                raise RunAborted(message.reason)
+            case messages.Refused():
+                raise RunRefused(message.reason)
         if not isinstance(message, messages.Welcome):
             raise ProtocolError(f"said hello to the agent at {path}, expected a welcome, got {message!r}")
         return message

@@ -88,7 +88,6 @@ class KeptValues:
         limits: what is too large to be kept.
         own: tells whether a class is the caller's own, so that its objects are looked into.
         other: returns how an object of a kind unknown here is put back, as it is now; `None` if it does not know either.
-        references: classes whose objects stay as they are, without a word.
     """
 
     def __init__(
@@ -97,17 +96,18 @@ class KeptValues:
         *,
         own: Callable[[type], bool] = lambda kind: False,  # noqa: ARG005
         other: Callable[[Any], Restore | None] = lambda value: None,  # noqa: ARG005
-        references: tuple[type, ...] = (),
     ) -> None:
         self._limits = limits
         self._own = own
         self._other = other
-        self._references = (*_REFERENCES, *references)
         self._keepers: dict[type, Keeper | None] = dict.fromkeys(_UNCHANGEABLE)
         """How values of a type are kept; `None` for those that need not be."""
         self._owners: list[tuple[Owner, dict[str, Any]]] = []
         self._quiet: dict[int, tuple[Owner, dict[str, Any]]] = {}
-        """Owners whose attributes had nothing that can be changed in place, at the last look; most parts of a model."""
+        """Owners whose attributes had nothing that can be changed in place, at the last look; most parts of a model.
+
+        They have no tensors either, which to compare would wait for a GPU.
+        """
         self._restores: list[tuple[_Place, Any, Restore]] = []
         self._tensors: dict[int, _KeptTensor] = {}
         self._lists: dict[int, _KeptList] = {}
@@ -136,7 +136,9 @@ class KeptValues:
     def _keep_attributes(self, owner: Owner, attributes: dict[str, Any]) -> None:
         keepers, skipped, quiet = self._keepers, owner.skipped, True
         for name, value in attributes.items():
-            if name not in skipped and keepers.get(type(value), _UNSEEN) is not None:
+            if name in skipped:
+                quiet = quiet and not isinstance(value, torch.Tensor)
+            elif keepers.get(type(value), _UNSEEN) is not None:
                 self._place, quiet = _Place(owner, name), False
                 self._keep(value, DEPTH)
         if quiet:
@@ -163,10 +165,6 @@ class KeptValues:
         return list(
             dict.fromkeys(f"{place.owner.name}.{place.attribute} ({_describe(value)})" for place, value in lost)
         )
-
-    def forget(self) -> None:
-        """Keep nothing any more."""
-        self.take(())
 
     # --- one value -----------------------------------------------------------------------------------------------------
 
@@ -200,7 +198,7 @@ class KeptValues:
             (np.ndarray, self._keep_array),
             ((torch.Generator, random.Random, np.random.Generator, np.random.RandomState), self._keep_generator),
             (torch.nn.Module, self._keep_other),
-            (self._references, None),
+            (_REFERENCES, None),
             (types.SimpleNamespace, self._keep_object),
         )
         for base, keeper in keepers:
@@ -310,13 +308,13 @@ class KeptValues:
         if kind not in self._keepers:
             self._keepers[kind] = self._keeper_of(kind)
         strange = self._keepers[kind] == self._keep_other
-        return strange and not isinstance(value, self._references) and self._other(value) is None
+        return strange and not isinstance(value, _REFERENCES) and self._other(value) is None
 
     def _keep_other(self, value: Any, depth: int) -> None:  # noqa: ARG002
         restore = self._other(value)
         if restore is not None:
             self._when_put_back(value, restore)
-        elif not isinstance(value, self._references):
+        elif not isinstance(value, _REFERENCES):
             self._give_up(value)
 
     def _keep_tensor(self, value: torch.Tensor, depth: int) -> None:  # noqa: ARG002

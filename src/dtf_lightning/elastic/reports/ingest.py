@@ -231,7 +231,8 @@ def _sync_ledgers(connection: Connection, run_dir: Path, report: SyncReport) -> 
         return
     last = max((epoch.epoch for epoch in found.epochs), default=0)
     for epoch in found.epochs:
-        missing = len(epoch.missing)
+        unseen = len(epoch.missing) + len(epoch.elsewhere)
+        missing = unseen - epoch.left_out if unseen else 0
         complete = epoch.epoch < last or missing == 0
         repeated = sum(len(repetition.by) - 1 for repetition in epoch.repeated)
         connection.execute(

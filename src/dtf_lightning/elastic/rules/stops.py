@@ -2,10 +2,14 @@
 
 A worker that begins a step which another does not begin waits for it in a collective, and the other waits for the end of
 training: both for ever. Boundaries tell it from a worker that is slow: all members of a generation pass the same ones
-(see `membership.py`), so that nobody who is right ever passes more of them than one that has stopped.
+(see `membership.py`), so that nobody who is right ever passes more of them than one that has stopped. In restart mode,
+where no agent counts boundaries, the workers themselves count what they pass, and tell each other once one has stopped.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dtf_lightning.elastic.rules.state import MembershipState
 from dtf_lightning.elastic.settings import ElasticSettings
@@ -28,10 +32,48 @@ def stopped_apart(state: MembershipState) -> str | None:
         return None
     boundary, first = min(stops, key=lambda stop: stop[0])
     ahead = [r.member_id for r in records if r.passed is not None and r.passed[0] == number and r.passed[1] > boundary]
+    return _sentence(number, first.member_id, first.stopped_why, ahead) if ahead else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a worker stands in its life, as it has told the others."""
+
+    passed: int
+    """How many places it has passed that all workers of its life pass alike, at least one in each batch."""
+    step: int = 0
+    """The optimizer steps it had done when it stopped."""
+    stopped: str = ""
+    """Why it has left the training loop; empty while it trains."""
+
+
+def first_stop(places: Mapping[int, Place]) -> int | None:
+    """Return how many places the worker had passed that stopped first; `None` if all train. `places`: by rank."""
+    return min((place.passed for place in places.values() if place.stopped), default=None)
+
+
+def told_apart(places: Mapping[int, Place], names: Sequence[str], generation: int) -> str | None:
+    """Return which workers stand apart by what they have told, where and why, for people; `None` while none do.
+
+    Args:
+        places: by rank, of those that have told.
+        names: of all workers, by rank.
+        generation: the number of the workers' generation.
+    """
+    passed = first_stop(places)
+    if passed is None:
+        return None
+    first, place = next((rank, one) for rank, one in sorted(places.items()) if one.stopped and one.passed == passed)
+    ahead = [f"rank {rank} ({names[rank]})" for rank, one in sorted(places.items()) if one.passed > passed]
     if not ahead:
         return None
+    why = f"after step {place.step}: {place.stopped}"
+    return _sentence(generation, f"rank {first} ({names[first]})", why, ahead)
+
+
+def _sentence(number: int, first: str, why: str, ahead: Sequence[str]) -> str:
     return (
-        f"workers of generation {number} stopped apart: {first.member_id} stopped ({first.stopped_why}), but "
+        f"workers of generation {number} stopped apart: {first} stopped ({why}), but "
         f"{', '.join(ahead)} began another step, for which it would wait for ever. All workers must stop at the same step: "
         "decide it from a value that all have (self.log(..., sync_dist=True) for EarlyStopping, "
         "trainer.strategy.broadcast(...) or reduce_boolean_decision(...) for trainer.should_stop), or write "

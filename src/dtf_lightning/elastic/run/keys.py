@@ -286,6 +286,13 @@ class RunView:
             if record.node != other_than and run is not None and (run.mode == LIVE or record.instance == run.instance)
         )
 
+    def at_the_rest(self) -> list[str]:
+        """The nodes of a run that has finished whose scripts have not ended; empty while it has not."""
+        run = self.run
+        if run is None or run.phase is not RunPhase.FINISHED:
+            return []
+        return sorted(record.node for record in self.nodes.values() if record.instance == run.instance)
+
     @property
     def has_members(self) -> bool:
         """Whether a member of the current generation is listed."""

@@ -42,12 +42,14 @@ class SnapshotHeader:
     instance: str
     """The id of the run's instance; a snapshot of another instance is never used, even if the run's id is the same."""
     signature: str
-    """A digest of the model's and its optimizers' shape."""
+    """A digest of `parts`."""
     generation: int
     position: Position
     world_size: int
     reason: str
-    """Why the snapshot was taken: `periodic`, `stopped`, or `a peer was lost`."""
+    """Why the snapshot was taken: `periodic`, `stopped`, `finished`, or `a peer was lost`."""
+    parts: tuple[str, ...] = ()
+    """The shape of the model and its optimizers: one line for each parameter, buffer and optimizer."""
     local_rank: int = 0
     """The local rank of the worker that wrote the snapshot; the state holds that worker's random state."""
     sizes: tuple[int, ...] = ()
@@ -71,7 +73,8 @@ class SnapshotHeader:
         """
         fields: Mapping[str, Any] = json.loads(body)
         position, sizes = Position.from_json(fields["position"]), tuple(map(int, fields["sizes"]))
-        return cls(**{**fields, "position": position, "sizes": sizes})
+        parts = tuple(map(str, fields.get("parts", ())))
+        return cls(**{**fields, "position": position, "sizes": sizes, "parts": parts})
 
 
 def write_snapshot(packed: Packed, header: SnapshotHeader, write: Callable[[memoryview], object]) -> None:

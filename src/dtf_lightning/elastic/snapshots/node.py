@@ -1,4 +1,14 @@
-"""One node's part in a run's snapshots: where they are written, which there are, and what is remembered of the run."""
+"""One node's part in a run's snapshots: where they are written, which there are, and what is remembered of the run.
+
+Rules that this file guards:
+
+* a run is known by its id; what may be edited from life to life (the script's text, settings) is remembered in its record
+  and compared, and never decides whether what the run has left is found;
+* in a node's memory, which all programs of a user share, the script's path belongs to the folder's name, so that two
+  projects that use one id do not meet there; in `run_dir` it does not;
+* a finished run stays finished for the agents under which it finished: they may start its workers anew for what a script
+  does after training. For others its id is free.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +20,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +52,43 @@ class RunRecord:
     """When the record was written, in seconds since the epoch."""
     world_size: int = 0
     finished: bool = False
+    step: int = 0
+    """The number of optimizer steps with which the run finished; 0 before."""
+    agents: tuple[str, ...] = ()
+    """The agents of this life and, once the run has finished, of those after it: names that `agent_name` gave."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """The settings of this life by name, as the next one compares them with its own."""
     checkpoint_folders: tuple[str, ...] = ()
     """The folders in which the run's callbacks have saved checkpoints."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> RunRecord:
         """Return the record that `asdict` gave. Raises `TypeError`, `KeyError` or `ValueError` for anything else."""
-        return cls(**{**fields, "checkpoint_folders": tuple(fields["checkpoint_folders"])})
+        lists = {name: tuple(fields[name]) for name in ("checkpoint_folders", "agents") if name in fields}
+        return cls(**{**fields, **lists})
 
 
-def run_key(run_id: str, settings: Mapping[str, str], agent: str) -> str:
-    """Return the name of a run's folders: two runs of one id with other scripts or settings never share them.
+def run_key(run_id: str, known_by: Mapping[str, str], agent: str) -> str:
+    """Return the name of a run's folder: two runs of one id share it only if `known_by` is the same.
 
     A run that was given no id is known by its agent: it ends with the agent, and the next run begins anew.
     """
-    known_by = f"{run_id}\n{agent}" if run_id == UNNAMED else run_id
-    text = json.dumps([known_by, sorted(settings.items())])
+    name = f"{run_id}\n{agent}" if run_id == UNNAMED else run_id
+    text = json.dumps([name, sorted(known_by.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def last_record(records: Iterable[RunRecord]) -> RunRecord | None:
-    """Return the newest record of an instance that no record says to be over; `None`: a new run begins."""
+def last_record(records: Iterable[RunRecord], agents: Collection[str] = ()) -> RunRecord | None:
+    """Return the newest record of the run that these agents go on with; `None`: a new run begins.
+
+    That is an instance that finished under one of them, whose workers they have started once more; otherwise one that no
+    record says to be over.
+    """
     records = list(records)
     over = {record.instance for record in records if record.finished}
+    theirs = [record for record in records if record.finished and not set(agents).isdisjoint(record.agents)]
     open_ones = [record for record in records if record.instance not in over]
-    return max(open_ones, key=lambda record: (record.written_at, record.generation), default=None)
+    return max(theirs or open_ones, key=lambda record: (record.written_at, record.generation), default=None)
 
 
 def agent_name() -> str:
@@ -83,9 +105,10 @@ class NodeSnapshots:
     """A node's snapshots and records of one run. Every worker of the node has such an object; they share the files.
 
     Args:
-        key: the name that `run_key` gave.
+        key: the name of the run's folder in memory, which `run_key` gave.
         run_dir: the folder for what does not fit into memory; all nodes may share it.
         agent: the name that `agent_name` gave.
+        key_on_disk: the name of the run's folder in `run_dir`; empty: `key`.
     """
 
     def __init__(
@@ -95,10 +118,12 @@ class NodeSnapshots:
         key: str,
         run_dir: Path,
         agent: str,
+        key_on_disk: str = "",
         operations: FileOperations | None = None,
     ) -> None:
         self._agent, self._operations = agent, operations
-        self._memory_root, self._disk_root = _roots(settings, key, run_dir)
+        self._memory_root, _ = _roots(settings, key, run_dir)
+        _, self._disk_root = _roots(settings, key_on_disk or key, run_dir)
         self._memory: SnapshotFolder | None = None
         self._disk: SnapshotFolder | None = None
         self._to_memory = settings.memory != 0
@@ -117,14 +142,25 @@ class NodeSnapshots:
     # --- the run's record --------------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[RunRecord]:
-        """Yield the records that this node has of the run; one that cannot be read is passed over with a warning."""
+        """Yield the records that this node has of the run; one that cannot be read is passed over with a warning.
+
+        Where there is none, the newest snapshot tells which run it is of.
+        """
+        found = False
         for root in (self._memory_root, self._disk_root):
             try:
-                yield RunRecord.from_json(json.loads((root / RECORD).read_text()))
+                record = RunRecord.from_json(json.loads((root / RECORD).read_text()))
+                found = True
+                yield record
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, TypeError, KeyError) as error:
                 log.warning("%s cannot be read: %s", root / RECORD, error)
+        newest = max(self.stored(), key=_age, default=None) if not found else None
+        if newest is not None:
+            log.warning("no record of the run is left beside %s, which is taken for one of it", newest.path)
+            header, written_at = newest.header, newest.path.stat().st_mtime
+            yield RunRecord(instance=header.instance, generation=header.generation, written_at=written_at)
 
     def remember(self, record: RunRecord) -> None:
         """Write the record into memory and onto the disk; a place that cannot be written to costs a warning."""
@@ -191,13 +227,33 @@ class NodeSnapshots:
         for folder in self._folders():
             folder.remove_foreign(instance)
 
-    def remove(self, record: RunRecord) -> None:
-        """Remove all snapshots, as every worker has come to the run's end; a record that says so stays, on the disk."""
-        self.close()
-        self._memory = self._disk = None
-        for root in (self._memory_root, self._disk_root):
-            shutil.rmtree(root, ignore_errors=True)
+    def finish(self, record: RunRecord) -> None:
+        """Remember that every worker has come to the run's end, and remove all of this node's snapshots but the last.
+
+        That one is for workers that are started anew for what a script does after training.
+        """
+        own = [one for folder in self._folders() for one in folder.own()]
+        for one in sorted(own, key=lambda one: one.header.position)[:-1]:
+            one.path.unlink(missing_ok=True)
+        for folder in self._folders():
+            folder.remove_dead_writers()
         self.remember(record)
+
+    def leave(self) -> None:
+        """Remove what this node keeps of a finished run, if no other worker of the node needs it. Idempotent.
+
+        The record that the run has finished stays, on the disk.
+        """
+        for folder in self._folders():
+            folder.remove_own()
+        self._memory = self._disk = None
+        if not any(path.is_dir() for path in self._memory_root.glob("*")):
+            shutil.rmtree(self._memory_root, ignore_errors=True)
+
+    @property
+    def places(self) -> str:
+        """The folders of this node's snapshots and records, for messages."""
+        return f"{self._memory_root} and {self._disk_root}"
 
     @staticmethod
     def discard(settings: SnapshotSettings, *, key: str, run_dir: Path) -> None:
@@ -222,6 +278,10 @@ class NodeSnapshots:
     def _fall_back(self, error: Exception) -> None:
         self._to_memory = False
         log.warning("snapshots go to the disk (%s) from now on, not to memory: %s", self._disk_root, error)
+
+
+def _age(stored: Stored) -> tuple[float, Position]:
+    return stored.path.stat().st_mtime, stored.header.position
 
 
 def _roots(settings: SnapshotSettings, key: str, run_dir: Path) -> tuple[Path, Path]:

@@ -128,9 +128,20 @@ class SnapshotFolder:
         for writer in self._dead_writers():
             shutil.rmtree(writer, ignore_errors=True)
 
+    def own(self) -> list[Stored]:
+        """Return the snapshots of this node's writer, newest first."""
+        return _stored_in(self.path)
+
+    def remove_own(self) -> None:
+        """Remove this writer's snapshots if none of its other workers lives, and release the lock. Idempotent."""
+        self.close()
+        if _is_dead(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
+
     def close(self) -> None:
         """Release the lock that says that this worker lives. Idempotent."""
         if self._alive >= 0:
+            fcntl.flock(self._alive, fcntl.LOCK_UN)  # closing would not: the loader's processes have the file, too
             os.close(self._alive)
             self._alive = -1
 

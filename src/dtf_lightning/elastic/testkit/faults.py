@@ -50,6 +50,7 @@ class Phase(Enum):
     CHECKPOINT_SAVE = "checkpoint_save"  # before the file is written; also when the state is packed for a joiner, in the generation before it
     EPOCH_END = "epoch_end"
     TRAIN_END = "train_end"
+    EVALUATION = "evaluation"  # in trainer.test, validate or predict, before the second batch
     DATA_LOADING = "data_loading"  # at the `step`-th sample that the process, or its DataLoader worker, reads
     DATA_WORKER = "data_worker"  # likewise, but the fault happens only to the DataLoader worker
     SETUP = "setup"  # before the first generation
@@ -105,6 +106,8 @@ class FaultInjector(Callback):
         self._trainer: pl.Trainer | None = None
         self._owner = os.getpid()
         self._num_read = 0
+        self._rank_of_training: int | None = None
+        """Rank at the end of training; `None` before. A survivor may have another one afterwards."""
 
     def watch(self, dataset: Dataset[Any]) -> Dataset[Any]:
         """Return the data set with the faults that concern its reading. Needs forked DataLoader workers."""
@@ -128,9 +131,10 @@ class FaultInjector(Callback):
             return False
         run = getattr(trainer.strategy, "run", None)
         generation = run.world.generation.number if run is not None else 1
+        rank = trainer.global_rank if self._rank_of_training is None else self._rank_of_training
         return (
             fault.step in (None, trainer.global_step if step is None else step)
-            and fault.rank in (None, trainer.global_rank)
+            and fault.rank in (None, rank)
             and (fault.generation in (None, generation) or generation == 0)
         )
 
@@ -221,8 +225,20 @@ class FaultInjector(Callback):
         self._meet(Phase.BATCH_END)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if not trainer.sanity_checking:
+        if trainer.state.fn == "validate":
+            self._in_evaluation(trainer, *_)
+        elif not trainer.sanity_checking:
             self._meet(Phase.VALIDATION)
+
+    def on_test_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        self._in_evaluation(trainer, *arguments)
+
+    def on_predict_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        self._in_evaluation(trainer, *arguments)
+
+    def _in_evaluation(self, _: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int, *__: Any) -> None:  # noqa: ARG002
+        if batch_idx == 1:
+            self._meet(Phase.EVALUATION)
 
     def on_save_checkpoint(self, *_: Any) -> None:
         self._meet(Phase.CHECKPOINT_SAVE)
@@ -233,7 +249,8 @@ class FaultInjector(Callback):
     def on_train_epoch_end(self, *_: Any) -> None:
         self._meet(Phase.EPOCH_END)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._rank_of_training = trainer.global_rank
         self._meet(Phase.TRAIN_END)
 
 

@@ -119,6 +119,10 @@ def _create_live(node: _Node) -> RendezvousHandler:
 def _create_restart(node: _Node) -> RendezvousHandler:
     node.parts.callback(Watchdog(environment.NODE, node.name).close)
     environment.remove(environment.AGENT_SOCKET)
+    folder = Path(tempfile.mkdtemp(prefix="dtf-"))
+    node.parts.callback(shutil.rmtree, folder, ignore_errors=True)
+    abort_note = folder / "abort"
+    environment.write({environment.ABORT_NOTE: str(abort_note)})
     agent = RestartAgent(
         node.store,
         node.settings,
@@ -126,6 +130,7 @@ def _create_restart(node: _Node) -> RendezvousHandler:
         node=node.name,
         host=node.host,
         script=Path(training_script(sys.argv)).name,
+        abort_note=abort_note,
         event_log=node.event_log,
     )
     _start(agent, node)

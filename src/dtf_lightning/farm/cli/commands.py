@@ -13,6 +13,7 @@ from dtf_lightning.cli.options import Commands, add_command, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.options import add_farm, add_json, add_plan_options, add_task_options, connect
+from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def register(commands: Commands) -> None:
     _add_processes(actions)
     _add_tasks(actions)
     _add_pool(actions)
+    add_results(actions)
 
 
 def _add_processes(actions: Commands) -> None:
@@ -55,6 +57,9 @@ def _add_processes(actions: Commands) -> None:
     coordinator.add_argument("--port", type=int, default=serve.PORT, help="0: a free one (default: %(default)s)")
     coordinator.add_argument(
         "--folder", type=Path, required=True, metavar="DIR", help="of the farm's files; all its coordinators share it"
+    )
+    coordinator.add_argument(
+        "--archive", default="", metavar="URL", help="of results, for fsspec, or a folder (default: DIR/archive)"
     )
     coordinator.add_argument("--token-file", type=Path, required=True, metavar="FILE", help="made if it is not there")
     add_connection(coordinator)

@@ -55,6 +55,7 @@ def coordinator(arguments: argparse.Namespace) -> int:
         folder=folder,
         token=make_token(arguments.token_file),
         audit=folder / f"audit-{name}.jsonl",
+        archive=arguments.archive,
     )
     with connect_to_etcd(arguments) as store:
         run_coordinator(store, options, _say)

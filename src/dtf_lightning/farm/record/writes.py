@@ -10,6 +10,8 @@
 | `TakeBack` | the leader's fence, the attempt as seen | the attempt without its lost worker, which it excludes |
 | `Register`, `ForgetWorker` | the worker's record as seen; to forget it also the fence | the record |
 | `Archive` | the result as seen | a tombstone; result and failures are deleted |
+| `ForgetTombstone` | the tombstone as seen | nothing is left of the task, but for its key |
+| `ForgetKey` | the key as seen, nothing is left of its task | the key may name another task |
 
 Rules:
 - "As seen" is a mod revision, 0 for a key that was not there. Ids are not used again, so it never comes back.
@@ -389,6 +391,49 @@ class Archive:
     def verdict(self, outcome: Outcome) -> bool:
         """Whether the result is forgotten, from now or before."""
         return outcome.applied or outcome.found[0] is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetTombstone:
+    """Forget an id that is too old to be submitted again. The verdict: whether it is forgotten."""
+
+    task: str
+    seen: int
+    """The mod revision of the tombstone."""
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        tombstone = keys.key(Kind.TOMBSTONE, self.task)
+        compares = (_as_seen(tombstone, self.seen),)
+        return Guarded(f"forget the id {self.task}", compares, (Delete(tombstone),), (tombstone,))
+
+    def verdict(self, outcome: Outcome) -> bool:
+        """Whether the id is forgotten, from now or before."""
+        return outcome.applied or outcome.found[0] is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetKey:
+    """Forget an idempotency key of whose task nothing is left. The verdict: whether it is forgotten."""
+
+    key: str
+    seen: int
+    """The mod revision of the key's record."""
+    task: str
+    """Which that record names."""
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        key = keys.key(Kind.KEY, self.key)
+        left = (keys.key(kind, self.task) for kind in (Kind.TASK, Kind.DONE, Kind.TOMBSTONE))
+        compares = (_as_seen(key, self.seen), *map(_absent, left))
+        return Guarded(f"forget the key {self.key}", compares, (Delete(key),), (key,))
+
+    def verdict(self, outcome: Outcome) -> bool:
+        """Whether the key is forgotten, from now or before."""
+        return outcome.applied or outcome.found[0] is None
 
 
 def _absent(key: str) -> Compare:

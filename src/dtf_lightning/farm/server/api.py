@@ -21,6 +21,7 @@ from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, Stor
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Register, Submission
+from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
@@ -51,6 +52,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_output(app, coordinator)
     _add_workers(app, coordinator)
     _add_cluster(app, coordinator)
+    add_results(app, coordinator.history)
     for path, method in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=f"orchestration{path.replace('/', '.')}")
     return app

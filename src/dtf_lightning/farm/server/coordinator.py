@@ -25,11 +25,13 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import LeaderRecord
+from dtf_lightning.farm.results.archivist import ArchiveSettings
+from dtf_lightning.farm.results.history import History, HistoryPlace
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.leading import Leading
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
-from dtf_lightning.farm.server.tasks import Tasks
+from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
 from dtf_lightning.farm.server.workers import WorkerConnections
 
 log = logging.getLogger(__name__)
@@ -48,14 +50,20 @@ class Coordinator:
     def __init__(self, store: Store, place: CoordinatorPlace) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = SystemClock()
-        self._store = store
         self._place = place
         self._began = time.monotonic()
         self.record = FarmRecord(store, place.farm, deliver=self._loop.call_soon_threadsafe)
         self.pool = Pool(self.record.keys)
         self.connections = WorkerConnections(place.name, self.pool, self.record)
-        self.tasks = Tasks(self.pool, self.record, store, FarmFiles(place.folder), self._clock, self._explain)
-        self.pool.listeners.append(self._changed)
+        self.history = History(
+            store,
+            self.record,
+            HistoryPlace(folder=place.folder, coordinator=place.name, archive=place.archive),
+            settings=ArchiveSettings(ids=RETENTION, skew=SKEW),
+        )
+        files, archived = FarmFiles(place.folder), self.history.envelope
+        self.tasks = Tasks(self.pool, self.record, store, files, self._clock, self._explain, archived)
+        self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
         self._presence = Presence(store, self.pool, place, self._leadership_changed)
         self._leading = Leading(self.pool, self.record, self._clock, self.tasks.look_up, self._fail)
@@ -74,13 +82,15 @@ class Coordinator:
         return self._leading.leads
 
     async def start(self) -> None:
-        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time."""
+        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time, or the results do not open."""
+        await asyncio.to_thread(self.history.open)
         self.record.start()
         self._follower.start()
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 await self._ready
         except TimeoutError:
+            await asyncio.to_thread(self.history.close)
             raise StoreUnavailable(f"the farm's record could not be read within {READY_TIMEOUT:.0f} s") from None
 
     async def run(self) -> None:
@@ -116,6 +126,7 @@ class Coordinator:
             "tasks": counts,
             "workers": len(workers),
             "workers_connected_here": self.connections.num_connected,
+            "results": self.history.status(),
             "uptime_seconds": round(time.monotonic() - self._began, 1),
         }
 
@@ -156,6 +167,7 @@ class Coordinator:
                 raise told.error
             if isinstance(told, RecordRead):
                 self.pool.load(told.kvs, told.revision)
+                self.history.read_again()
                 if not self._ready.done():
                     self._ready.set_result(None)
             else:
@@ -177,6 +189,7 @@ class Coordinator:
         held = self.pool.mirror.get(Kind.LEADER)
         epoch = held.create_revision if held is not None else 0
         self._leading.lead(epoch if epoch == self._presence.epoch else 0)
+        self.history.lead(self.leads)
 
     def _explain(self, task: str) -> str | None:
         return self._leading.explain(task)
@@ -189,6 +202,7 @@ class Coordinator:
         self._leading.lead(0)
         await self.connections.close()
         await self._presence.leave()
+        await asyncio.to_thread(self.history.close)
         await asyncio.to_thread(self.record.close)
         await asyncio.to_thread(self._follower.close)
 

@@ -43,6 +43,8 @@ class CoordinatorOptions:
     """Of the farm's files, which all its coordinators share."""
     token: str
     audit: Path
+    archive: str = ""
+    """Local path or fsspec URL of the archive of results; "": in the folder."""
 
 
 class _Server(uvicorn.Server):
@@ -94,7 +96,12 @@ async def _serve_on(
     coordinator = Coordinator(
         store,
         CoordinatorPlace(
-            farm=options.farm, name=options.name, address=address, folder=options.folder, version=__version__
+            farm=options.farm,
+            name=options.name,
+            address=address,
+            folder=options.folder,
+            version=__version__,
+            archive=options.archive,
         ),
     )
     register_stop(coordinator.stop)

@@ -40,6 +40,8 @@ class CoordinatorPlace:
     folder: Path
     """Of the farm's files, which all its coordinators share."""
     version: str
+    archive: str = ""
+    """Local path or fsspec URL of the archive; "": in the folder."""
 
 
 class Presence:

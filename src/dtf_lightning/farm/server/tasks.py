@@ -30,6 +30,8 @@ MAX_LIVE = 200_000
 """Tasks that are not done, above which no more are taken: each costs memory in every coordinator."""
 SHOWN = 5.0
 """Seconds for the watch to show what was written."""
+WRITE = 3.0
+"""Seconds for etcd to take a client's wish: less than the client waits for an answer, which may be "not now"."""
 POLL = 0.2
 """Seconds between two looks at output that another coordinator stores."""
 CHUNK = 256 * 1024
@@ -48,6 +50,7 @@ class Tasks:
 
     Args:
         explain: says why a task that is not done does not run; `None` where another coordinator leads.
+        archived: returns a result that etcd has forgotten; called in a thread.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Tasks:
         files: FarmFiles,
         clock: Clock,
         explain: Callable[[str], str | None],
+        archived: Callable[[str], Envelope | None],
     ) -> None:
         self.files = files
         self._pool = pool
@@ -65,6 +69,7 @@ class Tasks:
         self._store = store
         self._clock = clock
         self._explain = explain
+        self._archived = archived
         self._log_sizes: dict[tuple[str, int], int] = {}
         """Of output that came through this coordinator, while its task is not done."""
 
@@ -93,7 +98,7 @@ class Tasks:
             if specification.source and self.files.source(specification.source) is None:
                 raise SettingsError(f"the source {specification.source} of {task} is not here: send it first")
         futures = [
-            asyncio.wrap_future(self._record.write(Submit(task=task, specification=specification)))
+            asyncio.wrap_future(self._record.write(Submit(task=task, specification=specification), timeout=WRITE))
             for task, specification in specifications.items()
         ]
         verdicts = dict(zip(specifications, await asyncio.gather(*futures), strict=True))
@@ -136,6 +141,8 @@ class Tasks:
             return models.done_task(task, found)
         if (live := self._pool.live(task)) is not None:
             return self._live(live)
+        if (archived := await asyncio.to_thread(self._archived, task)) is not None:
+            return models.done_task(task, archived)
         if found is None:
             raise UnknownTask(f"this farm knows no task {task!r}")
         return {"task_id": task, "status": found.outcome.value, "metadata": {"archived": models.when(found.archived)}}
@@ -200,7 +207,7 @@ class Tasks:
 
     async def outcome(self, task: str) -> TaskOutcome | None:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""
-        found = self._pool.recent(task) or await self._read_done(task)
+        found = self._pool.recent(task) or await self._read_done(task) or await asyncio.to_thread(self._archived, task)
         return None if found is None else found.outcome
 
     async def look_up(self, task: str) -> tuple[bool, TaskOutcome | None]:
@@ -231,7 +238,7 @@ class Tasks:
                 number=live.attempt.number,
                 revision=live.revision,
             )
-            cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope))
+            cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope, timeout=WRITE))
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
                 await self._pool.wait_for(task, lambda: self._pool.live(task) is None, SHOWN)
             return {"task_id": task, "cancellation": cancelled.cancellation.value}

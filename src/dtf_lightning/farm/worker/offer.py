@@ -61,17 +61,30 @@ def offer_of_this_machine(
 
 def kept_profile(folder: Path) -> WorkerProfile:
     """Return the machine's profile, found out once for each start of the machine, Python and release."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / "profile.json"
-    of = [_boot(), sys.executable, __version__]
+    path = _kept(folder)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         kept = json.loads(path.read_bytes())
-        if kept["of"] == of:
+        if kept["of"] == _of():
             return WorkerProfile.from_json(kept["profile"])
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     profile = worker_profile(folder)
     if "error" not in profile.hardware:
-        write_whole(path, json.dumps({"of": of, "profile": profile.to_json()}).encode())
+        keep_profile(folder, profile)
     return profile
+
+
+def keep_profile(folder: Path, profile: WorkerProfile) -> None:
+    """Keep a profile in a worker's folder, as that of this machine as long as it runs. Raises `OSError`."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_whole(_kept(folder), json.dumps({"of": _of(), "profile": profile.to_json()}).encode())
+
+
+def _kept(folder: Path) -> Path:
+    return folder / "profile.json"
+
+
+def _of() -> list[str]:
+    return [_boot(), sys.executable, __version__]
 
 
 def _boot() -> str:

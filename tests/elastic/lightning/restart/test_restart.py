@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,10 @@ from lightning.pytorch.loggers import CSVLogger
 from dtf_lightning import BestCheckpoints
 from dtf_lightning.elastic.events import WorkerEnded
 from dtf_lightning.elastic.lightning.restart import membership
-from dtf_lightning.elastic.lightning.run import current as current_module
 from dtf_lightning.elastic.lightning.run.exits import WorkerStopped
 from dtf_lightning.elastic.snapshots.format import read_header
 from dtf_lightning.errors import SettingsError
-from support.elastic.programs.restart_life import Ending, Killed, Unhurried, environment_of_torchrun, snapshots_in
+from support.elastic.programs.restart_life import Ending, Killed, snapshots_in
 from support.elastic.run_of_one import Net, Outcome, events_of, fit
 
 if TYPE_CHECKING:
@@ -30,32 +28,6 @@ if TYPE_CHECKING:
 
 LAST_STEP = 18
 """3 epochs of 6 batches."""
-
-
-@pytest.fixture
-def life(tmp_path: Path, store_port: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Run one life of the workers; afterwards the process is as if it had never been one."""
-    monkeypatch.setattr(membership, "PEER_PATIENCE", 0.0)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def live(
-        *endings: Ending, callbacks: Any = (), snapshots: Any = None, run_id: str = "run", **arguments: Any
-    ) -> Outcome:
-        environment_of_torchrun(monkeypatch, store_port, run_id)
-        given = {"snapshot_dir": str(tmp_path / "memory"), "run_dir": str(tmp_path / "run"), **(snapshots or {})}
-        (tmp_path / "memory").mkdir(exist_ok=True)
-        try:
-            return fit(
-                tmp_path, elastic=True, callbacks=[*callbacks, Unhurried(), *endings], snapshots=given, **arguments
-            )
-        finally:
-            current, current_module._current = current_module._current, None
-            if current is not None:
-                current.close()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-    return live
 
 
 def lives(live: Callable[..., Any], ending: Ending, **arguments: Any) -> tuple[Net, Outcome]:
@@ -123,7 +95,7 @@ def test_periodic_snapshots(tmp_path: Path, life: Any) -> None:
 
 @pytest.mark.parametrize("how", ["flipped byte", "truncated", "both gone"])
 def test_damaged_snapshots(tmp_path: Path, life: Any, caplog: pytest.LogCaptureFixture, how: str) -> None:
-    """The newest is damaged: the one before is used and the log says so; without any, training begins anew."""
+    """The newest is damaged: the one before is used and the log says so; without any, it says that training begins anew."""
     undisturbed = fit(tmp_path, elastic=False)
     killed = Ending("on_before_backward", 9, "kill")
     with pytest.raises(Killed):
@@ -142,6 +114,7 @@ def test_damaged_snapshots(tmp_path: Path, life: Any, caplog: pytest.LogCaptureF
     assert second.model.losses == undisturbed.model.losses[begins_at:]
     assert str(newer) in caplog.text
     assert ("goes on at step 4" in caplog.text) == (how != "both gone")
+    assert ("run 'run' begins anew at step 0, in its life 2" in caplog.text) == (how == "both gone")
 
 
 def test_a_damaged_snapshot_does_not_pass_for_newer(tmp_path: Path, life: Any) -> None:
@@ -201,24 +174,6 @@ def test_ckpt_path_and_snapshot(tmp_path: Path, life: Any) -> None:
     assert second.model.drawn == undisturbed.model.drawn[9:]
 
 
-def test_the_end_of_a_run(tmp_path: Path, life: Any) -> None:
-    """Nothing is left of it in memory; the same id begins anew."""
-    first = life(snapshots=EVERY_4)
-    assert not list((tmp_path / "memory").iterdir())
-    assert len(life().model.drawn) == len(first.model.drawn) == LAST_STEP
-
-
-@pytest.mark.parametrize("other", ["model", "setting"])
-def test_two_runs_with_one_id(tmp_path: Path, life: Any, other: str) -> None:
-    """Another model, or another setting, under the id of a run that was stopped: it begins anew."""
-    with pytest.raises(WorkerStopped):
-        life(Ending("on_train_batch_end", 4))
-    changed: dict[str, Any] = {"precision": "bf16-mixed"} if other == "setting" else {"model": Net(scheduler="step")}
-    if other == "model":
-        changed["model"].layers.append(torch.nn.Linear(1, 1))
-    assert len(life(**changed).model.drawn) == LAST_STEP
-
-
 def test_what_cannot_be_saved_stops_nobody(tmp_path: Path, life: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A hook that puts something into checkpoints that cannot be pickled: said once, training goes on."""
 
@@ -252,7 +207,7 @@ def test_plans_and_seeds_go_on(tmp_path: Path, life: Any, arguments: dict[str, A
     """A global batch in micro-batches, an exact tail, virtual ranks, a seed: the life between changes nothing."""
     del tmp_path
     whole = life(**arguments)
-    _, second = lives(life, Ending("on_before_backward", 3, "collective"), **arguments)
+    _, second = lives(life, Ending("on_before_backward", 3, "collective"), agent="another", **arguments)
     assert second.model.losses == whole.model.losses[-len(second.model.losses) :]
     assert second.metrics() == whole.metrics()
 

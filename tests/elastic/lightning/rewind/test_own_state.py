@@ -96,11 +96,24 @@ def test_module() -> None:
 
 
 def test_a_parameter_that_is_not_there() -> None:
-    """Pruning renames it, for example."""
+    """A callback has added a layer."""
     ours, theirs = make_model(), make_model()
-    torch.nn.utils.prune.l1_unstructured(ours[0], "weight", amount=1)
-    with pytest.raises(ProtocolError, match=r"the run's model has the parameter 0.weight_orig \(float32 \(2, 2\)\)"):
+    ours.add_module("more", nn.Linear(2, 3))
+    with pytest.raises(ProtocolError, match=r"the run's model has the parameter more.weight \(float32 \(3, 2\)\)"):
         load_module(theirs, dump_module(ours))
+
+
+@pytest.mark.parametrize("names", [("weight", "bias"), ("bias", "weight"), ("weight",)])
+def test_pruned_parameters(names: tuple[str, ...]) -> None:
+    """Pruning puts a parameter behind the others of its layer, under another name: the receiver's order is the sender's."""
+    ours, theirs = make_model(), make_model()
+    for name in names:
+        torch.nn.utils.prune.l1_unstructured(ours[0], name, amount=1)
+    sender, receiver = (make_trainer(one, torch.optim.Adam(one.parameters(), lr=0.1)) for one in (ours, theirs))
+    step(sender)
+    assert hand_over(sender, receiver) == "nothing"
+    assert [name for name, _ in theirs.named_parameters()] == [name for name, _ in ours.named_parameters()]
+    assert torch.equal(theirs[0](torch.ones(2, 2)), ours[0](torch.ones(2, 2)))
 
 
 def test_groups_added_in_mid_run() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from dtf_lightning.__main__ import main
 from support.elastic.run_of_one import (
     Net,
     Outcome,
@@ -38,6 +39,37 @@ class SaveAt(Callback):
         if trainer.global_step == self.step and not self.path.exists():
             trainer.save_checkpoint(self.path)
             self.random_state = torch.get_rng_state()
+
+
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+def test_killed_and_resumed_under_its_id_in_its_folder(
+    tmp_path: Path, start_run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The documented way to go on when all nodes have died: `dtf audit` reads both lives as one."""
+
+    class Dies(Net):
+        def on_before_backward(self, *_: Any) -> None:
+            if self.trainer.global_step == 9:
+                raise Killed
+
+    start_run()
+    with pytest.raises(Killed):
+        fit(
+            tmp_path,
+            elastic=True,
+            model=Dies(),
+            callbacks=[SaveAt("on_train_batch_end", 7, tmp_path / "c")],
+            ledger=True,
+        )
+    start_run()
+    fit(tmp_path, elastic=True, ckpt_path=tmp_path / "c", ledger=True)
+    assert main(["audit", str(tmp_path / "dtf" / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "2 generations of 2 instances, 18 optimizer steps committed, 3 draws rolled back" in said
+    assert said.count("24 of 24 samples consumed, 0 missing, 0 repeated") == 3
 
 
 class WithoutChance(Net):

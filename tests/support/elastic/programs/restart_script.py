@@ -1,5 +1,5 @@
-# ruff: noqa: T201  (its output is what the tests wait for)
-"""A training script as a user writes it, slowed down until the file `fast` is there.
+"""A training script as a user writes it, slowed down until the file `fast` is there; after `fit` it waits while `hold` is,
+with the file `tests` in `trainer.test`.
 
 restart_script.py FOLDER EVERY
 """
@@ -15,10 +15,17 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import SumMetric
 
 from dtf_lightning import ElasticCallback
 
 NUM_SAMPLES, BATCH, EPOCHS = 120, 2, 3
+
+
+def say(line: str) -> None:
+    """One write: the ranks' lines must not mix."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 class Net(pl.LightningModule):
@@ -26,11 +33,23 @@ class Net(pl.LightningModule):
         super().__init__()
         self.folder = folder
         self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+        self.tested = SumMetric()
 
     def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
         if not (self.folder / "fast").exists():
             time.sleep(0.05)
         return self.layers(batch[0]).pow(2).mean()
+
+    def test_step(self, batch: list[torch.Tensor], index: int) -> None:
+        self.tested.update(float(len(batch[0])))
+        if index == 1:
+            say(f"tests {os.getpid()}")
+            while (self.folder / "hold").exists():
+                time.sleep(0.02)
+
+    def on_test_epoch_end(self) -> None:
+        count = int(self.tested.compute())
+        say(f"tested {count} samples in a world of {self.trainer.world_size}")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), 0.01)
@@ -52,14 +71,14 @@ def main() -> None:
     pl.seed_everything(1, verbose=False)
     model = Net(folder)
     data = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
-    print(f"worker {os.getpid()} rank {trainer.global_rank} of {os.environ['WORLD_SIZE']}", flush=True)
+    say(f"worker {os.getpid()} rank {trainer.global_rank} of {os.environ['WORLD_SIZE']}")
     trainer.fit(model, DataLoader(TensorDataset(data), batch_size=BATCH, shuffle=True))
     weights = sum(parameter.sum().item() for parameter in model.parameters())
-    # One write: the ranks' lines must not mix.
-    sys.stdout.write(
-        f"done rank {trainer.global_rank} of {trainer.world_size} step {trainer.global_step} {weights:.9f}\n"
-    )
-    sys.stdout.flush()
+    say(f"done rank {trainer.global_rank} of {trainer.world_size} step {trainer.global_step} {weights:.9f}")
+    if (folder / "tests").exists():
+        trainer.test(model, DataLoader(TensorDataset(data), batch_size=BATCH), verbose=False)
+    while (folder / "hold").exists():
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

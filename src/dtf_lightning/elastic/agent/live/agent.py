@@ -22,7 +22,7 @@ from dtf_lightning.elastic.events import NodeGoneEvent
 from dtf_lightning.elastic.link.messages import Dying, Happened, Message, Ready
 from dtf_lightning.elastic.rules.planning import stays_for_newcomers
 from dtf_lightning.elastic.rules.records import NodeRecord, WorkerState
-from dtf_lightning.elastic.run.keys import LIVE, RunPhase
+from dtf_lightning.elastic.run.keys import LIVE, RunInfo, RunPhase
 from dtf_lightning.elastic.run.refusal import may_not_join, other_mode
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import Write, WriteOutcome
@@ -217,7 +217,23 @@ class LiveAgent(AgentLoop):
                     workers.fail(f"the run was begun anew without this node (instance {run.instance})")
                 # A run in the other mode is nobody's that is here: the leader begins a new one in its place.
                 admission.instance, incarnation.instance = run.instance if run.mode == LIVE else "", ""
-        elif run.instance == admission.instance:
+            return
+        self._follow_end(run)
+
+    def _follow_end(self, run: RunInfo) -> None:
+        """The run is over: go home. A node that comes while others are still at their scripts' rest does so, too."""
+        workers, admission = self._workers, self._admission
+        busy = self._view.at_the_rest() if not admission.instance else []
+        if busy:
+            admission.instance = run.instance
+            text = (
+                f"run {self._view.keys.run_id!r} has finished ({run.reason}), and {', '.join(busy)} still "
+                f"{'do' if len(busy) > 1 else 'does'} what the script does after training: this node is not needed, and ends "
+                "with exit code 0. For a new run choose another --rdzv-id, or start it when they have ended"
+            )
+            if self._go(ExitReason.LEFT, text):
+                log.warning("%s: %s", self.node_id, text)
+        if run.instance == admission.instance:
             self._supervisor.tell(workers.end_of_run(run))
             if run.phase is RunPhase.FINISHED:
                 self._go(ExitReason.LEFT, run.reason, after=NEVER)  # a script may go on after training

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 from dtf_lightning.clock import Clock, Deadline
 from dtf_lightning.elastic.agent.exit import ExitReason
@@ -28,6 +29,7 @@ from dtf_lightning.elastic.events import WorkerLost
 from dtf_lightning.elastic.rules.generation import Generation
 from dtf_lightning.elastic.rules.records import NodeRecord
 from dtf_lightning.elastic.run.keys import RunPhase
+from dtf_lightning.elastic.run.transactions import end
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.etcd.session import Write, WriteOutcome
 from dtf_lightning.etcd.store import Store
@@ -43,6 +45,7 @@ class RestartAgent(AgentLoop):
         store: closed by the caller, after `close`.
         host: where the other nodes reach this one.
         script: the training script's name; empty when it is not known.
+        abort_note: the file in which this node's workers write why the whole run must end.
         event_log: closed by `close`.
     """
 
@@ -55,6 +58,7 @@ class RestartAgent(AgentLoop):
         node: str,
         host: str,
         script: str = "",
+        abort_note: Path | None = None,
         clock: Clock | None = None,
         event_log: EventLog | None = None,
     ) -> None:
@@ -70,6 +74,9 @@ class RestartAgent(AgentLoop):
         self._kill_at = Deadline()
         """The time at which workers that did not heed SIGTERM are killed."""
         self._deadline = Deadline()
+        self._abort_note = abort_note
+        self._abort_reason = ""
+        """Why the workers say that the run must end; empty while they do not."""
 
     # --- called by torchelastic's main thread and by signal handlers -------------------------------------------------
 
@@ -161,6 +168,7 @@ class RestartAgent(AgentLoop):
         if not self._view.revision:
             return
         self._follow_run()
+        self._abort_run()
         if self._round.record.leaving:
             self._leave()
         self._follow_round()
@@ -178,6 +186,8 @@ class RestartAgent(AgentLoop):
         run, local, rounds = self._view.run, self._round, self._records.round_view()
         if run is None or run.phase is not RunPhase.RUNNING or run.instance != self._instance or not local.number:
             return ()
+        if self._abort_reason:
+            return (end(self._view, RunPhase.ABORTED, self._abort_reason),)
         return last_writes(
             self._view,
             rounds,
@@ -238,6 +248,13 @@ class RestartAgent(AgentLoop):
                 self._session.submit(attempt)
             self._deadline.bring_forward(self._planner.deadline.at)
 
+    def _abort_run(self) -> None:
+        """End the run for all nodes if this node's workers say that it must end."""
+        run = self._view.run
+        if self._abort_reason and run is not None and run.instance == self._instance and run.phase is RunPhase.RUNNING:
+            self._submit(self._planner.attempt(end(self._view, RunPhase.ABORTED, self._abort_reason)))
+            self._deadline.bring_forward(self._planner.deadline.at)
+
     # --- rounds ------------------------------------------------------------------------------------------------------
 
     def _follow_round(self) -> None:
@@ -280,6 +297,8 @@ class RestartAgent(AgentLoop):
 
     def _worker_failed(self, failure: WorkerFailed) -> None:
         local = self._round
+        if self._abort_note is not None and self._abort_note.is_file():
+            self._abort_reason = self._abort_note.read_text()
         if local.asked is not None or local.has_finished:
             return
         # torchelastic waits 30 s for siblings that ignore its SIGTERM, and for ever for frozen ones.

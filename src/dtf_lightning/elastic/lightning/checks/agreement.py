@@ -88,7 +88,8 @@ def first_difference(mine: Things, theirs: Things) -> str:
                 if "#" in here + there or max(len(here), len(there)) > 40
                 else f"{name} (here {here}, there {there})"
             )
-    return "nothing"
+    moved = next((name for name, other in zip(theirs, mine, strict=True) if name != other), None)
+    return "nothing" if moved is None else f"{moved}, which stands in another order"
 
 
 class Agreement:

@@ -11,6 +11,7 @@ from dtf_lightning.elastic.lightning.host.names import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    SpikeDetection,
     is_param_in_hook_signature,
 )
 from dtf_lightning.errors import SettingsError
@@ -49,6 +50,18 @@ def refuse_finders(trainer: pl.Trainer) -> None:
                     f"`Tuner(trainer).{call}(model)`. Write the value that it finds into the script. Remove it from what "
                     "torchrun starts."
                 )
+
+
+def refuse_callbacks(trainer: pl.Trainer) -> None:
+    """Raise `SettingsError` for callbacks whose state no other worker can take over."""
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, SpikeDetection):
+            raise SettingsError(
+                f"{type(callback).__name__} keeps its running mean out of its state, and its `load_state_dict` raises an "
+                "AttributeError, so that a joiner cannot take it over, and workers that survive a death cannot go back to "
+                "it. Write `from dtf_lightning import DivergenceStopping` and callbacks=[..., DivergenceStopping()] in its place."
+            )
 
 
 def refuse_nested_loop(trainer: pl.Trainer) -> None:

@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 
+def script_path() -> Path | None:
+    """Return the path of the training script, absolute; `None` where Python runs none."""
+    given = Path(sys.argv[0]) if sys.argv and sys.argv[0] else None
+    if given is None or given.is_absolute():
+        return given
+    # Python makes this one absolute when it begins; a script that changes its directory leaves the other one wrong.
+    begun_as = getattr(sys.modules["__main__"], "__file__", None)
+    return Path(begun_as or given).absolute()
+
+
 def settings_fingerprint(trainer: pl.Trainer) -> dict[str, str]:
     """Return the settings that do not depend on the world, by name, as text."""
-    script = Path(sys.argv[0]) if sys.argv and sys.argv[0] else None
+    script = script_path()
     content = script.read_bytes() if script is not None and script.is_file() else b""
     return {
         "script": script.name if script is not None else "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dtf_lightning.elastic.data.combined_loaders import MODES, Place
+from dtf_lightning.elastic.data.combined_loaders import MODES, SHORTEST, Place
 from dtf_lightning.errors import SettingsError
 
 
@@ -68,6 +68,18 @@ class LoaderPlaces:
         if former is not None and len(former["places"]) > 1:
             return Place(**former["places"][index]).after(done - former["done"], former["mode"])
         return cursor, False
+
+    def seen(self, done: int) -> list[int]:
+        """Return how many samples of each loader are consumed when `done` batches of the epoch are done."""
+        return [place.seen(done - self.done) for place in self._places]
+
+    def seen_at_end(self) -> list[int]:
+        """Return the same for an epoch that is trained to its end."""
+        shortest = min(place.left for place in self._places)
+        return [
+            place.seen(shortest if self.mode == SHORTEST and len(self._places) > 1 else place.left)
+            for place in self._places
+        ]
 
     def former_part(self, name: str) -> dict[str, Any] | None:
         """Return the entry for `"shards"` or `"streams"` in the former position, or `None`."""

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dtf_lightning.elastic.data.combined_loaders import Place
+from dtf_lightning.elastic.data.combined_loaders import SHORTEST, Place
+from dtf_lightning.elastic.data.left_out import Rest
 from dtf_lightning.elastic.data.random_numbers import loader_generator, seed_of, seed_process
 from dtf_lightning.elastic.data.sampler import ElasticDistributedSampler
 from dtf_lightning.elastic.data.shards import ShardedElasticSampler
@@ -277,6 +278,30 @@ class RunningBatches:
                 if samples:
                     yield [before + sample for sample in samples], padding
                 before += sampler.dataset_size
+
+    def rest(self, done: int) -> Rest:
+        """Return what the epoch has not consumed after `done` batches."""
+        if self.sampler is None:
+            return Rest(size=None, unseen=None)
+        if self.plan is not None:
+            begun = self.sampler.cursor
+            seen, at_end = ([begun + sum(self.plan.sizes[:n])] for n in (done - self.done_before, len(self.plan)))
+        else:
+            seen, at_end = self.places.seen(done), self.places.seen_at_end()
+        others: list[Any] = [loader.sampler for loader in self._others]
+        samplers: list[ElasticDistributedSampler] = [self.sampler, *others]
+        own_orders = [type(sampler).__name__ for sampler in samplers if sampler.own_order]
+        why = "the rest that does not fill a batch"
+        if own_orders:
+            why = f"{own_orders[0]} leaves them out"
+        elif len(samplers) > 1 and self.places.mode == SHORTEST:
+            why = f"CombinedLoader(mode={SHORTEST!r})"
+        return Rest(
+            size=sum(sampler.unseen(0) for sampler in samplers),
+            unseen=sum(sampler.unseen(cursor) for sampler, cursor in zip(samplers, seen, strict=True)),
+            dropped=sum(sampler.unseen(cursor) for sampler, cursor in zip(samplers, at_end, strict=True)),
+            why_dropped=why,
+        )
 
     # --- steps that are planned ahead --------------------------------------------------------------------------------
 

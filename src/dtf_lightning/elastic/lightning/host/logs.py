@@ -43,6 +43,12 @@ def count_as_nothing(result: ResultMetric) -> None:
     result.has_reset = False
 
 
+def forget_logged(trainer: Any) -> None:
+    """Forget which values evaluations before `fit` have logged: they were bound to a strategy that was replaced since."""
+    for loop in (trainer.validate_loop, trainer.test_loop):
+        loop._results.clear()
+
+
 def forget_computed(trainer: Any) -> None:
     """Drop the cached result of the last `compute` of all metrics, logged ones and the module's own."""
     for result in training_results(trainer).values():

@@ -61,6 +61,15 @@ def leave_validation(trainer: Any) -> None:
     validation._results.reset()
 
 
+def leave_evaluation(loop: Any) -> None:
+    """Leave a loop of `test`, `validate` or `predict` that was interrupted: mode, results, loaders and hooks."""
+    loop._module_mode.restore(loop.trainer.lightning_module)
+    if loop._results is not None:  # a prediction has none
+        loop._results.reset()
+    forget_loader(loop, keep_workers=False)
+    forget_running_hook(loop.trainer)
+
+
 def running_hook(trainer: Any) -> str | None:
     """Return the name of the hook, or of the module's step, that is running; `None` outside of them."""
     name: str | None = trainer.lightning_module._current_fx_name

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
         GradientAccumulationScheduler,
         LearningRateFinder,
         ModelCheckpoint,
+        ModelPruning,
         ProgressBar,
         RichProgressBar,
+        SpikeDetection,
+        StochasticWeightAveraging,
+        ThroughputMonitor,
+        Timer,
         TQDMProgressBar,
     )
     from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
@@ -32,9 +37,11 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
     from lightning.pytorch.loggers.logger import Logger
     from lightning.pytorch.loops import _Loop as Loop
+    from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop as EvaluationLoop
     from lightning.pytorch.loops.fit_loop import _FitLoop as FitLoop
     from lightning.pytorch.loops.optimization.automatic import ClosureResult
     from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization as AutomaticOptimization
+    from lightning.pytorch.loops.prediction_loop import _PredictionLoop as PredictionLoop
     from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
     from lightning.pytorch.trainer import call
@@ -56,14 +63,17 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         ".callbacks": "BatchSizeFinder Callback Checkpoint EarlyStopping GradientAccumulationScheduler "
-        "LearningRateFinder ModelCheckpoint ProgressBar RichProgressBar TQDMProgressBar",
+        "LearningRateFinder ModelCheckpoint ModelPruning ProgressBar RichProgressBar SpikeDetection StochasticWeightAveraging "
+        "ThroughputMonitor Timer TQDMProgressBar",
         ".callbacks.progress.tqdm_progress": "convert_inf",
         ".core": "LightningModule",
         ".loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
         ".loggers.logger": "Logger",
         ".loops": "Loop=_Loop",
+        ".loops.evaluation_loop": "EvaluationLoop=_EvaluationLoop",
         ".loops.fit_loop": "FitLoop=_FitLoop",
         ".loops.optimization.automatic": "ClosureResult AutomaticOptimization=_AutomaticOptimization",
+        ".loops.prediction_loop": "PredictionLoop=_PredictionLoop",
         ".loops.training_epoch_loop": "TrainingEpochLoop=_TrainingEpochLoop",
         ".strategies": "DDPStrategy SingleDeviceStrategy StrategyRegistry",
         ".trainer": "call",
@@ -102,6 +112,7 @@ __all__ = [
     "ClusterEnvironment",
     "DDPStrategy",
     "EarlyStopping",
+    "EvaluationLoop",
     "FitLoop",
     "GradientAccumulationScheduler",
     "LRSchedulerConfig",
@@ -111,6 +122,8 @@ __all__ = [
     "Loop",
     "MLFlowLogger",
     "ModelCheckpoint",
+    "ModelPruning",
+    "PredictionLoop",
     "ProgressBar",
     "ResultMetadata",
     "ResultMetric",
@@ -118,9 +131,13 @@ __all__ = [
     "RichProgressBar",
     "SIGTERMException",
     "SingleDeviceStrategy",
+    "SpikeDetection",
+    "StochasticWeightAveraging",
     "StrategyRegistry",
     "TQDMProgressBar",
     "TensorBoardLogger",
+    "ThroughputMonitor",
+    "Timer",
     "TorchElasticEnvironment",
     "TrainerFn",
     "TrainingEpochLoop",

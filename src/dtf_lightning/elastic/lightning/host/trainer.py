@@ -47,6 +47,13 @@ def has_comm_hook(strategy: Any) -> bool:
     return strategy._ddp_comm_hook is not None or strategy._ddp_comm_state is not None
 
 
+def arguments_of_one_world(strategy: Any) -> list[str]:
+    """Return the names of a `DDPStrategy`'s arguments that hold on to a process group, or to one rank's part of a state."""
+    own = {"ddp_comm_state": strategy._ddp_comm_state, "model_averaging_period": strategy._model_averaging_period}
+    given = own | {name: strategy._ddp_kwargs.get(name) for name in ("process_group", "device_mesh")}
+    return [name for name, value in given.items() if value is not None]
+
+
 def dump_checkpoint(trainer: Any) -> dict[str, Any]:
     """Return the whole checkpoint that Lightning would write. For some strategies a collective. Tensors are references."""
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)

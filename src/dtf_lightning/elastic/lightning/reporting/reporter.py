@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from dtf_lightning.elastic.data.left_out import left_out
 from dtf_lightning.elastic.lightning.data.running_batches import RunningBatches
+from dtf_lightning.elastic.lightning.host.callbacks import measure_throughput
 from dtf_lightning.elastic.lightning.reporting import progress_bars
 from dtf_lightning.elastic.lightning.reporting.elastic_scalars import ElasticScalars, rescale_text
 from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
@@ -72,6 +74,7 @@ class Reporter:
             self.run_log.take_over(self._trainer, phase)
             if former.rank != 0 and former_number > 0:
                 progress_bars.take_over(self._trainer, in_epoch=phase is not LoopPhase.EPOCH_START)
+                measure_throughput(self._trainer, took_over=True)
         if former.rank != 0 or former_number == 0:
             self.run_log.remember(self._folder, dump_start(self._trainer))
 
@@ -80,10 +83,17 @@ class Reporter:
         step, epoch = self._trainer.global_step, self._trainer.current_epoch
         if self._ledger is not None:
             self._ledger.begin(
-                generation=world.generation.number, rank=world.rank, world_size=world.size, step=step, epoch=epoch
+                generation=world.generation.number,
+                rank=world.rank,
+                world_size=world.size,
+                step=step,
+                epoch=epoch,
+                instance=world.generation.instance,
+                formed_at=world.generation.formed_at,
             )
         self.recorder.entered(world.generation, world.rank, step, epoch)
         progress_bars.show_world(self._trainer, world.generation)
+        measure_throughput(self._trainer, took_over=False)
         self.run_log.holding = True
         self._unreported.append(world.generation)
 
@@ -103,6 +113,23 @@ class Reporter:
                 padding=padding,
                 num_streams=batches.num_streams,
             )
+
+    def epoch_ends(self, world: World, batches: RunningBatches, cut_short: str | None) -> None:
+        """Write to the ledger what the epoch, whose batches are done, has left out. `cut_short`: why it ended early."""
+        if self._ledger is None:
+            return
+        trainer = self._trainer
+        rest = batches.rest(trainer.fit_loop.epoch_loop.batch_progress.current.completed)
+        leaves = left_out(rest, cut_short)
+        self._ledger.epoch_ends(
+            generation=world.generation.number,
+            rank=world.rank,
+            epoch=trainer.current_epoch,
+            step=trainer.global_step,
+            size=rest.size,
+            left_out=leaves.number,
+            why=leaves.why,
+        )
 
     def committed(self, world: World, samples: int) -> None:
         """Report a committed batch, of `samples` in the whole world; and the rescale, if it is the first after one."""
@@ -179,6 +206,11 @@ class Reporter:
         self.ended("finished")
         if self._ledger is not None:
             self._ledger.end(generation=world.generation.number, rank=world.rank, step=self._trainer.global_step)
+
+    def left_alone(self, former: World) -> None:
+        """Take over the tasks of rank 0 after the end of training if this worker was another rank."""
+        if former.rank != 0:
+            self.run_log.take_over(self._trainer, LoopPhase.ADVANCE_END)
 
     def close(self) -> None:
         """Close the event log and the ledger. Idempotent."""

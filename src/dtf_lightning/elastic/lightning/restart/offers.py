@@ -21,6 +21,7 @@ from dtf_lightning.elastic.checkpoints.storage.interface import Storage
 from dtf_lightning.elastic.checkpoints.storage.opening import open_storage
 from dtf_lightning.elastic.lightning.callbacks.best_checkpoints import BestCheckpoints
 from dtf_lightning.elastic.lightning.host.names import ModelCheckpoint
+from dtf_lightning.elastic.lightning.restart.former_life import Misfit, first_difference
 from dtf_lightning.elastic.lightning.restart.membership import RestartedRun
 from dtf_lightning.elastic.rules.resume import LoopPhase, Position
 from dtf_lightning.elastic.snapshots.choice import Offer, SourceKind
@@ -54,6 +55,18 @@ def snapshots(run: RestartedRun, rank: int) -> Iterator[tuple[Offer, Read]]:
         if (header.instance, header.signature) == (run.generation.instance, run.signature):
             offer = Offer(rank=rank, kind=SourceKind.SNAPSHOT, position=header.position, where=str(path))
             yield offer, partial(_load_snapshot, path)
+
+
+def misfit(run: RestartedRun) -> Misfit | None:
+    """Return the node's newest snapshot of this run that does not fit its model; `None` if all do."""
+    own = [stored for stored in run.node.stored() if stored.header.instance == run.generation.instance]
+    others = [stored for stored in own if stored.header.signature != run.signature]
+    newest = max(others, key=lambda stored: stored.header.position, default=None)
+    if newest is None:
+        return None
+    header = newest.header
+    difference = first_difference(header.parts, run.parts)
+    return Misfit(position=header.position, where=str(newest.path), difference=difference)
 
 
 def checkpoints(run: RestartedRun, rank: int, callbacks: Iterable[Any]) -> Iterator[tuple[Offer, Read]]:

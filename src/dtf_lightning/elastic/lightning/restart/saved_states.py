@@ -8,7 +8,7 @@ leave it out and choose again. Then the ranks that have the state send it to the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +20,14 @@ from dtf_lightning.elastic.collectives.state_transfer import receive_state, send
 from dtf_lightning.elastic.data.random_numbers import seed_of, seed_process
 from dtf_lightning.elastic.data.random_state import restore_random_state, take_random_state
 from dtf_lightning.elastic.lightning.host.trainer import load_checkpoint
+from dtf_lightning.elastic.lightning.restart.former_life import Misfit
 from dtf_lightning.elastic.lightning.restart.membership import RestartedRun
-from dtf_lightning.elastic.lightning.restart.offers import Read, checkpoint_folders, checkpoints, snapshots
+from dtf_lightning.elastic.lightning.restart.offers import Read, checkpoint_folders, checkpoints, misfit, snapshots
 from dtf_lightning.elastic.lightning.rewind import training_state
 from dtf_lightning.elastic.lightning.run.policies import StateParts
 from dtf_lightning.elastic.snapshots.choice import Choice, Offer, SourceKind, choose, senders
 from dtf_lightning.elastic.snapshots.format import SnapshotDamaged, SnapshotHeader
-from dtf_lightning.errors import DtfError
+from dtf_lightning.errors import DtfError, SettingsError
 
 log = logging.getLogger("dtf_lightning")
 
@@ -50,6 +51,7 @@ def header(parts: StateParts, run: RestartedRun, reason: str, *, world_size: int
     return SnapshotHeader(
         instance=run.generation.instance,
         signature=run.signature,
+        parts=run.parts,
         generation=run.generation.number,
         position=replace(parts.progress.position(parts.trainer), trained=False),
         world_size=world_size,
@@ -66,6 +68,7 @@ class SavedStates:
         run: the node's snapshots and records of the run.
         rank: this worker's rank.
         gather: returns every rank's object, in rank order; a collective.
+        run_id: the run's id, for messages.
         node: the name of this worker's node.
         lists: whether this worker offers what its node has saved.
     """
@@ -77,6 +80,7 @@ class SavedStates:
         *,
         rank: int,
         gather: Callable[[Any], list[Any]],
+        run_id: str,
         node: str,
         lists: bool,
     ) -> None:
@@ -84,6 +88,7 @@ class SavedStates:
         self._run = run
         self._rank = rank
         self._gather = gather
+        self._run_id = run_id
         self._node = node
         self._lists = lists
         self.sources: Mapping[int, int] = {}
@@ -96,15 +101,18 @@ class SavedStates:
             or_loaded: whether what the ranks have loaded themselves counts; if nothing is newer, and all have loaded the
                 same position, there is none to take.
 
-        Raises what Lightning raises for a state that does not fit the model.
+        Raises `SettingsError` if the newest snapshot is one of another model, and what Lightning raises for a checkpoint
+        that does not fit.
         """
         run, parts = self._run, self._parts
         known = dict.fromkeys((*run.record.checkpoint_folders, *checkpoint_folders(parts.trainer.callbacks)))
         run.record = replace(run.record, checkpoint_folders=tuple(known))
         readers = self._what_i_could_give(or_loaded=or_loaded)
+        unfit: list[Misfit | None] = self._gather(misfit(run) if self._lists else None)
         while True:
             everyone: list[list[Offer]] = self._gather(list(readers))
             offers = [offer for offers in everyone for offer in offers]
+            self._refuse_misfits([one for one in unfit if one is not None], offers)
             if not offers:
                 return None
             choice = choose(offers)
@@ -117,6 +125,12 @@ class SavedStates:
             readers = {offer: read for offer, read in readers.items() if offer.worth != (choice.position, choice.kind)}
         self._take_over(choice, state, holders)
         return choice
+
+    def _refuse_misfits(self, misfits: Sequence[Misfit], offers: Sequence[Offer]) -> None:
+        """Raise `SettingsError` if a snapshot of another model is newer than anything that fits this one."""
+        newest = max(misfits, key=lambda one: one.position, default=None)
+        if newest is not None and all(offer.position < newest.position for offer in offers):
+            raise SettingsError(newest.describe(self._run_id))
 
     def _what_i_could_give(self, *, or_loaded: bool) -> dict[Offer, Read]:
         """Return this rank's offers, each with its reader. A node's local rank 0 offers its snapshots and checkpoints."""

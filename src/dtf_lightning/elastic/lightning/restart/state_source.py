@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
+import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -10,9 +14,14 @@ from typing import Any
 from dtf_lightning.elastic.lightning.restart.membership import RestartMembership
 from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump, header, steady
 from dtf_lightning.elastic.lightning.restart.snapshotter import Snapshotter
+from dtf_lightning.elastic.lightning.run.exits import WorkerStopped
 from dtf_lightning.elastic.lightning.run.policies import StateParts
 from dtf_lightning.elastic.lightning.run.world import Resumption, World
 from dtf_lightning.elastic.snapshots.format import SnapshotHeader
+from dtf_lightning.elastic.snapshots.node import RunRecord
+from dtf_lightning.errors import RunRefused
+
+log = logging.getLogger("dtf_lightning")
 
 
 class SnapshotState:
@@ -23,6 +32,7 @@ class SnapshotState:
         self._parts: StateParts
         """Parts of the training state; set by `attach`."""
         self._snapshotter: Snapshotter | None = None
+        self._pid = os.getpid()
 
     @property
     def _writes_for_node(self) -> bool:
@@ -45,17 +55,30 @@ class SnapshotState:
         """Do nothing: what others may need is written when this worker leaves."""
 
     def share(self, world: World) -> Resumption:
-        """Give all members the newest state. Raises what Lightning raises for a state that does not fit the model."""
+        """Give all members the newest state, or begin, where there is none, and say so.
+
+        Raises `RunRefused` if the run has finished and its final state is gone, and what `SavedStates.take_newest` raises.
+        """
         run, progress = self._membership.run, self._parts.progress
         saved = SavedStates(
             self._parts,
             run,
             rank=world.rank,
             gather=self._membership.gather,
+            run_id=self._membership.welcome.run_id,
             node=self._membership.welcome.node,
             lists=self._writes_for_node and self._membership.welcome.joiner,
         )
         choice = saved.take_newest(or_loaded=True)
+        step = self._parts.trainer.global_step
+        if run.former is not None:
+            self._look_for_loss(world, run.former, found=choice is not None)
+        progress.ended = run.record.finished
+        if progress.ended and world.rank == 0:
+            log.warning(
+                "run %r has finished, with %d steps: its workers were started anew (%s), and `fit` trains nothing more",
+                *(self._membership.welcome.run_id, step, run.generation.reason),
+            )
         if choice is None:
             self._remember_life()
             return Resumption(first=True, resuming=progress.loaded is not None, restored=False)
@@ -64,6 +87,25 @@ class SnapshotState:
             run.node.forget_after(choice.position)
         self._remember_life()
         return Resumption(first=True, resuming=progress.resuming, restored=True, sources=saved.sources)
+
+    def _look_for_loss(self, world: World, former: RunRecord, *, found: bool) -> None:
+        """Say that nothing of the former lives was found. Raises `RunRefused` if the final state of a finished run is lost."""
+        membership, step = self._membership, self._parts.trainer.global_step
+        run_id, places = membership.welcome.run_id, membership.run.node.places
+        if former.finished and step < former.step:
+            raise RunRefused(
+                f"run {run_id!r} has finished, with {former.step} steps, and its workers were started anew by the same "
+                f"torchrun; its final state is not kept on any of the nodes that are here (looked in {places}), so that "
+                "they would have to train everything again. Start a new torchrun for a new run, or one of the script's "
+                "rest alone, from a checkpoint"
+            )
+        if not found and world.rank == 0:
+            log.warning(
+                "run %r begins anew at step %d, in its life %d: no intact snapshot or checkpoint of its former lives is on "
+                "any of the nodes that are here (looked in %s, and in its checkpoints' folders). "
+                "ElasticCallback(snapshot_every_n_steps=...) keeps one for workers that are killed",
+                *(run_id, step, membership.run.generation.number, places),
+            )
 
     def _remember_life(self) -> None:
         if self._writes_for_node:
@@ -85,14 +127,36 @@ class SnapshotState:
             self._snapshotter.last("a peer was lost" if lost else "stopped", self._parts.trainer.global_step)
 
     def finished(self) -> None:
-        """Remove what this node kept of the run."""
-        run = self._membership.run
+        """Keep the final state until this process ends well: until then its workers may be started anew.
+
+        Raises `WorkerStopped` if this worker was asked to stop meanwhile: they are.
+        """
+        run, trainer = self._membership.run, self._parts.trainer
         if self._snapshotter is not None:
             self._snapshotter.close()
         if self._writes_for_node:
-            run.node.remove(replace(run.record, finished=True, written_at=time.time()))
+            if self._snapshotter is not None:
+                with trainer.strategy.alone():  # the other workers run no hooks now
+                    self._snapshotter.last("finished", trainer.global_step)
+            step, now = trainer.global_step, time.time()
+            run.record = replace(run.record, finished=True, step=step, written_at=now)
+            run.node.finish(run.record)
+        if self._membership.stop.asked():  # the script's rest would be killed in its midst
+            raise WorkerStopped(self._membership.stop.reason)
+        atexit.register(self._process_ends)
+
+    def _process_ends(self) -> None:
+        """Remove the final state, unless this process ends by an exception, after which its agent may start it anew."""
+        if os.getpid() != self._pid:
+            return  # a process that the script has forked
+        in_flight = sys.exc_info()[1]
+        failed = in_flight is not None and not (isinstance(in_flight, SystemExit) and not in_flight.code)
+        failed |= self._membership.stop.asked()
+        if not failed and getattr(sys, "last_value", None) is None:
+            self._membership.run.node.leave()
 
     def close(self) -> None:
+        atexit.unregister(self._process_ends)
         if self._snapshotter is not None:
             self._snapshotter.close()
         with suppress(AttributeError):  # never attached to a trainer

@@ -60,12 +60,12 @@ class Attributes:
         self._owners = [*_owners_in(module), *(Owner(type(one).__name__, vars(one)) for one in callbacks)]
         self._parts, self._aside = {id(part) for part in module.modules()}, {}
         self._own_weights = {id(tensor) for tensor in copied}
-        weights = Parameters(one for one in module.parameters() if id(one) not in self._own_weights)
-        self._own_weights |= {id(one) for one in module.parameters()}
+        mine = [one for one in module.parameters() if id(one) not in self._own_weights]
+        self._own_weights |= {id(one) for one in mine}
         if not self._hooks:
             return
         self._owners += [
-            Owner(type(module).__name__, {"weights": weights}),
+            Owner(type(module).__name__, {"weights": Parameters(mine)}),
             *(Owner(type(one).__name__, {"param_groups": one.param_groups}) for one in trainer.optimizers),
             *(Owner(type(one.scheduler).__name__, vars(one.scheduler)) for one in trainer.lr_scheduler_configs),
         ]
@@ -79,10 +79,6 @@ class Attributes:
     def put_back(self) -> list[str]:
         """Restore the attributes; return names of those that may hold something that could not be restored."""
         return self._values.put_back()
-
-    def forget(self) -> None:
-        """Keep nothing any more."""
-        self._values.forget()
 
     def _other(self, value: Any) -> Restore | None:
         """Return how an object is put back that is no plain value."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn.utils import prune
 from torchmetrics import Metric
 
 from dtf_lightning.errors import ProtocolError
@@ -38,6 +39,7 @@ def dump_module(module: torch.nn.Module) -> dict[str, Any]:
 @torch.no_grad()
 def load_module(module: torch.nn.Module, state: dict[str, Any]) -> None:
     """Adopt what `dump_module` returned on another worker. Raises `ProtocolError` for a parameter that does not fit."""
+    _prune_alike(module, state["parameters"])
     submodules = dict(_submodules(module))
     for name, value in state["extra"].items():
         if name in submodules:
@@ -61,6 +63,18 @@ def load_module(module: torch.nn.Module, state: dict[str, Any]) -> None:
             if track is not None:
                 # Lightning's `freeze_module` sets it in a BatchNorm.
                 submodules[name].track_running_stats = track
+
+
+def _prune_alike(module: torch.nn.Module, theirs: dict[str, torch.Tensor]) -> None:
+    """Rename the parameters that torch's pruning has renamed in the run; the masks are buffers, and come with these.
+
+    In the run's order: a renamed parameter goes to the end of its part, and DDP reduces parameters in their order.
+    """
+    mine = dict(module.named_parameters())
+    for name in theirs:
+        path, _, own_name = name.removesuffix("_orig").rpartition(".")
+        if name not in mine and name.endswith("_orig") and name.removesuffix("_orig") in mine:
+            prune.identity(module.get_submodule(path), own_name)  # type: ignore[no-untyped-call]
 
 
 def _load_buffer(module: torch.nn.Module, name: str, value: torch.Tensor, *, like: torch.Tensor) -> None:

@@ -74,6 +74,8 @@ class TrainingProgress:
         """Whether this worker has been part of a generation that began to train."""
         self.resuming = False
         """Whether the next pass through the epoch loop continues at a position, instead of starting an epoch."""
+        self.ended = False
+        """Whether training had come to its end before this worker was started: `fit` takes the state, and trains nothing."""
         self.loaded: dict[str, Any] | None = None
         """Position in the checkpoint that Lightning has loaded; `None` without a checkpoint of an elastic run."""
         self.first_hooks_done = False

@@ -19,6 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dtf_lightning.elastic.lightning.host.callbacks import (
+    checkpoint_marks,
+    go_on_averaging,
+    pruning_tickets,
+    set_checkpoint_marks,
+    set_pruning_tickets,
+)
 from dtf_lightning.elastic.lightning.host.logs import adopt_version, shown_metrics
 from dtf_lightning.elastic.lightning.host.loops import clear_restart_flags
 from dtf_lightning.elastic.lightning.host.names import ModelCheckpoint
@@ -82,6 +89,8 @@ def dump_position(trainer: pl.Trainer, progress: TrainingProgress) -> dict[str, 
     """Return the rest of the training state, as parts for `load_state`: no code of users runs."""
     return {
         "start": dump_start(trainer),
+        "saved": checkpoint_marks(trainer),
+        "tickets": pruning_tickets(trainer),
         "loop": trainer.fit_loop.state_dict(),
         "progress": progress.state_dict(),
         "metrics": {name: _on_cpu(metrics) for name, metrics in shown_metrics(trainer).items()},
@@ -110,6 +119,9 @@ def load_state(trainer: pl.Trainer, progress: TrainingProgress, state: dict[str,
     trainer.fit_loop.load_state_dict(state["loop"])
     load_optimizers(trainer, state["optimizers"])
     load_schedulers(trainer, state["schedulers"])
+    go_on_averaging(trainer)
+    set_checkpoint_marks(trainer, state["saved"])
+    set_pruning_tickets(trainer, state["tickets"])
     clear_restart_flags(trainer.fit_loop)
     shown = shown_metrics(trainer)
     for name, metrics in state["metrics"].items():

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchmetrics import Metric
 
+from dtf_lightning.elastic.lightning.host.callbacks import put_back
 from dtf_lightning.elastic.lightning.host.logs import (
     count_as_nothing,
     forget_computed,
@@ -172,15 +173,20 @@ class Undo:
 
     @torch.no_grad()
     def _before_hooks(self, trainer: pl.Trainer, swappers: Collection[Any] = ()) -> _Hooks:
-        modules = [value for owner in swappers for value in _modules_of(owner)]
+        modules = (
+            [trainer.lightning_module, *(one for owner in swappers for one in _modules_of(owner))] if swappers else []
+        )
         weights = [
             (tensor, tensor.detach().clone())
-            for module in ([trainer.lightning_module, *modules] if swappers else [])
-            for tensor in module.state_dict(keep_vars=True).values()
+            for module in modules
+            for tensor in module.state_dict().values()
             if isinstance(tensor, torch.Tensor)
         ]
+        places = {tensor.data_ptr() for tensor, _ in weights}
         attributes = Attributes(NOW_AND_THEN, hooks=True)
-        attributes.refresh(trainer, copied=[tensor for tensor, _ in weights])
+        attributes.refresh(
+            trainer, copied=[one for module in modules for one in module.parameters() if one.data_ptr() in places]
+        )
         attributes.take(trainer)
         snapshot = StepSnapshot()
         snapshot.take(trainer.lightning_module)
@@ -212,7 +218,7 @@ class Undo:
             self._lost.update(dict.fromkeys(hooks.attributes.put_back()))
             for callback in trainer.callbacks:  # whose `load_state_dict` knows more than its attributes tell
                 if callback.state_key in hooks.callbacks:
-                    callback.load_state_dict(hooks.callbacks[callback.state_key])
+                    put_back(callback, hooks.callbacks[callback.state_key])
             hooks.snapshot.restore(trainer.lightning_module)
             for tensor, value in hooks.weights:
                 tensor.copy_(value)

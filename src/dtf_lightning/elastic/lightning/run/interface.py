@@ -12,6 +12,7 @@ from dtf_lightning.elastic.lightning.data.running_batches import RunningBatches
 from dtf_lightning.elastic.lightning.data.stream_loader import StreamLoader
 from dtf_lightning.elastic.lightning.reporting.recorder import RunRecorder
 from dtf_lightning.elastic.lightning.rewind.progress import TrainingProgress
+from dtf_lightning.elastic.lightning.rewind.rewind import Rewind
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.world import World
 
@@ -32,6 +33,7 @@ class ElasticRun(Protocol):
     progress: TrainingProgress
     batches: RunningBatches
     gradients: Gradients
+    rewind: Rewind
 
     @property
     def joiner(self) -> bool:
@@ -112,3 +114,9 @@ class ElasticRun(Protocol):
 
     def finish(self) -> None:
         """Complete the training together with all members."""
+
+    def go_on_alone(self, what: str, error: Exception) -> None:
+        """Become a world of one, because the only peer is gone after the end of training.
+
+        Raises `PeerError` if other peers are left, or in restart mode, where all workers are started anew.
+        """

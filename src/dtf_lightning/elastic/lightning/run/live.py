@@ -37,7 +37,7 @@ from dtf_lightning.elastic.rules.resume import (
     hooks_are_done,
     send_from,
 )
-from dtf_lightning.errors import DtfError, GenerationBroken, RunAborted, RunRefused, StateRefused
+from dtf_lightning.errors import DtfError, GenerationBroken, PeerError, RunAborted, RunRefused, StateRefused
 from dtf_lightning.events.registry import Event
 
 if TYPE_CHECKING:
@@ -54,13 +54,20 @@ MOST_TOLD = 2000
 
 
 class LiveMembership:
-    """Learn membership changes from the node's agent, over a socket. A `Membership`. Raises what `WorkerLink` raises."""
+    """Learn membership changes from the node's agent, over a socket. A `Membership`.
+
+    Raises `WorkerLeft` (exit code 0) if the run is over already, and what else `WorkerLink` raises.
+    """
 
     keeps_processes = True
 
     def __init__(self, agent_socket: str) -> None:
         self.group = GenerationGroup()
-        self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        try:
+            self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
+        except RunFinished as finished:
+            log.warning("this worker is not needed, and ends with exit code 0: %s", finished)
+            raise WorkerLeft(str(finished), run_goes_on=not finished.run_over) from None
         self.group.on_forgotten = self.link.end_forgotten
         welcome = self.welcome
         self.group.form_local(
@@ -150,6 +157,18 @@ class LiveMembership:
 
     def finished(self, step: int) -> None:
         self.link.finished(step)
+
+    def go_on_alone(self, world: World, what: str, error: Exception) -> None:
+        if world.size > 2:
+            raise PeerError(
+                f"a worker of {world.size} went away in {what}, or before it, after the end of training "
+                f"({str(error).splitlines()[0][:200]}). Its share of the data is evaluated by nobody, and the others cannot "
+                f"divide it anew, because the run has finished: there is no result. Call {what}(model, ckpt_path=...) in a "
+                "run of its own"
+            )
+        self.group.cut()
+        self.group.destroy()
+        self.group.form_local(host="", port=0, prefix="alone", rank=0, world_size=1)
 
     def signals(self) -> AbstractContextManager[None]:
         return graceful_signals(self.link.leaving)

@@ -11,7 +11,6 @@ Rules that this file guards:
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 from dtf_lightning import environment
 from dtf_lightning.elastic.collectives.gathering import gather_objects
 from dtf_lightning.elastic.lightning.checks.fingerprint import parameter_signature
-from dtf_lightning.elastic.lightning.restart.membership import RestartedRun
+from dtf_lightning.elastic.lightning.restart.membership import RestartedRun, describe_model
 from dtf_lightning.elastic.lightning.restart.offers import checkpoint_folders
 from dtf_lightning.elastic.lightning.restart.saved_states import SavedStates, dump, header, steady
 from dtf_lightning.elastic.lightning.restart.snapshotter import Snapshotter
@@ -80,6 +79,7 @@ class LiveSnapshots:
             run,
             rank=world.rank,
             gather=gather_objects,
+            run_id=self._link.welcome.run_id,
             node=self._link.welcome.node,
             lists=self._writes_for_node,
         )
@@ -180,14 +180,12 @@ class LiveSnapshots:
         record = last_record(node.records()) or RunRecord(
             instance=generation.instance, generation=generation.number, written_at=time.time()
         )
-        kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
-        signature = hashlib.sha256("\n".join((*parameter_signature(trainer.lightning_module), *kinds)).encode())
         self._run = RestartedRun(
             node=node,
             record=record,
             generation=generation,
             hosts=_hosts(world),
-            signature=signature.hexdigest(),
+            parts=describe_model(parameter_signature(trainer.lightning_module), trainer.optimizers),
         )
         return self._run
 

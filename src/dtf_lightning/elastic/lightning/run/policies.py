@@ -108,6 +108,12 @@ class Membership(Protocol):
     def finished(self, step: int) -> None:
         """Wait until all members have completed the training. Raises if one of them died before it."""
 
+    def go_on_alone(self, world: World, what: str, error: Exception) -> None:
+        """Form a process group of this worker alone: a peer is gone after the end of training, in the evaluation `what`.
+
+        Raises `PeerError` if other peers are left, or if the workers are to be started anew.
+        """
+
     def signals(self) -> AbstractContextManager[None]:
         """Make the process leave at a step boundary when a signal inside this context asks it to end."""
 
@@ -162,7 +168,7 @@ class StateSource(Protocol):
         """Write what others may need of this worker's state, after it has unwound and before it leaves."""
 
     def finished(self) -> None:
-        """Remove what was kept of the run: training is over for all members."""
+        """Take note that training is over for all members. May raise `WorkerLeft`, if this worker was asked to stop."""
 
     def close(self) -> None:
         """Release files and threads. Idempotent."""

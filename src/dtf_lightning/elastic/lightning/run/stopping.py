@@ -1,4 +1,4 @@
-"""These functions tell people why a worker has left the training loop."""
+"""These functions tell people why a worker has left the training loop, or an epoch before its end."""
 
 from __future__ import annotations
 
@@ -23,3 +23,27 @@ def why_stopped_early(trainer: Any) -> str | None:
 def why_stopped(trainer: Any) -> str:
     """Return why training ends here."""
     return why_stopped_early(trainer) or "training came to its end"
+
+
+def why_cut_short(trainer: Any) -> str | None:
+    """Return why an epoch whose batches are done has ended before its loaders; `None` if they had no more.
+
+    Where they had no more either, there may be a reason all the same.
+    """
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current
+    if batches.ready > batches.completed:
+        return "on_train_batch_start returned -1"
+    limit = trainer.limit_train_batches  # the number 1 is one batch, 1.0 is all of them
+    if (isinstance(limit, int) or limit < 1.0) and batches.ready >= trainer.num_training_batches:
+        return _limit(trainer)
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return f"max_steps={trainer.max_steps}"
+    return why_stopped_early(trainer)
+
+
+def _limit(trainer: Any) -> str:
+    if trainer.fast_dev_run:
+        return f"fast_dev_run={trainer.fast_dev_run}"
+    if trainer.overfit_batches:
+        return f"overfit_batches={trainer.overfit_batches}"
+    return f"limit_train_batches={trainer.limit_train_batches}"

@@ -39,7 +39,7 @@ from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft
 from dtf_lightning.elastic.lightning.run.policies import Membership, StateParts, StateSource, Verdict
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.start_world import StartWorld
-from dtf_lightning.elastic.lightning.run.stopping import why_stopped, why_stopped_early
+from dtf_lightning.elastic.lightning.run.stopping import why_cut_short, why_stopped, why_stopped_early
 from dtf_lightning.elastic.lightning.run.world import World
 from dtf_lightning.elastic.rules.resume import LoopPhase
 from dtf_lightning.errors import RunAborted
@@ -333,6 +333,7 @@ class WorkerRun:
     def epoch_hooks(self) -> Iterator[None]:
         """Wrap what Lightning does at an epoch's end, so that it can be done again after a rescale."""
         self.progress.epoch_batches_done(self.trainer)
+        self.reporter.epoch_ends(self.world, self.batches, why_cut_short(self.trainer))
         self.rewind.undo.hooks_begin(self.trainer)
         yield
         self.heed_stop()
@@ -435,6 +436,18 @@ class WorkerRun:
         self.over = True
         self.reporter.finished(self.world)
         self.source.finished()
+
+    def go_on_alone(self, what: str, error: Exception) -> None:
+        """Become a world of one after the end of training: a peer was lost in the evaluation `what`.
+
+        Raises `PeerError` where this worker cannot stand for all that are left.
+        """
+        former = self.world
+        self.membership.go_on_alone(former, what, error)
+        self.environment.enter(rank=0, world_size=1)
+        publish_rank(0)
+        self.world = replace(former, rank=0, size=1)
+        self.reporter.left_alone(former)
 
     def close(self) -> None:
         """Close connections, files and the process group. Idempotent; the agent takes it for this worker's end."""

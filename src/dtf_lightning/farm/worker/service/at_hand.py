@@ -21,12 +21,14 @@ class AttemptsAtHand:
         self._started: dict[Key, float] = {}
         self._preparing: dict[Key, bool] = {}
         """Whether it was cancelled meanwhile."""
+        self._waiting: dict[Key, Result] = {}
+        """Those whose output is not stored yet."""
         self._results: dict[Key, Result] = {}
 
     def begin(self, key: Key) -> bool:
         """Prepare an attempt; whether it is not being prepared already, and has no result."""
         with self._lock:
-            if key in self._preparing or key in self._results:
+            if key in self._preparing or key in self._waiting or key in self._results:
                 return False
             self._preparing[key] = False
             return True
@@ -52,11 +54,19 @@ class AttemptsAtHand:
         with self._lock:
             self._started[key] = at
 
-    def complete(self, result: Result) -> None:
-        """Its result can be said."""
+    def ended(self, result: Result) -> None:
+        """It has ended, and its outcome is kept; its output may not be stored yet."""
         with self._lock:
             self._started.pop((result.task, result.revision), None)
-            self._results[result.task, result.revision] = result
+            self._waiting[result.task, result.revision] = result
+
+    def complete(self, key: Key) -> Result | None:
+        """Its output is stored: its result can be said. `None`: nothing is known of it."""
+        with self._lock:
+            result = self._waiting.pop(key, None)
+            if result is not None:
+                self._results[key] = result
+            return result
 
     def forget(self, key: Key) -> None:
         """Its result is acknowledged."""
@@ -77,6 +87,11 @@ class AttemptsAtHand:
         """Those that run."""
         with self._lock:
             return [Started(task=task, revision=revision, at=at) for (task, revision), at in self._started.items()]
+
+    def waiting(self) -> dict[str, int]:
+        """Task -> revision, of those that have ended and whose output is not stored yet."""
+        with self._lock:
+            return dict(self._waiting.keys())
 
     def preparing(self) -> dict[str, int]:
         """Task -> revision, of those that are being prepared."""

@@ -29,7 +29,7 @@ from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.logs import KeptLogs
-from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, AttemptOutput, AttemptStarted, Told
+from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 GRACE = 10.0
 """Seconds that attempts have to end when the worker has to."""
 LAST_WORDS = 3.0
-FETCHES = 4
-"""Sources that are fetched and unpacked at once."""
+THREADS = 4
+"""For starting attempts and for removing what they leave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class FarmWorker:
         self._draining = False
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
-        self._fetchers = ThreadPoolExecutor(FETCHES, thread_name_prefix="dtf-farm-fetch")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
         self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
         self._spool = Spool(options.folder)
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
@@ -92,7 +92,9 @@ class FarmWorker:
     async def run(self) -> None:
         """Work until `stop`, or until a drain has ended."""
         for kept in self._spool.kept():
-            self._senders.ended(kept.task, kept.revision, kept.outcome.log_bytes)
+            self._wait_for_output(
+                Result(task=kept.task, number=kept.number, revision=kept.revision, outcome=kept.outcome)
+            )
         self._senders.start()
         jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self._stopped())]
         try:
@@ -122,7 +124,7 @@ class FarmWorker:
             devices=self._options.devices,
             labels=self._options.labels,
             host=socket.gethostname(),
-            running={**self._at_hand.preparing(), **self._executor.running(), **self._waiting_for_output()},
+            running={**self._at_hand.preparing(), **self._executor.running(), **self._at_hand.waiting()},
             kept=self._at_hand.results(),
             draining=self._draining,
         )
@@ -137,7 +139,7 @@ class FarmWorker:
         if (result := self._at_hand.result(key)) is not None:
             self._link.say(result)
         elif not self._is_known(key) and self._at_hand.begin(key):
-            self._fetchers.submit(self._prepare, message)
+            self._pool.submit(self._start, message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
@@ -149,9 +151,7 @@ class FarmWorker:
         if not message.recorded:
             log.info("the result of task %s came too late: another attempt counts", message.task)
         self._at_hand.forget((message.task, message.revision))
-        self._spool.forget(message.task, message.revision)
-        self._acknowledged.set()
-        self._leave_if_drained()
+        self._pool.submit(self._forget, message.task, message.revision)
 
     def drain(self) -> None:
         """End when what runs has ended."""
@@ -171,19 +171,34 @@ class FarmWorker:
             self._at_hand.started(key, told.at)
             self._call(Started(task=told.task, revision=told.revision, at=told.at))
         else:
-            self._ended(told)
+            number, outcome = told.number, told.outcome
+            self._keep(Result(task=told.task, number=number, revision=told.revision, outcome=outcome))
 
-    def _ended(self, told: AttemptEnded) -> None:
-        self._spool.keep(told.number, told.task, told.revision, told.outcome)
-        self._senders.ended(told.task, told.revision, told.outcome.log_bytes)
+    def _keep(self, result: Result) -> None:
+        self._spool.keep(result.number, result.task, result.revision, result.outcome)
+        self._wait_for_output(result)
+
+    def _wait_for_output(self, result: Result) -> None:
+        self._at_hand.ended(result)
+        self._senders.ended(result.task, result.revision, result.outcome.log_bytes)
 
     def _output_stored(self, task: str, revision: int) -> None:
-        kept = next((one for one in self._spool.kept() if (one.task, one.revision) == (task, revision)), None)
-        if kept is None:
-            return
-        result = Result(task=task, number=kept.number, revision=revision, outcome=kept.outcome)
-        self._at_hand.complete(result)
-        self._call(result)
+        result = self._at_hand.complete((task, revision))
+        if result is not None:
+            self._call(result)
+
+    def _forget(self, task: str, revision: int) -> None:
+        """In a thread of the pool: a workspace may hold many files."""
+        try:
+            self._spool.forget(task, revision)
+        except OSError:
+            log.exception("what task %s has left cannot be removed", task)
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(self._forgotten)
+
+    def _forgotten(self) -> None:
+        self._acknowledged.set()
+        self._leave_if_drained()
 
     def _call(self, message: Started | Result) -> None:
         try:
@@ -191,46 +206,40 @@ class FarmWorker:
         except RuntimeError:
             log.debug("the event loop has ended")
 
-    # --- starting an attempt, in a fetcher's thread ------------------------------------------------------------------
+    # --- starting an attempt, in a thread of the pool -----------------------------------------------------------------
 
-    def _prepare(self, message: Run) -> None:
+    def _start(self, message: Run) -> None:
         key = message.task, message.revision
-        began = time.time()
+        digest = message.specification.source
         try:
-            try:
-                self._bring_source(message)
-                order = _order(message)
-            except (DtfError, OSError) as error:
-                self._give_up(message, OutcomeKind.LOST, f"the worker could not prepare it: {error}", began)
-                return
+            order = _order(message)
             if self._at_hand.is_cancelled(key):
-                self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started", began)
+                self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started")
+            elif digest:
+                self._executor.start(order, lambda workspace: self._bring_source(digest, workspace))
             else:
                 self._executor.start(order)
+        except (DtfError, OSError) as error:
+            self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")
         except Exception:
             log.exception("task %s could not be started", message.task)
-            self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log", began)
+            self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log")
         finally:
             self._at_hand.prepared(key)
 
-    def _bring_source(self, message: Run) -> None:
-        digest = message.specification.source
-        if not digest:
-            return
-        folder = self._folders.attempt(message.task, message.revision)
-        folder.make()
+    def _bring_source(self, digest: str, workspace: Path) -> None:
         with self._inputs.hold(digest, lambda file: self._fetch(digest, file)) as archive:
-            unpack(archive, folder.work)
+            unpack(archive, workspace)
 
     def _fetch(self, digest: str, file: BinaryIO) -> None:
         _, chunks = self._connection.stream(f"/api/sources/{digest}")
         for chunk in chunks:
             file.write(chunk)
 
-    def _give_up(self, message: Run, kind: OutcomeKind, reason: str, began: float) -> None:
-        outcome = AttemptOutcome(kind=kind, reason=reason, started=began, ended=time.time())
-        self._spool.keep(message.number, message.task, message.revision, outcome)
-        self._senders.ended(message.task, message.revision, 0)
+    def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
+        now = time.time()
+        outcome = AttemptOutcome(kind=kind, reason=reason, started=now, ended=now)
+        self._keep(Result(task=message.task, number=message.number, revision=message.revision, outcome=outcome))
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
@@ -238,12 +247,8 @@ class FarmWorker:
         task, revision = key
         return self._executor.running().get(task) == revision or self._folders.spooled(task, revision).exists()
 
-    def _waiting_for_output(self) -> dict[str, int]:
-        return {kept.task: kept.revision for kept in self._spool.kept()}
-
     def _leave_if_drained(self) -> None:
-        busy = self._at_hand.preparing() or self._executor.running() or self._spool.kept()
-        if self._draining and not busy:
+        if self._draining and not (self._at_hand.preparing() or self._executor.running() or self._spool.kept()):
             self._stopping.set()
 
     async def _stopped(self) -> None:
@@ -259,7 +264,7 @@ class FarmWorker:
                     await self._acknowledged.wait()
 
     def _close(self) -> None:
-        self._fetchers.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
         self._executor.close(GRACE)
         self._senders.close()
         self._connection.close()
