@@ -291,7 +291,12 @@ class Client:
     def cancel_plan(self, plan: str, reason: str = "cancelled by a client") -> int:
         """End all tasks of a plan that are not done; returns how many were ended by this."""
         path = f"/api/plans/{quote(plan, safe='')}/cancel"
-        return int(self.connection.ask("POST", path, reason=reason)["num_cancelled"])
+        total = 0
+        while True:
+            told = self.connection.ask("POST", path, reason=reason)
+            total += int(told["num_cancelled"])
+            if not told["num_live"] or not told["num_cancelled"]:
+                return total
 
     def workers(self) -> list[dict[str, Any]]:
         """Return the farm's workers."""

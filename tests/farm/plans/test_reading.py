@@ -94,8 +94,14 @@ def test_instances_without_a_name():
     assert [task.name for task in plan.tasks] == ["t[1,x]", "t[2,x]"]
 
 
-def test_the_example(tmp_path):
-    assert read_plan(str(ROOT / "examples" / "plan.yaml")).tasks
+def test_the_example():
+    """It is what docs/farm.md shows."""
+    plan = read_plan(str(ROOT / "examples" / "plan.yaml"))
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "farm.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert parse_plan(shown) == plan
+    assert [task.name for task in plan.tasks if task.entry == "squares"] == [
+        f"squares[{number},{power}]" for number, power in ((2, 2), (2, 3), (3, 2), (3, 3), (4, 2))
+    ]
 
 
 TYPO = "tasks:\n  build:\n    run: x\n    {}\n"

@@ -17,6 +17,7 @@ from dtf_lightning.farm.messages import Run
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.server import pool
+from dtf_lightning.farm.server import tasks as tasks_module
 from support.farm.server import DEADLINE
 
 pytestmark = pytest.mark.process
@@ -149,6 +150,12 @@ class TestFollowing:
         assert not client.task(other).done
         assert client.cancel_plan("p") == 0
 
+    def test_cancelled_in_several_requests(self, client, monkeypatch):
+        monkeypatch.setattr(tasks_module, "CANCELLED_AT_ONCE", 2)
+        tasks = submit(client, "p", 5)
+        assert client.cancel_plan("p") == 5
+        assert {client.task(task).status for task in tasks} == {"cancelled"}
+
 
 class TestCommand:
     def test_to_its_end(self, dtf, worker, capsys):
@@ -228,7 +235,7 @@ class TestCommand:
 
         with Player(worker, play):
             assert dtf("run", "plan.yaml") == 130
-        assert "4 tasks of the plan" in capsys.readouterr().err
+        assert "what was left of the plan" in capsys.readouterr().err
         assert sorted(info.status for info in client.tasks()) == ["cancelled"] * 4 + ["completed"]
 
     def test_ctrl_c_while_it_is_submitted(self, dtf, client, monkeypatch, capsys):

@@ -57,8 +57,9 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
                 return DONE
             _follow(farm, plan_id, requests, ended, Progress(requests, sys.stderr if arguments.json else sys.stdout))
         except KeyboardInterrupt:
-            number = farm.cancel_plan(plan_id, "Ctrl-C")
-            print(f"dtf farm: {number} tasks of the plan {plan_id} are cancelled", file=sys.stderr)
+            farm.close()  # an answer may be half read
+            farm.cancel_plan(plan_id, "Ctrl-C")
+            print(f"dtf farm: what was left of the plan {plan_id} is cancelled", file=sys.stderr)
             return INTERRUPTED
     return _tell_end(plan_id, requests, ended, as_json=arguments.json)
 
@@ -75,6 +76,7 @@ def submit_plan(farm: Client, requests: Sequence[Mapping[str, Any]]) -> None:
             answers = farm.submit_all(batch)
         except KeyboardInterrupt:
             print("dtf farm: finishing what is under way, then cancelling", file=sys.stderr)
+            farm.close()  # an answer may be half read
             farm.submit_all(batch)
             raise
         except FarmRefused:

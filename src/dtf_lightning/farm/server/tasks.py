@@ -35,6 +35,8 @@ WRITE = 3.0
 POLL = 0.2
 """Seconds between two looks at output that another coordinator stores."""
 CHUNK = 256 * 1024
+CANCELLED_AT_ONCE = 1_000
+"""Tasks of a plan in one request."""
 
 
 class UnknownTask(DtfError):
@@ -247,10 +249,14 @@ class Tasks:
         return {"task_id": task, "cancellation": Cancellation.FINISHED.value}
 
     async def cancel_plan(self, plan: str, reason: str) -> dict[str, Any]:
-        """End all tasks of a plan that are not done; returns how many were ended by this."""
-        verdicts = await asyncio.gather(*(self.cancel(task, reason) for task in self._of_plan(plan)))
+        """End tasks of a plan that are not done, so many that the answer comes soon; says how many, and how many are left.
+
+        Those that came last go first: what comes after another is cancelled, too, and not skipped.
+        """
+        last = self._of_plan(plan)[: -CANCELLED_AT_ONCE - 1 : -1]
+        verdicts = await asyncio.gather(*(self.cancel(task, reason) for task in last))
         ended = [one for one in verdicts if one["cancellation"] == Cancellation.CANCELLED.value]
-        return {"plan_id": plan, "num_cancelled": len(ended)}
+        return {"plan_id": plan, "num_cancelled": len(ended), "num_live": self._pool.num_live(plan)}
 
     # --- output ------------------------------------------------------------------------------------------------------
 
