@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
@@ -53,6 +54,19 @@ def test_exit_codes(farm, arguments, code, told):
     assert done.returncode == code, done.stderr
     assert told in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_plan(farm):
+    """The example, with real processes."""
+    done = farm.dtf("run", "--no-source", str(Path(__file__).parents[3] / "examples" / "plan.yaml"))
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.decode().partition("TASK ")[2].splitlines()[1:]]
+    assert [row[0] for row in rows] == [
+        "numbers",
+        *(f"squares[{number},{power}]" for number, power in ((2, 2), (2, 3), (3, 2), (3, 3), (4, 2))),
+        "clean-up",
+    ]
+    assert {row[1] for row in rows} == {"completed"}
 
 
 def test_ctrl_c_cancels(farm):

@@ -6,14 +6,22 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
-from dtf_lightning.farm.cli.options import add_farm, add_farm_command, add_json, add_task_options, connect
+from dtf_lightning.farm.cli.options import (
+    add_farm,
+    add_farm_command,
+    add_json,
+    add_plan_options,
+    add_task_options,
+    connect,
+)
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import TaskInfo
@@ -87,9 +95,10 @@ def _add_processes(actions: Commands) -> None:
 
 def _add_tasks(actions: Commands) -> None:
     run = add_farm_command(
-        actions, "run", run_command.run, "run a command on the farm as if here: its output, its exit code"
+        actions, "run", run_command.run, "run a command on the farm as if here: its output, its exit code; or PLAN.yaml"
     )
     add_task_options(run)
+    add_plan_options(run)
     add_farm(run)
 
     submit = add_farm_command(actions, "submit", _submit, "submit a command and print its task's id")
@@ -149,7 +158,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
         print(json.dumps([task.raw for task in tasks]))
         return DONE
     rows = [(task.task_id, task.status, _where(task), _what(task)) for task in tasks]
-    _table(("TASK", "STATUS", "WORKER", "COMMAND"), rows)
+    print_table(("TASK", "STATUS", "WORKER", "COMMAND"), rows)
     return DONE
 
 
@@ -203,7 +212,7 @@ def _workers(arguments: argparse.Namespace) -> int:
         rows.append(
             (worker["worker_id"], worker["status"], str(len(worker["metadata"]["tasks"])), f"{offered} {labels}")
         )
-    _table(("WORKER", "STATUS", "TASKS", "OFFERS"), rows)
+    print_table(("WORKER", "STATUS", "TASKS", "OFFERS"), rows)
     return DONE
 
 
@@ -236,9 +245,3 @@ def _what(task: TaskInfo) -> str:
 
 def _where(task: TaskInfo) -> str:
     return str(task.raw.get("worker_id") or "")
-
-
-def _table(head: tuple[str, ...], rows: list[Any]) -> None:
-    widths = [max(len(str(row[number])) for row in [head, *rows]) for number in range(len(head))]
-    for row in [head, *rows]:
-        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
