@@ -8,12 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dtf_lightning.cli.main import FAILED
 from dtf_lightning.cli.options import Commands, add_command
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.exit_codes import BAD_INPUT, UNREACHABLE
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client
+
+
+_BAD_REQUEST = (409, 422)
+"""HTTP's codes for what cannot work as it was asked for."""
 
 
 def add_farm_command(
@@ -23,7 +28,7 @@ def add_farm_command(
 
     def run(arguments: argparse.Namespace) -> int:
         from dtf_lightning.farm.home import FarmNotFound
-        from dtf_lightning.farm.http import FarmUnreachable
+        from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
 
         try:
             return command(arguments)
@@ -33,6 +38,9 @@ def add_farm_command(
         except SettingsError as error:
             print(f"dtf farm {name}: {error}", file=sys.stderr)
             return BAD_INPUT
+        except FarmRefused as error:
+            print(f"dtf farm {name}: {error}", file=sys.stderr)
+            return BAD_INPUT if error.status in _BAD_REQUEST else FAILED
 
     return add_command(actions, name, run, text)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dtf_lightning.cli.main import INTERRUPTED
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.cli.exit_codes import BAD_INPUT, exit_code
+from dtf_lightning.farm.cli.exit_codes import exit_code
 from dtf_lightning.farm.cli.options import connect, environment_of, needs_of, plan_options
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> int:
     """Submit a command, show its output, and return its exit code. Ctrl-C cancels it."""
     from dtf_lightning.farm.cli.plan import run_plan
-    from dtf_lightning.farm.http import FarmRefused
 
     if arguments.command_line and arguments.command_line[0].endswith((".yaml", ".yml")):
         path, *words = arguments.command_line
@@ -28,11 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.no_wait or arguments.json:
         raise SettingsError("--no-wait and --json are options of plans; `dtf farm submit -- COMMAND` does not wait")
     with connect(arguments) as farm:
-        try:
-            task = submit(farm, arguments)
-        except FarmRefused as error:
-            print(f"dtf farm run: {error}", file=sys.stderr)
-            return BAD_INPUT
+        task = submit(farm, arguments)
         try:
             return _follow(farm, task)
         except KeyboardInterrupt:

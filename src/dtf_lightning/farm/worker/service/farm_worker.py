@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,10 +67,16 @@ class FarmWorker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._loop = asyncio.get_running_loop()
-        self._options = options
-        self._session = secrets.token_hex(8)
         self._folders = WorkerFolders(options.folder)
-        self._identity = identity_of(self._folders)
+        self._hello = Hello(
+            worker=options.name,
+            session=secrets.token_hex(8),
+            identity=identity_of(self._folders),
+            version=__version__,
+            devices=options.devices,
+            labels=options.labels,
+            host=socket.gethostname(),
+        )
         self._connection = Connection(options.addresses, options.token)
         self._at_hand = AttemptsAtHand()
         # On the event loop:
@@ -118,14 +124,8 @@ class FarmWorker:
 
     def hello(self) -> Hello:
         """See `Workplace`."""
-        return Hello(
-            worker=self._options.name,
-            session=self._session,
-            identity=self._identity,
-            version=__version__,
-            devices=self._options.devices,
-            labels=self._options.labels,
-            host=socket.gethostname(),
+        return replace(
+            self._hello,
             running={**self._at_hand.preparing(), **self._executor.running(), **self._at_hand.waiting()},
             kept=self._at_hand.results(),
             draining=self._draining,
