@@ -4,6 +4,8 @@
 * docs/settings.md, between its markers: every setting with unit, default and meaning;
 * docs/architecture.md, between its markers: the rooms of the package, from the lists that tests/architecture holds the
   imports to, each with the first sentence of its docstring;
+* docs/farm.md, between its markers: the keys of a plan and of its tasks;
+* docs/plan.schema.json, wholly: the same keys as JSON Schema;
 * docs/compatibility.md and docs/guarantees.md, between their markers: what becomes of all that Lightning ships, from the
   table that the tests of the matrix hold (tests/support/elastic/matrix/table.py).
 """
@@ -11,6 +13,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +21,7 @@ from pathlib import Path
 from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
 from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, RescalePhase
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
+from dtf_lightning.farm.plans.keys import PLAN_KEYS, TASK_KEYS, Key, plan_schema
 from dtf_lightning.settings.fields import settings_table
 
 DOCS = Path(__file__).parent
@@ -118,6 +122,17 @@ def architecture_page(text: str) -> str:
     return text
 
 
+def keys_table(keys: Mapping[str, Key]) -> list[str]:
+    return ["| key | meaning |", "|---|---|", *(f"| `{name}` | {key.meaning} |" for name, key in keys.items())]
+
+
+def farm_page(text: str) -> str:
+    """The page with fresh tables of a plan's keys between its markers."""
+    for name, keys in {"PLAN_KEYS": PLAN_KEYS, "TASK_KEYS": TASK_KEYS}.items():
+        text = between(text, name, keys_table(keys))
+    return text
+
+
 MATRIX = {
     "Callbacks": table.CALLBACKS,
     "Strategies, by name": table.STRATEGIES,
@@ -191,10 +206,12 @@ def between(text: str, name: str, lines: list[str]) -> str:
 
 
 def pages() -> dict[Path, str]:
-    settings, architecture = DOCS / "settings.md", DOCS / "architecture.md"
+    settings, architecture, farm = DOCS / "settings.md", DOCS / "architecture.md", DOCS / "farm.md"
     compatibility, guarantees = DOCS / "compatibility.md", DOCS / "guarantees.md"
     return {
         architecture: architecture_page(architecture.read_text(encoding="utf-8")),
+        farm: farm_page(farm.read_text(encoding="utf-8")),
+        DOCS / "plan.schema.json": json.dumps(plan_schema(), indent=2) + "\n",
         DOCS / "state-diagram.md": state_diagram_page(),
         settings: settings_page(settings.read_text(encoding="utf-8")),
         compatibility: compatibility_page(compatibility.read_text(encoding="utf-8")),

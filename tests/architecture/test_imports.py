@@ -40,7 +40,7 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.json_values"},
+    {"farm.json_values", "farm.plans"},
     {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.messages", "farm.results"},
     {"farm.server", "farm.worker", "farm.client"},
@@ -198,7 +198,7 @@ def test_each_dependency_stays_in_its_rooms():
     assert not wrong
 
 
-@pytest.mark.parametrize("rules", ["elastic.rules", "farm.rules"])
+@pytest.mark.parametrize("rules", ["elastic.rules", "farm.rules", "farm.plans"])
 def test_the_rules_are_pure(rules):
     """No I/O, no clock, no threads, no chance."""
     wrong = [

@@ -12,7 +12,7 @@ A task's id is chosen here, so that what was asked for is asked again after a lo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -194,6 +194,47 @@ class Client:
                 if _info(first).done:
                     continue
 
+    def plan_ends(self, plan: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
+        """Yield these tasks of one plan as they end, each once. One request is under way at a time, however many they are.
+
+        Raises `DtfError` if the farm does not know some of them.
+        """
+        left = set(tasks)
+        path = f"/api/plans/{quote(plan, safe='')}"
+        revision, expected, unknown_since = 0, len(left), None
+        while left:
+            told = self.connection.ask("GET", path, after=revision, left=expected, wait=LONG_POLL)
+            revision, ended = told["revision"], [_info(one) for one in told["ended"]]
+            if told["num_live"] < len(left - {info.task_id for info in ended}) or not ended:
+                # Some ended before this coordinator looked, or longer ago than it remembers: each is asked for.
+                ended += self._missed(path, left - {info.task_id for info in ended})
+            for info in ended:
+                if info.task_id in left:
+                    left.discard(info.task_id)
+                    yield info
+            expected = min(len(left), told["num_live"])
+            if not left or told["num_live"]:
+                unknown_since = None
+                continue
+            # Nothing of the plan is left, as this coordinator has it: it may be behind.
+            unknown_since = unknown_since or time.monotonic()
+            if time.monotonic() - unknown_since > LONG_POLL:
+                raise DtfError(f"the farm does not know {len(left)} tasks of the plan {plan}, such as {min(left)}")
+            self.connection.turn()
+
+    def _missed(self, path: str, left: set[str]) -> list[TaskInfo]:
+        unfinished = set(self.connection.ask("GET", path, unfinished="true")["unfinished"])
+        found = []
+        for task in sorted(left - unfinished):
+            try:
+                info = self.task(task)
+            except FarmRefused as refusal:
+                if refusal.status != 404:
+                    raise
+            else:
+                found += [info] if info.done else []
+        return found
+
     def results(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Yield results of tasks that are done, newest first, also those that are in the archive.
 
@@ -246,6 +287,16 @@ class Client:
     def cancel(self, task: str, reason: str = "cancelled by a client") -> str:
         """End a task: "cancelled", or "finished" if it had ended before."""
         return str(self.connection.ask("POST", f"/api/tasks/{quote(task)}/cancel", reason=reason)["cancellation"])
+
+    def cancel_plan(self, plan: str, reason: str = "cancelled by a client") -> int:
+        """End all tasks of a plan that are not done; returns how many were ended by this."""
+        path = f"/api/plans/{quote(plan, safe='')}/cancel"
+        total = 0
+        while True:
+            told = self.connection.ask("POST", path, reason=reason)
+            total += int(told["num_cancelled"])
+            if not told["num_live"] or not told["num_cancelled"]:
+                return total
 
     def workers(self) -> list[dict[str, Any]]:
         """Return the farm's workers."""

@@ -58,7 +58,9 @@ class Hello:
     worker: str
     session: str
     """Chosen anew by every start of the worker's process."""
-    version: str
+    identity: str = ""
+    """Of the worker's folder, over all its starts: two folders are two workers."""
+    version: str = ""
     """Of the package."""
     devices: Mapping[str, float] = field(default_factory=dict)
     labels: tuple[str, ...] = ()

@@ -9,9 +9,17 @@ GENERATE = Path(__file__).parents[3] / "docs" / "generate.py"
 
 
 def test_generated_pages_are_up_to_date():
-    """Tables of states, settings, rooms, and of what Lightning ships; if they are not: python docs/generate.py."""
+    """Tables of states, settings, rooms, of what Lightning ships, of a plan's keys; if they are not: python docs/generate.py."""
     pages = runpy.run_path(str(GENERATE))["pages"]()
-    written = {"state-diagram.md", "settings.md", "architecture.md", "compatibility.md", "guarantees.md"}
+    written = {
+        "state-diagram.md",
+        "settings.md",
+        "architecture.md",
+        "compatibility.md",
+        "guarantees.md",
+        "farm.md",
+        "plan.schema.json",
+    }
     assert {path.name for path in pages} == written
     for path, text in pages.items():
         assert path.read_text(encoding="utf-8") == text, f"{path} is old: run python docs/generate.py"

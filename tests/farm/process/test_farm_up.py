@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
@@ -55,6 +56,19 @@ def test_exit_codes(farm, arguments, code, told):
     assert b"Traceback" not in done.stderr
 
 
+def test_a_plan(farm):
+    """The example, with real processes."""
+    done = farm.dtf("run", "--no-source", str(Path(__file__).parents[3] / "examples" / "plan.yaml"))
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.decode().partition("TASK ")[2].splitlines()[1:]]
+    assert [row[0] for row in rows] == [
+        "numbers",
+        *(f"squares[{number},{power}]" for number, power in ((2, 2), (2, 3), (3, 2), (3, 3), (4, 2))),
+        "clean-up",
+    ]
+    assert {row[1] for row in rows} == {"completed"}
+
+
 def test_ctrl_c_cancels(farm):
     with farm.begin("run", "--no-source", "--", "sh", "-c", "echo $$; exec sleep 600") as process:
         pid = int(process.stdout.readline())
@@ -84,11 +98,11 @@ def test_what_there_is_to_see(farm):
 
 def test_a_second_one_is_refused(farm):
     done = farm.dtf("up", "--port", "0")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"a farm runs here already, at {farm.url}".encode() in done.stderr
     port = farm.url.rpartition(":")[2]
     done = farm.dtf("up", "--port", port, "--home", str(farm.home.folder.parent / "other"))
-    assert done.returncode == 1
+    assert done.returncode == 1  # a part of it says so
     assert f"port {port} of 127.0.0.1 is taken".encode() in done.stderr
 
 

@@ -296,11 +296,20 @@ class TestWorkers:
         (shown,) = client.workers()
         assert shown["status"] == "draining"
 
+    def test_drained_between_two_connections(self, client, worker):
+        """It hears of it when it comes back; the wish is not forgotten by its coming."""
+        worker.hold_off()
+        poll_until(lambda: client.workers()[0]["status"] == "offline", DEADLINE, "the connection to end")
+        client.change_worker("w", "drain")
+        worker.come_back()
+        assert worker.draining.wait(DEADLINE)
+        assert client.workers()[0]["status"] == "draining"
+
     def test_unknown(self, client, worker):
         assert "it has w" in str(refusal(client.change_worker, "nobody", "drain"))
 
     def test_two_with_one_name(self, coordinator, worker):
-        """On another machine."""
+        """In another folder."""
         other = PlayedWorker((coordinator.url,), read_token(coordinator.token_file), session="another")
         try:
             assert "another worker named 'w' is connected" in str(other.error())

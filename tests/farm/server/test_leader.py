@@ -57,19 +57,21 @@ class Watcher:
         self.late = []
 
     def look(self):
-        """Take in all that the watch has."""
+        """Take in all that the watch has, at once: the mirror is ahead of the changes that are told."""
+        pending = []
         while events := self.watch.get(timeout=0):
-            for change in self.mirror.apply(events):
-                if change.kind is Kind.LEADER:
-                    held = self.mirror.get(Kind.LEADER)
-                    if held is not None and held.create_revision == self.epoch:
-                        self.leader = Leader(
-                            self.mirror, self.world.keys, self.epoch, ShapeScheduler(), grace=GRACE, now=self.world.now
-                        )
-                    else:
-                        self.leader = None
-                elif self.leader is not None:
-                    self.leader.changed(change, self.world.now)
+            pending += events
+        for change in self.mirror.apply(pending):
+            if change.kind is Kind.LEADER:
+                held = self.mirror.get(Kind.LEADER)
+                if held is not None and held.create_revision == self.epoch:
+                    self.leader = Leader(
+                        self.mirror, self.world.keys, self.epoch, ShapeScheduler(), grace=GRACE, now=self.world.now
+                    )
+                else:
+                    self.leader = None
+            elif self.leader is not None:
+                self.leader.changed(change, self.world.now)
         if self.leader is not None:
             self.look_up()
 
@@ -411,6 +413,23 @@ def test_an_assignment_that_comes_after_its_worker_was_forgotten_is_taken_back()
     assert world.make(late) is Decision.MADE
     play(world, watcher)
     assert world.eye.mirror.get(Kind.ATTEMPT, "t").value.workers == ()
+    world.store.close()
+
+
+def test_a_task_that_is_gone_before_it_is_told_to_be_ready():
+    """Both are cancelled before the leader looks: the second would be ready now, and is gone already."""
+    world = World(0)
+    watcher = world.watchers[0]
+    world.elect(watcher)
+    submit(world, "t1")
+    submit(world, "t2", after_any=("t1",))
+    watcher.look()
+    for task in ("t1", "t2"):
+        envelope = ended_without_attempt(world.accepted[task], TaskOutcome.CANCELLED, "", number=0, revision=0)
+        world.make(Cancel(task=task, envelope=envelope))
+    world.connect("w0")
+    assert play(world, watcher) == []
+    world.check()
     world.store.close()
 
 

@@ -117,6 +117,7 @@ class PlayedWorker:
         return Hello(
             worker=self.name,
             session=self.session,
+            identity=f"folder of {self.session}",
             version=__version__,
             devices=self.devices,
             host=self.session,
@@ -174,7 +175,15 @@ class PlayedWorker:
 
     def reconnect(self) -> None:
         """Leave the connection, and dial anew."""
+        self.hold_off()
+        self.come_back()
+
+    def hold_off(self) -> None:
+        """Leave the connection."""
         self._loop.start(self._end()).result(DEADLINE)
+
+    def come_back(self) -> None:
+        """Dial anew."""
         self.link = Link(tuple(self.link.addresses), self._token, self)
         self._job = self._loop.start(self._run())
 

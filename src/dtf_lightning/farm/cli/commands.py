@@ -6,14 +6,22 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dtf_lightning.cli.main import DONE, FAILED
-from dtf_lightning.cli.options import Commands, add_command, add_connection
+from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
-from dtf_lightning.farm.cli.options import add_farm, add_json, add_task_options, connect
+from dtf_lightning.farm.cli.options import (
+    add_farm,
+    add_farm_command,
+    add_json,
+    add_plan_options,
+    add_task_options,
+    connect,
+)
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import TaskInfo
@@ -30,7 +38,9 @@ def register(commands: Commands) -> None:
 
 
 def _add_processes(actions: Commands) -> None:
-    up = add_command(actions, "up", serve.up, "a farm of this machine: etcd, a coordinator and a worker, until Ctrl-C")
+    up = add_farm_command(
+        actions, "up", serve.up, "a farm of this machine: etcd, a coordinator and a worker, until Ctrl-C"
+    )
     up.add_argument(
         "--port", type=int, default=serve.PORT, help="of the coordinator; 0: a free one (default: %(default)s)"
     )
@@ -42,10 +52,10 @@ def _add_processes(actions: Commands) -> None:
     )
     up.add_argument("--detach", action="store_true", help="go on in the background; `dtf farm down` ends it")
 
-    down = add_command(actions, "down", serve.down, "end the farm that runs on this machine")
+    down = add_farm_command(actions, "down", serve.down, "end the farm that runs on this machine")
     down.add_argument("--home", type=Path, metavar="DIR", help="as for up")
 
-    coordinator = add_command(
+    coordinator = add_farm_command(
         actions, "coordinator", serve.coordinator, "one coordinator; any number of them, all alike"
     )
     coordinator.add_argument("--name", dest="named", metavar="NAME", help="(default: the machine's name)")
@@ -63,7 +73,7 @@ def _add_processes(actions: Commands) -> None:
     coordinator.add_argument("--token-file", type=Path, required=True, metavar="FILE", help="made if it is not there")
     add_connection(coordinator)
 
-    worker = add_command(actions, "worker", serve.worker, "offer this machine to a farm")
+    worker = add_farm_command(actions, "worker", serve.worker, "offer this machine to a farm")
     worker.add_argument(
         "--coordinator",
         metavar="URL",
@@ -84,39 +94,40 @@ def _add_processes(actions: Commands) -> None:
 
 
 def _add_tasks(actions: Commands) -> None:
-    run = add_command(
-        actions, "run", run_command.run, "run a command on the farm as if here: its output, its exit code"
+    run = add_farm_command(
+        actions, "run", run_command.run, "run a command on the farm as if here: its output, its exit code; or PLAN.yaml"
     )
     add_task_options(run)
+    add_plan_options(run)
     add_farm(run)
 
-    submit = add_command(actions, "submit", _submit, "submit a command and print its task's id")
+    submit = add_farm_command(actions, "submit", _submit, "submit a command and print its task's id")
     add_task_options(submit)
     add_farm(submit)
 
-    tasks = add_command(actions, "tasks", _tasks, "the tasks that are not done, and those that were done lately")
+    tasks = add_farm_command(actions, "tasks", _tasks, "the tasks that are not done, and those that were done lately")
     for name in ("status", "project", "plan"):
         tasks.add_argument(f"--{name}", help="only those")
     add_json(tasks)
     add_farm(tasks)
 
-    task = add_command(actions, "task", _task, "one task: where it runs, or why it does not")
+    task = add_farm_command(actions, "task", _task, "one task: where it runs, or why it does not")
     task.add_argument("task", metavar="ID")
     add_json(task)
     add_farm(task)
 
-    logs = add_command(actions, "logs", _logs, "what a task has written")
+    logs = add_farm_command(actions, "logs", _logs, "what a task has written")
     logs.add_argument("task", metavar="ID")
     logs.add_argument("-f", "--follow", action="store_true", help="to its end")
     add_farm(logs)
 
-    cancel = add_command(actions, "cancel", _cancel, "end a task")
+    cancel = add_farm_command(actions, "cancel", _cancel, "end a task")
     cancel.add_argument("task", nargs="+", metavar="ID")
     add_farm(cancel)
 
 
 def _add_pool(actions: Commands) -> None:
-    workers = add_command(actions, "workers", _workers, "the farm's workers, and what they are at")
+    workers = add_farm_command(actions, "workers", _workers, "the farm's workers, and what they are at")
     add_json(workers)
     add_farm(workers)
     for name, text in (
@@ -124,11 +135,11 @@ def _add_pool(actions: Commands) -> None:
         ("cordon", "give a worker nothing more; what runs there goes on"),
         ("uncordon", "give a worker tasks again"),
     ):
-        command = add_command(actions, name, _change_worker, text)
+        command = add_farm_command(actions, name, _change_worker, text)
         command.add_argument("worker", metavar="WORKER")
         command.set_defaults(change=name)
         add_farm(command)
-    status = add_command(actions, "status", _status, "the farm in numbers")
+    status = add_farm_command(actions, "status", _status, "the farm in numbers")
     add_json(status)
     add_farm(status)
 
@@ -147,7 +158,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
         print(json.dumps([task.raw for task in tasks]))
         return DONE
     rows = [(task.task_id, task.status, _where(task), _what(task)) for task in tasks]
-    _table(("TASK", "STATUS", "WORKER", "COMMAND"), rows)
+    print_table(("TASK", "STATUS", "WORKER", "COMMAND"), rows)
     return DONE
 
 
@@ -201,7 +212,7 @@ def _workers(arguments: argparse.Namespace) -> int:
         rows.append(
             (worker["worker_id"], worker["status"], str(len(worker["metadata"]["tasks"])), f"{offered} {labels}")
         )
-    _table(("WORKER", "STATUS", "TASKS", "OFFERS"), rows)
+    print_table(("WORKER", "STATUS", "TASKS", "OFFERS"), rows)
     return DONE
 
 
@@ -234,9 +245,3 @@ def _what(task: TaskInfo) -> str:
 
 def _where(task: TaskInfo) -> str:
     return str(task.raw.get("worker_id") or "")
-
-
-def _table(head: tuple[str, ...], rows: list[Any]) -> None:
-    widths = [max(len(str(row[number])) for row in [head, *rows]) for number in range(len(head))]
-    for row in [head, *rows]:
-        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

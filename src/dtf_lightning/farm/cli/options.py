@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dtf_lightning.cli.options import Commands, add_command
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.cli.exit_codes import BAD_INPUT, UNREACHABLE
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client
+
+
+def add_farm_command(
+    actions: Commands, name: str, command: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """Add a command of `dtf farm`, with its exit codes for bad input and for a farm that does not answer."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        from dtf_lightning.farm.home import FarmNotFound
+        from dtf_lightning.farm.http import FarmUnreachable
+
+        try:
+            return command(arguments)
+        except (FarmUnreachable, FarmNotFound) as error:
+            print(f"dtf farm {name}: {error}", file=sys.stderr)
+            return UNREACHABLE
+        except SettingsError as error:
+            print(f"dtf farm {name}: {error}", file=sys.stderr)
+            return BAD_INPUT
+
+    return add_command(actions, name, run, text)
 
 
 def add_farm(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +84,46 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
     )
     parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Add what only plans know."""
+    parser.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="of a plan: print its id, and leave it to the farm (default: wait for it)",
+    )
+    add_json(parser)
+
+
+def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> argparse.Namespace:
+    """Return the options of `dtf farm run PLAN.yaml`, those behind the plan among them.
+
+    Raises `SettingsError` for options that belong into the plan, and for words that are none.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"dtf farm run {path}", argument_default=argparse.SUPPRESS, exit_on_error=False
+    )
+    parser.add_argument("--no-source", action="store_true")
+    add_plan_options(parser)
+    add_farm(parser)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    try:
+        told, unknown = parser.parse_known_args(words, argparse.Namespace(**vars(arguments)))
+    except argparse.ArgumentError as error:
+        raise SettingsError(f"behind the plan {path}: {error}") from error
+    if unknown:
+        raise SettingsError(
+            f"{unknown[0]!r} behind the plan {path} is not known; to run {path} as a command: dtf farm run -- {path} ..."
+        )
+    given = [name for name in _OF_A_COMMAND if getattr(told, name) not in ([], None, "", 0, "default")]
+    if given:
+        raise SettingsError(f"--{given[0].replace('named', 'name')} is an option of a command: write it into {path}")
+    return told
+
+
+_OF_A_COMMAND = ("named", "needs", "label", "env", "timeout", "retries", "priority", "project", "after")
 
 
 def connect(arguments: argparse.Namespace) -> Client:

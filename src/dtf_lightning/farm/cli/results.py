@@ -6,16 +6,16 @@ import argparse
 import sys
 
 from dtf_lightning.cli.main import DONE
-from dtf_lightning.cli.options import Commands, add_command
+from dtf_lightning.cli.options import Commands
 from dtf_lightning.database.formats import FORMATS, format_rows
-from dtf_lightning.farm.cli.options import add_farm, connect
+from dtf_lightning.farm.cli.options import add_farm, add_farm_command, connect
 
 
 def add_results(actions: Commands) -> None:
     """Add the commands to those of `dtf farm`."""
     results = actions.add_parser("results", help="results of tasks that are done, in SQL")
     kinds = results.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    query = add_command(kinds, "query", _query, "ask one SELECT of farm.results, farm.metrics, farm.counts, ...")
+    query = add_farm_command(kinds, "query", _query, "ask one SELECT of farm.results, farm.metrics, farm.counts, ...")
     query.add_argument("sql", metavar="SQL", help='such as "SELECT name, outcome, ended - started FROM farm.results"')
     query.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
     query.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")

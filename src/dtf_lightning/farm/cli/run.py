@@ -1,4 +1,4 @@
-"""`dtf farm run`: a command on the farm as if it ran here."""
+"""`dtf farm run`: a command on the farm as if it ran here; or a plan, which `plan.py` runs."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning.cli.main import DONE, FAILED, INTERRUPTED
+from dtf_lightning.cli.main import INTERRUPTED
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.cli.options import connect, environment_of, needs_of
+from dtf_lightning.farm.cli.exit_codes import BAD_INPUT, exit_code
+from dtf_lightning.farm.cli.options import connect, environment_of, needs_of, plan_options
 
 if TYPE_CHECKING:
-    from dtf_lightning.farm.client import Client, TaskInfo
-
-BAD_INPUT, UNREACHABLE, TIMEOUT = 2, 75, 124
-"""Exit codes beside the command's own (sysexits.h, GNU timeout)."""
+    from dtf_lightning.farm.client import Client
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Submit a command, show its output, and return its exit code. Ctrl-C cancels it."""
-    from dtf_lightning.farm.home import FarmNotFound
-    from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
+    from dtf_lightning.farm.cli.plan import run_plan
+    from dtf_lightning.farm.http import FarmRefused
 
-    try:
-        with connect(arguments) as farm:
+    if arguments.command_line and arguments.command_line[0].endswith((".yaml", ".yml")):
+        path, *words = arguments.command_line
+        return run_plan(path, plan_options(path, words, arguments))
+    if arguments.no_wait or arguments.json:
+        raise SettingsError("--no-wait and --json are options of plans; `dtf farm submit -- COMMAND` does not wait")
+    with connect(arguments) as farm:
+        try:
             task = submit(farm, arguments)
-            try:
-                return _follow(farm, task)
-            except KeyboardInterrupt:
-                farm.cancel(task, "Ctrl-C")
-                print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
-                return INTERRUPTED
-    except (FarmUnreachable, FarmNotFound) as error:
-        print(f"dtf farm run: {error}", file=sys.stderr)
-        return UNREACHABLE
-    except (SettingsError, FarmRefused) as error:
-        print(f"dtf farm run: {error}", file=sys.stderr)
-        return BAD_INPUT
+        except FarmRefused as error:
+            print(f"dtf farm run: {error}", file=sys.stderr)
+            return BAD_INPUT
+        try:
+            return _follow(farm, task)
+        except KeyboardInterrupt:
+            farm.cancel(task, "Ctrl-C")
+            print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
+            return INTERRUPTED
 
 
 def submit(farm: Client, arguments: argparse.Namespace) -> str:
@@ -85,20 +85,3 @@ def _follow(farm: Client, task: str) -> int:
         for chunk in farm.logs(task, follow=True, revision=shown):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
-
-
-def exit_code(task: TaskInfo) -> int:
-    """Return the exit code that stands for how a task ended, and say on stderr what the command itself has not said."""
-    if task.status == "completed":
-        return DONE
-    results = task.raw.get("results") or {}
-    by_itself = results.get("kind") == "failed" and task.exit_code
-    if task.reason and not (by_itself and task.reason.startswith("exit code ")):
-        print(f"dtf farm: task {task.task_id}: {task.reason}", file=sys.stderr)
-    if by_itself and task.exit_code:
-        return task.exit_code
-    if task.status == "cancelled":
-        return INTERRUPTED
-    if results.get("kind") == "timeout":
-        return TIMEOUT
-    return FAILED

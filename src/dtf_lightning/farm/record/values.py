@@ -49,6 +49,8 @@ class WorkerRecord:
     """Chosen anew for every connection: a coordinator answers a worker once its watch has shown this."""
     session: str
     """Chosen anew by every start of the worker's process."""
+    identity: str = ""
+    """Of the worker's folder, over all its starts."""
     state: WorkerState = WorkerState.ONLINE
     devices: Mapping[str, float] = field(default_factory=dict)
     """Resource -> how much of it, such as `{"cpu": 8, "gpu": 2}`."""

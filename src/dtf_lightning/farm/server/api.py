@@ -48,6 +48,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     app = FastAPI(title="dtf farm", version=coordinator.version, docs_url=None, redoc_url=None)
     _add_errors(app)
     _add_tasks(app, coordinator)
+    _add_plans(app, coordinator)
     _add_output(app, coordinator)
     _add_workers(app, coordinator)
     _add_cluster(app, coordinator)
@@ -97,6 +98,25 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
     @app.post("/api/tasks/{task_id}/cancel", operation_id="task.cancel")
     async def cancel(task_id: str, reason: str = "cancelled by a client") -> dict[str, Any]:
         return await tasks.cancel(task_id, reason)
+
+
+def _add_plans(app: FastAPI, coordinator: Coordinator) -> None:
+    tasks = coordinator.tasks
+
+    @app.get("/api/plans/{plan_id}", operation_id="plan.get")
+    async def get_plan(
+        plan_id: str,
+        after: Annotated[int, Query(ge=0)] = 0,
+        left: Annotated[int, Query(ge=0)] = 0,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0,
+        unfinished: bool = False,
+    ) -> dict[str, Any]:
+        """Which tasks have ended since the revision `after`; with `wait` when there is one, or after so many seconds."""
+        return await tasks.plan(plan_id, after, left, wait, unfinished=unfinished)
+
+    @app.post("/api/plans/{plan_id}/cancel", operation_id="plan.cancel")
+    async def cancel_plan(plan_id: str, reason: str = "cancelled by a client") -> dict[str, Any]:
+        return await tasks.cancel_plan(plan_id, reason)
 
 
 def _add_output(app: FastAPI, coordinator: Coordinator) -> None:

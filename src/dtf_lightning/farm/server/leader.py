@@ -189,8 +189,8 @@ class Leader:
 
     def _make_ready(self, tasks: Iterable[str]) -> None:
         for task in tasks:
-            if task not in self._present:
-                continue
+            if task not in self._present or self._mirror.get(Kind.TASK, task) is None:
+                continue  # the mirror shows the end of a batch at its first change: the task's own end is still to be told
             attempt = self._attempt(task)
             ready = self._ready_task(task, attempt)
             if attempt.workers:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -25,6 +25,11 @@ from dtf_lightning.farm.record.values import (
 RECENT = 2_000
 """Results that are kept in memory."""
 Listener = Callable[[Change], None]
+
+
+def of_plan(plan: str) -> str:
+    """Return the name under which `Pool.wait_for` waits for the end of a plan's tasks; no record has such a name."""
+    return f"plan/{plan}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +54,10 @@ class Pool:
         self.listeners: list[Listener] = []
         """Called for every change, in order, after the mirror shows it."""
         self._started: dict[str, tuple[int, float]] = {}
-        self._recent: OrderedDict[str, Envelope] = OrderedDict()
+        self._recent: OrderedDict[str, tuple[Envelope, int]] = OrderedDict()
+        """Task -> its result, and the record's revision at which it came."""
+        self._num_live: Counter[str] = Counter()
+        """Plan -> how many of its tasks are not done."""
         self._changed: dict[str, set[asyncio.Event]] = {}
 
     # --- what the record shows ---------------------------------------------------------------------------------------
@@ -95,11 +103,24 @@ class Pool:
 
     def recent(self, task: str) -> Envelope | None:
         """The result of a task, if it is among the latest."""
-        return self._recent.get(task)
+        found = self._recent.get(task)
+        return None if found is None else found[0]
 
     def all_recent(self) -> list[tuple[str, Envelope]]:
         """The latest results, oldest first."""
-        return list(self._recent.items())
+        return [(task, envelope) for task, (envelope, _) in self._recent.items()]
+
+    def num_live(self, plan: str) -> int:
+        """How many tasks of a plan are not done."""
+        return self._num_live[plan]
+
+    def recent_of_plan(self, plan: str, after: int) -> Iterator[tuple[str, Envelope]]:
+        """Those of the latest results that are a plan's and came after a revision of the record, the latest first."""
+        for task, (envelope, revision) in reversed(self._recent.items()):
+            if revision <= after:
+                return
+            if envelope.plan == plan:
+                yield task, envelope
 
     def workers(self) -> dict[str, WorkerRecord]:
         """All workers by name, sorted."""
@@ -145,14 +166,27 @@ class Pool:
             name = change.names[0] if change.names else ""
             if change.kind is Kind.DONE and change.after is not None:
                 assert isinstance(change.after.value, Envelope)
-                self._recent[name] = change.after.value
+                self._recent[name] = change.after.value, change.revision
                 if len(self._recent) > RECENT:
                     self._recent.popitem(last=False)
-            elif change.kind is Kind.TASK and change.after is None:
-                self._started.pop(name, None)
+            elif change.kind is Kind.TASK:
+                self._task_changed(name, change)
             for listener in self.listeners:
                 listener(change)
             self.wake(name)
+
+    def _task_changed(self, task: str, change: Change) -> None:
+        for held, step in ((change.before, -1), (change.after, 1)):
+            if held is None:
+                continue
+            assert isinstance(held.value, TaskSpecification)
+            if plan := held.value.plan:
+                self._num_live[plan] += step
+                if not self._num_live[plan]:
+                    del self._num_live[plan]
+                self.wake(of_plan(plan))
+        if change.after is None:
+            self._started.pop(task, None)
 
     def wake(self, name: str) -> None:
         """Let those look again who wait for a condition about this name."""

@@ -20,7 +20,7 @@ from dtf_lightning.farm.rules.needs import DEFAULT_NEED, lacking
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
-from dtf_lightning.farm.server.pool import LiveTask, Pool
+from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
 
 RETENTION = 7 * 86400.0
 """Seconds for which the record remembers ids."""
@@ -35,6 +35,8 @@ WRITE = 3.0
 POLL = 0.2
 """Seconds between two looks at output that another coordinator stores."""
 CHUNK = 256 * 1024
+CANCELLED_AT_ONCE = 1_000
+"""Tasks of a plan in one request."""
 
 
 class UnknownTask(DtfError):
@@ -171,6 +173,33 @@ class Tasks:
         more = page[limit - 1]["task_id"] if len(page) > limit else None
         return {"tasks": page[:limit], "next": more, "total": len(tasks)}
 
+    async def plan(self, plan: str, after: int, left: int, timeout: float, *, unfinished: bool) -> dict[str, Any]:
+        """Return which tasks of a plan have ended since a revision of the record, as soon as there is one.
+
+        What is told are ends that this coordinator has seen and still holds. `num_live` is always true: by it a client
+        knows whether it has missed any, and with `unfinished` the answer names those that are not done.
+
+        Args:
+            after: `revision` of the answer before; 0: from the beginning.
+            left: how many tasks the client waits for; if fewer are not done, it is answered at once.
+            timeout: seconds after which it is answered anyway.
+        """
+
+        def has_news() -> bool:
+            return self._pool.num_live(plan) < max(left, 1) or any(self._pool.recent_of_plan(plan, after))
+
+        await self._pool.wait_for(of_plan(plan), has_news, timeout)
+        told = {
+            "plan_id": plan,
+            "revision": self._pool.mirror.revision,
+            "num_live": self._pool.num_live(plan),
+            "ended": [models.done_task(task, ended) for task, ended in self._pool.recent_of_plan(plan, after)][::-1],
+        }
+        return told | ({"unfinished": self._of_plan(plan)} if unfinished else {})
+
+    def _of_plan(self, plan: str) -> tuple[str, ...]:
+        return tuple(live.task for live in self._pool.live_tasks() if live.specification.plan == plan)
+
     def _live(self, live: LiveTask) -> dict[str, Any]:
         reason = "" if live.attempt.workers else self._explain(live.task)
         spec = live.specification
@@ -218,6 +247,16 @@ class Tasks:
         if await self.outcome(task) is None:
             raise UnknownTask(f"this farm knows no task {task!r}")
         return {"task_id": task, "cancellation": Cancellation.FINISHED.value}
+
+    async def cancel_plan(self, plan: str, reason: str) -> dict[str, Any]:
+        """End tasks of a plan that are not done, so many that the answer comes soon; says how many, and how many are left.
+
+        Those that came last go first: what comes after another is cancelled, too, and not skipped.
+        """
+        last = self._of_plan(plan)[: -CANCELLED_AT_ONCE - 1 : -1]
+        verdicts = await asyncio.gather(*(self.cancel(task, reason) for task in last))
+        ended = [one for one in verdicts if one["cancellation"] == Cancellation.CANCELLED.value]
+        return {"plan_id": plan, "num_cancelled": len(ended), "num_live": self._pool.num_live(plan)}
 
     # --- output ------------------------------------------------------------------------------------------------------
 

@@ -117,7 +117,11 @@ class WorkerConnections:
                 await self._refuse(socket, f"the first message must be hello, got {type(hello).__name__}")
                 return
             if (other := self._pool.workers().get(hello.worker)) is not None and self._is_another(other, hello):
-                await self._refuse(socket, f"another worker named {hello.worker!r} is connected: choose another name")
+                await self._refuse(
+                    socket,
+                    f"another worker named {hello.worker!r} is connected, on {other.host or 'another machine'}: choose another "
+                    "name with --name",
+                )
                 return
             connection = _Connection(hello.worker, socket, secrets.token_hex(8))
             if (old := self._connections.pop(hello.worker, None)) is not None:
@@ -154,24 +158,27 @@ class WorkerConnections:
         """Whether the name is in use by another process whose connection is alive."""
         connected = record.coordinator in self._pool.coordinators()
         here = record.coordinator != self._coordinator or hello.worker in self._connections
-        return connected and here and record.session != hello.session and record.host != hello.host
+        return connected and here and record.session != hello.session and record.identity != hello.identity
 
     async def _welcome(self, connection: _Connection, hello: Hello) -> None:
         worker = hello.worker
-        state = WorkerState.DRAINING if hello.draining else WorkerState.ONLINE
         registered = False
         async with asyncio.timeout(WELCOME_TIMEOUT):
             while not registered:
                 held = self._pool.mirror.get(Kind.WORKER, worker)
-                cordoned = isinstance(held.value, WorkerRecord) and held.value.cordoned if held is not None else False
+                known = held.value if held is not None and isinstance(held.value, WorkerRecord) else None
+                asked_to_drain = (
+                    known is not None and known.session == hello.session and known.state is WorkerState.DRAINING
+                )
                 record = WorkerRecord(
                     coordinator=self._coordinator,
                     connection=connection.nonce,
                     session=hello.session,
-                    state=state,
+                    identity=hello.identity,
+                    state=WorkerState.DRAINING if hello.draining or asked_to_drain else WorkerState.ONLINE,
                     devices=hello.devices,
                     labels=hello.labels,
-                    cordoned=cordoned,
+                    cordoned=known is not None and known.cordoned,
                     host=hello.host,
                 )
                 seen = self._pool.mirror.seen(Kind.WORKER, worker)
@@ -185,6 +192,8 @@ class WorkerConnections:
         addresses = tuple(sorted(record.address for record in self._pool.coordinators().values()))
         connection.welcomed = True
         connection.outgoing.put_nowait(Welcome(coordinator=self._coordinator, addresses=addresses))
+        if not hello.draining and self._pool.workers()[worker].state is WorkerState.DRAINING:
+            connection.outgoing.put_nowait(Drain())
         for result in hello.kept:
             connection.told[result.task] = result.revision
             self._spawn(self._take_result(connection, result))
@@ -292,7 +301,8 @@ class WorkerConnections:
             before = change.before.value if change.before is not None else None
             was = isinstance(before, WorkerRecord) and before.state is WorkerState.DRAINING
             connection = self._connections.get(change.names[0])
-            if change.after.value.state is WorkerState.DRAINING and not was and connection is not None:
+            now = change.after.value.state is WorkerState.DRAINING
+            if now and not was and connection is not None and connection.welcomed:
                 connection.outgoing.put_nowait(Drain())
 
     def _attempt_changed(self, change: Change) -> None:

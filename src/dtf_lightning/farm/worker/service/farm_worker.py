@@ -27,7 +27,7 @@ from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
-from dtf_lightning.farm.worker.folders import WorkerFolders
+from dtf_lightning.farm.worker.folders import WorkerFolders, write_whole
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
@@ -70,6 +70,7 @@ class FarmWorker:
         self._options = options
         self._session = secrets.token_hex(8)
         self._folders = WorkerFolders(options.folder)
+        self._identity = identity_of(self._folders)
         self._connection = Connection(options.addresses, options.token)
         self._at_hand = AttemptsAtHand()
         # On the event loop:
@@ -120,6 +121,7 @@ class FarmWorker:
         return Hello(
             worker=self._options.name,
             session=self._session,
+            identity=self._identity,
             version=__version__,
             devices=self._options.devices,
             labels=self._options.labels,
@@ -268,6 +270,14 @@ class FarmWorker:
         self._executor.close(GRACE)
         self._senders.close()
         self._connection.close()
+
+
+def identity_of(folders: WorkerFolders) -> str:
+    """Return what tells a worker's folder from all others; chosen when it is used first."""
+    path = folders.path / "identity"
+    if not path.exists():
+        write_whole(path, secrets.token_hex(16).encode())
+    return path.read_text()
 
 
 def _order(message: Run) -> AttemptOrder:

@@ -1,0 +1,289 @@
+"""The keys of a plan: one table, from which the reader and the published JSON Schema are made.
+
+A key's `read` returns what its value means, or raises `SettingsError` with the place; its `schema` says the same to an
+editor as far as JSON Schema goes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.settings.marked_yaml import Node, nearest
+
+MAX_RETRIES = 100
+MAX_AMOUNT = 1e12
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+DURATION_PATTERN = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """One key of a plan or of a task."""
+
+    meaning: str
+    read: Callable[[Node, str], Any]
+    """Of the value's node and the key's name."""
+    schema: Mapping[str, Any]
+    default: bool = True
+    """Whether it may stand under `defaults`."""
+
+
+# --- readers ---------------------------------------------------------------------------------------------------------
+
+
+def text(node: Node, what: str) -> str:
+    """Return a text that is not empty."""
+    told = node.scalar(what)
+    if not told.strip():
+        raise node.error(f"{what} is empty")
+    return told
+
+
+def whole(low: int, high: int) -> Callable[[Node, str], int]:
+    """Return a reader of whole numbers from `low` to `high`."""
+
+    def read(node: Node, what: str) -> int:
+        if isinstance(node.value, bool) or not isinstance(node.value, int) or not low <= node.value <= high:
+            raise node.error(f"{what} is a whole number from {low} to {high}, got {node.kind}")
+        return node.value
+
+    return read
+
+
+def number(node: Node, what: str) -> float:
+    """Return an amount of a resource."""
+    value = node.value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_AMOUNT:
+        raise node.error(f"{what} is a number from 0 up, got {node.kind}")
+    return float(value)
+
+
+def truth(node: Node, what: str) -> bool:
+    """Return a yes or no."""
+    if not isinstance(node.value, bool):
+        raise node.error(f"{what} is true or false, got {node.kind}")
+    return node.value
+
+
+def duration(node: Node, what: str) -> float:
+    """Return seconds: a number of them, or a text such as `90s`, `5m` or `1h30m`."""
+    value = node.value
+    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
+        value = sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(value))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise node.error(
+            f"{what} is a number of seconds above 0, or a text such as '90s', '5m', '1h30m'; got {node.kind}"
+        )
+    return float(value)
+
+
+def texts(node: Node, what: str) -> tuple[str, ...]:
+    """Return one text, or a list of them."""
+    if isinstance(node.value, list):
+        return tuple(text(one, f"each of {what}") for one in node.value)
+    return (text(node, what),)
+
+
+def command(node: Node, what: str) -> tuple[tuple[Node, str], ...]:
+    """Return the words of a command with their nodes: a shell's, or those of a list."""
+    if not isinstance(node.value, list):
+        return ((node, "sh"), (node, "-ec"), (node, text(node, what)))
+    if not node.value:
+        raise node.error(f"{what} is a shell line, or a list of a program and its arguments; got an empty list")
+    return tuple((one, one.scalar(f"each word of {what}")) for one in node.value)
+
+
+def environment(node: Node, what: str) -> dict[str, tuple[Node, str]]:
+    """Return variables with their nodes."""
+    for name in node.mapping(what):
+        if not name or "=" in name or "\0" in name:
+            raise node.keys[name].error(f"{name!r} is no name of a variable")
+    return {name: (one, one.scalar(f"the variable {name!r}")) for name, one in node.value.items()}
+
+
+def amounts(node: Node, what: str) -> dict[str, float]:
+    """Return resource -> amount."""
+    return {name: number(one, f"the amount of {name!r}") for name, one in node.mapping(what).items()}
+
+
+def needs(node: Node, what: str) -> tuple[Need, ...]:
+    """Return the alternatives: one mapping of amounts, or a list of mappings with `amounts`, `labels`, `exclusive`."""
+    if not isinstance(node.value, list):
+        return (Need(amounts=amounts(node, what)),)
+    if not node.value:
+        raise node.error(f"{what} is an empty list: leave it out, or name at least one alternative")
+    found = []
+    for one in node.value:
+        one.refuse_unknown(ALTERNATIVE_KEYS, f"an alternative of {what}")
+        told = {name: ALTERNATIVE_KEYS[name].read(part, name) for name, part in one.value.items()}
+        found.append(Need(**{"amounts": DEFAULT_NEED.amounts, **told}))
+    return tuple(found)
+
+
+def limits(node: Node, what: str) -> dict[str, int]:
+    """Return name -> number."""
+    return {name: whole(1, 1_000_000)(one, f"{what} of {name!r}") for name, one in node.mapping(what).items()}
+
+
+def after(node: Node, what: str) -> dict[str, tuple[Node, bool]]:
+    """Return entry -> its node, and whether any end of it will do."""
+    if isinstance(node.value, dict):
+        found = {}
+        for name, one in node.value.items():
+            told = one.scalar(f"{what} {name!r}")
+            if told not in ENDS:
+                raise one.error(f"{what} {name!r} is one of {', '.join(ENDS)}, got {told!r}{nearest(told, ENDS)}")
+            found[name] = (Node(name, name, node.keys[name]), told == "any")
+        return found
+    found = {}
+    for one in node.value if isinstance(node.value, list) else [node]:
+        name = text(one, what)
+        if name in found:
+            raise one.error(f"{name!r} stands here twice")
+        found[name] = (one, False)
+    return found
+
+
+def folder(node: Node, what: str) -> str:
+    """Return a relative folder; "" for where the plan was started."""
+    told = text(node, what)
+    if told.startswith("/") or ".." in told.split("/"):
+        raise node.error(f"{what} {told!r} must lie below where the plan is started, without '..'")
+    return "/".join(part for part in told.split("/") if part not in ("", "."))
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+ENDS = ("success", "any")
+_TEXT = {"type": "string", "minLength": 1}
+_SCALAR = {"type": ["string", "number", "boolean"]}
+_TEXTS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]}
+_AMOUNTS = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
+_DURATION_SCHEMA = {
+    "oneOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": DURATION_PATTERN}]
+}
+_CELLS = {"type": "array", "items": {"type": "object", "minProperties": 1, "additionalProperties": _SCALAR}}
+
+
+def object_schema(keys: Mapping[str, Key], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the JSON Schema of a mapping with these keys."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(required),
+        "properties": {name: {"description": key.meaning, **key.schema} for name, key in keys.items()},
+    }
+
+
+ALTERNATIVE_KEYS = {
+    "amounts": Key(meaning="Resource and how much of it; without it one core.", read=amounts, schema=_AMOUNTS),
+    "labels": Key(meaning="Labels that the worker must carry.", read=texts, schema=_TEXTS),
+    "exclusive": Key(
+        meaning="Whether nothing else may run on the worker meanwhile.", read=truth, schema={"type": "boolean"}
+    ),
+}
+
+TASK_KEYS = {
+    "run": Key(
+        meaning="A shell line (`sh -ec`: it ends with the first command that fails), or a list of a program and its "
+        "arguments.",
+        read=command,
+        schema={"oneOf": [_TEXT, {"type": "array", "minItems": 1, "items": _SCALAR}]},
+        default=False,
+    ),
+    "name": Key(
+        meaning="What the task is called; with a matrix it tells its instances apart. Without it: the key, and the "
+        "matrix's values in brackets.",
+        read=text,
+        schema=_TEXT,
+        default=False,
+    ),
+    "needs": Key(
+        meaning="What one worker must offer: resource and amount (`cpu` cores, `memory` in MiB, `gpu`, ...); or a list of "
+        "alternatives, the best first. Without it one core.",
+        read=needs,
+        schema={"oneOf": [_AMOUNTS, {"type": "array", "minItems": 1, "items": object_schema(ALTERNATIVE_KEYS)}]},
+    ),
+    "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
+    "matrix": Key(
+        meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
+        "`{{matrix.AXIS}}` stands for its value in `run`, `env` and `name`.",
+        read=lambda node, _: read_matrix(node),
+        schema={
+            "type": "object",
+            "properties": {"include": _CELLS, "exclude": _CELLS},
+            "additionalProperties": {"type": "array", "minItems": 1, "items": _SCALAR},
+        },
+        default=False,
+    ),
+    "after": Key(
+        meaning="Tasks of this plan that must have completed, all instances of a matrix; or a mapping of task to "
+        "`success` or `any`, which is: however it ended.",
+        read=after,
+        schema={"oneOf": [*_TEXTS["oneOf"], {"type": "object", "additionalProperties": {"enum": list(ENDS)}}]},
+        default=False,
+    ),
+    "priority": Key(
+        meaning="A higher number goes first within a project.", read=whole(-(10**9), 10**9), schema={"type": "integer"}
+    ),
+    "timeout": Key(meaning="Of one attempt: seconds, or `90s`, `5m`, `1h30m`.", read=duration, schema=_DURATION_SCHEMA),
+    "retries": Key(
+        meaning="Tries after one that failed.",
+        read=whole(0, MAX_RETRIES),
+        schema={"type": "integer", "minimum": 0, "maximum": MAX_RETRIES},
+    ),
+    "env": Key(
+        meaning="Variables in the command's environment.",
+        read=environment,
+        schema={"type": "object", "additionalProperties": _SCALAR},
+    ),
+    "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
+    "limits": Key(
+        meaning="Name of something scarce, such as a licence, and how many tasks of the farm may use it at once.",
+        read=limits,
+        schema={"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
+    ),
+    "expires": Key(
+        meaning="How long after its submission it may still start; then it ends as expired.",
+        read=duration,
+        schema=_DURATION_SCHEMA,
+    ),
+    "folder": Key(meaning="Where it runs, below the folder in which the plan is started.", read=folder, schema=_TEXT),
+}
+
+DEFAULT_KEYS = {name: key for name, key in TASK_KEYS.items() if key.default}
+"""Those that may stand under `defaults`."""
+
+PLAN_KEYS = {
+    "name": Key(meaning="What the plan is called.", read=text, schema=_TEXT),
+    "project": Key(meaning="Whose share of the farm it counts against.", read=text, schema=_TEXT),
+    "priority": Key(
+        meaning="Of tasks that name none.", read=TASK_KEYS["priority"].read, schema=TASK_KEYS["priority"].schema
+    ),
+    "defaults": Key(
+        meaning="What holds for each task that does not say otherwise; variables of `env` are joined.",
+        read=lambda node, _: node,
+        schema=object_schema(DEFAULT_KEYS),
+    ),
+    "tasks": Key(
+        meaning="The tasks, by names that `after` refers to.",
+        read=lambda node, _: node,
+        schema={"type": "object", "minProperties": 1, "additionalProperties": object_schema(TASK_KEYS, ("run",))},
+    ),
+}
+
+
+def plan_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a plan."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A plan of dtf farm",
+        **object_schema(PLAN_KEYS, ("tasks",)),
+    }

@@ -1,0 +1,53 @@
+"""What a plan is, once it is read. Its text is read by `reading.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dtf_lightning.farm.rules.needs import Need
+
+MAX_TASKS = 10_000
+"""Of one plan, its matrices multiplied out."""
+MAX_LINKS = 200_000
+"""Pairs of tasks of which one comes after the other, in one plan: each is written into the farm's record."""
+
+Cell = Mapping[str, str]
+"""One instance of a matrix: axis -> value, in the order of the axes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanTask:
+    """One task that is to be submitted: an entry of `tasks`, or one instance of its matrix."""
+
+    entry: str
+    """The key under `tasks`."""
+    name: str
+    """Unique in the plan."""
+    command: tuple[str, ...]
+    needs: tuple[Need, ...] = ()
+    priority: int = 0
+    timeout: float | None = None
+    """Seconds of one attempt."""
+    expires: float | None = None
+    """Seconds after its submission, by which it must have started."""
+    retries: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    artifacts: tuple[str, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
+    folder: str = ""
+    """Where it runs, relative to where the plan was started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Tasks that are submitted together."""
+
+    name: str
+    project: str
+    tasks: tuple[PlanTask, ...]
+    """In the order of the file; of a matrix in the order of its product."""
+    after: Mapping[str, tuple[str, ...]]
+    """Entry -> entries all of whose tasks must have completed."""
+    after_any: Mapping[str, tuple[str, ...]]
+    """Entry -> entries all of whose tasks must have ended, however."""

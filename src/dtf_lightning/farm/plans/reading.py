@@ -1,0 +1,156 @@
+"""From a plan's YAML to its tasks.
+
+Rules that this file guards:
+- Nothing is guessed: an unknown key, name or axis is an error at its place, with the nearest that there is.
+- Names of tasks are unique in the plan; what a task comes after is there, and nothing comes after itself, however far round.
+- The plan is bounded before it is expanded: `MAX_TASKS` tasks, `MAX_LINKS` dependencies between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dtf_lightning.farm.plans.keys import DEFAULT_KEYS, PLAN_KEYS, TASK_KEYS
+from dtf_lightning.farm.plans.matrix import filler
+from dtf_lightning.farm.plans.plan import MAX_LINKS, MAX_TASKS, Cell, Plan, PlanTask
+from dtf_lightning.farm.rules.dependencies import find_cycle
+from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.settings.marked_yaml import Node, Place, nearest, parse_marked, read_marked
+
+
+def read_plan(path: str) -> Plan:
+    """Return the plan of a YAML file. Raises `SettingsError` that names file, line and column."""
+    return _plan(read_marked(path), path)
+
+
+def parse_plan(text: str, file: str = "plan.yaml") -> Plan:
+    """Return the plan of a YAML text. `file`: its name, for errors. Raises `SettingsError`."""
+    return _plan(parse_marked(text, file), file)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One key under `tasks`, read and not expanded."""
+
+    name: str
+    place: Place
+    told: Mapping[str, Any]
+    """Key -> what its reader returned, the defaults among them."""
+    node: Node
+
+    @property
+    def cells(self) -> tuple[Cell | None, ...]:
+        return self.told.get("matrix") or (None,)
+
+
+def _plan(root: Node, file: str) -> Plan:
+    root.refuse_unknown(PLAN_KEYS, "a plan")
+    told = {name: PLAN_KEYS[name].read(node, name) for name, node in root.value.items()}
+    if "tasks" not in told:
+        raise root.error("the plan has no tasks: write them under `tasks:`, each with a `run:`")
+    defaults: dict[str, Any] = {"priority": told["priority"]} if "priority" in told else {}
+    if "defaults" in told:
+        told["defaults"].refuse_unknown(DEFAULT_KEYS, "defaults")
+        defaults |= {name: DEFAULT_KEYS[name].read(node, name) for name, node in told["defaults"].value.items()}
+    nodes: Node = told["tasks"]
+    entries = [_entry(name, node, nodes.keys[name], defaults) for name, node in nodes.mapping("tasks").items()]
+    if not entries:
+        raise nodes.error("the plan has no tasks: each is a name with a `run:`")
+    total = sum(len(entry.cells) for entry in entries)
+    if total > MAX_TASKS:
+        raise nodes.error(f"the plan has {total} tasks, {MAX_TASKS} are allowed")
+    after, after_any = _links(entries)
+    return Plan(
+        name=told.get("name") or _stem(file),
+        project=told.get("project", "default"),
+        tasks=_unique([(entry, _task(entry, cell)) for entry in entries for cell in entry.cells]),
+        after=after,
+        after_any=after_any,
+    )
+
+
+def _entry(name: str, node: Node, place: Place, defaults: Mapping[str, Any]) -> _Entry:
+    if not name.strip():
+        raise place.error("a task's name is empty")
+    node.refuse_unknown(TASK_KEYS, f"the task {name!r}")
+    if "run" not in node.value:
+        raise node.error(f"the task {name!r} has no `run`: a shell line, or a list of a program and its arguments")
+    told = {key: TASK_KEYS[key].read(one, key) for key, one in node.value.items()}
+    if "env" in defaults and "env" in told:
+        told["env"] = {**defaults["env"], **told["env"]}
+    return _Entry(name, place, {**defaults, **told}, node)
+
+
+def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
+    told, fill = entry.told, filler(cell)
+    name = f"{entry.name}[{','.join(cell.values())}]" if cell is not None else entry.name
+    if "name" in told:
+        name = fill(entry.node.value["name"], told["name"])
+    return PlanTask(
+        entry=entry.name,
+        name=name,
+        command=tuple(fill(node, word) for node, word in told["run"]),
+        needs=_needs(told.get("needs", ()), told.get("labels", ())),
+        priority=told.get("priority", 0),
+        timeout=told.get("timeout"),
+        expires=told.get("expires"),
+        retries=told.get("retries", 0),
+        environment={variable: fill(node, value) for variable, (node, value) in told.get("env", {}).items()},
+        artifacts=told.get("artifacts", ()),
+        limits=told.get("limits", {}),
+        folder=told.get("folder", ""),
+    )
+
+
+def _needs(alternatives: tuple[Need, ...], labels: tuple[str, ...]) -> tuple[Need, ...]:
+    if not labels:
+        return alternatives
+    return tuple(
+        replace(need, labels=tuple(dict.fromkeys((*need.labels, *labels)))) for need in alternatives or (DEFAULT_NEED,)
+    )
+
+
+def _links(entries: list[_Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Return what each comes after, and after whose any end."""
+    by_name = {entry.name: entry for entry in entries}
+    links = 0
+    for entry in entries:
+        for name, (node, _) in entry.told.get("after", {}).items():
+            if name not in by_name:
+                raise node.error(
+                    f"the task {entry.name!r} comes after {name!r}, which is not here{nearest(name, by_name)}"
+                )
+            links += len(entry.cells) * len(by_name[name].cells)
+            if links > MAX_LINKS:
+                raise node.error(
+                    f"with this the tasks have {links} dependencies on each other, {MAX_LINKS} are allowed: let one task "
+                    f"without a matrix (`run: 'true'`) come after {name!r}, and {entry.name!r} after that one"
+                )
+    every = {entry.name: tuple(entry.told.get("after", {})) for entry in entries}
+    if (cycle := find_cycle(every)) is not None:
+        raise by_name[cycle[0]].place.error(f"tasks come after each other in a circle: {' after '.join(cycle)}")
+
+    def of(any_end: bool) -> dict[str, tuple[str, ...]]:
+        return {
+            entry.name: tuple(name for name, (_, told) in entry.told.get("after", {}).items() if told is any_end)
+            for entry in entries
+        }
+
+    return of(False), of(True)
+
+
+def _unique(tasks: list[tuple[_Entry, PlanTask]]) -> tuple[PlanTask, ...]:
+    seen: dict[str, _Entry] = {}
+    for entry, task in tasks:
+        if (other := seen.get(task.name)) is not None:
+            where = entry.node.value["name"].place if "name" in entry.told else entry.place
+            hint = "; let `name` hold each axis of the matrix" if other is entry else ""
+            raise where.error(f"two tasks are called {task.name!r}, of {other.name!r} and {entry.name!r}{hint}")
+        seen[task.name] = entry
+    return tuple(task for _, task in tasks)
+
+
+def _stem(file: str) -> str:
+    return file.replace("\\", "/").rpartition("/")[2].rpartition(".")[0] or "plan"

@@ -1,0 +1,72 @@
+"""From a plan to what a farm is asked for: one request for each task, a dependency before what needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dtf_lightning.farm.plans.plan import Plan, PlanTask
+
+
+def requests_of(
+    plan: Plan, plan_id: str, new_id: Callable[[], str], *, source: str = "", folder: str = ""
+) -> list[dict[str, Any]]:
+    """Return the fields of each task's `TaskRequest`, in an order in which they may be submitted.
+
+    Args:
+        plan_id: what all of them carry as their `plan`.
+        new_id: makes a task's id; asked once for each task, so that the requests may be sent again.
+        source: digest of the archive that each unpacks; "": none.
+        folder: where in it the plan was started.
+    """
+    ids: dict[str, list[str]] = {}
+    members: dict[str, list[PlanTask]] = {}
+    for task in plan.tasks:
+        members.setdefault(task.entry, []).append(task)
+        ids.setdefault(task.entry, []).append(new_id())
+    requests = []
+    for entry in _dependencies_first(plan):
+        after = [one for name in plan.after[entry] for one in ids[name]]
+        after_any = [one for name in plan.after_any[entry] for one in ids[name]]
+        for task, task_id in zip(members[entry], ids[entry], strict=True):
+            requests.append(
+                {
+                    "task_id": task_id,
+                    "name": task.name,
+                    "command": list(task.command),
+                    "environment": dict(task.environment),
+                    "project": plan.project,
+                    "plan": plan_id,
+                    "needs": [
+                        {"amounts": dict(need.amounts), "labels": list(need.labels), "exclusive": need.exclusive}
+                        for need in task.needs
+                    ],
+                    "dependencies": after,
+                    "after_any": after_any,
+                    "priority": task.priority,
+                    "timeout": task.timeout,
+                    "expires": task.expires,
+                    "retries": task.retries,
+                    "limits": dict(task.limits),
+                    "source": source,
+                    "folder": "/".join(part for part in (folder, task.folder) if part),
+                    "artifacts": list(task.artifacts),
+                }
+            )
+    return requests
+
+
+def _dependencies_first(plan: Plan) -> list[str]:
+    """Return the entries, each behind those that it comes after, else in the file's order. There is no cycle."""
+    after: Mapping[str, tuple[str, ...]] = {name: (*plan.after[name], *plan.after_any[name]) for name in plan.after}
+    ordered: dict[str, None] = {}
+    for start in after:
+        stack = [(start, False)]
+        while stack:
+            entry, seen = stack.pop()
+            if seen:
+                ordered[entry] = None
+            elif entry not in ordered:
+                stack.append((entry, True))
+                stack.extend((name, False) for name in reversed(after[entry]))
+    return list(ordered)
