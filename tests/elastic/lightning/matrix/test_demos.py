@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,12 @@ def train(folder: Path, make: Callable[[], Fits], *, run: RunOfOne | None = None
     return trainer
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """What plain Lightning comes to."""
+    return cache(lambda name: train(tmp_path_factory.mktemp("plain"), (HELD | EXAMPLES)[name]))
+
+
 def compare(one: Any, other: Any) -> None:
     mine, theirs = one.lightning_module.state_dict(), other.lightning_module.state_dict()
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
@@ -207,10 +214,10 @@ def test_every_demo_has_its_row() -> None:
 
 @pytest.mark.parametrize("kind", ["planned", "told"])
 @pytest.mark.parametrize("name", HELD)
-def test_demos(tmp_path: Path, run: RunOfOne, name: str, kind: str) -> None:
+def test_demos(tmp_path: Path, run: RunOfOne, plain: Callable[[str], Any], name: str, kind: str) -> None:
     """A stop or a death in mid-run: the same weights and optimizer state as plain Lightning's."""
     steps = 2 if name == "Net" else 4
-    compare(train(tmp_path, HELD[name], run=run, kind=kind, step=steps), train(tmp_path, HELD[name]))
+    compare(train(tmp_path, HELD[name], run=run, kind=kind, step=steps), plain(name))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -413,7 +420,7 @@ def test_every_example_has_its_row() -> None:
 
 @pytest.mark.parametrize("kind", ["planned", "told"])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples(tmp_path: Path, run: RunOfOne, name: str, kind: str) -> None:
+def test_examples(tmp_path: Path, run: RunOfOne, plain: Callable[[str], Any], name: str, kind: str) -> None:
     """A stop or a death in mid-step: weights, optimizer state and logged values are plain Lightning's."""
     assert not PATTERNS[name].failing
-    compare(train(tmp_path, EXAMPLES[name], run=run, kind=kind, step=8), train(tmp_path, EXAMPLES[name]))
+    compare(train(tmp_path, EXAMPLES[name], run=run, kind=kind, step=8), plain(name))
