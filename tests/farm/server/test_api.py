@@ -47,6 +47,12 @@ class TestATasksLife:
         acknowledged = worker.acknowledgements.get(timeout=DEADLINE)
         assert (acknowledged.revision, acknowledged.recorded) == (order.revision, True)
 
+    def test_a_metric_that_is_not_a_number(self, client, worker):
+        task = client.submit(["x"])
+        worker.end(worker.next(), metrics={"loss": float("nan"), "rate": float("inf"), "steps": 3.0})
+        metrics = client.wait(task, DEADLINE).raw["results"]["metrics"]
+        assert (metrics["loss"], metrics["rate"], metrics["steps"]) == (None, None, 3.0)
+
     def test_tried_again(self, client, worker):
         task = client.submit(["x"], retries=1)
         first = worker.next()

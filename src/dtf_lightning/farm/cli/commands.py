@@ -178,7 +178,7 @@ def _task(arguments: argparse.Namespace) -> int:
             print(f"  {name.replace('_', ' ')}: {task.raw[name]}")
     results = task.raw.get("results") or {}
     for name, value in {**(results.get("metrics") or {}), **(results.get("counts") or {})}.items():
-        print(f"  {name}: {value:g}")
+        print(f"  {name}: {'not a number' if value is None else f'{value:g}'}")
     return DONE
 
 

@@ -6,6 +6,7 @@ Times are ISO 8601 in UTC. A field that this release does not know is refused, w
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -192,7 +193,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
         "results": {
             "exit_code": envelope.exit_code,
             "kind": envelope.kind,
-            "metrics": dict(envelope.metrics),
+            "metrics": _without_nan(envelope.metrics),
             "counts": dict(envelope.counts),
             "artifacts": dict(envelope.artifacts),
             "log_bytes": envelope.log_bytes,
@@ -207,6 +208,11 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
             "reason": envelope.reason,
         },
     }
+
+
+def _without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN and no infinity (RFC 8259, section 6): they are null, as in `/api/results`."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def worker(name: str, record: WorkerRecord, tasks: list[str], connected: bool) -> dict[str, Any]:
