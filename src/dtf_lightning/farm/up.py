@@ -36,6 +36,8 @@ STOP_TIMEOUT = 25.0
 """Seconds for a child to end, the worker's attempts among it."""
 MAX_ENDS, ENDS_WITHIN = 5, 60.0
 """So many ends of one child in so many seconds are too many."""
+WORKER_GRACE = 30.0
+"""Seconds: no other worker could take its tasks over, and one that was killed is back after its imports."""
 TAIL = 2000
 
 Say = Callable[[str], object]
@@ -187,7 +189,7 @@ def _pidfd(pid: int) -> Iterator[int | None]:
 def _coordinator_arguments(home: FarmHome, endpoint: str, port: int) -> list[str]:
     return [
         "coordinator", "--endpoint", endpoint, "--port", str(port), "--folder", str(home.folder / "files"),
-        "--token-file", str(home.token),
+        "--token-file", str(home.token), "--worker-grace", str(WORKER_GRACE),
     ]  # fmt: skip
 
 

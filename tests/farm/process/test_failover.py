@@ -65,7 +65,7 @@ class Cluster:
     def coordinator(self, name: str) -> Part:
         return Part(
             self.folder, name, "coordinator", "--name", name, "--farm-name", self.farm, "--endpoint", self.etcd.endpoint,
-            "--port", "0", "--folder", str(self.folder / "files"), "--token-file", str(self.token),
+            "--port", "0", "--worker-grace", "60", "--folder", str(self.folder / "files"), "--token-file", str(self.token),
         )  # fmt: skip
 
     def worker(self, name: str) -> Part:

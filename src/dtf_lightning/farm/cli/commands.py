@@ -70,6 +70,13 @@ def _add_processes(actions: Commands) -> None:
     coordinator.add_argument(
         "--archive", default="", metavar="URL", help="of results, for fsspec, or a folder (default: DIR/archive)"
     )
+    coordinator.add_argument(
+        "--worker-grace",
+        type=float,
+        default=4.0,
+        metavar="SECONDS",
+        help="for which a worker may be away before its tasks go elsewhere (default: %(default)s)",
+    )
     coordinator.add_argument("--token-file", type=Path, required=True, metavar="FILE", help="made if it is not there")
     add_connection(coordinator)
 

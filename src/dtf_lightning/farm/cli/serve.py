@@ -56,6 +56,7 @@ def coordinator(arguments: argparse.Namespace) -> int:
         token=make_token(arguments.token_file),
         audit=folder / f"audit-{name}.jsonl",
         archive=arguments.archive,
+        worker_grace=arguments.worker_grace,
     )
     with connect_to_etcd(arguments) as store:
         run_coordinator(store, options, _say)

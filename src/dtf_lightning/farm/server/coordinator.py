@@ -66,7 +66,14 @@ class Coordinator:
         self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
         self._presence = Presence(store, self.pool, place, self._leadership_changed)
-        self._leading = Leading(self.pool, self.record, self._clock, self.tasks.look_up, self._fail)
+        self._leading = Leading(
+            self.pool,
+            self.record,
+            self._clock,
+            grace=place.worker_grace,
+            look_up=self.tasks.look_up,
+            fail=self._fail,
+        )
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._fault: asyncio.Future[None] = self._loop.create_future()
         self._stopping = asyncio.Event()

@@ -29,8 +29,6 @@ from dtf_lightning.farm.server.presence import PAUSE, wait_for_event
 
 log = logging.getLogger(__name__)
 
-GRACE = 4.0
-"""Seconds for which a worker may be without a connection before its attempts are taken back."""
 BATCH = 500
 """Placements of one decision."""
 MAX_IN_FLIGHT = 2_000
@@ -44,16 +42,25 @@ class Leading:
     """Runs on the coordinator's event loop.
 
     Args:
+        grace: seconds for which a worker may be without a connection before its attempts are taken back.
         look_up: asks etcd about a task; raises what etcd raises.
         fail: is called with a fault that must end the coordinator.
     """
 
     def __init__(
-        self, pool: Pool, record: FarmRecord, clock: Clock, look_up: LookUp, fail: Callable[[BaseException], None]
+        self,
+        pool: Pool,
+        record: FarmRecord,
+        clock: Clock,
+        *,
+        grace: float,
+        look_up: LookUp,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
         self._record = record
         self._clock = clock
+        self._grace = grace
         self._ask = look_up
         self._fail = fail
         self._leader: Leader | None = None
@@ -74,7 +81,7 @@ class Leading:
             self._leader = None
         if epoch and self._leader is None:
             self._leader = Leader(
-                self._pool.mirror, self._record.keys, epoch, ShapeScheduler(), grace=GRACE, now=self._now()
+                self._pool.mirror, self._record.keys, epoch, ShapeScheduler(), grace=self._grace, now=self._now()
             )
             log.info("leads, epoch %d", epoch)
             self._work.set()

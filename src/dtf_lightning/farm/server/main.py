@@ -43,6 +43,8 @@ class CoordinatorOptions:
     """Of the farm's files, which all its coordinators share."""
     token: str
     audit: Path
+    worker_grace: float = 4.0
+    """Seconds for which a worker may be without a connection before its attempts are taken back."""
     archive: str = ""
     """Local path or fsspec URL of the archive of results; "": in the folder."""
 
@@ -102,6 +104,7 @@ async def _serve_on(
             folder=options.folder,
             version=__version__,
             archive=options.archive,
+            worker_grace=options.worker_grace,
         ),
     )
     register_stop(coordinator.stop)

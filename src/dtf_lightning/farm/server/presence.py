@@ -40,6 +40,8 @@ class CoordinatorPlace:
     folder: Path
     """Of the farm's files, which all its coordinators share."""
     version: str
+    worker_grace: float = 4.0
+    """Seconds for which a worker may be without a connection before its attempts are taken back."""
     archive: str = ""
     """Local path or fsspec URL of the archive; "": in the folder."""
 
