@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core import hooks as core_hooks
@@ -172,3 +173,40 @@ def test_what_hooks_count(tmp_path: Path, run: RunOfOne, plain: Callable[..., Ou
     """A dictionary of the module's own, in which each hook counts itself: as often as in an undisturbed run."""
     outcome = through(tmp_path, run, "told", [hook], plain)
     assert counted(outcome) == counted(plain())
+
+
+class TwoSchedulers(Net):
+    """Two schedulers that multiply one learning rate; the place is the second one's update, before it or behind it."""
+
+    behind = False
+
+    def train_dataloader(self) -> Any:
+        return train_loader() if self.disturber is not None else plain_loader()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        first, second = (torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma) for gamma in (0.9, 0.97))
+        return [optimizer], [{"scheduler": first, "interval": "step"}, {"scheduler": second, "interval": "step"}]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        second = scheduler.gamma == 0.97
+        if second and not self.behind:
+            self._happen("second")
+        super().lr_scheduler_step(scheduler, metric)
+        if second and self.behind:
+            self._happen("second")
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
+def test_each_scheduler_steps_once(tmp_path: Path, run: RunOfOne, behind: bool) -> None:
+    """Where an update of several is interrupted, those that have stepped do not step again."""
+    outcomes = []
+    for elastic in (False, True):
+        model = TwoSchedulers()
+        model.behind = behind
+        arguments: dict[str, Any] = {"run": run, "disturbances": [Disturbance("second", 8, "told")]} if elastic else {}
+        outcomes.append(fit(tmp_path / str(elastic), elastic=elastic, model=model, loader=MODULES_OWN, **arguments))
+    plain, disturbed = outcomes
+    assert run.num_generations() == 2
+    assert disturbed.learning_rates() == plain.learning_rates()
+    assert_same_weights(disturbed, plain)

@@ -82,6 +82,8 @@ class TrainingProgress:
         """Whether the first hooks of the epoch's end, up to the module's own, are done and are not to run again."""
         self.stepped = False
         """Whether weights have changed since the boundary, even if Lightning's counters do not show it yet."""
+        self.scheduler_steps: list[int | None] = []
+        """How often each scheduler had stepped at the last boundary; `None` for one that does not say."""
         self.batch_samples = 0
         """Number of samples that the whole world consumes per batch."""
         self.dataset_size = 0
@@ -93,6 +95,7 @@ class TrainingProgress:
 
     def at_step_boundary(self, trainer: pl.Trainer) -> None:
         self.stepped = False
+        self.scheduler_steps = _scheduler_steps(trainer)
         batches = trainer.fit_loop.epoch_loop.batch_progress
         self.boundary = StepBoundary(
             batches_total=batches.total.completed,
@@ -250,7 +253,7 @@ class TrainingProgress:
         if stepped:
             total, current = batches.total.ready, batches.current.ready
             if batches.total.completed < total:
-                _catch_up(epoch_loop)
+                _catch_up(epoch_loop, self.scheduler_steps)
             self.batch_done()
         else:
             total, current = self.boundary.batches_total, self.boundary.batches_in_epoch
@@ -274,16 +277,46 @@ def warn_of_unknown_samples(trainer: pl.Trainer, batches: int) -> None:
     )
 
 
-def _catch_up(epoch_loop: Any) -> None:
+def _scheduler_steps(trainer: pl.Trainer) -> list[int | None]:
+    return [getattr(config.scheduler, "last_epoch", None) for config in trainer.lr_scheduler_configs]
+
+
+def _update_schedulers(epoch_loop: Any) -> None:
+    epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+    if all_batches_begun(epoch_loop):
+        epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+
+
+def _finish_schedulers(epoch_loop: Any, before: list[int | None]) -> None:
+    """Update those schedulers that an interrupted update has not come to, or has been interrupted in.
+
+    Args:
+        before: how often each had stepped at the last boundary. One that does not say is left as it is.
+    """
+    strategy = epoch_loop.trainer.strategy
+    configs = strategy.lr_scheduler_configs
+    now = _scheduler_steps(epoch_loop.trainer)
+    if len(before) != len(now):
+        return
+    behind = [config for config, old, new in zip(configs, before, now, strict=True) if old is not None and old == new]
+    strategy.lr_scheduler_configs = behind
+    try:
+        _update_schedulers(epoch_loop)
+    finally:
+        strategy.lr_scheduler_configs = configs
+
+
+def _catch_up(epoch_loop: Any, scheduler_steps: list[int | None]) -> None:
     """Do what Lightning would have done after the optimizer step that was interrupted.
 
     Batch-end hooks are not called, because some may have run already and would count the batch twice. An average of
     weights is the exception: without it the members' averages would drift apart.
     """
+    updates = epoch_loop.scheduler_progress.total
     if epoch_loop.batch_progress.total.processed < epoch_loop.batch_progress.total.ready:
-        epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
-        if all_batches_begun(epoch_loop):
-            epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        _update_schedulers(epoch_loop)
+    elif updates.completed < updates.ready:
+        _finish_schedulers(epoch_loop, scheduler_steps)
     trainer = epoch_loop.trainer
     for callback in trainer.callbacks:
         if isinstance(callback, WEIGHT_AVERAGING):  # averages each step once, however often it is called
