@@ -9,7 +9,8 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from dtf_lightning.elastic.testkit.faults import Fault
+from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.testkit.faults import Fault, held_mark
 from support.elastic.run import PATIENCE, exactly
 from support.elastic.training import Training
 
@@ -42,9 +43,22 @@ def test_two_deaths_in_a_row(make_run, second):
 
 def test_all_but_one_die(make_run):
     """Two of three die in the same step; the third goes on alone."""
-    faults = (Fault(at="forward", step=4, rank=0), Fault(at="forward", step=4, rank=2))
-    run = make_run(Training(faults=faults, batch_norm=False), **exactly(3))
+    run = make_run(**exactly(3))
+    both = str(run.folder / "both")
+    run.training = Training(
+        batch_norm=False,
+        faults=tuple(
+            fault
+            for rank in (0, 2)
+            for fault in (
+                Fault(at="forward", step=4, rank=rank, action="hold", until=both),  # the one waits for the other
+                Fault(at="forward", step=4, rank=rank),
+            )
+        ),
+    )
     run.start("a", "b", "c")
+    poll_until(lambda: all(held_mark(both, rank).exists() for rank in (0, 2)), PATIENCE, "both to be in the step")
+    run.release("both")
     run.wait_until_over(failed=2)
     run.check(survivors=1, epochs=2)
 
