@@ -32,18 +32,22 @@ def test_a_run_is_seen_from_everywhere(make_run, etcd, tmp_path):
         run.environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
         command = [DTF, "watch", run.run_id, "--run-dir", run.folder, "--endpoint", etcd.endpoint, "--interval", "0.1"]
         with subprocess.Popen(command, stdout=printed, stderr=subprocess.PIPE, text=True) as watching:
-            run.start("a", "b")
-            before = run.wait_for_world(2)
-            run.start("c")
-            before = run.wait_for_world(3, after=before)
-            metrics = scrape_until(run.folder, "a", three_train)
-            poll_until(lambda: "c: member, " in screen.read_text(), PATIENCE, lambda: f"c in {screen.read_text()}")
-            psutil.Process(run.nodes["b"].worker_pids()[0]).kill()
-            run.wait_for_world(2, after=before)
-            scrape_until(run.folder, "a", lambda found: found.get('dtf_rescales_total{kind="failure"}') == 1)
-            run.stop()
-            run.wait_until_over(failed=1)
-            _, errors = watching.communicate(timeout=PATIENCE)
+            try:
+                run.start("a", "b")
+                before = run.wait_for_world(2)
+                run.start("c")
+                before = run.wait_for_world(3, after=before)
+                metrics = scrape_until(run.folder, "a", three_train)
+                poll_until(lambda: "c: member, " in screen.read_text(), PATIENCE, lambda: f"c in {screen.read_text()}")
+                psutil.Process(run.nodes["b"].worker_pids()[0]).kill()
+                run.wait_for_world(2, after=before)
+                scrape_until(run.folder, "a", lambda found: found.get('dtf_rescales_total{kind="failure"}') == 1)
+                run.stop()
+                run.wait_until_over(failed=1)
+                _, errors = watching.communicate(timeout=PATIENCE)
+            except BaseException:
+                watching.kill()  # it would watch the run for ever, and hide what went wrong
+                raise
     watched = screen.read_text()
     assert metrics["dtf_step"] > 0
     assert metrics['dtf_time_seconds{bucket="productive",worker="a/0"}'] > 0
