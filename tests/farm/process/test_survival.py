@@ -262,7 +262,8 @@ def test_without_cgroups(workers):
     outcome = worker.run(sys.executable, "-c", "bytearray(200 << 20)", amounts={"memory": 64}).outcome
     assert (outcome.exit_code, "MemoryError" in outcome.tail) == (1, True)
     daemon = worker.run_shell("setsid sleep 60 & echo $!", amounts={"memory": 64}).outcome
-    assert not psutil.pid_exists(int(daemon.tail))
+    pid = int(daemon.tail)  # which another process may have by now
+    assert not any(process.pid == pid and process.name() == "sleep" for process in psutil.process_iter())
 
 
 def test_nothing_is_left_open(workers):

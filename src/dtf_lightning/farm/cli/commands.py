@@ -32,6 +32,8 @@ def register(commands: Commands) -> None:
     farm = commands.add_parser("farm", help="a pool of machines that runs tests and benchmarks")
     actions = farm.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_processes(actions)
+    _add_coordinator(actions)
+    _add_worker(actions)
     _add_tasks(actions)
     _add_pool(actions)
     add_results(actions)
@@ -55,6 +57,8 @@ def _add_processes(actions: Commands) -> None:
     down = add_farm_command(actions, "down", serve.down, "end the farm that runs on this machine")
     down.add_argument("--home", type=Path, metavar="DIR", help="as for up")
 
+
+def _add_coordinator(actions: Commands) -> None:
     coordinator = add_farm_command(
         actions, "coordinator", serve.coordinator, "one coordinator; any number of them, all alike"
     )
@@ -80,6 +84,8 @@ def _add_processes(actions: Commands) -> None:
     coordinator.add_argument("--token-file", type=Path, required=True, metavar="FILE", help="made if it is not there")
     add_connection(coordinator)
 
+
+def _add_worker(actions: Commands) -> None:
     worker = add_farm_command(actions, "worker", serve.worker, "offer this machine to a farm")
     worker.add_argument(
         "--coordinator",
