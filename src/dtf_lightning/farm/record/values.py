@@ -6,7 +6,7 @@ Names are in the keys, not in the values. Times are seconds since the epoch (UTC
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.farm.rules.needs import Need
@@ -113,6 +113,20 @@ class Attempt:
     """Attempts before this one that count against the task's retries: those that a lost worker ended do not."""
     lost: int = 0
     """Workers that were lost while they ran it."""
+
+    def given_back(self, worker: str, *, lost: bool) -> Attempt:
+        """Return the attempt as it waits to be tried again, elsewhere than on `worker`.
+
+        `lost`: the worker was lost with it, which counts no try against the task.
+        """
+        return replace(
+            self,
+            workers=(),
+            excluded=(*(name for name in self.excluded if name != worker), worker),
+            failures=self.failures + (not lost),
+            lost=self.lost + lost,
+        )
+
     epoch: int = 0
     """Of the leader that decided it."""
     excluded: tuple[str, ...] = ()

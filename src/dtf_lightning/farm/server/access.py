@@ -24,7 +24,7 @@ from dtf_lightning.clock import Clock, SystemClock
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 
 

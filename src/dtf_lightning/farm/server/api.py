@@ -28,6 +28,7 @@ from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.server.coordinator import Coordinator
+    from dtf_lightning.farm.server.pool import Pool
 
 RETRY_AFTER = "1"
 """Seconds after which to ask again while etcd does not answer."""
@@ -176,9 +177,7 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
     pool = coordinator.pool
 
     def shown(name: str, record: WorkerRecord) -> dict[str, Any]:
-        running = [live.task for live in pool.live_tasks() if name in live.attempt.workers]
-        connected = record.coordinator in pool.coordinators()
-        return models.worker(name, record, running, connected)
+        return _workers(pool, {name: record})[0]
 
     def found(name: str) -> WorkerRecord:
         record = pool.workers().get(name)
@@ -199,7 +198,7 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
 
     @app.get("/api/workers", operation_id="worker.list")
     async def workers() -> dict[str, Any]:
-        return {"workers": [shown(name, record) for name, record in pool.workers().items()]}
+        return {"workers": _workers(pool, pool.workers())}
 
     @app.get("/api/workers/{worker_id}", operation_id="worker.get")
     async def worker(worker_id: str) -> dict[str, Any]:
@@ -224,6 +223,19 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
             await coordinator.connections.serve(socket)
         except (WebSocketDisconnect, RuntimeError):
             return  # Starlette raises RuntimeError where a closed socket is used
+
+
+def _workers(pool: Pool, records: dict[str, WorkerRecord]) -> list[dict[str, Any]]:
+    """Return workers as the API shows them, from one look at the tasks."""
+    running: dict[str, list[str]] = {name: [] for name in records}
+    for live in pool.live_tasks():
+        for name in running.keys() & live.attempt.workers:
+            running[name].append(live.task)
+    coordinators = pool.coordinators()
+    return [
+        models.worker(name, record, running[name], record.coordinator in coordinators)
+        for name, record in records.items()
+    ]
 
 
 def _add_cluster(app: FastAPI, coordinator: Coordinator) -> None:

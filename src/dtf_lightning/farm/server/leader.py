@@ -282,9 +282,7 @@ class Leader:
             )
             envelope = envelope_of(specification, TaskOutcome.FAILED, reason, attempt=attempt, revision=seen)
             return RecordResult(task=task, envelope=replace(envelope, ended=now.wall))
-        excluded = (*(name for name in attempt.excluded if name != worker), worker)
-        back = replace(attempt, workers=(), excluded=excluded, lost=attempt.lost + 1)
-        return TakeBack(task=task, attempt=back, seen=seen, fence=self._fence)
+        return TakeBack(task=task, attempt=attempt.given_back(worker, lost=True), seen=seen, fence=self._fence)
 
     def _attempt(self, task: str) -> Attempt:
         held = self._mirror.get(Kind.ATTEMPT, task)

@@ -18,7 +18,7 @@ import uvicorn
 from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
-from dtf_lightning.farm.server.access import AuditFile, Guard
+from dtf_lightning.farm.server.access import LOOPBACK, AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.presence import CoordinatorPlace
@@ -62,7 +62,7 @@ def run_coordinator(store: Store, options: CoordinatorOptions, say: Callable[[st
 
     Raises `SettingsError` for a port that is taken or a host that is not loopback, and the fault that ended it.
     """
-    if options.host not in ("127.0.0.1", "localhost", "::1"):
+    if options.host not in LOOPBACK:
         raise SettingsError(
             f"the host {options.host!r} is not this machine's loopback: until the farm has roles and TLS it serves only "
             "127.0.0.1; reach it from elsewhere through an SSH tunnel (ssh -L 8080:127.0.0.1:8080 HOST)"

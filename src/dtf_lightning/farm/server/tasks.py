@@ -72,8 +72,8 @@ class Tasks:
         self._clock = clock
         self._explain = explain
         self._archived = archived
-        self._log_sizes: dict[tuple[str, int], int] = {}
-        """Of output that came through this coordinator, while its task is not done."""
+        self._log_sizes: dict[str, dict[int, int]] = {}
+        """By task and revision, of output that came through this coordinator, while its task is not done."""
 
     # --- submitting --------------------------------------------------------------------------------------------------
 
@@ -264,14 +264,13 @@ class Tasks:
         """Store a chunk of an attempt's output; returns the length that is stored. Raises `OutOfOrder`, `OSError`."""
         size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk)
         if self._pool.live(task) is not None:
-            self._log_sizes[task, revision] = size
+            self._log_sizes.setdefault(task, {})[revision] = size
             self._pool.wake(task)
         return size
 
     def forget_output(self, task: str) -> None:
         """A task is done: its output's length is what is on the disk."""
-        for key in [key for key in self._log_sizes if key[0] == task]:
-            del self._log_sizes[key]
+        self._log_sizes.pop(task, None)
 
     async def output(self, task: str, revision: int, offset: int, *, follow: bool) -> AsyncIterator[bytes]:
         """Yield an attempt's output from `offset` on; with `follow` until the attempt has ended."""
@@ -299,7 +298,7 @@ class Tasks:
         return self._pool.mirror.seen(Kind.ATTEMPT, task) == revision
 
     def _has_news(self, task: str, revision: int, offset: int) -> bool:
-        return not self._runs(task, revision) or self._log_sizes.get((task, revision), 0) > offset
+        return not self._runs(task, revision) or self._log_sizes.get(task, {}).get(revision, 0) > offset
 
 
 def _dependencies_first(after: dict[str, tuple[str, ...]]) -> list[str]:

@@ -271,14 +271,7 @@ class WorkerConnections:
             lost=attempt.lost + (told.kind is OutcomeKind.LOST),
         )
         if follow is Follow.AGAIN:
-            counts = told.kind is not OutcomeKind.LOST
-            again = replace(
-                attempt,
-                workers=(),
-                excluded=(*(name for name in attempt.excluded if name != worker), worker),
-                failures=attempt.failures + counts,
-                lost=attempt.lost + (not counts),
-            )
+            again = attempt.given_back(worker, lost=told.kind is OutcomeKind.LOST)
             failed = FailedAttempt(
                 revision=result.revision, workers=attempt.workers, reason=told.reason, ended=told.ended
             )
@@ -296,7 +289,6 @@ class WorkerConnections:
         elif change.kind is Kind.WORKER and change.after is None:
             if (connection := self._connections.get(change.names[0])) is not None and connection.welcomed:
                 self._spawn(_close(connection.socket, "declared lost: say hello again"))
-
         elif change.kind is Kind.WORKER and change.after is not None and isinstance(change.after.value, WorkerRecord):
             before = change.before.value if change.before is not None else None
             was = isinstance(before, WorkerRecord) and before.state is WorkerState.DRAINING
