@@ -55,6 +55,8 @@ class Pool:
         self.mirror = Mirror(keys)
         self.listeners: list[Listener] = []
         """Called for every change, in order, after the mirror shows it."""
+        self.woken: list[Callable[[], None]] = []
+        """Called whenever anything may look different, after it does: changes, starts, output that came."""
         self._started: dict[str, tuple[int, float]] = {}
         self._recent: OrderedDict[str, tuple[Envelope, int]] = OrderedDict()
         """Task -> its result, and the record's revision at which it came."""
@@ -201,3 +203,5 @@ class Pool:
         """Let those look again who wait for a condition about this name."""
         for event in self._changed.get(name, ()):
             event.set()
+        for look in self.woken:
+            look()
