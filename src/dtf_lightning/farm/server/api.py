@@ -23,6 +23,7 @@ from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Register, Submission
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.clients.routes import add_client_routes
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
 
@@ -54,6 +55,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_workers(app, coordinator)
     _add_cluster(app, coordinator)
     add_results(app, coordinator.history)
+    add_client_routes(app, coordinator)
     for path, method in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=f"orchestration{path.replace('/', '.')}")
     return app

@@ -171,6 +171,7 @@ def live_task(live: LiveTask, *, ready: bool, reason: str = "") -> dict[str, Any
             "attempt": attempt.number,
             "revision": live.revision,
             "excluded_workers": list(attempt.excluded),
+            "retry_of": spec.retry_of or None,
             "reason": reason,
         },
     }
@@ -205,6 +206,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
             "plan": envelope.plan,
             "attempt": envelope.attempt,
             "revision": envelope.revision,
+            "retry_of": envelope.retry_of or None,
             "reason": envelope.reason,
         },
     }
