@@ -27,7 +27,6 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import LeaderRecord
 from dtf_lightning.farm.results.archivist import ArchiveSettings
 from dtf_lightning.farm.results.history import History, HistoryPlace
-from dtf_lightning.farm.server.clients.retries import TaskRetries
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.leading import Leading
 from dtf_lightning.farm.server.pool import Pool
@@ -64,7 +63,6 @@ class Coordinator:
         )
         files, archived = FarmFiles(place.folder), self.history.envelope
         self.tasks = Tasks(self.pool, self.record, store, files, self._clock, self._explain, archived)
-        self.retries = TaskRetries(self.pool, self.tasks, self.history, self._clock)
         self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
         self._presence = Presence(store, self.pool, place, self._leadership_changed)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dtf_lightning.clock import SystemClock
+from dtf_lightning.farm.server.clients.retries import TaskRetries
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_client_routes(app: FastAPI, coordinator: Coordinator) -> None:
     """Add the routes to a coordinator's application."""
-    retries = coordinator.retries
+    retries = TaskRetries(coordinator.pool, coordinator.tasks, coordinator.history, SystemClock())
 
     @app.post("/api/tasks/{task_id}/retry", operation_id="task.retry")
     async def retry(task_id: str, retry_id: str = "") -> dict[str, Any]:
