@@ -13,7 +13,7 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.record.asked import MAX_ASKED, PLAIN, pack, unpack
 from dtf_lightning.farm.record.codec import MAX_ENVELOPE, decode, encode
 from dtf_lightning.farm.record.keys import Kind
-from dtf_lightning.farm.record.task_id import derived_task_id, new_task_id, time_of
+from dtf_lightning.farm.record.task_id import new_task_id, paired_task_id, time_of
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome, TaskSpecification
 from dtf_lightning.farm.rules.needs import Need
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_as_if_it_were_not_kept():
 
 def test_ids_that_two_others_make():
     one, other = new_task_id(1_800_000_000.0, 1), new_task_id(1_900_000_000.0, 2)
-    made = derived_task_id(one, other)
-    assert made == derived_task_id(one, other)
+    made = paired_task_id(one, other)
+    assert made == paired_task_id(one, other)
     assert time_of(made) == time_of(one)
-    assert len({made, derived_task_id(other, one), derived_task_id(one, one), one, other}) == 5
+    assert len({made, paired_task_id(other, one), paired_task_id(one, one), one, other}) == 5

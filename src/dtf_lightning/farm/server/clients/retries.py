@@ -17,7 +17,7 @@ from typing import Any
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import SettingsError, StoreUnavailable
 from dtf_lightning.farm.record.asked import unpack
-from dtf_lightning.farm.record.task_id import derived_task_id, new_task_id
+from dtf_lightning.farm.record.task_id import new_task_id, paired_task_id
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.results.history import History
 from dtf_lightning.farm.rules.retries import LIVE, PlanTask, Retries
@@ -71,9 +71,9 @@ class TaskRetries:
             known.asked[task] = asked
             again = known.retries.with_skipped(task)
         else:
-            known, again = _Known(Retries([], lambda old: derived_task_id(retry_id, old)), {task: asked}), [task]
+            known, again = _Known(Retries([], lambda old: paired_task_id(retry_id, old)), {task: asked}), [task]
         told = await self._submit(known, again, retry_id)
-        return {"task_id": derived_task_id(retry_id, task), "retry_of": task, "retry_id": retry_id, **told}
+        return {"task_id": paired_task_id(retry_id, task), "retry_of": task, "retry_id": retry_id, **told}
 
     async def retry_plan(self, plan: str, retry_id: str) -> dict[str, Any]:
         """Submit again what did not complete of a plan, `AT_ONCE` tasks at most; `num_left` says how many are left.
@@ -115,7 +115,7 @@ class TaskRetries:
         }
         ended, asked = await asyncio.to_thread(self._read_ended, plan)
         tasks |= {task.task: task for task in ended}
-        return _Known(Retries(tasks.values(), lambda old: derived_task_id(retry_id, old)), asked)
+        return _Known(Retries(tasks.values(), lambda old: paired_task_id(retry_id, old)), asked)
 
     def _read_ended(self, plan: str) -> tuple[list[PlanTask], dict[str, TaskSpecification | None]]:
         ended, asked = [], {}
@@ -133,7 +133,7 @@ class TaskRetries:
             asked = known.asked.get(task)
             if asked is None:
                 raise SettingsError(_not_kept(task))
-            specifications[derived_task_id(retry_id, task)] = replace(
+            specifications[paired_task_id(retry_id, task)] = replace(
                 asked,
                 after=known.retries.rewired(asked.after, chosen),
                 after_any=known.retries.rewired(asked.after_any, chosen),
@@ -145,7 +145,7 @@ class TaskRetries:
             await self._tasks.accept(specifications)
         num_left = len(left) - len(page)
         # Under an id that this retry made there is nothing but what it submitted, whatever has become of that since.
-        made = [] if num_left else [{"retry_of": task, "task_id": derived_task_id(retry_id, task)} for task in again]
+        made = [] if num_left else [{"retry_of": task, "task_id": paired_task_id(retry_id, task)} for task in again]
         return {"num_left": num_left, "tasks": made}
 
 

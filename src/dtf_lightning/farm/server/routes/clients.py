@@ -1,4 +1,4 @@
-"""The routes of this room. Errors are those of `server/api.py`."""
+"""The routes of what a coordinator does for clients beside accepting and showing tasks. Errors are those of `server/api.py`."""
 
 from __future__ import annotations
 
