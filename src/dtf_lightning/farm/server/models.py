@@ -148,13 +148,9 @@ def when(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def live_task(live: LiveTask, *, ready: bool, reason: str = "") -> dict[str, Any]:
-    """Return a task that is not done as the API shows it. `ready`: whether nothing that it comes after is missing."""
+def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any]:
+    """Return a task that is not done as the API shows it. `status`: one of `pool.LIVE_STATUSES`."""
     spec, attempt = live.specification, live.attempt
-    if attempt.workers:
-        status = "assigned" if live.started is None else "running"
-    else:
-        status = "pending" if ready else "waiting"
     return {
         "task_id": live.task,
         "type": "command",

@@ -137,12 +137,12 @@ class Tasks:
     async def task(self, task: str) -> dict[str, Any]:
         """Return a task as the API shows it. Raises `UnknownTask`."""
         if (live := self._pool.live(task)) is not None:
-            return self._live(live)
+            return self.show(live)
         found = self._pool.recent(task) or await self._read_done(task)
         if isinstance(found, Envelope):
             return models.done_task(task, found)
         if (live := self._pool.live(task)) is not None:
-            return self._live(live)
+            return self.show(live)
         if (archived := await asyncio.to_thread(self._archived, task)) is not None:
             return models.done_task(task, archived)
         if found is None:
@@ -163,15 +163,6 @@ class Tasks:
 
         await self._pool.wait_for(task, has_news, timeout)
         return await self.task(task)
-
-    def list(self, wanted: Callable[[dict[str, Any]], bool], limit: int, after: str) -> dict[str, Any]:
-        """Return tasks that are not done and those that were done lately, newest first, from behind the task `after`."""
-        tasks = [self._live(live) for live in self._pool.live_tasks()]
-        tasks += [models.done_task(task, envelope) for task, envelope in self._pool.all_recent()]
-        tasks = sorted(filter(wanted, tasks), key=lambda task: str(task["task_id"]), reverse=True)
-        page = [task for task in tasks if not after or task["task_id"] < after][: limit + 1]
-        more = page[limit - 1]["task_id"] if len(page) > limit else None
-        return {"tasks": page[:limit], "next": more, "total": len(tasks)}
 
     async def plan(self, plan: str, after: int, left: int, timeout: float, *, unfinished: bool) -> dict[str, Any]:
         """Return which tasks of a plan have ended since a revision of the record, as soon as there is one.
@@ -200,12 +191,10 @@ class Tasks:
     def _of_plan(self, plan: str) -> tuple[str, ...]:
         return tuple(live.task for live in self._pool.live_tasks() if live.specification.plan == plan)
 
-    def _live(self, live: LiveTask) -> dict[str, Any]:
+    def show(self, live: LiveTask) -> dict[str, Any]:
+        """Return a task that is not done as the API shows it."""
         reason = "" if live.attempt.workers else self._explain(live.task)
-        spec = live.specification
-        present = self._pool.mirror.all(Kind.TASK)
-        ready = not any((name,) in present for name in (*spec.after, *spec.after_any))
-        return models.live_task(live, ready=ready, reason=reason or "")
+        return models.live_task(live, status=self._pool.status(live), reason=reason or "")
 
     async def outcome(self, task: str) -> TaskOutcome | None:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""
