@@ -58,6 +58,11 @@ class TaskInfo:
         return str(self.raw.get("error") or (self.raw.get("metadata") or {}).get("reason") or "")
 
     @property
+    def gang(self) -> int:
+        """How many workers run it together."""
+        return int((self.raw.get("metadata") or {}).get("gang") or 1)
+
+    @property
     def revision(self) -> int:
         """The identity of its latest attempt; 0 if there was none."""
         return int((self.raw.get("metadata") or {}).get("revision") or 0)
@@ -291,15 +296,19 @@ class Client:
             if info.done or info.revision != revision:
                 return info
 
-    def logs(self, task: str, *, follow: bool = False, revision: int = 0, offset: int = 0) -> Iterator[bytes]:
+    def logs(
+        self, task: str, *, follow: bool = False, revision: int = 0, offset: int = 0, rank: int = 0
+    ) -> Iterator[bytes]:
         """Yield a task's output: of its latest attempt, or of the one with this revision; with `follow` to its end.
+
+        `rank`: of a gang, whose output.
 
         Where a coordinator goes, another one goes on at the same place.
         """
         path = f"/api/tasks/{quote(task)}/logs"
         while True:
             answer, chunks = self.connection.stream(
-                path, follow="true" if follow else None, revision=revision, offset=offset
+                path, follow="true" if follow else None, revision=revision, offset=offset, rank=rank or None
             )
             revision = revision or int(answer.headers.get("X-Attempt-Revision") or 0)
             try:

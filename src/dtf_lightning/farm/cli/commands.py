@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -213,9 +213,7 @@ def _task(arguments: argparse.Namespace) -> int:
 
 def _logs(arguments: argparse.Namespace) -> int:
     with connect(arguments) as farm:
-        for chunk in farm.logs(arguments.task, follow=arguments.follow):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        show_logs(farm, farm.task(arguments.task), follow=arguments.follow)
     return DONE
 
 

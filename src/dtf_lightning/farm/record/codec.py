@@ -25,6 +25,8 @@ from dtf_lightning.farm.record.values import (
     FailedAttempt,
     KeyRecord,
     LeaderRecord,
+    Meeting,
+    MemberRecord,
     TaskSpecification,
     Tombstone,
     Value,
@@ -42,6 +44,8 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.ATTEMPT: Attempt,
     Kind.DONE: Envelope,
     Kind.FAILED: FailedAttempt,
+    Kind.MEETING: Meeting,
+    Kind.MEMBER: MemberRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
 }

@@ -72,8 +72,8 @@ class Tasks:
         self._clock = clock
         self._explain = explain
         self._archived = archived
-        self._log_sizes: dict[str, dict[int, int]] = {}
-        """By task and revision, of output that came through this coordinator, while its task is not done."""
+        self._log_sizes: dict[str, dict[tuple[int, int], int]] = {}
+        """By task, and by revision and rank, of output that came through this coordinator, while its task is not done."""
 
     # --- submitting --------------------------------------------------------------------------------------------------
 
@@ -240,6 +240,7 @@ class Tasks:
                 reason,
                 number=live.attempt.number,
                 revision=live.revision,
+                workers=live.attempt.workers,
             )
             cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope, timeout=WRITE))
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
@@ -261,11 +262,11 @@ class Tasks:
 
     # --- output ------------------------------------------------------------------------------------------------------
 
-    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes) -> int:
+    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes, rank: int = 0) -> int:
         """Store a chunk of an attempt's output; returns the length that is stored. Raises `OutOfOrder`, `OSError`."""
-        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk)
+        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk, rank)
         if self._pool.live(task) is not None:
-            self._log_sizes.setdefault(task, {})[revision] = size
+            self._log_sizes.setdefault(task, {})[revision, rank] = size
             self._pool.wake(task)
         return size
 
@@ -273,18 +274,20 @@ class Tasks:
         """A task is done: its output's length is what is on the disk."""
         self._log_sizes.pop(task, None)
 
-    async def output(self, task: str, revision: int, offset: int, *, follow: bool) -> AsyncIterator[bytes]:
-        """Yield an attempt's output from `offset` on; with `follow` until the attempt has ended."""
+    async def output(
+        self, task: str, revision: int, offset: int, *, follow: bool, rank: int = 0
+    ) -> AsyncIterator[bytes]:
+        """Yield an attempt's output from `offset` on, of a gang that of one member; with `follow` until the attempt ends."""
         while True:
             over = not follow or not self._runs(task, revision)
-            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK)
+            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK, rank)
             if data:
                 offset += len(data)
                 yield data
             elif over:
                 return
             else:
-                await self._pool.wait_for(task, lambda: self._has_news(task, revision, offset), POLL)  # noqa: B023
+                await self._pool.wait_for(task, lambda: self._has_news(task, (revision, rank), offset), POLL)  # noqa: B023
 
     async def latest_attempt(self, task: str, *, timeout: float) -> int:
         """Return the revision of a task's latest attempt, waiting up to `timeout` seconds for its first; 0 without one."""
@@ -298,5 +301,5 @@ class Tasks:
     def _runs(self, task: str, revision: int) -> bool:
         return self._pool.mirror.seen(Kind.ATTEMPT, task) == revision
 
-    def _has_news(self, task: str, revision: int, offset: int) -> bool:
-        return not self._runs(task, revision) or self._log_sizes.get(task, {}).get(revision, 0) > offset
+    def _has_news(self, task: str, output: tuple[int, int], offset: int) -> bool:
+        return not self._runs(task, output[0]) or self._log_sizes.get(task, {}).get(output, 0) > offset
