@@ -72,8 +72,8 @@ class Tasks:
         self._clock = clock
         self._explain = explain
         self._archived = archived
-        self._log_sizes: dict[str, dict[int, int]] = {}
-        """By task and revision, of output that came through this coordinator, while its task is not done."""
+        self._log_sizes: dict[str, dict[tuple[int, int], int]] = {}
+        """By task, and by revision and rank, of output that came through this coordinator, while its task is not done."""
 
     # --- submitting --------------------------------------------------------------------------------------------------
 
@@ -137,12 +137,12 @@ class Tasks:
     async def task(self, task: str) -> dict[str, Any]:
         """Return a task as the API shows it. Raises `UnknownTask`."""
         if (live := self._pool.live(task)) is not None:
-            return self._live(live)
+            return self.show(live)
         found = self._pool.recent(task) or await self._read_done(task)
         if isinstance(found, Envelope):
             return models.done_task(task, found)
         if (live := self._pool.live(task)) is not None:
-            return self._live(live)
+            return self.show(live)
         if (archived := await asyncio.to_thread(self._archived, task)) is not None:
             return models.done_task(task, archived)
         if found is None:
@@ -163,15 +163,6 @@ class Tasks:
 
         await self._pool.wait_for(task, has_news, timeout)
         return await self.task(task)
-
-    def list(self, wanted: Callable[[dict[str, Any]], bool], limit: int, after: str) -> dict[str, Any]:
-        """Return tasks that are not done and those that were done lately, newest first, from behind the task `after`."""
-        tasks = [self._live(live) for live in self._pool.live_tasks()]
-        tasks += [models.done_task(task, envelope) for task, envelope in self._pool.all_recent()]
-        tasks = sorted(filter(wanted, tasks), key=lambda task: str(task["task_id"]), reverse=True)
-        page = [task for task in tasks if not after or task["task_id"] < after][: limit + 1]
-        more = page[limit - 1]["task_id"] if len(page) > limit else None
-        return {"tasks": page[:limit], "next": more, "total": len(tasks)}
 
     async def plan(self, plan: str, after: int, left: int, timeout: float, *, unfinished: bool) -> dict[str, Any]:
         """Return which tasks of a plan have ended since a revision of the record, as soon as there is one.
@@ -200,12 +191,10 @@ class Tasks:
     def _of_plan(self, plan: str) -> tuple[str, ...]:
         return tuple(live.task for live in self._pool.live_tasks() if live.specification.plan == plan)
 
-    def _live(self, live: LiveTask) -> dict[str, Any]:
+    def show(self, live: LiveTask) -> dict[str, Any]:
+        """Return a task that is not done as the API shows it."""
         reason = "" if live.attempt.workers else self._explain(live.task)
-        spec = live.specification
-        present = self._pool.mirror.all(Kind.TASK)
-        ready = not any((name,) in present for name in (*spec.after, *spec.after_any))
-        return models.live_task(live, ready=ready, reason=reason or "")
+        return models.live_task(live, status=self._pool.status(live), reason=reason or "")
 
     async def outcome(self, task: str) -> TaskOutcome | None:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""
@@ -239,6 +228,7 @@ class Tasks:
                 reason,
                 number=live.attempt.number,
                 revision=live.revision,
+                workers=live.attempt.workers,
             )
             cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope, timeout=WRITE))
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
@@ -260,11 +250,11 @@ class Tasks:
 
     # --- output ------------------------------------------------------------------------------------------------------
 
-    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes) -> int:
+    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes, rank: int = 0) -> int:
         """Store a chunk of an attempt's output; returns the length that is stored. Raises `OutOfOrder`, `OSError`."""
-        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk)
+        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk, rank)
         if self._pool.live(task) is not None:
-            self._log_sizes.setdefault(task, {})[revision] = size
+            self._log_sizes.setdefault(task, {})[revision, rank] = size
             self._pool.wake(task)
         return size
 
@@ -272,18 +262,20 @@ class Tasks:
         """A task is done: its output's length is what is on the disk."""
         self._log_sizes.pop(task, None)
 
-    async def output(self, task: str, revision: int, offset: int, *, follow: bool) -> AsyncIterator[bytes]:
-        """Yield an attempt's output from `offset` on; with `follow` until the attempt has ended."""
+    async def output(
+        self, task: str, revision: int, offset: int, *, follow: bool, rank: int = 0
+    ) -> AsyncIterator[bytes]:
+        """Yield an attempt's output from `offset` on, of a gang that of one member; with `follow` until the attempt ends."""
         while True:
             over = not follow or not self._runs(task, revision)
-            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK)
+            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK, rank)
             if data:
                 offset += len(data)
                 yield data
             elif over:
                 return
             else:
-                await self._pool.wait_for(task, lambda: self._has_news(task, revision, offset), POLL)  # noqa: B023
+                await self._pool.wait_for(task, lambda: self._has_news(task, (revision, rank), offset), POLL)  # noqa: B023
 
     async def latest_attempt(self, task: str, *, timeout: float) -> int:
         """Return the revision of a task's latest attempt, waiting up to `timeout` seconds for its first; 0 without one."""
@@ -297,8 +289,8 @@ class Tasks:
     def _runs(self, task: str, revision: int) -> bool:
         return self._pool.mirror.seen(Kind.ATTEMPT, task) == revision
 
-    def _has_news(self, task: str, revision: int, offset: int) -> bool:
-        return not self._runs(task, revision) or self._log_sizes.get(task, {}).get(revision, 0) > offset
+    def _has_news(self, task: str, output: tuple[int, int], offset: int) -> bool:
+        return not self._runs(task, output[0]) or self._log_sizes.get(task, {}).get(output, 0) > offset
 
 
 def _dependencies_first(after: dict[str, tuple[str, ...]]) -> list[str]:
