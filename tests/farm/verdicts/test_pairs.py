@@ -301,7 +301,9 @@ def test_sentences():
     size = comparison(1.2, unit="MiB")
     assert "time: worse by 20.0 %" in sentence(size, judge(size))
     same = comparison(1.0)
-    assert "time: the same: no change of 3 % or more (95 % sure); between 0.0" in sentence(same, judge(same))
+    assert "time: the same: no change of 3 % or more (95 % sure); between 0.27 % faster and 0.27 % slower" in sentence(
+        same, judge(same)
+    )
     few = comparison(num=4)
     assert sentence(few, judge(few, ended="the budget of 60 s is spent")) == (
         "time: could not tell: the budget of 60 s is spent; 4 pairs, on one device"
