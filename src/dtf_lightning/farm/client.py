@@ -336,6 +336,25 @@ class Client:
             if not told["num_live"] or not told["num_cancelled"]:
                 return total
 
+    def retry(self, task: str) -> str:
+        """Submit a task that is done again, as a new task, and what was skipped of its plan because of its end.
+
+        Returns the new task's id. Raises `FarmRefused` for a task that is not done.
+        """
+        return str(self._retry(f"/api/tasks/{quote(task, safe='')}/retry")["task_id"])
+
+    def retry_plan(self, plan: str) -> dict[str, str]:
+        """Submit again what did not complete of a plan; returns old id -> new id, also of none."""
+        told = self._retry(f"/api/plans/{quote(plan, safe='')}/retry")
+        return {str(one["retry_of"]): str(one["task_id"]) for one in told["tasks"]}
+
+    def _retry(self, path: str) -> dict[str, Any]:
+        retry_id = new_task_id(time.time())
+        told: dict[str, Any] = {"num_left": 1}
+        while told["num_left"]:
+            told = self.connection.ask("POST", path, retry_id=retry_id)
+        return told
+
     def workers(self) -> list[dict[str, Any]]:
         """Return the farm's workers."""
         told: list[dict[str, Any]] = []

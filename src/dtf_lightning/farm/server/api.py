@@ -26,6 +26,7 @@ from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
+from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.lists import add_lists
 from dtf_lightning.farm.server.routes.plans import add_plans
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
@@ -58,6 +59,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     add_lists(app, coordinator)
     add_plans(app, coordinator)
     add_results(app, coordinator.history)
+    add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
     return app
