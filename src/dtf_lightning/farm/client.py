@@ -62,6 +62,11 @@ class TaskInfo:
         return str(self.raw.get("error") or (self.raw.get("metadata") or {}).get("reason") or "")
 
     @property
+    def gang(self) -> int:
+        """How many workers run it together."""
+        return int((self.raw.get("metadata") or {}).get("gang") or 1)
+
+    @property
     def revision(self) -> int:
         """The identity of its latest attempt; 0 if there was none."""
         return int((self.raw.get("metadata") or {}).get("revision") or 0)
@@ -345,15 +350,19 @@ class Client:
             if info.done or info.revision != revision:
                 return info
 
-    def logs(self, task: str, *, follow: bool = False, revision: int = 0, offset: int = 0) -> Iterator[bytes]:
+    def logs(
+        self, task: str, *, follow: bool = False, revision: int = 0, offset: int = 0, rank: int = 0
+    ) -> Iterator[bytes]:
         """Yield a task's output: of its latest attempt, or of the one with this revision; with `follow` to its end.
+
+        `rank`: of a gang, whose output.
 
         Where a coordinator goes, another one goes on at the same place.
         """
         path = f"/api/tasks/{quote(task)}/logs"
         while True:
             answer, chunks = self.connection.stream(
-                path, follow="true" if follow else None, revision=revision, offset=offset
+                path, follow="true" if follow else None, revision=revision, offset=offset, rank=rank or None
             )
             revision = revision or int(answer.headers.get("X-Attempt-Revision") or 0)
             try:
@@ -380,6 +389,25 @@ class Client:
             total += int(told["num_cancelled"])
             if not told["num_live"] or not told["num_cancelled"]:
                 return total
+
+    def retry(self, task: str) -> str:
+        """Submit a task that is done again, as a new task, and what was skipped of its plan because of its end.
+
+        Returns the new task's id. Raises `FarmRefused` for a task that is not done.
+        """
+        return str(self._retry(f"/api/tasks/{quote(task, safe='')}/retry")["task_id"])
+
+    def retry_plan(self, plan: str) -> dict[str, str]:
+        """Submit again what did not complete of a plan; returns old id -> new id, also of none."""
+        told = self._retry(f"/api/plans/{quote(plan, safe='')}/retry")
+        return {str(one["retry_of"]): str(one["task_id"]) for one in told["tasks"]}
+
+    def _retry(self, path: str) -> dict[str, Any]:
+        retry_id = new_task_id(time.time())
+        told: dict[str, Any] = {"num_left": 1}
+        while told["num_left"]:
+            told = self.connection.ask("POST", path, retry_id=retry_id)
+        return told
 
     def workers(self) -> list[dict[str, Any]]:
         """Return the farm's workers."""
