@@ -16,10 +16,21 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import Connection
-from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
+from dtf_lightning.farm.messages import (
+    Acknowledge,
+    CancelAttempt,
+    Draining,
+    Hello,
+    MeetingPlace,
+    PickMeeting,
+    Result,
+    Run,
+    Started,
+)
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
 from dtf_lightning.farm.tokens import make_token
+from dtf_lightning.farm.worker.service.farm_worker import FarmWorker, WorkerOptions
 from dtf_lightning.farm.worker.service.link import Link
 
 DEADLINE = 30.0
@@ -95,6 +106,7 @@ class PlayedWorker:
         self.name = name
         self.devices = devices or {"cpu": 2.0}
         self.orders: queue.Queue[Run] = queue.Queue()
+        self.called_off: queue.Queue[Run] = queue.Queue()
         self.cancelled: queue.Queue[CancelAttempt] = queue.Queue()
         self.acknowledgements: queue.Queue[Acknowledge] = queue.Queue()
         self.draining = threading.Event()
@@ -129,9 +141,15 @@ class PlayedWorker:
         return list(self._kept.values())
 
     def run_attempt(self, message: Run) -> None:
-        if self._running.get(message.task) != message.revision and (message.task, message.revision) not in self._kept:
+        if message.called_off:
+            self._running.pop(message.task, None)
+            self.called_off.put(message)
+        elif self._running.get(message.task) != message.revision and (message.task, message.revision) not in self._kept:
             self._running[message.task] = message.revision
             self.orders.put(message)
+
+    def pick_meeting(self, message: PickMeeting) -> None:
+        self.link.say(MeetingPlace(task=message.task, revision=message.revision, host="here", port=4242))
 
     def cancel(self, message: CancelAttempt) -> None:
         if self._running.get(message.task) == message.revision:
@@ -203,3 +221,30 @@ class PlayedWorker:
 
     def _say(self, message) -> None:
         self._loop.loop.call_soon_threadsafe(self.link.say, message)
+
+
+class WorkerInThread:
+    """A farm worker with its keeper, whose loop is a thread of this process."""
+
+    def __init__(self, url: str, token: str, folder: Path, name: str, **options: Any) -> None:
+        self._loop = Loop()
+        given = WorkerOptions(
+            name=name,
+            folder=folder,
+            addresses=(url,),
+            token=token,
+            devices={"cpu": 1.0},
+            device_names={"cpu": ("0",)},
+            **options,
+        )
+
+        async def run() -> None:
+            self._worker = FarmWorker(given)
+            await self._worker.run()
+
+        self._running = self._loop.start(run())
+
+    def close(self) -> None:
+        self._loop.loop.call_soon_threadsafe(self._worker.stop)
+        self._running.result(DEADLINE)
+        self._loop.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -107,6 +107,12 @@ def _add_worker(actions: Commands) -> None:
     worker.add_argument(
         "--folder", type=Path, metavar="DIR", help="where it works and keeps results (default: in the farm's home)"
     )
+    worker.add_argument(
+        "--secrets",
+        type=Path,
+        metavar="DIR",
+        help="folder with a file for each secret that tasks may name; its owner's only",
+    )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(
         "--memory", type=float, metavar="MIB", help="memory that it offers (default: what this machine has)"
@@ -149,6 +155,14 @@ def _add_tasks(actions: Commands) -> None:
     cancel = add_farm_command(actions, "cancel", _cancel, "end a task")
     cancel.add_argument("task", nargs="+", metavar="ID")
     add_farm(cancel)
+
+    retry = add_farm_command(
+        actions, "retry", _retry, "submit a task that is done again, with those that were skipped because of it"
+    )
+    retry.add_argument("task", metavar="ID", help="of a task, or with --failed of a plan")
+    retry.add_argument("--failed", action="store_true", help="all tasks of the plan ID that did not complete")
+    add_json(retry)
+    add_farm(retry)
 
 
 def _add_pool(actions: Commands) -> None:
@@ -211,9 +225,7 @@ def _task(arguments: argparse.Namespace) -> int:
 
 def _logs(arguments: argparse.Namespace) -> int:
     with connect(arguments) as farm:
-        for chunk in farm.logs(arguments.task, follow=arguments.follow):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        show_logs(farm, farm.task(arguments.task), follow=arguments.follow)
     return DONE
 
 
@@ -223,6 +235,22 @@ def _cancel(arguments: argparse.Namespace) -> int:
     for task, verdict in zip(arguments.task, verdicts, strict=True):
         print(f"{task}: {'cancelled' if verdict == 'cancelled' else 'it had ended before'}")
     return DONE if all(verdict == "cancelled" for verdict in verdicts) else FAILED
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        if arguments.failed:
+            again = farm.retry_plan(arguments.task)
+        else:
+            again = {arguments.task: farm.retry(arguments.task)}
+    if arguments.json:
+        print(json.dumps({"plan_id" if arguments.failed else "task_id": arguments.task, "tasks": again}))
+    elif arguments.failed:
+        follow = f": dtf farm tasks --plan {arguments.task}" if again else ""
+        print(f"{len(again)} tasks of the plan are submitted again{follow}")
+    else:
+        print(again[arguments.task])
+    return DONE
 
 
 def _workers(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
@@ -106,6 +107,14 @@ def environment(node: Node, what: str) -> dict[str, tuple[Node, str]]:
         if not name or "=" in name or "\0" in name:
             raise node.keys[name].error(f"{name!r} is no name of a variable")
     return {name: (one, one.scalar(f"the variable {name!r}")) for name, one in node.value.items()}
+
+
+def secrets(node: Node, what: str) -> tuple[str, ...]:
+    """Return names of secrets."""
+    for one in node.value if isinstance(node.value, list) else [node]:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name := text(one, f"each of {what}")):
+            raise one.error(f"{name!r} is no name of a secret: letters, digits and '_', as a variable has them")
+    return texts(node, what)
 
 
 def amounts(node: Node, what: str) -> dict[str, float]:
@@ -211,6 +220,12 @@ TASK_KEYS = {
         read=needs,
         schema={"oneOf": [_AMOUNTS, {"type": "array", "minItems": 1, "items": object_schema(ALTERNATIVE_KEYS)}]},
     ),
+    "gang": Key(
+        meaning="How many workers run it together, each giving what it `needs`; its command finds out who it is by "
+        "`$DTF_FARM_RANK`, `$DTF_FARM_WORLD`, `$MASTER_ADDR` and `$MASTER_PORT`.",
+        read=whole(1, MAX_GANG),
+        schema={"type": "integer", "minimum": 1, "maximum": MAX_GANG},
+    ),
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(
         meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
@@ -243,6 +258,11 @@ TASK_KEYS = {
         meaning="Variables in the command's environment.",
         read=environment,
         schema={"type": "object", "additionalProperties": _SCALAR},
+    ),
+    "secrets": Key(
+        meaning="Names of secrets, which the worker has in files of its own: each is given as a variable, and masked in output.",
+        read=secrets,
+        schema=_TEXTS,
     ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
     "limits": Key(

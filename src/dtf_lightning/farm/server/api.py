@@ -25,8 +25,10 @@ from dtf_lightning.farm.server.change_worker import change_worker, find_worker
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
+from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.lists import add_lists
 from dtf_lightning.farm.server.routes.plans import add_plans
+from dtf_lightning.farm.server.routes.socket import add_socket
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
@@ -56,7 +58,9 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_cluster(app, coordinator)
     add_lists(app, coordinator)
     add_plans(app, coordinator)
+    add_socket(app, coordinator)
     add_results(app, coordinator.history)
+    add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
     return app
@@ -121,22 +125,29 @@ def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
         revision: Annotated[int, Query(ge=0)] = 0,
         offset: Annotated[int, Query(ge=0)] = 0,
         follow: bool = False,
+        rank: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
-        """Bytes of one attempt, the latest without `revision`; with `follow` until it has ended."""
+        """Bytes of one attempt, the latest without `revision`, of a gang's member; with `follow` until it has ended."""
         await tasks.task(task_id)
         attempt = revision or await tasks.latest_attempt(task_id, timeout=MAX_WAIT if follow else 0)
         headers = {"X-Attempt-Revision": str(attempt)}
         if not attempt:
             return Response(b"", media_type="application/octet-stream", headers=headers)
-        chunks = tasks.output(task_id, attempt, offset, follow=follow)
+        chunks = tasks.output(task_id, attempt, offset, follow=follow, rank=rank)
         return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
 
     @app.post("/api/tasks/{task_id}/logs", operation_id="attempt.logs")
-    async def add_logs(task_id: str, revision: int, offset: Annotated[int, Query(ge=0)], request: Request) -> Response:
+    async def add_logs(
+        task_id: str,
+        revision: int,
+        offset: Annotated[int, Query(ge=0)],
+        request: Request,
+        rank: Annotated[int, Query(ge=0)] = 0,
+    ) -> Response:
         chunk = await request.body()
         if len(chunk) > MAX_CHUNK:
             raise SettingsError(f"a chunk of output has {len(chunk)} bytes, {MAX_CHUNK} are allowed")
-        return JSONResponse({"size": await tasks.add_output(task_id, revision, offset, chunk)})
+        return JSONResponse({"size": await tasks.add_output(task_id, revision, offset, chunk, rank)})
 
     @app.head("/api/sources/{digest}", operation_id="source.exists")
     async def source_exists(digest: str) -> Response:

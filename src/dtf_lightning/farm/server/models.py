@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.record.task_id import time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
+from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.server.pool import LiveTask
 
@@ -23,6 +25,11 @@ MAX_TASKS = 10_000
 """Tasks of one submission."""
 MAX_COMMAND = 100_000
 """Bytes of a command with its environment: what an operating system takes is of that order."""
+
+
+_SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OWN = "DTF_FARM_"
+"""Of the variables that are the farm's own."""
 
 
 class StrictModel(BaseModel):
@@ -70,6 +77,8 @@ class TaskRequest(StrictModel):
     project: str = "default"
     plan: str = ""
     needs: tuple[NeedModel, ...] = ()
+    gang: int = Field(default=1, ge=1, le=MAX_GANG)
+    """Workers that run it together, each giving what it needs."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -82,6 +91,8 @@ class TaskRequest(StrictModel):
     source: str = ""
     folder: str = ""
     artifacts: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """Names of secrets, which the worker has in files of its own."""
     key: str = ""
 
     @model_validator(mode="after")
@@ -103,6 +114,13 @@ class TaskRequest(StrictModel):
             raise ValueError(f"the folder {self.folder!r} must lie in the task's own workspace")
         if any(not name or "=" in name for name in self.environment):
             raise ValueError("a name in the environment is empty or holds '='")
+        for name in self.secrets:
+            if not _SECRET.fullmatch(name) or name.startswith(OWN):
+                raise ValueError(
+                    f"{name!r} is no name of a secret: letters, digits and '_', as a variable has them, not {OWN}..."
+                )
+            if name in self.environment:
+                raise ValueError(f"{name!r} is a secret and stands in the environment, too: which is meant?")
         return self
 
     def specification(self, now: float) -> TaskSpecification:
@@ -115,6 +133,7 @@ class TaskRequest(StrictModel):
             needs=tuple(
                 Need(amounts=need.amounts, labels=need.labels, exclusive=need.exclusive) for need in self.needs
             ),
+            gang=self.gang,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,
@@ -126,6 +145,7 @@ class TaskRequest(StrictModel):
             folder=self.folder,
             artifacts=self.artifacts,
             environment=self.environment,
+            secrets=self.secrets,
             key=self.key,
             submitted=now,
         )
@@ -157,16 +177,23 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
         "start_time": when(live.started),
         "end_time": None,
         "worker_id": attempt.workers[0] if attempt.workers else None,
-        "parameters": {"command": list(spec.command), "environment": dict(spec.environment)},
+        "parameters": {
+            "command": list(spec.command),
+            "environment": dict(spec.environment),
+            "secrets": list(spec.secrets),
+        },
         "dependencies": [*spec.after, *spec.after_any],
         "results": None,
         "error": None,
         "metadata": {
             "project": spec.project,
             "plan": spec.plan,
+            "gang": spec.gang,
+            "workers": list(attempt.workers),
             "attempt": attempt.number,
             "revision": live.revision,
             "excluded_workers": list(attempt.excluded),
+            "retry_of": spec.retry_of or None,
             "reason": reason,
         },
     }
@@ -199,8 +226,11 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
         "metadata": {
             "project": envelope.project,
             "plan": envelope.plan,
+            "gang": max(len(envelope.workers), 1),
+            "workers": list(envelope.workers),
             "attempt": envelope.attempt,
             "revision": envelope.revision,
+            "retry_of": envelope.retry_of or None,
             "reason": envelope.reason,
         },
     }

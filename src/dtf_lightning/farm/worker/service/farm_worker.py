@@ -16,23 +16,33 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from dtf_lightning import __version__
-from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.http import Connection
-from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
+from dtf_lightning.farm.messages import (
+    Acknowledge,
+    CancelAttempt,
+    Draining,
+    Hello,
+    MeetingPlace,
+    PickMeeting,
+    Result,
+    Run,
+    Started,
+)
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
-from dtf_lightning.farm.rules.needs import DEFAULT_NEED
-from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders, write_whole
 from dtf_lightning.farm.worker.logs import KeptLogs
-from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, AttemptStarted, Told
+from dtf_lightning.farm.worker.orders import AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
+from dtf_lightning.farm.worker.service.meetings import Meetings
+from dtf_lightning.farm.worker.service.preparation import Preparation
+from dtf_lightning.farm.worker.service.secret_files import SecretFiles
 from dtf_lightning.farm.worker.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -58,6 +68,8 @@ class WorkerOptions:
     device_names: Mapping[str, tuple[str, ...]]
     """Resource -> names of the devices that are shared out."""
     labels: tuple[str, ...] = ()
+    secrets: Path | None = None
+    """Folder of the secrets that it gives to tasks which name them."""
     cache_bytes: int = 4 << 30
     """Of the sources that are kept for the next task."""
 
@@ -84,8 +96,10 @@ class FarmWorker:
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
-        self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
+        inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
+        self._preparation = Preparation(self._connection, inputs, SecretFiles(options.secrets))
         self._spool = Spool(options.folder)
+        self._meetings = Meetings()
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
         self._link = Link(options.addresses, options.token, self)
         # Tells at once what an earlier process has left.
@@ -126,6 +140,7 @@ class FarmWorker:
         """See `Workplace`."""
         return replace(
             self._hello,
+            labels=(*self._hello.labels, *self._preparation.labels()),
             running={**self._at_hand.preparing(), **self._executor.running(), **self._at_hand.waiting()},
             kept=self._at_hand.results(),
             draining=self._draining,
@@ -140,19 +155,30 @@ class FarmWorker:
         key = message.task, message.revision
         if (result := self._at_hand.result(key)) is not None:
             self._link.say(result)
+        elif message.called_off and self._is_at_hand(key):
+            self._end(key, message.called_off)
         elif not self._is_known(key) and self._at_hand.begin(key):
             self._pool.submit(self._start, message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
-        self._at_hand.cancel((message.task, message.revision))
-        self._executor.cancel(message.task, message.revision, message.reason)
+        self._end((message.task, message.revision), message.reason)
+
+    def pick_meeting(self, message: PickMeeting) -> None:
+        """See `Workplace`."""
+        try:
+            port = self._meetings.port((message.task, message.revision))
+        except OSError as error:  # it is asked again when it connects again; until then the gang waits
+            log.error("no port for the members of task %s to meet: %s", message.task, error)
+            return
+        self._link.say(MeetingPlace(task=message.task, revision=message.revision, host=self._link.host, port=port))
 
     def acknowledged(self, message: Acknowledge) -> None:
         """See `Workplace`."""
         if not message.recorded:
             log.info("the result of task %s came too late: another attempt counts", message.task)
         self._at_hand.forget((message.task, message.revision))
+        self._meetings.forget((message.task, message.revision))
         self._pool.submit(self._forget, message.task, message.revision)
 
     def drain(self) -> None:
@@ -212,15 +238,12 @@ class FarmWorker:
 
     def _start(self, message: Run) -> None:
         key = message.task, message.revision
-        digest = message.specification.source
         try:
-            order = _order(message)
-            if self._at_hand.is_cancelled(key):
-                self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started")
-            elif digest:
-                self._executor.start(order, lambda workspace: self._bring_source(digest, workspace))
+            order = self._preparation.order(message)
+            if message.called_off or self._at_hand.is_cancelled(key):
+                self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
             else:
-                self._executor.start(order)
+                self._executor.start(order, self._preparation.files(message))
         except (DtfError, OSError) as error:
             self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")
         except Exception:
@@ -229,21 +252,19 @@ class FarmWorker:
         finally:
             self._at_hand.prepared(key)
 
-    def _bring_source(self, digest: str, workspace: Path) -> None:
-        with self._inputs.hold(digest, lambda file: self._fetch(digest, file)) as archive:
-            unpack(archive, workspace)
-
-    def _fetch(self, digest: str, file: BinaryIO) -> None:
-        _, chunks = self._connection.stream(f"/api/sources/{digest}")
-        for chunk in chunks:
-            file.write(chunk)
-
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
         now = time.time()
         outcome = AttemptOutcome(kind=kind, reason=reason, started=now, ended=now)
         self._keep(Result(task=message.task, number=message.number, revision=message.revision, outcome=outcome))
 
     # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def _end(self, key: Key, reason: str) -> None:
+        self._at_hand.cancel(key)
+        self._executor.cancel(*key, reason)
+
+    def _is_at_hand(self, key: Key) -> bool:
+        return key in self._at_hand.preparing().items() or self._is_known(key)
 
     def _is_known(self, key: Key) -> bool:
         task, revision = key
@@ -269,6 +290,7 @@ class FarmWorker:
         self._pool.shutdown(cancel_futures=True)
         self._executor.close(GRACE)
         self._senders.close()
+        self._meetings.close()
         self._connection.close()
 
 
@@ -278,21 +300,3 @@ def identity_of(folders: WorkerFolders) -> str:
     if not path.exists():
         write_whole(path, secrets.token_hex(16).encode())
     return path.read_text()
-
-
-def _order(message: Run) -> AttemptOrder:
-    spec = message.specification
-    needs = spec.needs or (DEFAULT_NEED,)
-    if message.alternative >= len(needs):
-        raise SettingsError(f"the task has {len(needs)} needs, and was placed by number {message.alternative + 1}")
-    return AttemptOrder(
-        task=message.task,
-        number=message.number,
-        revision=message.revision,
-        command=spec.command,
-        environment=spec.environment,
-        timeout=spec.timeout,
-        amounts=needs[message.alternative].amounts,
-        folder=spec.folder,
-        artifacts=spec.artifacts,
-    )
