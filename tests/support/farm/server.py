@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,16 @@ class CoordinatorInThread:
             lambda done: ready.done() or ready.set_exception(done.exception() or AssertionError())
         )
         self.url = ready.result(DEADLINE)
+
+    def start_threads(self) -> None:
+        """Start those that it starts when it first needs them: no test that asks it has them against it then."""
+        number = ThreadPoolExecutor()._max_workers
+        together = threading.Barrier(number)
+
+        async def occupy() -> None:
+            await asyncio.gather(*(asyncio.to_thread(together.wait, DEADLINE) for _ in range(number)))
+
+        self._loop.start(occupy()).result(DEADLINE)
 
     def stop(self) -> None:
         for stop in self._stopping:

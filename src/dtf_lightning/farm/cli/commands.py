@@ -63,7 +63,10 @@ def _add_processes(actions: Commands) -> None:
 
     add_farm(
         add_farm_command(
-            actions, "sign-in", serve.sign_in, "print a link to the farm's page: it signs a browser in once, within ten minutes"
+            actions,
+            "sign-in",
+            serve.sign_in,
+            "print a link to the farm's page: it signs a browser in once, within ten minutes",
         )
     )
 

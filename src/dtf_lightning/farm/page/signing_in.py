@@ -20,6 +20,7 @@ from dtf_lightning.farm.sign_in import SESSION_SECONDS, SignIn, UsedLinks
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
     from dtf_lightning.farm.page.render import Renderer
 
 MAX_FORM = 10_000

@@ -74,10 +74,10 @@ class FarmFiles:
         except FileNotFoundError:
             return b""
 
-    def log_size(self, task: str, revision: int) -> int:
+    def log_size(self, task: str, revision: int, rank: int = 0) -> int:
         """Return the length of an attempt's output; 0 where there is none yet."""
         try:
-            return self._log(task, revision).stat().st_size
+            return self._log(task, revision, rank).stat().st_size
         except FileNotFoundError:
             return 0
 
