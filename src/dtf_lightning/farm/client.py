@@ -22,7 +22,7 @@ from urllib.parse import quote
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.home import find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused
-from dtf_lightning.farm.record.task_id import new_task_id
+from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
 from dtf_lightning.farm.sources import Source
 
 DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
@@ -120,6 +120,8 @@ class Client:
             fields: of `TaskRequest`, such as `timeout`, `retries`, `priority`, `project`, `key`.
         """
         task = task_id or new_task_id(time.time())
+        if fields.get("array"):
+            task = array_id(task)
         request = {"task_id": task, "command": list(command), **fields}
         if name:
             request["name"] = name
@@ -179,8 +181,8 @@ class Client:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def task(self, task: str) -> TaskInfo:
-        """Return a task as it is now."""
-        return _info(self.connection.ask("GET", f"/api/tasks/{quote(task)}"))
+        """Return a task as it is now. `ID[N]` is the instance N of an array."""
+        return _info(self.connection.ask("GET", f"/api/tasks/{quote(named(task))}"))
 
     def tasks(self, **filters: Any) -> Iterator[TaskInfo]:
         """Yield tasks, those that are not done and those that are, newest first, a page at a time.
@@ -305,7 +307,7 @@ class Client:
 
         Where a coordinator goes, another one goes on at the same place.
         """
-        path = f"/api/tasks/{quote(task)}/logs"
+        path = f"/api/tasks/{quote(named(task))}/logs"
         while True:
             answer, chunks = self.connection.stream(
                 path, follow="true" if follow else None, revision=revision, offset=offset, rank=rank or None
@@ -324,7 +326,9 @@ class Client:
 
     def cancel(self, task: str, reason: str = "cancelled by a client") -> str:
         """End a task: "cancelled", or "finished" if it had ended before."""
-        return str(self.connection.ask("POST", f"/api/tasks/{quote(task)}/cancel", reason=reason)["cancellation"])
+        return str(
+            self.connection.ask("POST", f"/api/tasks/{quote(named(task))}/cancel", reason=reason)["cancellation"]
+        )
 
     def cancel_plan(self, plan: str, reason: str = "cancelled by a client") -> int:
         """End all tasks of a plan that are not done; returns how many were ended by this."""
@@ -356,6 +360,14 @@ class Client:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")
         return told
+
+
+def named(task: str) -> str:
+    """Return the id of a task that a person may have written as `ID[N]`: the instance N of an array."""
+    array, bracket, number = task.partition("[")
+    if bracket and number.endswith("]") and number[:-1].isdecimal():
+        return instance_id(array, int(number[:-1]))
+    return task
 
 
 def _info(raw: Mapping[str, Any]) -> TaskInfo:

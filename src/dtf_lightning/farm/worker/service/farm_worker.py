@@ -32,6 +32,7 @@ from dtf_lightning.farm.messages import (
     Run,
     Started,
 )
+from dtf_lightning.farm.rules.arrays import INDEX
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
@@ -332,10 +333,12 @@ def _order(message: Run) -> AttemptOrder:
 
 
 def _own_variables(message: Run) -> dict[str, str]:
-    """Return what a gang's member is told: who it is of how many, and where they meet (torch's names for that)."""
+    """Return what an array's instance and a gang's member are told: who it is of how many, and where they meet."""
+    spec = message.specification
+    own = {INDEX: str(spec.index)} if spec.array_id else {}
     if message.world == 1:
-        return {}
-    return {
+        return own
+    return own | {
         "DTF_FARM_RANK": str(message.rank),
         "DTF_FARM_WORLD": str(message.world),
         "MASTER_ADDR": message.host,
