@@ -114,6 +114,25 @@ def test_in_a_plan(client, worker):
     assert ended == {squares: "completed", total: "completed"}
 
 
+def test_tried_again_when_it_is_done(client, worker):
+    """As a whole, in a plan too; or one instance of it, which keeps its number."""
+    plan = new_task_id(time.time())
+    text = "tasks:\n  squares: {run: x, array: 2}\n"
+    (told,) = client.connection.ask("POST", "/api/plans", {"plan_id": plan, "plan": text})["tasks"]
+    array = told["task_id"]
+    run_all(worker, 2, lambda order: worker.end(order, OutcomeKind.FAILED))
+    assert client.wait(array, DEADLINE).status == "failed"
+    one = client.connection.ask("POST", f"/api/tasks/{instance_id(array, 1)}/retry")["task_id"]
+    order = worker.next()
+    assert (order.task, order.specification.index, order.specification.array_id) == (one, 1, "")
+    worker.end(order)
+    assert client.wait(one, DEADLINE).status == "completed"
+    (again,) = client.connection.ask("POST", f"/api/plans/{plan}/retry")["tasks"]
+    assert again["retry_of"] == array
+    assert sorted(run_all(worker, 2, worker.end)) == [(0, 1), (1, 1)]
+    assert client.wait(again["task_id"], DEADLINE).status == "completed"
+
+
 @pytest.mark.parametrize(
     ("array", "told"),
     [

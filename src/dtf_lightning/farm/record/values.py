@@ -78,7 +78,7 @@ class TaskSpecification:
     """Instances, for an array; 0 for any other task."""
     array_id: str = ""
     """Of an instance: its array."""
-    index: int = 0
+    index: int | None = None
     """Of an instance: its number, from 0."""
     after: tuple[str, ...] = ()
     """Ids of tasks that must have completed."""
@@ -102,6 +102,8 @@ class TaskSpecification:
     environment: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
     """Of an idempotent submission; "": none."""
+    retry_of: str = ""
+    """Id of the task that was done and is tried again as this one; "": none."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
 
@@ -157,7 +159,9 @@ COMMAND_CHARACTERS = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Envelope:
-    """A task's result, at most `codec.MAX_ENVELOPE` bytes: counts and links; test cases and logs are artifacts."""
+    """A task's result, at most `codec.MAX_ENVELOPE` bytes without `asked`: counts and links; test cases and logs are
+    artifacts.
+    """
 
     outcome: TaskOutcome
     attempt: int
@@ -186,7 +190,11 @@ class Envelope:
     plan: str = ""
     name: str = ""
     command: tuple[str, ...] = ()
-    """The task's own, shortened to `COMMAND_CHARACTERS` in all, since the specification goes when the task is done."""
+    """The task's own, shortened to `COMMAND_CHARACTERS` in all, for people."""
+    retry_of: str = ""
+    """As in the specification."""
+    asked: str = ""
+    """The specification, as `asked.pack` writes it; "": it is not kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

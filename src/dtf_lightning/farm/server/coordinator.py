@@ -32,6 +32,7 @@ from dtf_lightning.farm.server.leading import Leading
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
 from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
+from dtf_lightning.farm.server.updates.changes import Updates
 from dtf_lightning.farm.server.workers import WorkerConnections
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Coordinator:
         )
         files, archived = FarmFiles(place.folder), self.history.envelope
         self.tasks = Tasks(self.pool, self.record, store, files, self._clock, self._explain, archived)
+        self.updates = Updates(self.pool, self._clock.wall)
         self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
         self._presence = Presence(store, self.pool, place, self._leadership_changed)
@@ -135,6 +137,7 @@ class Coordinator:
             "coordinator": self._place.name,
             "leader": self._leader_name(),
             "version": self._place.version,
+            "revision": self.pool.mirror.revision,
             "tasks": counts,
             "workers": len(workers),
             "workers_connected_here": self.connections.num_connected,
@@ -178,12 +181,15 @@ class Coordinator:
             if isinstance(told, FollowerFailed):
                 raise told.error
             if isinstance(told, RecordRead):
-                self.pool.load(told.kvs, told.revision)
+                with self.updates.reading() as restart:
+                    self.pool.load(told.kvs, told.revision)
+                    restart(told.revision)
                 self.history.read_again()
                 if not self._ready.done():
                     self._ready.set_result(None)
             else:
                 self.pool.apply(told.events)
+                self.updates.taken_in(self.pool.mirror.revision)
         except Exception as error:
             log.exception("the record cannot be taken in")
             self._fail(error)

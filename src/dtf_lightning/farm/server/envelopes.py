@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from dtf_lightning.farm.record.asked import pack
 from dtf_lightning.farm.record.values import (
     COMMAND_CHARACTERS,
     Attempt,
@@ -69,6 +70,8 @@ def envelope_of(
         plan=specification.plan,
         name=specification.name,
         command=shortened(specification.command),
+        retry_of=specification.retry_of,
+        asked=pack(specification),
     )
 
 

@@ -335,7 +335,7 @@ def _order(message: Run) -> AttemptOrder:
 def _own_variables(message: Run) -> dict[str, str]:
     """Return what an array's instance and a gang's member are told: who it is of how many, and where they meet."""
     spec = message.specification
-    own = {INDEX: str(spec.index)} if spec.array_id else {}
+    own = {INDEX: str(spec.index)} if spec.index is not None else {}
     if message.world == 1:
         return own
     return own | {
