@@ -238,8 +238,8 @@ class SlowSocket:
     async def receive(self) -> dict:
         if self._says:
             return {"type": "websocket.receive", "text": self._says.pop(0)}
-        await asyncio.Event().wait()
-        raise AssertionError
+        await self.closed.wait()
+        return {"type": "websocket.disconnect"}
 
     async def send_text(self, text: str) -> None:
         if len(self.sent) >= self._takes:
