@@ -429,6 +429,27 @@ class Client:
         told: dict[str, Any] = self.connection.ask("POST", f"/api/workers/{quote(worker)}/{what}")
         return told
 
+    def projects(self) -> list[dict[str, Any]]:
+        """Return the projects, each with `name`, `weight` and `limits`."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/projects")["projects"]
+        return told
+
+    def set_project(
+        self, name: str, *, weight: float | None = None, limits: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Make a project, or change it. `limits`: licence -> how many of it its tasks may hold at once."""
+        body = {"weight": weight, "limits": None if limits is None else dict(limits)}
+        told: dict[str, Any] = self.connection.ask("PUT", f"/api/projects/{quote(name, safe='')}", body)
+        return told
+
+    def licences(self) -> dict[str, int]:
+        """Return how many there are of each licence."""
+        return {one["name"]: one["total"] for one in self.connection.ask("GET", "/api/licences")["licences"]}
+
+    def set_licence(self, name: str, total: int) -> None:
+        """Say how many there are of a licence."""
+        self.connection.ask("PUT", f"/api/licences/{quote(name, safe='')}", {"total": total})
+
     def status(self) -> dict[str, Any]:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")

@@ -281,7 +281,7 @@ TASK_KEYS = {
     ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
     "limits": Key(
-        meaning="Name of something scarce, such as a licence, and how many tasks of the farm may use it at once.",
+        meaning="Licence, and how many of it the task holds while it runs; `dtf farm licence set NAME N` says how many there are.",
         read=limits,
         schema={"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
     ),

@@ -229,6 +229,23 @@ class MemberRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectRecord:
+    """A project, as an operator has set it."""
+
+    weight: float = 1.0
+    """Of twice the weight it gets twice the share."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Licence -> how many of it the project's tasks may hold at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LicenceRecord:
+    """Something of which only so many tasks may hold some at once."""
+
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRecord:
     """Which task was submitted under an idempotency key."""
 
@@ -253,6 +270,8 @@ Value = (
     | FailedAttempt
     | Meeting
     | MemberRecord
+    | ProjectRecord
+    | LicenceRecord
     | KeyRecord
     | Tombstone
 )

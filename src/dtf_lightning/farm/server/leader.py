@@ -29,6 +29,7 @@ from dtf_lightning.farm.record.task_id import array_and_index
 from dtf_lightning.farm.record.values import (
     Attempt,
     Envelope,
+    ProjectRecord,
     TaskOutcome,
     TaskSpecification,
     WorkerRecord,
@@ -44,6 +45,7 @@ from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, Worke
 from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of
 from dtf_lightning.farm.server.scheduling.arrays import Arrays
 from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
+from dtf_lightning.farm.server.scheduling.projects import limits_of, projects, totals
 
 NEVER = float("inf")
 
@@ -108,6 +110,8 @@ class Leader:
             self._ended(name, envelope.outcome)
         elif change.kind is Kind.WORKER:
             self._worker_changed(name, now)
+        elif change.kind in (Kind.PROJECT, Kind.LICENCE):
+            self._shares_changed(change)
         elif change.kind is Kind.COORDINATOR:
             for (worker,), held in list(self._mirror.all(Kind.WORKER).items()):
                 assert isinstance(held.value, WorkerRecord)
@@ -190,7 +194,30 @@ class Leader:
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
+    def _shares_changed(self, change: Change) -> None:
+        """A project or a licence was set. Tasks that wait are told anew where their project's own limits are others."""
+        self._tell_shares()
+        before, after = (None if held is None else held.value for held in (change.before, change.after))
+        limits = [value.limits if isinstance(value, ProjectRecord) else {} for value in (before, after)]
+        if change.kind is Kind.PROJECT and limits[0] != limits[1]:
+            waiting = [
+                task
+                for (task,), held in self._mirror.all(Kind.TASK).items()
+                if isinstance(held.value, TaskSpecification)
+                and held.value.project == change.names[0]
+                and held.value.limits
+                and not self._dependencies.waits_for(task)
+                and not self._scheduler.is_placed(task)
+            ]
+            self._make_ready(waiting)
+
+    def _tell_shares(self) -> None:
+        for name, record in projects(self._mirror).items():
+            self._scheduler.project(name, record.weight)
+        self._scheduler.licences(totals(self._mirror))
+
     def _build(self, now: Now) -> None:
+        self._tell_shares()
         for (worker,), _ in list(self._mirror.all(Kind.WORKER).items()):
             self._worker_changed(worker, now)
         ready: list[str] = []
@@ -396,5 +423,5 @@ class Leader:
             needs=value.needs or (DEFAULT_NEED,),
             gang=value.gang,
             excluded=attempt.excluded,
-            limits=value.limits,
+            limits=limits_of(self._mirror, value),
         )

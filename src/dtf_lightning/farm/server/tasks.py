@@ -25,6 +25,7 @@ from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
+from dtf_lightning.farm.server.scheduling.projects import why_refused
 
 RETENTION = 7 * 86400.0
 """Seconds for which the record remembers ids."""
@@ -108,6 +109,8 @@ class Tasks:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
         await self._check_known({name for names in after.values() for name in names} - specifications.keys())
         for task, specification in specifications.items():
+            if why := why_refused(self._pool.mirror, specification):
+                raise SettingsError(f"task {specification.name or task}: {why}")
             if specification.source and self.files.source(specification.source) is None:
                 raise SettingsError(f"the source {specification.source} of {task} is not here: send it first")
         ordered = dependencies_first(after)
