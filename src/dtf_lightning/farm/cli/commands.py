@@ -103,6 +103,12 @@ def _add_worker(actions: Commands) -> None:
     worker.add_argument(
         "--folder", type=Path, metavar="DIR", help="where it works and keeps results (default: in the farm's home)"
     )
+    worker.add_argument(
+        "--secrets",
+        type=Path,
+        metavar="DIR",
+        help="folder with a file for each secret that tasks may name; its owner's only",
+    )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(
         "--memory", type=float, metavar="MIB", help="memory that it offers (default: what this machine has)"

@@ -116,6 +116,14 @@ def environment(node: Node, what: str) -> dict[str, tuple[Node, str]]:
     return {name: (one, one.scalar(f"the variable {name!r}")) for name, one in node.value.items()}
 
 
+def secrets(node: Node, what: str) -> tuple[str, ...]:
+    """Return names of secrets."""
+    for one in node.value if isinstance(node.value, list) else [node]:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name := text(one, f"each of {what}")):
+            raise one.error(f"{name!r} is no name of a secret: letters, digits and '_', as a variable has them")
+    return texts(node, what)
+
+
 def amounts(node: Node, what: str) -> dict[str, float]:
     """Return resource -> amount."""
     return {name: number(one, f"the amount of {name!r}") for name, one in node.mapping(what).items()}
@@ -257,6 +265,11 @@ TASK_KEYS = {
         meaning="Variables in the command's environment.",
         read=environment,
         schema={"type": "object", "additionalProperties": _SCALAR},
+    ),
+    "secrets": Key(
+        meaning="Names of secrets, which the worker has in files of its own: each is given as a variable, and masked in output.",
+        read=secrets,
+        schema=_TEXTS,
     ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
     "limits": Key(
