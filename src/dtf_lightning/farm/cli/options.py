@@ -92,6 +92,13 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
     )
+    parser.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="that the worker has, given as a variable; several times",
+    )
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
     parser.add_argument(
         "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
@@ -151,6 +158,7 @@ _OF_A_COMMAND = (
     "gang",
     "array",
     "env",
+    "secret",
     "timeout",
     "retries",
     "priority",

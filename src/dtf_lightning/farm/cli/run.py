@@ -54,6 +54,7 @@ def submit(farm: Client, arguments: argparse.Namespace) -> str:
         "gang": arguments.gang,
         "array": arguments.array,
         "environment": environment_of(arguments),
+        "secrets": arguments.secret,
         "timeout": arguments.timeout,
         "retries": arguments.retries,
         "priority": arguments.priority,

@@ -79,7 +79,6 @@ class Coordinator:
         )
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._fault: asyncio.Future[None] = self._loop.create_future()
-        self._stopping = asyncio.Event()
 
     @property
     def version(self) -> str:
@@ -109,7 +108,7 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
-        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), self._stopped())]
+        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run())]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
             for job in [*jobs, self._fault]:
@@ -123,7 +122,8 @@ class Coordinator:
 
     def stop(self) -> None:
         """End `run`: hand over the leadership and the workers."""
-        self._stopping.set()
+        if not self._fault.done():
+            self._fault.set_result(None)
 
     def status(self) -> dict[str, Any]:
         """The farm's numbers, as the API shows them."""
@@ -229,6 +229,3 @@ class Coordinator:
     def _fail(self, error: BaseException) -> None:
         if not self._fault.done():
             self._fault.set_exception(error if isinstance(error, Exception) else DtfError(repr(error)))
-
-    async def _stopped(self) -> None:
-        await self._stopping.wait()
