@@ -12,6 +12,7 @@ from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
@@ -22,6 +23,7 @@ from dtf_lightning.farm.cli.options import (
     connect,
 )
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ def register(commands: Commands) -> None:
     _add_worker(actions)
     _add_tasks(actions)
     _add_pool(actions)
+    add_sharing(actions)
     add_results(actions)
+    add_compare(actions)
 
 
 def _add_processes(actions: Commands) -> None:

@@ -63,7 +63,9 @@ def part_before(read: Read, at: int, mark: str = "", *, limit: int = PART) -> Pa
 def part_around(read: Read, size: int, at: int, mark: str = "", *, limit: int = PART) -> Part:
     """Return a part in which an offset lies, with some lines before it."""
     above = part_before(read, min(max(at, 0), size), limit=limit // 8)
-    return part_after(read, size, above.start, mark, limit=limit)
+    part = part_after(read, size, above.start, mark, limit=limit)
+    # A line longer than a part is not begun where another could be shown whole: then the place is not in it.
+    return part if at < part.end or at >= size else part_after(read, size, at, mark, limit=limit)
 
 
 def search(read: Read, text: str, start: int, size: int, *, limit: int = SEARCHED) -> Found:
