@@ -41,6 +41,20 @@ STATUSES = (*LIVE_STATUSES, *DONE_STATUSES)
 FILTERS = ("status", "project", "plan", "name", "worker", "search")
 
 
+_FORGOTTEN: dict[str, Any] = {
+    "name": "",
+    "parameters": {"command": []},
+    "worker_id": None,
+    "create_time": None,
+    "start_time": None,
+    "end_time": None,
+    "dependencies": [],
+    "results": None,
+    "error": None,
+}
+"""What is not known of a task of which the record only remembers how it ended."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """What a screen shows."""
@@ -98,7 +112,7 @@ class Screens:
 
     async def task(self, task: str) -> View:
         """One task: what it is at, why it waits, its attempts, and how much it has written."""
-        told = await self._coordinator.tasks.task(task)
+        told = {**_FORGOTTEN, **await self._coordinator.tasks.task(task)}
         number = told["metadata"].get("attempt", 0)
         files = self._coordinator.tasks.files
         written = await asyncio.to_thread(files.attempts_with_log, task)
