@@ -42,7 +42,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters |= {"amount": amount, "bytes": size, "part": _part, "title": title_of, "short": _short}
+    environment.filters |= {"amount": amount, "bytes": size, "part": _part, "title": title_of, "short": _short, "many": many}
     environment.globals |= {
         "SYMBOLS": SYMBOLS,
         "VERSION": __version__,
@@ -72,6 +72,11 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "bytes" or number >= 100 else f"{number:.1f} {unit}"
         number /= 1000
     raise AssertionError
+
+
+def many(one: str, number: int, several: str) -> str:
+    """Return a number with what is counted: one, or several."""
+    return f"{number} {one if number == 1 else several}"
 
 
 def _part(text: str) -> str:
