@@ -10,6 +10,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import sys
@@ -47,7 +48,9 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
         if not arguments.no_source and (source := pack(Path.cwd())).num_files:
             digest, folder = farm.send_source(source), source.folder
         plan_id, now = new_task_id(time.time()), time.time()
-        requests = requests_of(plan, plan_id, lambda: new_task_id(now), source=digest, folder=folder)
+        requests = requests_of(
+            plan, plan_id, lambda: new_task_id(now), source=digest, folder=folder, send=functools.cache(farm.send_input)
+        )
         print(f"dtf farm: {len(requests)} tasks of the plan {plan.name}, {plan_id}", file=sys.stderr)
         ended: dict[str, TaskInfo] = {}
         try:
