@@ -187,7 +187,7 @@ class TestRequests:
         plan = parse_plan("tasks: {a: {run: x, inputs: {d: ../data, e: data}}}")
         (request,) = requests_of(plan, "p", lambda: "id", send=lambda path: f"sent {path}")
         assert request["inputs"] == {"d": "sent ../data", "e": "sent data"}
-        with pytest.raises(SettingsError, match="'../data' is a path of another machine"):
+        with pytest.raises(SettingsError, match="is a path of another machine"):
             requests_of(plan, "p", lambda: "id")
 
     def test_each_is_one_that_the_server_takes(self):

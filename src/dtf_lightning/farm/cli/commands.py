@@ -12,6 +12,7 @@ from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
@@ -41,6 +42,7 @@ def register(commands: Commands) -> None:
     _add_tasks(actions)
     _add_pool(actions)
     add_results(actions)
+    add_compare(actions)
 
 
 def _add_processes(actions: Commands) -> None:

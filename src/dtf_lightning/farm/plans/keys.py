@@ -75,11 +75,18 @@ def truth(node: Node, what: str) -> bool:
     return node.value
 
 
+def seconds_of(text: str) -> float | None:
+    """Return the seconds of a text such as `90s`, `5m` or `1h30m`; `None` for any other."""
+    if not re.fullmatch(DURATION_PATTERN, text):
+        return None
+    return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(text))
+
+
 def duration(node: Node, what: str) -> float:
     """Return seconds: a number of them, or a text such as `90s`, `5m` or `1h30m`."""
     value = node.value
-    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
-        value = sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(value))
+    if isinstance(value, str):
+        value = seconds_of(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise node.error(
             f"{what} is a number of seconds above 0, or a text such as '90s', '5m', '1h30m'; got {node.kind}"
