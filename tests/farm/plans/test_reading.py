@@ -185,10 +185,10 @@ class TestRequests:
 
     def test_files_of_here_are_sent(self):
         plan = parse_plan("tasks: {a: {run: x, inputs: {d: ../data, e: data}}}")
-        (request,) = requests_of(plan, "p", lambda: "id", send=lambda path: f"sent {path}")
+        (request,) = requests_of(plan, "p", lambda _: "id", send=lambda path: f"sent {path}")
         assert request["inputs"] == {"d": "sent ../data", "e": "sent data"}
         with pytest.raises(SettingsError, match="is a path of another machine"):
-            requests_of(plan, "p", lambda: "id")
+            requests_of(plan, "p", lambda _: "id")
 
     def test_each_is_one_that_the_server_takes(self):
         requests = self.requests(WHOLE, source="0" * 64, folder="inner")

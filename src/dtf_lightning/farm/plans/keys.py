@@ -14,6 +14,7 @@ from typing import Any
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
@@ -187,6 +188,16 @@ def after(node: Node, what: str) -> dict[str, tuple[Node, bool]]:
     return found
 
 
+def array(node: Node, what: str) -> int:
+    """Return a number of instances, that stands for itself or as `{count: N}`."""
+    if isinstance(node.value, dict):
+        node.refuse_unknown(("count",), what)
+        if "count" not in node.value:
+            raise node.error(f"{what} is a number of instances, or has `count: N`")
+        return whole(1, MAX_ARRAY)(node.value["count"], f"the count of {what}")
+    return whole(1, MAX_ARRAY)(node, what)
+
+
 def folder(node: Node, what: str) -> str:
     """Return a relative folder; "" for where the plan was started."""
     told = text(node, what)
@@ -199,6 +210,7 @@ def folder(node: Node, what: str) -> str:
 
 ENDS = ("success", "any")
 _TEXT = {"type": "string", "minLength": 1}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MAX_ARRAY}
 _SCALAR = {"type": ["string", "number", "boolean"]}
 _TEXTS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]}
 _AMOUNTS = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
@@ -253,6 +265,22 @@ TASK_KEYS = {
         read=whole(1, MAX_GANG),
         schema={"type": "integer", "minimum": 1, "maximum": MAX_GANG},
     ),
+    "array": Key(
+        meaning="Instances of it: a number, or `{count: N}`. Each runs, is tried again and is recorded by itself, and finds its "
+        "number from 0 in `$DTF_FARM_ARRAY_INDEX`; the task ends when all have.",
+        read=array,
+        schema={
+            "oneOf": [
+                _COUNT,
+                {
+                    "type": "object",
+                    "required": ["count"],
+                    "additionalProperties": False,
+                    "properties": {"count": _COUNT},
+                },
+            ]
+        },
+    ),
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(
         meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
@@ -299,7 +327,7 @@ TASK_KEYS = {
     ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
     "limits": Key(
-        meaning="Name of something scarce, such as a licence, and how many tasks of the farm may use it at once.",
+        meaning="Licence, and how many of it the task holds while it runs; `dtf farm licence set NAME N` says how many there are.",
         read=limits,
         schema={"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
     ),

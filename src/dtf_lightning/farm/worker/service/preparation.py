@@ -17,6 +17,7 @@ from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.http import Connection
 from dtf_lightning.farm.messages import Run
 from dtf_lightning.farm.record.values import TaskSpecification
+from dtf_lightning.farm.rules.arrays import INDEX
 from dtf_lightning.farm.rules.inputs import Input, InputKind, check_place, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
@@ -140,10 +141,12 @@ class Preparation:
 
 
 def _own_variables(message: Run) -> dict[str, str]:
-    """Return what a gang's member is told: who it is of how many, and where they meet (torch's names for that)."""
+    """Return what an array's instance and a gang's member are told: who it is of how many, and where they meet."""
+    spec = message.specification
+    own = {INDEX: str(spec.index)} if spec.index is not None else {}
     if message.world == 1:
-        return {}
-    return {
+        return own
+    return own | {
         "DTF_FARM_RANK": str(message.rank),
         "DTF_FARM_WORLD": str(message.world),
         "MASTER_ADDR": message.host,
