@@ -58,7 +58,9 @@ class BrowserSession:
     def until(self, script: str, timeout: float = DEADLINE) -> Any:
         """The value of an expression as soon as it is true."""
         told = self._tell(do="until", script=script, timeout=timeout)
-        assert told, f"not within {timeout} s: {script}\nat {self.js('location.href')}:\n{self.js('document.body.innerText')}"
+        assert told, (
+            f"not within {timeout} s: {script}\nat {self.js('location.href')}:\n{self.js('document.body.innerText')}"
+        )
         return told
 
     def keys(self, *keys: str) -> None:
@@ -200,7 +202,9 @@ def main() -> None:
                 picture = window.grab().toImage()
                 picture.save(command["path"])
                 points = [
-                    picture.pixelColor(x, y) for x in range(0, picture.width(), 7) for y in range(0, picture.height(), 7)
+                    picture.pixelColor(x, y)
+                    for x in range(0, picture.width(), 7)
+                    for y in range(0, picture.height(), 7)
                 ]
                 answer(
                     {

@@ -42,7 +42,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters |= {"amount": amount, "bytes": size, "part": _part, "title": title_of, "short": _short, "many": many}
+    environment.filters |= {
+        "amount": amount,
+        "bytes": size,
+        "part": _part,
+        "title": title_of,
+        "short": _short,
+        "many": many,
+    }
     environment.globals |= {
         "SYMBOLS": SYMBOLS,
         "VERSION": __version__,
