@@ -24,7 +24,7 @@ def memory() -> Iterator[MemoryStore]:
 @pytest.fixture(scope="module")
 def coordinator(memory: MemoryStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoordinatorInThread]:
     coordinator = CoordinatorInThread(memory, tmp_path_factory.mktemp("farm"))
-    coordinator.start_threads()
+    coordinator.loop.start_threads()
     yield coordinator
     coordinator.stop()
 

@@ -48,7 +48,7 @@ class TestNoData:
 
         store = MemoryStore()
         coordinator = CoordinatorInThread(store, tmp_path_factory.mktemp("empty"))
-        coordinator.start_threads()
+        coordinator.loop.start_threads()
         yield Browsing(coordinator.url, read_token(coordinator.token_file))
         coordinator.stop()
         store.close()

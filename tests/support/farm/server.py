@@ -99,16 +99,6 @@ class CoordinatorInThread:
         )
         self.url = ready.result(DEADLINE)
 
-    def start_threads(self) -> None:
-        """Start those that it starts when it first needs them: no test that asks it has them against it then."""
-        number = ThreadPoolExecutor()._max_workers
-        together = threading.Barrier(number)
-
-        async def occupy() -> None:
-            await asyncio.gather(*(asyncio.to_thread(together.wait, DEADLINE) for _ in range(number)))
-
-        self._loop.start(occupy()).result(DEADLINE)
-
     def stop(self) -> None:
         for stop in self._stopping:
             self.loop.loop.call_soon_threadsafe(stop)
