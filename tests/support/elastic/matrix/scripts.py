@@ -24,7 +24,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, fp16_compress_wrapper
 
 from support.elastic.matrix.subjects import SUBJECTS, plain
-from support.elastic.matrix.table import CALLBACKS
 from support.elastic.recipes import WithBackbone
 from support.elastic.training import FEATURES, Model, Training
 
@@ -109,15 +108,6 @@ SCRIPTS: dict[str, Script] = {
         training=_PLAIN,
     ),
 }  # fmt: skip
-
-
-def failing(script: str, event: str, place: str) -> str:
-    """Why one of its callbacks is known not to hold there; empty where all do."""
-    return "; ".join(
-        CALLBACKS[name].failing[event, place]
-        for name in SCRIPTS[script].subjects
-        if (event, place) in CALLBACKS[name].failing
-    )
 
 
 def callbacks(name: str, folder: Path) -> list[Callback]:

@@ -5,8 +5,7 @@ A test finds out from Lightning's own package whether each thing has its row; ot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 EVENTS = ("join", "leave", "leave of rank 0", "kill -9")
@@ -31,8 +30,6 @@ class Row:
     verdict: Verdict = Verdict.HELD
     says: str = ""
     """For readers of the docs: what is each process's own, or what to write instead."""
-    failing: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """(event, place) -> why it does not hold there; a test expects it to fail."""
 
 
 CALLBACKS: dict[str, Row] = {
@@ -88,13 +85,7 @@ HOOKS: dict[str, Row] = {
         "on_validation_start transfer_batch_to_device val_dataloader",
     ),
     "lr_scheduler_step": Row(says="a scheduler that it has not stepped is stepped again, one that it has is not"),
-    "train_dataloader": Row(
-        says="called once more in each generation",
-        failing={
-            ("kill -9", "epoch end"): "where loaders are made anew in each epoch, a death at its start leaves out the random "
-            "number that Lightning draws there, so that dropout goes on with others"
-        },
-    ),
+    "train_dataloader": Row(says="called once more in each generation"),
     **_hooks(Verdict.HELD, "on_load_checkpoint", "runs on a joiner, as for a file, before it takes the run's state over"),
     **_hooks(Verdict.HELD, "on_train_start", "runs once on each worker: on a joiner when it joins, without its peers"),
     **_hooks(
