@@ -408,7 +408,7 @@ class WorkerRun:
             progress.loaded = None  # the position in a loaded checkpoint means nothing once training began
         run_log.drop()
         if planned:
-            run_log.hand_over()
+            run_log.flush()
         self.reporter.clock.mark("unwind")
 
     def leave_if_asked(self) -> None:
