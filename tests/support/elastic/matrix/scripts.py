@@ -85,9 +85,13 @@ SCRIPTS: dict[str, Script] = {
     "swa": Script(subjects=("StochasticWeightAveraging",), training={"schedule": "epoch"}, extra_epochs=1),
     "pruning": Script(subjects=("ModelPruning",), training=_PLAIN),
     "unused": Script(
-        strategies=("DDPStrategy", "find_unused_parameters", "skip_all_reduce_unused_params", "process_group_backend"),
+        strategies=(
+            "DDPStrategy", "find_unused_parameters", "skip_all_reduce_unused_params", "process_group_backend",
+            "bucket_cap_mb_list",
+        ),
         strategy=lambda: DDPStrategy(
-            find_unused_parameters=True, skip_all_reduce_unused_params=True, process_group_backend="gloo"
+            find_unused_parameters=True, skip_all_reduce_unused_params=True, process_group_backend="gloo",
+            bucket_cap_mb_list=[1, 2],
         ),
         model=LeavesOut,
     ),

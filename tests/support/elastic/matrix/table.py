@@ -158,6 +158,7 @@ STRATEGY_CLASSES: dict[str, Row] = {
 
 _RUNS_OWN = "the run's own takes its place"
 _NO_JOINER = "no joiner could take it over: leave it out"
+_LEAVES_HOOKS = "its hooks stay on the parameters, with the group of the world for which they were made: leave it out"
 
 DDP_ARGUMENTS: dict[str, Row] = {
     # Lightning's
@@ -177,9 +178,9 @@ DDP_ARGUMENTS: dict[str, Row] = {
     "batched_grad_copy": Row(),
     "broadcast_buffers": Row(),
     "bucket_cap_mb": Row(),
-    "bucket_cap_mb_list": Row(verdict=Verdict.OUTSIDE, says="not tried"),
+    "bucket_cap_mb_list": Row(),
     "check_reduction": Row(says="torch ignores it"),
-    "delay_all_reduce_named_params": Row(verdict=Verdict.OUTSIDE, says="not tried"),
+    "delay_all_reduce_named_params": Row(verdict=Verdict.REFUSED, says=_LEAVES_HOOKS),
     "device_ids": Row(says="Lightning sets it"),
     "device_mesh": Row(verdict=Verdict.REFUSED, says=f"is of one world; {_NO_JOINER}"),
     "dim": Row(says="torch ignores it where a worker has one device"),
@@ -187,9 +188,9 @@ DDP_ARGUMENTS: dict[str, Row] = {
     "forward_sync_buffers": Row(),
     "gradient_as_bucket_view": Row(),
     "init_sync": Row(says="the run's own takes its place: after a rescale nothing needs to be sent"),
-    "mixed_precision": Row(verdict=Verdict.OUTSIDE, says="needs CUDA; not tried"),
+    "mixed_precision": Row(verdict=Verdict.REFUSED, says='casts the model, for one wrapping: write `Trainer(precision="bf16-mixed")`'),
     "output_device": Row(says="Lightning sets it"),
-    "param_to_hook_all_reduce": Row(verdict=Verdict.OUTSIDE, says="not tried"),
+    "param_to_hook_all_reduce": Row(verdict=Verdict.REFUSED, says=_LEAVES_HOOKS),
     "process_group": Row(verdict=Verdict.REFUSED, says=f"is of one world; {_NO_JOINER}"),
     "skip_all_reduce_unused_params": Row(),
     "static_graph": Row(),
