@@ -262,7 +262,7 @@ class WorkerRun:
                 raise StopForRescale
             self.source.at_boundary(trainer.global_step)
         else:
-            self.membership.check()
+            self.membership.begin_batch()
         self.recorder.account.data_wanted()
 
     def batch_drawn(self) -> None:
