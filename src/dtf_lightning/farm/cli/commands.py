@@ -23,6 +23,7 @@ from dtf_lightning.farm.cli.options import (
     connect,
 )
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def register(commands: Commands) -> None:
     _add_worker(actions)
     _add_tasks(actions)
     _add_pool(actions)
+    add_sharing(actions)
     add_results(actions)
     add_compare(actions)
 
@@ -108,6 +110,13 @@ def _add_worker(actions: Commands) -> None:
         type=Path,
         metavar="DIR",
         help="folder with a file for each secret that tasks may name; its owner's only",
+    )
+    worker.add_argument(
+        "--cache",
+        type=float,
+        default=20.0,
+        metavar="GIB",
+        help="of inputs and what tasks download, kept for the next tasks (default: %(default)s)",
     )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(
