@@ -181,7 +181,9 @@ def test_too_much():
 class TestRequests:
     def requests(self, text: str, **fields):
         numbers = itertools.count(1)
-        return requests_of(parse_plan(text), "the-plan", lambda: new_task_id(1_800_000_000.0, next(numbers)), **fields)
+        return requests_of(
+            parse_plan(text), "the-plan", lambda _: new_task_id(1_800_000_000.0, next(numbers)), **fields
+        )
 
     def test_files_of_here_are_sent(self):
         plan = parse_plan("tasks: {a: {run: x, inputs: {d: ../data, e: data}}}")
