@@ -21,9 +21,9 @@ from urllib.parse import quote
 
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.home import find_farm
-from dtf_lightning.farm.http import Connection, FarmRefused
-from dtf_lightning.farm.record.task_id import new_task_id
-from dtf_lightning.farm.sources import Source
+from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
+from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
+from dtf_lightning.farm.sources import Source, pack_input
 
 DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
 """States in which a task has ended."""
@@ -31,6 +31,10 @@ LONG_POLL = 20.0
 PLAN_TIMEOUT = 30.0
 """Seconds for the tasks of a large plan to be written."""
 BATCH = 1000
+FILTERED = 10_000
+"""Tasks that a coordinator is asked by name to tell of."""
+ONE_COORDINATOR = 2.0
+"""Seconds for which one coordinator is asked that no other can stand in for."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ class Client:
             fields: of `TaskRequest`, such as `timeout`, `retries`, `priority`, `project`, `key`.
         """
         task = task_id or new_task_id(time.time())
+        if fields.get("array"):
+            task = array_id(task)
         request = {"task_id": task, "command": list(command), **fields}
         if name:
             request["name"] = name
@@ -176,11 +182,20 @@ class Client:
             self.connection.send("PUT", path, source.archive)
         return source.digest
 
+    def send_input(self, path: str | Path) -> str:
+        """Give a file or folder to the farm, unless it has it; returns its reference, for `inputs={"place": reference}`.
+
+        Raises `SettingsError` for what is not there or too large.
+        """
+        reference, source = pack_input(Path(path))
+        self.send_source(source)
+        return reference
+
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def task(self, task: str) -> TaskInfo:
-        """Return a task as it is now."""
-        return _info(self.connection.ask("GET", f"/api/tasks/{quote(task)}"))
+        """Return a task as it is now. `ID[N]` is the instance N of an array."""
+        return _info(self.connection.ask("GET", f"/api/tasks/{quote(named(task))}"))
 
     def tasks(self, **filters: Any) -> Iterator[TaskInfo]:
         """Yield tasks, those that are not done and those that are, newest first, a page at a time.
@@ -210,18 +225,56 @@ class Client:
                     f"task {task} is {info.status} after {timeout:g} s ({info.reason or 'no reason known'})"
                 )
 
+    def updates(
+        self, channel: str = "task_updates", *, since: int | None = None, details: bool = False, **wanted: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what changes in the farm, as it happens, from any coordinator, over its death.
+
+        The first is of the type `subscribed`; its `sequence` is the revision of the farm's record from which on nothing is
+        missing. One of the type `gap` says that something may be: look at the lists then.
+
+        Args:
+            channel: `task_updates`, `cluster_status` or `leadership_updates`.
+            since: the `sequence` of an earlier update, or a `revision`: what came after it comes first.
+            details: with the whole task, where it is done.
+            wanted: what an update must have: a value, or a list of some; of tasks `task_id`, `status`, `worker_id`,
+                `project`, `plan` and `name`.
+        """
+        from dtf_lightning.farm.updates import follow
+
+        return follow(self.connection, channel, wanted, since=since, details=details)
+
     def as_completed(self, tasks: Sequence[str]) -> Iterator[TaskInfo]:
-        """Yield each task when it has ended, those first that end first, as far as one look after another tells."""
+        """Yield each task when it has ended, those that end first first."""
         left = dict.fromkeys(tasks)
+        wanted: dict[str, Any] = {"status": sorted(DONE)}
+        if len(left) <= FILTERED:
+            wanted["task_id"] = list(left)
         while left:
-            ended = [info for task in left if (info := self.task(task)).done]
-            for info in ended:
-                del left[info.task_id]
-                yield info
-            if not ended:
-                first = self.connection.ask("GET", f"/api/tasks/{quote(next(iter(left)))}", wait=0.5)
-                if _info(first).done:
-                    continue
+            for update in self.updates(details=True, **wanted):
+                ended = [_info(update["task"])] if "task" in update else []
+                if update["type"] in ("subscribed", "gap"):
+                    try:
+                        ended = list(self._ended_at(update["url"], left))
+                    except FarmUnreachable:
+                        break  # that coordinator is gone: another one tells from when on it knows everything
+                for info in ended:
+                    if info.task_id in left:
+                        del left[info.task_id]
+                        yield info
+                if not left:
+                    return
+
+    def _ended_at(self, url: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
+        """Yield those of some tasks that have ended, as one coordinator knows it."""
+        connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR)
+        try:
+            for task in tasks:
+                info = _info(connection.ask("GET", f"/api/tasks/{quote(task)}"))
+                if info.done:
+                    yield info
+        finally:
+            connection.close()
 
     def plan(self, plan: str) -> dict[str, Any]:
         """Return how a plan goes: `counts` of its tasks by status, `total`, and how many are `done`."""
@@ -229,37 +282,49 @@ class Client:
         return told
 
     def plan_ends(self, plan: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
-        """Yield these tasks of one plan as they end, each once. One request is under way at a time, however many they are.
+        """Yield these tasks of one plan as they end, each once, however many they are.
 
-        Raises `DtfError` if the farm does not know some of them.
+        A look at the plan says what has ended and at which revision that was; from there on the updates tell. Raises
+        `DtfError` if the farm does not know some of them.
         """
         left = set(tasks)
         path = f"/api/plans/{quote(plan, safe='')}"
-        revision, expected, unknown_since = 0, len(left), None
+        unknown_since: float | None = None
         while left:
-            told = self.connection.ask("GET", path, after=revision, left=expected, wait=LONG_POLL)
-            revision, ended = told["revision"], [_info(one) for one in told["ended"]]
-            if told["num_live"] < len(left - {info.task_id for info in ended}) or not ended:
-                # Some ended before this coordinator looked, or longer ago than it remembers: each is asked for.
-                ended += self._missed(path, left - {info.task_id for info in ended})
+            told = self.connection.ask("GET", path, unfinished="true")
+            live = left.intersection(told["unfinished"])
+            ended = [_info(one) for one in told["ended"]]
+            ended += self._missed(left - live - {info.task_id for info in ended})
             for info in ended:
                 if info.task_id in left:
                     left.discard(info.task_id)
                     yield info
-            expected = min(len(left), told["num_live"])
-            if not left or told["num_live"]:
+            if live:
                 unknown_since = None
-                continue
-            # Nothing of the plan is left, as this coordinator has it: it may be behind.
-            unknown_since = unknown_since or time.monotonic()
-            if time.monotonic() - unknown_since > LONG_POLL:
-                raise DtfError(f"the farm does not know {len(left)} tasks of the plan {plan}, such as {min(left)}")
-            self.connection.turn()
+                for info in self._plan_updates(plan, told["revision"], live):
+                    left.discard(info.task_id)
+                    yield info
+            elif left:
+                # Nothing of them is left, as this coordinator has it: it may be behind.
+                unknown_since = unknown_since or time.monotonic()
+                if time.monotonic() - unknown_since > LONG_POLL:
+                    raise DtfError(f"the farm does not know {len(left)} tasks of the plan {plan}, such as {min(left)}")
+                self.connection.turn()
 
-    def _missed(self, path: str, left: set[str]) -> list[TaskInfo]:
-        unfinished = set(self.connection.ask("GET", path, unfinished="true")["unfinished"])
+    def _plan_updates(self, plan: str, revision: int, live: set[str]) -> Iterator[TaskInfo]:
+        """Yield tasks that end after a revision, until all of `live` have ended, or something may be missing."""
+        for update in self.updates(since=revision, details=True, plan=plan, status=sorted(DONE)):
+            if update["type"] == "gap":
+                return
+            if update.get("task_id") in live:
+                live.discard(update["task_id"])
+                yield _info(update["task"])
+            if not live:
+                return
+
+    def _missed(self, tasks: Iterable[str]) -> list[TaskInfo]:
         found = []
-        for task in sorted(left - unfinished):
+        for task in sorted(tasks):
             try:
                 info = self.task(task)
             except FarmRefused as refusal:
@@ -305,7 +370,7 @@ class Client:
 
         Where a coordinator goes, another one goes on at the same place.
         """
-        path = f"/api/tasks/{quote(task)}/logs"
+        path = f"/api/tasks/{quote(named(task))}/logs"
         while True:
             answer, chunks = self.connection.stream(
                 path, follow="true" if follow else None, revision=revision, offset=offset, rank=rank or None
@@ -324,7 +389,9 @@ class Client:
 
     def cancel(self, task: str, reason: str = "cancelled by a client") -> str:
         """End a task: "cancelled", or "finished" if it had ended before."""
-        return str(self.connection.ask("POST", f"/api/tasks/{quote(task)}/cancel", reason=reason)["cancellation"])
+        return str(
+            self.connection.ask("POST", f"/api/tasks/{quote(named(task))}/cancel", reason=reason)["cancellation"]
+        )
 
     def cancel_plan(self, plan: str, reason: str = "cancelled by a client") -> int:
         """End all tasks of a plan that are not done; returns how many were ended by this."""
@@ -341,7 +408,7 @@ class Client:
 
         Returns the new task's id. Raises `FarmRefused` for a task that is not done.
         """
-        return str(self._retry(f"/api/tasks/{quote(task, safe='')}/retry")["task_id"])
+        return str(self._retry(f"/api/tasks/{quote(named(task), safe='')}/retry")["task_id"])
 
     def retry_plan(self, plan: str) -> dict[str, str]:
         """Submit again what did not complete of a plan; returns old id -> new id, also of none."""
@@ -371,10 +438,39 @@ class Client:
         told: dict[str, Any] = self.connection.ask("POST", f"/api/workers/{quote(worker)}/{what}")
         return told
 
+    def projects(self) -> list[dict[str, Any]]:
+        """Return the projects, each with `name`, `weight` and `limits`."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/projects")["projects"]
+        return told
+
+    def set_project(
+        self, name: str, *, weight: float | None = None, limits: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Make a project, or change it. `limits`: licence -> how many of it its tasks may hold at once."""
+        body = {"weight": weight, "limits": None if limits is None else dict(limits)}
+        told: dict[str, Any] = self.connection.ask("PUT", f"/api/projects/{quote(name, safe='')}", body)
+        return told
+
+    def licences(self) -> dict[str, int]:
+        """Return how many there are of each licence."""
+        return {one["name"]: one["total"] for one in self.connection.ask("GET", "/api/licences")["licences"]}
+
+    def set_licence(self, name: str, total: int) -> None:
+        """Say how many there are of a licence."""
+        self.connection.ask("PUT", f"/api/licences/{quote(name, safe='')}", {"total": total})
+
     def status(self) -> dict[str, Any]:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")
         return told
+
+
+def named(task: str) -> str:
+    """Return the id of a task that a person may have written as `ID[N]`: the instance N of an array."""
+    array, bracket, number = task.partition("[")
+    if bracket and number.endswith("]") and number[:-1].isdecimal():
+        return instance_id(array, int(number[:-1]))
+    return task
 
 
 def _info(raw: Mapping[str, Any]) -> TaskInfo:
