@@ -40,7 +40,7 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.json_values", "farm.plans"},
+    {"farm.json_values", "farm.plans", "farm.settings"},
     {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.messages", "farm.results"},
     {"farm.server", "farm.worker", "farm.client"},

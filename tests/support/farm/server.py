@@ -19,6 +19,7 @@ from dtf_lightning.farm.http import Connection
 from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
+from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 from dtf_lightning.farm.tokens import make_token
 from dtf_lightning.farm.worker.service.link import Link
 
@@ -53,7 +54,9 @@ class Loop:
 class CoordinatorInThread:
     """One coordinator. `stop` is what SIGTERM does, `kill` leaves the lease and all sockets as kill -9 would."""
 
-    def __init__(self, store: Store, folder: Path, farm: str = "f", name: str = "c0") -> None:
+    def __init__(
+        self, store: Store, folder: Path, farm: str = "f", name: str = "c0", settings: dict[str, Any] | None = None
+    ) -> None:
         self._loop = Loop()
         self.name = name
         self.token_file = folder / "token"
@@ -65,6 +68,7 @@ class CoordinatorInThread:
             folder=folder / "files",
             token=make_token(self.token_file),
             audit=folder / f"audit-{name}.jsonl",
+            settings=CoordinatorSettings.load(given=settings),
         )
         self.audit = options.audit
         ready: Future[str] = Future()
@@ -73,7 +77,11 @@ class CoordinatorInThread:
         self._running.add_done_callback(
             lambda done: ready.done() or ready.set_exception(done.exception() or AssertionError())
         )
-        self.url = ready.result(DEADLINE)
+        try:
+            self.url = ready.result(DEADLINE)
+        except BaseException:
+            self._loop.close()
+            raise
 
     def stop(self) -> None:
         for stop in self._stopping:

@@ -28,7 +28,7 @@ from dtf_lightning.farm.record.values import LeaderRecord
 from dtf_lightning.farm.results.archivist import ArchiveSettings
 from dtf_lightning.farm.results.history import History, HistoryPlace
 from dtf_lightning.farm.server.files import FarmFiles
-from dtf_lightning.farm.server.leading import Leading
+from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
 from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
@@ -58,11 +58,19 @@ class Coordinator:
         self.history = History(
             store,
             self.record,
-            HistoryPlace(folder=place.folder, coordinator=place.name, archive=place.archive),
+            HistoryPlace(
+                folder=place.folder,
+                coordinator=place.name,
+                archive=place.settings.archive.url,
+                file=place.settings.database_file,
+            ),
             settings=ArchiveSettings(ids=RETENTION, skew=SKEW),
         )
         files, archived = FarmFiles(place.folder), self.history.envelope
-        self.tasks = Tasks(self.pool, self.record, store, files, self._clock, self._explain, archived)
+        max_live = place.settings.task_scheduler.max_queue_size
+        self.tasks = Tasks(
+            self.pool, self.record, store, files, self._clock, self._explain, archived, max_live=max_live
+        )
         self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
         self._presence = Presence(store, self.pool, place, self._leadership_changed)
@@ -70,7 +78,9 @@ class Coordinator:
             self.pool,
             self.record,
             self._clock,
-            grace=place.worker_grace,
+            settings=LeadingSettings(
+                grace=place.settings.health_monitor.worker_grace, strategy=place.settings.load_balancer.strategy
+            ),
             look_up=self.tasks.look_up,
             fail=self._fail,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dtf_lightning.errors import StoreError
@@ -21,6 +21,7 @@ from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import CoordinatorRecord, LeaderRecord
 from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,7 @@ class CoordinatorPlace:
     folder: Path
     """Of the farm's files, which all its coordinators share."""
     version: str
-    worker_grace: float = 4.0
-    """Seconds for which a worker may be without a connection before its attempts are taken back."""
-    archive: str = ""
-    """Local path or fsspec URL of the archive; "": in the folder."""
+    settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
 
 
 class Presence:

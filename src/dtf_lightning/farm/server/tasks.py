@@ -21,12 +21,13 @@ from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
+from dtf_lightning.farm.settings.coordinator import TaskSchedulerSettings
 
 RETENTION = 7 * 86400.0
 """Seconds for which the record remembers ids."""
 SKEW = 3600.0
 """Seconds by which a client's clock may be ahead."""
-MAX_LIVE = 200_000
+MAX_LIVE = TaskSchedulerSettings().max_queue_size
 """Tasks that are not done, above which no more are taken: each costs memory in every coordinator."""
 SHOWN = 5.0
 """Seconds for the watch to show what was written."""
@@ -53,6 +54,7 @@ class Tasks:
     Args:
         explain: says why a task that is not done does not run; `None` where another coordinator leads.
         archived: returns a result that etcd has forgotten; called in a thread.
+        max_live: tasks that are not done, above which no more are taken.
     """
 
     def __init__(
@@ -64,7 +66,10 @@ class Tasks:
         clock: Clock,
         explain: Callable[[str], str | None],
         archived: Callable[[str], Envelope | None],
+        *,
+        max_live: int = MAX_LIVE,
     ) -> None:
+        self._max_live = max_live
         self.files = files
         self._pool = pool
         self._record = record
@@ -89,8 +94,10 @@ class Tasks:
             raise SettingsError("two tasks of one submission have the same task_id")
         for task in by_id:
             check_task_id(task, now, RETENTION, SKEW)
-        if len(self._pool.mirror.all(Kind.TASK)) + len(requests) > MAX_LIVE:
-            raise TooManyTasks(f"{MAX_LIVE} tasks are waiting or running, which is all that this farm takes at once")
+        if len(self._pool.mirror.all(Kind.TASK)) + len(requests) > self._max_live:
+            raise TooManyTasks(
+                f"{self._max_live} tasks are waiting or running, which is all that this farm takes at once"
+            )
         after = {task: (*request.dependencies, *request.after_any) for task, request in by_id.items()}
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")

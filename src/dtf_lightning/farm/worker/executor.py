@@ -88,6 +88,7 @@ class Executor:
             the names under `cpu` are numbers of cores. Of resources without names, only the scheduler keeps count.
         tell: is called from several threads at once with what happens. What it raises is logged. Output may be told after
             the end where it is slow: all has come with `AttemptOutcome.log_bytes` bytes.
+        cache: where caches lie; `None`: in the folder.
         patience: seconds for which attempts go on without a worker, if this process ends without `close`.
         log_limit: bytes of an attempt's log; what it prints beyond is dropped and counted.
         cgroups: whether attempts are held to their memory limits by cgroups where that can be.
@@ -101,11 +102,12 @@ class Executor:
         *,
         devices: Mapping[str, tuple[str, ...]],
         tell: Callable[[Told], object],
+        cache: Path | None = None,
         patience: float = 60.0,
         log_limit: int = LOG_LIMIT,
         cgroups: bool = True,
     ) -> None:
-        self._folders = WorkerFolders(folder)
+        self._folders = WorkerFolders(folder, cache)
         self._lock_file = self._folders.lock()
         self._devices, self._tell, self._log_limit = devices, tell, log_limit
         self._lock = threading.Lock()

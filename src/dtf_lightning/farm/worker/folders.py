@@ -124,13 +124,13 @@ class AttemptFolder:
 
 
 class WorkerFolders:
-    """The folder of a worker, made where it is not there yet."""
+    """The folder of a worker, made where it is not there yet. `cache`: where caches lie, if not in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.path = folder.absolute()
         self.attempts = self.path / "attempts"
         self.spool = self.path / "spool"
-        self.cache = self.path / "cache"
+        self.cache = (cache or self.path / "cache").absolute()
         for part in (self.path, self.attempts, self.spool, self.cache):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
 

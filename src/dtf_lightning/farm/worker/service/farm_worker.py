@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,6 +58,12 @@ class WorkerOptions:
     device_names: Mapping[str, tuple[str, ...]]
     """Resource -> names of the devices that are shared out."""
     labels: tuple[str, ...] = ()
+    host: str = field(default_factory=socket.gethostname)
+    """Name of the machine, for people."""
+    timeout: float | None = None
+    """Seconds, of an attempt whose task has none of its own."""
+    cache: Path | None = None
+    """Where caches lie; `None`: in the folder."""
     cache_bytes: int = 4 << 30
     """Of the sources that are kept for the next task."""
 
@@ -67,7 +73,8 @@ class FarmWorker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._loop = asyncio.get_running_loop()
-        self._folders = WorkerFolders(options.folder)
+        self._options = options
+        self._folders = WorkerFolders(options.folder, options.cache)
         self._hello = Hello(
             worker=options.name,
             session=secrets.token_hex(8),
@@ -75,7 +82,7 @@ class FarmWorker:
             version=__version__,
             devices=options.devices,
             labels=options.labels,
-            host=socket.gethostname(),
+            host=options.host,
         )
         self._connection = Connection(options.addresses, options.token)
         self._at_hand = AttemptsAtHand()
@@ -89,7 +96,7 @@ class FarmWorker:
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
         self._link = Link(options.addresses, options.token, self)
         # Tells at once what an earlier process has left.
-        self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
+        self._executor = Executor(options.folder, cache=options.cache, devices=options.device_names, tell=self._told)
 
     @property
     def connected(self) -> asyncio.Event:
@@ -214,7 +221,7 @@ class FarmWorker:
         key = message.task, message.revision
         digest = message.specification.source
         try:
-            order = _order(message)
+            order = _order(message, self._options.timeout)
             if self._at_hand.is_cancelled(key):
                 self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started")
             elif digest:
@@ -280,7 +287,7 @@ def identity_of(folders: WorkerFolders) -> str:
     return path.read_text()
 
 
-def _order(message: Run) -> AttemptOrder:
+def _order(message: Run, timeout: float | None) -> AttemptOrder:
     spec = message.specification
     needs = spec.needs or (DEFAULT_NEED,)
     if message.alternative >= len(needs):
@@ -291,7 +298,7 @@ def _order(message: Run) -> AttemptOrder:
         revision=message.revision,
         command=spec.command,
         environment=spec.environment,
-        timeout=spec.timeout,
+        timeout=spec.timeout if spec.timeout is not None else timeout,
         amounts=needs[message.alternative].amounts,
         folder=spec.folder,
         artifacts=spec.artifacts,
