@@ -27,6 +27,7 @@ from dtf_lightning.etcd.etcd_store import EtcdStore
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, EtcdBinary, find_etcd
 from dtf_lightning.etcd.server.process import ServerProcess
 from dtf_lightning.etcd.wire.version import EtcdVersion
+from support.freezing import freeze
 
 START_TIMEOUT = 60.0
 # A follower calls an election 200 to 400 ms after its leader's death; the default is five times that.
@@ -87,8 +88,9 @@ class Member:
         self.server = None
 
     def freeze(self) -> None:
+        """As SIGSTOP; returns when it does nothing any more."""
         assert self.server is not None
-        self.server.signal(signal.SIGSTOP)
+        freeze(self.server.pid)
 
     def thaw(self) -> None:
         assert self.server is not None

@@ -17,6 +17,7 @@ from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from support.elastic.agents import FakeCluster, FakeWorker, members
 from support.elastic.programs.agent_process import AgentProcess
+from support.freezing import freeze
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_host_freezes(train, victim):
     """An agent is stopped: its lease expires and the mesh has no answer, so it is out. Woken up, it ends its worker."""
     nodes = train("a", "b")
     frozen, survivor = nodes[victim], nodes[1 - victim]
-    os.kill(frozen.agent.process.pid, signal.SIGSTOP)
+    freeze(frozen.agent.process.pid)
     survivor.worker.unwind()
     assert len(survivor.worker.train().members) == 1
     os.kill(frozen.agent.process.pid, signal.SIGCONT)
@@ -207,7 +208,7 @@ def test_etcd_freezes(run_id, tmp_path):
         cluster.all_ready(*nodes)
         for node in nodes:
             node.worker.train()
-        os.kill(etcd.pid, signal.SIGSTOP)
+        freeze(etcd.pid)
         time.sleep(2.5)  # longer than the lease; there is nothing to be notified by
         os.kill(etcd.pid, signal.SIGCONT)
         c = cluster.node("c")

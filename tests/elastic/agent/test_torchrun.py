@@ -13,6 +13,7 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.etcd import connect
 from support.elastic.torchrun import PATIENCE, Torchrun
+from support.freezing import freeze
 
 pytestmark = pytest.mark.process
 
@@ -100,7 +101,7 @@ def test_second_ctrl_c(start, end_file):
     node = start(*worker(end_file))
     pid = int(node.expect(r"pid (\d+)")[1])
     node.expect("generation 1")
-    os.kill(pid, signal.SIGSTOP)  # so that it cannot leave gracefully
+    freeze(pid)  # so that it cannot leave gracefully
     node.signal(signal.SIGINT)
     node.expect("once more to stop it at once")
     node.signal(signal.SIGINT)

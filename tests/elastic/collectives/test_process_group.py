@@ -35,13 +35,13 @@ def test_form_use_destroy_and_form_again(start_ranks, store, new_prefix):
 def test_cut_frees_a_main_thread_whose_peer_is_frozen(start_group):
     """Rank 1 is stopped, rank 0 blocks in the all-reduce: gloo alone would wait for its timeout of ten minutes."""
     blocked, frozen = start_group(2)
-    frozen.signal(signal.SIGSTOP)
+    frozen.freeze()
     blocked.start("all_reduce")
     blocked.cut()
     with pytest.raises(RankFailed) as caught:
         blocked.result()
     assert caught.value.communication, caught.value
-    frozen.signal(signal.SIGCONT)
+    frozen.thaw()
 
 
 def test_peers_of_a_cut_see_it_when_it_hangs_up(start_group):
@@ -194,7 +194,7 @@ def test_cut_while_gloo_connects_to_a_member_that_is_gone(start_ranks, start_gro
     """
     for _ in range(20):
         for silent in start_group(2):  # their addresses are the model
-            silent.signal(signal.SIGSTOP)
+            silent.freeze()
         (rank, other), model, prefix = start_ranks(2), last_prefix(), new_prefix()
         store.set(f"{prefix}/arrived/0", "")
         store.set(f"{prefix}/0//cpu//0/0", store.get(f"{model}/0//cpu//0/0"))
@@ -299,10 +299,10 @@ def test_a_forked_child_does_not_hide_its_parents_death(start_group):
 def test_the_timeout_of_collectives_is_the_given_one(start_group):
     """Not the short one that the group formed with (a tenth of 1 s)."""
     slow, waiting = start_group(2, 1.0, 600.0)
-    slow.signal(signal.SIGSTOP)
+    slow.freeze()
     waiting.start("all_reduce")
     assert not waiting.answers_within(0.5)
-    slow.signal(signal.SIGCONT)
+    slow.thaw()
     slow.start("all_reduce")
     assert (slow.result(), waiting.result()) == (2, 2)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
 from support.elastic.ranks import RankFailed
@@ -46,10 +44,10 @@ def test_one_state_after_the_other_and_back(start_group):
 def test_a_slow_sender_is_waited_for(start_group):
     """The receiver asks long before the sender has packed: longer than the group's short timeout of forming."""
     sender, receiver = start_group(2, 1.0)
-    sender.signal(signal.SIGSTOP)
+    sender.freeze()
     receiver.start("receive", "mixed", 0)
     assert not receiver.answers_within(0.5)
-    sender.signal(signal.SIGCONT)
+    sender.thaw()
     sender.call("send", "mixed", 1)
     assert receiver.result() == []
 

@@ -18,6 +18,7 @@ from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from support.elastic.run import PATIENCE, ElasticRun, check_survivors
 from support.elastic.training import Training
+from support.freezing import freeze
 
 pytestmark = pytest.mark.process
 
@@ -61,7 +62,7 @@ def test_etcd_freezes(fork_server, tmp_path):
         try:
             run.start("a", "b", "c")
             before = run.wait_for_world(3)
-            os.kill(etcd.pid, signal.SIGSTOP)
+            freeze(etcd.pid)
             run.wait_for_steps(100)
             psutil.Process(run.nodes["b"].worker_pids()[0]).kill()
             assert run.server.wait(run.nodes["b"].pid, PATIENCE) == 1

@@ -28,6 +28,7 @@ from dtf_lightning.elastic.collectives import process_group
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
 from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
+from support.freezing import freeze
 
 DEADLINE = 20.0
 """Seconds; only a failing test waits this long."""
@@ -87,6 +88,13 @@ class Rank:
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def freeze(self) -> None:
+        """Stop all its threads; returns when none runs."""
+        freeze(self.pid)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
