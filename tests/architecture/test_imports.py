@@ -14,7 +14,7 @@ import pytest
 from support.source_tree import PACKAGE, cycles, imported_modules, imports, module_of, sources
 
 SHARED = [
-    {"errors", "clock", "environment"},
+    {"errors", "clock", "environment", "whole_files"},
     {"events", "database", "settings", "hardware", "processes"},
     {"etcd"},
     {"cli"},

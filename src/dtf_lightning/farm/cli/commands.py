@@ -12,6 +12,7 @@ from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.artifacts import add_artifacts
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -37,6 +38,7 @@ def register(commands: Commands) -> None:
     _add_tasks(actions)
     _add_pool(actions)
     add_results(actions)
+    add_artifacts(actions)
 
 
 def _add_processes(actions: Commands) -> None:

@@ -164,11 +164,13 @@ WORKER_OPTIONS = {
 
 def _given(arguments: argparse.Namespace, options: Mapping[str, str]) -> dict[str, Any]:
     """Return what was given on the command line, by keys of settings; paths from the working folder."""
+    from dtf_lightning.farm.settings.hosts import is_remote
+
     given = {}
     for option, key in options.items():
         value = getattr(arguments, option)
-        if isinstance(value, Path):
-            value = str(value.absolute())
+        if isinstance(value, Path) or (option == "archive" and value and not is_remote(value)):
+            value = str(Path(value).absolute())
         elif isinstance(value, list):
             value = tuple(value) or None
         given[key] = value

@@ -56,11 +56,19 @@ UPGRADES: dict[tuple[type[Value], int], Upgrade] = {}
 """(class, version) -> what makes an object of that version one of the next."""
 
 
+def size_of(value: Value) -> int:
+    """Bytes that the value has in etcd."""
+    return len(_bytes(value))
+
+
+def _bytes(value: Value) -> bytes:
+    body = {"v": VERSIONS[type(value)], **to_json(value)}
+    return _ENCODER.encode(body).encode(errors="surrogatepass")
+
+
 def encode(value: Value) -> bytes:
     """The bytes for etcd. Raises `ProtocolError` for an envelope that is too large."""
-    body = {"v": VERSIONS[type(value)], **to_json(value)}
-    text = _ENCODER.encode(body)
-    data = text.encode(errors="surrogatepass")
+    data = _bytes(value)
     if isinstance(value, Envelope) and len(data) > MAX_ENVELOPE:
         raise ProtocolError(
             f"the envelope of a result has {len(data)} bytes, {MAX_ENVELOPE} are allowed: test cases, logs and series "

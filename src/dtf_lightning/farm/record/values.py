@@ -27,6 +27,8 @@ class CoordinatorRecord:
     version: str
     enabled: bool = True
     """`False`: an operator wants it to take no work."""
+    host: str = ""
+    """Name of its machine."""
 
 
 class WorkerState(Enum):
@@ -168,6 +170,8 @@ class Envelope:
     counts: Mapping[str, int] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> URL."""
+    missing: tuple[str, ...] = ()
+    """Names of artifacts that could not be stored."""
     log_bytes: int = 0
     """Length of the output of the attempt that counts."""
     tail: str = ""

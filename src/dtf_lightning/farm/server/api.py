@@ -8,7 +8,6 @@ later, 503 with `Retry-After` while etcd does not answer, 507 where the disk is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +20,7 @@ from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, Stor
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Register, Submission
+from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_chunks
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.files import OutOfOrder
@@ -54,6 +54,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_workers(app, coordinator)
     _add_cluster(app, coordinator)
     add_results(app, coordinator.history)
+    add_artifacts(app, coordinator.artifacts, coordinator.tasks.task)
     for path, method in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=f"orchestration{path.replace('/', '.')}")
     return app
@@ -159,17 +160,7 @@ def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
 
     @app.put("/api/sources/{digest}", operation_id="source.put")
     async def put_source(digest: str, request: Request) -> Response:
-        loop = asyncio.get_running_loop()
-        stream = request.stream()
-
-        def chunks() -> Iterator[bytes]:
-            while True:
-                try:
-                    yield asyncio.run_coroutine_threadsafe(anext(stream), loop).result()
-                except StopAsyncIteration:
-                    return
-
-        await asyncio.to_thread(tasks.files.add_source, digest, chunks())
+        await asyncio.to_thread(tasks.files.add_source, digest, request_chunks(request))
         return Response(status_code=201)
 
 

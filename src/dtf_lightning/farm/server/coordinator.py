@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from dtf_lightning.clock import SystemClock
-from dtf_lightning.errors import DtfError, StoreUnavailable
+from dtf_lightning.errors import DtfError, SettingsError, StoreUnavailable
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.follower import Follower, FollowerFailed, RecordChanged, RecordRead
 from dtf_lightning.farm.record.keys import Kind
@@ -26,6 +26,7 @@ from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import LeaderRecord
 from dtf_lightning.farm.results.archivist import ArchiveSettings
+from dtf_lightning.farm.results.artifacts import ArtifactStore
 from dtf_lightning.farm.results.history import History, HistoryPlace
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.leading import Leading, LeadingSettings
@@ -33,8 +34,11 @@ from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
 from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
 from dtf_lightning.farm.server.workers import WorkerConnections
+from dtf_lightning.farm.settings.hosts import is_remote, local_files_refusal
 
 log = logging.getLogger(__name__)
+
+MEBIBYTE = 1 << 20
 
 READY_TIMEOUT = 30.0
 
@@ -61,12 +65,14 @@ class Coordinator:
             HistoryPlace(
                 folder=place.folder,
                 coordinator=place.name,
-                archive=place.settings.archive.url,
+                archive=place.settings.places(place.folder)["archive.url"],
                 file=place.settings.database_file,
             ),
             settings=ArchiveSettings(ids=RETENTION, skew=SKEW),
         )
         files, archived = FarmFiles(place.folder), self.history.envelope
+        places = place.settings.places(place.folder)
+        self.artifacts = ArtifactStore(places["artifacts.url"], int(place.settings.artifacts.max_size * MEBIBYTE))
         max_live = place.settings.task_scheduler.max_queue_size
         self.tasks = Tasks(
             self.pool, self.record, store, files, self._clock, self._explain, archived, max_live=max_live
@@ -99,16 +105,31 @@ class Coordinator:
         return self._leading.leads
 
     async def start(self) -> None:
-        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time, or the results do not open."""
+        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time, or the results do not open.
+
+        Raises `SettingsError` where coordinators on other hosts could not find its files.
+        """
         await asyncio.to_thread(self.history.open)
         self.record.start()
         self._follower.start()
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 await self._ready
+            self._refuse_other_hosts()
+        except SettingsError:
+            await self._leave()
+            raise
         except TimeoutError:
             await asyncio.to_thread(self.history.close)
             raise StoreUnavailable(f"the farm's record could not be read within {READY_TIMEOUT:.0f} s") from None
+
+    def _refuse_other_hosts(self) -> None:
+        """Raise `SettingsError` where another coordinator could not find this one's files."""
+        settings = self._place.settings
+        others = {name: record.host for name, record in self.pool.coordinators().items() if name != self._place.name}
+        local = {key: url for key, url in settings.places(self._place.folder).items() if not is_remote(url)}
+        if refusal := local_files_refusal(self._place.host, others, local, shared=settings.farm.shared):
+            raise SettingsError(refusal)
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""

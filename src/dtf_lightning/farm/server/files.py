@@ -17,11 +17,11 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.whole_files import whole_file
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SAFE = re.compile(r"[0-9a-f-]{36}")
@@ -97,20 +97,13 @@ class FarmFiles:
     def add_source(self, digest: str, chunks: Iterable[bytes]) -> None:
         """Keep an archive. Raises `SettingsError` if its bytes have another digest."""
         place = self._source(digest)
-        beside = place.with_name(f".{digest}.{secrets.token_hex(4)}")
         told = hashlib.sha256()
-        try:
-            with beside.open("wb") as file:
-                for chunk in chunks:
-                    told.update(chunk)
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
+        with whole_file(place, durable=True) as file:
+            for chunk in chunks:
+                told.update(chunk)
+                file.write(chunk)
             if told.hexdigest() != digest:
                 raise SettingsError(f"the archive {digest} came with the digest {told.hexdigest()}: send it again")
-            beside.replace(place)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def _source(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):

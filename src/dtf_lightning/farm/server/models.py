@@ -196,6 +196,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
             "metrics": _without_nan(envelope.metrics),
             "counts": dict(envelope.counts),
             "artifacts": dict(envelope.artifacts),
+            "missing": list(envelope.missing),
             "log_bytes": envelope.log_bytes,
             "tail": envelope.tail,
         },

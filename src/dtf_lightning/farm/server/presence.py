@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ class CoordinatorPlace:
     folder: Path
     """Of the farm's files, which all its coordinators share."""
     version: str
+    host: str = field(default_factory=socket.gethostname)
     settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
 
 
@@ -96,7 +98,7 @@ class Presence:
 
     def _appear(self) -> Lease:
         lease = self._store.lease(LEASE_TTL, on_lost=self._lost)
-        record = CoordinatorRecord(address=self._place.address, version=self._place.version)
+        record = CoordinatorRecord(address=self._place.address, version=self._place.version, host=self._place.host)
         try:
             self._store.put(self._pool.keys.key(Kind.COORDINATOR, self._place.name), encode(record), lease=lease.id)
         except StoreError:

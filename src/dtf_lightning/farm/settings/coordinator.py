@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dtf_lightning import environment
+from dtf_lightning.farm.settings.hosts import is_remote, local_path
 from dtf_lightning.settings.fields import check, check_types, setting
 from dtf_lightning.settings.sections import read_sections
 
@@ -126,6 +127,10 @@ class FarmSettings:
     folder: str | None = setting(
         None, "Of the farm's files; all its coordinators share it. Required, here or as `--folder`."
     )
+    shared: bool = setting(
+        False,
+        "Whether `folder`, and other local paths here, is one folder that all hosts with a coordinator have mounted.",
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -166,6 +171,20 @@ class ArchiveUrl:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArtifactSettings:
+    """Section `artifacts`."""
+
+    url: str = setting(
+        "", "Folder or fsspec URL of the files that tasks leave; without it `artifacts` in the farm's folder."
+    )
+    max_size: float = setting(1024.0, "Size above which a file is not stored, and named as missing.", unit="MiB")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.max_size > 0, f"max_size must be positive, got {self.max_size:g} MiB")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CoordinatorSettings:
     """All of `coordinator.yaml`."""
 
@@ -174,6 +193,7 @@ class CoordinatorSettings:
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     archive: ArchiveUrl = field(default_factory=ArchiveUrl)
+    artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
@@ -187,6 +207,20 @@ class CoordinatorSettings:
     def path(self, told: str) -> Path:
         """Return a path of the settings as an absolute one."""
         return self.beside.absolute() / told
+
+    def place(self, url: str, otherwise: Path) -> str:
+        """Return a folder or an fsspec URL of the settings, a folder as an absolute path; `otherwise` where it is ""."""
+        if not url:
+            return str(otherwise)
+        return url if is_remote(url) else str(self.path(str(local_path(url))))
+
+    def places(self, folder: Path) -> dict[str, str]:
+        """Return where this farm stores things, by key. `folder`: the farm's."""
+        return {
+            "farm.folder": str(folder),
+            "archive.url": self.place(self.archive.url, folder / "archive"),
+            "artifacts.url": self.place(self.artifacts.url, folder / "artifacts"),
+        }
 
     @property
     def database_file(self) -> Path | None:
@@ -211,6 +245,7 @@ COORDINATOR_SECTIONS: Mapping[str, type[Any]] = {
     "etcd": EtcdSettings,
     "database": DatabaseSettings,
     "archive": ArchiveUrl,
+    "artifacts": ArtifactSettings,
     "security": SecuritySettings,
     "task_scheduler": TaskSchedulerSettings,
     "load_balancer": LoadBalancerSettings,

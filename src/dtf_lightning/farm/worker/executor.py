@@ -27,7 +27,7 @@ from pathlib import Path
 from dtf_lightning import environment
 from dtf_lightning.errors import PeerError
 from dtf_lightning.farm.worker.allotment import Allotment, Ledger, Shortage
-from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, remove_tree, write_whole
+from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, remove_tree
 from dtf_lightning.farm.worker.keeper.course import KILL_PATIENCE
 from dtf_lightning.farm.worker.keeper.messages import (
     End,
@@ -48,6 +48,7 @@ from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, Attempt
 from dtf_lightning.farm.worker.outcomes import outcome, working_folder
 from dtf_lightning.farm.worker.variables import MARK, attempt_variables, cores
 from dtf_lightning.processes.watchdog import end_marked
+from dtf_lightning.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 

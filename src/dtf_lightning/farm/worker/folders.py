@@ -7,8 +7,6 @@
     <temporary>/dtf-<mark>/                 an attempt's TMPDIR, until its end
 
 An attempt's temporary files lie elsewhere because sockets are made there, whose paths have 107 bytes at most.
-
-A file that is written by `write_durably` is whole under its name, or not there, whatever happens meanwhile.
 """
 
 from __future__ import annotations
@@ -26,32 +24,6 @@ from urllib.parse import quote, unquote
 from dtf_lightning.errors import SettingsError
 
 TRASH = ".trash-"
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file; it is on the disk when this returns. Raises `OSError`, and leaves nothing of it then."""
-    write_whole(path, data, sync=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_whole(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a whole file, which survives this process; a power cut it survives with `sync` (see `write_durably`)."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to raise
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from dtf_lightning import __version__
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.worker.allotment import CPU
-from dtf_lightning.farm.worker.folders import write_whole
 from dtf_lightning.farm.worker.profile import WorkerProfile, worker_profile
+from dtf_lightning.whole_files import write_whole
 
 MEMORY = "memory"
 BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -1,7 +1,7 @@
 """`FarmWorker`: what a worker does with what its coordinators say, and what it tells them.
 
 Data flow: `Run` -> its source is fetched and unpacked -> the executor starts it -> its output goes to a coordinator ->
-it ends -> the spool keeps how -> `Result` -> `Acknowledge` -> the spool forgets.
+it ends -> the spool keeps how -> its artifacts go to the farm's store -> `Result` -> `Acknowledge` -> the spool forgets.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
-from dtf_lightning.farm.worker.folders import WorkerFolders, write_whole
+from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, AttemptStarted, Told
+from dtf_lightning.farm.worker.service.artifact_sender import ArtifactSender
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
 from dtf_lightning.farm.worker.spool import Spool
+from dtf_lightning.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +76,11 @@ class FarmWorker:
     def __init__(self, options: WorkerOptions) -> None:
         self._loop = asyncio.get_running_loop()
         self._options = options
-        self._folders = WorkerFolders(options.folder, options.cache)
+        folders = WorkerFolders(options.folder, options.cache)
         self._hello = Hello(
             worker=options.name,
             session=secrets.token_hex(8),
-            identity=identity_of(self._folders),
+            identity=identity_of(folders),
             version=__version__,
             devices=options.devices,
             labels=options.labels,
@@ -91,9 +93,10 @@ class FarmWorker:
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
-        self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
+        self._inputs = InputCache(folders.cache / "sources", options.cache_bytes)
         self._spool = Spool(options.folder)
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
+        self._artifacts = ArtifactSender(self._connection, self._artifacts_stored)
         self._link = Link(options.addresses, options.token, self)
         # Tells at once what an earlier process has left.
         self._executor = Executor(options.folder, cache=options.cache, devices=options.device_names, tell=self._told)
@@ -192,9 +195,13 @@ class FarmWorker:
         self._senders.ended(result.task, result.revision, result.outcome.log_bytes)
 
     def _output_stored(self, task: str, revision: int) -> None:
-        result = self._at_hand.complete((task, revision))
+        result = self._at_hand.is_waiting((task, revision))
         if result is not None:
-            self._call(result)
+            self._artifacts.send(result)
+
+    def _artifacts_stored(self, result: Result) -> None:
+        self._at_hand.complete(result)
+        self._call(result)
 
     def _forget(self, task: str, revision: int) -> None:
         """In a thread of the pool: a workspace may hold many files."""
@@ -254,7 +261,7 @@ class FarmWorker:
 
     def _is_known(self, key: Key) -> bool:
         task, revision = key
-        return self._executor.running().get(task) == revision or self._folders.spooled(task, revision).exists()
+        return self._executor.running().get(task) == revision or self._spool.holds(task, revision)
 
     def _leave_if_drained(self) -> None:
         if self._draining and not (self._at_hand.preparing() or self._executor.running() or self._spool.kept()):
@@ -276,6 +283,7 @@ class FarmWorker:
         self._pool.shutdown(cancel_futures=True)
         self._executor.close(GRACE)
         self._senders.close()
+        self._artifacts.close()
         self._connection.close()
 
 
