@@ -8,6 +8,7 @@ Rules that this file guards:
 - A problem is said with file, line and column, and an unknown key with the nearest that is known.
 - What a command was given wins over the file, and what it wins over is not looked at: a variable need not be set for it.
 - `${NAME}` in a text stands for an environment variable; one that is not set is an error at its place.
+- What has the unit seconds may be written as `90s`, `5m`, `1h30m` or `7d`.
 - A key that another program has and that means nothing here is accepted with one warning for each thing that replaces it.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.settings.durations import seconds_of
 from dtf_lightning.settings.fields import parse
 from dtf_lightning.settings.marked_yaml import Node, Place, nearest, read_marked
 
@@ -132,6 +134,8 @@ def _value(one: Field[Any], node: Node, lookup: Lookup) -> Any:
         value = node.text  # a name `12` or a version `1.10` is a text here
     if isinstance(value, str):
         value = expanded(value, node.place, lookup)
+        if one.metadata["unit"] == "seconds":
+            value = seconds_of(value) or value
     return parse(one, value, f"{node.place.file}:{node.place.line}:{node.place.column}")
 
 

@@ -31,12 +31,12 @@ def sent(worker):
     said: queue.Queue[Result] = queue.Queue()
     senders = []
 
-    def start(order, files, connection=worker.connection, patience=DEADLINE):
+    def start(order, files, connection=worker.connection, patience=DEADLINE, rank=0):
         sender = ArtifactSender(connection, said.put, patience=patience)
         senders.append(sender)
         artifacts = {name: str(path) for name, path in files.items()}
         outcome = AttemptOutcome(kind=OutcomeKind.COMPLETED, exit_code=0, started=1.0, ended=2.0, artifacts=artifacts)
-        sender.send(Result(task=order.task, number=order.number, revision=order.revision, outcome=outcome))
+        sender.send(Result(task=order.task, number=order.number, revision=order.revision, outcome=outcome), rank=rank)
         return said.get(timeout=DEADLINE).outcome
 
     yield start
@@ -110,6 +110,15 @@ class TestOnTheirWay:
         sent(order, {"../out": written(tmp_path, a="a")["a"]})
         with pytest.raises(Exception, match="leads out of a folder"):
             client.fetch_artifact(order.task, "../out", tmp_path / "copies", revision=order.revision)
+
+    def test_a_gangs(self, client, worker, sent, tmp_path):
+        """Files of one name from several workers stay apart."""
+        client.submit(["x"])
+        order = worker.next()
+        sent(order, written(tmp_path, a="first"))
+        assert set(sent(order, written(tmp_path, a="second"), rank=1).artifacts) == {"rank1/a"}
+        listed = client.artifacts(order.task, revision=order.revision)["artifacts"]
+        assert [(one["name"], one["size"]) for one in listed] == [("a", 5), ("rank1/a", 6)]
 
 
 class TestAStoreThatFails:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.artifacts import add_artifacts
+from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -26,6 +27,9 @@ from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import TaskInfo
+
+_FILTERS = ("status", "project", "plan", "name", "worker")
+"""Of the list of tasks."""
 
 
 def register(commands: Commands) -> None:
@@ -119,9 +123,11 @@ def _add_tasks(actions: Commands) -> None:
     add_task_options(submit)
     add_farm(submit)
 
-    tasks = add_farm_command(actions, "tasks", _tasks, "the tasks that are not done, and those that were done lately")
-    for name in ("status", "project", "plan"):
-        tasks.add_argument(f"--{name}", help="only those")
+    tasks = add_farm_command(actions, "tasks", _tasks, "the tasks that are not done, and those that are")
+    for name in _FILTERS:
+        tasks.add_argument(f"--{name}", dest=f"wanted_{name}", help="only those")
+    tasks.add_argument("--sort", metavar="FIELD", help="such as name or -ended (default: -created, the newest first)")
+    tasks.add_argument("--limit", type=int, default=1000, metavar="N", help="at most so many (default: %(default)s)")
     add_json(tasks)
     add_farm(tasks)
 
@@ -166,8 +172,10 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 def _tasks(arguments: argparse.Namespace) -> int:
     with connect(arguments) as farm:
-        filters = {name: value for name in ("status", "project", "plan") if (value := getattr(arguments, name))}
-        tasks = list(farm.tasks(**filters))
+        filters = {name: value for name in _FILTERS if (value := getattr(arguments, f"wanted_{name}"))}
+        if arguments.sort:
+            filters["sort"] = arguments.sort
+        tasks = list(islice(farm.tasks(**filters, limit=max(1, min(arguments.limit, 1000))), arguments.limit))
     if arguments.json:
         print(json.dumps([task.raw for task in tasks]))
         return DONE
@@ -198,9 +206,7 @@ def _task(arguments: argparse.Namespace) -> int:
 
 def _logs(arguments: argparse.Namespace) -> int:
     with connect(arguments) as farm:
-        for chunk in farm.logs(arguments.task, follow=arguments.follow):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        show_logs(farm, farm.task(arguments.task), follow=arguments.follow)
     return DONE
 
 

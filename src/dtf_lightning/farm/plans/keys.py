@@ -7,20 +7,18 @@ editor as far as JSON Schema goes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.settings.durations import DURATION_PATTERN, seconds_of
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
 MAX_RETRIES = 100
 MAX_AMOUNT = 1e12
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-DURATION_PATTERN = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +73,8 @@ def truth(node: Node, what: str) -> bool:
 def duration(node: Node, what: str) -> float:
     """Return seconds: a number of them, or a text such as `90s`, `5m` or `1h30m`."""
     value = node.value
-    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
-        value = sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(value))
+    if isinstance(value, str):
+        value = seconds_of(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise node.error(
             f"{what} is a number of seconds above 0, or a text such as '90s', '5m', '1h30m'; got {node.kind}"
@@ -210,6 +208,12 @@ TASK_KEYS = {
         "alternatives, the best first. Without it one core.",
         read=needs,
         schema={"oneOf": [_AMOUNTS, {"type": "array", "minItems": 1, "items": object_schema(ALTERNATIVE_KEYS)}]},
+    ),
+    "gang": Key(
+        meaning="How many workers run it together, each giving what it `needs`; its command finds out who it is by "
+        "`$DTF_FARM_RANK`, `$DTF_FARM_WORLD`, `$MASTER_ADDR` and `$MASTER_PORT`.",
+        read=whole(1, MAX_GANG),
+        schema={"type": "integer", "minimum": 1, "maximum": MAX_GANG},
     ),
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(

@@ -24,6 +24,8 @@ from dtf_lightning.farm.record.values import (
     FailedAttempt,
     KeyRecord,
     LeaderRecord,
+    Meeting,
+    MemberRecord,
     TaskSpecification,
     Tombstone,
     Value,
@@ -41,6 +43,8 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.ATTEMPT: Attempt,
     Kind.DONE: Envelope,
     Kind.FAILED: FailedAttempt,
+    Kind.MEETING: Meeting,
+    Kind.MEMBER: MemberRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
 }

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.needs import Need
 
 
@@ -196,6 +197,26 @@ class FailedAttempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Meeting:
+    """Where the members of a gang's attempt find each other: its first member's host, and a port that is free there."""
+
+    revision: int
+    """The attempt's identity."""
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemberRecord:
+    """A member of a gang's attempt has ended."""
+
+    revision: int
+    """The attempt's identity."""
+    worker: str
+    outcome: AttemptOutcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRecord:
     """Which task was submitted under an idempotency key."""
 
@@ -218,6 +239,8 @@ Value = (
     | Attempt
     | Envelope
     | FailedAttempt
+    | Meeting
+    | MemberRecord
     | KeyRecord
     | Tombstone
 )

@@ -40,8 +40,20 @@ class Offer(BaseModel):
 
 def add_artifacts(app: FastAPI, store: ArtifactStore, find_task: FindTask) -> None:
     """Add the routes."""
-    uploads = asyncio.Semaphore(UPLOADS)
+    _add_reading(app, store, find_task)
+    _add_bringing(app, store, find_task)
+    for kind, status in ((ArtifactTooLarge, 413), (ArtifactsUnavailable, 507)):
+        app.add_exception_handler(kind, _refusal(status))
 
+
+def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def told(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": str(error)}, status)
+
+    return told
+
+
+def _add_reading(app: FastAPI, store: ArtifactStore, find_task: FindTask) -> None:
     async def attempt_of(task_id: str, revision: int) -> int:
         task = await find_task(task_id)
         return revision or int(task["metadata"]["revision"] or 0)
@@ -70,6 +82,10 @@ def add_artifacts(app: FastAPI, store: ArtifactStore, find_task: FindTask) -> No
         chunks = store.open(task_id, attempt, stored)
         return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
 
+
+def _add_bringing(app: FastAPI, store: ArtifactStore, find_task: FindTask) -> None:
+    uploads = asyncio.Semaphore(UPLOADS)
+
     @app.post("/api/tasks/{task_id}/artifacts", operation_id="attempt.offer_artifacts")
     async def offer(task_id: str, revision: Annotated[int, Query(ge=1)], request: Request) -> dict[str, Any]:
         """Say which of these files are wanted, which are there already, and which are refused and why."""
@@ -94,15 +110,6 @@ def add_artifacts(app: FastAPI, store: ArtifactStore, find_task: FindTask) -> No
         async with uploads:
             stored = await asyncio.to_thread(store.put, task_id, revision, name, digest, request_chunks(request))
         return JSONResponse(_shown(stored), 201)
-
-    async def too_large(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, 413)
-
-    async def unavailable(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, 507)
-
-    app.add_exception_handler(ArtifactTooLarge, too_large)
-    app.add_exception_handler(ArtifactsUnavailable, unavailable)
 
 
 def request_chunks(request: Request) -> Iterator[bytes]:

@@ -32,8 +32,10 @@ from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
-from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
+from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
+from dtf_lightning.farm.server.upkeep.upkeep import Upkeep
 from dtf_lightning.farm.server.workers import WorkerConnections
+from dtf_lightning.farm.settings.coordinator import SKEW
 from dtf_lightning.farm.settings.hosts import is_remote, local_files_refusal
 
 log = logging.getLogger(__name__)
@@ -59,23 +61,38 @@ class Coordinator:
         self.record = FarmRecord(store, place.farm, deliver=self._loop.call_soon_threadsafe)
         self.pool = Pool(self.record.keys)
         self.connections = WorkerConnections(place.name, self.pool, self.record)
+        places, retention = place.settings.places(place.folder), place.settings.retention
         self.history = History(
             store,
             self.record,
             HistoryPlace(
                 folder=place.folder,
                 coordinator=place.name,
-                archive=place.settings.places(place.folder)["archive.url"],
+                archive=places["archive.url"],
                 file=place.settings.database_file,
             ),
-            settings=ArchiveSettings(ids=RETENTION, skew=SKEW),
+            settings=ArchiveSettings(
+                keep=retention.results, ids=retention.ids, skew=SKEW, tombstones=retention.tombstones_kept
+            ),
         )
-        files, archived = FarmFiles(place.folder), self.history.envelope
-        places = place.settings.places(place.folder)
-        self.artifacts = ArtifactStore(places["artifacts.url"], int(place.settings.artifacts.max_size * MEBIBYTE))
-        max_live = place.settings.task_scheduler.max_queue_size
+        artifacts = ArtifactStore(places["artifacts.url"], int(place.settings.artifacts.max_size * MEBIBYTE))
+        files, archived = FarmFiles(place.folder, artifacts), self.history.envelope
+        self.upkeep = Upkeep(
+            store, files, self.pool, place.settings, leads=lambda: self._leading.leads, clock=self._clock
+        )
         self.tasks = Tasks(
-            self.pool, self.record, store, files, self._clock, self._explain, archived, max_live=max_live
+            self.pool,
+            self.record,
+            store,
+            files,
+            self._clock,
+            self._explain,
+            archived,
+            limits=SubmissionLimits(
+                max_live=place.settings.task_scheduler.max_queue_size,
+                ids=retention.ids,
+                refusal=lambda: self.upkeep.refusal,
+            ),
         )
         self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
@@ -92,12 +109,15 @@ class Coordinator:
         )
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._fault: asyncio.Future[None] = self._loop.create_future()
-        self._stopping = asyncio.Event()
 
     @property
     def version(self) -> str:
         """The package's."""
         return self._place.version
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock.wall()
 
     @property
     def leads(self) -> bool:
@@ -133,7 +153,7 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
-        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), self._stopped())]
+        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), self.upkeep.run())]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
             for job in [*jobs, self._fault]:
@@ -147,13 +167,14 @@ class Coordinator:
 
     def stop(self) -> None:
         """End `run`: hand over the leadership and the workers."""
-        self._stopping.set()
+        if not self._fault.done():
+            self._fault.set_result(None)
 
     def status(self) -> dict[str, Any]:
         """The farm's numbers, as the API shows them."""
         counts: dict[str, int] = {}
         for live in self.pool.live_tasks():
-            status = "pending" if not live.attempt.workers else "running" if live.started else "assigned"
+            status = self.pool.status(live)
             counts[status] = counts.get(status, 0) + 1
         workers = self.pool.workers()
         return {
@@ -165,6 +186,7 @@ class Coordinator:
             "workers": len(workers),
             "workers_connected_here": self.connections.num_connected,
             "results": self.history.status(),
+            "room": self.upkeep.status(),
             "uptime_seconds": round(time.monotonic() - self._began, 1),
         }
 
@@ -220,6 +242,7 @@ class Coordinator:
             self._presence.look()
         self._leading.changed(change)
         if change.kind is Kind.TASK and change.after is None:
+            self.upkeep.task_ended()
             self.tasks.forget_output(change.names[0])
 
     def _leadership_changed(self) -> None:
@@ -249,6 +272,3 @@ class Coordinator:
     def _fail(self, error: BaseException) -> None:
         if not self._fault.done():
             self._fault.set_exception(error if isinstance(error, Exception) else DtfError(repr(error)))
-
-    async def _stopped(self) -> None:
-        await self._stopping.wait()

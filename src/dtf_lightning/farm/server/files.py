@@ -3,7 +3,10 @@
 They lie in one folder that all coordinators of the farm share:
 
     logs/<task>/<revision>      what an attempt has written, its revision being its identity
+    logs/<task>/<revision>.<n>  of a gang's attempt: what its member of rank n > 0 has written
     sources/<digest>            an archive, by the SHA-256 of its bytes
+
+and in a store of their own the files that attempts have left (`results/artifacts.py`).
 
 Rules that this file guards:
 - Output comes in chunks with offsets. A chunk that is there already is passed over, one behind a gap is refused with the
@@ -17,11 +20,15 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+import shutil
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dtf_lightning.errors import DtfError, SettingsError
-from dtf_lightning.whole_files import whole_file
+from dtf_lightning.farm.results.artifacts import LEFT_BESIDE, ArtifactStore
+from dtf_lightning.farm.rules.retention import StoredThing
+from dtf_lightning.whole_files import is_left_beside, whole_file
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SAFE = re.compile(r"[0-9a-f-]{36}")
@@ -38,7 +45,8 @@ class OutOfOrder(DtfError):
 class FarmFiles:
     """Synchronous: call it from a thread where an event loop must not wait. Raises `OSError` where the disk does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, artifacts: ArtifactStore) -> None:
+        self.artifacts = artifacts
         self._logs = folder / "logs"
         self._sources = folder / "sources"
         for path in (self._logs, self._sources):
@@ -46,9 +54,9 @@ class FarmFiles:
 
     # --- output ------------------------------------------------------------------------------------------------------
 
-    def append_log(self, task: str, revision: int, offset: int, chunk: bytes) -> int:
+    def append_log(self, task: str, revision: int, offset: int, chunk: bytes, rank: int = 0) -> int:
         """Add to an attempt's output; returns its length. Raises `OutOfOrder` for a chunk behind a gap."""
-        path = self._log(task, revision)
+        path = self._log(task, revision, rank)
         path.parent.mkdir(exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
@@ -64,10 +72,10 @@ class FarmFiles:
         finally:
             os.close(file)
 
-    def read_log(self, task: str, revision: int, offset: int, size: int) -> bytes:
+    def read_log(self, task: str, revision: int, offset: int, size: int, rank: int = 0) -> bytes:
         """Return up to `size` bytes of an attempt's output; nothing where there is none yet."""
         try:
-            with self._log(task, revision).open("rb") as file:
+            with self._log(task, revision, rank).open("rb") as file:
                 file.seek(offset)
                 return file.read(size)
         except FileNotFoundError:
@@ -76,23 +84,40 @@ class FarmFiles:
     def attempts_with_log(self, task: str) -> list[int]:
         """Return the revisions of a task's attempts that have written something, oldest first."""
         with contextlib.suppress(FileNotFoundError):
-            return sorted(int(name) for name in os.listdir(self._task_logs(task)) if name.isdecimal())
+            names = {name.partition(".")[0] for name in os.listdir(self._task_logs(task))}
+            return sorted(int(name) for name in names if name.isdecimal())
         return []
+
+    def stored_logs(self) -> Iterator[StoredThing]:
+        """Yield what each task's attempts have written, by the task's id."""
+        for folder in list(self._logs.iterdir()):
+            states = [path.stat() for path in folder.iterdir()]
+            newest = max((state.st_mtime for state in states), default=folder.stat().st_mtime)
+            yield StoredThing(name=folder.name, size=sum(state.st_size for state in states), used=newest)
+
+    def remove_log(self, task: str) -> None:
+        """Remove what a task's attempts have written. Idempotent."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._task_logs(task))
 
     def _task_logs(self, task: str) -> Path:
         if not _SAFE.fullmatch(task):
             raise SettingsError(f"{task!r} is no task id; expected a UUID in small letters")
         return self._logs / task
 
-    def _log(self, task: str, revision: int) -> Path:
-        return self._task_logs(task) / str(revision)
+    def _log(self, task: str, revision: int, rank: int) -> Path:
+        return self._task_logs(task) / (f"{revision}.{rank}" if rank else str(revision))
 
     # --- sources -----------------------------------------------------------------------------------------------------
 
     def source(self, digest: str) -> Path | None:
         """Return where the archive with this digest lies, if it is here."""
         path = self._source(digest)
-        return path if path.exists() else None
+        try:
+            os.utime(path)  # it is used: whoever asks is going to submit a task with it
+        except FileNotFoundError:
+            return None
+        return path
 
     def add_source(self, digest: str, chunks: Iterable[bytes]) -> None:
         """Keep an archive. Raises `SettingsError` if its bytes have another digest."""
@@ -104,6 +129,22 @@ class FarmFiles:
                 file.write(chunk)
             if told.hexdigest() != digest:
                 raise SettingsError(f"the archive {digest} came with the digest {told.hexdigest()}: send it again")
+
+    def stored_sources(self) -> Iterator[StoredThing]:
+        """Yield every source by its digest. What a dead process has left half done goes."""
+        for path in list(self._sources.iterdir()):
+            status = path.stat()
+            if _DIGEST.fullmatch(path.name):
+                yield StoredThing(name=path.name, size=status.st_size, used=status.st_mtime)
+            elif is_left_beside(path) and status.st_mtime < time.time() - LEFT_BESIDE:
+                path.unlink(missing_ok=True)
+
+    def remove_source(self, digest: str, before: float) -> None:
+        """Remove a source unless it was used after `before`, seconds since the epoch. Idempotent."""
+        path = self._source(digest)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                path.unlink()
 
     def _source(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.clock import Clock
@@ -21,14 +22,8 @@ from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
-from dtf_lightning.farm.settings.coordinator import TaskSchedulerSettings
+from dtf_lightning.farm.settings.coordinator import SKEW
 
-RETENTION = 7 * 86400.0
-"""Seconds for which the record remembers ids."""
-SKEW = 3600.0
-"""Seconds by which a client's clock may be ahead."""
-MAX_LIVE = TaskSchedulerSettings().max_queue_size
-"""Tasks that are not done, above which no more are taken: each costs memory in every coordinator."""
 SHOWN = 5.0
 """Seconds for the watch to show what was written."""
 WRITE = 3.0
@@ -48,13 +43,29 @@ class TooManyTasks(DtfError):
     """The farm takes no more tasks for now."""
 
 
+class NoRoom(DtfError):
+    """The farm takes no new work until there is room in etcd."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionLimits:
+    """What a farm accepts."""
+
+    max_live: int
+    """Tasks that are not done, above which no more are taken: each costs memory in every coordinator."""
+    ids: float
+    """Seconds for which the record remembers ids."""
+    refusal: Callable[[], str]
+    """Returns why no new work is taken now; "": it is."""
+
+
 class Tasks:
     """Runs on the coordinator's event loop.
 
     Args:
         explain: says why a task that is not done does not run; `None` where another coordinator leads.
         archived: returns a result that etcd has forgotten; called in a thread.
-        max_live: tasks that are not done, above which no more are taken.
+        limits: of what is accepted.
     """
 
     def __init__(
@@ -67,9 +78,9 @@ class Tasks:
         explain: Callable[[str], str | None],
         archived: Callable[[str], Envelope | None],
         *,
-        max_live: int = MAX_LIVE,
+        limits: SubmissionLimits,
     ) -> None:
-        self._max_live = max_live
+        self._limits = limits
         self.files = files
         self._pool = pool
         self._record = record
@@ -77,8 +88,8 @@ class Tasks:
         self._clock = clock
         self._explain = explain
         self._archived = archived
-        self._log_sizes: dict[str, dict[int, int]] = {}
-        """By task and revision, of output that came through this coordinator, while its task is not done."""
+        self._log_sizes: dict[str, dict[tuple[int, int], int]] = {}
+        """By task, and by revision and rank, of output that came through this coordinator, while its task is not done."""
 
     # --- submitting --------------------------------------------------------------------------------------------------
 
@@ -93,10 +104,12 @@ class Tasks:
         if len(by_id) < len(requests):
             raise SettingsError("two tasks of one submission have the same task_id")
         for task in by_id:
-            check_task_id(task, now, RETENTION, SKEW)
-        if len(self._pool.mirror.all(Kind.TASK)) + len(requests) > self._max_live:
+            self.check_id(task)
+        if refusal := self._limits.refusal():
+            raise NoRoom(f"no new work is taken for now: {refusal}. What was accepted goes on; ask again later")
+        if len(self._pool.mirror.all(Kind.TASK)) + len(requests) > self._limits.max_live:
             raise TooManyTasks(
-                f"{self._max_live} tasks are waiting or running, which is all that this farm takes at once"
+                f"{self._limits.max_live} tasks are waiting or running, which is all that this farm takes at once"
             )
         after = {task: (*request.dependencies, *request.after_any) for task, request in by_id.items()}
         if (cycle := find_cycle(after)) is not None:
@@ -116,6 +129,10 @@ class Tasks:
             last = new[-1]
             await self._pool.wait_for(last, lambda: self._pool.mirror.get(Kind.TASK, last) is not None, SHOWN)
         return [self._submitted(verdicts[task], specifications[task]) for task in by_id]
+
+    def check_id(self, name: str) -> None:
+        """Raise `SettingsError` for an id of which the record could not tell whether it is new."""
+        check_task_id(name, self._clock.wall(), self._limits.ids, SKEW)
 
     def _submitted(self, verdict: Submitted, specification: TaskSpecification) -> dict[str, Any]:
         told: dict[str, Any] = {"task_id": verdict.task, "submission": verdict.submission.value}
@@ -144,12 +161,12 @@ class Tasks:
     async def task(self, task: str) -> dict[str, Any]:
         """Return a task as the API shows it. Raises `UnknownTask`."""
         if (live := self._pool.live(task)) is not None:
-            return self._live(live)
+            return self.show(live)
         found = self._pool.recent(task) or await self._read_done(task)
         if isinstance(found, Envelope):
             return models.done_task(task, found)
         if (live := self._pool.live(task)) is not None:
-            return self._live(live)
+            return self.show(live)
         if (archived := await asyncio.to_thread(self._archived, task)) is not None:
             return models.done_task(task, archived)
         if found is None:
@@ -170,15 +187,6 @@ class Tasks:
 
         await self._pool.wait_for(task, has_news, timeout)
         return await self.task(task)
-
-    def list(self, wanted: Callable[[dict[str, Any]], bool], limit: int, after: str) -> dict[str, Any]:
-        """Return tasks that are not done and those that were done lately, newest first, from behind the task `after`."""
-        tasks = [self._live(live) for live in self._pool.live_tasks()]
-        tasks += [models.done_task(task, envelope) for task, envelope in self._pool.all_recent()]
-        tasks = sorted(filter(wanted, tasks), key=lambda task: str(task["task_id"]), reverse=True)
-        page = [task for task in tasks if not after or task["task_id"] < after][: limit + 1]
-        more = page[limit - 1]["task_id"] if len(page) > limit else None
-        return {"tasks": page[:limit], "next": more, "total": len(tasks)}
 
     async def plan(self, plan: str, after: int, left: int, timeout: float, *, unfinished: bool) -> dict[str, Any]:
         """Return which tasks of a plan have ended since a revision of the record, as soon as there is one.
@@ -207,12 +215,10 @@ class Tasks:
     def _of_plan(self, plan: str) -> tuple[str, ...]:
         return tuple(live.task for live in self._pool.live_tasks() if live.specification.plan == plan)
 
-    def _live(self, live: LiveTask) -> dict[str, Any]:
+    def show(self, live: LiveTask) -> dict[str, Any]:
+        """Return a task that is not done as the API shows it."""
         reason = "" if live.attempt.workers else self._explain(live.task)
-        spec = live.specification
-        present = self._pool.mirror.all(Kind.TASK)
-        ready = not any((name,) in present for name in (*spec.after, *spec.after_any))
-        return models.live_task(live, ready=ready, reason=reason or "")
+        return models.live_task(live, status=self._pool.status(live), reason=reason or "")
 
     async def outcome(self, task: str) -> TaskOutcome | None:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""
@@ -246,6 +252,7 @@ class Tasks:
                 reason,
                 number=live.attempt.number,
                 revision=live.revision,
+                workers=live.attempt.workers,
             )
             cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope, timeout=WRITE))
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
@@ -267,11 +274,11 @@ class Tasks:
 
     # --- output ------------------------------------------------------------------------------------------------------
 
-    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes) -> int:
+    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes, rank: int = 0) -> int:
         """Store a chunk of an attempt's output; returns the length that is stored. Raises `OutOfOrder`, `OSError`."""
-        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk)
+        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk, rank)
         if self._pool.live(task) is not None:
-            self._log_sizes.setdefault(task, {})[revision] = size
+            self._log_sizes.setdefault(task, {})[revision, rank] = size
             self._pool.wake(task)
         return size
 
@@ -279,18 +286,20 @@ class Tasks:
         """A task is done: its output's length is what is on the disk."""
         self._log_sizes.pop(task, None)
 
-    async def output(self, task: str, revision: int, offset: int, *, follow: bool) -> AsyncIterator[bytes]:
-        """Yield an attempt's output from `offset` on; with `follow` until the attempt has ended."""
+    async def output(
+        self, task: str, revision: int, offset: int, *, follow: bool, rank: int = 0
+    ) -> AsyncIterator[bytes]:
+        """Yield an attempt's output from `offset` on, of a gang that of one member; with `follow` until the attempt ends."""
         while True:
             over = not follow or not self._runs(task, revision)
-            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK)
+            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK, rank)
             if data:
                 offset += len(data)
                 yield data
             elif over:
                 return
             else:
-                await self._pool.wait_for(task, lambda: self._has_news(task, revision, offset), POLL)  # noqa: B023
+                await self._pool.wait_for(task, lambda: self._has_news(task, (revision, rank), offset), POLL)  # noqa: B023
 
     async def latest_attempt(self, task: str, *, timeout: float) -> int:
         """Return the revision of a task's latest attempt, waiting up to `timeout` seconds for its first; 0 without one."""
@@ -304,8 +313,8 @@ class Tasks:
     def _runs(self, task: str, revision: int) -> bool:
         return self._pool.mirror.seen(Kind.ATTEMPT, task) == revision
 
-    def _has_news(self, task: str, revision: int, offset: int) -> bool:
-        return not self._runs(task, revision) or self._log_sizes.get(task, {}).get(revision, 0) > offset
+    def _has_news(self, task: str, output: tuple[int, int], offset: int) -> bool:
+        return not self._runs(task, output[0]) or self._log_sizes.get(task, {}).get(output, 0) > offset
 
 
 def _dependencies_first(after: dict[str, tuple[str, ...]]) -> list[str]:

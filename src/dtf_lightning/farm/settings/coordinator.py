@@ -153,9 +153,15 @@ class EtcdSettings:
     )
     user: str | None = setting(None, "etcd user; needs `password_file`.")
     password_file: str | None = setting(None, "Path of a file that holds the etcd user's password and nothing else.")
+    quota: float = setting(
+        2048.0,
+        "etcd's `--quota-backend-bytes` (2 GiB where it is not given): at three quarters of it new work is refused.",
+        unit="MiB",
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
+        check(self.quota > 0, f"quota must be positive, got {self.quota:g} MiB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +190,54 @@ class ArtifactSettings:
         check(self.max_size > 0, f"max_size must be positive, got {self.max_size:g} MiB")
 
 
+SKEW = 3600.0
+"""Seconds by which clocks of clients and coordinators may differ."""
+DAY = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionSettings:
+    """Section `retention`."""
+
+    results: float = setting(600.0, "For which etcd keeps a result that is in the archive.", unit="seconds")
+    ids: float = setting(
+        7 * DAY, "For which a task may be submitted under an id, from the time that it bears.", unit="seconds"
+    )
+    tombstones: float | None = setting(
+        None,
+        "For which an archived task's id stays known, two hours longer than `ids` at least, so that submitting twice stays once; "
+        "without it a day longer. Each is 200 bytes of etcd's quota.",
+        unit="seconds",
+    )
+    logs: float = setting(30 * DAY, "For which the output of a task is kept.", unit="seconds")
+    logs_total: float | None = setting(None, "All output together; the oldest goes first.", unit="GiB")
+    artifacts: float = setting(90 * DAY, "For which files that a task has left are kept.", unit="seconds")
+    artifacts_total: float | None = setting(None, "All of these together; the oldest go first.", unit="GiB")
+    sources: float = setting(
+        7 * DAY, "For which the files that commands take along are kept after their last use.", unit="seconds"
+    )
+    sources_total: float | None = setting(None, "All of these together; the oldest go first.", unit="GiB")
+    interval: float = setting(600.0, "Between two looks at files that may go.", unit="seconds")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("results", "ids", "logs", "artifacts", "sources", "interval"):
+            check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g} s")
+        for name in ("logs_total", "artifacts_total", "sources_total"):
+            total = getattr(self, name)
+            check(total is None or total >= 0, f"{name} must not be negative, got {total} GiB")
+        check(
+            self.tombstones is None or self.tombstones >= self.ids + 2 * SKEW,
+            f"tombstones ({self.tombstones or 0:g} s) must exceed ids ({self.ids:g} s) by twice what clocks may differ "
+            f"({2 * SKEW:g} s), or a task could be accepted twice: raise tombstones or lower ids",
+        )
+
+    @property
+    def tombstones_kept(self) -> float:
+        """Seconds for which an archived task's id stays known."""
+        return self.tombstones if self.tombstones is not None else self.ids + DAY
+
+
 @dataclass(frozen=True, kw_only=True)
 class CoordinatorSettings:
     """All of `coordinator.yaml`."""
@@ -194,6 +248,7 @@ class CoordinatorSettings:
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     archive: ArchiveUrl = field(default_factory=ArchiveUrl)
     artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
@@ -246,6 +301,7 @@ COORDINATOR_SECTIONS: Mapping[str, type[Any]] = {
     "database": DatabaseSettings,
     "archive": ArchiveUrl,
     "artifacts": ArtifactSettings,
+    "retention": RetentionSettings,
     "security": SecuritySettings,
     "task_scheduler": TaskSchedulerSettings,
     "load_balancer": LoadBalancerSettings,

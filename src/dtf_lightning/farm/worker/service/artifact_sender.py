@@ -55,39 +55,46 @@ class ArtifactSender:
         self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-artifacts")
 
-    def send(self, result: Result) -> None:
-        """Store what an attempt has left, then `complete`. Where it has left nothing, that is at once."""
+    def send(self, result: Result, *, rank: int = 0) -> None:
+        """Store what an attempt has left, then `complete`. Where it has left nothing, that is at once.
+
+        `rank`: of this worker in its gang; names of all but the first begin with `rank<rank>/`.
+        """
         if not result.outcome.artifacts:
             self._complete(result)
         elif not self._closing.is_set():
-            self._pool.submit(self._send, result)
+            self._pool.submit(self._send, result, f"rank{rank}/" if rank else "")
 
     def close(self) -> None:
         """End the threads; what is not stored stays on the disk."""
         self._closing.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def _send(self, result: Result) -> None:
+    def _send(self, result: Result, prefix: str) -> None:
         try:
-            urls, missing = _Upload(self._connection, result, self._patience, self._closing).run()
+            urls, missing = _Upload(self._connection, result, prefix, self._patience, self._closing).run()
         except Closing:
             return
         except Exception as error:
             log.exception("the artifacts of task %s", result.task)
-            urls, missing = {}, dict.fromkeys(result.outcome.artifacts, repr(error))
+            urls, missing = {}, dict.fromkeys((f"{prefix}{name}" for name in result.outcome.artifacts), repr(error))
         finally:
             self._connection.close()
         outcome = result.outcome
-        shown = {name: urls[name] for name in outcome.artifacts if name in urls}
+        names = [f"{prefix}{name}" for name in outcome.artifacts]
+        shown = {name: urls[name] for name in names if name in urls}
         reason = f"{outcome.reason}; {_told(missing)}" if missing else outcome.reason
-        names = tuple(sorted(missing))[:MAX_ARTIFACTS]
-        self._complete(replace(result, outcome=replace(outcome, artifacts=shown, missing=names, reason=reason)))
+        named = tuple(sorted(missing))[:MAX_ARTIFACTS]
+        self._complete(replace(result, outcome=replace(outcome, artifacts=shown, missing=named, reason=reason)))
 
 
 class _Upload:
     """One attempt's files."""
 
-    def __init__(self, connection: Connection, result: Result, patience: float, closing: threading.Event) -> None:
+    def __init__(
+        self, connection: Connection, result: Result, prefix: str, patience: float, closing: threading.Event
+    ) -> None:
+        self._prefix = prefix
         self._connection = connection
         self._result = result
         self._path = f"/api/tasks/{result.task}/artifacts"
@@ -97,7 +104,8 @@ class _Upload:
 
     def run(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return name -> URL of what is stored, and name -> why of what is not. Raises `Closing`."""
-        files = all_files(self._result.outcome.artifacts)
+        found = all_files(self._result.outcome.artifacts)
+        files = {f"{self._prefix}{name}": path for name, path in found.items()}
         urls: dict[str, str] = {}
         missing: dict[str, str] = {}
         names = sorted(files)

@@ -21,19 +21,28 @@ from typing import BinaryIO
 from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.http import Connection
-from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
+from dtf_lightning.farm.messages import (
+    Acknowledge,
+    CancelAttempt,
+    Draining,
+    Hello,
+    MeetingPlace,
+    PickMeeting,
+    Result,
+    Run,
+    Started,
+)
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
-from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, AttemptStarted, Told
-from dtf_lightning.farm.worker.service.artifact_sender import ArtifactSender
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
-from dtf_lightning.farm.worker.service.log_sender import LogSender
+from dtf_lightning.farm.worker.service.meetings import Meetings
+from dtf_lightning.farm.worker.service.outgoing import Outgoing
 from dtf_lightning.farm.worker.spool import Spool
 from dtf_lightning.whole_files import write_whole
 
@@ -95,8 +104,8 @@ class FarmWorker:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
         self._inputs = InputCache(folders.cache / "sources", options.cache_bytes)
         self._spool = Spool(options.folder)
-        self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
-        self._artifacts = ArtifactSender(self._connection, self._artifacts_stored)
+        self._meetings = Meetings()
+        self._outgoing = Outgoing(options.folder, self._connection, self._at_hand, self._stored)
         self._link = Link(options.addresses, options.token, self)
         # Tells at once what an earlier process has left.
         self._executor = Executor(options.folder, cache=options.cache, devices=options.device_names, tell=self._told)
@@ -112,7 +121,7 @@ class FarmWorker:
             self._wait_for_output(
                 Result(task=kept.task, number=kept.number, revision=kept.revision, outcome=kept.outcome)
             )
-        self._senders.start()
+        self._outgoing.start()
         jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self._stopped())]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
@@ -150,19 +159,30 @@ class FarmWorker:
         key = message.task, message.revision
         if (result := self._at_hand.result(key)) is not None:
             self._link.say(result)
+        elif message.called_off and self._is_at_hand(key):
+            self._end(key, message.called_off)
         elif not self._is_known(key) and self._at_hand.begin(key):
             self._pool.submit(self._start, message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
-        self._at_hand.cancel((message.task, message.revision))
-        self._executor.cancel(message.task, message.revision, message.reason)
+        self._end((message.task, message.revision), message.reason)
+
+    def pick_meeting(self, message: PickMeeting) -> None:
+        """See `Workplace`."""
+        try:
+            port = self._meetings.port((message.task, message.revision))
+        except OSError as error:  # it is asked again when it connects again; until then the gang waits
+            log.error("no port for the members of task %s to meet: %s", message.task, error)
+            return
+        self._link.say(MeetingPlace(task=message.task, revision=message.revision, host=self._link.host, port=port))
 
     def acknowledged(self, message: Acknowledge) -> None:
         """See `Workplace`."""
         if not message.recorded:
             log.info("the result of task %s came too late: another attempt counts", message.task)
         self._at_hand.forget((message.task, message.revision))
+        self._meetings.forget((message.task, message.revision))
         self._pool.submit(self._forget, message.task, message.revision)
 
     def drain(self) -> None:
@@ -178,7 +198,7 @@ class FarmWorker:
     def _told(self, told: Told) -> None:
         key = told.task, told.revision
         if isinstance(told, AttemptOutput):
-            self._senders.grown(*key, told.offset + len(told.data))
+            self._outgoing.grown(*key, told.offset + len(told.data))
         elif isinstance(told, AttemptStarted):
             self._at_hand.started(key, told.at)
             self._call(Started(task=told.task, revision=told.revision, at=told.at))
@@ -192,14 +212,9 @@ class FarmWorker:
 
     def _wait_for_output(self, result: Result) -> None:
         self._at_hand.ended(result)
-        self._senders.ended(result.task, result.revision, result.outcome.log_bytes)
+        self._outgoing.ended(result)
 
-    def _output_stored(self, task: str, revision: int) -> None:
-        result = self._at_hand.is_waiting((task, revision))
-        if result is not None:
-            self._artifacts.send(result)
-
-    def _artifacts_stored(self, result: Result) -> None:
+    def _stored(self, result: Result) -> None:
         self._at_hand.complete(result)
         self._call(result)
 
@@ -229,8 +244,8 @@ class FarmWorker:
         digest = message.specification.source
         try:
             order = _order(message, self._options.timeout)
-            if self._at_hand.is_cancelled(key):
-                self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started")
+            if message.called_off or self._at_hand.is_cancelled(key):
+                self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
             elif digest:
                 self._executor.start(order, lambda workspace: self._bring_source(digest, workspace))
             else:
@@ -259,6 +274,13 @@ class FarmWorker:
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
+    def _end(self, key: Key, reason: str) -> None:
+        self._at_hand.cancel(key)
+        self._executor.cancel(*key, reason)
+
+    def _is_at_hand(self, key: Key) -> bool:
+        return key in self._at_hand.preparing().items() or self._is_known(key)
+
     def _is_known(self, key: Key) -> bool:
         task, revision = key
         return self._executor.running().get(task) == revision or self._spool.holds(task, revision)
@@ -282,8 +304,8 @@ class FarmWorker:
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._executor.close(GRACE)
-        self._senders.close()
-        self._artifacts.close()
+        self._outgoing.close()
+        self._meetings.close()
         self._connection.close()
 
 
@@ -310,4 +332,18 @@ def _order(message: Run, timeout: float | None) -> AttemptOrder:
         amounts=needs[message.alternative].amounts,
         folder=spec.folder,
         artifacts=spec.artifacts,
+        rank=message.rank,
+        own=_own_variables(message),
     )
+
+
+def _own_variables(message: Run) -> dict[str, str]:
+    """Return what a gang's member is told: who it is of how many, and where they meet (torch's names for that)."""
+    if message.world == 1:
+        return {}
+    return {
+        "DTF_FARM_RANK": str(message.rank),
+        "DTF_FARM_WORLD": str(message.world),
+        "MASTER_ADDR": message.host,
+        "MASTER_PORT": str(message.port),
+    }
