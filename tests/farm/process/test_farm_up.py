@@ -112,6 +112,10 @@ def test_what_there_is_to_see(farm):
     assert worker["capabilities"]["devices"]["cpu"] >= 1
     assert farm.json("status")["workers"] == 1
     assert farm.dtf("cancel", task).returncode == 1
+    found = {finding["what"]: finding for finding in farm.json("doctor")}
+    assert found[f"coordinator {farm.url}"]["level"] == "ok"
+    assert found["etcd"]["told"] == "1 of 1 members answer"
+    assert {found[what]["level"] for what in ("home", "token", "clock")} == {"ok"}
 
 
 def test_a_second_one_is_refused(farm):

@@ -13,6 +13,7 @@ from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.artifacts import add_artifacts
+from dtf_lightning.farm.cli.doctor import add_doctor
 from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
@@ -43,6 +44,7 @@ def register(commands: Commands) -> None:
     _add_pool(actions)
     add_results(actions)
     add_artifacts(actions)
+    add_doctor(actions)
 
 
 def _add_processes(actions: Commands) -> None:
@@ -145,6 +147,14 @@ def _add_tasks(actions: Commands) -> None:
     cancel.add_argument("task", nargs="+", metavar="ID")
     add_farm(cancel)
 
+    retry = add_farm_command(
+        actions, "retry", _retry, "submit a task that is done again, with those that were skipped because of it"
+    )
+    retry.add_argument("task", metavar="ID", help="of a task, or with --failed of a plan")
+    retry.add_argument("--failed", action="store_true", help="all tasks of the plan ID that did not complete")
+    add_json(retry)
+    add_farm(retry)
+
 
 def _add_pool(actions: Commands) -> None:
     workers = add_farm_command(actions, "workers", _workers, "the farm's workers, and what they are at")
@@ -216,6 +226,22 @@ def _cancel(arguments: argparse.Namespace) -> int:
     for task, verdict in zip(arguments.task, verdicts, strict=True):
         print(f"{task}: {'cancelled' if verdict == 'cancelled' else 'it had ended before'}")
     return DONE if all(verdict == "cancelled" for verdict in verdicts) else FAILED
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        if arguments.failed:
+            again = farm.retry_plan(arguments.task)
+        else:
+            again = {arguments.task: farm.retry(arguments.task)}
+    if arguments.json:
+        print(json.dumps({"plan_id" if arguments.failed else "task_id": arguments.task, "tasks": again}))
+    elif arguments.failed:
+        follow = f": dtf farm tasks --plan {arguments.task}" if again else ""
+        print(f"{len(again)} tasks of the plan are submitted again{follow}")
+    else:
+        print(again[arguments.task])
+    return DONE
 
 
 def _workers(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from dtf_lightning.errors import ProtocolError
@@ -33,7 +34,7 @@ from dtf_lightning.farm.record.values import (
 )
 
 MAX_ENVELOPE = 8192
-"""Bytes of an envelope: at 500 tasks a second, ten minutes of them are 2 GB at most."""
+"""Bytes of an envelope, without what was asked for: at 500 tasks a second, ten minutes of them are 2 GB at most."""
 
 CLASSES: dict[Kind, type[Value]] = {
     Kind.LEADER: LeaderRecord,
@@ -60,9 +61,9 @@ UPGRADES: dict[tuple[type[Value], int], Upgrade] = {}
 """(class, version) -> what makes an object of that version one of the next."""
 
 
-def size_of(value: Value) -> int:
-    """Bytes that the value has in etcd."""
-    return len(_bytes(value))
+def size_of(envelope: Envelope) -> int:
+    """Bytes that count against `MAX_ENVELOPE`."""
+    return len(_bytes(replace(envelope, asked="") if envelope.asked else envelope))
 
 
 def _bytes(value: Value) -> bytes:
@@ -74,10 +75,13 @@ def encode(value: Value) -> bytes:
     """The bytes for etcd. Raises `ProtocolError` for an envelope that is too large."""
     data = _bytes(value)
     if isinstance(value, Envelope) and len(data) > MAX_ENVELOPE:
-        raise ProtocolError(
-            f"the envelope of a result has {len(data)} bytes, {MAX_ENVELOPE} are allowed: test cases, logs and series "
-            "belong into artifacts"
-        )
+        if value.asked:
+            encode(replace(value, asked=""))
+        else:
+            raise ProtocolError(
+                f"the envelope of a result has {len(data)} bytes, {MAX_ENVELOPE} are allowed: test cases, logs and series "
+                "belong into artifacts"
+            )
     return data
 
 

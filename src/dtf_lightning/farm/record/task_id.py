@@ -22,6 +22,15 @@ def new_task_id(wall: float, chance: int | None = None) -> str:
     return str(uuid.UUID(int=round(wall * 1000) << 80 | 7 << 76 | upper << 64 | 2 << 62 | lower))
 
 
+def paired_task_id(one: str, other: str) -> str:
+    """Return the id that two others make together, always the same, with the time of `one`.
+
+    Raises `SettingsError` if `one` is no id.
+    """
+    digest = hashlib.sha256(f"{one} {other}".encode()).digest()
+    return new_task_id(time_of(one), int.from_bytes(digest) >> (256 - _RANDOM_BITS))
+
+
 def derived_task_id(of: str, number: int) -> str:
     """Return an id that is always the same for the same id and number, of the same time. Raises as `time_of`."""
     wall = time_of(of)

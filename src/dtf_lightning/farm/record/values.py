@@ -98,6 +98,8 @@ class TaskSpecification:
     environment: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
     """Of an idempotent submission; "": none."""
+    retry_of: str = ""
+    """Id of the task that was done and is tried again as this one; "": none."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
 
@@ -151,7 +153,9 @@ COMMAND_CHARACTERS = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Envelope:
-    """A task's result, at most `codec.MAX_ENVELOPE` bytes: counts and links; test cases and logs are artifacts."""
+    """A task's result, at most `codec.MAX_ENVELOPE` bytes without `asked`: counts and links; test cases and logs are
+    artifacts.
+    """
 
     outcome: TaskOutcome
     attempt: int
@@ -182,7 +186,11 @@ class Envelope:
     plan: str = ""
     name: str = ""
     command: tuple[str, ...] = ()
-    """The task's own, shortened to `COMMAND_CHARACTERS` in all, since the specification goes when the task is done."""
+    """The task's own, shortened to `COMMAND_CHARACTERS` in all, for people."""
+    retry_of: str = ""
+    """As in the specification."""
+    asked: str = ""
+    """The specification, as `asked.pack` writes it; "": it is not kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

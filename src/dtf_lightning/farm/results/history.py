@@ -139,6 +139,13 @@ class History:
         """The result of a task that etcd has forgotten; `None` for one that nobody knows. Raises `ResultsBusy`."""
         return self._open_parts()[0].envelope(task)
 
+    def of_plan(self, plan: str) -> list[tuple[str, str, str, str]]:
+        """As `FarmResults.of_plan`, with all that this coordinator was told. Raises `ResultsBusy` where that takes long."""
+        results, tail, _ = self._open_parts()
+        if not tail.catch_up(FRESH):
+            raise ResultsBusy("the database of results is behind")
+        return results.of_plan(plan)
+
     def page(
         self, wanted: Wanted, *, limit: int, order: Order = NEWEST, behind: Place | None = None
     ) -> list[dict[str, Any]]:

@@ -325,6 +325,21 @@ class FarmResults:
         rows = self.page(Wanted(task=task), limit=1)
         return envelope_of(rows[0]) if rows else None
 
+    def of_plan(self, plan: str) -> list[tuple[str, str, str, str]]:
+        """Every result of a plan: task, outcome, the task that it is a retry of, and what was asked for.
+
+        The last is "" for a task that completed.
+        """
+        with self.reading() as reader:
+            return reader.execute(
+                """
+                SELECT task, outcome, coalesce(retry_of, ''),
+                    CASE WHEN outcome = ? THEN '' ELSE coalesce(asked, '') END
+                FROM farm.results WHERE plan = ? ORDER BY task
+                """,
+                [TaskOutcome.COMPLETED.value, stored(plan)],
+            ).fetchall()
+
     def page(
         self, wanted: Wanted, *, limit: int, order: Order = NEWEST, behind: Place | None = None
     ) -> list[dict[str, Any]]:

@@ -26,8 +26,10 @@ from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
+from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.lists import add_lists
 from dtf_lightning.farm.server.routes.plans import add_plans
+from dtf_lightning.farm.server.routes.socket import add_socket
 from dtf_lightning.farm.server.tasks import NoRoom, TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
@@ -57,8 +59,10 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_cluster(app, coordinator)
     add_lists(app, coordinator)
     add_plans(app, coordinator)
+    add_socket(app, coordinator)
     add_results(app, coordinator.history)
     add_artifacts(app, coordinator.tasks.files.artifacts, coordinator.tasks.task)
+    add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
     return app

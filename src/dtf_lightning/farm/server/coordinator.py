@@ -33,6 +33,7 @@ from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
+from dtf_lightning.farm.server.updates.changes import Updates
 from dtf_lightning.farm.server.upkeep.upkeep import Upkeep
 from dtf_lightning.farm.server.workers import WorkerConnections
 from dtf_lightning.farm.settings.coordinator import SKEW
@@ -94,6 +95,7 @@ class Coordinator:
                 refusal=lambda: self.upkeep.refusal,
             ),
         )
+        self.updates = Updates(self.pool, self._clock.wall)
         self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
         self._presence = Presence(store, self.pool, place, self._leadership_changed)
@@ -182,6 +184,7 @@ class Coordinator:
             "coordinator": self._place.name,
             "leader": self._leader_name(),
             "version": self._place.version,
+            "revision": self.pool.mirror.revision,
             "tasks": counts,
             "workers": len(workers),
             "workers_connected_here": self.connections.num_connected,
@@ -226,12 +229,15 @@ class Coordinator:
             if isinstance(told, FollowerFailed):
                 raise told.error
             if isinstance(told, RecordRead):
-                self.pool.load(told.kvs, told.revision)
+                with self.updates.reading() as restart:
+                    self.pool.load(told.kvs, told.revision)
+                    restart(told.revision)
                 self.history.read_again()
                 if not self._ready.done():
                     self._ready.set_result(None)
             else:
                 self.pool.apply(told.events)
+                self.updates.taken_in(self.pool.mirror.revision)
         except Exception as error:
             log.exception("the record cannot be taken in")
             self._fail(error)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from dtf_lightning.farm.record.asked import pack
 from dtf_lightning.farm.record.codec import MAX_ENVELOPE, size_of
 from dtf_lightning.farm.record.values import (
     COMMAND_CHARACTERS,
@@ -72,6 +73,8 @@ def envelope_of(
         plan=specification.plan,
         name=specification.name,
         command=shortened(specification.command),
+        retry_of=specification.retry_of,
+        asked=pack(specification),
     )
 
 
@@ -114,14 +117,17 @@ def with_attempt(envelope: Envelope, told: AttemptOutcome) -> Envelope:
 def fitting(envelope: Envelope) -> Envelope:
     """Return an envelope with as much of what it holds as a record may: all of it lies in the attempt's files.
 
-    In this order: fewer artifacts, fewer metrics, fewer counts, a shorter tail; what ended it, and why, stays.
+    In this order: fewer artifacts, fewer metrics, fewer counts, a shorter tail, shorter texts; what ended it, and
+    why, stays.
     """
     for share in (1.0, 0.5, 0.25, 0.0):
         for part in ("missing", "artifacts", "metrics", "counts"):
             if size_of(envelope) <= MAX_ENVELOPE:
                 return envelope
             envelope = replace(envelope, **{part: _share(getattr(envelope, part), share)})
-    envelope = replace(envelope, tail=envelope.tail[-FEW:], name=envelope.name[:FEW], reason=envelope.reason[:FEW])
+    envelope = replace(envelope, tail=envelope.tail[-FEW:])
+    if size_of(envelope) > MAX_ENVELOPE:
+        envelope = replace(envelope, name=envelope.name[:FEW], reason=envelope.reason[:FEW])
     return replace(envelope, project=envelope.project[:FEW], plan=envelope.plan[:FEW])
 
 

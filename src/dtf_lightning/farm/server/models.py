@@ -173,6 +173,7 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
             "attempt": attempt.number,
             "revision": live.revision,
             "excluded_workers": list(attempt.excluded),
+            "retry_of": spec.retry_of or None,
             "reason": reason,
         },
     }
@@ -210,6 +211,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
             "workers": list(envelope.workers),
             "attempt": envelope.attempt,
             "revision": envelope.revision,
+            "retry_of": envelope.retry_of or None,
             "reason": envelope.reason,
         },
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.task_id import check_task_id
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome, TaskSpecification, Tombstone
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
-from dtf_lightning.farm.rules.dependencies import find_cycle
+from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, lacking
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
@@ -94,41 +94,47 @@ class Tasks:
     # --- submitting --------------------------------------------------------------------------------------------------
 
     async def submit(self, requests: Sequence[models.TaskRequest]) -> list[dict[str, Any]]:
-        """Accept tasks, which are never lost from then on. Returns what became of each.
-
-        Raises `SettingsError` for what cannot work, `TooManyTasks`, and what etcd raises; then some of the tasks may have
-        been accepted, and submitting the same again is safe.
-        """
+        """Accept tasks as clients ask for them. Returns what became of each. Raises as `accept`."""
         now = self._clock.wall()
         by_id = {request.task_id: request for request in requests}
         if len(by_id) < len(requests):
             raise SettingsError("two tasks of one submission have the same task_id")
-        for task in by_id:
+        return await self.accept({task: request.specification(now) for task, request in by_id.items()})
+
+    async def accept(self, specifications: Mapping[str, TaskSpecification]) -> list[dict[str, Any]]:
+        """Accept tasks, by their ids, which are never lost from then on. Returns what became of each, in order.
+
+        Raises `SettingsError` for what cannot work, `TooManyTasks`, and what etcd raises; then some of the tasks may have
+        been accepted, and submitting the same again is safe.
+        """
+        for task in specifications:
             self.check_id(task)
         if refusal := self._limits.refusal():
             raise NoRoom(f"no new work is taken for now: {refusal}. What was accepted goes on; ask again later")
-        if len(self._pool.mirror.all(Kind.TASK)) + len(requests) > self._limits.max_live:
+        if len(self._pool.mirror.all(Kind.TASK)) + len(specifications) > self._limits.max_live:
             raise TooManyTasks(
                 f"{self._limits.max_live} tasks are waiting or running, which is all that this farm takes at once"
             )
-        after = {task: (*request.dependencies, *request.after_any) for task, request in by_id.items()}
+        after = {task: (*asked.after, *asked.after_any) for task, asked in specifications.items()}
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
-        await self._check_known({name for names in after.values() for name in names} - by_id.keys())
-        specifications = {task: by_id[task].specification(now) for task in _dependencies_first(after)}
+        await self._check_known({name for names in after.values() for name in names} - specifications.keys())
         for task, specification in specifications.items():
             if specification.source and self.files.source(specification.source) is None:
                 raise SettingsError(f"the source {specification.source} of {task} is not here: send it first")
+        ordered = dependencies_first(after)
         futures = [
-            asyncio.wrap_future(self._record.write(Submit(task=task, specification=specification), timeout=WRITE))
-            for task, specification in specifications.items()
+            asyncio.wrap_future(
+                self._record.write(Submit(task=task, specification=specifications[task]), timeout=WRITE)
+            )
+            for task in ordered
         ]
-        verdicts = dict(zip(specifications, await asyncio.gather(*futures), strict=True))
+        verdicts = dict(zip(ordered, await asyncio.gather(*futures), strict=True))
         new = [task for task, verdict in verdicts.items() if verdict.submission is Submission.NEW]
         if new:
             last = new[-1]
             await self._pool.wait_for(last, lambda: self._pool.mirror.get(Kind.TASK, last) is not None, SHOWN)
-        return [self._submitted(verdicts[task], specifications[task]) for task in by_id]
+        return [self._submitted(verdicts[task], specifications[task]) for task in specifications]
 
     def check_id(self, name: str) -> None:
         """Raise `SettingsError` for an id of which the record could not tell whether it is new."""
@@ -225,6 +231,11 @@ class Tasks:
         found = self._pool.recent(task) or await self._read_done(task) or await asyncio.to_thread(self._archived, task)
         return None if found is None else found.outcome
 
+    async def envelope(self, task: str) -> Envelope | None:
+        """The result of a task that is done, from wherever it is kept; `None` if there is none. Raises what etcd raises."""
+        found = self._pool.recent(task) or await self._read_done(task)
+        return found if isinstance(found, Envelope) else await asyncio.to_thread(self._archived, task)
+
     async def look_up(self, task: str) -> tuple[bool, TaskOutcome | None]:
         """Ask etcd whether a task is there and not done, and how it ended if it is done. Raises what etcd raises."""
         there = await asyncio.to_thread(self._store.get, self._pool.keys.key(Kind.TASK, task))
@@ -315,18 +326,3 @@ class Tasks:
 
     def _has_news(self, task: str, output: tuple[int, int], offset: int) -> bool:
         return not self._runs(task, output[0]) or self._log_sizes.get(task, {}).get(output, 0) > offset
-
-
-def _dependencies_first(after: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return the tasks so that each stands behind those that it comes after. There is no cycle."""
-    ordered: dict[str, None] = {}
-    for start in after:
-        stack = [(start, False)]
-        while stack:
-            task, seen = stack.pop()
-            if seen:
-                ordered[task] = None
-            elif task not in ordered:
-                stack.append((task, True))
-                stack.extend((name, False) for name in after[task] if name in after)
-    return list(ordered)

@@ -17,7 +17,7 @@ from typing import Any
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import StoreError
-from dtf_lightning.etcd.maintenance import AlarmKind
+from dtf_lightning.etcd.maintenance import AlarmKind, StoreStatus
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.rules.quota import DatabaseSize, QuotaVerdict, Step, judge_size, may_disarm
 from dtf_lightning.farm.server.presence import wait_for_event
@@ -48,6 +48,7 @@ class QuotaWatch:
         self._clock = clock
         self._interval = INTERVAL if interval is None else interval
         self._size: DatabaseSize | None = None
+        self._seen = StoreStatus(())
         self._verdict = QuotaVerdict(refusal="", steps=())
         self._defragmented = -math.inf
         self._problem = ""
@@ -66,6 +67,10 @@ class QuotaWatch:
             "in_use": size.in_use if size is not None else None,
             "alarm": size is not None and size.alarm,
             "refuses": self.refusal,
+            "members": [
+                {"endpoint": one.endpoint, "version": one.version, "leads": one.leads} for one in self._seen.members
+            ],
+            "unreachable": dict(self._seen.unreachable),
             "problem": self._problem,
         }
 
@@ -94,7 +99,8 @@ class QuotaWatch:
         self._verdict = judge_size(self._size, self._quota, since_defragmented=since)
 
     def _look(self) -> DatabaseSize:
-        members = self._store.maintenance.status().members
+        self._seen = self._store.maintenance.status()
+        members = self._seen.members
         largest = max(members, key=lambda member: member.db_size)
         return DatabaseSize(
             file=largest.db_size, in_use=largest.db_size_in_use, alarm=any(member.out_of_space for member in members)
