@@ -17,7 +17,7 @@ from dtf_lightning.etcd.memory.backend import MemoryBackend
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.etcd.store import Put, Txn
 from dtf_lightning.farm.http import FarmRefused
-from dtf_lightning.farm.record.keys import FarmKeys
+from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.results.artifacts import ArtifactStore
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
@@ -136,6 +136,41 @@ def test_new_work_is_refused_and_what_runs_goes_on(tmp_path, monkeypatch):
         store.maintenance.defragment()
         poll_until(lambda: refused() is None, DEADLINE, "new work to be taken")
     worker.close()
+    coordinator.stop()
+    store.close()
+
+
+@pytest.mark.process
+def test_what_workers_say_of_their_machines(tmp_path):
+    """It is shown by every coordinator, is in etcd once a minute at most, and goes with its worker."""
+    from dtf_lightning.farm.messages import Heartbeat
+    from dtf_lightning.farm.rules.health import judge_health
+    from dtf_lightning.farm.tokens import read_token
+    from support.farm.server import PlayedWorker
+
+    store = MemoryStore()
+    coordinator = CoordinatorInThread(store, tmp_path, settings={"health_monitor.worker_grace": 0.2})
+    worker = PlayedWorker((coordinator.url,), read_token(coordinator.token_file))
+    worker.wait_until_welcome()
+    health = FarmKeys("f").key(Kind.HEALTH, "w")
+    with coordinator.client() as client:
+        (shown,) = client.workers()
+        assert (shown["health_status"], shown["last_seen"], shown["performance_metrics"]) == (None, None, {})
+        for load in (1.0, 2.0, 3.0):
+            said = judge_health({"disk_percent": 97.0, "load": load}, {"disk_percent": 90.0}, at=1e9)
+            worker._loop.loop.call_soon_threadsafe(worker.link.say, Heartbeat(health=said))
+        poll_until(lambda: client.workers()[0]["health_status"], DEADLINE, "its health")
+        task = client.submit(["x"])
+        worker.end(worker.next())  # whatever was said before has been heard
+        assert client.wait(task, DEADLINE).status == "completed"
+        (shown,) = client.workers()
+        assert (shown["health_status"], shown["performance_metrics"]["load"]) == ("critical", 1.0)
+        assert shown["metadata"]["health"] == "disk_percent is 97, above 90"
+        assert shown["last_seen"].startswith("2001-09-09T01:46:40")
+        assert store.get(health).version == 1
+        worker.close()
+        poll_until(lambda: client.workers() == [], DEADLINE, "the worker to be forgotten")
+        assert store.get(health) is None
     coordinator.stop()
     store.close()
 

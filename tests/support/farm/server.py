@@ -185,7 +185,7 @@ class PlayedWorker:
 
     def end(self, order: Run, kind: OutcomeKind = OutcomeKind.COMPLETED, **fields: Any) -> None:
         fields.setdefault("exit_code", 0 if kind is OutcomeKind.COMPLETED else 1)
-        outcome = AttemptOutcome(kind=kind, started=1.0, ended=2.0, **fields)
+        outcome = AttemptOutcome(kind=kind, **{"started": 1.0, "ended": 2.0} | fields)
         result = Result(task=order.task, number=order.number, revision=order.revision, outcome=outcome)
 
         def keep() -> None:

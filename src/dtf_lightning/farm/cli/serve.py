@@ -125,6 +125,13 @@ def worker(arguments: argparse.Namespace) -> int:
         host=who.hardware_id or socket.gethostname(),
         timeout=execution.timeout,
         cache=settings.path(execution.cache_dir) if execution.cache_dir else None,
+        metrics_interval=settings.reporting.metrics_interval,
+        thresholds={
+            "cpu_percent": settings.health.cpu_threshold,
+            "memory_percent": settings.health.memory_threshold,
+            "disk_percent": settings.health.disk_threshold,
+        },
+        health_interval=settings.health.report_interval,
         cache_bytes=int(execution.cache_limit) << 20,
     )
     run_worker(options, _say)

@@ -32,6 +32,7 @@ from dtf_lightning.farm.record.values import (
     Value,
     WorkerRecord,
 )
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 MAX_ENVELOPE = 8192
 """Bytes of an envelope, without what was asked for: at 500 tasks a second, ten minutes of them are 2 GB at most."""
@@ -40,6 +41,7 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.LEADER: LeaderRecord,
     Kind.COORDINATOR: CoordinatorRecord,
     Kind.WORKER: WorkerRecord,
+    Kind.HEALTH: WorkerHealth,
     Kind.TASK: TaskSpecification,
     Kind.ATTEMPT: Attempt,
     Kind.DONE: Envelope,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
+from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
 
 
@@ -243,6 +244,7 @@ Value = (
     LeaderRecord
     | CoordinatorRecord
     | WorkerRecord
+    | WorkerHealth
     | TaskSpecification
     | Attempt
     | Envelope

@@ -17,6 +17,7 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.record.task_id import time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
 from dtf_lightning.farm.rules.gangs import MAX_GANG
+from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.server.pool import LiveTask
 
@@ -222,7 +223,9 @@ def _without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def worker(name: str, record: WorkerRecord, tasks: list[str], connected: bool) -> dict[str, Any]:
+def worker(
+    name: str, record: WorkerRecord, tasks: list[str], connected: bool, health: WorkerHealth | None = None
+) -> dict[str, Any]:
     """Return a worker as the API shows it."""
     if not connected:
         status = WorkerState.OFFLINE.value
@@ -236,5 +239,13 @@ def worker(name: str, record: WorkerRecord, tasks: list[str], connected: bool) -
         "hardware_id": record.host,
         "capabilities": {"devices": dict(record.devices), "labels": list(record.labels)},
         "current_task": tasks[0] if tasks else None,
-        "metadata": {"tasks": tasks, "coordinator": record.coordinator, "cordoned": record.cordoned},
+        "last_seen": when(health.at) if health is not None else None,
+        "health_status": health.status.value if health is not None else None,
+        "performance_metrics": {**health.metrics} if health is not None else {},
+        "metadata": {
+            "health": health.reason if health is not None else "",
+            "tasks": tasks,
+            "coordinator": record.coordinator,
+            "cordoned": record.cordoned,
+        },
     }

@@ -322,7 +322,7 @@ class Keeper:
             return
         closely = False
         for attempt in self._attempts.values():
-            attempt.look_at_memory()
+            attempt.look()
             closely = closely or attempt.watched_closely
         self._next_look = now + (CLOSE_SAMPLE if closely else SAMPLE)
         self._groups_removed()

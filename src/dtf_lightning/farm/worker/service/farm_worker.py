@@ -38,8 +38,10 @@ from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
+from dtf_lightning.farm.worker.hardware_metrics import INTERVAL
 from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
+from dtf_lightning.farm.worker.service.health import HealthReader
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.meetings import Meetings
 from dtf_lightning.farm.worker.service.outgoing import Outgoing
@@ -75,6 +77,12 @@ class WorkerOptions:
     """Seconds, of an attempt whose task has none of its own."""
     cache: Path | None = None
     """Where caches lie; `None`: in the folder."""
+    metrics_interval: float = INTERVAL
+    """Seconds between two samples of what an attempt takes, at first."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Figure of the machine's health -> per cent above which it is in want."""
+    health_interval: float = 30.0
+    """Seconds between two reports of it."""
     cache_bytes: int = 4 << 30
     """Of the sources that are kept for the next task."""
 
@@ -106,9 +114,21 @@ class FarmWorker:
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
         self._outgoing = Outgoing(options.folder, self._connection, self._at_hand, self._stored)
-        self._link = Link(options.addresses, options.token, self)
+        self._link = Link(
+            options.addresses,
+            options.token,
+            self,
+            health=HealthReader(folders.path, options.thresholds).read,
+            health_interval=options.health_interval,
+        )
         # Tells at once what an earlier process has left.
-        self._executor = Executor(options.folder, cache=options.cache, devices=options.device_names, tell=self._told)
+        self._executor = Executor(
+            options.folder,
+            cache=options.cache,
+            devices=options.device_names,
+            tell=self._told,
+            sample=options.metrics_interval,
+        )
 
     @property
     def connected(self) -> asyncio.Event:
