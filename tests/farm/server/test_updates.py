@@ -53,6 +53,7 @@ def statuses(told: list[dict]) -> list[str]:
 class TestATasksLife:
     def test_is_told(self, client, worker):
         """With the revision of each change, so that one who comes back asks from there."""
+        client.set_project("p")
         updates = client.updates(details=True)
         assert next(updates)["type"] == "subscribed"
         task = client.submit(["x"], name="n", project="p", retries=1)
@@ -225,6 +226,9 @@ class SlowSocket:
         self._takes, self._says = takes, says
         self._news = asyncio.Event()
 
+    def let_go(self) -> None:
+        self.free.set()
+
     async def until(self, condition) -> None:
         while not condition(self.sent):
             await self._news.wait()
@@ -267,7 +271,7 @@ class TestSlowOnes:
                     updates.hub.publish(changes.CLUSTER, Update(number, {}, Message({"type": "u", "n": number})))
                     updates.taken_in(number)
                     await quick.until(lambda sent, number=number: len(sent) == number + 1)
-                slow.free.set()
+                slow.let_go()
                 await slow.until(lambda sent: "dropped" in sent[-1])
             for job in jobs:
                 job.cancel()

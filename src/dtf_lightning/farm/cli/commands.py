@@ -13,6 +13,7 @@ from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.artifacts import add_artifacts
+from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.doctor import add_doctor
 from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
@@ -24,6 +25,7 @@ from dtf_lightning.farm.cli.options import (
     connect,
 )
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -42,9 +44,11 @@ def register(commands: Commands) -> None:
     _add_worker(actions)
     _add_tasks(actions)
     _add_pool(actions)
+    add_sharing(actions)
     add_results(actions)
     add_artifacts(actions)
     add_doctor(actions)
+    add_compare(actions)
 
 
 def _add_processes(actions: Commands) -> None:
@@ -103,6 +107,12 @@ def _add_worker(actions: Commands) -> None:
     worker.add_argument("--name", dest="named", metavar="NAME", help="(default: the machine's name)")
     worker.add_argument(
         "--folder", type=Path, metavar="DIR", help="where it works and keeps results (default: in the farm's home)"
+    )
+    worker.add_argument(
+        "--secrets",
+        type=Path,
+        metavar="DIR",
+        help="folder with a file for each secret that tasks may name; its owner's only",
     )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(

@@ -133,6 +133,7 @@ def worker(arguments: argparse.Namespace) -> int:
         },
         health_interval=settings.health.report_interval,
         cache_bytes=int(execution.cache_limit) << 20,
+        secrets=settings.path(execution.secrets_dir) if execution.secrets_dir else None,
     )
     run_worker(options, _say)
     return DONE
@@ -162,6 +163,7 @@ WORKER_OPTIONS = {
     "token_file": "coordinator.token_file",
     "named": "worker.id",
     "folder": "execution.working_dir",
+    "secrets": "execution.secrets_dir",
     "cpus": "worker.cpus",
     "memory": "worker.memory",
     "label": "worker.labels",

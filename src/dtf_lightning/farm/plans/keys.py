@@ -7,11 +7,13 @@ editor as far as JSON Schema goes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
 from dtf_lightning.settings.durations import DURATION_PATTERN, seconds_of
@@ -106,6 +108,14 @@ def environment(node: Node, what: str) -> dict[str, tuple[Node, str]]:
     return {name: (one, one.scalar(f"the variable {name!r}")) for name, one in node.value.items()}
 
 
+def secrets(node: Node, what: str) -> tuple[str, ...]:
+    """Return names of secrets."""
+    for one in node.value if isinstance(node.value, list) else [node]:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name := text(one, f"each of {what}")):
+            raise one.error(f"{name!r} is no name of a secret: letters, digits and '_', as a variable has them")
+    return texts(node, what)
+
+
 def amounts(node: Node, what: str) -> dict[str, float]:
     """Return resource -> amount."""
     return {name: number(one, f"the amount of {name!r}") for name, one in node.mapping(what).items()}
@@ -149,6 +159,16 @@ def after(node: Node, what: str) -> dict[str, tuple[Node, bool]]:
     return found
 
 
+def array(node: Node, what: str) -> int:
+    """Return a number of instances, that stands for itself or as `{count: N}`."""
+    if isinstance(node.value, dict):
+        node.refuse_unknown(("count",), what)
+        if "count" not in node.value:
+            raise node.error(f"{what} is a number of instances, or has `count: N`")
+        return whole(1, MAX_ARRAY)(node.value["count"], f"the count of {what}")
+    return whole(1, MAX_ARRAY)(node, what)
+
+
 def folder(node: Node, what: str) -> str:
     """Return a relative folder; "" for where the plan was started."""
     told = text(node, what)
@@ -161,6 +181,7 @@ def folder(node: Node, what: str) -> str:
 
 ENDS = ("success", "any")
 _TEXT = {"type": "string", "minLength": 1}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MAX_ARRAY}
 _SCALAR = {"type": ["string", "number", "boolean"]}
 _TEXTS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]}
 _AMOUNTS = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
@@ -215,6 +236,22 @@ TASK_KEYS = {
         read=whole(1, MAX_GANG),
         schema={"type": "integer", "minimum": 1, "maximum": MAX_GANG},
     ),
+    "array": Key(
+        meaning="Instances of it: a number, or `{count: N}`. Each runs, is tried again and is recorded by itself, and finds its "
+        "number from 0 in `$DTF_FARM_ARRAY_INDEX`; the task ends when all have.",
+        read=array,
+        schema={
+            "oneOf": [
+                _COUNT,
+                {
+                    "type": "object",
+                    "required": ["count"],
+                    "additionalProperties": False,
+                    "properties": {"count": _COUNT},
+                },
+            ]
+        },
+    ),
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(
         meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
@@ -248,9 +285,14 @@ TASK_KEYS = {
         read=environment,
         schema={"type": "object", "additionalProperties": _SCALAR},
     ),
+    "secrets": Key(
+        meaning="Names of secrets, which the worker has in files of its own: each is given as a variable, and masked in output.",
+        read=secrets,
+        schema=_TEXTS,
+    ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
     "limits": Key(
-        meaning="Name of something scarce, such as a licence, and how many tasks of the farm may use it at once.",
+        meaning="Licence, and how many of it the task holds while it runs; `dtf farm licence set NAME N` says how many there are.",
         read=limits,
         schema={"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
     ),

@@ -77,6 +77,12 @@ class TaskSpecification:
     """Alternatives, the preferred one first; none: one core."""
     gang: int = 1
     """Workers that run it together."""
+    array: int = 0
+    """Instances, for an array; 0 for any other task."""
+    array_id: str = ""
+    """Of an instance: its array."""
+    index: int | None = None
+    """Of an instance: its number, from 0."""
     after: tuple[str, ...] = ()
     """Ids of tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -97,6 +103,8 @@ class TaskSpecification:
     artifacts: tuple[str, ...] = ()
     """Patterns of files in its folder that are kept."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    """Names of secrets that its worker must have, and of the variables in which they are given."""
     key: str = ""
     """Of an idempotent submission; "": none."""
     retry_of: str = ""
@@ -119,6 +127,8 @@ class Attempt:
     """Attempts before this one that count against the task's retries: those that a lost worker ended do not."""
     lost: int = 0
     """Workers that were lost while they ran it."""
+    born: int = 0
+    """Of an array, which is never tried itself: so many of its instances have come to life, the first ones."""
 
     def given_back(self, worker: str, *, lost: bool) -> Attempt:
         """Return the attempt as it waits to be tried again, elsewhere than on `worker`.
@@ -226,6 +236,23 @@ class MemberRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectRecord:
+    """A project, as an operator has set it."""
+
+    weight: float = 1.0
+    """Of twice the weight it gets twice the share."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Licence -> how many of it the project's tasks may hold at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LicenceRecord:
+    """Something of which only so many tasks may hold some at once."""
+
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRecord:
     """Which task was submitted under an idempotency key."""
 
@@ -251,6 +278,8 @@ Value = (
     | FailedAttempt
     | Meeting
     | MemberRecord
+    | ProjectRecord
+    | LicenceRecord
     | KeyRecord
     | Tombstone
 )

@@ -107,6 +107,7 @@ class Coordinator:
                 grace=place.settings.health_monitor.worker_grace, strategy=place.settings.load_balancer.strategy
             ),
             look_up=self.tasks.look_up,
+            tally=self.tasks.tally,
             fail=self._fail,
         )
         self._ready: asyncio.Future[None] = self._loop.create_future()

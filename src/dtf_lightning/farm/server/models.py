@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.record.task_id import time_of
+from dtf_lightning.farm.record.task_id import array_id, is_array_id, time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
@@ -25,6 +27,11 @@ MAX_TASKS = 10_000
 """Tasks of one submission."""
 MAX_COMMAND = 100_000
 """Bytes of a command with its environment: what an operating system takes is of that order."""
+
+
+_SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OWN = "DTF_FARM_"
+"""Of the variables that are the farm's own."""
 
 
 class StrictModel(BaseModel):
@@ -74,6 +81,8 @@ class TaskRequest(StrictModel):
     needs: tuple[NeedModel, ...] = ()
     gang: int = Field(default=1, ge=1, le=MAX_GANG)
     """Workers that run it together, each giving what it needs."""
+    array: int = Field(default=0, ge=0, le=MAX_ARRAY)
+    """Instances of it, or `{"count": N}`; 0: it is one task. The id of an array ends with six zeros."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -86,7 +95,18 @@ class TaskRequest(StrictModel):
     source: str = ""
     folder: str = ""
     artifacts: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """Names of secrets, which the worker has in files of its own."""
     key: str = ""
+
+    @field_validator("array", mode="before")
+    @classmethod
+    def _count(cls, array: Any) -> Any:
+        if not isinstance(array, Mapping):
+            return array
+        if set(array) != {"count"}:
+            raise ValueError(f"an array is a number of instances, or {{'count': N}}, got the keys {sorted(array)}")
+        return array["count"]
 
     @model_validator(mode="after")
     def _check(self) -> TaskRequest:
@@ -94,6 +114,11 @@ class TaskRequest(StrictModel):
             time_of(self.task_id)
         except SettingsError as error:
             raise ValueError(str(error)) from error
+        if self.array and not is_array_id(self.task_id):
+            raise ValueError(
+                f"the id {self.task_id!r} of an array must end with six zeros, where the numbers of its instances stand: "
+                f"such as {array_id(self.task_id)!r}"
+            )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
         words = [*self.command, *self.environment, *self.environment.values()]
@@ -107,6 +132,13 @@ class TaskRequest(StrictModel):
             raise ValueError(f"the folder {self.folder!r} must lie in the task's own workspace")
         if any(not name or "=" in name for name in self.environment):
             raise ValueError("a name in the environment is empty or holds '='")
+        for name in self.secrets:
+            if not _SECRET.fullmatch(name) or name.startswith(OWN):
+                raise ValueError(
+                    f"{name!r} is no name of a secret: letters, digits and '_', as a variable has them, not {OWN}..."
+                )
+            if name in self.environment:
+                raise ValueError(f"{name!r} is a secret and stands in the environment, too: which is meant?")
         return self
 
     def specification(self, now: float) -> TaskSpecification:
@@ -120,6 +152,7 @@ class TaskRequest(StrictModel):
                 Need(amounts=need.amounts, labels=need.labels, exclusive=need.exclusive) for need in self.needs
             ),
             gang=self.gang,
+            array=self.array,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,
@@ -131,6 +164,7 @@ class TaskRequest(StrictModel):
             folder=self.folder,
             artifacts=self.artifacts,
             environment=self.environment,
+            secrets=self.secrets,
             key=self.key,
             submitted=now,
         )
@@ -162,7 +196,11 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
         "start_time": when(live.started),
         "end_time": None,
         "worker_id": attempt.workers[0] if attempt.workers else None,
-        "parameters": {"command": list(spec.command), "environment": dict(spec.environment)},
+        "parameters": {
+            "command": list(spec.command),
+            "environment": dict(spec.environment),
+            "secrets": list(spec.secrets),
+        },
         "dependencies": [*spec.after, *spec.after_any],
         "results": None,
         "error": None,
@@ -170,6 +208,7 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
             "project": spec.project,
             "plan": spec.plan,
             "gang": spec.gang,
+            **_array(spec, attempt.born),
             "workers": list(attempt.workers),
             "attempt": attempt.number,
             "revision": live.revision,
@@ -178,6 +217,12 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
             "reason": reason,
         },
     }
+
+
+def _array(spec: TaskSpecification, born: int) -> dict[str, Any]:
+    if spec.array:
+        return {"array": {"count": spec.array, "begun": born}}
+    return {"array": {"id": spec.array_id, "index": spec.index}} if spec.array_id else {}
 
 
 def done_task(task: str, envelope: Envelope) -> dict[str, Any]:

@@ -70,6 +70,9 @@ class ExecutionSettings:
     cache_dir: str | None = setting(
         None, "Of inputs, environments and libraries' caches; without it `cache` in `working_dir`."
     )
+    secrets_dir: str | None = setting(
+        None, "Folder of the secrets that it gives to tasks which name them, one in a file."
+    )
     cache_limit: float = setting(4096.0, "Size of the sources and inputs that are kept for the next task.", unit="MiB")
 
     def __post_init__(self) -> None:
