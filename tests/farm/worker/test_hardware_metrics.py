@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dtf_lightning.farm.worker import hardware_metrics
-from dtf_lightning.farm.worker.hardware_metrics import THINNING, DeviceSampler, Series, summary
+from dtf_lightning.farm.worker.keeper import hardware_metrics
+from dtf_lightning.farm.worker.keeper.hardware_metrics import THINNING, DeviceSampler, Series, summary
 from dtf_lightning.hardware.nvml import DeviceUse, Nvml
 
 

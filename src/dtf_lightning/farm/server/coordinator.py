@@ -25,23 +25,16 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import LeaderRecord
-from dtf_lightning.farm.results.archivist import ArchiveSettings
-from dtf_lightning.farm.results.artifacts import ArtifactStore
-from dtf_lightning.farm.results.history import History, HistoryPlace
-from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
+from dtf_lightning.farm.server.upkeep.stores import make_stores, refuse_other_hosts
 from dtf_lightning.farm.server.upkeep.upkeep import Upkeep
 from dtf_lightning.farm.server.workers import WorkerConnections
-from dtf_lightning.farm.settings.coordinator import SKEW
-from dtf_lightning.farm.settings.hosts import is_remote, local_files_refusal
 
 log = logging.getLogger(__name__)
-
-MEBIBYTE = 1 << 20
 
 READY_TIMEOUT = 30.0
 
@@ -58,26 +51,10 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._clock = SystemClock()
         self._place = place
-        self._began = time.monotonic()
         self.record = FarmRecord(store, place.farm, deliver=self._loop.call_soon_threadsafe)
         self.pool = Pool(self.record.keys)
         self.connections = WorkerConnections(place.name, self.pool, self.record)
-        places, retention = place.settings.places(place.folder), place.settings.retention
-        self.history = History(
-            store,
-            self.record,
-            HistoryPlace(
-                folder=place.folder,
-                coordinator=place.name,
-                archive=places["archive.url"],
-                file=place.settings.database_file,
-            ),
-            settings=ArchiveSettings(
-                keep=retention.results, ids=retention.ids, skew=SKEW, tombstones=retention.tombstones_kept
-            ),
-        )
-        artifacts = ArtifactStore(places["artifacts.url"], int(place.settings.artifacts.max_size * MEBIBYTE))
-        files, archived = FarmFiles(place.folder, artifacts), self.history.envelope
+        self.history, files = make_stores(store, self.record, place)
         self.upkeep = Upkeep(
             store, files, self.pool, place.settings, leads=lambda: self._leading.leads, clock=self._clock
         )
@@ -88,10 +65,10 @@ class Coordinator:
             files,
             self._clock,
             self._explain,
-            archived,
+            self.history.envelope,
             limits=SubmissionLimits(
                 max_live=place.settings.task_scheduler.max_queue_size,
-                ids=retention.ids,
+                ids=place.settings.retention.ids,
                 refusal=lambda: self.upkeep.refusal,
             ),
         )
@@ -138,21 +115,13 @@ class Coordinator:
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 await self._ready
-            self._refuse_other_hosts()
+            refuse_other_hosts(self.pool, self._place)
         except SettingsError:
             await self._leave()
             raise
         except TimeoutError:
             await asyncio.to_thread(self.history.close)
             raise StoreUnavailable(f"the farm's record could not be read within {READY_TIMEOUT:.0f} s") from None
-
-    def _refuse_other_hosts(self) -> None:
-        """Raise `SettingsError` where another coordinator could not find this one's files."""
-        settings = self._place.settings
-        others = {name: record.host for name, record in self.pool.coordinators().items() if name != self._place.name}
-        local = {key: url for key, url in settings.places(self._place.folder).items() if not is_remote(url)}
-        if refusal := local_files_refusal(self._place.host, others, local, shared=settings.farm.shared):
-            raise SettingsError(refusal)
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
@@ -191,7 +160,7 @@ class Coordinator:
             "workers_connected_here": self.connections.num_connected,
             "results": self.history.status(),
             "room": self.upkeep.status(),
-            "uptime_seconds": round(time.monotonic() - self._began, 1),
+            "uptime_seconds": round(time.monotonic() - self._place.began, 1),
         }
 
     def cluster_status(self) -> dict[str, Any]:

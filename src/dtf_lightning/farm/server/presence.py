@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,8 @@ class CoordinatorPlace:
     version: str
     host: str = field(default_factory=socket.gethostname)
     settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
+    began: float = field(default_factory=time.monotonic)
+    """When it began, monotonic seconds."""
 
 
 class Presence:

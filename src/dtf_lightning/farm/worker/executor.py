@@ -28,8 +28,8 @@ from dtf_lightning import environment
 from dtf_lightning.errors import PeerError
 from dtf_lightning.farm.worker.allotment import CPU, Allotment, Ledger, Shortage
 from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, remove_tree
-from dtf_lightning.farm.worker.hardware_metrics import INTERVAL, DeviceSampler
 from dtf_lightning.farm.worker.keeper.course import KILL_PATIENCE
+from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL, DeviceSampler
 from dtf_lightning.farm.worker.keeper.messages import (
     End,
     Ended,

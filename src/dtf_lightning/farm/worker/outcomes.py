@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from dtf_lightning.farm.rules.attempts import TAIL_BYTES, AttemptOutcome, OutcomeKind
-from dtf_lightning.farm.worker import hardware_metrics
 from dtf_lightning.farm.worker.folders import AttemptFolder
+from dtf_lightning.farm.worker.keeper import hardware_metrics
 from dtf_lightning.farm.worker.keeper.messages import End
 from dtf_lightning.farm.worker.orders import AttemptOrder
 from dtf_lightning.farm.worker.results import INDEX, Report, collect

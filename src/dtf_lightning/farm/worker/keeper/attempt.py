@@ -10,10 +10,10 @@ import subprocess
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.farm.worker.folders import AttemptFolder
-from dtf_lightning.farm.worker.hardware_metrics import Series
 from dtf_lightning.farm.worker.keeper import family
 from dtf_lightning.farm.worker.keeper.cgroups import RLIMIT, Hierarchy
 from dtf_lightning.farm.worker.keeper.course import Action, Course, could_not_start
+from dtf_lightning.farm.worker.keeper.hardware_metrics import Series
 from dtf_lightning.farm.worker.keeper.messages import End, Start
 from dtf_lightning.farm.worker.keeper.streams import Input, Output
 

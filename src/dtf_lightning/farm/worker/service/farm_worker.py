@@ -35,7 +35,7 @@ from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
-from dtf_lightning.farm.worker.hardware_metrics import INTERVAL
+from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL
 from dtf_lightning.farm.worker.orders import AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.health import HealthReader
