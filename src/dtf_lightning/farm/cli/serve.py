@@ -132,7 +132,7 @@ def worker(arguments: argparse.Namespace) -> int:
             "disk_percent": settings.health.disk_threshold,
         },
         health_interval=settings.health.report_interval,
-        cache_bytes=int(execution.cache_limit) << 20,
+        cache_bytes=int(execution.cache_limit * (1 << 30)),
         secrets=settings.path(execution.secrets_dir) if execution.secrets_dir else None,
     )
     run_worker(options, _say)
@@ -164,6 +164,7 @@ WORKER_OPTIONS = {
     "named": "worker.id",
     "folder": "execution.working_dir",
     "secrets": "execution.secrets_dir",
+    "cache": "execution.cache_limit",
     "cpus": "worker.cpus",
     "memory": "worker.memory",
     "label": "worker.labels",

@@ -73,7 +73,7 @@ class ExecutionSettings:
     secrets_dir: str | None = setting(
         None, "Folder of the secrets that it gives to tasks which name them, one in a file."
     )
-    cache_limit: float = setting(4096.0, "Size of the sources and inputs that are kept for the next task.", unit="MiB")
+    cache_limit: float = setting(20.0, "Of inputs and what tasks download, kept for the next tasks.", unit="GiB")
 
     def __post_init__(self) -> None:
         check_types(self)

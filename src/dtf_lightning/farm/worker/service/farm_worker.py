@@ -32,7 +32,6 @@ from dtf_lightning.farm.messages import (
     Started,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
-from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL
@@ -84,8 +83,8 @@ class WorkerOptions:
     """Seconds between two reports of it."""
     secrets: Path | None = None
     """Folder of the secrets that it gives to tasks which name them."""
-    cache_bytes: int = 4 << 30
-    """Of the sources that are kept for the next task."""
+    cache_bytes: int = 20 << 30
+    """Of its cache folder: sources, inputs, and what tasks' libraries keep there (models, data, packages)."""
 
 
 class FarmWorker:
@@ -110,8 +109,13 @@ class FarmWorker:
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
-        inputs = InputCache(folders.cache / "sources", options.cache_bytes)
-        self._preparation = Preparation(self._connection, inputs, SecretFiles(options.secrets), timeout=options.timeout)
+        self._preparation = Preparation(
+            self._connection,
+            folders.cache,
+            options.cache_bytes,
+            SecretFiles(options.secrets),
+            timeout=options.timeout,
+        )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
         self._outgoing = Outgoing(options.folder, self._connection, self._at_hand, self._stored)
@@ -246,6 +250,7 @@ class FarmWorker:
             self._spool.forget(task, revision)
         except OSError:
             log.exception("what task %s has left cannot be removed", task)
+        self._preparation.tidy(lambda: bool(self._at_hand.preparing() or self._executor.running()))
         with contextlib.suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._forgotten)
 
