@@ -94,7 +94,7 @@ def test_what_a_task_leaves(farm):
     assert b"out.bin" in done.stdout
     assert (copies / "out.bin").read_text() == "raw\n"
     assert (copies / "junit.xml").exists()
-    assert [one["size"] for one in farm.json("artifacts", task)["artifacts"]] == [41, 4]
+    assert [one["size"] for one in farm.json("artifacts", task)["artifacts"]] == [35, 4]
     assert farm.dtf("artifacts", "00000000-0000-0000-0000-000000000000").returncode == 1
 
 
