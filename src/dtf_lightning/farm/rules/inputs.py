@@ -13,6 +13,7 @@ Rule: a reference says what comes, to the last bit. So the same reference is the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -60,6 +61,13 @@ def read_input(reference: str) -> Input:
         f"{reference!r} is no input; expected https://HOST/FILE#sha256=DIGEST (64 hexadecimal digits), "
         "git+https://HOST/REPOSITORY@COMMIT (all 40 digits), or sha256:DIGEST of a file that the farm has"
     )
+
+
+def stored_digests(source: str, inputs: Iterable[str]) -> list[str]:
+    """Return the digests of all that a task needs of the farm's files: its source ("": none), and inputs of it."""
+    read = [read_input(reference) for reference in inputs]
+    found = [source] if source else []
+    return found + [one.digest for one in read if one.kind in (InputKind.FILE, InputKind.FOLDER)]
 
 
 def is_local(reference: str) -> bool:

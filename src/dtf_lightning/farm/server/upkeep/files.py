@@ -14,6 +14,9 @@ from typing import Any
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import DtfError
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.values import TaskSpecification
+from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.retention import YOUNG, Keep, StoredThing, may_go
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
@@ -84,8 +87,13 @@ class Housekeeping:
 
     def _needed(self) -> tuple[set[str], set[str]]:
         """Return the ids of live tasks, and the digests of what they begin with."""
-        live = list(self._pool.live_tasks())
-        return {one.task for one in live}, {one.specification.source for one in live}
+        live: set[str] = set()
+        digests: set[str] = set()
+        for (task,), held in self._pool.mirror.all(Kind.TASK).items():
+            assert isinstance(held.value, TaskSpecification)
+            live.add(task)
+            digests.update(stored_digests(held.value.source, held.value.inputs.values()))
+        return live, digests
 
     async def _remove(
         self, kind: str, things: list[StoredThing], keep: Keep, needed: Collection[str], remove: Callable[[str], object]
