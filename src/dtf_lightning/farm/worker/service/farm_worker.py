@@ -37,10 +37,11 @@ from dtf_lightning.farm.worker.folders import WorkerFolders, write_whole
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
+from dtf_lightning.farm.worker.service.input_reader import InputReaders
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
 from dtf_lightning.farm.worker.service.meetings import Meetings
-from dtf_lightning.farm.worker.service.preparation import Preparation
+from dtf_lightning.farm.worker.service.preparation import Preparation, reads_input
 from dtf_lightning.farm.worker.service.secret_files import SecretFiles
 from dtf_lightning.farm.worker.spool import Spool
 
@@ -103,6 +104,7 @@ class FarmWorker:
         self._link = Link(options.addresses, options.token, self)
         # Tells at once what an earlier process has left.
         self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
+        self._readers = InputReaders(self._connection, self._executor)
 
     @property
     def connected(self) -> asyncio.Event:
@@ -158,6 +160,8 @@ class FarmWorker:
             self._end(key, message.called_off)
         elif not self._is_known(key) and self._at_hand.begin(key):
             self._pool.submit(self._start, message)
+        else:
+            self._follow_input(message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
@@ -244,6 +248,7 @@ class FarmWorker:
                 self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
             else:
                 self._executor.start(order, self._preparation.files(message))
+                self._follow_input(message)
         except (DtfError, OSError) as error:
             self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")
         except Exception:
@@ -251,6 +256,11 @@ class FarmWorker:
             self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log")
         finally:
             self._at_hand.prepared(key)
+
+    def _follow_input(self, message: Run) -> None:
+        """Of an attempt that runs already, too: a worker that was started anew goes on with its input."""
+        if reads_input(message):
+            self._readers.follow((message.task, message.revision))
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
         now = time.time()

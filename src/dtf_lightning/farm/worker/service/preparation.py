@@ -80,6 +80,7 @@ class Preparation:
             rank=message.rank,
             own=_own_variables(message),
             secrets=self._secrets.values(spec.secrets),
+            stdin=reads_input(message),
         )
 
     def tidy(self, busy: Callable[[], bool]) -> None:
@@ -152,3 +153,8 @@ def _own_variables(message: Run) -> dict[str, str]:
         "MASTER_ADDR": message.host,
         "MASTER_PORT": str(message.port),
     }
+
+
+def reads_input(message: Run) -> bool:
+    """Whether an attempt has a standard input; of a gang its first member."""
+    return bool(message.specification.stdin) and message.rank == 0
