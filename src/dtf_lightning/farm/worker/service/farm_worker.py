@@ -37,11 +37,10 @@ from dtf_lightning.farm.worker.folders import WorkerFolders, write_whole
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
-from dtf_lightning.farm.worker.service.input_reader import InputReaders
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
 from dtf_lightning.farm.worker.service.meetings import Meetings
-from dtf_lightning.farm.worker.service.preparation import Preparation, reads_input
+from dtf_lightning.farm.worker.service.preparation import Preparation
 from dtf_lightning.farm.worker.service.secret_files import SecretFiles
 from dtf_lightning.farm.worker.spool import Spool
 
@@ -104,7 +103,6 @@ class FarmWorker:
         self._link = Link(options.addresses, options.token, self)
         # Tells at once what an earlier process has left.
         self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
-        self._readers = InputReaders(self._connection, self._executor)
 
     @property
     def connected(self) -> asyncio.Event:
@@ -259,8 +257,7 @@ class FarmWorker:
 
     def _follow_input(self, message: Run) -> None:
         """Of an attempt that runs already, too: a worker that was started anew goes on with its input."""
-        if reads_input(message):
-            self._readers.follow((message.task, message.revision))
+        self._preparation.follow_input(message, self._executor)
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
         now = time.time()

@@ -27,30 +27,27 @@ Key = tuple[str, int]
 class InputReaders:
     """Thread-safe. Each input has a thread of its own, which ends with it, or with its attempt.
 
-    Args:
-        connection: to the farm.
-        executor: runs the attempts.
+    `connection`: to the farm.
     """
 
-    def __init__(self, connection: Connection, executor: Executor) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._executor = executor
         self._lock = threading.Lock()
         self._reading: set[Key] = set()
 
-    def follow(self, key: Key) -> None:
-        """Read an attempt's input, unless that is being done. Returns at once."""
+    def follow(self, key: Key, executor: Executor) -> None:
+        """Read the input of an attempt that this executor runs, unless that is being done. Returns at once."""
         with self._lock:
             if key in self._reading:
                 return
             self._reading.add(key)
-        threading.Thread(target=self._read, args=(key,), name="dtf-farm-stdin", daemon=True).start()
+        threading.Thread(target=self._read, args=(key, executor), name="dtf-farm-stdin", daemon=True).start()
 
-    def _read(self, key: Key) -> None:
+    def _read(self, key: Key, executor: Executor) -> None:
         task, revision = key
         path = f"/api/tasks/{quote(task, safe='')}/stdin"
         try:
-            while (offset := self._executor.fed(task, revision)) is not None:
+            while (offset := executor.fed(task, revision)) is not None:
                 try:
                     answer, chunks = self._connection.stream(path, offset=offset, wait=WAIT)
                     data = b"".join(chunks)
@@ -59,9 +56,9 @@ class InputReaders:
                     self._connection.turn()
                     continue
                 if data:
-                    self._executor.feed(task, revision, data)
+                    executor.feed(task, revision, data)
                 if answer.headers.get("X-Complete") == "1":
-                    self._executor.feed(task, revision, None)
+                    executor.feed(task, revision, None)
                     return
         finally:
             with self._lock:
