@@ -152,23 +152,12 @@ CELLS = {
 }
 
 
-def cell(row: table.Row, event: str) -> str:
-    """Whether what the row is about goes through this event."""
-    places = [place for place in table.PLACES if (event, place) in row.failing]
-    return f"not at: {', '.join(places)}" if places else CELLS[row.verdict]
-
-
-def said(row: table.Row) -> str:
-    """What to know, and what does not hold."""
-    return "; ".join(filter(None, [row.says, *dict.fromkeys(row.failing.values())]))
-
-
 def matrix_table(rows: Mapping[str, table.Row]) -> list[str]:
     """The rows by event; names of which the same is said share a row."""
     lines = [f"| | {' | '.join(table.EVENTS)} | what to know |", f"|---|{'---|' * len(table.EVENTS)}---|"]
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, row in sorted(rows.items(), key=lambda item: item[0].lower()):
-        alike.setdefault((*(cell(row, event) for event in table.EVENTS), said(row)), []).append(f"`{name}`")
+        alike.setdefault((*[CELLS[row.verdict]] * len(table.EVENTS), row.says), []).append(f"`{name}`")
     if rows is table.PATTERNS:
         alike = {cells: [name.strip("`") for name in names] for cells, names in alike.items()}
     return [*lines, *(f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in alike.items())]
@@ -191,9 +180,7 @@ def guarantees_page(text: str) -> str:
     lines = ["| callback or example | what happens | what to know |", "|---|---|---|"]
     for rows, mark in ((table.CALLBACKS, "`"), (table.PATTERNS, "")):
         for name, row in sorted(rows.items(), key=lambda item: item[0].lower()):
-            but = ", ".join(f"{event} ({place})" for event, place in row.failing)
-            what = happens[row.verdict] + (f", but not through {but}" if but else "")
-            lines.append(f"| {mark}{name}{mark} | {what} | {said(row)} |")
+            lines.append(f"| {mark}{name}{mark} | {happens[row.verdict]} | {row.says} |")
     return between(text, "CALLBACKS", lines)
 
 
