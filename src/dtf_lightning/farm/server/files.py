@@ -120,6 +120,19 @@ class FarmFiles:
         except FileNotFoundError:
             return b"", False
 
+    def stored_stdin(self) -> Iterator[StoredThing]:
+        """Yield every task's standard input by the task's id."""
+        for path in list(self._stdin.iterdir()):
+            if _SAFE.fullmatch(path.name):
+                status = path.stat()
+                yield StoredThing(name=path.name, size=status.st_size, used=status.st_mtime)
+
+    def remove_stdin(self, task: str) -> None:
+        """Remove a task's standard input. Idempotent."""
+        path = self._stdin_of(task)
+        for part in (path, path.with_name(f"{task}.complete")):
+            part.unlink(missing_ok=True)
+
     def _stdin_of(self, task: str) -> Path:
         if not _SAFE.fullmatch(task):
             raise SettingsError(f"{task!r} is no task id; expected a UUID in small letters")
