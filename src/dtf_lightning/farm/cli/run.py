@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from dtf_lightning.cli.main import INTERRUPTED
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.exit_codes import exit_code
-from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import connect, environment_of, inputs_of, needs_of, plan_options
-from dtf_lightning.farm.cli.stdin import InputSender, has_input
+from dtf_lightning.farm.cli.streams.logs import show_logs
+from dtf_lightning.farm.cli.streams.stdin import InputSender, has_input
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client
