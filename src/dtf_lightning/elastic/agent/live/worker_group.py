@@ -46,7 +46,7 @@ class WorkerGroup:
         self.leaving = ""
         """The reason why this node leaves; empty while it stays."""
         self._asked_by_worker = False
-        """Whether a worker, and not the node, was asked to leave."""
+        """Whether only a worker was asked to leave, and not the node."""
         self.pressed = False
         """Whether this node leaves and has no time to wait for another that would take its state over."""
         self.witnessed = ""
@@ -104,6 +104,10 @@ class WorkerGroup:
                 pass
             case _:
                 raise AssertionError(f"a worker does not send {message!r}")
+
+    def leave(self, reason: str) -> None:
+        """Take note that the node itself was asked to leave; of several reasons the first stays."""
+        self.leaving, self._asked_by_worker = self.leaving or reason, False
 
     def lost(self, worker: LocalWorker, cause: str) -> bool:
         """Forget a worker that has ended; return whether that is a failure."""
