@@ -202,7 +202,21 @@ def test_sibling_of_a_dead_worker_does_not_make_the_node_leave(node, order):
     assert (node.leaving, node.record().state) == ("", WorkerState.FAILED)
 
 
-@pytest.mark.parametrize("order", permutations(("node", "worker", "death")), ids=" ".join)
+def test_a_worker_that_gloo_has_forgotten(node):
+    """It says so before it ends: the record tells it from a failure of its own; a failure that came first stays one."""
+    told(node, generation(1))
+    first, second = node.incarnation.workers.values()
+    node.said(first, messages.Dying(error="forgotten", aftermath=True), 1.0)
+    node.lost(first, "exit code 71")
+    assert (node.record().state, node.record().aftermath) == (WorkerState.FAILED, True)
+    node.begin(2)
+    assert not node.record().aftermath
+    node.fail("worker 0 is gone: killed")
+    node.said(second, messages.Dying(error="forgotten", aftermath=True), 1.0)
+    assert not node.record().aftermath
+
+
+@pytest.mark.parametrize("order", list(permutations(("node", "worker", "death"))), ids=" ".join)
 def test_a_node_that_was_asked_to_leave_leaves(node, order):
     """The signal came to the node and to its workers, as from a terminal; that one of them dies of it changes nothing."""
     told(node, generation(1))

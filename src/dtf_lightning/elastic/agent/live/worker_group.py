@@ -96,6 +96,7 @@ class WorkerGroup:
             case messages.Dying():
                 incarnation = self.incarnation
                 incarnation.refused = incarnation.refused or (message.refused and not incarnation.failed)
+                incarnation.aftermath = incarnation.aftermath or (message.aftermath and not incarnation.failed)
                 said = "was refused" if message.refused else "failed"
                 self.fail(f"worker {worker.local_rank} {said}: {_first_line(message.error)}")
             case messages.Heartbeat():
@@ -150,6 +151,7 @@ class WorkerGroup:
             trained=workers.trained,
             finished=workers.finished,
             rank_zero=workers.rank_zero,
+            aftermath=workers.aftermath,
             stopped=(stop[1].generation, stop[1].batches) if stop is not None else None,
             stopped_why=f"worker {stop[0]} after step {stop[1].step}: {stop[1].reason}" if stop is not None else "",
             passed=workers.passed if tells_passed else None,
