@@ -22,6 +22,7 @@ from dtf_lightning.farm.record.values import (
     TaskSpecification,
     WorkerRecord,
 )
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 RECENT = 2_000
 """Results that are kept in memory."""
@@ -56,6 +57,8 @@ class Pool:
         self.mirror = Mirror(keys)
         self.listeners: list[Listener] = []
         """Called for every change, in order, after the mirror shows it."""
+        self.woken: list[Callable[[], None]] = []
+        """Called whenever anything may look different, after it does: changes, starts, output that came."""
         self.started_listeners: list[Callable[[LiveTask], None]] = []
         """Called when a worker that is connected here says that an attempt's process runs."""
         self._started: dict[str, tuple[int, float]] = {}
@@ -154,6 +157,14 @@ class Pool:
             found[name] = held.value
         return found
 
+    def health(self, worker: str) -> WorkerHealth | None:
+        """How a worker's machine was when that was last recorded."""
+        held = self.mirror.get(Kind.HEALTH, worker)
+        if held is None:
+            return None
+        assert isinstance(held.value, WorkerHealth)
+        return held.value
+
     def coordinators(self) -> dict[str, CoordinatorRecord]:
         """All coordinators by name, sorted."""
         found = {}
@@ -216,3 +227,5 @@ class Pool:
         """Let those look again who wait for a condition about this name."""
         for event in self._changed.get(name, ()):
             event.set()
+        for look in self.woken:
+            look()
