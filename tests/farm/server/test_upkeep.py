@@ -15,9 +15,8 @@ from dtf_lightning.errors import StoreFull
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.memory.backend import MemoryBackend
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.etcd.store import KeyValue, Put, Txn
+from dtf_lightning.etcd.store import Put, Txn
 from dtf_lightning.farm.http import FarmRefused
-from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.results.artifacts import ArtifactStore
@@ -182,13 +181,9 @@ class TestFiles:
     def files(self, tmp_path):
         return FarmFiles(tmp_path, ArtifactStore(str(tmp_path / "artifacts"), 1000))
 
-    def tidy(self, files, live=None, **settings):
-        """`live`: id -> specification."""
+    def tidy(self, files, live=(), **settings):
         pool = Pool(FarmKeys("f"))
-        pool.load(
-            [KeyValue(pool.keys.key(Kind.TASK, task), encode(asked), 1, 1, 1) for task, asked in (live or {}).items()],
-            1,
-        )
+        pool.live_tasks = lambda: iter(live)
         keeping = Housekeeping(files, pool, RetentionSettings(**settings), leads=lambda: True, clock=SystemClock())
         asyncio.run(keeping.round())
         return keeping.status()
@@ -202,6 +197,7 @@ class TestFiles:
     def test_what_is_old_goes(self, files, tmp_path):
         """Logs, artifacts and sources; what is young stays, and so does what a live task needs."""
         import hashlib
+        from types import SimpleNamespace
 
         done, live = (str(uuid.uuid4()) for _ in range(2))
         digests = {name: hashlib.sha256(name).hexdigest() for name in (b"unused", b"used", b"input")}
@@ -209,19 +205,23 @@ class TestFiles:
             files.add_source(digest, [name])
         for task in (done, live):
             files.append_log(task, 7, 0, b"output")
+            files.append_stdin(task, 0, b"input", complete=True)
             files.artifacts.put(task, 7, "a", hashlib.sha256(b"a").hexdigest(), [b"a"])
-        assert self.tidy(files)["removed"] == {"logs": 0, "artifacts": 0, "sources": 0}
+        assert self.tidy(files)["removed"] == dict.fromkeys(["logs", "artifacts", "stdin", "sources"], 0)
         self.old(tmp_path)
-        inputs = {"data": f"sha256:{digests[b'input']}", "more": f"https://h/x#sha256={digests[b'unused']}"}
-        asked = TaskSpecification(command=("x",), source=digests[b"used"], inputs=inputs)
-        status = self.tidy(files, {live: asked})
-        assert status == {"removed": {"logs": 1, "artifacts": 1, "sources": 1}, "problem": ""}
+        asked = TaskSpecification(
+            command=("x",), source=digests[b"used"], inputs={"a": f"sha256:{digests[b'input']}"}, stdin=live
+        )
+        task = SimpleNamespace(task=live, specification=asked)
+        status = self.tidy(files, [task])
+        assert status == {"removed": {"logs": 1, "artifacts": 1, "stdin": 1, "sources": 1}, "problem": ""}
         assert files.attempts_with_log(done) == []
         assert files.read_log(live, 7, 0, 10) == b"output"
         assert [one.task for one in files.artifacts.tasks()] == [live]
         assert files.source(digests[b"unused"]) is None
         assert files.source(digests[b"used"]) is not None
         assert files.source(digests[b"input"]) is not None
+        assert (files.read_stdin(done, 0, 10), files.read_stdin(live, 0, 10)) == ((b"", False), (b"input", True))
 
     def test_a_source_that_was_used_meanwhile_stays(self, files, tmp_path):
         """Whoever asks whether it is there is going to submit a task with it."""

@@ -63,13 +63,6 @@ def read_input(reference: str) -> Input:
     )
 
 
-def stored_digests(source: str, inputs: Iterable[str]) -> list[str]:
-    """Return the digests of all that a task needs of the farm's files: its source ("": none), and inputs of it."""
-    read = [read_input(reference) for reference in inputs]
-    found = [source] if source else []
-    return found + [one.digest for one in read if one.kind in (InputKind.FILE, InputKind.FOLDER)]
-
-
 def is_local(reference: str) -> bool:
     """Whether a reference is the path of a file or folder of whoever submits."""
     return not _SCHEME.match(reference)
@@ -80,3 +73,9 @@ def check_place(place: str) -> None:
     parts = place.split("/")
     if not place or place.startswith("/") or "\0" in place or any(part in ("", ".", "..") for part in parts):
         raise SettingsError(f"an input's place {place!r} must be a path below the task's folder, without '.' and '..'")
+
+
+def stored_digests(references: Iterable[str]) -> list[str]:
+    """Return the digests of those that lie in the farm's files. Raises `SettingsError` for one that means nothing."""
+    inputs = map(read_input, references)
+    return [one.digest for one in inputs if one.kind in (InputKind.FILE, InputKind.FOLDER)]

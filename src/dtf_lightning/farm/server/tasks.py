@@ -130,7 +130,7 @@ class Tasks:
         for task, specification in specifications.items():
             if why := why_refused(self._pool.mirror, specification):
                 raise SettingsError(f"task {specification.name or task}: {why}")
-            for digest in stored_digests(specification.source, specification.inputs.values()):
+            for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
                 if self.files.source(digest) is None:
                     raise SettingsError(f"the source {digest} of {task} is not here: send it first")
         ordered = dependencies_first(after)
