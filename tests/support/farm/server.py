@@ -64,11 +64,11 @@ class Loop:
 class CoordinatorInThread:
     """One coordinator. `stop` is what SIGTERM does, `kill` leaves the lease and all sockets as kill -9 would."""
 
-    def __init__(self, store: Store, folder: Path, farm: str = "f", name: str = "c0") -> None:
+    def __init__(self, store: Store, folder: Path, farm: str = "f", name: str = "c0", **options: Any) -> None:
         self._loop = Loop()
         self.name = name
         self.token_file = folder / "token"
-        options = CoordinatorOptions(
+        told = CoordinatorOptions(
             farm=farm,
             name=name,
             host="127.0.0.1",
@@ -76,11 +76,12 @@ class CoordinatorInThread:
             folder=folder / "files",
             token=make_token(self.token_file),
             audit=folder / f"audit-{name}.jsonl",
+            **options,
         )
-        self.audit = options.audit
+        self.audit = told.audit
         ready: Future[str] = Future()
         self._stopping: list[Callable[[], None]] = []
-        self._running = self._loop.start(serve(store, options, ready.set_result, self._stopping.append))
+        self._running = self._loop.start(serve(store, told, ready.set_result, self._stopping.append))
         self._running.add_done_callback(
             lambda done: ready.done() or ready.set_exception(done.exception() or AssertionError())
         )
@@ -178,7 +179,7 @@ class PlayedWorker:
 
     def end(self, order: Run, kind: OutcomeKind = OutcomeKind.COMPLETED, **fields: Any) -> None:
         fields.setdefault("exit_code", 0 if kind is OutcomeKind.COMPLETED else 1)
-        outcome = AttemptOutcome(kind=kind, started=1.0, ended=2.0, **fields)
+        outcome = AttemptOutcome(kind=kind, **{"started": 1.0, "ended": 2.0, **fields})
         result = Result(task=order.task, number=order.number, revision=order.revision, outcome=outcome)
 
         def keep() -> None:

@@ -19,13 +19,15 @@ PORT = 8080
 
 def up(arguments: argparse.Namespace) -> int:
     """Run a farm of this machine until Ctrl-C."""
+    from dtf_lightning.farm.strategies import strategy_named
     from dtf_lightning.farm.up import detach, run_farm
 
+    strategy_named(arguments.strategy)
     home = _home(arguments.home)
     if arguments.detach:
-        return detach(home, arguments.port, say=print)
+        return detach(home, arguments.port, say=print, strategy=arguments.strategy)
     try:
-        run_farm(home, arguments.port, say=print)
+        run_farm(home, arguments.port, say=print, strategy=arguments.strategy)
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
@@ -41,8 +43,10 @@ def down(arguments: argparse.Namespace) -> int:
 def coordinator(arguments: argparse.Namespace) -> int:
     """Run a coordinator until SIGTERM or Ctrl-C."""
     from dtf_lightning.farm.server.main import CoordinatorOptions, run_coordinator
+    from dtf_lightning.farm.strategies import strategy_named
     from dtf_lightning.farm.tokens import make_token
 
+    strategy_named(arguments.strategy)
     _log()
     folder: Path = arguments.folder.absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,6 +61,7 @@ def coordinator(arguments: argparse.Namespace) -> int:
         audit=folder / f"audit-{name}.jsonl",
         archive=arguments.archive,
         worker_grace=arguments.worker_grace,
+        strategy=arguments.strategy,
     )
     with connect_to_etcd(arguments) as store:
         run_coordinator(store, options, _say)

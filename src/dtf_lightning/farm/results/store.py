@@ -27,8 +27,13 @@ from dtf_lightning.farm.record.values import Envelope, TaskOutcome
 from dtf_lightning.farm.results.rows import SeenFailure, SeenResult, envelope_of, moment, stored
 from dtf_lightning.farm.results.schema import RESULTS
 from dtf_lightning.farm.results.tables import FAILURE, RESULT, failure_table, result_table, task_table
+from dtf_lightning.farm.rules.expectations import LATEST, Sample
 from dtf_lightning.farm.rules.paging import LAST, Order, Place
 
+SAMPLED = 100_000
+"""Tasks of which it is asked how long they took."""
+GROUPS = 20_000
+"""Kinds of tasks of which that is told."""
 NUM_READERS = 4
 """Questions that are answered at once."""
 READER_PATIENCE = 10.0
@@ -310,6 +315,20 @@ class FarmResults:
                 [stored(plan), list(without)],
             ).fetchall()
         return {outcome: int(number) for outcome, number in rows}
+
+    def durations(self) -> list[Sample]:
+        """How long tasks took that have completed: of the latest `SAMPLED`, those that are alike together."""
+        with self.reading() as reader:
+            rows = reader.execute(
+                """
+                SELECT project, name, command, list(seconds ORDER BY recorded DESC)[1:?] FROM (
+                    SELECT project, name, command, recorded, epoch(ended) - epoch(started) AS seconds FROM farm.results
+                    WHERE outcome = ? AND started IS NOT NULL AND ended IS NOT NULL ORDER BY recorded DESC LIMIT ?
+                ) GROUP BY project, name, command ORDER BY max(recorded) DESC LIMIT ?
+                """,
+                [LATEST, TaskOutcome.COMPLETED.value, SAMPLED, GROUPS],
+            ).fetchall()
+        return [Sample(project, name, tuple(command), tuple(seconds)) for project, name, command, seconds in rows]
 
     def counts(self) -> dict[str, int]:
         """How many results there are, how many of them etcd still keeps, and how many of these no file has."""

@@ -31,6 +31,7 @@ from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.leading import Leading
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
+from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
 from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
 from dtf_lightning.farm.server.workers import WorkerConnections
@@ -73,6 +74,7 @@ class Coordinator:
             self.record,
             self._clock,
             grace=place.worker_grace,
+            strategy=place.strategy,
             look_up=self.tasks.look_up,
             tally=self.tasks.tally,
             fail=self._fail,
@@ -108,7 +110,8 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
-        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run())]
+        expecting = keep_expecting(self.history, self._leading.expect)
+        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), expecting)]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
             for job in [*jobs, self._fault]:

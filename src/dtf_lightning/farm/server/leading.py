@@ -23,10 +23,12 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.record.writes import Decision, Write
 from dtf_lightning.farm.rules.arrays import Tally
+from dtf_lightning.farm.rules.expectations import Expectations
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.leader import Leader, Now
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import PAUSE, wait_for_event
+from dtf_lightning.farm.strategies import strategy_named
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Leading:
 
     Args:
         grace: seconds for which a worker may be without a connection before its attempts are taken back.
+        strategy: name of what chooses between workers that have room.
         look_up: asks etcd about a task; raises what etcd raises.
         tally: says how an array's instances ended, of which there are so many; raises what etcd raises.
         fail: is called with a fault that must end the coordinator.
@@ -56,6 +59,7 @@ class Leading:
         clock: Clock,
         *,
         grace: float,
+        strategy: str,
         look_up: LookUp,
         tally: Callable[[str, int], Awaitable[Tally]],
         fail: Callable[[BaseException], None],
@@ -64,6 +68,8 @@ class Leading:
         self._record = record
         self._clock = clock
         self._grace = grace
+        self._strategy = strategy
+        self._expectations = Expectations()
         self._ask = look_up
         self._count = tally
         self._fail = fail
@@ -85,7 +91,13 @@ class Leading:
             self._leader = None
         if epoch and self._leader is None:
             self._leader = Leader(
-                self._pool.mirror, self._record.keys, epoch, ShapeScheduler(), grace=self._grace, now=self._now()
+                self._pool.mirror,
+                self._record.keys,
+                epoch,
+                ShapeScheduler(strategy_named(self._strategy)),
+                grace=self._grace,
+                now=self._now(),
+                expectations=self._expectations,
             )
             log.info("leads, epoch %d", epoch)
             self._work.set()
@@ -95,6 +107,12 @@ class Leading:
         if self._leader is not None and change.kind is not Kind.LEADER:
             self._leader.changed(change, self._now())
             self._work.set()
+
+    def expect(self, expectations: Expectations) -> None:
+        """How long tasks take, as history has it now."""
+        self._expectations = expectations
+        if self._leader is not None:
+            self._leader.expectations = expectations
 
     def explain(self, task: str) -> str | None:
         """Say why a task does not run; `None` where another coordinator leads."""

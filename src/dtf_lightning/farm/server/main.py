@@ -47,6 +47,8 @@ class CoordinatorOptions:
     """Seconds for which a worker may be without a connection before its attempts are taken back."""
     archive: str = ""
     """Local path or fsspec URL of the archive of results; "": in the folder."""
+    strategy: str = "fair_share"
+    """Name of what chooses between workers that have room (`farm.strategies`)."""
 
 
 class _Server(uvicorn.Server):
@@ -105,6 +107,7 @@ async def _serve_on(
             version=__version__,
             archive=options.archive,
             worker_grace=options.worker_grace,
+            strategy=options.strategy,
         ),
     )
     register_stop(coordinator.stop)

@@ -44,6 +44,8 @@ class CoordinatorPlace:
     """Seconds for which a worker may be without a connection before its attempts are taken back."""
     archive: str = ""
     """Local path or fsspec URL of the archive; "": in the folder."""
+    strategy: str = "fair_share"
+    """Name of what chooses between workers that have room."""
 
 
 class Presence:
