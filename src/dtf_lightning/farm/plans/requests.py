@@ -45,8 +45,8 @@ def requests_of(
         ids.setdefault(task.entry, []).append(new_id(task.array > 0))
     requests = []
     for entry in _dependencies_first(plan):
-        after = [one for name in plan.after[entry] for one in ids[name]]
-        after_any = [one for name in plan.after_any[entry] for one in ids[name]]
+        after = [one for name in plan.after[entry] for one in ids.get(name, (name,))]
+        after_any = [one for name in plan.after_any[entry] for one in ids.get(name, (name,))]
         for task, task_id in zip(members[entry], ids[entry], strict=True):
             requests.append(
                 {
@@ -67,7 +67,11 @@ def requests_of(
                     "priority": task.priority,
                     "timeout": task.timeout,
                     "expires": task.expires,
-                    "retries": task.retries,
+                    "retries": {
+                        "times": task.retries,
+                        "on": list(task.retry_on),
+                        "exit_codes": list(task.retry_exit_codes),
+                    },
                     "limits": dict(task.limits),
                     "source": source,
                     "folder": "/".join(part for part in (folder, task.folder) if part),
@@ -81,7 +85,10 @@ def requests_of(
 
 def _dependencies_first(plan: Plan) -> list[str]:
     """Return the entries, each behind those that it comes after, else in the file's order. There is no cycle."""
-    after: Mapping[str, tuple[str, ...]] = {name: (*plan.after[name], *plan.after_any[name]) for name in plan.after}
+    after: Mapping[str, tuple[str, ...]] = {
+        name: tuple(one for one in (*plan.after[name], *plan.after_any[name]) if one in plan.after)
+        for name in plan.after
+    }
     ordered: dict[str, None] = {}
     for start in after:
         stack = [(start, False)]

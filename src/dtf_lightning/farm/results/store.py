@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ GROUPS = 20_000
 NUM_READERS = 4
 """Questions that are answered at once."""
 READER_PATIENCE = 10.0
+LAST_ANSWERS = 2.0
+"""Seconds for questions that are being answered when the database closes."""
 """Seconds for which a question waits for its turn."""
 MEMORY = "512MB"
 """For the whole database: a coordinator has other things to do."""
@@ -144,17 +147,27 @@ class FarmResults:
             self._writer.execute(limit)
         self._writing = threading.Lock()
         self._readers: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        for _ in range(NUM_READERS):
-            self._readers.put(self._writer.cursor())
+        self._all_readers = [self._writer.cursor() for _ in range(NUM_READERS)]
+        for reader in self._all_readers:
+            self._readers.put(reader)
+        self._closed = False
 
     def close(self) -> None:
-        """Wait for the change that is under way, and close. Idempotent."""
+        """Wait for the change and the questions that are under way, and close; a question that takes long is ended. Idempotent."""
         with self._writing:
-            while True:
+            if self._closed:
+                return
+            self._closed = True
+            deadline = time.monotonic() + LAST_ANSWERS
+            for _ in self._all_readers:
                 try:
-                    self._readers.get_nowait().close()
+                    self._readers.get(timeout=max(deadline - time.monotonic(), 0.0))
                 except queue.Empty:
-                    break
+                    for reader in self._all_readers:
+                        reader.interrupt()
+                    self._readers.get(timeout=READER_PATIENCE)
+            for reader in self._all_readers:
+                reader.close()
             self._database.close()
 
     @contextmanager
