@@ -13,7 +13,7 @@ from support.farm.server import CoordinatorInThread, PlayedWorker
 @pytest.mark.parametrize(("strategy", "num_used"), [("fair_share", 1), ("least_loaded", 2)])
 def test_where_tasks_go(memory, tmp_path, strategy, num_used):
     """Two small tasks fill one worker up, or spread over both."""
-    coordinator = CoordinatorInThread(memory, tmp_path, strategy=strategy)
+    coordinator = CoordinatorInThread(memory, tmp_path, settings={"load_balancer.strategy": strategy})
     token = read_token(coordinator.token_file)
     workers = [PlayedWorker((coordinator.url,), token, name, session=name, cpu=4.0) for name in ("a", "b")]
     try:

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.clock import Clock
@@ -41,12 +42,21 @@ LookUp = Callable[[str], Awaitable[tuple[bool, TaskOutcome | None]]]
 """Returns whether a task is there and not done, and how it ended if it is done."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeadingSettings:
+    """How a leader decides."""
+
+    grace: float = 4.0
+    """Seconds for which a worker may be without a connection before its attempts are taken back."""
+    strategy: str = "fair_share"
+    """Name of the one that chooses workers."""
+
+
 class Leading:
     """Runs on the coordinator's event loop.
 
     Args:
-        grace: seconds for which a worker may be without a connection before its attempts are taken back.
-        strategy: name of what chooses between workers that have room.
+        settings: how it decides.
         look_up: asks etcd about a task; raises what etcd raises.
         tally: says how an array's instances ended, of which there are so many; raises what etcd raises.
         fail: is called with a fault that must end the coordinator.
@@ -58,8 +68,7 @@ class Leading:
         record: FarmRecord,
         clock: Clock,
         *,
-        grace: float,
-        strategy: str,
+        settings: LeadingSettings,
         look_up: LookUp,
         tally: Callable[[str, int], Awaitable[Tally]],
         fail: Callable[[BaseException], None],
@@ -67,8 +76,8 @@ class Leading:
         self._pool = pool
         self._record = record
         self._clock = clock
-        self._grace = grace
-        self._strategy = strategy
+        strategy_named(settings.strategy)  # an unknown one is told before it leads
+        self._settings = settings
         self._expectations = Expectations()
         self._ask = look_up
         self._count = tally
@@ -94,8 +103,8 @@ class Leading:
                 self._pool.mirror,
                 self._record.keys,
                 epoch,
-                ShapeScheduler(strategy_named(self._strategy)),
-                grace=self._grace,
+                ShapeScheduler(strategy_named(self._settings.strategy)),
+                grace=self._settings.grace,
                 now=self._now(),
                 expectations=self._expectations,
             )
