@@ -48,39 +48,33 @@ def requests_of(
         after = [one for name in plan.after[entry] for one in ids.get(name, (name,))]
         after_any = [one for name in plan.after_any[entry] for one in ids.get(name, (name,))]
         for task, task_id in zip(members[entry], ids[entry], strict=True):
-            requests.append(
-                {
-                    "task_id": task_id,
-                    "name": task.name,
-                    "command": list(task.command),
-                    "environment": dict(task.environment),
-                    "project": plan.project,
-                    "plan": plan_id,
-                    "needs": [
-                        {"amounts": dict(need.amounts), "labels": list(need.labels), "exclusive": need.exclusive}
-                        for need in task.needs
-                    ],
-                    "gang": task.gang,
-                    "array": task.array,
-                    "dependencies": after,
-                    "after_any": after_any,
-                    "priority": task.priority,
-                    "timeout": task.timeout,
-                    "expires": task.expires,
-                    "retries": {
-                        "times": task.retries,
-                        "on": list(task.retry_on),
-                        "exit_codes": list(task.retry_exit_codes),
-                    },
-                    "limits": dict(task.limits),
-                    "source": source,
-                    "folder": "/".join(part for part in (folder, task.folder) if part),
-                    "artifacts": list(task.artifacts),
-                    "secrets": list(task.secrets),
-                    "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
-                }
-            )
+            about = {"task_id": task_id, "plan": plan_id, "project": plan.project, "source": source}
+            comes = {"dependencies": after, "after_any": after_any}
+            requests.append(about | comes | _fields(task, folder, send))
     return requests
+
+
+def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "command": list(task.command),
+        "environment": dict(task.environment),
+        "needs": [
+            {"amounts": dict(need.amounts), "labels": list(need.labels), "exclusive": need.exclusive}
+            for need in task.needs
+        ],
+        "gang": task.gang,
+        "array": task.array,
+        "priority": task.priority,
+        "timeout": task.timeout,
+        "expires": task.expires,
+        "retries": {"times": task.retries, "on": list(task.retry_on), "exit_codes": list(task.retry_exit_codes)},
+        "limits": dict(task.limits),
+        "folder": "/".join(part for part in (folder, task.folder) if part),
+        "artifacts": list(task.artifacts),
+        "secrets": list(task.secrets),
+        "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
+    }
 
 
 def _dependencies_first(plan: Plan) -> list[str]:
