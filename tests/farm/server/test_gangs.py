@@ -10,7 +10,7 @@ import pytest
 from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.farm.cli.logs import show_together
+from dtf_lightning.farm.cli.streams.logs import show_together
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.task_id import new_task_id
