@@ -72,7 +72,7 @@ def submit(farm: Client, arguments: argparse.Namespace, *, stdin: bool = False) 
         source = pack(Path.cwd())
         if source.num_files:
             request["source"], request["folder"] = farm.send_source(source), source.folder
-    (told,) = farm.submit_all([request])
+    (told,) = farm.submit_all([request], strict=arguments.strict)
     if told.get("warning"):
         print(f"dtf farm: {told['warning']}; it waits until one comes", file=sys.stderr)
     return str(told["task_id"])
