@@ -17,7 +17,6 @@ from dtf_lightning.farm.results.schema import RESULTS
 from dtf_lightning.farm.verdicts.pairs.comparison import Comparison
 from dtf_lightning.farm.verdicts.pairs.verdict import Verdict
 
-
 _VERDICTS = replace(
     RESULTS,
     if_older="`dtf farm compare` brings it up to date",
