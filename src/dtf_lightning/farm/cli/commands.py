@@ -81,6 +81,12 @@ def _add_coordinator(actions: Commands) -> None:
         metavar="SECONDS",
         help="for which a worker may be away before its tasks go elsewhere (default: %(default)s)",
     )
+    coordinator.add_argument(
+        "--advertise",
+        default="",
+        metavar="URL",
+        help="where workers reach it, if not where it listens: a tunnel's or a proxy's near end",
+    )
     coordinator.add_argument("--token-file", type=Path, required=True, metavar="FILE", help="made if it is not there")
     add_connection(coordinator)
 

@@ -57,6 +57,7 @@ def coordinator(arguments: argparse.Namespace) -> int:
         audit=folder / f"audit-{name}.jsonl",
         archive=arguments.archive,
         worker_grace=arguments.worker_grace,
+        advertise=arguments.advertise,
     )
     with connect_to_etcd(arguments) as store:
         run_coordinator(store, options, _say)

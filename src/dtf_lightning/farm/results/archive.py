@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import secrets
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ from urllib.parse import quote
 from dtf_lightning.errors import DtfError
 
 SUFFIX = ".parquet"
+ABANDONED = 3600.0
+"""Seconds after which half a file is taken for one whose writer was killed; writing one takes seconds."""
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -77,6 +80,7 @@ class LocalArchive:
                 os.fsync(file.fileno())
             beside.replace(path)
             _sync_folder(path.parent)
+            self._remove_abandoned()
         except OSError as error:
             with contextlib.suppress(OSError):
                 beside.unlink()
@@ -101,6 +105,14 @@ class LocalArchive:
             )
         except OSError as error:
             raise ArchiveUnavailable(f"the archive {self._folder} cannot be listed: {error}") from error
+
+    def _remove_abandoned(self) -> None:
+        """Remove what coordinators that were killed while they wrote have left, on this day and the one before."""
+        for day in sorted(filter(_DAY.fullmatch, os.listdir(self._folder)))[-2:]:
+            for path in (self._folder / day).glob(".*.tmp"):
+                with contextlib.suppress(FileNotFoundError):  # another coordinator was quicker
+                    if time.time() - path.stat().st_mtime > ABANDONED:
+                        path.unlink()
 
     def _make(self, day: Path) -> None:
         for folder in (self._folder, day):

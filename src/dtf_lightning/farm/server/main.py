@@ -47,6 +47,8 @@ class CoordinatorOptions:
     """Seconds for which a worker may be without a connection before its attempts are taken back."""
     archive: str = ""
     """Local path or fsspec URL of the archive of results; "": in the folder."""
+    advertise: str = ""
+    """Where workers reach it, if not where it listens: the near end of a tunnel or a proxy."""
 
 
 class _Server(uvicorn.Server):
@@ -100,7 +102,7 @@ async def _serve_on(
         CoordinatorPlace(
             farm=options.farm,
             name=options.name,
-            address=address,
+            address=options.advertise.rstrip("/") or address,
             folder=options.folder,
             version=__version__,
             archive=options.archive,
