@@ -40,7 +40,7 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.json_values", "farm.plans"},
+    {"farm.json_values", "farm.plans", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.messages", "farm.results"},
     {"farm.server", "farm.worker", "farm.client"},
@@ -75,7 +75,14 @@ ALLOWED = {
     "fsspec": {"elastic.checkpoints", "farm.results"},
     "pyarrow": {"farm.results"},
     "safetensors": {"elastic.checkpoints"},
-    "numpy": {"elastic.data", "elastic.checkpoints", "elastic.numerics", "elastic.lightning", "elastic.demo"},
+    "numpy": {
+        "elastic.data",
+        "elastic.checkpoints",
+        "elastic.numerics",
+        "elastic.lightning",
+        "elastic.demo",
+        "farm.verdicts",
+    },
     "lightning": {"elastic.lightning", "elastic.testkit", "elastic.demo"},
     "torchmetrics": {"elastic.lightning"},  # its metrics' state belongs to a step
     "lightning_utilities": {"elastic.lightning"},  # Lightning's own rank_zero_* log functions
@@ -198,7 +205,7 @@ def test_each_dependency_stays_in_its_rooms():
     assert not wrong
 
 
-@pytest.mark.parametrize("rules", ["elastic.rules", "farm.rules", "farm.plans"])
+@pytest.mark.parametrize("rules", ["elastic.rules", "farm.rules", "farm.plans", "farm.verdicts"])
 def test_the_rules_are_pure(rules):
     """No I/O, no clock, no threads, no chance."""
     wrong = [

@@ -63,6 +63,7 @@ NAMED = {
         "docs/data-and-learning-rate.md",
         "docs/observability.md",
         "docs/clusters.md",
+        "docs/verdicts.md",
     )
     for name in re.findall(
         r"`(tests/[\w/]+(?:\.py)?(?:::\w+)?)`", (ROOT / page).read_text() if (ROOT / page).exists() else ""

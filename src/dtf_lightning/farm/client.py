@@ -28,6 +28,8 @@ from dtf_lightning.farm.sources import Source
 DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
 """States in which a task has ended."""
 LONG_POLL = 20.0
+PLAN_TIMEOUT = 30.0
+"""Seconds for the tasks of a large plan to be written."""
 BATCH = 1000
 
 
@@ -54,6 +56,11 @@ class TaskInfo:
     def reason(self) -> str:
         """Why it ended as it did, or why it does not run, in one sentence."""
         return str(self.raw.get("error") or (self.raw.get("metadata") or {}).get("reason") or "")
+
+    @property
+    def gang(self) -> int:
+        """How many workers run it together."""
+        return int((self.raw.get("metadata") or {}).get("gang") or 1)
 
     @property
     def revision(self) -> int:
@@ -141,6 +148,23 @@ class Client:
         requests = [{"task_id": new_task_id(now), "command": list(command), **fields} for command in commands]
         return [str(told["task_id"]) for told in self.submit_all(requests)]
 
+    def submit_plan(
+        self, plan: str | Mapping[str, Any], *, plan_id: str | None = None, source: str = "", folder: str = ""
+    ) -> str:
+        """Submit a plan and return its id, once the farm will not lose any of its tasks.
+
+        Args:
+            plan: its YAML as text, or the same as a mapping.
+            plan_id: to submit once what is submitted twice; `None`: a new one.
+            source: digest of the archive of files that each task unpacks (`send_source`).
+            folder: where in it the tasks run.
+        """
+        told = plan_id or new_task_id(time.time())
+        self.connection.ask(
+            "POST", "/api/plans", {"plan_id": told, "plan": plan, "source": source, "folder": folder}, wait=PLAN_TIMEOUT
+        )
+        return told
+
     def send_source(self, source: Source) -> str:
         """Give an archive of files to the farm, unless it has it; returns its digest, for `source=`."""
         path = f"/api/sources/{source.digest}"
@@ -159,13 +183,18 @@ class Client:
         return _info(self.connection.ask("GET", f"/api/tasks/{quote(task)}"))
 
     def tasks(self, **filters: Any) -> Iterator[TaskInfo]:
-        """Yield tasks, newest first. `filters`: `status`, `project`, `plan`."""
-        after = ""
+        """Yield tasks, those that are not done and those that are, newest first, a page at a time.
+
+        Args:
+            filters: `status`, `project`, `plan`, `name`, `worker`, `created_after` and `created_before` (ISO 8601), `sort`
+                (such as `-ended`), and `limit`, which is the size of a page.
+        """
+        cursor = ""
         while True:
-            page = self.connection.ask("GET", "/api/tasks", **filters, after=after or None)
+            page = self.connection.ask("GET", "/api/tasks", **filters, cursor=cursor or None)
             yield from map(_info, page["tasks"])
-            after = page["next"]
-            if not after:
+            cursor = page["next"]
+            if not cursor:
                 return
 
     def wait(self, task: str, timeout: float | None = None) -> TaskInfo:
@@ -193,6 +222,11 @@ class Client:
                 first = self.connection.ask("GET", f"/api/tasks/{quote(next(iter(left)))}", wait=0.5)
                 if _info(first).done:
                     continue
+
+    def plan(self, plan: str) -> dict[str, Any]:
+        """Return how a plan goes: `counts` of its tasks by status, `total`, and how many are `done`."""
+        told: dict[str, Any] = self.connection.ask("GET", f"/api/plans/{quote(plan, safe='')}")
+        return told
 
     def plan_ends(self, plan: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
         """Yield these tasks of one plan as they end, each once. One request is under way at a time, however many they are.
@@ -262,15 +296,19 @@ class Client:
             if info.done or info.revision != revision:
                 return info
 
-    def logs(self, task: str, *, follow: bool = False, revision: int = 0, offset: int = 0) -> Iterator[bytes]:
+    def logs(
+        self, task: str, *, follow: bool = False, revision: int = 0, offset: int = 0, rank: int = 0
+    ) -> Iterator[bytes]:
         """Yield a task's output: of its latest attempt, or of the one with this revision; with `follow` to its end.
+
+        `rank`: of a gang, whose output.
 
         Where a coordinator goes, another one goes on at the same place.
         """
         path = f"/api/tasks/{quote(task)}/logs"
         while True:
             answer, chunks = self.connection.stream(
-                path, follow="true" if follow else None, revision=revision, offset=offset
+                path, follow="true" if follow else None, revision=revision, offset=offset, rank=rank or None
             )
             revision = revision or int(answer.headers.get("X-Attempt-Revision") or 0)
             try:
@@ -298,10 +336,35 @@ class Client:
             if not told["num_live"] or not told["num_cancelled"]:
                 return total
 
+    def retry(self, task: str) -> str:
+        """Submit a task that is done again, as a new task, and what was skipped of its plan because of its end.
+
+        Returns the new task's id. Raises `FarmRefused` for a task that is not done.
+        """
+        return str(self._retry(f"/api/tasks/{quote(task, safe='')}/retry")["task_id"])
+
+    def retry_plan(self, plan: str) -> dict[str, str]:
+        """Submit again what did not complete of a plan; returns old id -> new id, also of none."""
+        told = self._retry(f"/api/plans/{quote(plan, safe='')}/retry")
+        return {str(one["retry_of"]): str(one["task_id"]) for one in told["tasks"]}
+
+    def _retry(self, path: str) -> dict[str, Any]:
+        retry_id = new_task_id(time.time())
+        told: dict[str, Any] = {"num_left": 1}
+        while told["num_left"]:
+            told = self.connection.ask("POST", path, retry_id=retry_id)
+        return told
+
     def workers(self) -> list[dict[str, Any]]:
         """Return the farm's workers."""
-        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/workers")["workers"]
-        return told
+        told: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = self.connection.ask("GET", "/api/workers", cursor=cursor or None)
+            told += page["workers"]
+            cursor = page["next"]
+            if not cursor:
+                return told
 
     def change_worker(self, worker: str, what: str) -> dict[str, Any]:
         """`what`: `drain`, `cordon` or `uncordon`."""

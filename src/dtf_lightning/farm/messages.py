@@ -6,12 +6,14 @@
 | `Started` | an attempt's process runs |
 | `Result` | an attempt has ended; repeated in every `Hello` until it is acknowledged |
 | `Heartbeat` | it is there; answered by one |
+| `MeetingPlace` | where the members of a gang's attempt can meet: picked by the worker of its first member |
 | `Draining` | it wants nothing more, and goes when what it runs has ended |
 
 | from the coordinator | |
 |---|---|
 | `Welcome` | the answer to `Hello`, once the record shows the worker as registered here |
 | `Run` | an attempt at a task; sent again after a reconnection: idempotent by task and revision |
+| `PickMeeting` | pick where the members of a gang's attempt meet; its `Run` follows |
 | `Acknowledge` | a result is in the record, or does not count any more: the worker may forget it |
 | `CancelAttempt` | end an attempt; nobody wants its result |
 | `Drain` | finish what runs, take nothing more, and end |
@@ -82,6 +84,16 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MeetingPlace:
+    """Where a gang's first member can be reached by the others."""
+
+    task: str
+    revision: int
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
     """Somebody is there."""
 
@@ -110,6 +122,22 @@ class Run:
     alternative: int = 0
     """Which of the specification's needs was granted."""
     specification: TaskSpecification
+    rank: int = 0
+    world: int = 1
+    """Members of the gang that makes the attempt."""
+    host: str = ""
+    """Of a gang: where its members meet."""
+    port: int = 0
+    called_off: str = ""
+    """Of a gang: why this member must end, or not begin. It has an outcome all the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PickMeeting:
+    """This worker has the first member of a gang's attempt."""
+
+    task: str
+    revision: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,17 +171,19 @@ class Refuse:
     reason: str
 
 
-FromWorker = Hello | Started | Result | Heartbeat | Draining
-FromCoordinator = Welcome | Run | Acknowledge | CancelAttempt | Drain | Refuse | Heartbeat
+FromWorker = Hello | Started | Result | MeetingPlace | Heartbeat | Draining
+FromCoordinator = Welcome | Run | PickMeeting | Acknowledge | CancelAttempt | Drain | Refuse | Heartbeat
 
 _NAMES: dict[str, type[Any]] = {
     "hello": Hello,
     "started": Started,
     "result": Result,
+    "meeting_place": MeetingPlace,
     "heartbeat": Heartbeat,
     "draining": Draining,
     "welcome": Welcome,
     "run": Run,
+    "pick_meeting": PickMeeting,
     "acknowledge": Acknowledge,
     "cancel": CancelAttempt,
     "drain": Drain,

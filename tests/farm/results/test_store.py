@@ -15,6 +15,7 @@ from dtf_lightning.farm.results.query import query
 from dtf_lightning.farm.results.rows import SeenFailure, SeenResult
 from dtf_lightning.farm.results.store import FarmResults, Forgettable, ResultsBusy, Status, Wanted
 from dtf_lightning.farm.results.tables import NotAnArchive, from_parquet, to_parquet
+from dtf_lightning.farm.rules.paging import LAST, Order, Place
 from support.farm.results import ENVELOPE, FAILED
 
 
@@ -161,7 +162,8 @@ class TestFiles:
 
 class TestPages:
     def tasks(self, results, *, limit: int = 10, before: str = "", **wanted) -> list[str]:
-        return [row["task"] for row in results.page(Wanted(**wanted), limit=limit, before=before)]
+        behind = Place(before, before) if before else None
+        return [row["task"] for row in results.page(Wanted(**wanted), limit=limit, behind=behind)]
 
     def test_filters(self, results):
         results.take_in([
@@ -208,6 +210,39 @@ class TestPages:
         assert self.tasks(results, limit=2, before="d") == ["c", "b"]
         assert self.tasks(results, limit=2, before="b") == ["a"]
         assert [len(row["failed_attempts"]) for row in results.page(Wanted(), limit=3)] == [0, 0, 1]
+
+    @pytest.mark.parametrize("field", sorted(store.SORTED_BY))
+    @pytest.mark.parametrize("descending", [False, True])
+    def test_sorted_as_python_sorts(self, results, field, descending):
+        """So that what is not done, which is sorted in memory, can be merged with it."""
+        rows = [
+            seen("a", name="é", project="b", started=3.0, ended=None, workers=()),
+            seen("b", name="Z", project="a", started=None, ended=9.0, workers=("w10",)),
+            seen("c", name="a", project="b", started=2.000001, ended=8.5, workers=("w9", "w1")),
+            seen("d", name="\U0001f600", project="", started=2.0, outcome=TaskOutcome.FAILED, kind="timeout"),
+            seen("e", name="\uffff", project="a", started=2.0, outcome=TaskOutcome.SKIPPED),
+        ]
+        results.take_in(rows)
+
+        def key(row):
+            told = row.envelope
+            times = {"started": told.started, "ended": told.ended}
+            if field in times:
+                return LAST if times[field] is None else round(times[field] * 1e6)
+            (shown,) = results.page(Wanted(task=row.task), limit=1)
+            worker = told.workers[0] if told.workers else ""
+            return {
+                "created": row.task,
+                "worker": worker,
+                **{n: shown[n] for n in ("name", "project", "outcome", "status")},
+            }[field]
+
+        wanted = sorted(((key(row), row.task) for row in rows), reverse=descending)
+        order, behind, found = Order(field, descending), None, []
+        while page := results.page(Wanted(), limit=2, order=order, behind=behind):
+            found += [(row["sort_key"], row["task"]) for row in page]
+            behind = Place(*found[-1])
+        assert found == wanted
 
 
 class TestQuestions:

@@ -16,6 +16,7 @@ from dtf_lightning.etcd.election import Election
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.record.codec import decode, encode
 from dtf_lightning.farm.record.follower import read_record
+from dtf_lightning.farm.record.gang_writes import RecordMember
 from dtf_lightning.farm.record.guarded import Outcome
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Mirror
@@ -23,12 +24,13 @@ from dtf_lightning.farm.record.values import (
     CoordinatorRecord,
     FailedAttempt,
     LeaderRecord,
+    MemberRecord,
     TaskOutcome,
     TaskSpecification,
     WorkerRecord,
 )
 from dtf_lightning.farm.record.writes import Assign, Cancel, Decision, RecordResult, RecordRetry, Register, Submit
-from dtf_lightning.farm.rules.attempts import SUSPECT, Follow, OutcomeKind, what_follows
+from dtf_lightning.farm.rules.attempts import SUSPECT, AttemptOutcome, Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.envelopes import ended_without_attempt, envelope_of
@@ -140,6 +142,7 @@ class World:
         specification = TaskSpecification(
             command=("x",),
             needs=(Need(amounts={"cpu": self.chance.choice([1, 2, 3])}),),
+            gang=self.chance.choice([1, 1, 1, 2]),
             after=tuple(after[:cut]),
             after_any=tuple(after[cut:]),
             retries=self.chance.choice([0, 2]),
@@ -169,6 +172,9 @@ class World:
         task, held = self.chance.choice(running)
         attempt, specification = held.value, self.accepted[task]
         kind = self.chance.choice([one for one in kinds if one is not OutcomeKind.CANCELLED])
+        if len(attempt.workers) > 1:
+            self.finish_member(task, attempt, held.mod_revision, kind)
+            return
         lost = kind is OutcomeKind.LOST
         follow = what_follows(kind, failures=attempt.failures, retries=specification.retries, lost=attempt.lost + lost)
         if follow is Follow.AGAIN:
@@ -186,9 +192,19 @@ class World:
         envelope = envelope_of(specification, outcome, "", attempt=attempt, revision=held.mod_revision)
         self.make(RecordResult(task=task, envelope=envelope))
 
+    def finish_member(self, task, attempt, revision, kind):
+        """One member of a gang; the leader tells the end of all."""
+        rank = self.chance.choice([rank for rank, worker in enumerate(attempt.workers) if self.is_connected(worker)])
+        outcome = AttemptOutcome(kind=kind, exit_code=0 if kind is OutcomeKind.COMPLETED else 1)
+        record = MemberRecord(revision=revision, worker=attempt.workers[rank], outcome=outcome)
+        self.make(RecordMember(task=task, rank=rank, member=record))
+
     def is_here(self, attempt):
-        """Whether the worker that makes it is connected."""
-        held = self.eye.mirror.get(Kind.WORKER, attempt.workers[0])
+        """Whether a worker that makes it is connected."""
+        return any(self.is_connected(worker) for worker in attempt.workers)
+
+    def is_connected(self, worker):
+        held = self.eye.mirror.get(Kind.WORKER, worker)
         return held is not None and bool(held.value.coordinator)
 
     def cancel(self):
@@ -196,7 +212,11 @@ class World:
         if live:
             task = self.chance.choice(live)
             seen = self.eye.mirror.seen(Kind.ATTEMPT, task)
-            envelope = ended_without_attempt(self.accepted[task], TaskOutcome.CANCELLED, "", number=0, revision=seen)
+            held = self.eye.mirror.get(Kind.ATTEMPT, task)
+            workers = held.value.workers if held is not None else ()
+            envelope = ended_without_attempt(
+                self.accepted[task], TaskOutcome.CANCELLED, "", number=0, revision=seen, workers=workers
+            )
             self.make(Cancel(task=task, envelope=envelope))
 
     def elect(self, watcher):
@@ -282,6 +302,7 @@ class World:
             task: self.explain(task) for (task,) in self.eye.mirror.all(Kind.TASK)
         }
         assert not self.eye.mirror.all(Kind.ATTEMPT)
+        assert not self.eye.mirror.all(Kind.MEMBER)
         outcomes = {}
         for kv in self.store.range(self.keys.folder(Kind.DONE)).kvs:
             assert kv.version == 1, f"{kv.key} was written {kv.version} times"

@@ -16,7 +16,17 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import Connection
-from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
+from dtf_lightning.farm.messages import (
+    Acknowledge,
+    CancelAttempt,
+    Draining,
+    Hello,
+    MeetingPlace,
+    PickMeeting,
+    Result,
+    Run,
+    Started,
+)
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
 from dtf_lightning.farm.tokens import make_token
@@ -95,6 +105,7 @@ class PlayedWorker:
         self.name = name
         self.devices = devices or {"cpu": 2.0}
         self.orders: queue.Queue[Run] = queue.Queue()
+        self.called_off: queue.Queue[Run] = queue.Queue()
         self.cancelled: queue.Queue[CancelAttempt] = queue.Queue()
         self.acknowledgements: queue.Queue[Acknowledge] = queue.Queue()
         self.draining = threading.Event()
@@ -129,9 +140,15 @@ class PlayedWorker:
         return list(self._kept.values())
 
     def run_attempt(self, message: Run) -> None:
-        if self._running.get(message.task) != message.revision and (message.task, message.revision) not in self._kept:
+        if message.called_off:
+            self._running.pop(message.task, None)
+            self.called_off.put(message)
+        elif self._running.get(message.task) != message.revision and (message.task, message.revision) not in self._kept:
             self._running[message.task] = message.revision
             self.orders.put(message)
+
+    def pick_meeting(self, message: PickMeeting) -> None:
+        self.link.say(MeetingPlace(task=message.task, revision=message.revision, host="here", port=4242))
 
     def cancel(self, message: CancelAttempt) -> None:
         if self._running.get(message.task) == message.revision:

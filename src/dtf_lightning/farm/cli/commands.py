@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -25,6 +26,9 @@ from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import TaskInfo
+
+_FILTERS = ("status", "project", "plan", "name", "worker")
+"""Of the list of tasks."""
 
 
 def register(commands: Commands) -> None:
@@ -124,9 +128,11 @@ def _add_tasks(actions: Commands) -> None:
     add_task_options(submit)
     add_farm(submit)
 
-    tasks = add_farm_command(actions, "tasks", _tasks, "the tasks that are not done, and those that were done lately")
-    for name in ("status", "project", "plan"):
-        tasks.add_argument(f"--{name}", help="only those")
+    tasks = add_farm_command(actions, "tasks", _tasks, "the tasks that are not done, and those that are")
+    for name in _FILTERS:
+        tasks.add_argument(f"--{name}", dest=f"wanted_{name}", help="only those")
+    tasks.add_argument("--sort", metavar="FIELD", help="such as name or -ended (default: -created, the newest first)")
+    tasks.add_argument("--limit", type=int, default=1000, metavar="N", help="at most so many (default: %(default)s)")
     add_json(tasks)
     add_farm(tasks)
 
@@ -143,6 +149,14 @@ def _add_tasks(actions: Commands) -> None:
     cancel = add_farm_command(actions, "cancel", _cancel, "end a task")
     cancel.add_argument("task", nargs="+", metavar="ID")
     add_farm(cancel)
+
+    retry = add_farm_command(
+        actions, "retry", _retry, "submit a task that is done again, with those that were skipped because of it"
+    )
+    retry.add_argument("task", metavar="ID", help="of a task, or with --failed of a plan")
+    retry.add_argument("--failed", action="store_true", help="all tasks of the plan ID that did not complete")
+    add_json(retry)
+    add_farm(retry)
 
 
 def _add_pool(actions: Commands) -> None:
@@ -171,8 +185,10 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 def _tasks(arguments: argparse.Namespace) -> int:
     with connect(arguments) as farm:
-        filters = {name: value for name in ("status", "project", "plan") if (value := getattr(arguments, name))}
-        tasks = list(farm.tasks(**filters))
+        filters = {name: value for name in _FILTERS if (value := getattr(arguments, f"wanted_{name}"))}
+        if arguments.sort:
+            filters["sort"] = arguments.sort
+        tasks = list(islice(farm.tasks(**filters, limit=max(1, min(arguments.limit, 1000))), arguments.limit))
     if arguments.json:
         print(json.dumps([task.raw for task in tasks]))
         return DONE
@@ -203,9 +219,7 @@ def _task(arguments: argparse.Namespace) -> int:
 
 def _logs(arguments: argparse.Namespace) -> int:
     with connect(arguments) as farm:
-        for chunk in farm.logs(arguments.task, follow=arguments.follow):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        show_logs(farm, farm.task(arguments.task), follow=arguments.follow)
     return DONE
 
 
@@ -215,6 +229,22 @@ def _cancel(arguments: argparse.Namespace) -> int:
     for task, verdict in zip(arguments.task, verdicts, strict=True):
         print(f"{task}: {'cancelled' if verdict == 'cancelled' else 'it had ended before'}")
     return DONE if all(verdict == "cancelled" for verdict in verdicts) else FAILED
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        if arguments.failed:
+            again = farm.retry_plan(arguments.task)
+        else:
+            again = {arguments.task: farm.retry(arguments.task)}
+    if arguments.json:
+        print(json.dumps({"plan_id" if arguments.failed else "task_id": arguments.task, "tasks": again}))
+    elif arguments.failed:
+        follow = f": dtf farm tasks --plan {arguments.task}" if again else ""
+        print(f"{len(again)} tasks of the plan are submitted again{follow}")
+    else:
+        print(again[arguments.task])
+    return DONE
 
 
 def _workers(arguments: argparse.Namespace) -> int:

@@ -80,6 +80,9 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--label", action="append", default=[], metavar="LABEL", help="that the worker must carry; several times"
     )
     parser.add_argument(
+        "--gang", type=int, default=1, metavar="N", help="workers that run it together (default: %(default)s)"
+    )
+    parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
     )
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
@@ -125,13 +128,16 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
         raise SettingsError(
             f"{unknown[0]!r} behind the plan {path} is not known; to run {path} as a command: dtf farm run -- {path} ..."
         )
-    given = [name for name in _OF_A_COMMAND if getattr(told, name) not in ([], None, "", 0, "default")]
+    given = [name for name in _OF_A_COMMAND if getattr(told, name) != _NOT_GIVEN.get(name, [])]
     if given:
         raise SettingsError(f"--{given[0].replace('named', 'name')} is an option of a command: write it into {path}")
     return told
 
 
-_OF_A_COMMAND = ("named", "needs", "label", "env", "timeout", "retries", "priority", "project", "after")
+_NOT_GIVEN: dict[str, Any] = {
+    "named": "", "gang": 1, "timeout": None, "retries": 0, "priority": 0, "project": "default",
+}  # fmt: skip
+_OF_A_COMMAND = ("named", "needs", "label", "gang", "env", "timeout", "retries", "priority", "project", "after")
 
 
 def connect(arguments: argparse.Namespace) -> Client:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dtf_lightning.cli.main import INTERRUPTED
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.exit_codes import exit_code
+from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import connect, environment_of, needs_of, plan_options
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def submit(farm: Client, arguments: argparse.Namespace) -> str:
         "command": command,
         "name": arguments.named,
         "needs": needs_of(arguments),
+        "gang": arguments.gang,
         "environment": environment_of(arguments),
         "timeout": arguments.timeout,
         "retries": arguments.retries,
@@ -77,6 +79,4 @@ def _follow(farm: Client, task: str) -> int:
             number = info.raw["metadata"]["attempt"]
             print(f"dtf farm run: the task is tried again, attempt {number}", file=sys.stderr)
         shown = info.revision
-        for chunk in farm.logs(task, follow=True, revision=shown):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        show_logs(farm, info, follow=True, revision=shown)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
@@ -210,6 +211,12 @@ TASK_KEYS = {
         "alternatives, the best first. Without it one core.",
         read=needs,
         schema={"oneOf": [_AMOUNTS, {"type": "array", "minItems": 1, "items": object_schema(ALTERNATIVE_KEYS)}]},
+    ),
+    "gang": Key(
+        meaning="How many workers run it together, each giving what it `needs`; its command finds out who it is by "
+        "`$DTF_FARM_RANK`, `$DTF_FARM_WORLD`, `$MASTER_ADDR` and `$MASTER_PORT`.",
+        read=whole(1, MAX_GANG),
+        schema={"type": "integer", "minimum": 1, "maximum": MAX_GANG},
     ),
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(

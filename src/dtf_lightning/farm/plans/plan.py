@@ -26,6 +26,8 @@ class PlanTask:
     """Unique in the plan."""
     command: tuple[str, ...]
     needs: tuple[Need, ...] = ()
+    gang: int = 1
+    """Workers that run it together."""
     priority: int = 0
     timeout: float | None = None
     """Seconds of one attempt."""

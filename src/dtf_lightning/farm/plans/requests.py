@@ -41,6 +41,7 @@ def requests_of(
                         {"amounts": dict(need.amounts), "labels": list(need.labels), "exclusive": need.exclusive}
                         for need in task.needs
                     ],
+                    "gang": task.gang,
                     "dependencies": after,
                     "after_any": after_any,
                     "priority": task.priority,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from dtf_lightning.errors import ProtocolError
@@ -24,6 +25,8 @@ from dtf_lightning.farm.record.values import (
     FailedAttempt,
     KeyRecord,
     LeaderRecord,
+    Meeting,
+    MemberRecord,
     TaskSpecification,
     Tombstone,
     Value,
@@ -31,7 +34,7 @@ from dtf_lightning.farm.record.values import (
 )
 
 MAX_ENVELOPE = 8192
-"""Bytes of an envelope: at 500 tasks a second, ten minutes of them are 2 GB at most."""
+"""Bytes of an envelope, without what was asked for: at 500 tasks a second, ten minutes of them are 2 GB at most."""
 
 CLASSES: dict[Kind, type[Value]] = {
     Kind.LEADER: LeaderRecord,
@@ -41,6 +44,8 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.ATTEMPT: Attempt,
     Kind.DONE: Envelope,
     Kind.FAILED: FailedAttempt,
+    Kind.MEETING: Meeting,
+    Kind.MEMBER: MemberRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
 }
@@ -62,10 +67,13 @@ def encode(value: Value) -> bytes:
     text = _ENCODER.encode(body)
     data = text.encode(errors="surrogatepass")
     if isinstance(value, Envelope) and len(data) > MAX_ENVELOPE:
-        raise ProtocolError(
-            f"the envelope of a result has {len(data)} bytes, {MAX_ENVELOPE} are allowed: test cases, logs and series "
-            "belong into artifacts"
-        )
+        if value.asked:
+            encode(replace(value, asked=""))
+        else:
+            raise ProtocolError(
+                f"the envelope of a result has {len(data)} bytes, {MAX_ENVELOPE} are allowed: test cases, logs and series "
+                "belong into artifacts"
+            )
     return data
 
 

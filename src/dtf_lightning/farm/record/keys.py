@@ -9,6 +9,8 @@
 | `attempts` | task | – | the attempt that counts; its mod revision is the attempt's identity |
 | `done` | task | – | the envelope of the result, written once; deleted when it is in the archive |
 | `failed` | task, attempt's number | – | an attempt after which the task is tried again |
+| `meetings` | task | – | where the members of a gang's attempt find each other; goes with the attempt |
+| `members` | task, rank | – | a member of a gang's attempt that has ended; goes with the attempt |
 | `keys` | key | – | the task that was submitted under an idempotency key |
 | `tombstones` | task | – | a task that was archived: its id cannot be used again |
 | `plans`, `projects`, `reservations`, `tokens`, `alerts` | each its own | – | small records |
@@ -38,6 +40,8 @@ class Kind(Enum):
     ATTEMPT = "attempts"
     DONE = "done"
     FAILED = "failed"
+    MEETING = "meetings"
+    MEMBER = "members"
     KEY = "keys"
     TOMBSTONE = "tombstones"
     PLAN = "plans"
@@ -53,6 +57,8 @@ LIVE = (
     Kind.WORKER,
     Kind.TASK,
     Kind.ATTEMPT,
+    Kind.MEETING,
+    Kind.MEMBER,
     Kind.PLAN,
     Kind.PROJECT,
     Kind.RESERVATION,
@@ -88,7 +94,7 @@ class FarmKeys:
         return self._folders[kind]
 
     def key(self, kind: Kind, *names: str | int) -> str:
-        """The key of one record. `names`: one, or for `FAILED` the task and the number of its attempt."""
+        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `MEMBER` its rank."""
         assert len(names) == _NUM_NAMES.get(kind, 1), (kind, names)
         if "" in names:
             raise SettingsError(f"an empty name under {kind.value}/: every record of a farm has a name")
@@ -111,5 +117,5 @@ def _quoted(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else quote(name, safe="")
 
 
-_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2}
+_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.MEMBER: 2}
 _KINDS = {kind.value: kind for kind in Kind}

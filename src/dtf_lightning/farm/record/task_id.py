@@ -6,6 +6,7 @@ id that is older than what the record remembers is refused: nobody could tell an
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import uuid
 
@@ -19,6 +20,22 @@ def new_task_id(wall: float, chance: int | None = None) -> str:
     bits = secrets.randbits(_RANDOM_BITS) if chance is None else chance
     upper, lower = bits >> 62, bits & ((1 << 62) - 1)
     return str(uuid.UUID(int=round(wall * 1000) << 80 | 7 << 76 | upper << 64 | 2 << 62 | lower))
+
+
+def paired_task_id(one: str, other: str) -> str:
+    """Return the id that two others make together, always the same, with the time of `one`.
+
+    Raises `SettingsError` if `one` is no id.
+    """
+    digest = hashlib.sha256(f"{one} {other}".encode()).digest()
+    return new_task_id(time_of(one), int.from_bytes(digest) >> (256 - _RANDOM_BITS))
+
+
+def derived_task_id(of: str, number: int) -> str:
+    """Return an id that is always the same for the same id and number, of the same time. Raises as `time_of`."""
+    wall = time_of(of)
+    digest = hashlib.sha256(f"{of}/{number}".encode()).digest()
+    return new_task_id(wall, int.from_bytes(digest[:10]) >> (80 - _RANDOM_BITS))
 
 
 def time_of(task_id: str) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.needs import Need
 
 
@@ -95,6 +96,8 @@ class TaskSpecification:
     environment: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
     """Of an idempotent submission; "": none."""
+    retry_of: str = ""
+    """Id of the task that was done and is tried again as this one; "": none."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
 
@@ -148,7 +151,9 @@ COMMAND_CHARACTERS = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Envelope:
-    """A task's result, at most `codec.MAX_ENVELOPE` bytes: counts and links; test cases and logs are artifacts."""
+    """A task's result, at most `codec.MAX_ENVELOPE` bytes without `asked`: counts and links; test cases and logs are
+    artifacts.
+    """
 
     outcome: TaskOutcome
     attempt: int
@@ -177,7 +182,11 @@ class Envelope:
     plan: str = ""
     name: str = ""
     command: tuple[str, ...] = ()
-    """The task's own, shortened to `COMMAND_CHARACTERS` in all, since the specification goes when the task is done."""
+    """The task's own, shortened to `COMMAND_CHARACTERS` in all, for people."""
+    retry_of: str = ""
+    """As in the specification."""
+    asked: str = ""
+    """The specification, as `asked.pack` writes it; "": it is not kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +198,26 @@ class FailedAttempt:
     workers: tuple[str, ...]
     reason: str
     ended: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meeting:
+    """Where the members of a gang's attempt find each other: its first member's host, and a port that is free there."""
+
+    revision: int
+    """The attempt's identity."""
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemberRecord:
+    """A member of a gang's attempt has ended."""
+
+    revision: int
+    """The attempt's identity."""
+    worker: str
+    outcome: AttemptOutcome
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,6 +243,8 @@ Value = (
     | Attempt
     | Envelope
     | FailedAttempt
+    | Meeting
+    | MemberRecord
     | KeyRecord
     | Tombstone
 )

@@ -8,12 +8,14 @@
 | `RecordRetry` | the attempt is the one that failed | the failure; the attempt waits to be assigned again |
 | `Cancel` | the task is there, its attempt as seen, no result yet | the result; task and attempt are deleted |
 | `TakeBack` | the leader's fence, the attempt as seen | the attempt without its lost worker, which it excludes |
+| `Meet`, `RecordMember` (`gang_writes.py`) | the attempt is the one that counts, not told yet | where they meet; a member's end |
 | `Register`, `ForgetWorker` | the worker's record as seen; to forget it also the fence | the record |
 | `Archive` | the result as seen | a tombstone; result and failures are deleted |
 | `ForgetTombstone` | the tombstone as seen | nothing is left of the task, but for its key |
 | `ForgetKey` | the key as seen, nothing is left of its task | the key may name another task |
 
 Rules:
+- With an attempt of several workers go the records of their meeting and of those that have ended.
 - "As seen" is a mod revision, 0 for a key that was not there. Ids are not used again, so it never comes back.
 - The fence is a compare that was made when the decision was made (`Leadership.fence`). It is part of the write.
 - A refused write reads, in the same transaction, what tells why. Where an earlier try's answer was lost it also tells
@@ -178,14 +180,19 @@ class TakeBack:
     """As it is to be: without workers, the lost one among those to avoid."""
     seen: int
     fence: Compare
+    num_workers: int = 1
+    """Of the attempt that is taken back."""
     lane = LaneName.ASSIGN
 
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         attempt = keys.key(Kind.ATTEMPT, self.task)
         compares = (self.fence, _as_seen(attempt, self.seen))
-        put = Put(attempt, encode(self.attempt))
-        return Guarded(f"take back {self.task}", compares, (put,), (self.fence.key, attempt))
+        then: tuple[Put | Delete, ...] = (
+            Put(attempt, encode(self.attempt)),
+            *gone_with(keys, self.task, self.num_workers),
+        )
+        return Guarded(f"take back {self.task}", compares, then, (self.fence.key, attempt))
 
     def verdict(self, outcome: Outcome) -> Decision:
         """What became of it."""
@@ -242,7 +249,8 @@ class RecordResult:
         task, attempt, done = (keys.key(kind, self.task) for kind in (Kind.TASK, Kind.ATTEMPT, Kind.DONE))
         compares = (_as_seen(attempt, self.envelope.revision), _absent(done))
         assert self.envelope.revision > 0, self.task
-        then = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task))
+        gang = gone_with(keys, self.task, len(self.envelope.workers))
+        then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang)
         return Guarded(f"result of {self.task}", compares, then, (done,))
 
     def verdict(self, outcome: Outcome) -> Recording:
@@ -272,7 +280,8 @@ class RecordRetry:
         """See the table above."""
         attempt, failed = keys.key(Kind.ATTEMPT, self.task), keys.key(Kind.FAILED, self.task, self.number)
         assert self.failed.revision > 0, self.task
-        then = (Put(failed, encode(self.failed)), Put(attempt, encode(self.attempt)))
+        gang = gone_with(keys, self.task, len(self.failed.workers))
+        then: tuple[Put | Delete, ...] = (Put(failed, encode(self.failed)), Put(attempt, encode(self.attempt)), *gang)
         return Guarded(f"retry of {self.task}", (_as_seen(attempt, self.failed.revision),), then, (failed,))
 
     def verdict(self, outcome: Outcome) -> Recording:
@@ -324,7 +333,8 @@ class Cancel:
         kinds = (Kind.TASK, Kind.ATTEMPT, Kind.DONE, Kind.TOMBSTONE)
         task, attempt, done, tombstone = (keys.key(kind, self.task) for kind in kinds)
         compares = (Compare(task, "version", ">", 0), _as_seen(attempt, self.envelope.revision), _absent(done))
-        then = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task))
+        gang = gone_with(keys, self.task, len(self.envelope.workers))
+        then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang)
         return Guarded(f"cancel {self.task}", compares, then, (task, attempt, done, tombstone))
 
     def verdict(self, outcome: Outcome) -> Cancelled:
@@ -434,6 +444,14 @@ class ForgetKey:
     def verdict(self, outcome: Outcome) -> bool:
         """Whether the key is forgotten, from now or before."""
         return outcome.applied or outcome.found[0] is None
+
+
+def gone_with(keys: FarmKeys, task: str, num_workers: int) -> tuple[Delete, ...]:
+    """Return what is deleted with an attempt: of a gang its meeting, and its members that have ended."""
+    if num_workers < 2:
+        return ()
+    members = (Delete(keys.key(Kind.MEMBER, task, rank)) for rank in range(num_workers))
+    return (Delete(keys.key(Kind.MEETING, task)), *members)
 
 
 def _absent(key: str) -> Compare:

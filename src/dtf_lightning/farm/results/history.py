@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from dtf_lightning.farm.record.values import Envelope
 from dtf_lightning.farm.results.archive import open_archive
 from dtf_lightning.farm.results.archivist import ArchiveSettings, Archivist, Round
 from dtf_lightning.farm.results.query import Answer, query
-from dtf_lightning.farm.results.store import FarmResults, ResultsBusy, Wanted
+from dtf_lightning.farm.results.store import NEWEST, FarmResults, ResultsBusy, Wanted
 from dtf_lightning.farm.results.tail import Health, ResultsTail
+from dtf_lightning.farm.rules.paging import Order, Place
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +137,22 @@ class History:
         """The result of a task that etcd has forgotten; `None` for one that nobody knows. Raises `ResultsBusy`."""
         return self._open_parts()[0].envelope(task)
 
-    def page(self, wanted: Wanted, *, limit: int, before: str = "") -> list[dict[str, Any]]:
+    def of_plan(self, plan: str) -> list[tuple[str, str, str, str]]:
+        """As `FarmResults.of_plan`, with all that this coordinator was told. Raises `ResultsBusy` where that takes long."""
+        results, tail, _ = self._open_parts()
+        if not tail.catch_up(FRESH):
+            raise ResultsBusy("the database of results is behind")
+        return results.of_plan(plan)
+
+    def page(
+        self, wanted: Wanted, *, limit: int, order: Order = NEWEST, behind: Place | None = None
+    ) -> list[dict[str, Any]]:
         """As `FarmResults.page`."""
-        return self._fresh().page(wanted, limit=limit, before=before)
+        return self._fresh().page(wanted, limit=limit, order=order, behind=behind)
+
+    def outcomes(self, plan: str, without: Sequence[str] = ()) -> dict[str, int]:
+        """As `FarmResults.outcomes`."""
+        return self._fresh().outcomes(plan, without)
 
     def query(self, sql: str) -> Answer:
         """As `results.query.query`."""

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.results.history import History
-from dtf_lightning.farm.results.store import HARDWARE, ResultsBusy, Status, Wanted
+from dtf_lightning.farm.results.store import HARDWARE, NEWEST, SORTED_BY, ResultsBusy, Status, Wanted
+from dtf_lightning.farm.rules.paging import next_cursor, read_cursor, read_order
 
 MAX_PAGE = 1000
 RETRY_AFTER = "1"
@@ -49,10 +50,13 @@ def add_results(app: FastAPI, history: History) -> None:
         name: str = "",
         since: str = "",
         until: str = "",
+        sort: str = "",
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
         cursor: str = "",
     ) -> Response:
-        """Newest ids first. `since`, `until`: ISO 8601, of the end. `cursor`: the last answer's `next`."""
+        """Newest first (`sort=-created`). `since`, `until`: ISO 8601, of the end. `cursor`: the last answer's `next`."""
+        order = read_order(sort, SORTED_BY, str(NEWEST))
+        behind = read_cursor(cursor, order, SORTED_BY)
         wanted = Wanted(
             task=task_id,
             worker=worker_id,
@@ -61,12 +65,13 @@ def add_results(app: FastAPI, history: History) -> None:
             project=project,
             plan=plan,
             name=name,
-            since=_wall("since", since),
-            until=_wall("until", until),
+            since=read_time("since", since),
+            until=read_time("until", until),
         )
-        rows = await asyncio.to_thread(history.page, wanted, limit=limit + 1, before=cursor)
-        more = rows[limit - 1]["task"] if len(rows) > limit else None
-        return JSONResponse({"results": [result(row) for row in rows[:limit]], "next": more})
+        found = await asyncio.to_thread(history.page, wanted, limit=limit + 1, order=order, behind=behind)
+        rows = [(row["sort_key"], row["task"], row) for row in found]
+        shown = [result(row) for row in found[:limit]]
+        return JSONResponse({"results": shown, "next": next_cursor(rows, order, limit)})
 
     @app.post("/api/results/query", operation_id="result.query")
     async def ask(question: Question) -> Response:
@@ -139,11 +144,15 @@ def plain(value: Any) -> Any:
             return str(value)
 
 
-def _wall(name: str, text: str) -> float | None:
+def read_time(name: str, text: str) -> float | None:
+    """Return seconds since the epoch of a time in ISO 8601; `None` for an empty text. `name`: for errors."""
     if not text:
         return None
     try:
         told = datetime.fromisoformat(text)
     except ValueError:
         raise SettingsError(f"{name}: {text!r} is no time; expected ISO 8601, such as 2027-01-31T12:00:00Z") from None
-    return (told if told.tzinfo is not None else told.replace(tzinfo=UTC)).timestamp()
+    try:
+        return (told if told.tzinfo is not None else told.replace(tzinfo=UTC)).timestamp()
+    except OverflowError:
+        raise SettingsError(f"{name}: {text!r} is beyond what a calendar has") from None

@@ -73,6 +73,8 @@ def result_row(result: SeenResult) -> Row:
         "artifacts": [(stored(name), stored(url)) for name, url in envelope.artifacts.items()],
         "log_bytes": fit.integer("log_bytes", envelope.log_bytes) or 0,
         "tail": stored(envelope.tail),
+        "retry_of": stored(envelope.retry_of),
+        "asked": stored(envelope.asked),
         "recorded": result.recorded,
         "seen": microseconds(result.seen),
     }
@@ -114,6 +116,8 @@ def envelope_of(row: Mapping[str, Any]) -> Envelope:
         plan=row["plan"],
         name=row["name"],
         command=tuple(row["command"]),
+        retry_of=row["retry_of"] or "",
+        asked=row["asked"] or "",
     )
 
 

@@ -2,7 +2,7 @@
 
 | table or view | one row for each | what |
 |---|---|---|
-| `results` | task that is done | its envelope: outcome, times, exit code, command, metrics and counts as maps; the file of the archive that has it |
+| `results` | task that is done | its envelope: outcome, times, exit code, command, metrics and counts as maps, what was asked for; the file of the archive that has it |
 | `metrics`, `counts` | number of a result | (task, name, value), a view of those maps |
 | `failed_attempts` | attempt after which a task was tried again | |
 | `kept` | result that is still in etcd | when it was first seen there by this coordinator |
@@ -46,8 +46,13 @@ def _views(connection: Connection) -> None:
         """)
 
 
+def _retries(connection: Connection) -> None:
+    connection.execute("ALTER TABLE farm.results ADD COLUMN retry_of VARCHAR")
+    connection.execute("ALTER TABLE farm.results ADD COLUMN asked VARCHAR")
+
+
 RESULTS = Schema(
-    migrations=(_tables, _views),
+    migrations=(_tables, _views, _retries),
     version_table="dtf_farm_schema",
     exported=("farm.results", "farm.metrics", "farm.counts", "farm.failed_attempts"),
     if_older="start a coordinator on it, which brings it up to date",

@@ -27,6 +27,7 @@ from dtf_lightning.farm.record.values import Envelope, TaskOutcome
 from dtf_lightning.farm.results.rows import SeenFailure, SeenResult, envelope_of, moment, stored
 from dtf_lightning.farm.results.schema import RESULTS
 from dtf_lightning.farm.results.tables import FAILURE, RESULT, failure_table, result_table, task_table
+from dtf_lightning.farm.rules.paging import LAST, Order, Place
 
 NUM_READERS = 4
 """Questions that are answered at once."""
@@ -100,6 +101,24 @@ class Wanted:
     name: str = ""
     since: float | None = None
     until: float | None = None
+    created_after: float | None = None
+    """Of the submission, as the next one."""
+    created_before: float | None = None
+
+
+_KEYS = {
+    "created": "task",
+    "started": f"coalesce(epoch_us(started), {LAST})",
+    "ended": f"coalesce(epoch_us(ended), {LAST})",
+    "name": "name",
+    "project": "project",
+    "outcome": "outcome",
+    "status": _STATUS,
+    "worker": "coalesce(workers[1], '')",
+}
+SORTED_BY: dict[str, type] = {name: int if name in ("started", "ended") else str for name in _KEYS}
+"""What results can be sorted by, and of which type the keys are; `created` is by the ids, which carry their time."""
+NEWEST = Order("created", descending=True)
 
 
 class FarmResults:
@@ -280,6 +299,18 @@ class FarmResults:
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
+    def outcomes(self, plan: str, without: Sequence[str] = ()) -> dict[str, int]:
+        """How many tasks of a plan have ended how. `without`: tasks that are not counted."""
+        with self.reading() as reader:
+            rows = reader.execute(
+                """
+                SELECT outcome, count(*) FROM farm.results
+                WHERE plan = ? AND task NOT IN (SELECT unnest(?::VARCHAR[])) GROUP BY outcome
+                """,
+                [stored(plan), list(without)],
+            ).fetchall()
+        return {outcome: int(number) for outcome, number in rows}
+
     def counts(self) -> dict[str, int]:
         """How many results there are, how many of them etcd still keeps, and how many of these no file has."""
         with self.reading() as reader:
@@ -294,14 +325,36 @@ class FarmResults:
         rows = self.page(Wanted(task=task), limit=1)
         return envelope_of(rows[0]) if rows else None
 
-    def page(self, wanted: Wanted, *, limit: int, before: str = "") -> list[dict[str, Any]]:
-        """Rows of `farm.results`, newest ids first, behind the id `before`, each with its `status` and `failed_attempts`."""
-        conditions, parameters = _conditions(wanted, before)
+    def of_plan(self, plan: str) -> list[tuple[str, str, str, str]]:
+        """Every result of a plan: task, outcome, the task that it is a retry of, and what was asked for.
+
+        The last is "" for a task that completed.
+        """
+        with self.reading() as reader:
+            return reader.execute(
+                """
+                SELECT task, outcome, coalesce(retry_of, ''),
+                    CASE WHEN outcome = ? THEN '' ELSE coalesce(asked, '') END
+                FROM farm.results WHERE plan = ? ORDER BY task
+                """,
+                [TaskOutcome.COMPLETED.value, stored(plan)],
+            ).fetchall()
+
+    def page(
+        self, wanted: Wanted, *, limit: int, order: Order = NEWEST, behind: Place | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows of `farm.results` behind a place in an order, each with `status`, `sort_key` and `failed_attempts`."""
+        conditions, parameters = _conditions(wanted)
+        key, direction = f"({_KEYS[order.field]})", "DESC" if order.descending else "ASC"
+        if behind is not None:
+            conditions.append(f"({key}, task) {'<' if order.descending else '>'} (?, ?)")
+            parameters += [stored(behind.key) if isinstance(behind.key, str) else behind.key, stored(behind.name)]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         with self.reading() as reader:
             rows = _dictionaries(
                 reader,
-                f"SELECT {_COLUMNS}, {_STATUS} AS status FROM farm.results {where} ORDER BY task DESC LIMIT {limit:d}",
+                f"SELECT {_COLUMNS}, {_STATUS} AS status, {key} AS sort_key FROM farm.results {where} "
+                f"ORDER BY sort_key {direction}, task {direction} LIMIT {limit:d}",
                 parameters,
             )
             failed = _dictionaries(
@@ -332,7 +385,7 @@ def _note_file(writer: Connection, file: str) -> None:
     writer.execute("INSERT OR IGNORE INTO farm.archive_files SELECT ?, count(*) FROM filed", [file])
 
 
-def _conditions(wanted: Wanted, before: str) -> tuple[list[str], list[Any]]:
+def _conditions(wanted: Wanted) -> tuple[list[str], list[Any]]:
     asked = [
         ("task = ?", wanted.task),
         ("list_contains(workers, ?)", wanted.worker),
@@ -341,10 +394,14 @@ def _conditions(wanted: Wanted, before: str) -> tuple[list[str], list[Any]]:
         ("project = ?", wanted.project),
         ("plan = ?", wanted.plan),
         ("name = ?", wanted.name),
-        ("task < ?", before),
     ]
     told: list[tuple[str, Any]] = [(condition, stored(value)) for condition, value in asked if value]
-    for condition, wall in (("ended >= ?", wanted.since), ("ended < ?", wanted.until)):
+    for condition, wall in (
+        ("ended >= ?", wanted.since),
+        ("ended < ?", wanted.until),
+        ("submitted >= ?", wanted.created_after),
+        ("submitted < ?", wanted.created_before),
+    ):
         if wall is not None:
             told.append((condition, _moment(wall)))
     return [condition for condition, _ in told], [value for _, value in told]

@@ -41,6 +41,8 @@ RESULT = pa.schema(
         ("log_bytes", _NUMBER),
         ("tail", _TEXT),
         ("problems", pa.list_(_TEXT)),
+        ("retry_of", _TEXT),
+        ("asked", _TEXT),
         ("recorded", _NUMBER),
         ("seen", _TIME),
     ]

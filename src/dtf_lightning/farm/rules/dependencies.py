@@ -10,7 +10,7 @@ Rules that this file guards:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -137,3 +137,18 @@ def find_cycle(after: dict[str, tuple[str, ...]]) -> list[str] | None:
                 path.pop()
                 del on_path[task]
     return None
+
+
+def dependencies_first(after: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return the tasks so that each stands behind those that it comes after. There is no cycle."""
+    ordered: dict[str, None] = {}
+    for start in after:
+        stack = [(start, False)]
+        while stack:
+            task, seen = stack.pop()
+            if seen:
+                ordered[task] = None
+            elif task not in ordered:
+                stack.append((task, True))
+                stack.extend((name, False) for name in reversed(after[task]) if name in after)
+    return list(ordered)

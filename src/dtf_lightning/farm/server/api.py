@@ -24,23 +24,26 @@ from dtf_lightning.farm.record.writes import Register, Submission
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.files import OutOfOrder
+from dtf_lightning.farm.server.lists.plans import plan_counts
+from dtf_lightning.farm.server.lists.workers import show_workers
+from dtf_lightning.farm.server.routes.clients import add_client_routes
+from dtf_lightning.farm.server.routes.lists import add_lists
+from dtf_lightning.farm.server.routes.plans import add_plans
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.server.coordinator import Coordinator
-    from dtf_lightning.farm.server.pool import Pool
 
 RETRY_AFTER = "1"
 """Seconds after which to ask again while etcd does not answer."""
 MAX_WAIT = 60.0
-MAX_PAGE = 1000
 MAX_CHUNK = 4 * 1024 * 1024
 
 _LATER = {
-    "/api/orchestrate": "POST",
-    "/api/orchestrated_task/{task_id}": "GET",
-    "/api/orchestrated_tasks": "GET",
-    "/api/cancel_orchestrated_task": "POST",
+    "/api/orchestrate": ("POST", "orchestration.submit"),
+    "/api/orchestrated_task/{task_id}": ("GET", "orchestration.get"),
+    "/api/orchestrated_tasks": ("GET", "orchestration.list"),
+    "/api/cancel_orchestrated_task": ("POST", "orchestration.cancel"),
 }
 
 
@@ -53,9 +56,12 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_output(app, coordinator)
     _add_workers(app, coordinator)
     _add_cluster(app, coordinator)
+    add_lists(app, coordinator)
+    add_plans(app, coordinator)
     add_results(app, coordinator.history)
-    for path, method in _LATER.items():
-        app.add_api_route(path, _not_yet, methods=[method], operation_id=f"orchestration{path.replace('/', '.')}")
+    add_client_routes(app, coordinator)
+    for path, (method, operation) in _LATER.items():
+        app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
     return app
 
 
@@ -69,23 +75,6 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
         told = await tasks.submit(submission.tasks)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
         return JSONResponse({"tasks": told}, 409 if conflict else 200)
-
-    @app.get("/api/tasks", operation_id="task.list")
-    async def list_tasks(
-        status: str = "",
-        project: str = "",
-        plan: str = "",
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
-        after: str = "",
-    ) -> dict[str, Any]:
-        def wanted(task: dict[str, Any]) -> bool:
-            told = task["metadata"]
-            return all(
-                not asked or asked == got
-                for asked, got in ((status, task["status"]), (project, told["project"]), (plan, told["plan"]))
-            )
-
-        return tasks.list(wanted, limit, after)
 
     @app.get("/api/tasks/{task_id}", operation_id="task.get")
     async def get_task(
@@ -112,8 +101,14 @@ def _add_plans(app: FastAPI, coordinator: Coordinator) -> None:
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0,
         unfinished: bool = False,
     ) -> dict[str, Any]:
-        """Which tasks have ended since the revision `after`; with `wait` when there is one, or after so many seconds."""
-        return await tasks.plan(plan_id, after, left, wait, unfinished=unfinished)
+        """Which tasks have ended since the revision `after`; with `wait` when there is one, or after so many seconds.
+
+        Without any of these also how many are at what (`counts`), for which the plan must be known.
+        """
+        told = await tasks.plan(plan_id, after, left, wait, unfinished=unfinished)
+        if after or wait or unfinished:
+            return told
+        return told | await plan_counts(coordinator.pool, coordinator.history, plan_id)
 
     @app.post("/api/plans/{plan_id}/cancel", operation_id="plan.cancel")
     async def cancel_plan(plan_id: str, reason: str = "cancelled by a client") -> dict[str, Any]:
@@ -129,22 +124,29 @@ def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
         revision: Annotated[int, Query(ge=0)] = 0,
         offset: Annotated[int, Query(ge=0)] = 0,
         follow: bool = False,
+        rank: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
-        """Bytes of one attempt, the latest without `revision`; with `follow` until it has ended."""
+        """Bytes of one attempt, the latest without `revision`, of a gang's member; with `follow` until it has ended."""
         await tasks.task(task_id)
         attempt = revision or await tasks.latest_attempt(task_id, timeout=MAX_WAIT if follow else 0)
         headers = {"X-Attempt-Revision": str(attempt)}
         if not attempt:
             return Response(b"", media_type="application/octet-stream", headers=headers)
-        chunks = tasks.output(task_id, attempt, offset, follow=follow)
+        chunks = tasks.output(task_id, attempt, offset, follow=follow, rank=rank)
         return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
 
     @app.post("/api/tasks/{task_id}/logs", operation_id="attempt.logs")
-    async def add_logs(task_id: str, revision: int, offset: Annotated[int, Query(ge=0)], request: Request) -> Response:
+    async def add_logs(
+        task_id: str,
+        revision: int,
+        offset: Annotated[int, Query(ge=0)],
+        request: Request,
+        rank: Annotated[int, Query(ge=0)] = 0,
+    ) -> Response:
         chunk = await request.body()
         if len(chunk) > MAX_CHUNK:
             raise SettingsError(f"a chunk of output has {len(chunk)} bytes, {MAX_CHUNK} are allowed")
-        return JSONResponse({"size": await tasks.add_output(task_id, revision, offset, chunk)})
+        return JSONResponse({"size": await tasks.add_output(task_id, revision, offset, chunk, rank)})
 
     @app.head("/api/sources/{digest}", operation_id="source.exists")
     async def source_exists(digest: str) -> Response:
@@ -177,7 +179,7 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
     pool = coordinator.pool
 
     def shown(name: str, record: WorkerRecord) -> dict[str, Any]:
-        return _workers(pool, {name: record})[0]
+        return show_workers(pool, {name: record})[0]
 
     def found(name: str) -> WorkerRecord:
         record = pool.workers().get(name)
@@ -196,10 +198,6 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
             await pool.wait_for_change(Kind.WORKER, name, seen, 1.0)
         raise StoreUnavailable(f"worker {name}: it changes all the time, try again")
 
-    @app.get("/api/workers", operation_id="worker.list")
-    async def workers() -> dict[str, Any]:
-        return {"workers": _workers(pool, pool.workers())}
-
     @app.get("/api/workers/{worker_id}", operation_id="worker.get")
     async def worker(worker_id: str) -> dict[str, Any]:
         return shown(worker_id, found(worker_id))
@@ -216,26 +214,13 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
     async def uncordon(worker_id: str) -> dict[str, Any]:
         return await change(worker_id, cordoned=False)
 
-    @app.websocket("/ws/worker")
+    @app.websocket("/ws/worker", name="worker.connect")
     async def worker_socket(socket: WebSocket) -> None:
         await socket.accept()
         try:
             await coordinator.connections.serve(socket)
         except (WebSocketDisconnect, RuntimeError):
             return  # Starlette raises RuntimeError where a closed socket is used
-
-
-def _workers(pool: Pool, records: dict[str, WorkerRecord]) -> list[dict[str, Any]]:
-    """Return workers as the API shows them, from one look at the tasks."""
-    running: dict[str, list[str]] = {name: [] for name in records}
-    for live in pool.live_tasks():
-        for name in running.keys() & live.attempt.workers:
-            running[name].append(live.task)
-    coordinators = pool.coordinators()
-    return [
-        models.worker(name, record, running[name], record.coordinator in coordinators)
-        for name, record in records.items()
-    ]
 
 
 def _add_cluster(app: FastAPI, coordinator: Coordinator) -> None:

@@ -83,6 +83,10 @@ class Coordinator:
         """The package's."""
         return self._place.version
 
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock.wall()
+
     @property
     def leads(self) -> bool:
         """Whether it decides now."""
@@ -122,7 +126,7 @@ class Coordinator:
         """The farm's numbers, as the API shows them."""
         counts: dict[str, int] = {}
         for live in self.pool.live_tasks():
-            status = "pending" if not live.attempt.workers else "running" if live.started else "assigned"
+            status = self.pool.status(live)
             counts[status] = counts.get(status, 0) + 1
         workers = self.pool.workers()
         return {

@@ -6,19 +6,53 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from dtf_lightning.farm.record.asked import pack
 from dtf_lightning.farm.record.values import (
     COMMAND_CHARACTERS,
     Attempt,
     Envelope,
+    FailedAttempt,
     TaskOutcome,
     TaskSpecification,
 )
-from dtf_lightning.farm.rules.attempts import AttemptOutcome
+from dtf_lightning.farm.record.writes import RecordResult, RecordRetry
+from dtf_lightning.farm.rules.attempts import AttemptOutcome, Follow, OutcomeKind, what_follows
 
 T = TypeVar("T")
 
 MAX_NAMES = 20
 """Metrics, counts and artifacts that an envelope names, each; the rest stands in the attempt's files."""
+
+
+_OUTCOMES = {
+    Follow.COMPLETED: TaskOutcome.COMPLETED,
+    Follow.FAILED: TaskOutcome.FAILED,
+    Follow.CANCELLED: TaskOutcome.CANCELLED,
+}
+
+
+def end_of_attempt(
+    task: str,
+    specification: TaskSpecification,
+    attempt: Attempt,
+    revision: int,
+    told: AttemptOutcome,
+    worker: str,
+) -> RecordResult | RecordRetry:
+    """Return the write that follows from an attempt's end: the task's result, or another try, elsewhere than on `worker`."""
+    lost = told.kind is OutcomeKind.LOST
+    follow = what_follows(told.kind, failures=attempt.failures, retries=specification.retries, lost=attempt.lost + lost)
+    if follow is Follow.AGAIN:
+        again = attempt.given_back(worker, lost=lost)
+        failed = FailedAttempt(revision=revision, workers=attempt.workers, reason=told.reason, ended=told.ended)
+        return RecordRetry(task=task, number=attempt.number, failed=failed, attempt=again)
+    envelope = envelope_of(specification, _OUTCOMES[follow], told.reason, attempt=attempt, revision=revision)
+    return RecordResult(task=task, envelope=with_attempt(envelope, told))
+
+
+def bounded(told: AttemptOutcome) -> AttemptOutcome:
+    """Return an outcome of which metrics, counts and artifacts are `MAX_NAMES` at most, each."""
+    return replace(told, metrics=_first(told.metrics), counts=_first(told.counts), artifacts=_first(told.artifacts))
 
 
 def envelope_of(
@@ -36,14 +70,26 @@ def envelope_of(
         plan=specification.plan,
         name=specification.name,
         command=shortened(specification.command),
+        retry_of=specification.retry_of,
+        asked=pack(specification),
     )
 
 
 def ended_without_attempt(
-    specification: TaskSpecification, outcome: TaskOutcome, reason: str, *, number: int, revision: int
+    specification: TaskSpecification,
+    outcome: TaskOutcome,
+    reason: str,
+    *,
+    number: int,
+    revision: int,
+    workers: tuple[str, ...] = (),
 ) -> Envelope:
-    """Return the envelope of a task that ends though no attempt of it has: skipped, expired, cancelled."""
-    return envelope_of(specification, outcome, reason, attempt=Attempt(number=number), revision=revision)
+    """Return the envelope of a task that ends though no attempt of it has: skipped, expired, cancelled.
+
+    `workers`: of the attempt that is going on, if there is one.
+    """
+    attempt = Attempt(number=number, workers=workers)
+    return envelope_of(specification, outcome, reason, attempt=attempt, revision=revision)
 
 
 def with_attempt(envelope: Envelope, told: AttemptOutcome) -> Envelope:

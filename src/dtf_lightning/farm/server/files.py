@@ -3,6 +3,7 @@
 They lie in one folder that all coordinators of the farm share:
 
     logs/<task>/<revision>      what an attempt has written, its revision being its identity
+    logs/<task>/<revision>.<n>  of a gang's attempt: what its member of rank n > 0 has written
     sources/<digest>            an archive, by the SHA-256 of its bytes
 
 Rules that this file guards:
@@ -46,9 +47,9 @@ class FarmFiles:
 
     # --- output ------------------------------------------------------------------------------------------------------
 
-    def append_log(self, task: str, revision: int, offset: int, chunk: bytes) -> int:
+    def append_log(self, task: str, revision: int, offset: int, chunk: bytes, rank: int = 0) -> int:
         """Add to an attempt's output; returns its length. Raises `OutOfOrder` for a chunk behind a gap."""
-        path = self._log(task, revision)
+        path = self._log(task, revision, rank)
         path.parent.mkdir(exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
@@ -64,10 +65,10 @@ class FarmFiles:
         finally:
             os.close(file)
 
-    def read_log(self, task: str, revision: int, offset: int, size: int) -> bytes:
+    def read_log(self, task: str, revision: int, offset: int, size: int, rank: int = 0) -> bytes:
         """Return up to `size` bytes of an attempt's output; nothing where there is none yet."""
         try:
-            with self._log(task, revision).open("rb") as file:
+            with self._log(task, revision, rank).open("rb") as file:
                 file.seek(offset)
                 return file.read(size)
         except FileNotFoundError:
@@ -76,7 +77,8 @@ class FarmFiles:
     def attempts_with_log(self, task: str) -> list[int]:
         """Return the revisions of a task's attempts that have written something, oldest first."""
         with contextlib.suppress(FileNotFoundError):
-            return sorted(int(name) for name in os.listdir(self._task_logs(task)) if name.isdecimal())
+            names = {name.partition(".")[0] for name in os.listdir(self._task_logs(task))}
+            return sorted(int(name) for name in names if name.isdecimal())
         return []
 
     def _task_logs(self, task: str) -> Path:
@@ -84,8 +86,8 @@ class FarmFiles:
             raise SettingsError(f"{task!r} is no task id; expected a UUID in small letters")
         return self._logs / task
 
-    def _log(self, task: str, revision: int) -> Path:
-        return self._task_logs(task) / str(revision)
+    def _log(self, task: str, revision: int, rank: int) -> Path:
+        return self._task_logs(task) / (f"{revision}.{rank}" if rank else str(revision))
 
     # --- sources -----------------------------------------------------------------------------------------------------
 

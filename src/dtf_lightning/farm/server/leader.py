@@ -35,9 +35,11 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, RecordResult, TakeBack, Write
 from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
+from dtf_lightning.farm.rules.gangs import together
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
-from dtf_lightning.farm.server.envelopes import ended_without_attempt, envelope_of
+from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of
+from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
 
 NEVER = float("inf")
 
@@ -91,6 +93,8 @@ class Leader:
             self._task_changed(name)
         elif change.kind is Kind.ATTEMPT and change.after is not None:
             self._attempt_changed(name)
+        elif change.kind is Kind.MEMBER and change.after is not None:
+            self._member_ended(name)
         elif change.kind is Kind.DONE and change.after is not None:
             envelope = change.after.value
             assert isinstance(envelope, Envelope)
@@ -187,6 +191,18 @@ class Leader:
         if task in self._present and not self._dependencies.waits_for(task):
             self._make_ready([task])
 
+    def _member_ended(self, task: str) -> None:
+        """Where it was the last of its gang, the attempt's end is decided."""
+        held, specification = self._mirror.get(Kind.ATTEMPT, task), self._specification(task)
+        if held is None or specification is None or len((attempt := self._attempt(task)).workers) < 2:
+            return
+        ended = members_that_ended(self._mirror, task, attempt, held.mod_revision)
+        if len(ended) == len(attempt.workers):
+            told, decisive = together(ended)
+            self._decided.append(
+                end_of_attempt(task, specification, attempt, held.mod_revision, bounded(told), decisive.worker)
+            )
+
     def _make_ready(self, tasks: Iterable[str]) -> None:
         for task in tasks:
             if task not in self._present or self._mirror.get(Kind.TASK, task) is None:
@@ -196,6 +212,8 @@ class Leader:
             if attempt.workers:
                 if any(self._mirror.get(Kind.WORKER, worker) is None for worker in attempt.workers):
                     self._orphans[task] = None
+                if len(attempt.workers) > 1:
+                    self._member_ended(task)
                 self._scheduler.task_placed(ready, attempt.workers, attempt.alternative)
             else:
                 self._scheduler.task_ready(ready)
@@ -266,7 +284,12 @@ class Leader:
             if held is None:
                 continue
             assert isinstance(held.value, Attempt)
-            gone = [worker for worker in held.value.workers if self._mirror.get(Kind.WORKER, worker) is None]
+            gone = [
+                worker
+                for worker in held.value.workers
+                if self._mirror.get(Kind.WORKER, worker) is None
+                and not has_ended_on(self._mirror, task, held.value, held.mod_revision, worker)
+            ]
             if gone:
                 writes.append(self._take_back(task, held.value, held.mod_revision, gone[0], now))
         self._orphans.clear()
@@ -282,7 +305,13 @@ class Leader:
             )
             envelope = envelope_of(specification, TaskOutcome.FAILED, reason, attempt=attempt, revision=seen)
             return RecordResult(task=task, envelope=replace(envelope, ended=now.wall))
-        return TakeBack(task=task, attempt=attempt.given_back(worker, lost=True), seen=seen, fence=self._fence)
+        return TakeBack(
+            task=task,
+            attempt=attempt.given_back(worker, lost=True),
+            seen=seen,
+            fence=self._fence,
+            num_workers=len(attempt.workers),
+        )
 
     def _attempt(self, task: str) -> Attempt:
         held = self._mirror.get(Kind.ATTEMPT, task)

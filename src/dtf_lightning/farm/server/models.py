@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.record.task_id import time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
+from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.server.pool import LiveTask
 
@@ -70,6 +71,8 @@ class TaskRequest(StrictModel):
     project: str = "default"
     plan: str = ""
     needs: tuple[NeedModel, ...] = ()
+    gang: int = Field(default=1, ge=1, le=MAX_GANG)
+    """Workers that run it together, each giving what it needs."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -115,6 +118,7 @@ class TaskRequest(StrictModel):
             needs=tuple(
                 Need(amounts=need.amounts, labels=need.labels, exclusive=need.exclusive) for need in self.needs
             ),
+            gang=self.gang,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,
@@ -144,13 +148,9 @@ def when(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def live_task(live: LiveTask, *, ready: bool, reason: str = "") -> dict[str, Any]:
-    """Return a task that is not done as the API shows it. `ready`: whether nothing that it comes after is missing."""
+def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any]:
+    """Return a task that is not done as the API shows it. `status`: one of `pool.LIVE_STATUSES`."""
     spec, attempt = live.specification, live.attempt
-    if attempt.workers:
-        status = "assigned" if live.started is None else "running"
-    else:
-        status = "pending" if ready else "waiting"
     return {
         "task_id": live.task,
         "type": "command",
@@ -168,9 +168,12 @@ def live_task(live: LiveTask, *, ready: bool, reason: str = "") -> dict[str, Any
         "metadata": {
             "project": spec.project,
             "plan": spec.plan,
+            "gang": spec.gang,
+            "workers": list(attempt.workers),
             "attempt": attempt.number,
             "revision": live.revision,
             "excluded_workers": list(attempt.excluded),
+            "retry_of": spec.retry_of or None,
             "reason": reason,
         },
     }
@@ -203,8 +206,11 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
         "metadata": {
             "project": envelope.project,
             "plan": envelope.plan,
+            "gang": max(len(envelope.workers), 1),
+            "workers": list(envelope.workers),
             "attempt": envelope.attempt,
             "revision": envelope.revision,
+            "retry_of": envelope.retry_of or None,
             "reason": envelope.reason,
         },
     }

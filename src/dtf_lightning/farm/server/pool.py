@@ -24,6 +24,8 @@ from dtf_lightning.farm.record.values import (
 
 RECENT = 2_000
 """Results that are kept in memory."""
+LIVE_STATUSES = ("waiting", "pending", "assigned", "running")
+"""Of tasks that are not done: for others, for a worker, for its process to start, for its end."""
 Listener = Callable[[Change], None]
 
 
@@ -92,6 +94,13 @@ class Pool:
         of, at = self._started.get(task, (0, 0.0))
         started = at if revision and of == revision else None
         return LiveTask(task=task, specification=held.value, attempt=attempt, revision=revision, started=started)
+
+    def status(self, live: LiveTask) -> str:
+        """What a task that is not done is at: one of `LIVE_STATUSES`."""
+        if live.attempt.workers:
+            return "assigned" if live.started is None else "running"
+        present, told = self.mirror.all(Kind.TASK), live.specification
+        return "waiting" if any((name,) in present for name in (*told.after, *told.after_any)) else "pending"
 
     def live_tasks(self) -> Iterator[LiveTask]:
         """All tasks that are not done, in the order in which they were accepted."""

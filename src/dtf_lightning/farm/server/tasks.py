@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dtf_lightning.clock import Clock
@@ -15,7 +15,7 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.task_id import check_task_id
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome, TaskSpecification, Tombstone
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
-from dtf_lightning.farm.rules.dependencies import find_cycle
+from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, lacking
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
@@ -72,43 +72,50 @@ class Tasks:
         self._clock = clock
         self._explain = explain
         self._archived = archived
-        self._log_sizes: dict[str, dict[int, int]] = {}
-        """By task and revision, of output that came through this coordinator, while its task is not done."""
+        self._log_sizes: dict[str, dict[tuple[int, int], int]] = {}
+        """By task, and by revision and rank, of output that came through this coordinator, while its task is not done."""
 
     # --- submitting --------------------------------------------------------------------------------------------------
 
     async def submit(self, requests: Sequence[models.TaskRequest]) -> list[dict[str, Any]]:
-        """Accept tasks, which are never lost from then on. Returns what became of each.
+        """Accept tasks as clients ask for them. Returns what became of each. Raises as `accept`."""
+        now = self._clock.wall()
+        by_id = {request.task_id: request for request in requests}
+        if len(by_id) < len(requests):
+            raise SettingsError("two tasks of one submission have the same task_id")
+        return await self.accept({task: request.specification(now) for task, request in by_id.items()})
+
+    async def accept(self, specifications: Mapping[str, TaskSpecification]) -> list[dict[str, Any]]:
+        """Accept tasks, by their ids, which are never lost from then on. Returns what became of each, in order.
 
         Raises `SettingsError` for what cannot work, `TooManyTasks`, and what etcd raises; then some of the tasks may have
         been accepted, and submitting the same again is safe.
         """
         now = self._clock.wall()
-        by_id = {request.task_id: request for request in requests}
-        if len(by_id) < len(requests):
-            raise SettingsError("two tasks of one submission have the same task_id")
-        for task in by_id:
+        for task in specifications:
             check_task_id(task, now, RETENTION, SKEW)
-        if len(self._pool.mirror.all(Kind.TASK)) + len(requests) > MAX_LIVE:
+        if len(self._pool.mirror.all(Kind.TASK)) + len(specifications) > MAX_LIVE:
             raise TooManyTasks(f"{MAX_LIVE} tasks are waiting or running, which is all that this farm takes at once")
-        after = {task: (*request.dependencies, *request.after_any) for task, request in by_id.items()}
+        after = {task: (*asked.after, *asked.after_any) for task, asked in specifications.items()}
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
-        await self._check_known({name for names in after.values() for name in names} - by_id.keys())
-        specifications = {task: by_id[task].specification(now) for task in _dependencies_first(after)}
+        await self._check_known({name for names in after.values() for name in names} - specifications.keys())
         for task, specification in specifications.items():
             if specification.source and self.files.source(specification.source) is None:
                 raise SettingsError(f"the source {specification.source} of {task} is not here: send it first")
+        ordered = dependencies_first(after)
         futures = [
-            asyncio.wrap_future(self._record.write(Submit(task=task, specification=specification), timeout=WRITE))
-            for task, specification in specifications.items()
+            asyncio.wrap_future(
+                self._record.write(Submit(task=task, specification=specifications[task]), timeout=WRITE)
+            )
+            for task in ordered
         ]
-        verdicts = dict(zip(specifications, await asyncio.gather(*futures), strict=True))
+        verdicts = dict(zip(ordered, await asyncio.gather(*futures), strict=True))
         new = [task for task, verdict in verdicts.items() if verdict.submission is Submission.NEW]
         if new:
             last = new[-1]
             await self._pool.wait_for(last, lambda: self._pool.mirror.get(Kind.TASK, last) is not None, SHOWN)
-        return [self._submitted(verdicts[task], specifications[task]) for task in by_id]
+        return [self._submitted(verdicts[task], specifications[task]) for task in specifications]
 
     def _submitted(self, verdict: Submitted, specification: TaskSpecification) -> dict[str, Any]:
         told: dict[str, Any] = {"task_id": verdict.task, "submission": verdict.submission.value}
@@ -137,12 +144,12 @@ class Tasks:
     async def task(self, task: str) -> dict[str, Any]:
         """Return a task as the API shows it. Raises `UnknownTask`."""
         if (live := self._pool.live(task)) is not None:
-            return self._live(live)
+            return self.show(live)
         found = self._pool.recent(task) or await self._read_done(task)
         if isinstance(found, Envelope):
             return models.done_task(task, found)
         if (live := self._pool.live(task)) is not None:
-            return self._live(live)
+            return self.show(live)
         if (archived := await asyncio.to_thread(self._archived, task)) is not None:
             return models.done_task(task, archived)
         if found is None:
@@ -163,15 +170,6 @@ class Tasks:
 
         await self._pool.wait_for(task, has_news, timeout)
         return await self.task(task)
-
-    def list(self, wanted: Callable[[dict[str, Any]], bool], limit: int, after: str) -> dict[str, Any]:
-        """Return tasks that are not done and those that were done lately, newest first, from behind the task `after`."""
-        tasks = [self._live(live) for live in self._pool.live_tasks()]
-        tasks += [models.done_task(task, envelope) for task, envelope in self._pool.all_recent()]
-        tasks = sorted(filter(wanted, tasks), key=lambda task: str(task["task_id"]), reverse=True)
-        page = [task for task in tasks if not after or task["task_id"] < after][: limit + 1]
-        more = page[limit - 1]["task_id"] if len(page) > limit else None
-        return {"tasks": page[:limit], "next": more, "total": len(tasks)}
 
     async def plan(self, plan: str, after: int, left: int, timeout: float, *, unfinished: bool) -> dict[str, Any]:
         """Return which tasks of a plan have ended since a revision of the record, as soon as there is one.
@@ -200,17 +198,20 @@ class Tasks:
     def _of_plan(self, plan: str) -> tuple[str, ...]:
         return tuple(live.task for live in self._pool.live_tasks() if live.specification.plan == plan)
 
-    def _live(self, live: LiveTask) -> dict[str, Any]:
+    def show(self, live: LiveTask) -> dict[str, Any]:
+        """Return a task that is not done as the API shows it."""
         reason = "" if live.attempt.workers else self._explain(live.task)
-        spec = live.specification
-        present = self._pool.mirror.all(Kind.TASK)
-        ready = not any((name,) in present for name in (*spec.after, *spec.after_any))
-        return models.live_task(live, ready=ready, reason=reason or "")
+        return models.live_task(live, status=self._pool.status(live), reason=reason or "")
 
     async def outcome(self, task: str) -> TaskOutcome | None:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""
         found = self._pool.recent(task) or await self._read_done(task) or await asyncio.to_thread(self._archived, task)
         return None if found is None else found.outcome
+
+    async def envelope(self, task: str) -> Envelope | None:
+        """The result of a task that is done, from wherever it is kept; `None` if there is none. Raises what etcd raises."""
+        found = self._pool.recent(task) or await self._read_done(task)
+        return found if isinstance(found, Envelope) else await asyncio.to_thread(self._archived, task)
 
     async def look_up(self, task: str) -> tuple[bool, TaskOutcome | None]:
         """Ask etcd whether a task is there and not done, and how it ended if it is done. Raises what etcd raises."""
@@ -239,6 +240,7 @@ class Tasks:
                 reason,
                 number=live.attempt.number,
                 revision=live.revision,
+                workers=live.attempt.workers,
             )
             cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope, timeout=WRITE))
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
@@ -260,11 +262,11 @@ class Tasks:
 
     # --- output ------------------------------------------------------------------------------------------------------
 
-    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes) -> int:
+    async def add_output(self, task: str, revision: int, offset: int, chunk: bytes, rank: int = 0) -> int:
         """Store a chunk of an attempt's output; returns the length that is stored. Raises `OutOfOrder`, `OSError`."""
-        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk)
+        size = await asyncio.to_thread(self.files.append_log, task, revision, offset, chunk, rank)
         if self._pool.live(task) is not None:
-            self._log_sizes.setdefault(task, {})[revision] = size
+            self._log_sizes.setdefault(task, {})[revision, rank] = size
             self._pool.wake(task)
         return size
 
@@ -272,18 +274,20 @@ class Tasks:
         """A task is done: its output's length is what is on the disk."""
         self._log_sizes.pop(task, None)
 
-    async def output(self, task: str, revision: int, offset: int, *, follow: bool) -> AsyncIterator[bytes]:
-        """Yield an attempt's output from `offset` on; with `follow` until the attempt has ended."""
+    async def output(
+        self, task: str, revision: int, offset: int, *, follow: bool, rank: int = 0
+    ) -> AsyncIterator[bytes]:
+        """Yield an attempt's output from `offset` on, of a gang that of one member; with `follow` until the attempt ends."""
         while True:
             over = not follow or not self._runs(task, revision)
-            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK)
+            data = await asyncio.to_thread(self.files.read_log, task, revision, offset, CHUNK, rank)
             if data:
                 offset += len(data)
                 yield data
             elif over:
                 return
             else:
-                await self._pool.wait_for(task, lambda: self._has_news(task, revision, offset), POLL)  # noqa: B023
+                await self._pool.wait_for(task, lambda: self._has_news(task, (revision, rank), offset), POLL)  # noqa: B023
 
     async def latest_attempt(self, task: str, *, timeout: float) -> int:
         """Return the revision of a task's latest attempt, waiting up to `timeout` seconds for its first; 0 without one."""
@@ -297,20 +301,5 @@ class Tasks:
     def _runs(self, task: str, revision: int) -> bool:
         return self._pool.mirror.seen(Kind.ATTEMPT, task) == revision
 
-    def _has_news(self, task: str, revision: int, offset: int) -> bool:
-        return not self._runs(task, revision) or self._log_sizes.get(task, {}).get(revision, 0) > offset
-
-
-def _dependencies_first(after: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return the tasks so that each stands behind those that it comes after. There is no cycle."""
-    ordered: dict[str, None] = {}
-    for start in after:
-        stack = [(start, False)]
-        while stack:
-            task, seen = stack.pop()
-            if seen:
-                ordered[task] = None
-            elif task not in ordered:
-                stack.append((task, True))
-                stack.extend((name, False) for name in after[task] if name in after)
-    return list(ordered)
+    def _has_news(self, task: str, output: tuple[int, int], offset: int) -> bool:
+        return not self._runs(task, output[0]) or self._log_sizes.get(task, {}).get(output, 0) > offset

@@ -30,6 +30,8 @@ from dtf_lightning.farm.messages import (
     FromWorker,
     Heartbeat,
     Hello,
+    MeetingPlace,
+    PickMeeting,
     Refuse,
     Result,
     Run,
@@ -38,30 +40,26 @@ from dtf_lightning.farm.messages import (
     read_message,
     write_message,
 )
+from dtf_lightning.farm.record.gang_writes import Meet, RecordMember
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
-    FailedAttempt,
-    TaskOutcome,
+    Meeting,
+    MemberRecord,
     WorkerRecord,
     WorkerState,
 )
-from dtf_lightning.farm.record.writes import Recording, RecordResult, RecordRetry, Register
-from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
-from dtf_lightning.farm.server.envelopes import envelope_of, with_attempt
+from dtf_lightning.farm.record.writes import Recording, Register, Write
+from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt
 from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.scheduling.gangs import meeting_of, members_that_ended, why_called_off
 
 log = logging.getLogger(__name__)
 
 WELCOME_TIMEOUT = 10.0
 """Seconds for a registration to be written and to come by in the watch."""
-_OUTCOMES = {
-    Follow.COMPLETED: TaskOutcome.COMPLETED,
-    Follow.FAILED: TaskOutcome.FAILED,
-    Follow.CANCELLED: TaskOutcome.CANCELLED,
-}
 
 
 class Socket(Protocol):
@@ -82,6 +80,8 @@ class _Connection:
     outgoing: asyncio.Queue[FromCoordinator] = field(default_factory=asyncio.Queue)
     told: dict[str, int] = field(default_factory=dict)
     """Task -> the attempt's revision, for what it has been told to run, or said that it runs."""
+    called_off: dict[str, int] = field(default_factory=dict)
+    """Task -> the revision of its gang's attempt, of which it has been told that it must end."""
     welcomed: bool = False
 
 
@@ -230,6 +230,8 @@ class WorkerConnections:
             self._pool.attempt_started(message.task, message.revision, message.at)
         elif isinstance(message, Result):
             self._spawn(self._take_result(connection, message))
+        elif isinstance(message, MeetingPlace):
+            self._spawn(self._set_meeting(connection, message))
         elif isinstance(message, Draining):
             self._spawn(self._set_draining(connection))
         else:
@@ -243,7 +245,9 @@ class WorkerConnections:
 
     async def _take_result(self, connection: _Connection, result: Result) -> None:
         """Record what an attempt came to, if it is still the one that counts, and acknowledge it."""
-        if connection.told.get(result.task) == result.revision:
+        live = self._pool.live(result.task)
+        in_gang = live is not None and len(live.attempt.workers) > 1  # is told nothing more, until its attempt is over
+        if connection.told.get(result.task) == result.revision and not in_gang:
             del connection.told[result.task]
         try:
             recording = await self._record_result(connection.worker, result)
@@ -262,30 +266,33 @@ class WorkerConnections:
             recent = self._pool.recent(result.task)
             same = recent is not None and (recent.revision, recent.kind) == (result.revision, result.outcome.kind.value)
             return Recording.RECORDED if same else Recording.STALE
-        told = result.outcome
-        attempt, specification = live.attempt, live.specification
-        follow = what_follows(
-            told.kind,
-            failures=attempt.failures,
-            retries=specification.retries,
-            lost=attempt.lost + (told.kind is OutcomeKind.LOST),
-        )
-        if follow is Follow.AGAIN:
-            again = attempt.given_back(worker, lost=told.kind is OutcomeKind.LOST)
-            failed = FailedAttempt(
-                revision=result.revision, workers=attempt.workers, reason=told.reason, ended=told.ended
+        told, attempt = result.outcome, live.attempt
+        if len(attempt.workers) > 1:
+            record = MemberRecord(revision=result.revision, worker=worker, outcome=bounded(told))
+            rank = attempt.workers.index(worker)
+            return await asyncio.wrap_future(
+                self._record.write(RecordMember(task=result.task, rank=rank, member=record))
             )
-            retry = RecordRetry(task=result.task, number=result.number, failed=failed, attempt=again)
-            return await asyncio.wrap_future(self._record.write(retry))
-        envelope = envelope_of(specification, _OUTCOMES[follow], told.reason, attempt=attempt, revision=result.revision)
-        write = RecordResult(task=result.task, envelope=with_attempt(envelope, told))
+        write: Write[Recording] = end_of_attempt(
+            result.task, live.specification, attempt, result.revision, told, worker
+        )
         return await asyncio.wrap_future(self._record.write(write))
+
+    async def _set_meeting(self, connection: _Connection, told: MeetingPlace) -> None:
+        meeting = Meeting(revision=told.revision, host=told.host, port=told.port)
+        try:
+            await asyncio.wrap_future(self._record.write(Meet(task=told.task, meeting=meeting)))
+        except StoreError as error:
+            log.warning("meeting of %s: %s", told.task, error)
+            await _close(connection.socket, "etcd is away")  # it is asked for again over the next one
 
     # --- what a worker is told ---------------------------------------------------------------------------------------
 
     def _changed(self, change: Change) -> None:
         if change.kind is Kind.ATTEMPT:
             self._attempt_changed(change)
+        elif change.kind in (Kind.MEETING, Kind.MEMBER) and change.after is not None:
+            self._gang_changed(change.names[0])
         elif change.kind is Kind.WORKER and change.after is None:
             if (connection := self._connections.get(change.names[0])) is not None and connection.welcomed:
                 self._spawn(_close(connection.socket, "declared lost: say hello again"))
@@ -314,24 +321,54 @@ class WorkerConnections:
             if connection is not None and connection.welcomed and isinstance(after, Attempt) and change.after:
                 self._run(connection, task, after, change.after.mod_revision)
 
+    def _gang_changed(self, task: str) -> None:
+        live = self._pool.live(task)
+        for worker in live.attempt.workers if live is not None else ():
+            connection = self._connections.get(worker)
+            if live is not None and connection is not None and connection.welcomed:
+                self._run(connection, task, live.attempt, live.revision)
+
     def _run(self, connection: _Connection, task: str, attempt: Attempt, revision: int) -> None:
         live = self._pool.live(task)
-        if live is None or connection.told.get(task) == revision:
+        if live is None:
             return
-        connection.told[task] = revision
-        connection.outgoing.put_nowait(
-            Run(
-                task=task,
-                number=attempt.number,
-                revision=revision,
-                alternative=attempt.alternative,
-                specification=live.specification,
-            )
+        run = Run(
+            task=task,
+            number=attempt.number,
+            revision=revision,
+            alternative=attempt.alternative,
+            specification=live.specification,
         )
+        if len(attempt.workers) > 1:
+            self._run_member(connection, run, attempt)
+        elif connection.told.get(task) != revision:
+            connection.told[task] = revision
+            connection.outgoing.put_nowait(run)
+
+    def _run_member(self, connection: _Connection, run: Run, attempt: Attempt) -> None:
+        """Tell a worker its part of a gang's attempt, as far as it is not told and has not ended."""
+        rank = attempt.workers.index(connection.worker)
+        ended = members_that_ended(self._pool.mirror, run.task, attempt, run.revision)
+        if any(member.rank == rank for member in ended):
+            return
+        known = connection.told.get(run.task) == run.revision
+        run = replace(run, rank=rank, world=len(attempt.workers))
+        if (why := why_called_off(ended)) != "":
+            if connection.called_off.get(run.task) != run.revision:
+                connection.called_off[run.task] = connection.told[run.task] = run.revision
+                connection.outgoing.put_nowait(replace(run, called_off=why))
+        elif known:
+            return
+        elif (meeting := meeting_of(self._pool.mirror, run.task, run.revision)) is not None:
+            connection.told[run.task] = run.revision
+            connection.outgoing.put_nowait(replace(run, host=meeting.host, port=meeting.port))
+        elif rank == 0:
+            connection.outgoing.put_nowait(PickMeeting(task=run.task, revision=run.revision))
 
     def _cancel(self, connection: _Connection, task: str, revision: int, reason: str) -> None:
         if connection.told.get(task) == revision:
             del connection.told[task]
+        connection.called_off.pop(task, None)
         connection.outgoing.put_nowait(CancelAttempt(task=task, revision=revision, reason=reason))
 
     # --- the parts ---------------------------------------------------------------------------------------------------

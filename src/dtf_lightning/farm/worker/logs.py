@@ -10,6 +10,7 @@ Rules that this file guards:
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -144,6 +145,13 @@ class KeptLogs:
     def read(self, task: str, revision: int, offset: int, at_most: int = LARGEST) -> bytes:
         """A piece of the log; b"" behind its end, and of a log that is not kept any more."""
         return read(self._folders.attempt(task, revision).log, offset, at_most)
+
+    def rank(self, task: str, revision: int) -> int:
+        """Which member of its gang wrote the log; 0 for one that is in none."""
+        try:
+            return int(json.loads(self._folders.attempt(task, revision).order.read_bytes())["order"].get("rank", 0))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return 0
 
     def stored(self, task: str, revision: int, size: int) -> None:
         """Somebody has stored the first `size` bytes. A log that is stored to its end goes with its attempt.

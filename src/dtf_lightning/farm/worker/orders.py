@@ -40,6 +40,10 @@ class AttemptOrder:
     """Patterns of files to keep, relative to the working folder; `**` stands for folders."""
     grace: float = 10.0
     """Seconds between SIGTERM and SIGKILL."""
+    rank: int = 0
+    """Of a gang's attempt: which of its members this is."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the farm, which come before all others."""
     stdin: bool = False
     """Whether `Executor.feed` will give it a standard input; without, it reads the end of the file at once."""
 
@@ -63,7 +67,7 @@ class AttemptOrder:
 
     def kept_on_disk(self) -> dict[str, Any]:
         """The order as a JSON object, without the variables' values and the secrets, which stay in memory."""
-        return asdict(self) | {"environment": {}, "secrets": {}}
+        return asdict(self) | {"environment": {}, "secrets": {}, "own": {}}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> AttemptOrder:

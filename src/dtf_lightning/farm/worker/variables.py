@@ -61,6 +61,7 @@ def attempt_variables(
         **order.environment,
         **order.secrets,
         **_in_the_workers_order(visible_devices(devices, allotment), base),
+        **order.own,
         environment.FARM_RESULTS: str(folder.results),
         "DTF_FARM_TASK": order.task,
         "DTF_FARM_ATTEMPT": str(order.number),

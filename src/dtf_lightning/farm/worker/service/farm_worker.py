@@ -21,7 +21,17 @@ from typing import BinaryIO
 from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.http import Connection
-from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
+from dtf_lightning.farm.messages import (
+    Acknowledge,
+    CancelAttempt,
+    Draining,
+    Hello,
+    MeetingPlace,
+    PickMeeting,
+    Result,
+    Run,
+    Started,
+)
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
@@ -33,6 +43,7 @@ from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, Attemp
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
+from dtf_lightning.farm.worker.service.meetings import Meetings
 from dtf_lightning.farm.worker.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -86,6 +97,7 @@ class FarmWorker:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
         self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
         self._spool = Spool(options.folder)
+        self._meetings = Meetings()
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
         self._link = Link(options.addresses, options.token, self)
         # Tells at once what an earlier process has left.
@@ -140,19 +152,30 @@ class FarmWorker:
         key = message.task, message.revision
         if (result := self._at_hand.result(key)) is not None:
             self._link.say(result)
+        elif message.called_off and self._is_at_hand(key):
+            self._end(key, message.called_off)
         elif not self._is_known(key) and self._at_hand.begin(key):
             self._pool.submit(self._start, message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
-        self._at_hand.cancel((message.task, message.revision))
-        self._executor.cancel(message.task, message.revision, message.reason)
+        self._end((message.task, message.revision), message.reason)
+
+    def pick_meeting(self, message: PickMeeting) -> None:
+        """See `Workplace`."""
+        try:
+            port = self._meetings.port((message.task, message.revision))
+        except OSError as error:  # it is asked again when it connects again; until then the gang waits
+            log.error("no port for the members of task %s to meet: %s", message.task, error)
+            return
+        self._link.say(MeetingPlace(task=message.task, revision=message.revision, host=self._link.host, port=port))
 
     def acknowledged(self, message: Acknowledge) -> None:
         """See `Workplace`."""
         if not message.recorded:
             log.info("the result of task %s came too late: another attempt counts", message.task)
         self._at_hand.forget((message.task, message.revision))
+        self._meetings.forget((message.task, message.revision))
         self._pool.submit(self._forget, message.task, message.revision)
 
     def drain(self) -> None:
@@ -215,8 +238,8 @@ class FarmWorker:
         digest = message.specification.source
         try:
             order = _order(message)
-            if self._at_hand.is_cancelled(key):
-                self._give_up(message, OutcomeKind.CANCELLED, "cancelled before it started")
+            if message.called_off or self._at_hand.is_cancelled(key):
+                self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
             elif digest:
                 self._executor.start(order, lambda workspace: self._bring_source(digest, workspace))
             else:
@@ -245,6 +268,13 @@ class FarmWorker:
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
+    def _end(self, key: Key, reason: str) -> None:
+        self._at_hand.cancel(key)
+        self._executor.cancel(*key, reason)
+
+    def _is_at_hand(self, key: Key) -> bool:
+        return key in self._at_hand.preparing().items() or self._is_known(key)
+
     def _is_known(self, key: Key) -> bool:
         task, revision = key
         return self._executor.running().get(task) == revision or self._folders.spooled(task, revision).exists()
@@ -269,6 +299,7 @@ class FarmWorker:
         self._pool.shutdown(cancel_futures=True)
         self._executor.close(GRACE)
         self._senders.close()
+        self._meetings.close()
         self._connection.close()
 
 
@@ -295,4 +326,18 @@ def _order(message: Run) -> AttemptOrder:
         amounts=needs[message.alternative].amounts,
         folder=spec.folder,
         artifacts=spec.artifacts,
+        rank=message.rank,
+        own=_own_variables(message),
     )
+
+
+def _own_variables(message: Run) -> dict[str, str]:
+    """Return what a gang's member is told: who it is of how many, and where they meet (torch's names for that)."""
+    if message.world == 1:
+        return {}
+    return {
+        "DTF_FARM_RANK": str(message.rank),
+        "DTF_FARM_WORLD": str(message.world),
+        "MASTER_ADDR": message.host,
+        "MASTER_PORT": str(message.port),
+    }

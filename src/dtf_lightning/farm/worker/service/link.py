@@ -32,6 +32,8 @@ from dtf_lightning.farm.messages import (
     FromWorker,
     Heartbeat,
     Hello,
+    MeetingPlace,
+    PickMeeting,
     Refuse,
     Result,
     Run,
@@ -73,6 +75,10 @@ class Workplace(Protocol):
         """End an attempt."""
         ...
 
+    def pick_meeting(self, message: PickMeeting) -> None:
+        """Say where the members of a gang's attempt can meet, of which this worker has the first."""
+        ...
+
     def acknowledged(self, message: Acknowledge) -> None:
         """Forget a result."""
         ...
@@ -97,13 +103,15 @@ class Link:
         self._workplace = workplace
         self._outgoing: asyncio.Queue[FromWorker] = asyncio.Queue()
         self._connected = asyncio.Event()
+        self.host = ""
+        """This machine's address towards the coordinator that it is connected with."""
 
     @property
     def connected(self) -> asyncio.Event:
         """Set while a coordinator has welcomed the worker."""
         return self._connected
 
-    def say(self, message: Started | Result | Draining) -> None:
+    def say(self, message: Started | Result | MeetingPlace | Draining) -> None:
         """Send a message if there is a connection; without one, the next `hello` says as much."""
         if self._connected.is_set():
             self._outgoing.put_nowait(message)
@@ -144,6 +152,7 @@ class Link:
                 compression=None,
                 proxy=None,
             ) as socket:
+                self.host = str(socket.local_address[0])
                 yield socket
         except InvalidHandshake as error:
             status = getattr(getattr(error, "response", None), "status_code", 0)
@@ -193,6 +202,8 @@ class Link:
                 message = read_message(await socket.recv())
             if isinstance(message, Run):
                 self._workplace.run_attempt(message)
+            elif isinstance(message, PickMeeting):
+                self._workplace.pick_meeting(message)
             elif isinstance(message, CancelAttempt):
                 self._workplace.cancel(message)
             elif isinstance(message, Acknowledge):

@@ -34,6 +34,8 @@ class _Output:
     size: int
     ended: bool = False
     failing_since: float | None = None
+    rank: int | None = None
+    """Of the gang's member that writes it, once that is looked up."""
 
 
 class LogSender:
@@ -110,7 +112,9 @@ class LogSender:
                 data = self._logs.read(task, revision, output.stored)
                 if not data:
                     break  # it was taken away
-                told = self._post(task, revision, output.stored, data)
+                if output.rank is None:
+                    output.rank = self._logs.rank(task, revision)
+                told = self._post(task, revision, output.stored, data, output.rank)
                 output.stored, output.failing_since = told, None
                 self._logs.stored(task, revision, told)
         except (DtfError, OSError) as error:
@@ -130,9 +134,11 @@ class LogSender:
                 return
         self._complete(task, revision)
 
-    def _post(self, task: str, revision: int, offset: int, data: bytes) -> int:
+    def _post(self, task: str, revision: int, offset: int, data: bytes, rank: int) -> int:
         try:
-            told = self._connection.send("POST", f"/api/tasks/{task}/logs", data, revision=revision, offset=offset)
+            told = self._connection.send(
+                "POST", f"/api/tasks/{task}/logs", data, revision=revision, offset=offset, rank=rank or None
+            )
             return int(told["size"])
         except FarmRefused as refusal:
             if refusal.status != _CONFLICT or "wanted" not in refusal.body:

@@ -1,0 +1,1 @@
+"""Lists of what a coordinator knows, in pages."""

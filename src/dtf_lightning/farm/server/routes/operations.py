@@ -1,0 +1,83 @@
+"""The operations of the API: each route declares one of these names, which is what permissions will be given for.
+
+Rule: a route without a name of this table is a mistake (`tests/farm/server/test_operations.py`), and so is a name without
+a route.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Access(Enum):
+    """What an operation does to the farm."""
+
+    READ = "read"
+    """Nothing."""
+    SUBMIT = "submit"
+    """Adds or ends work."""
+    WORK = "work"
+    """What a worker says and asks."""
+    OPERATE = "operate"
+    """Changes the farm itself."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation."""
+
+    access: Access
+    summary: str
+
+
+def _of(access: Access, **summaries: str) -> dict[str, Operation]:
+    return {name.replace("__", "."): Operation(access, text) for name, text in summaries.items()}
+
+
+OPERATIONS: dict[str, Operation] = {
+    **_of(
+        Access.READ,
+        task__list="Tasks that are not done and those that are, page by page.",
+        task__get="One task; with `wait` when something has happened.",
+        task__logs="What an attempt has written.",
+        source__exists="Whether an archive of files is here.",
+        source__get="An archive of files.",
+        plan__get="How many of a plan's tasks are at what, and which have ended.",
+        result__list="Results of tasks that are done, page by page.",
+        result__get="One result.",
+        result__query="One SELECT over the results.",
+        worker__list="The workers, page by page.",
+        worker__get="One worker.",
+        status__get="The farm in numbers.",
+        cluster__status="Who leads, since when, and the coordinators.",
+        cluster__nodes="The coordinators, page by page.",
+        cluster__leader="Who leads, and who led before.",
+    ),
+    **_of(
+        Access.SUBMIT,
+        task__submit="Accept tasks.",
+        task__cancel="End a task.",
+        task__retry="Submit a task that is done again, with what was skipped because of it.",
+        plan__submit="Accept all tasks of a plan.",
+        plan__cancel="End a plan's tasks.",
+        plan__retry="Submit again what did not complete of a plan.",
+        source__put="Keep an archive of files.",
+        orchestration__submit="Split a job over devices: not yet.",
+        orchestration__get="A job that is split over devices: not yet.",
+        orchestration__list="Jobs that are split over devices: not yet.",
+        orchestration__cancel="End a job that is split over devices: not yet.",
+    ),
+    **_of(
+        Access.WORK,
+        worker__connect="A worker's own connection, a WebSocket.",
+        attempt__logs="Keep a part of what an attempt has written.",
+    ),
+    **_of(
+        Access.OPERATE,
+        worker__drain="Let a worker finish what it runs, and end.",
+        worker__cordon="Give a worker nothing more.",
+        worker__uncordon="Give a worker tasks again.",
+    ),
+}
+"""Name -> the operation."""

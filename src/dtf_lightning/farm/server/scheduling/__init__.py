@@ -1,0 +1,1 @@
+"""What a coordinator and its leader do about tasks beside placing single ones."""

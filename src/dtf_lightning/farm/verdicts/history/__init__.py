@@ -1,0 +1,1 @@
+"""What a metric's history tells: its noise, points that stand out, steps, slow drifts, and steps of one commit together."""

@@ -1,0 +1,24 @@
+"""Every route declares one operation of the table, and every operation has a route."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.routing import APIRoute, APIWebSocketRoute
+
+from dtf_lightning.farm.server.routes.operations import OPERATIONS
+from support.farm.app import farm_app
+
+
+@pytest.fixture(scope="module")
+def routes():
+    with farm_app() as app:
+        return [route for route in app.routes if isinstance(route, APIRoute | APIWebSocketRoute)]
+
+
+def test_no_route_without_an_operation_and_no_operation_without_a_route(routes):
+    told = [route.operation_id if isinstance(route, APIRoute) else route.name for route in routes]
+    assert sorted(told, key=str) == sorted(OPERATIONS)
+
+
+def test_every_path_is_of_the_api_or_a_socket(routes):
+    assert [route.path for route in routes if not route.path.startswith(("/api/", "/ws"))] == []
