@@ -42,9 +42,9 @@ FARM: list[set[str]] = [
     {"farm.rules"},
     {"farm.json_values", "farm.plans", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
-    {"farm.http", "farm.messages", "farm.results"},
+    {"farm.http", "farm.updates", "farm.messages", "farm.results"},
     {"farm.server", "farm.worker", "farm.client"},
-    {"farm.up", "farm.testkit"},
+    {"farm.up", "farm.compare", "farm.testkit"},
     {"farm.cli"},
 ]
 
@@ -99,7 +99,7 @@ ALLOWED = {
     "starlette": {"farm.server"},
     "pydantic": {"farm.server", "farm.results"},
     "uvicorn": {"farm.server"},
-    "websockets": {"farm.worker"},
+    "websockets": {"farm.worker", "farm.updates"},
 }
 """Third-party packages and the rooms that may import them; all else is standard library."""
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.home import find_farm
-from dtf_lightning.farm.http import Connection, FarmRefused
+from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.sources import Source
 
@@ -31,6 +31,10 @@ LONG_POLL = 20.0
 PLAN_TIMEOUT = 30.0
 """Seconds for the tasks of a large plan to be written."""
 BATCH = 1000
+FILTERED = 10_000
+"""Tasks that a coordinator is asked by name to tell of."""
+ONE_COORDINATOR = 2.0
+"""Seconds for which one coordinator is asked that no other can stand in for."""
 
 
 @dataclass(frozen=True)
@@ -210,18 +214,56 @@ class Client:
                     f"task {task} is {info.status} after {timeout:g} s ({info.reason or 'no reason known'})"
                 )
 
+    def updates(
+        self, channel: str = "task_updates", *, since: int | None = None, details: bool = False, **wanted: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what changes in the farm, as it happens, from any coordinator, over its death.
+
+        The first is of the type `subscribed`; its `sequence` is the revision of the farm's record from which on nothing is
+        missing. One of the type `gap` says that something may be: look at the lists then.
+
+        Args:
+            channel: `task_updates`, `cluster_status` or `leadership_updates`.
+            since: the `sequence` of an earlier update, or a `revision`: what came after it comes first.
+            details: with the whole task, where it is done.
+            wanted: what an update must have: a value, or a list of some; of tasks `task_id`, `status`, `worker_id`,
+                `project`, `plan` and `name`.
+        """
+        from dtf_lightning.farm.updates import follow
+
+        return follow(self.connection, channel, wanted, since=since, details=details)
+
     def as_completed(self, tasks: Sequence[str]) -> Iterator[TaskInfo]:
-        """Yield each task when it has ended, those first that end first, as far as one look after another tells."""
+        """Yield each task when it has ended, those that end first first."""
         left = dict.fromkeys(tasks)
+        wanted: dict[str, Any] = {"status": sorted(DONE)}
+        if len(left) <= FILTERED:
+            wanted["task_id"] = list(left)
         while left:
-            ended = [info for task in left if (info := self.task(task)).done]
-            for info in ended:
-                del left[info.task_id]
-                yield info
-            if not ended:
-                first = self.connection.ask("GET", f"/api/tasks/{quote(next(iter(left)))}", wait=0.5)
-                if _info(first).done:
-                    continue
+            for update in self.updates(details=True, **wanted):
+                ended = [_info(update["task"])] if "task" in update else []
+                if update["type"] in ("subscribed", "gap"):
+                    try:
+                        ended = list(self._ended_at(update["url"], left))
+                    except FarmUnreachable:
+                        break  # that coordinator is gone: another one tells from when on it knows everything
+                for info in ended:
+                    if info.task_id in left:
+                        del left[info.task_id]
+                        yield info
+                if not left:
+                    return
+
+    def _ended_at(self, url: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
+        """Yield those of some tasks that have ended, as one coordinator knows it."""
+        connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR)
+        try:
+            for task in tasks:
+                info = _info(connection.ask("GET", f"/api/tasks/{quote(task)}"))
+                if info.done:
+                    yield info
+        finally:
+            connection.close()
 
     def plan(self, plan: str) -> dict[str, Any]:
         """Return how a plan goes: `counts` of its tasks by status, `total`, and how many are `done`."""
@@ -229,37 +271,49 @@ class Client:
         return told
 
     def plan_ends(self, plan: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
-        """Yield these tasks of one plan as they end, each once. One request is under way at a time, however many they are.
+        """Yield these tasks of one plan as they end, each once, however many they are.
 
-        Raises `DtfError` if the farm does not know some of them.
+        A look at the plan says what has ended and at which revision that was; from there on the updates tell. Raises
+        `DtfError` if the farm does not know some of them.
         """
         left = set(tasks)
         path = f"/api/plans/{quote(plan, safe='')}"
-        revision, expected, unknown_since = 0, len(left), None
+        unknown_since: float | None = None
         while left:
-            told = self.connection.ask("GET", path, after=revision, left=expected, wait=LONG_POLL)
-            revision, ended = told["revision"], [_info(one) for one in told["ended"]]
-            if told["num_live"] < len(left - {info.task_id for info in ended}) or not ended:
-                # Some ended before this coordinator looked, or longer ago than it remembers: each is asked for.
-                ended += self._missed(path, left - {info.task_id for info in ended})
+            told = self.connection.ask("GET", path, unfinished="true")
+            live = left.intersection(told["unfinished"])
+            ended = [_info(one) for one in told["ended"]]
+            ended += self._missed(left - live - {info.task_id for info in ended})
             for info in ended:
                 if info.task_id in left:
                     left.discard(info.task_id)
                     yield info
-            expected = min(len(left), told["num_live"])
-            if not left or told["num_live"]:
+            if live:
                 unknown_since = None
-                continue
-            # Nothing of the plan is left, as this coordinator has it: it may be behind.
-            unknown_since = unknown_since or time.monotonic()
-            if time.monotonic() - unknown_since > LONG_POLL:
-                raise DtfError(f"the farm does not know {len(left)} tasks of the plan {plan}, such as {min(left)}")
-            self.connection.turn()
+                for info in self._plan_updates(plan, told["revision"], live):
+                    left.discard(info.task_id)
+                    yield info
+            elif left:
+                # Nothing of them is left, as this coordinator has it: it may be behind.
+                unknown_since = unknown_since or time.monotonic()
+                if time.monotonic() - unknown_since > LONG_POLL:
+                    raise DtfError(f"the farm does not know {len(left)} tasks of the plan {plan}, such as {min(left)}")
+                self.connection.turn()
 
-    def _missed(self, path: str, left: set[str]) -> list[TaskInfo]:
-        unfinished = set(self.connection.ask("GET", path, unfinished="true")["unfinished"])
+    def _plan_updates(self, plan: str, revision: int, live: set[str]) -> Iterator[TaskInfo]:
+        """Yield tasks that end after a revision, until all of `live` have ended, or something may be missing."""
+        for update in self.updates(since=revision, details=True, plan=plan, status=sorted(DONE)):
+            if update["type"] == "gap":
+                return
+            if update.get("task_id") in live:
+                live.discard(update["task_id"])
+                yield _info(update["task"])
+            if not live:
+                return
+
+    def _missed(self, tasks: Iterable[str]) -> list[TaskInfo]:
         found = []
-        for task in sorted(left - unfinished):
+        for task in sorted(tasks):
             try:
                 info = self.task(task)
             except FarmRefused as refusal:

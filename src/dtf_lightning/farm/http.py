@@ -62,11 +62,16 @@ class Connection:
     """
 
     def __init__(self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE) -> None:
-        self._urls = urls
-        self._token = token
+        self.urls = urls
+        self.token = token
         self._patience = patience
         self._local = threading.local()
         self._preferred = 0
+
+    @property
+    def url(self) -> str:
+        """Of the coordinator that is asked next."""
+        return self.urls[self._preferred % len(self.urls)]
 
     def ask(self, method: str, path: str, body: Any = None, **query: object) -> Any:
         """Return the answer's JSON. Raises `FarmRefused` and `FarmUnreachable`."""
@@ -121,19 +126,19 @@ class Connection:
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 problem: DtfError = FarmUnreachable(
-                    f"the farm at {', '.join(self._urls)} does not answer ({_words(error)}); is it up? "
+                    f"the farm at {', '.join(self.urls)} does not answer ({_words(error)}); is it up? "
                     "`dtf farm up` starts one"
                 )
             else:
                 if refusal.status != 503:
                     raise refusal
                 problem = refusal
-            if time.monotonic() >= deadline and tried >= len(self._urls):
+            if time.monotonic() >= deadline and tried >= len(self.urls):
                 raise problem
             time.sleep(PAUSE)
 
     def _try(self, method: str, target: str, data: bytes | None, timeout: float) -> http.client.HTTPResponse:
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         for fresh in (False, True):
             line = self._line(fresh=fresh)
             try:
@@ -156,7 +161,7 @@ class Connection:
         line: _Line | None = getattr(self._local, "line", None)
         if line is None or fresh:
             self.close()
-            url = self._urls[self._preferred % len(self._urls)]
+            url = self.url
             parts = urlsplit(url)
             if parts.hostname is None:
                 raise SettingsError(f"{url!r} is no address of a farm")

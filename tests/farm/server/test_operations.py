@@ -6,6 +6,7 @@ import pytest
 from fastapi.routing import APIRoute, APIWebSocketRoute
 
 from dtf_lightning.farm.server.routes.operations import OPERATIONS
+from dtf_lightning.farm.server.updates.requests import OPERATIONS as MESSAGES
 from support.farm.app import farm_app
 
 
@@ -17,7 +18,8 @@ def routes():
 
 def test_no_route_without_an_operation_and_no_operation_without_a_route(routes):
     told = [route.operation_id if isinstance(route, APIRoute) else route.name for route in routes]
-    assert sorted(told, key=str) == sorted(OPERATIONS)
+    assert len(told) == len(set(told))
+    assert sorted({*told, *MESSAGES.values()}, key=str) == sorted(OPERATIONS)
 
 
 def test_every_path_is_of_the_api_or_a_socket(routes):

@@ -32,6 +32,7 @@ from dtf_lightning.farm.server.leading import Leading
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
 from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
+from dtf_lightning.farm.server.updates.changes import Updates
 from dtf_lightning.farm.server.workers import WorkerConnections
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Coordinator:
         )
         files, archived = FarmFiles(place.folder), self.history.envelope
         self.tasks = Tasks(self.pool, self.record, store, files, self._clock, self._explain, archived)
+        self.updates = Updates(self.pool, self._clock.wall)
         self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
         self._presence = Presence(store, self.pool, place, self._leadership_changed)
@@ -76,7 +78,6 @@ class Coordinator:
         )
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._fault: asyncio.Future[None] = self._loop.create_future()
-        self._stopping = asyncio.Event()
 
     @property
     def version(self) -> str:
@@ -106,7 +107,7 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
-        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), self._stopped())]
+        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run())]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
             for job in [*jobs, self._fault]:
@@ -120,7 +121,8 @@ class Coordinator:
 
     def stop(self) -> None:
         """End `run`: hand over the leadership and the workers."""
-        self._stopping.set()
+        if not self._fault.done():
+            self._fault.set_result(None)
 
     def status(self) -> dict[str, Any]:
         """The farm's numbers, as the API shows them."""
@@ -134,6 +136,7 @@ class Coordinator:
             "coordinator": self._place.name,
             "leader": self._leader_name(),
             "version": self._place.version,
+            "revision": self.pool.mirror.revision,
             "tasks": counts,
             "workers": len(workers),
             "workers_connected_here": self.connections.num_connected,
@@ -177,12 +180,15 @@ class Coordinator:
             if isinstance(told, FollowerFailed):
                 raise told.error
             if isinstance(told, RecordRead):
-                self.pool.load(told.kvs, told.revision)
+                with self.updates.reading() as restart:
+                    self.pool.load(told.kvs, told.revision)
+                    restart(told.revision)
                 self.history.read_again()
                 if not self._ready.done():
                     self._ready.set_result(None)
             else:
                 self.pool.apply(told.events)
+                self.updates.taken_in(self.pool.mirror.revision)
         except Exception as error:
             log.exception("the record cannot be taken in")
             self._fail(error)
@@ -222,6 +228,3 @@ class Coordinator:
     def _fail(self, error: BaseException) -> None:
         if not self._fault.done():
             self._fault.set_exception(error if isinstance(error, Exception) else DtfError(repr(error)))
-
-    async def _stopped(self) -> None:
-        await self._stopping.wait()

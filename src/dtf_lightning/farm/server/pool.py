@@ -55,6 +55,8 @@ class Pool:
         self.mirror = Mirror(keys)
         self.listeners: list[Listener] = []
         """Called for every change, in order, after the mirror shows it."""
+        self.started_listeners: list[Callable[[LiveTask], None]] = []
+        """Called when a worker that is connected here says that an attempt's process runs."""
         self._started: dict[str, tuple[int, float]] = {}
         self._recent: OrderedDict[str, tuple[Envelope, int]] = OrderedDict()
         """Task -> its result, and the record's revision at which it came."""
@@ -75,7 +77,11 @@ class Pool:
     def attempt_started(self, task: str, revision: int, at: float) -> None:
         """A worker says that an attempt's process runs."""
         if self.mirror.seen(Kind.ATTEMPT, task) == revision:
+            new = self._started.get(task, (0, 0.0))[0] != revision
             self._started[task] = revision, at
+            if new and (live := self.live(task)) is not None and live.attempt.workers:
+                for listener in self.started_listeners:
+                    listener(live)
             self.wake(task)
 
     # --- what is known -----------------------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import psutil
-
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
@@ -17,6 +15,7 @@ from dtf_lightning.farm.record.values import Envelope
 from dtf_lightning.farm.testkit.books import Books, Row
 from dtf_lightning.farm.testkit.clients import Clients
 from dtf_lightning.farm.testkit.ledger import read_ledgers, read_runs
+from dtf_lightning.farm.testkit.leftovers import open_connections, processes_of
 from dtf_lightning.farm.testkit.local_farm import LocalFarm, Part
 
 SETTLE = 90.0
@@ -48,7 +47,7 @@ def close_the_books(farm: LocalFarm, clients: Clients, runs: Path) -> Books:
     left += _end(farm.coordinators.values())
     for kind in (Kind.COORDINATOR, Kind.LEADER):
         _wait(left, lambda kind=kind: _keys(farm, kind) == 0, GONE, lambda kind=kind: _named(farm, kind))  # type: ignore[misc]
-    _wait(left, lambda: not farm.processes(), GONE, lambda: f"processes: {[p.cmdline() for p in farm.processes()]}")
+    _wait(left, lambda: not processes_of(farm.folder), GONE, lambda: f"processes: {processes_of(farm.folder)}")
     left += _files(farm)
     executions, acknowledged = read_ledgers(farm.ledgers)
     recorded, versions = _recorded(farm)
@@ -76,7 +75,7 @@ def _wait(left: list[str], condition: Callable[[], bool], seconds: float, what: 
 def _end(parts: Iterable[Part]) -> list[str]:
     """Ask parts to end, and say of those that do not end well how they ended."""
     for part in (parts := list(parts)):
-        part.ask_to_end(signal.SIGTERM)
+        part.signal(signal.SIGTERM)
     codes = [(part, part.wait_for_end()) for part in parts]
     return [f"{part.name} ended with {code}: {part.last_words()[-500:]}" for part, code in codes if code]
 
@@ -146,14 +145,8 @@ def _name(farm: LocalFarm, key: str) -> str:
 
 def _sockets(farm: LocalFarm) -> dict[str, int]:
     """Connections of each coordinator that somebody has opened and nobody has closed."""
-    found = {}
-    for name, part in farm.coordinators.items():
-        connections = psutil.Process(part.pid).net_connections("tcp")
-        ports = {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
-        number = sum(one.status == psutil.CONN_ESTABLISHED and one.laddr.port in ports for one in connections)
-        if number:
-            found[name] = number
-    return found
+    found = {name: open_connections(part.pid) for name, part in farm.coordinators.items()}
+    return {name: number for name, number in found.items() if number}
 
 
 def _files(farm: LocalFarm) -> list[str]:

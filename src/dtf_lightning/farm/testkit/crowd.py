@@ -19,7 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dtf_lightning import __version__
-from dtf_lightning.farm.messages import Acknowledge, CancelAttempt, Draining, Hello, Result, Run, Started
+from dtf_lightning.farm.messages import (
+    Acknowledge,
+    CancelAttempt,
+    Draining,
+    Hello,
+    MeetingPlace,
+    PickMeeting,
+    Result,
+    Run,
+    Started,
+)
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.testkit.ledger import Ledger, said
 from dtf_lightning.farm.testkit.orders import SIMULATED
@@ -97,6 +107,10 @@ class SimulatedWorker:
         timer = self._loop.call_later(seconds, self._ended, key, code)
         self._running[key] = _Running(message, now, nonce, timer)
         self.link.say(Started(task=message.task, revision=message.revision, at=now))
+
+    def pick_meeting(self, message: PickMeeting) -> None:
+        """See `Workplace`. Nobody will come there."""
+        self.link.say(MeetingPlace(task=message.task, revision=message.revision, host="127.0.0.1", port=1))
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""

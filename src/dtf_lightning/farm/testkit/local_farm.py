@@ -15,14 +15,12 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from dtf_lightning import environment
 from dtf_lightning.errors import DtfError, StoreError
@@ -33,6 +31,7 @@ from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import LeaderRecord
+from dtf_lightning.farm.testkit.leftovers import processes_of
 from dtf_lightning.farm.testkit.orders import REAL
 from dtf_lightning.farm.testkit.proxy import Proxy
 from dtf_lightning.farm.tokens import make_token
@@ -140,8 +139,8 @@ class Part:
         if self.runs:
             os.kill(self.pid, signal.SIGCONT)
 
-    def ask_to_end(self, number: signal.Signals) -> None:
-        """Send a signal, which a frozen process gets, too."""
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it is still there; a frozen process gets it, too."""
         if self.runs:
             self.thaw()
             os.kill(self.pid, number)
@@ -310,41 +309,24 @@ class LocalFarm:
     def lose_machine(self, name: str) -> None:
         """Kill a worker with its keeper and its tasks, as the loss of its machine does."""
         worker = self.workers[name]
-        worker.process and worker.process.kill()
-        for process in self.processes(self.folder / name):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        worker.signal(signal.SIGKILL)
+        _kill_all(processes_of(self.folder / name))
         worker.kill()
-
-    def processes(self, folder: Path | None = None) -> list[psutil.Process]:
-        """Return the processes that belong to a folder of this farm, or to any of it, whoever their parent is."""
-        return list(_processes_of(str(folder or self.folder)))
 
     def _end_all(self) -> None:
         for part in self.coordinators.values():
-            part.process and part.process.kill()
+            part.signal(signal.SIGKILL)
         for part in (*self.crowds.values(), *self.workers.values(), *self.coordinators.values()):
             if part.process is not None:
                 part.kill()
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        _kill_all(processes_of(self.folder))
 
 
 def _names(letter: str, number: int) -> list[str]:
     return [f"{letter}{index}" for index in range(number)]
 
 
-def _processes_of(folder: str) -> Iterator[psutil.Process]:
-    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            told = " ".join([*process.cmdline(), *process.environ().values()])
-            alive = process.pid not in ours and process.status() != psutil.STATUS_ZOMBIE
-            if alive and _lies_in(told, folder):
-                yield process
-
-
-def _lies_in(text: str, folder: str) -> bool:
-    """Whether a text has this path, and not only as the beginning of another one: `w1` is not `w10`."""
-    return any(not rest[:1].isalnum() for rest in text.split(folder)[1:])
+def _kill_all(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

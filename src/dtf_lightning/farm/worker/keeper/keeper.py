@@ -114,7 +114,10 @@ class Keeper:
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+        # Caught, not ignored: what is ignored stays so over an exec (POSIX), thus for the commands of tasks. A worker that
+        # was started with `nohup ... &` ignores SIGHUP, SIGINT and SIGQUIT.
+        ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
+        for number in {signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, *ignored}:
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._wishes.append(Quit()))
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)

@@ -1,0 +1,26 @@
+"""The clients' WebSocket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, WebSocket  # noqa: TC002  # FastAPI reads the annotation of a route
+
+from dtf_lightning.farm.server.updates.socket import ClientSockets
+
+if TYPE_CHECKING:
+    from dtf_lightning.farm.server.coordinator import Coordinator
+
+
+def add_socket(app: FastAPI, coordinator: Coordinator) -> None:
+    """Add it to a coordinator's application."""
+    clients = ClientSockets(
+        coordinator.updates,
+        {
+            "get_cluster_status": lambda _: coordinator.cluster_status(),
+        },
+    )
+
+    @app.websocket("/ws", name="client.connect")
+    async def client_socket(socket: WebSocket) -> None:
+        await clients.serve(socket)

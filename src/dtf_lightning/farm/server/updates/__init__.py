@@ -1,0 +1,1 @@
+"""What clients are told over their WebSocket as it happens."""
