@@ -19,7 +19,7 @@ from dtf_lightning.farm.testkit.leftovers import open_connections, processes_of
 from dtf_lightning.farm.testkit.local_farm import LocalFarm, Part
 
 SETTLE = 90.0
-"""Seconds for everything to be done after the storm."""
+"""Seconds within which one task more must be done after the storm."""
 GONE = 15.0
 """Seconds for what has ended to be gone: a worker's grace, a lease, a connection."""
 INTERVAL = 0.05
@@ -35,7 +35,10 @@ def close_the_books(farm: LocalFarm, clients: Clients, runs: Path) -> Books:
     if not clients.join(SETTLE):
         left.append(f"clients were not answered within {SETTLE:.0f} s after the storm")
         clients.stop()
-    _wait(left, lambda: _pending(farm) == 0, SETTLE, lambda: _unfinished(farm))
+    while pending := _pending(farm):
+        # As long as some end, the others may.
+        if not _wait(left, lambda before=pending: _pending(farm) < before, SETTLE, lambda: _unfinished(farm)):  # type: ignore[misc]
+            break
     for part in farm.coordinators.values():
         part.first_line()  # the last one may just have been started again
     _wait(left, lambda: _all_have(farm, len(clients.accepted)), SETTLE, lambda: "results are missing in a DuckDB")
@@ -65,11 +68,13 @@ def close_the_books(farm: LocalFarm, clients: Clients, runs: Path) -> Books:
     )
 
 
-def _wait(left: list[str], condition: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
+def _wait(left: list[str], condition: Callable[[], bool], seconds: float, what: Callable[[], str]) -> bool:
     try:
         poll_until(condition, seconds, "", interval=INTERVAL)
     except TimeoutError:
         left.append(f"left over after {seconds:.0f} s: {what()}")
+        return False
+    return True
 
 
 def _end(parts: Iterable[Part]) -> list[str]:
@@ -151,16 +156,16 @@ def _sockets(farm: LocalFarm) -> dict[str, int]:
 
 def _files(farm: LocalFarm) -> list[str]:
     """What lies in the workers' folders of attempts that are over, and half-written files of anybody."""
-    found = [
+    found = {
         str(path.relative_to(farm.folder))
         for name in farm.workers
         for part in ("attempts", "spool")
         for path in (farm.folder / name / part).glob("*")
-    ]
+    }
     # Of the archive's `.tmp` files those who write to it next take care.
-    found += [
+    found |= {
         str(path.relative_to(farm.folder))
         for path in farm.folder.rglob(".*")
         if path.is_file() and path.suffix != ".tmp"
-    ]
-    return [f"{len(found)} files: {', '.join(found[:5])}"] if found else []
+    }
+    return [f"{len(found)} files: {', '.join(sorted(found)[:5])}"] if found else []

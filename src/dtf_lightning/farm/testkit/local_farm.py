@@ -91,6 +91,11 @@ class Part:
         return self.process is not None and self.process.poll() is None
 
     @property
+    def ready(self) -> bool:
+        """Whether it runs and has said its first line."""
+        return self.runs and self._first_line.done() and bool(self._first_line.result())
+
+    @property
     def pid(self) -> int:
         """Of its process."""
         assert self.process is not None

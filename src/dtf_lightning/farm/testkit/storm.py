@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 LOOK = 0.1
 """Seconds between two looks at whether a part has ended by itself."""
-MAX_RETRY = 3.0
+MAX_RETRY = 10.0
 """Seconds for which a fault waits for a part that it can hit."""
 
 
@@ -48,7 +48,7 @@ class StormSettings:
     """Mean seconds between two faults."""
     longest_fault: float = 9.0
     """Seconds."""
-    longest_task: float = 1.5
+    longest_task: float = 1.0
     """Seconds."""
     batch: int = 40
     """Most tasks that are submitted together."""
@@ -145,7 +145,7 @@ class Storm:
         farm = self._farm
         if fault.kind in (FaultKind.KILL_LEADER, FaultKind.FREEZE_LEADER):
             leader = farm.leader()
-            return leader if leader not in self._down else None
+            return leader if leader is not None and self._can_be_hit(leader) else None
         groups: dict[str, list[str]] = {
             "coordinator": list(farm.coordinators),
             "member": [member.name for member in farm.etcd.members],
@@ -155,7 +155,13 @@ class Storm:
         }
         names = groups[_GROUP[fault.kind]]
         turned = [names[(fault.which + step) % len(names)] for step in range(len(names))]
-        return next((name for name in turned if name not in self._down), None)
+        return next(filter(self._can_be_hit, turned), None)
+
+    def _can_be_hit(self, name: str) -> bool:
+        """Whether a part is not harmed; one that is still starting is not hit again, or a slow machine would have none."""
+        farm = self._farm
+        part = {**farm.coordinators, **farm.workers, **farm.crowds}.get(name)
+        return name not in self._down and (part is None or part.ready)
 
     def _do(self, kind: FaultKind, name: str) -> Callable[[], object]:
         """Do it, and return what undoes it."""
@@ -271,6 +277,7 @@ def main() -> int:
         num_tasks=arguments.tasks,
         num_real=max(arguments.tasks // 30, 1),
         pause=arguments.pause,
+        longest_task=arguments.longest,
     )
     try:
         report = play_storm(folder, settings)

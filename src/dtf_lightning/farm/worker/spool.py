@@ -4,6 +4,7 @@ Rules that this file guards:
 
 * an outcome is on the disk when `keep` returns, and only then may anybody be told;
 * it is there after any restart, until `forget`;
+* half a file of a worker that was killed while it wrote goes with the next start;
 * a full disk does not lose it: `BALLAST` bytes lie ready and make room.
 """
 
@@ -54,6 +55,8 @@ class Spool:
         self._write = write
         self._lock = threading.Lock()
         self._ballast = self._folders.path / "ballast"
+        for half in self._folders.spool.glob(".*"):  # no other process writes here
+            half.unlink(missing_ok=True)
         self._load_ballast()
 
     def keep(self, number: int, task: str, revision: int, outcome: AttemptOutcome) -> None:
