@@ -23,6 +23,7 @@ from dtf_lightning.farm.cli.options import (
     connect,
 )
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def register(commands: Commands) -> None:
     _add_worker(actions)
     _add_tasks(actions)
     _add_pool(actions)
+    add_sharing(actions)
     add_results(actions)
     add_compare(actions)
 

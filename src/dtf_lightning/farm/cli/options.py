@@ -83,6 +83,13 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--gang", type=int, default=1, metavar="N", help="workers that run it together (default: %(default)s)"
     )
     parser.add_argument(
+        "--array",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run N instances; each finds its number in $DTF_FARM_ARRAY_INDEX",
+    )
+    parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
     )
     parser.add_argument(
@@ -142,13 +149,14 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
 
 
 _NOT_GIVEN: dict[str, Any] = {
-    "named": "", "gang": 1, "timeout": None, "retries": 0, "priority": 0, "project": "default",
+    "named": "", "gang": 1, "array": 0, "timeout": None, "retries": 0, "priority": 0, "project": "default",
 }  # fmt: skip
 _OF_A_COMMAND = (
     "named",
     "needs",
     "label",
     "gang",
+    "array",
     "env",
     "secret",
     "timeout",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
 from dtf_lightning.settings.marked_yaml import Node, nearest
@@ -167,6 +168,16 @@ def after(node: Node, what: str) -> dict[str, tuple[Node, bool]]:
     return found
 
 
+def array(node: Node, what: str) -> int:
+    """Return a number of instances, that stands for itself or as `{count: N}`."""
+    if isinstance(node.value, dict):
+        node.refuse_unknown(("count",), what)
+        if "count" not in node.value:
+            raise node.error(f"{what} is a number of instances, or has `count: N`")
+        return whole(1, MAX_ARRAY)(node.value["count"], f"the count of {what}")
+    return whole(1, MAX_ARRAY)(node, what)
+
+
 def folder(node: Node, what: str) -> str:
     """Return a relative folder; "" for where the plan was started."""
     told = text(node, what)
@@ -179,6 +190,7 @@ def folder(node: Node, what: str) -> str:
 
 ENDS = ("success", "any")
 _TEXT = {"type": "string", "minLength": 1}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MAX_ARRAY}
 _SCALAR = {"type": ["string", "number", "boolean"]}
 _TEXTS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]}
 _AMOUNTS = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
@@ -233,6 +245,22 @@ TASK_KEYS = {
         read=whole(1, MAX_GANG),
         schema={"type": "integer", "minimum": 1, "maximum": MAX_GANG},
     ),
+    "array": Key(
+        meaning="Instances of it: a number, or `{count: N}`. Each runs, is tried again and is recorded by itself, and finds its "
+        "number from 0 in `$DTF_FARM_ARRAY_INDEX`; the task ends when all have.",
+        read=array,
+        schema={
+            "oneOf": [
+                _COUNT,
+                {
+                    "type": "object",
+                    "required": ["count"],
+                    "additionalProperties": False,
+                    "properties": {"count": _COUNT},
+                },
+            ]
+        },
+    ),
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(
         meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
@@ -273,7 +301,7 @@ TASK_KEYS = {
     ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
     "limits": Key(
-        meaning="Name of something scarce, such as a licence, and how many tasks of the farm may use it at once.",
+        meaning="Licence, and how many of it the task holds while it runs; `dtf farm licence set NAME N` says how many there are.",
         read=limits,
         schema={"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
     ),

@@ -28,6 +28,8 @@ class PlanTask:
     needs: tuple[Need, ...] = ()
     gang: int = 1
     """Workers that run it together."""
+    array: int = 0
+    """Instances of it; 0: it is no array."""
     priority: int = 0
     timeout: float | None = None
     """Seconds of one attempt."""

@@ -94,6 +94,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         command=tuple(fill(node, word) for node, word in told["run"]),
         needs=_needs(told.get("needs", ()), told.get("labels", ())),
         gang=told.get("gang", 1),
+        array=told.get("array", 0),
         priority=told.get("priority", 0),
         timeout=told.get("timeout"),
         expires=told.get("expires"),

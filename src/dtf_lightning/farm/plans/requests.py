@@ -9,13 +9,13 @@ from dtf_lightning.farm.plans.plan import Plan, PlanTask
 
 
 def requests_of(
-    plan: Plan, plan_id: str, new_id: Callable[[], str], *, source: str = "", folder: str = ""
+    plan: Plan, plan_id: str, new_id: Callable[[bool], str], *, source: str = "", folder: str = ""
 ) -> list[dict[str, Any]]:
     """Return the fields of each task's `TaskRequest`, in an order in which they may be submitted.
 
     Args:
         plan_id: what all of them carry as their `plan`.
-        new_id: makes a task's id; asked once for each task, so that the requests may be sent again.
+        new_id: makes a task's id, or with `True` that of an array; asked once for each task, so that the requests may be sent again.
         source: digest of the archive that each unpacks; "": none.
         folder: where in it the plan was started.
     """
@@ -23,7 +23,7 @@ def requests_of(
     members: dict[str, list[PlanTask]] = {}
     for task in plan.tasks:
         members.setdefault(task.entry, []).append(task)
-        ids.setdefault(task.entry, []).append(new_id())
+        ids.setdefault(task.entry, []).append(new_id(task.array > 0))
     requests = []
     for entry in _dependencies_first(plan):
         after = [one for name in plan.after[entry] for one in ids[name]]
@@ -42,6 +42,7 @@ def requests_of(
                         for need in task.needs
                     ],
                     "gang": task.gang,
+                    "array": task.array,
                     "dependencies": after,
                     "after_any": after_any,
                     "priority": task.priority,

@@ -29,6 +29,7 @@ from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.lists import add_lists
 from dtf_lightning.farm.server.routes.plans import add_plans
+from dtf_lightning.farm.server.routes.projects import add_projects
 from dtf_lightning.farm.server.routes.socket import add_socket
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
 
@@ -59,6 +60,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_cluster(app, coordinator)
     add_lists(app, coordinator)
     add_plans(app, coordinator)
+    add_projects(app, coordinator)
     add_socket(app, coordinator)
     add_results(app, coordinator.history)
     add_client_routes(app, coordinator)

@@ -74,6 +74,7 @@ class Coordinator:
             self._clock,
             grace=place.worker_grace,
             look_up=self.tasks.look_up,
+            tally=self.tasks.tally,
             fail=self._fail,
         )
         self._ready: asyncio.Future[None] = self._loop.create_future()

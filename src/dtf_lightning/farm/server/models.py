@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.record.task_id import time_of
+from dtf_lightning.farm.record.task_id import array_id, is_array_id, time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.server.pool import LiveTask
@@ -79,6 +80,8 @@ class TaskRequest(StrictModel):
     needs: tuple[NeedModel, ...] = ()
     gang: int = Field(default=1, ge=1, le=MAX_GANG)
     """Workers that run it together, each giving what it needs."""
+    array: int = Field(default=0, ge=0, le=MAX_ARRAY)
+    """Instances of it, or `{"count": N}`; 0: it is one task. The id of an array ends with six zeros."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -95,12 +98,26 @@ class TaskRequest(StrictModel):
     """Names of secrets, which the worker has in files of its own."""
     key: str = ""
 
+    @field_validator("array", mode="before")
+    @classmethod
+    def _count(cls, array: Any) -> Any:
+        if not isinstance(array, Mapping):
+            return array
+        if set(array) != {"count"}:
+            raise ValueError(f"an array is a number of instances, or {{'count': N}}, got the keys {sorted(array)}")
+        return array["count"]
+
     @model_validator(mode="after")
     def _check(self) -> TaskRequest:
         try:
             time_of(self.task_id)
         except SettingsError as error:
             raise ValueError(str(error)) from error
+        if self.array and not is_array_id(self.task_id):
+            raise ValueError(
+                f"the id {self.task_id!r} of an array must end with six zeros, where the numbers of its instances stand: "
+                f"such as {array_id(self.task_id)!r}"
+            )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
         words = [*self.command, *self.environment, *self.environment.values()]
@@ -134,6 +151,7 @@ class TaskRequest(StrictModel):
                 Need(amounts=need.amounts, labels=need.labels, exclusive=need.exclusive) for need in self.needs
             ),
             gang=self.gang,
+            array=self.array,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,
@@ -189,6 +207,7 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
             "project": spec.project,
             "plan": spec.plan,
             "gang": spec.gang,
+            **_array(spec, attempt.born),
             "workers": list(attempt.workers),
             "attempt": attempt.number,
             "revision": live.revision,
@@ -197,6 +216,12 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
             "reason": reason,
         },
     }
+
+
+def _array(spec: TaskSpecification, born: int) -> dict[str, Any]:
+    if spec.array:
+        return {"array": {"count": spec.array, "begun": born}}
+    return {"array": {"id": spec.array_id, "index": spec.index}} if spec.array_id else {}
 
 
 def done_task(task: str, envelope: Envelope) -> dict[str, Any]:

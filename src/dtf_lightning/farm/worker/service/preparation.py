@@ -12,6 +12,7 @@ from typing import BinaryIO
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.http import Connection
 from dtf_lightning.farm.messages import Run
+from dtf_lightning.farm.rules.arrays import INDEX
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.inputs import InputCache
@@ -74,10 +75,12 @@ class Preparation:
 
 
 def _own_variables(message: Run) -> dict[str, str]:
-    """Return what a gang's member is told: who it is of how many, and where they meet (torch's names for that)."""
+    """Return what an array's instance and a gang's member are told: who it is of how many, and where they meet."""
+    spec = message.specification
+    own = {INDEX: str(spec.index)} if spec.index is not None else {}
     if message.world == 1:
-        return {}
-    return {
+        return own
+    return own | {
         "DTF_FARM_RANK": str(message.rank),
         "DTF_FARM_WORLD": str(message.world),
         "MASTER_ADDR": message.host,
