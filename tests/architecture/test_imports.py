@@ -45,6 +45,7 @@ FARM: list[set[str]] = [
     {"farm.http", "farm.updates", "farm.messages", "farm.results"},
     {"farm.server", "farm.worker", "farm.client"},
     {"farm.up", "farm.compare", "farm.testkit"},
+    {"farm.demo"},
     {"farm.cli"},
 ]
 

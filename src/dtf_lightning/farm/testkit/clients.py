@@ -15,6 +15,7 @@ from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.record.writes import Submission
 from dtf_lightning.farm.testkit.orders import REAL, SIMULATED, Character, Order, command
 
+PROJECTS = ("vision", "language", "tests")
 AGAIN = 0.3
 """Seconds after which tasks are asked for once more whose client wants them twice."""
 BUSY = (503, 507)
@@ -52,7 +53,10 @@ class Clients:
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """Begin."""
+        """Make the projects, and begin. Raises what `Client` raises."""
+        with self.connect() as client:
+            for weight, project in enumerate(PROJECTS, 1):
+                client.set_project(project, weight=weight)
         self._began = time.monotonic()
         self._threads = [
             threading.Thread(target=self._run, name=f"storm-client-{number}", daemon=True)
@@ -119,7 +123,7 @@ class Clients:
             "task_id": ids[order.number],
             "command": command(order, str(self.runs)),
             "name": f"storm {order.number}",
-            "project": f"project {order.number % 3}",
+            "project": PROJECTS[order.number % len(PROJECTS)],
             "needs": [{"amounts": {"cpu": 1.0}, "labels": [REAL if order.real else SIMULATED]}],
             "retries": 1 if order.character is Character.FAILS_ONCE else 0,
         }
