@@ -23,7 +23,7 @@ from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.home import find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
 from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
-from dtf_lightning.farm.sources import Source
+from dtf_lightning.farm.sources import Source, pack_input
 
 DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
 """States in which a task has ended."""
@@ -181,6 +181,15 @@ class Client:
                 raise
             self.connection.send("PUT", path, source.archive)
         return source.digest
+
+    def send_input(self, path: str | Path) -> str:
+        """Give a file or folder to the farm, unless it has it; returns its reference, for `inputs={"place": reference}`.
+
+        Raises `SettingsError` for what is not there or too large.
+        """
+        reference, source = pack_input(Path(path))
+        self.send_source(source)
+        return reference
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

@@ -126,6 +126,13 @@ def _add_worker(actions: Commands) -> None:
         metavar="DIR",
         help="folder with a file for each secret that tasks may name; its owner's only",
     )
+    worker.add_argument(
+        "--cache",
+        type=float,
+        default=20.0,
+        metavar="GIB",
+        help="of inputs and what tasks download, kept for the next tasks (default: %(default)s)",
+    )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(
         "--memory", type=float, metavar="MIB", help="memory that it offers (default: what this machine has)"

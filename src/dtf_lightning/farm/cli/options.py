@@ -99,6 +99,14 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="that the worker has, given as a variable; several times",
     )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="PLACE=FILE",
+        help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
+        "several times",
+    )
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
     parser.add_argument(
         "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
@@ -197,3 +205,16 @@ def environment_of(arguments: argparse.Namespace) -> dict[str, str]:
             raise SettingsError(f"--env {text}: expected NAME=VALUE")
         pairs[name] = value
     return pairs
+
+
+def inputs_of(arguments: argparse.Namespace, farm: Client) -> dict[str, str]:
+    """Return what `--input` says, by references; files of here are sent. Raises `SettingsError`."""
+    from dtf_lightning.farm.rules.inputs import is_local
+
+    inputs = {}
+    for text in arguments.input:
+        place, sign, reference = text.partition("=")
+        if not sign or not place or not reference:
+            raise SettingsError(f"--input {text}: expected PLACE=FILE, such as data=../data")
+        inputs[place] = farm.send_input(reference) if is_local(reference) else reference
+    return inputs

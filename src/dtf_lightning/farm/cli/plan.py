@@ -10,6 +10,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import sys
@@ -51,7 +52,9 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
         def new_id(is_array: bool) -> str:
             return array_id(new_task_id(now)) if is_array else new_task_id(now)
 
-        requests = requests_of(plan, plan_id, new_id, source=digest, folder=folder)
+        requests = requests_of(
+            plan, plan_id, new_id, source=digest, folder=folder, send=functools.cache(farm.send_input)
+        )
         print(f"dtf farm: {len(requests)} tasks of the plan {plan.name}, {plan_id}", file=sys.stderr)
         ended: dict[str, TaskInfo] = {}
         try:

@@ -12,7 +12,7 @@ from dtf_lightning.cli.main import INTERRUPTED
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.exit_codes import exit_code
 from dtf_lightning.farm.cli.logs import show_logs
-from dtf_lightning.farm.cli.options import connect, environment_of, needs_of, plan_options
+from dtf_lightning.farm.cli.options import connect, environment_of, inputs_of, needs_of, plan_options
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client
@@ -55,6 +55,7 @@ def submit(farm: Client, arguments: argparse.Namespace) -> str:
         "array": arguments.array,
         "environment": environment_of(arguments),
         "secrets": arguments.secret,
+        "inputs": inputs_of(arguments, farm),
         "timeout": arguments.timeout,
         "retries": arguments.retries,
         "priority": arguments.priority,

@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.matrix import read_matrix
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
+from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
@@ -123,6 +125,24 @@ def secrets(node: Node, what: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name := text(one, f"each of {what}")):
             raise one.error(f"{name!r} is no name of a secret: letters, digits and '_', as a variable has them")
     return texts(node, what)
+
+
+def inputs(node: Node, what: str) -> dict[str, str]:
+    """Return place -> reference; one without a scheme is a path."""
+    found = {}
+    for place, one in node.mapping(what).items():
+        reference = text(one, f"{what} {place!r}")
+        try:
+            check_place(place)
+        except SettingsError as error:
+            raise node.keys[place].error(str(error)) from None
+        try:
+            if not is_local(reference):
+                read_input(reference)
+        except SettingsError as error:
+            raise one.error(str(error)) from None
+        found[place] = reference
+    return found
 
 
 def amounts(node: Node, what: str) -> dict[str, float]:
@@ -293,6 +313,12 @@ TASK_KEYS = {
         meaning="Variables in the command's environment.",
         read=environment,
         schema={"type": "object", "additionalProperties": _SCALAR},
+    ),
+    "inputs": Key(
+        meaning="Place in the task's folder, and what lies there: a file or folder below where the plan is started, "
+        "`https://...#sha256=DIGEST` (also `file://`, on the worker), or `git+URL@COMMIT`.",
+        read=inputs,
+        schema={"type": "object", "additionalProperties": _TEXT},
     ),
     "secrets": Key(
         meaning="Names of secrets, which the worker has in files of its own: each is given as a variable, and masked in output.",

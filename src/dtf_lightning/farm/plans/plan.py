@@ -37,6 +37,9 @@ class PlanTask:
     """Seconds after its submission, by which it must have started."""
     retries: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Place in its folder -> reference (`rules.inputs`), or the path of a file or folder, relative to where the plan was
+    started."""
     secrets: tuple[str, ...] = ()
     """Names of secrets."""
     artifacts: tuple[str, ...] = ()

@@ -100,6 +100,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         expires=told.get("expires"),
         retries=told.get("retries", 0),
         environment={variable: fill(node, value) for variable, (node, value) in told.get("env", {}).items()},
+        inputs=told.get("inputs", {}),
         secrets=told.get("secrets", ()),
         artifacts=told.get("artifacts", ()),
         limits=told.get("limits", {}),

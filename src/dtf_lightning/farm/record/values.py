@@ -97,6 +97,8 @@ class TaskSpecification:
     """Digest of the files that its workspace begins with; "": none."""
     folder: str = ""
     """Where in its workspace the command runs, relative."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Place below its folder -> what lies there when it starts (`rules.inputs`)."""
     artifacts: tuple[str, ...] = ()
     """Patterns of files in its folder that are kept."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from dtf_lightning.farm.record.task_id import array_id, is_array_id, time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
+from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.server.pool import LiveTask
 
@@ -93,6 +94,8 @@ class TaskRequest(StrictModel):
     limits: dict[str, int] = Field(default_factory=dict)
     source: str = ""
     folder: str = ""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Place in the task's folder -> reference, as `rules.inputs` has them."""
     artifacts: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     """Names of secrets, which the worker has in files of its own."""
@@ -120,7 +123,7 @@ class TaskRequest(StrictModel):
             )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
-        words = [*self.command, *self.environment, *self.environment.values()]
+        words = [*self.command, *self.environment, *self.environment.values(), *self.inputs, *self.inputs.values()]
         if any("\0" in word for word in words):
             raise ValueError("a command and its environment cannot hold a NUL character")
         if sum(map(len, words)) > MAX_COMMAND:
@@ -131,6 +134,16 @@ class TaskRequest(StrictModel):
             raise ValueError(f"the folder {self.folder!r} must lie in the task's own workspace")
         if any(not name or "=" in name for name in self.environment):
             raise ValueError("a name in the environment is empty or holds '='")
+        if len(self.inputs) > MAX_INPUTS:
+            raise ValueError(
+                f"a task has {len(self.inputs)} inputs, {MAX_INPUTS} are allowed: put them into one folder"
+            )
+        try:
+            for place, reference in self.inputs.items():
+                check_place(place)
+                read_input(reference)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
         for name in self.secrets:
             if not _SECRET.fullmatch(name) or name.startswith(OWN):
                 raise ValueError(
@@ -164,6 +177,7 @@ class TaskRequest(StrictModel):
             artifacts=self.artifacts,
             environment=self.environment,
             secrets=self.secrets,
+            inputs=self.inputs,
             key=self.key,
             submitted=now,
         )
