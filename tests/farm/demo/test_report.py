@@ -23,10 +23,10 @@ def test_the_books_balance():
     assert summary("ab", BOOKS, [A, B]) == "accepted 2, recorded 2 once, executed twice 1"
     assert table([A, B]) == [
         "task       attempts  where   why again      outcome",
-        "------------------------------------------------------",
+        "-----------------------------------------------------",
         "tests      1         w0                     completed",
         "benchmark  2         w1, w0  w1 was killed  completed",
-        "------------------------------------------------------",
+        "-----------------------------------------------------",
     ]
 
 
@@ -48,12 +48,14 @@ def test_they_do_not_balance(books, row, told, line):
 @pytest.mark.process
 def test_its_project_is_real(tmp_path):
     """Its plan is read, its tests pass, they fail where a sort is wrong, and its benchmark reports medians."""
-    plan = read_plan(write_project(tmp_path / "p", seconds=0.01, runs=2, rounds=3))
+    plan = read_plan(str(write_project(tmp_path / "p", seconds=0.01, runs=2, rounds=3)))
     assert len(plan.tasks) == 3 + 3 * 2 + 1
 
     def run(*words: str) -> int:
         variables = {"DTF_FARM_RESULTS": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run([sys.executable, *words], cwd=tmp_path / "p", env=variables, capture_output=True).returncode
+        return subprocess.run(
+            [sys.executable, *words], cwd=tmp_path / "p", env=variables, capture_output=True
+        ).returncode
 
     assert run("-m", "unittest", *(f"test_{part}" for part in PARTS)) == 0
     assert run("benchmark.py", "50", "0.01") == 0

@@ -27,7 +27,13 @@ def test_it_is_played_and_its_books_balance(tmp_path):
     assert told is not None, done.stdout
     assert (told[1], told[2]) == ("22", "22")
     assert int(told[3]) >= 2
-    for act in ("the leading coordinator", "the leading etcd member", "in mid-task", "freeze the worker", "is up at http://"):
+    for act in (
+        "the leading coordinator",
+        "the leading etcd member",
+        "in mid-task",
+        "freeze the worker",
+        "is up at http://",
+    ):
         assert act in done.stdout
     for why in ("was killed", "stood still"):
         assert re.search(rf"^benchmark .* 2 +w\d, w\d +w\d {why} +completed$", done.stdout, re.MULTILINE), done.stdout

@@ -85,6 +85,7 @@ import time
 import sorting
 
 size, seconds = int(sys.argv[1]), float(sys.argv[2])
+print("sort", size, "numbers", flush=True)
 numbers = [random.Random(1).random() for _ in range(size)]
 figures = {}
 for name in ("heap", "merge", "shell"):

@@ -19,7 +19,7 @@ class Row:
     attempts: int
     """The number of the attempt that counts."""
     workers: tuple[str, ...]
-    """Who began it, in order, as they have written it down themselves; a worker twice that began it twice."""
+    """Who began it, in order: those whose attempts have written something. A worker twice that began it twice."""
     why_again: str
     """Why there was more than one attempt."""
     outcome: str

@@ -16,13 +16,14 @@ from typing import TypeVar
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import DtfError, SettingsError
-from dtf_lightning.farm.client import DONE, Client, TaskInfo
+from dtf_lightning.farm.client import Client, TaskInfo
 from dtf_lightning.farm.demo.project import write_project
 from dtf_lightning.farm.demo.report import Row, problems, summary, table
 from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
 from dtf_lightning.farm.plans.reading import read_plan
 from dtf_lightning.farm.plans.requests import requests_of
 from dtf_lightning.farm.record.task_id import new_task_id
+from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.sources import pack
 from dtf_lightning.farm.testkit.local_farm import FarmShape, LocalFarm
 
@@ -58,13 +59,13 @@ FAST = DemoSize(seconds=3.0, runs=6, rounds=50, grace=1.0)
 
 
 class Watcher:
-    """Looks at a plan's tasks again and again, in a thread, and notes who was seen to run what."""
+    """Looks at a plan's tasks again and again, in a thread, and notes whom each attempt was given to."""
 
     def __init__(self, connect: Callable[[], Client], plan: str) -> None:
         self.tasks: dict[str, TaskInfo] = {}
         """Task -> as it was last seen."""
-        self.ran: dict[str, dict[int, str]] = {}
-        """Task -> attempt's number -> worker that was seen to run it."""
+        self.given: dict[str, dict[int, str]] = {}
+        """Task -> attempt's revision -> its worker."""
         self._connect, self._plan = connect, plan
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="dtf-demo-watcher")
@@ -75,11 +76,10 @@ class Watcher:
         self._ending.set()
         self._thread.join()
 
-    def running(self) -> list[tuple[str, str]]:
-        """Return (task, worker) of what runs now."""
-        return [
-            (task, str(info.raw["worker_id"])) for task, info in list(self.tasks.items()) if info.status == "running"
-        ]
+    def at_work(self) -> list[tuple[str, str]]:
+        """Return (task, worker) of what workers have in hand. Only one coordinator knows whether it has started there."""
+        found = list(self.tasks.items())
+        return [(task, str(info.raw["worker_id"])) for task, info in found if info.status in ("assigned", "running")]
 
     def num_done(self) -> int:
         """Return how many tasks have ended."""
@@ -97,9 +97,8 @@ class Watcher:
         if before is not None and before.done:
             return  # another coordinator may be behind
         self.tasks[info.task_id] = info
-        attempt = int(info.raw["metadata"]["attempt"])
-        if (info.status == "running" or info.status in DONE) and info.raw["worker_id"]:
-            self.ran.setdefault(info.task_id, {})[attempt] = str(info.raw["worker_id"])
+        if info.revision and info.raw["worker_id"]:
+            self.given.setdefault(info.task_id, {})[info.revision] = str(info.raw["worker_id"])
 
 
 class Demo:
@@ -173,19 +172,25 @@ class Demo:
 
     def _someone_at_work(self) -> tuple[str, str]:
         """Return a task that was just begun, and its worker, which nothing has been done to."""
-        seen = {task for task, _ in self._watcher.running()}
+        seen = {task for task, _ in self._watcher.at_work()}
 
         def just_begun() -> tuple[str, str] | None:
-            fresh = [pair for pair in self._watcher.running() if pair[0] not in seen and pair[1] not in self.struck]
-            return fresh[0] if fresh else None
+            for task, worker in self._watcher.at_work():
+                if task not in seen and worker not in self.struck and self._has_begun(task):
+                    return task, worker
+            return None
 
         found = self._until(just_begun, "a task to begin", ACT_TIMEOUT)
         assert found is not None
         return found
 
+    def _has_begun(self, task: str) -> bool:
+        """Whether its latest attempt has written something."""
+        revision = self._watcher.tasks[task].revision
+        return revision in FarmFiles(self._farm.files).attempts_with_log(task)
+
     def _elsewhere(self, task: str, worker: str) -> bool:
-        info = self._watcher.tasks[task]
-        return info.raw["worker_id"] not in (None, worker) and info.status in ("running", *DONE)
+        return self._watcher.tasks[task].raw["worker_id"] not in (None, worker) and self._has_begun(task)
 
     def _name(self, task: str) -> str:
         return str(self._watcher.tasks[task].raw["name"])
@@ -236,7 +241,7 @@ def _prepare(folder: Path | None) -> Path:
 
 def _run(place: Path, size: DemoSize, act: Say, say: Say) -> list[str]:
     act("start three etcd members, three coordinators and four workers")
-    plan = read_plan(write_project(place / "project", seconds=size.seconds, runs=size.runs, rounds=size.rounds))
+    plan = read_plan(str(write_project(place / "project", seconds=size.seconds, runs=size.runs, rounds=size.rounds)))
     shape = FarmShape(members=3, coordinators=3, workers=4, worker_cpus=1.0, worker_grace=size.grace)
     with LocalFarm(place / "farm", shape, name="demo") as farm, farm.client() as client:
         act(f"the farm is up at {farm.url.partition(',')[0]} (token: {farm.token_file})")
@@ -249,16 +254,17 @@ def _run(place: Path, size: DemoSize, act: Say, say: Say) -> list[str]:
             demo = Demo(farm, watcher, len(accepted), act)
             demo.play()
         act("all tasks have ended")
-        rows = [_row(client.task(task), watcher.ran.get(task, {}), demo.struck) for task in accepted]
+        rows = [_row(client.task(task), watcher, demo.struck, FarmFiles(farm.files)) for task in accepted]
         recorded = {name: _recorded(farm, name, accepted) for name in farm.coordinators}
     for line in ("", *table(rows), "", summary(accepted, recorded, rows)):
         say(line)
     return problems(accepted, recorded, rows)
 
 
-def _row(info: TaskInfo, ran: dict[int, str], struck: dict[str, str]) -> Row:
+def _row(info: TaskInfo, watcher: Watcher, struck: dict[str, str], files: FarmFiles) -> Row:
     attempts = int(info.raw["metadata"]["attempt"])
-    workers = tuple(worker for _, worker in sorted(ran.items()))
+    given = watcher.given.get(info.task_id, {})
+    workers = tuple(given.get(revision, "?") for revision in files.attempts_with_log(info.task_id))
     again = [struck.get(worker, f"an attempt on {worker} did not count") for worker in workers[:-1]]
     if attempts > 1 and not again:
         again = ["it was given to a worker that was struck before it began"]
