@@ -14,7 +14,7 @@ import pytest
 from support.source_tree import PACKAGE, cycles, imported_modules, imports, module_of, sources
 
 SHARED = [
-    {"errors", "clock", "environment"},
+    {"errors", "clock", "environment", "whole_files"},
     {"events", "database", "settings", "hardware", "processes"},
     {"etcd"},
     {"cli"},
@@ -40,11 +40,11 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.json_values", "farm.plans", "farm.verdicts"},
+    {"farm.json_values", "farm.plans", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results"},
     {"farm.server", "farm.worker", "farm.client"},
-    {"farm.up", "farm.compare", "farm.testkit"},
+    {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
     {"farm.demo"},
     {"farm.cli"},
 ]

@@ -34,6 +34,7 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.json_values import from_json, to_json
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 VERSION = 1
 HEARTBEAT = 1.0
@@ -96,6 +97,9 @@ class MeetingPlace:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
     """Somebody is there."""
+
+    health: WorkerHealth | None = None
+    """A worker's, now and then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

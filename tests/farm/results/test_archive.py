@@ -56,7 +56,7 @@ def test_half_a_file_of_a_coordinator_that_was_killed(tmp_path):
     """It goes with a later write, once it is too old for anybody to be at it still."""
     archive = open_archive(str(tmp_path))
     archive.write("2027-01-01/a.parquet", b"a")
-    old, new = (tmp_path / "2027-01-01" / f".{name}.parquet.tmp" for name in ("old", "new"))
+    old, new = (tmp_path / "2027-01-01" / f".{name}.parquet.1.beside" for name in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))

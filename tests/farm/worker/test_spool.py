@@ -7,9 +7,10 @@ import errno
 import pytest
 
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
-from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, write_durably
+from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.spool import BALLAST, Spool
+from dtf_lightning.whole_files import write_durably
 
 OUTCOME = AttemptOutcome(
     kind=OutcomeKind.FAILED, reason="exit code 3", exit_code=3, started=1.0, ended=2.5, metrics={"loss": 0.5},
@@ -31,7 +32,7 @@ def test_half_a_file_of_a_worker_that_was_killed(tmp_path):
     spool = Spool(tmp_path)
     spool.keep(1, "task", 7, AttemptOutcome(kind=OutcomeKind.COMPLETED))
     (whole,) = (tmp_path / "spool").iterdir()
-    (tmp_path / "spool" / ".other.8.json.0123").write_bytes(b'{"number": 1')
+    (tmp_path / "spool" / ".other.8.json.0123.beside").write_bytes(b'{"number": 1')
     assert [kept.task for kept in Spool(tmp_path).kept()] == ["task"]
     assert list((tmp_path / "spool").iterdir()) == [whole]
 

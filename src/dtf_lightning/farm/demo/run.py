@@ -23,7 +23,6 @@ from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
 from dtf_lightning.farm.plans.reading import read_plan
 from dtf_lightning.farm.plans.requests import requests_of
 from dtf_lightning.farm.record.task_id import new_task_id
-from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.sources import pack
 from dtf_lightning.farm.testkit.local_farm import FarmShape, LocalFarm
 
@@ -187,7 +186,7 @@ class Demo:
     def _has_begun(self, task: str) -> bool:
         """Whether its latest attempt has written something."""
         revision = self._watcher.tasks[task].revision
-        return revision in FarmFiles(self._farm.files).attempts_with_log(task)
+        return revision in _with_output(self._farm, task)
 
     def _elsewhere(self, task: str, worker: str) -> bool:
         return self._watcher.tasks[task].raw["worker_id"] not in (None, worker) and self._has_begun(task)
@@ -254,17 +253,17 @@ def _run(place: Path, size: DemoSize, act: Say, say: Say) -> list[str]:
             demo = Demo(farm, watcher, len(accepted), act)
             demo.play()
         act("all tasks have ended")
-        rows = [_row(client.task(task), watcher, demo.struck, FarmFiles(farm.files)) for task in accepted]
+        rows = [_row(client.task(task), watcher, demo.struck, _with_output(farm, task)) for task in accepted]
         recorded = {name: _recorded(farm, name, accepted) for name in farm.coordinators}
     for line in ("", *table(rows), "", summary(accepted, recorded, rows)):
         say(line)
     return problems(accepted, recorded, rows)
 
 
-def _row(info: TaskInfo, watcher: Watcher, struck: dict[str, str], files: FarmFiles) -> Row:
+def _row(info: TaskInfo, watcher: Watcher, struck: dict[str, str], began: Sequence[int]) -> Row:
     attempts = int(info.raw["metadata"]["attempt"])
     given = watcher.given.get(info.task_id, {})
-    workers = tuple(given.get(revision, "?") for revision in files.attempts_with_log(info.task_id))
+    workers = tuple(given.get(revision, "?") for revision in began)
     again = [struck.get(worker, f"an attempt on {worker} did not count") for worker in workers[:-1]]
     if attempts > 1 and not again:
         again = ["it was given to a worker that was struck before it began"]
@@ -276,6 +275,12 @@ def _row(info: TaskInfo, watcher: Watcher, struck: dict[str, str], files: FarmFi
         why_again="; ".join(again) if info.status == "completed" else info.reason,
         outcome=info.status,
     )
+
+
+def _with_output(farm: LocalFarm, task: str) -> list[int]:
+    """Return the revisions of a task's attempts that have written something, oldest first."""
+    folder = farm.files / "logs" / task
+    return sorted(int(path.name) for path in folder.iterdir()) if folder.exists() else []
 
 
 def _recorded(farm: LocalFarm, coordinator: str, accepted: Sequence[str]) -> Counter[str]:

@@ -5,6 +5,7 @@
 | `leader` | – | the coordinator's | who leads; its create revision is the epoch, which fences every decision |
 | `coordinators` | coordinator | the same lease | where it listens, and whether an operator has disabled it |
 | `workers` | farm worker | – | what it offers, and which coordinator holds its connection |
+| `health` | farm worker | – | how its machine is, at most once a minute; goes with the worker |
 | `tasks` | task | – | what was asked for, until it is done |
 | `attempts` | task | – | the attempt that counts; its mod revision is the attempt's identity |
 | `done` | task | – | the envelope of the result, written once; deleted when it is in the archive |
@@ -38,6 +39,7 @@ class Kind(Enum):
     LEADER = "leader"
     COORDINATOR = "coordinators"
     WORKER = "workers"
+    HEALTH = "health"
     TASK = "tasks"
     ATTEMPT = "attempts"
     DONE = "done"
@@ -58,6 +60,7 @@ LIVE = (
     Kind.LEADER,
     Kind.COORDINATOR,
     Kind.WORKER,
+    Kind.HEALTH,
     Kind.TASK,
     Kind.ATTEMPT,
     Kind.MEETING,

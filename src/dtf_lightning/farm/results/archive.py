@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from dtf_lightning.errors import DtfError
+from dtf_lightning.whole_files import is_left_beside, sync_folder, write_durably
 
 SUFFIX = ".parquet"
 ABANDONED = 3600.0
@@ -71,19 +72,11 @@ class LocalArchive:
 
     def write(self, name: str, data: bytes) -> None:
         path = self._folder / name
-        beside = path.with_name(f".{path.name}.tmp")
         try:
             self._make(path.parent)
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-            _sync_folder(path.parent)
+            write_durably(path, data)
             self._remove_abandoned()
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             raise ArchiveUnavailable(f"the archive {self._folder} does not take {name}: {error}") from error
 
     def read(self, name: str) -> bytes:
@@ -109,7 +102,7 @@ class LocalArchive:
     def _remove_abandoned(self) -> None:
         """Remove what coordinators that were killed while they wrote have left, on this day and the one before."""
         for day in sorted(filter(_DAY.fullmatch, os.listdir(self._folder)))[-2:]:
-            for path in (self._folder / day).glob(".*.tmp"):
+            for path in filter(is_left_beside, (self._folder / day).iterdir()):
                 with contextlib.suppress(FileNotFoundError):  # another coordinator was quicker
                     if time.time() - path.stat().st_mtime > ABANDONED:
                         path.unlink()
@@ -118,7 +111,7 @@ class LocalArchive:
         for folder in (self._folder, day):
             if not folder.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                _sync_folder(folder.parent)
+                sync_folder(folder.parent)
 
 
 class RemoteArchive:
@@ -174,12 +167,3 @@ def _is_wanted(day: str, since: str) -> bool:
 
 def _is_file(name: str) -> bool:
     return name.endswith(SUFFIX) and not name.startswith(".")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the folder's entries survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,13 +2,12 @@
 
 Errors are JSON objects `{"error": "one sentence"}`: 401 and 403 (`access.py`), 404 for what is not known, 409 for another
 task under the same id or output behind a gap, 422 for input that cannot work, 429 for too many tasks, 501 for what comes
-later, 503 with `Retry-After` while etcd does not answer, 507 where the disk is full.
+later, 503 with `Retry-After` while etcd does not answer, 507 where a disk is full, or etcd.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +20,7 @@ from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, Stor
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Register, Submission
+from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_chunks
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.files import OutOfOrder
@@ -31,7 +31,7 @@ from dtf_lightning.farm.server.routes.lists import add_lists
 from dtf_lightning.farm.server.routes.plans import add_plans
 from dtf_lightning.farm.server.routes.projects import add_projects
 from dtf_lightning.farm.server.routes.socket import add_socket
-from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
+from dtf_lightning.farm.server.tasks import NoRoom, TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.server.coordinator import Coordinator
@@ -63,6 +63,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     add_projects(app, coordinator)
     add_socket(app, coordinator)
     add_results(app, coordinator.history)
+    add_artifacts(app, coordinator.tasks.files.artifacts, coordinator.tasks.task)
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
@@ -131,9 +132,11 @@ def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
         rank: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
         """Bytes of one attempt, the latest without `revision`, of a gang's member; with `follow` until it has ended."""
-        await tasks.task(task_id)
+        task = await tasks.task(task_id)
         attempt = revision or await tasks.latest_attempt(task_id, timeout=MAX_WAIT if follow else 0)
         headers = {"X-Attempt-Revision": str(attempt)}
+        if not attempt and (task["results"] or {}).get("log_bytes"):
+            return _error(410, f"the output of {task_id} is kept no more (`retention.logs` of the farm's settings)")
         if not attempt:
             return Response(b"", media_type="application/octet-stream", headers=headers)
         chunks = tasks.output(task_id, attempt, offset, follow=follow, rank=rank)
@@ -165,17 +168,7 @@ def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
 
     @app.put("/api/sources/{digest}", operation_id="source.put")
     async def put_source(digest: str, request: Request) -> Response:
-        loop = asyncio.get_running_loop()
-        stream = request.stream()
-
-        def chunks() -> Iterator[bytes]:
-            while True:
-                try:
-                    yield asyncio.run_coroutine_threadsafe(anext(stream), loop).result()
-                except StopAsyncIteration:
-                    return
-
-        await asyncio.to_thread(tasks.files.add_source, digest, chunks())
+        await asyncio.to_thread(tasks.files.add_source, digest, request_chunks(request))
         return Response(status_code=201)
 
 
@@ -275,6 +268,8 @@ def _add_errors(app: FastAPI) -> None:
             return _error(404, str(error))
         if isinstance(error, TooManyTasks):
             return _error(429, str(error), Retry_After="10")
+        if isinstance(error, NoRoom):
+            return _error(507, str(error), Retry_After="30")
         if isinstance(error, SettingsError):
             return _error(422, str(error))
         if isinstance(error, StoreFull):
@@ -289,6 +284,6 @@ def _add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(ValidationError, invalid)
     app.add_exception_handler(RequestValidationError, invalid)
-    for kind in (OutOfOrder, UnknownTask, TooManyTasks, SettingsError, StoreError):
+    for kind in (OutOfOrder, UnknownTask, TooManyTasks, NoRoom, SettingsError, StoreError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(OSError, disk)

@@ -18,21 +18,20 @@ import time
 from typing import Any
 
 from dtf_lightning.clock import SystemClock
-from dtf_lightning.errors import DtfError, StoreUnavailable
+from dtf_lightning.errors import DtfError, SettingsError, StoreUnavailable
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.follower import Follower, FollowerFailed, RecordChanged, RecordRead
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import LeaderRecord
-from dtf_lightning.farm.results.archivist import ArchiveSettings
-from dtf_lightning.farm.results.history import History, HistoryPlace
-from dtf_lightning.farm.server.files import FarmFiles
-from dtf_lightning.farm.server.leading import Leading
+from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
-from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
+from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
+from dtf_lightning.farm.server.upkeep.stores import make_stores, refuse_other_hosts
+from dtf_lightning.farm.server.upkeep.upkeep import Upkeep
 from dtf_lightning.farm.server.workers import WorkerConnections
 
 log = logging.getLogger(__name__)
@@ -52,18 +51,27 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._clock = SystemClock()
         self._place = place
-        self._began = time.monotonic()
         self.record = FarmRecord(store, place.farm, deliver=self._loop.call_soon_threadsafe)
         self.pool = Pool(self.record.keys)
         self.connections = WorkerConnections(place.name, self.pool, self.record)
-        self.history = History(
-            store,
-            self.record,
-            HistoryPlace(folder=place.folder, coordinator=place.name, archive=place.archive),
-            settings=ArchiveSettings(ids=RETENTION, skew=SKEW),
+        self.history, files = make_stores(store, self.record, place)
+        self.upkeep = Upkeep(
+            store, files, self.pool, place.settings, leads=lambda: self._leading.leads, clock=self._clock
         )
-        files, archived = FarmFiles(place.folder), self.history.envelope
-        self.tasks = Tasks(self.pool, self.record, store, files, self._clock, self._explain, archived)
+        self.tasks = Tasks(
+            self.pool,
+            self.record,
+            store,
+            files,
+            self._clock,
+            self._explain,
+            self.history.envelope,
+            limits=SubmissionLimits(
+                max_live=place.settings.task_scheduler.max_queue_size,
+                ids=place.settings.retention.ids,
+                refusal=lambda: self.upkeep.refusal,
+            ),
+        )
         self.updates = Updates(self.pool, self._clock.wall)
         self.pool.listeners += [self._changed, self.history.take]
         self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
@@ -72,7 +80,9 @@ class Coordinator:
             self.pool,
             self.record,
             self._clock,
-            grace=place.worker_grace,
+            settings=LeadingSettings(
+                grace=place.settings.health_monitor.worker_grace, strategy=place.settings.load_balancer.strategy
+            ),
             look_up=self.tasks.look_up,
             tally=self.tasks.tally,
             fail=self._fail,
@@ -95,20 +105,27 @@ class Coordinator:
         return self._leading.leads
 
     async def start(self) -> None:
-        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time, or the results do not open."""
+        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time, or the results do not open.
+
+        Raises `SettingsError` where coordinators on other hosts could not find its files.
+        """
         await asyncio.to_thread(self.history.open)
         self.record.start()
         self._follower.start()
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 await self._ready
+            refuse_other_hosts(self.pool, self._place)
+        except SettingsError:
+            await self._leave()
+            raise
         except TimeoutError:
             await asyncio.to_thread(self.history.close)
             raise StoreUnavailable(f"the farm's record could not be read within {READY_TIMEOUT:.0f} s") from None
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
-        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run())]
+        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), self.upkeep.run())]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
             for job in [*jobs, self._fault]:
@@ -142,7 +159,8 @@ class Coordinator:
             "workers": len(workers),
             "workers_connected_here": self.connections.num_connected,
             "results": self.history.status(),
-            "uptime_seconds": round(time.monotonic() - self._began, 1),
+            "room": self.upkeep.status(),
+            "uptime_seconds": round(time.monotonic() - self._place.began, 1),
         }
 
     def cluster_status(self) -> dict[str, Any]:
@@ -200,6 +218,7 @@ class Coordinator:
             self._presence.look()
         self._leading.changed(change)
         if change.kind is Kind.TASK and change.after is None:
+            self.upkeep.task_ended()
             self.tasks.forget_output(change.names[0])
 
     def _leadership_changed(self) -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -22,6 +22,7 @@ from dtf_lightning.farm.server.access import LOOPBACK, AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.presence import CoordinatorPlace
+from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,7 @@ class CoordinatorOptions:
     """Of the farm's files, which all its coordinators share."""
     token: str
     audit: Path
-    worker_grace: float = 4.0
-    """Seconds for which a worker may be without a connection before its attempts are taken back."""
-    archive: str = ""
-    """Local path or fsspec URL of the archive of results; "": in the folder."""
-    advertise: str = ""
-    """Where workers reach it, if not where it listens: the near end of a tunnel or a proxy."""
+    settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
 
 
 class _Server(uvicorn.Server):
@@ -79,8 +75,10 @@ async def serve(
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
     """As `run_coordinator`, on a loop that runs. `register_stop` is called with the function that ends it."""
-    with _listen(options.host, options.port) as listener:
-        await _serve_on(listener, store, options, say, register_stop)
+    with contextlib.ExitStack() as stack:
+        ports = (options.port, *options.settings.server.more_ports)
+        listeners = [stack.enter_context(_listen(options.host, port)) for port in ports]
+        await _serve_on(listeners, store, options, say, register_stop)
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:
@@ -89,24 +87,23 @@ def _stop_on_signals(stop: Callable[[], None]) -> None:
 
 
 async def _serve_on(
-    listener: socket.socket,
+    listeners: list[socket.socket],
     store: Store,
     options: CoordinatorOptions,
     say: Callable[[str], None],
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
-    host, port = listener.getsockname()[:2]
+    host, port = listeners[0].getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     coordinator = Coordinator(
         store,
         CoordinatorPlace(
             farm=options.farm,
             name=options.name,
-            address=options.advertise.rstrip("/") or address,
+            address=options.settings.server.advertise.rstrip("/") or address,
             folder=options.folder,
             version=__version__,
-            archive=options.archive,
-            worker_grace=options.worker_grace,
+            settings=options.settings,
         ),
     )
     register_stop(coordinator.stop)
@@ -128,7 +125,7 @@ async def _serve_on(
                 timeout_keep_alive=60,
             )
         )
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
         say(address)
         try:

@@ -22,6 +22,7 @@ from dtf_lightning.farm.record.values import (
     TaskSpecification,
     WorkerRecord,
 )
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 RECENT = 2_000
 """Results that are kept in memory."""
@@ -153,6 +154,14 @@ class Pool:
             assert isinstance(held.value, WorkerRecord)
             found[name] = held.value
         return found
+
+    def health(self, worker: str) -> WorkerHealth | None:
+        """How a worker's machine was when that was last recorded."""
+        held = self.mirror.get(Kind.HEALTH, worker)
+        if held is None:
+            return None
+        assert isinstance(held.value, WorkerHealth)
+        return held.value
 
     def coordinators(self) -> dict[str, CoordinatorRecord]:
         """All coordinators by name, sorted."""

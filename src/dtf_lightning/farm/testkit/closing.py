@@ -17,6 +17,7 @@ from dtf_lightning.farm.testkit.clients import Clients
 from dtf_lightning.farm.testkit.ledger import read_ledgers, read_runs
 from dtf_lightning.farm.testkit.leftovers import open_connections, processes_of
 from dtf_lightning.farm.testkit.local_farm import LocalFarm, Part
+from dtf_lightning.whole_files import is_left_beside
 
 SETTLE = 90.0
 """Seconds within which one task more must be done after the storm."""
@@ -162,10 +163,10 @@ def _files(farm: LocalFarm) -> list[str]:
         for part in ("attempts", "spool")
         for path in (farm.folder / name / part).glob("*")
     }
-    # Of the archive's `.tmp` files those who write to it next take care.
+    # Of those in the coordinators' folder, later rounds take care.
     found |= {
         str(path.relative_to(farm.folder))
         for path in farm.folder.rglob(".*")
-        if path.is_file() and path.suffix != ".tmp"
+        if is_left_beside(path) and not path.is_relative_to(farm.files)
     }
     return [f"{len(found)} files: {', '.join(sorted(found)[:5])}"] if found else []

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from dtf_lightning.farm.json_values import from_json, to_json
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
-from dtf_lightning.farm.worker.folders import WorkerFolders, write_durably
+from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.logs import forget
+from dtf_lightning.whole_files import is_left_beside, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Spool:
         self._write = write
         self._lock = threading.Lock()
         self._ballast = self._folders.path / "ballast"
-        for half in self._folders.spool.glob(".*"):  # no other process writes here
+        for half in filter(is_left_beside, self._folders.spool.iterdir()):  # no other process writes here
             half.unlink(missing_ok=True)
         self._load_ballast()
 
@@ -82,6 +83,10 @@ class Spool:
             paths = [path for path in self._folders.spool.glob("*.json") if not path.name.startswith(".")]
             paths.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
             return [kept for path in paths if (kept := _read(path)) is not None]
+
+    def holds(self, task: str, revision: int) -> bool:
+        """Whether the outcome of this attempt is kept."""
+        return self._folders.spooled(task, revision).exists()
 
     def forget(self, task: str, revision: int) -> None:
         """It is recorded: remove outcome and workspace; the log goes once `KeptLogs` hears that it is stored. Idempotent."""

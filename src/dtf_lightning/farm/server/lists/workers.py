@@ -22,7 +22,7 @@ def show_workers(pool: Pool, records: Mapping[str, WorkerRecord]) -> list[dict[s
             running[name].append(live.task)
     coordinators = pool.coordinators()
     return [
-        models.worker(name, record, running[name], record.coordinator in coordinators)
+        models.worker(name, record, running[name], record.coordinator in coordinators, pool.health(name))
         for name, record in records.items()
     ]
 
