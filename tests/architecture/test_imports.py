@@ -41,9 +41,9 @@ ELASTIC = [
 FARM: list[set[str]] = [
     {"farm.rules"},
     {"farm.json_values", "farm.plans", "farm.settings", "farm.verdicts"},
-    {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
+    {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results"},
-    {"farm.server", "farm.worker", "farm.client"},
+    {"farm.server", "farm.page", "farm.worker", "farm.client"},
     {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
     {"farm.demo"},
     {"farm.cli"},
@@ -97,7 +97,8 @@ ALLOWED = {
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
-    "starlette": {"farm.server"},
+    "starlette": {"farm.server", "farm.page"},
+    "jinja2": {"farm.page"},
     "pydantic": {"farm.server", "farm.results"},
     "uvicorn": {"farm.server"},
     "websockets": {"farm.worker", "farm.updates"},

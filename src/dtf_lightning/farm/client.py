@@ -203,7 +203,7 @@ class Client:
         """Yield tasks, those that are not done and those that are, newest first, a page at a time.
 
         Args:
-            filters: `status`, `project`, `plan`, `name`, `worker`, `created_after` and `created_before` (ISO 8601), `sort`
+            filters: `status`, `project`, `plan`, `name`, `worker`, `search`, `created_after` and `created_before` (ISO 8601), `sort`
                 (such as `-ended`), and `limit`, which is the size of a page.
         """
         cursor = ""

@@ -27,7 +27,8 @@ from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.wire.version import version_advice
 from dtf_lightning.farm.home import FarmHome, RunningFarm
-from dtf_lightning.farm.tokens import make_token
+from dtf_lightning.farm.sign_in import SignIn
+from dtf_lightning.farm.tokens import make_token, read_token
 from dtf_lightning.processes.signals import open_pidfd
 from dtf_lightning.processes.watchdog_process import Watchdog
 
@@ -144,6 +145,8 @@ def run_farm(home: FarmHome, port: int, *, say: Say) -> None:
             for line in (
                 *(f"warning: etcd {etcd.version}: {told}; {remedy}" for told, remedy in defects),
                 f"farm up at {url} (etcd {etcd.version}, this machine only)",
+                f"  its page: {SignIn(read_token(token_file)).link(url, time.time())}",
+                "    (this link signs a browser in once, within ten minutes; `dtf farm sign-in` prints another)",
                 f"  {offers}",
                 f"  token: {token_file}",
                 "  try: dtf farm run -- python -c 'print(6 * 7)'",

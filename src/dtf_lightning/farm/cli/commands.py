@@ -78,6 +78,15 @@ def _add_processes(actions: Commands) -> None:
     down = add_farm_command(actions, "down", serve.down, "end the farm that runs on this machine")
     down.add_argument("--home", type=Path, metavar="DIR", help="as for up")
 
+    add_farm(
+        add_farm_command(
+            actions,
+            "sign-in",
+            serve.sign_in,
+            "print a link to the farm's page: it signs a browser in once, within ten minutes",
+        )
+    )
+
 
 def _add_coordinator(actions: Commands) -> None:
     coordinator = add_farm_command(

@@ -1,4 +1,4 @@
-"""Commands that run a farm's processes: `up`, `down`, `coordinator`, `worker`."""
+"""Commands that run a farm's processes: `up`, `down`, `coordinator`, `worker`; and the link to a farm's page."""
 
 from __future__ import annotations
 
@@ -147,6 +147,19 @@ def worker(arguments: argparse.Namespace) -> int:
         secrets=settings.path(execution.secrets_dir) if execution.secrets_dir else None,
     )
     run_worker(options, _say)
+    return DONE
+
+
+def sign_in(arguments: argparse.Namespace) -> int:
+    """Print a link to the farm's page that signs a browser in."""
+    import time
+
+    from dtf_lightning.farm.home import find_farm
+    from dtf_lightning.farm.sign_in import SignIn
+    from dtf_lightning.farm.tokens import read_token
+
+    address = find_farm(arguments.farm, arguments.token_file)
+    print(SignIn(read_token(address.token_file)).link(address.urls[0], time.time()))
     return DONE
 
 

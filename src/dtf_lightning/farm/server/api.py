@@ -8,7 +8,6 @@ later, 503 with `Retry-After` while etcd does not answer, 507 where a disk is fu
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, WebSocket
@@ -17,12 +16,12 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from starlette.websockets import WebSocketDisconnect
 
 from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, StoreFull, StoreUnavailable
-from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
-from dtf_lightning.farm.record.writes import Register, Submission
+from dtf_lightning.farm.record.writes import Submission
 from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_chunks
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.change_worker import change_worker, find_worker
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
@@ -178,26 +177,12 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
     def shown(name: str, record: WorkerRecord) -> dict[str, Any]:
         return show_workers(pool, {name: record})[0]
 
-    def found(name: str) -> WorkerRecord:
-        record = pool.workers().get(name)
-        if record is None:
-            raise UnknownTask(f"this farm knows no worker {name!r}; it has {', '.join(pool.workers()) or 'none'}")
-        return record
-
     async def change(name: str, **changes: Any) -> dict[str, Any]:
-        for _ in range(10):
-            record = replace(found(name), **changes)
-            seen = pool.mirror.seen(Kind.WORKER, name)
-            write = Register(worker=name, record=record, seen=seen)
-            if await asyncio.wrap_future(coordinator.record.write(write)):
-                await pool.wait_for_change(Kind.WORKER, name, seen, MAX_WAIT)
-                return shown(name, record)
-            await pool.wait_for_change(Kind.WORKER, name, seen, 1.0)
-        raise StoreUnavailable(f"worker {name}: it changes all the time, try again")
+        return shown(name, await change_worker(pool, coordinator.record, name, **changes))
 
     @app.get("/api/workers/{worker_id}", operation_id="worker.get")
     async def worker(worker_id: str) -> dict[str, Any]:
-        return shown(worker_id, found(worker_id))
+        return shown(worker_id, find_worker(pool, worker_id))
 
     @app.post("/api/workers/{worker_id}/drain", operation_id="worker.drain")
     async def drain(worker_id: str) -> dict[str, Any]:

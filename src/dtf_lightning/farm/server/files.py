@@ -81,6 +81,13 @@ class FarmFiles:
         except FileNotFoundError:
             return b""
 
+    def log_size(self, task: str, revision: int, rank: int = 0) -> int:
+        """Return the length of an attempt's output; 0 where there is none yet."""
+        try:
+            return self._log(task, revision, rank).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def attempts_with_log(self, task: str) -> list[int]:
         """Return the revisions of a task's attempts that have written something, oldest first."""
         with contextlib.suppress(FileNotFoundError):

@@ -18,6 +18,7 @@ import uvicorn
 from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.page.app import Page
 from dtf_lightning.farm.server.access import LOOPBACK, AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
@@ -110,7 +111,8 @@ async def _serve_on(
     audit = AuditFile(options.audit)
     try:
         await coordinator.start()
-        app = Guard(build_app(coordinator), token=options.token, audit=audit)
+        page = Page(build_app(coordinator), coordinator, options.token, options.folder)
+        app = Guard(page, token=options.token, audit=audit)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -134,6 +136,7 @@ async def _serve_on(
                 raise DtfError("the web server has ended by itself")
             await running
         finally:
+            page.close()
             server.should_exit = True
             running.cancel()
             await asyncio.gather(serving, running, return_exceptions=True)

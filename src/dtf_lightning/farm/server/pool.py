@@ -57,6 +57,8 @@ class Pool:
         self.mirror = Mirror(keys)
         self.listeners: list[Listener] = []
         """Called for every change, in order, after the mirror shows it."""
+        self.woken: list[Callable[[], None]] = []
+        """Called whenever anything may look different, after it does: changes, starts, output that came."""
         self.started_listeners: list[Callable[[LiveTask], None]] = []
         """Called when a worker that is connected here says that an attempt's process runs."""
         self._started: dict[str, tuple[int, float]] = {}
@@ -225,3 +227,5 @@ class Pool:
         """Let those look again who wait for a condition about this name."""
         for event in self._changed.get(name, ()):
             event.set()
+        for look in self.woken:
+            look()

@@ -16,7 +16,7 @@ from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.task_id import array_and_index, check_task_id, instance_id
-from dtf_lightning.farm.record.values import Attempt, Envelope, TaskOutcome, TaskSpecification, Tombstone
+from dtf_lightning.farm.record.values import Attempt, Envelope, FailedAttempt, TaskOutcome, TaskSpecification, Tombstone
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
@@ -300,6 +300,20 @@ class Tasks:
                 assert isinstance(value, Envelope | Tombstone)
                 return value
         return None
+
+    async def failed_attempts(self, task: str) -> list[tuple[int, FailedAttempt]]:
+        """Return the attempts, by their numbers, after which a task was tried again, as far as etcd keeps them.
+
+        Raises what etcd raises.
+        """
+        prefix = self._pool.keys.key(Kind.FAILED, task, 0).removesuffix("0")
+        found = await asyncio.to_thread(self._store.range, prefix)
+        told: dict[int, FailedAttempt] = {}
+        for kv in found.kvs:
+            value = decode(Kind.FAILED, kv.value)
+            assert isinstance(value, FailedAttempt)
+            told[int(kv.key.removeprefix(prefix))] = value
+        return sorted(told.items())
 
     # --- cancelling --------------------------------------------------------------------------------------------------
 
