@@ -193,6 +193,11 @@ class Client:
         self.send_source(source)
         return reference
 
+    def send_stdin(self, task: str, offset: int, data: bytes, *, complete: bool = False) -> None:
+        """Add to what a task that was submitted with `stdin=True` reads. `complete`: this was the last of it."""
+        path = f"/api/tasks/{quote(task, safe='')}/stdin"
+        self.connection.send("POST", path, data, offset=offset, complete="true" if complete else None)
+
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def task(self, task: str) -> TaskInfo:

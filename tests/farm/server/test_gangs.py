@@ -8,7 +8,7 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.farm.cli.logs import show_together
+from dtf_lightning.farm.cli.streams.logs import show_together
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.tokens import read_token

@@ -15,7 +15,6 @@ from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.artifacts import add_artifacts
 from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.doctor import add_doctor
-from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -26,6 +25,7 @@ from dtf_lightning.farm.cli.options import (
 )
 from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.sharing import add_sharing
+from dtf_lightning.farm.cli.streams.logs import show_logs
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:

@@ -105,6 +105,8 @@ class TaskSpecification:
     artifacts: tuple[str, ...] = ()
     """Patterns of files in its folder that are kept."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    stdin: str = ""
+    """The task to which its standard input was sent: itself, or the one of which it is a retry; "": it reads nothing."""
     secrets: tuple[str, ...] = ()
     """Names of secrets that its worker must have, and of the variables in which they are given."""
     key: str = ""

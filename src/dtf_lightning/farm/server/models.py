@@ -98,6 +98,8 @@ class TaskRequest(StrictModel):
     inputs: dict[str, str] = Field(default_factory=dict)
     """Place in the task's folder -> reference, as `rules.inputs` has them."""
     artifacts: tuple[str, ...] = ()
+    stdin: bool = False
+    """Whether its standard input is sent, to `/api/tasks/{task_id}/stdin`; without, it reads nothing."""
     secrets: tuple[str, ...] = ()
     """Names of secrets, which the worker has in files of its own."""
     key: str = ""
@@ -145,6 +147,8 @@ class TaskRequest(StrictModel):
                 read_input(reference)
         except SettingsError as error:
             raise ValueError(str(error)) from error
+        if self.stdin and self.array:
+            raise ValueError("an array has no standard input: its instances are many, and there is one input")
         for name in self.secrets:
             if not _SECRET.fullmatch(name) or name.startswith(OWN):
                 raise ValueError(
@@ -179,6 +183,7 @@ class TaskRequest(StrictModel):
             environment=self.environment,
             secrets=self.secrets,
             inputs=self.inputs,
+            stdin=self.task_id if self.stdin else "",
             key=self.key,
             submitted=now,
         )

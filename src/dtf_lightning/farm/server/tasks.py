@@ -20,7 +20,7 @@ from dtf_lightning.farm.record.values import Attempt, Envelope, FailedAttempt, T
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
-from dtf_lightning.farm.rules.inputs import InputKind, read_input
+from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
@@ -130,7 +130,7 @@ class Tasks:
         for task, specification in specifications.items():
             if why := why_refused(self._pool.mirror, specification):
                 raise SettingsError(f"task {specification.name or task}: {why}")
-            for digest in filter(None, [specification.source, *_stored(specification)]):
+            for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
                 if self.files.source(digest) is None:
                     raise SettingsError(f"the source {digest} of {task} is not here: send it first")
         ordered = dependencies_first(after)
@@ -390,9 +390,3 @@ class Tasks:
 
     def _has_news(self, task: str, output: tuple[int, int], offset: int) -> bool:
         return not self._runs(task, output[0]) or self._log_sizes.get(task, {}).get(output, 0) > offset
-
-
-def _stored(specification: TaskSpecification) -> list[str]:
-    """Return the digests of the task's inputs that lie in the farm's files."""
-    inputs = [read_input(reference) for reference in specification.inputs.values()]
-    return [one.digest for one in inputs if one.kind in (InputKind.FILE, InputKind.FOLDER)]
