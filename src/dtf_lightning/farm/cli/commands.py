@@ -64,6 +64,7 @@ def _add_processes(actions: Commands) -> None:
         metavar="DIR",
         help="where it keeps its things (default: $DTF_FARM_HOME, or ~/.local/state/dtf-farm)",
     )
+    _add_strategy(up)
     up.add_argument("--detach", action="store_true", help="go on in the background; `dtf farm down` ends it")
 
     demo = add_farm_command(
@@ -85,6 +86,15 @@ def _add_processes(actions: Commands) -> None:
             serve.sign_in,
             "print a link to the farm's page: it signs a browser in once, within ten minutes",
         )
+    )
+
+
+def _add_strategy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="what chooses between workers that have room: cheapest, fair_share, fastest, least_loaded, locality, round_robin, or "
+        "one that an installed package adds (default: fair_share)",
     )
 
 
@@ -114,6 +124,7 @@ def _add_coordinator(actions: Commands) -> None:
         metavar="URL",
         help="where workers reach it, if not where it listens: a tunnel's or a proxy's near end",
     )
+    _add_strategy(coordinator)
     coordinator.add_argument("--token-file", type=Path, metavar="FILE", help="made if it is not there")
     add_connection(coordinator)
 
