@@ -151,7 +151,7 @@ class Tasks:
         new = [task for task, verdict in verdicts.items() if verdict.submission is Submission.NEW]
         if new:
             last = new[-1]
-            await self._pool.wait_for(last, lambda: self._pool.mirror.get(Kind.TASK, last) is not None, SHOWN)
+            await self._pool.wait_for(last, lambda: self._pool.has_shown(last), SHOWN)
         return [self._submitted(verdicts[task], specifications[task]) for task in specifications]
 
     def check_id(self, name: str) -> None:
