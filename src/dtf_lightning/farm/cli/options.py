@@ -89,24 +89,7 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="run N instances; each finds its number in $DTF_FARM_ARRAY_INDEX",
     )
-    parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
-    )
-    parser.add_argument(
-        "--secret",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="that the worker has, given as a variable; several times",
-    )
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="PLACE=FILE",
-        help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
-        "several times",
-    )
+    _add_what_it_finds(parser)
     parser.add_argument(
         "--key",
         default="",
@@ -127,6 +110,28 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--strict",
         action="store_true",
         help="refuse what no worker that is there could do (default: it waits, with a warning)",
+    )
+
+
+def _add_what_it_finds(parser: argparse.ArgumentParser) -> None:
+    """Add what a task finds when it starts."""
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
+    )
+    parser.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="that the worker has, given as a variable; several times",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="PLACE=FILE",
+        help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
+        "several times",
     )
 
 
