@@ -89,6 +89,32 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="run N instances; each finds its number in $DTF_FARM_ARRAY_INDEX",
     )
+    _add_what_it_finds(parser)
+    parser.add_argument(
+        "--key",
+        default="",
+        metavar="KEY",
+        help="whoever submits under the same key gets the same task; what is given to read is not forwarded",
+    )
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
+    parser.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
+    )
+    parser.add_argument("--priority", type=int, default=0, help="a higher number goes first (default: %(default)s)")
+    parser.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
+    parser.add_argument(
+        "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
+    )
+    parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse what no worker that is there could do (default: it waits, with a warning)",
+    )
+
+
+def _add_what_it_finds(parser: argparse.ArgumentParser) -> None:
+    """Add what a task finds when it starts."""
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
     )
@@ -107,16 +133,6 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
         "several times",
     )
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
-    parser.add_argument(
-        "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
-    )
-    parser.add_argument("--priority", type=int, default=0, help="a higher number goes first (default: %(default)s)")
-    parser.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
-    parser.add_argument(
-        "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
-    )
-    parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +154,7 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
         prog=f"dtf farm run {path}", argument_default=argparse.SUPPRESS, exit_on_error=False
     )
     parser.add_argument("--no-source", action="store_true")
+    parser.add_argument("--strict", action="store_true")
     add_plan_options(parser)
     add_farm(parser)
     for action in parser._actions:
@@ -157,7 +174,7 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
 
 
 _NOT_GIVEN: dict[str, Any] = {
-    "named": "", "gang": 1, "array": 0, "timeout": None, "retries": 0, "priority": 0, "project": "default",
+    "named": "", "key": "", "gang": 1, "array": 0, "timeout": None, "retries": 0, "priority": 0, "project": "default",
 }  # fmt: skip
 _OF_A_COMMAND = (
     "named",
@@ -167,6 +184,8 @@ _OF_A_COMMAND = (
     "array",
     "env",
     "secret",
+    "input",
+    "key",
     "timeout",
     "retries",
     "priority",

@@ -76,7 +76,7 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
     async def submit(request: Request) -> JSONResponse:
         body = await request.body()
         submission = models.Submission.model_validate_json(body)
-        told = await tasks.submit(submission.tasks)
+        told = await tasks.submit(submission.tasks, strict=submission.strict)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
         return JSONResponse({"tasks": told}, 409 if conflict else 200)
 

@@ -28,6 +28,7 @@ from dtf_lightning.farm.record.values import LeaderRecord
 from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
+from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
 from dtf_lightning.farm.server.upkeep.stores import make_stores, refuse_other_hosts
@@ -125,7 +126,15 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
-        jobs = [asyncio.create_task(job) for job in (self._presence.stay(), self._leading.run(), self.upkeep.run())]
+        jobs = [
+            asyncio.create_task(job)
+            for job in (
+                self._presence.stay(),
+                self._leading.run(),
+                self.upkeep.run(),
+                keep_expecting(self.history, self._leading.expect),
+            )
+        ]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
             for job in [*jobs, self._fault]:

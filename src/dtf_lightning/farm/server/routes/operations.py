@@ -66,6 +66,7 @@ OPERATIONS: dict[str, Operation] = {
         Access.SUBMIT,
         task__submit="Accept tasks.",
         task__cancel="End a task.",
+        task__stdin="Add to what a task reads.",
         task__retry="Submit a task that is done again, with what was skipped because of it.",
         plan__submit="Accept all tasks of a plan.",
         plan__cancel="End a plan's tasks.",
@@ -79,6 +80,7 @@ OPERATIONS: dict[str, Operation] = {
     **_of(
         Access.WORK,
         worker__connect="A worker's own connection, a WebSocket.",
+        attempt__stdin="What a task reads.",
         attempt__logs="Keep a part of what an attempt has written.",
         attempt__offer_artifacts="Say which of the files that an attempt has left are wanted.",
         attempt__put_artifact="Keep a file that an attempt has left.",

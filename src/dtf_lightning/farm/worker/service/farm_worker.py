@@ -147,6 +147,7 @@ class FarmWorker:
                 Result(task=kept.task, number=kept.number, revision=kept.revision, outcome=kept.outcome)
             )
         self._outgoing.start()
+        self._preparation.go_on(self._executor)
         jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self._stopped())]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
@@ -274,6 +275,7 @@ class FarmWorker:
                 self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
             else:
                 self._executor.start(order, self._preparation.files(message))
+                self._preparation.follow_input(message, self._executor)
         except (DtfError, OSError) as error:
             self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")
         except Exception:
