@@ -89,24 +89,7 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="run N instances; each finds its number in $DTF_FARM_ARRAY_INDEX",
     )
-    parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
-    )
-    parser.add_argument(
-        "--secret",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="that the worker has, given as a variable; several times",
-    )
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="PLACE=FILE",
-        help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
-        "several times",
-    )
+    _add_what_it_finds(parser)
     parser.add_argument(
         "--key",
         default="",
@@ -132,6 +115,28 @@ def _add_course_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
     parser.add_argument(
         "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
+    )
+
+
+def _add_what_it_finds(parser: argparse.ArgumentParser) -> None:
+    """Add what a task finds when it starts."""
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
+    )
+    parser.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="that the worker has, given as a variable; several times",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="PLACE=FILE",
+        help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
+        "several times",
     )
 
 

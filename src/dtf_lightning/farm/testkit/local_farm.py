@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -67,6 +68,8 @@ class FarmShape:
     """etcd writes to the disk before it answers."""
     worker_grace: float = 4.0
     """Seconds for which a worker may be away."""
+    proxied: bool = True
+    """Coordinators are reached by way of proxies; without them a measurement does not measure these, too."""
 
 
 class Part:
@@ -202,9 +205,11 @@ class LocalFarm:
         self.store: Store = self._cleanup.enter_context(connect(self.etcd.endpoint, quiet=True))
         self.coordinators = {name: self._part(name) for name in _names("c", self.shape.coordinators)}
         self.proxies: dict[str, Proxy] = {}
-        for name in self.coordinators:
+        self._addresses = {name: f"http://127.0.0.1:{_free_port()}" for name in self.coordinators}
+        for name in self.coordinators if self.shape.proxied else ():
             self.proxies[name] = Proxy()
             self._cleanup.callback(self.proxies[name].close)
+            self._addresses[name] = self.proxies[name].url
         self.workers = {name: self._part(name) for name in _names("w", self.shape.workers)}
         self.crowds = {
             name: self._part(name, "dtf_lightning.farm.testkit.crowd") for name in _names("s", self.shape.crowds)
@@ -230,7 +235,7 @@ class LocalFarm:
     @property
     def url(self) -> str:
         """Of all coordinators, with commas."""
-        return ",".join(proxy.url for proxy in self.proxies.values())
+        return ",".join(self._addresses.values())
 
     @property
     def ledgers(self) -> list[Path]:
@@ -244,7 +249,7 @@ class LocalFarm:
 
     def client(self, *coordinators: str) -> Client:
         """Return a client of these coordinators, or of all."""
-        urls = [self.proxies[name].url for name in coordinators or self.proxies]
+        urls = [self._addresses[name] for name in coordinators or self._addresses]
         return Client(",".join(urls), self.token_file)
 
     def leader(self) -> str | None:
@@ -263,18 +268,19 @@ class LocalFarm:
 
     def start_coordinator(self, name: str) -> None:
         """Start a coordinator, without waiting; its proxy leads to it as soon as it listens."""
-        proxy = self.proxies[name]
+        proxy, address = self.proxies.get(name), self._addresses[name]
 
         def listens(line: Future[str]) -> None:
             port = line.result().rpartition(":")[2]
-            proxy.lead_to(int(port) if port.isdigit() else None)
+            if proxy is not None:
+                proxy.lead_to(int(port) if port.isdigit() else None)
 
         ready: Future[str] = Future()
         ready.add_done_callback(listens)
         self.coordinators[name].start(
             [
                 "farm", "coordinator", "--name", name, "--farm-name", self.name, "--endpoint", self.etcd.endpoint,
-                "--port", "0", "--advertise", proxy.url, "--worker-grace", str(self.shape.worker_grace),
+                "--port", address.rpartition(":")[2] if proxy is None else "0", "--advertise", address, "--worker-grace", str(self.shape.worker_grace),
                 "--folder", str(self.files), "--token-file", str(self.token_file),
             ],
             ready=ready,
@@ -325,6 +331,12 @@ class LocalFarm:
             if part.process is not None:
                 part.kill()
         _kill_all(processes_of(self.folder))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _names(letter: str, number: int) -> list[str]:
