@@ -23,8 +23,14 @@ def test_a_task_that_is_over_at_once_has_been_shown():
 
     async def wait() -> float:
         pool = Pool(KEYS)
-        shown = asyncio.create_task(pool.wait_for("t", lambda: pool.has_shown("t"), 30.0))
-        await asyncio.sleep(0)
+        waits = asyncio.Event()
+
+        def has_shown() -> bool:
+            waits.set()
+            return pool.has_shown("t")
+
+        shown = asyncio.create_task(pool.wait_for("t", has_shown, 30.0))
+        await waits.wait()
         task = KEYS.key(Kind.TASK, "t")
         envelope = Envelope(outcome=TaskOutcome.COMPLETED, attempt=1, revision=2)
         began = time.monotonic()
