@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torchx test-matrix test-chaos lint format bench compatibility docs clean
+.PHONY: help demo farm-demo test test-torchx test-matrix test-chaos lint format bench compatibility docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ $(DOCS_STAMP): $(STAMP)
 
 demo: $(STAMP)  ## train while workers join, leave and die (under three minutes)
 	$(BIN)/dtf demo $(ARGS)
+
+farm-demo: $(STAMP)  ## a plan on a farm whose parts are killed and frozen, and its books (under two minutes)
+	$(BIN)/dtf farm demo $(ARGS)
 
 # One by one, the longest first (tests/support/durations.py), so that the workers end together.
 test: $(STAMP)  ## all tests but the long random ones, JOBS (2) at a time; ARGS='-k sampler -x' goes to pytest

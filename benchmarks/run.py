@@ -21,6 +21,7 @@ BENCHMARKS = [
     ("snapshots.py", [], ["--quick"]),
     ("results.py", [], ["--quick"]),
     ("farm_scheduler.py", [], ["--quick"]),
+    ("farm.py", [], ["--quick"]),
     ("farm_verdicts.py", [], ["--quick"]),
     ("restart.py", [], ["--repeat", "1"]),
     ("restart.py", ["--warm"], ["--warm", "--repeat", "1"]),

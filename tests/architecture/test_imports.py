@@ -44,7 +44,8 @@ FARM: list[set[str]] = [
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results"},
     {"farm.server", "farm.page", "farm.worker", "farm.client"},
-    {"farm.up", "farm.doctor", "farm.compare"},
+    {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
+    {"farm.demo"},
     {"farm.cli"},
 ]
 

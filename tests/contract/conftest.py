@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dtf_lightning.etcd.server.cluster import EtcdCluster
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Store
-from support.etcd_cluster import EtcdCluster
 from support.store_worlds import EtcdWorld, MemoryWorld, World
 
 

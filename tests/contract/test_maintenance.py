@@ -9,8 +9,8 @@ import pytest
 from dtf_lightning.errors import RevisionCompacted, StoreError, StoreFull, StoreUnavailable, WatchCompacted
 from dtf_lightning.etcd.maintenance import Alarm, AlarmKind
 from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
+from dtf_lightning.etcd.server.cluster import EtcdCluster
 from dtf_lightning.etcd.store import Delete, Get, Put, Store, Txn
-from support.etcd_cluster import EtcdCluster
 from support.store_worlds import EtcdWorld, collect
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from dtf_lightning.errors import AuthenticationFailed, SettingsError
 from dtf_lightning.etcd import connect
+from dtf_lightning.etcd.server.cluster import EtcdCluster
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Put, Txn
 from dtf_lightning.etcd.wire.version import EtcdVersion
-from support.etcd_cluster import EtcdCluster, etcdctl
+from support.etcd_cluster import etcdctl
 from support.store_worlds import collect
 
 PASSWORD = "correct horse"

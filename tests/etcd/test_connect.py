@@ -18,9 +18,9 @@ import pytest
 from dtf_lightning.errors import SettingsError, StoreUnavailable
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.endpoints import Endpoints
+from dtf_lightning.etcd.server.cluster import EtcdCluster, Member
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, find_etcd
 from dtf_lightning.etcd.wire import messages as pb
-from support.etcd_cluster import EtcdCluster, Member
 
 
 @pytest.fixture

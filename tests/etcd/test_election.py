@@ -10,8 +10,8 @@ from dtf_lightning.errors import StoreUnavailable
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.election import Election
 from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
+from dtf_lightning.etcd.server.cluster import EtcdCluster
 from dtf_lightning.etcd.store import Put
-from support.etcd_cluster import EtcdCluster
 
 KEY = "/run/leader"
 

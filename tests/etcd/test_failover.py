@@ -15,8 +15,8 @@ from dtf_lightning.errors import OutcomeUnknown, StoreUnavailable
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd import watch as watch_module
 from dtf_lightning.etcd.etcd_store import EtcdStore
+from dtf_lightning.etcd.server.cluster import EtcdCluster, Member
 from dtf_lightning.etcd.store import Compare, Get, Put, WatchEvent
-from support.etcd_cluster import EtcdCluster, Member
 
 PREFIX = "/failover/"
 PATIENCE = 30.0

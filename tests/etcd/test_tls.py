@@ -10,9 +10,9 @@ import pytest
 
 from dtf_lightning.errors import AuthenticationFailed, SettingsError
 from dtf_lightning.etcd import connect
+from dtf_lightning.etcd.server.cluster import EtcdCluster
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from support.certificates import Authority, Pair
-from support.etcd_cluster import EtcdCluster
 from support.store_worlds import collect
 
 

@@ -3,6 +3,7 @@
 Rules that this file guards:
 - Any coordinator will do: where one does not answer, the next is asked. That is safe for what is asked here, since every
   change is idempotent by an id that the client has chosen, or by an offset.
+- An answer whose connection ends in its middle is no answer: it is asked again.
 - An answer that says "not now" (503) is asked again until the time is over.
 """
 
@@ -12,13 +13,15 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from dtf_lightning.errors import DtfError, SettingsError
+
+T = TypeVar("T")
 
 ANSWER_TIMEOUT = 5.0
 """Seconds for an answer's head, beside those that the request itself asks the coordinator to wait: one that stands still
@@ -75,24 +78,19 @@ class Connection:
 
     def ask(self, method: str, path: str, body: Any = None, **query: object) -> Any:
         """Return the answer's JSON. Raises `FarmRefused` and `FarmUnreachable`."""
-        data = None if body is None else json.dumps(body).encode()
-        answer = self._request(method, path, data, query)
-        text = answer.read()
-        return json.loads(text) if text else None
+        return self._whole(method, path, None if body is None else json.dumps(body).encode(), query)
 
     def send(self, method: str, path: str, data: bytes, **query: object) -> Any:
         """As `ask`, with bytes for a body."""
-        text = self._request(method, path, data, query).read()
-        return json.loads(text) if text else None
+        return self._whole(method, path, data, query)
 
     def send_file(self, method: str, path: str, file: Path, **query: object) -> Any:
         """As `ask`, with a file's content for a body. Raises `OSError` for one that cannot be read."""
-        text = self._request(method, path, file, query).read()
-        return json.loads(text) if text else None
+        return self._whole(method, path, file, query)
 
     def stream(self, path: str, **query: object) -> tuple[http.client.HTTPResponse, Iterator[bytes]]:
         """Return the answer's head, and its body as it comes. Raises also while it is read."""
-        answer = self._request("GET", path, None, query)
+        answer = self._request("GET", path, None, query, lambda answer: answer)
         return answer, _chunks(answer)
 
     def turn(self) -> None:
@@ -107,9 +105,19 @@ class Connection:
             line.connection.close()
             self._local.line = None
 
+    def _whole(self, method: str, path: str, data: bytes | Path | None, query: dict[str, object]) -> Any:
+        text = self._request(method, path, data, query, lambda answer: answer.read())
+        return json.loads(text) if text else None
+
     def _request(
-        self, method: str, path: str, data: bytes | Path | None, query: dict[str, object]
-    ) -> http.client.HTTPResponse:
+        self,
+        method: str,
+        path: str,
+        data: bytes | Path | None,
+        query: dict[str, object],
+        take: Callable[[http.client.HTTPResponse], T],
+    ) -> T:
+        """Return what `take` makes of an answer. What ends while it does is asked again, as what is not answered."""
         told = {name: str(value) for name, value in query.items() if value is not None}
         target = f"{path}?{urlencode(told)}" if told else path
         wait = STORED if isinstance(data, Path) else float(told.get("wait", 0))
@@ -121,6 +129,9 @@ class Connection:
             tried += 1
             try:
                 answer = self._try(method, target, data, ANSWER_TIMEOUT + wait)
+                refusal = _refusal(answer) if answer.status >= 400 else None
+                if refusal is None:
+                    return take(answer)
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 problem: DtfError = FarmUnreachable(
@@ -128,10 +139,7 @@ class Connection:
                     "`dtf farm up` starts one"
                 )
             else:
-                if answer.status < 400:
-                    return answer
-                refusal = _refusal(answer)
-                if answer.status != 503:
+                if refusal.status != 503:
                     raise refusal
                 problem = refusal
             if time.monotonic() >= deadline and tried >= len(self.urls):
@@ -148,6 +156,8 @@ class Connection:
                 _set_timeout(line.connection, timeout)
                 _request(line.connection, method, target, data, headers)
                 answer = line.connection.getresponse()
+                if answer.length is None and not answer.chunked:
+                    raise http.client.IncompleteRead(b"")  # Python takes a head that was cut for a whole one
                 _set_timeout(line.connection, SILENCE)
                 return answer
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):

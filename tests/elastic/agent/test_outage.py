@@ -15,9 +15,9 @@ from dtf_lightning.elastic.link import messages
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
+from dtf_lightning.processes.freezing import freeze
 from support.elastic.agents import FakeCluster, FakeWorker, members
 from support.elastic.programs.agent_process import AgentProcess
-from support.freezing import freeze
 
 
 @pytest.fixture

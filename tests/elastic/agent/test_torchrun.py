@@ -12,8 +12,8 @@ import pytest
 from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.etcd import connect
+from dtf_lightning.processes.freezing import freeze
 from support.elastic.torchrun import PATIENCE, Torchrun
-from support.freezing import freeze
 
 pytestmark = pytest.mark.process
 

@@ -16,9 +16,9 @@ from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.elastic.testkit.local_cluster import LocalCluster
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
+from dtf_lightning.processes.freezing import freeze
 from support.elastic.run import PATIENCE, ElasticRun, check_survivors
 from support.elastic.training import Training
-from support.freezing import freeze
 
 pytestmark = pytest.mark.process
 

@@ -243,6 +243,30 @@ class TestStandardInput:
         second.stop()
         store.close()
 
+    def test_a_worker_that_is_started_anew_goes_on_with_it(self, tmp_path):
+        """Its attempt runs on meanwhile, and misses nothing of what came in between."""
+        store = MemoryStore()
+        coordinator = CoordinatorInThread(store, tmp_path)
+        token = read_token(coordinator.token_file)
+        worker = WorkerInThread(coordinator.url, token, tmp_path / "worker", "w")
+        with coordinator.client() as client:
+            task = client.submit(["cat"], stdin=True)
+            client.send_stdin(task, 0, b"before ")
+            attempt = client.next_attempt(task, 0).revision
+            assert next(client.logs(task, follow=True)) == b"before "
+            executor = worker._worker._executor
+            executor.close = lambda _: executor.leave()  # as after kill -9: the attempt stays with its keeper
+            worker.close()
+            client.send_stdin(task, 7, b"between ")
+            worker = WorkerInThread(coordinator.url, token, tmp_path / "worker", "w")
+            client.send_stdin(task, 15, b"after", complete=True)
+            info = client.wait(task, DEADLINE)
+            assert (info.status, info.revision) == ("completed", attempt)
+            assert output(client, task) == b"before between after"
+        worker.close()
+        coordinator.stop()
+        store.close()
+
 
 def test_under_one_key_it_runs_once(whole, tmp_path, capfdbinary):
     """Whoever comes later sees the same output and exit code, though the pipe that he has open is not the task's."""

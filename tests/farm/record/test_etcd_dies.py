@@ -17,13 +17,13 @@ import pytest
 
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.election import Election
+from dtf_lightning.etcd.server.cluster import EtcdCluster, Member
 from dtf_lightning.etcd.store import Compare, Store
 from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import Attempt, Envelope, TaskOutcome, TaskSpecification
 from dtf_lightning.farm.record.writes import Assign, Decision, Recording, RecordResult, Submission, Submit
-from support.etcd_cluster import EtcdCluster, Member
 from support.farm.stores import HarmedStore
 
 PATIENCE = 60.0

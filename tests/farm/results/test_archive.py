@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 
 import pytest
@@ -49,6 +50,18 @@ def test_a_folder_that_takes_nothing(tmp_path):
         archive.write("2027-01-01/x.parquet", b"x")
     with pytest.raises(ArchiveUnavailable, match="cannot be listed"):
         archive.names()
+
+
+def test_half_a_file_of_a_coordinator_that_was_killed(tmp_path):
+    """It goes with a later write, once it is too old for anybody to be at it still."""
+    archive = open_archive(str(tmp_path))
+    archive.write("2027-01-01/a.parquet", b"a")
+    old, new = (tmp_path / "2027-01-01" / f".{name}.parquet.1.beside" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    archive.write("2027-01-02/b.parquet", b"b")
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_other_files_are_left_alone(tmp_path):

@@ -27,6 +27,16 @@ def attempt(folder, task="t", revision=1, log=b"hello\n") -> AttemptFolder:
     return it
 
 
+def test_half_a_file_of_a_worker_that_was_killed(tmp_path):
+    """It is no outcome, and goes with the next start; what is whole stays."""
+    spool = Spool(tmp_path)
+    spool.keep(1, "task", 7, AttemptOutcome(kind=OutcomeKind.COMPLETED))
+    (whole,) = (tmp_path / "spool").iterdir()
+    (tmp_path / "spool" / ".other.8.json.0123.beside").write_bytes(b'{"number": 1')
+    assert [kept.task for kept in Spool(tmp_path).kept()] == ["task"]
+    assert list((tmp_path / "spool").iterdir()) == [whole]
+
+
 def test_it_survives_a_restart(tmp_path):
     """Each as it was, the oldest first; once, also if it is kept twice."""
     spool = Spool(tmp_path)

@@ -28,7 +28,7 @@ from dtf_lightning.elastic.collectives import process_group
 from dtf_lightning.elastic.collectives.communication import is_communication_error
 from dtf_lightning.elastic.collectives.process_group import GenerationGroup
 from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
-from support.freezing import freeze
+from dtf_lightning.processes.freezing import freeze
 
 DEADLINE = 20.0
 """Seconds; only a failing test waits this long."""

@@ -67,6 +67,15 @@ def _add_processes(actions: Commands) -> None:
     _add_strategy(up)
     up.add_argument("--detach", action="store_true", help="go on in the background; `dtf farm down` ends it")
 
+    demo = add_farm_command(
+        actions,
+        "demo",
+        serve.demo,
+        "a plan on a farm of this machine whose parts are killed, and the books (two minutes)",
+    )
+    demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a temporary one)")
+    demo.add_argument("--fast", action="store_true", help="fewer and shorter tasks")
+
     down = add_farm_command(actions, "down", serve.down, "end the farm that runs on this machine")
     down.add_argument("--home", type=Path, metavar="DIR", help="as for up")
 
@@ -109,6 +118,11 @@ def _add_coordinator(actions: Commands) -> None:
         type=float,
         metavar="SECONDS",
         help="for which a worker may be away before its tasks go elsewhere (default: 4)",
+    )
+    coordinator.add_argument(
+        "--advertise",
+        metavar="URL",
+        help="where workers reach it, if not where it listens: a tunnel's or a proxy's near end",
     )
     _add_strategy(coordinator)
     coordinator.add_argument("--token-file", type=Path, metavar="FILE", help="made if it is not there")

@@ -89,6 +89,37 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="run N instances; each finds its number in $DTF_FARM_ARRAY_INDEX",
     )
+    _add_what_it_finds(parser)
+    parser.add_argument(
+        "--key",
+        default="",
+        metavar="KEY",
+        help="whoever submits under the same key gets the same task; what is given to read is not forwarded",
+    )
+    _add_course_options(parser)
+    parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse what no worker that is there could do (default: it waits, with a warning)",
+    )
+
+
+def _add_course_options(parser: argparse.ArgumentParser) -> None:
+    """Add when a task runs, for how long and how often."""
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
+    parser.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
+    )
+    parser.add_argument("--priority", type=int, default=0, help="a higher number goes first (default: %(default)s)")
+    parser.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
+    parser.add_argument(
+        "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
+    )
+
+
+def _add_what_it_finds(parser: argparse.ArgumentParser) -> None:
+    """Add what a task finds when it starts."""
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
     )
@@ -106,27 +137,6 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="PLACE=FILE",
         help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
         "several times",
-    )
-    parser.add_argument(
-        "--key",
-        default="",
-        metavar="KEY",
-        help="whoever submits under the same key gets the same task; what is given to read is not forwarded",
-    )
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
-    parser.add_argument(
-        "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
-    )
-    parser.add_argument("--priority", type=int, default=0, help="a higher number goes first (default: %(default)s)")
-    parser.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
-    parser.add_argument(
-        "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
-    )
-    parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse what no worker that is there could do (default: it waits, with a warning)",
     )
 
 

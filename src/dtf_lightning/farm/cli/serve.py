@@ -38,6 +38,17 @@ def up(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def demo(arguments: argparse.Namespace) -> int:
+    """Play a plan on a farm whose parts are killed and frozen."""
+    from dtf_lightning.farm.demo.run import FAST, DemoSize, run_demo
+
+    try:
+        return run_demo(arguments.folder, size=FAST if arguments.fast else DemoSize(), say=_say)
+    except KeyboardInterrupt:
+        _say("dtf farm demo: interrupted; every process that it started has ended")
+        return INTERRUPTED
+
+
 def down(arguments: argparse.Namespace) -> int:
     """End the farm that runs here."""
     from dtf_lightning.farm.up import end_farm
@@ -163,6 +174,7 @@ COORDINATOR_OPTIONS = {
     "farm_name": "farm.name",
     "host": "server.host",
     "port": "server.port",
+    "advertise": "server.advertise",
     "folder": "farm.folder",
     "archive": "archive.url",
     "worker_grace": "health_monitor.worker_grace",

@@ -9,18 +9,22 @@ Rules that this file guards:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from dtf_lightning.errors import DtfError
-from dtf_lightning.whole_files import sync_folder, write_durably
+from dtf_lightning.whole_files import is_left_beside, sync_folder, write_durably
 
 SUFFIX = ".parquet"
+ABANDONED = 3600.0
+"""Seconds after which half a file is taken for one whose writer was killed; writing one takes seconds."""
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -71,6 +75,7 @@ class LocalArchive:
         try:
             self._make(path.parent)
             write_durably(path, data)
+            self._remove_abandoned()
         except OSError as error:
             raise ArchiveUnavailable(f"the archive {self._folder} does not take {name}: {error}") from error
 
@@ -93,6 +98,14 @@ class LocalArchive:
             )
         except OSError as error:
             raise ArchiveUnavailable(f"the archive {self._folder} cannot be listed: {error}") from error
+
+    def _remove_abandoned(self) -> None:
+        """Remove what coordinators that were killed while they wrote have left, on this day and the one before."""
+        for day in sorted(filter(_DAY.fullmatch, os.listdir(self._folder)))[-2:]:
+            for path in filter(is_left_beside, (self._folder / day).iterdir()):
+                with contextlib.suppress(FileNotFoundError):  # another coordinator was quicker
+                    if time.time() - path.stat().st_mtime > ABANDONED:
+                        path.unlink()
 
     def _make(self, day: Path) -> None:
         for folder in (self._folder, day):

@@ -101,7 +101,7 @@ async def _serve_on(
         CoordinatorPlace(
             farm=options.farm,
             name=options.name,
-            address=address,
+            address=options.settings.server.advertise.rstrip("/") or address,
             folder=options.folder,
             version=__version__,
             settings=options.settings,

@@ -133,6 +133,10 @@ class Pool:
         found = self._recent.get(task)
         return None if found is None else found[0]
 
+    def has_shown(self, task: str) -> bool:
+        """Whether the record has shown a task here: as one that is not done, or, if that was over at once, by its result."""
+        return self.mirror.get(Kind.TASK, task) is not None or task in self._recent
+
     def all_recent(self) -> list[tuple[str, Envelope]]:
         """The latest results, oldest first."""
         return [(task, envelope) for task, (envelope, _) in self._recent.items()]

@@ -67,6 +67,16 @@ class SubmissionLimits:
     """Returns why no new work is taken now; "": it is."""
 
 
+def _what_it_needs(specification: TaskSpecification) -> str:
+    """Return the same for tasks that the same workers can do."""
+    return repr((specification.needs, specification.secrets, specification.gang))
+
+
+def _submitted(verdict: Submitted, warning: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"task_id": verdict.task, "submission": verdict.submission.value}
+    return told | ({"warning": warning} if warning else {})
+
+
 class Tasks:
     """Runs on the coordinator's event loop.
 
@@ -151,17 +161,21 @@ class Tasks:
         new = [task for task, verdict in verdicts.items() if verdict.submission is Submission.NEW]
         if new:
             last = new[-1]
-            await self._pool.wait_for(last, lambda: self._pool.mirror.get(Kind.TASK, last) is not None, SHOWN)
-        return [self._submitted(verdicts[task], specifications[task]) for task in specifications]
+            await self._pool.wait_for(last, lambda: self._pool.has_shown(last), SHOWN)
+        # Thousands that are alike are looked at once, since each look is at every worker.
+        warnings: dict[str, str] = {}
+        for specification in specifications.values():
+            alike = _what_it_needs(specification)
+            if alike not in warnings:
+                warnings[alike] = self._who_lacks_what(specification)
+        return [
+            _submitted(verdicts[task], warnings[_what_it_needs(specification)])
+            for task, specification in specifications.items()
+        ]
 
     def check_id(self, name: str) -> None:
         """Raise `SettingsError` for an id of which the record could not tell whether it is new."""
         check_task_id(name, self._clock.wall(), self._limits.ids, SKEW)
-
-    def _submitted(self, verdict: Submitted, specification: TaskSpecification) -> dict[str, Any]:
-        told: dict[str, Any] = {"task_id": verdict.task, "submission": verdict.submission.value}
-        warning = self._who_lacks_what(specification)
-        return told | ({"warning": warning} if warning else {})
 
     def _who_lacks_what(self, specification: TaskSpecification) -> str:
         """Say what no worker of the farm has, if no worker could do the task."""

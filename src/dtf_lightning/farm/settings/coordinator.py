@@ -27,6 +27,9 @@ class ServerSettings:
     port: int = setting(PORT, "Serves clients, workers and the page; 0 takes a free one.")
     workers_port: int | None = setting(None, "A second port, for workers; everything is served on each.")
     dashboard_port: int | None = setting(None, "A third port, for the page.")
+    advertise: str = setting(
+        "", "Where workers reach it, if not where it listens: the near end of a tunnel or a proxy, as a URL."
+    )
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -179,7 +179,7 @@ class Executor:
         """Give an attempt that was ordered with `stdin` more to read; `None`: that was all. Never waits for it."""
         with self._lock:
             live = self._live.get(self._folders.attempt(task, revision).name)
-            if live is None or live.ended or not live.order.stdin:
+            if live is None or live.ended or not live.order.stdin or self._closing:
                 return
             live.fed_all = live.fed_all or data is None
             try:
@@ -192,11 +192,18 @@ class Executor:
             if live.handed_over:
                 self._link.say(Feed(name=live.folder.name, size=live.fed, complete=live.fed_all))
 
+    def reading(self) -> list[tuple[str, int]]:
+        """Return the attempts that have not been given all that they are to read, by task and revision."""
+        with self._lock:
+            live = [it for it in self._live.values() if it.order.stdin and not it.ended and not it.fed_all]
+            return [(it.order.task, it.order.revision) for it in live]
+
     def fed(self, task: str, revision: int) -> int | None:
         """Return how many bytes an attempt was given to read; `None` if it has ended, or reads nothing more."""
         with self._lock:
             live = self._live.get(self._folders.attempt(task, revision).name)
-            return None if live is None or live.ended or live.fed_all or not live.order.stdin else live.fed
+            over = live is None or live.ended or live.fed_all or not live.order.stdin or self._closing
+            return None if live is None or over else live.fed
 
     def cancel(self, task: str, revision: int, reason: str) -> None:
         """End an attempt: SIGTERM to all its processes, SIGKILL after its grace. Does nothing if there is no such attempt."""

@@ -4,6 +4,7 @@ Rules that this file guards:
 
 * an outcome is on the disk when `keep` returns, and only then may anybody be told;
 * it is there after any restart, until `forget`;
+* half a file of a worker that was killed while it wrote goes with the next start;
 * a full disk does not lose it: `BALLAST` bytes lie ready and make room.
 """
 
@@ -22,7 +23,7 @@ from dtf_lightning.farm.json_values import from_json, to_json
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.logs import forget
-from dtf_lightning.whole_files import write_durably
+from dtf_lightning.whole_files import is_left_beside, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Spool:
         self._write = write
         self._lock = threading.Lock()
         self._ballast = self._folders.path / "ballast"
+        for half in filter(is_left_beside, self._folders.spool.iterdir()):  # no other process writes here
+            half.unlink(missing_ok=True)
         self._load_ballast()
 
     def keep(self, number: int, task: str, revision: int, outcome: AttemptOutcome) -> None:

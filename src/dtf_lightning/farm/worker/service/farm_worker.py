@@ -147,6 +147,7 @@ class FarmWorker:
                 Result(task=kept.task, number=kept.number, revision=kept.revision, outcome=kept.outcome)
             )
         self._outgoing.start()
+        self._preparation.go_on(self._executor)
         jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self._stopped())]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
@@ -189,8 +190,6 @@ class FarmWorker:
             self._end(key, message.called_off)
         elif not self._is_known(key) and self._at_hand.begin(key):
             self._pool.submit(self._start, message)
-        else:
-            self._follow_input(message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
@@ -276,7 +275,7 @@ class FarmWorker:
                 self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
             else:
                 self._executor.start(order, self._preparation.files(message))
-                self._follow_input(message)
+                self._preparation.follow_input(message, self._executor)
         except (DtfError, OSError) as error:
             self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")
         except Exception:
@@ -284,10 +283,6 @@ class FarmWorker:
             self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log")
         finally:
             self._at_hand.prepared(key)
-
-    def _follow_input(self, message: Run) -> None:
-        """Of an attempt that runs already, too: a worker that was started anew goes on with its input."""
-        self._preparation.follow_input(message, self._executor)
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
         now = time.time()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from http.client import HTTPException
 from urllib.parse import quote
 
 from dtf_lightning.errors import DtfError
@@ -51,7 +52,7 @@ class InputReaders:
                 try:
                     answer, chunks = self._connection.stream(path, offset=offset, wait=WAIT)
                     data = b"".join(chunks)
-                except (DtfError, OSError) as error:
+                except (DtfError, OSError, HTTPException) as error:
                     log.info("the standard input of task %s: %s", task, error)
                     self._connection.turn()
                     continue

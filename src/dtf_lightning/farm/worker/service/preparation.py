@@ -100,6 +100,11 @@ class Preparation:
         """Keep the cache folder within its limit. `busy`: whether an attempt is at hand."""
         self._room.tidy(busy)
 
+    def go_on(self, executor: Executor) -> None:
+        """Give attempts that an earlier process of this worker has started the rest of what they are to read."""
+        for key in executor.reading():
+            self._readers.follow(key, executor)
+
     def follow_input(self, message: Run, executor: Executor) -> None:
         """Give an attempt that was started what it is to read, as that comes. Returns at once."""
         if _reads_input(message):

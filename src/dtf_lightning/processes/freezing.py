@@ -1,4 +1,4 @@
-"""Stopping processes of tests by SIGSTOP, for certain."""
+"""Stops processes by SIGSTOP, for certain: for tests, and for demonstrations of what a frozen machine does."""
 
 from __future__ import annotations
 
