@@ -17,12 +17,18 @@ import pytest
 from support.browser import FLAGS, HINT, NO_BROWSER
 
 DEADLINE = 30.0
+AXE = Path(__file__).with_name("axe-4.14.1.min.js")
+"""Of npm's axe-core, under the MPL 2.0 (`axe.LICENSE`)."""
 
 
 class BrowserSession:
-    """One window. Skips the test where there is no browser. Its cookies go with it."""
+    """One window, on a system with light or dark colours. Skips the test where there is no browser.
 
-    def __init__(self, folder: Path) -> None:
+    Its cookies go with it.
+    """
+
+    def __init__(self, folder: Path, *, dark: bool = False) -> None:
+        folder.mkdir(exist_ok=True)
         self._log = (folder / "browser.log").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, __file__],
@@ -32,7 +38,7 @@ class BrowserSession:
             env={
                 **os.environ,
                 "QT_QPA_PLATFORM": "offscreen",
-                "QTWEBENGINE_CHROMIUM_FLAGS": FLAGS,
+                "QTWEBENGINE_CHROMIUM_FLAGS": f"{FLAGS} --blink-settings=preferredColorScheme={int(not dark)}",
                 "HOME": str(folder),
                 "PYTHONPATH": str(Path(__file__).parents[1]),
             },
@@ -63,6 +69,16 @@ class BrowserSession:
         )
         return told
 
+    def axe(self) -> list[str]:
+        """What axe-core finds that is serious or worse: rule, element, and why."""
+        self._tell(do="run", path=str(AXE))
+        self.js("(axe.run(document, {resultTypes: ['violations']}).then((told) => { window.axeTold = told; }), 0)")
+        self.until("!!window.axeTold")
+        return self.js(
+            "axeTold.violations.filter((one) => ['serious', 'critical'].includes(one.impact)).flatMap((one) => "
+            "one.nodes.map((node) => `${one.id}: ${node.html}: ${node.failureSummary}`))"
+        )
+
     def keys(self, *keys: str) -> None:
         """Press keys: characters, or names such as `Enter` and `Tab`."""
         for key in keys:
@@ -70,10 +86,6 @@ class BrowserSession:
 
     def resize(self, width: int, height: int = 900) -> None:
         self._tell(do="resize", width=width, height=height)
-
-    def dark(self, dark: bool) -> None:
-        """Whether the system's colours are dark."""
-        self._tell(do="dark", dark=dark)
 
     def picture(self, path: Path) -> dict[str, float]:
         """Write a PNG of the window; `colors` and `brightness` as in `browser.Seen`."""
@@ -171,7 +183,8 @@ def main() -> None:
             else:
                 QTimer.singleShot(LOOK, lambda: look_until(script, left - LOOK / 1000))
 
-        page.runJavaScript(f"JSON.stringify({script})", told)
+        # An element is true, and no JSON.
+        page.runJavaScript(f"((it) => JSON.stringify(it instanceof Node ? true : it))({script})", told)
 
     def obey(command: dict[str, Any]) -> None:
         match command["do"]:
@@ -180,6 +193,8 @@ def main() -> None:
                 page.setUrl(QUrl(command["url"]))
             case "js":
                 page.runJavaScript(f"JSON.stringify({command['script']})", answer_json)
+            case "run":
+                page.runJavaScript(Path(command["path"]).read_text(), lambda _: answer())
             case "until":
                 look_until(command["script"], command["timeout"])
             case "key":
@@ -193,11 +208,6 @@ def main() -> None:
             case "resize":
                 window.resize(command["width"], command["height"])
                 look_until(f"innerWidth === {command['width']}", 5.0)
-            case "dark":
-                application.styleHints().setColorScheme(
-                    Qt.ColorScheme.Dark if command["dark"] else Qt.ColorScheme.Light
-                )
-                look_until(f"matchMedia('(prefers-color-scheme: dark)').matches === {json.dumps(command['dark'])}", 5.0)
             case "picture":
                 picture = window.grab().toImage()
                 picture.save(command["path"])

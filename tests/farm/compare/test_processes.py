@@ -162,7 +162,8 @@ SETUP = "grep -v '^0' value > built"
 def test_two_commits(home, repository, monkeypatch, capsys):
     """Each is checked out and set up beside the other, below the same folder; nothing of it is left."""
     monkeypatch.chdir(repository / "inner")
-    arguments = ["main", "slow", "--metric", "latency:ms", "--setup", SETUP, "--", "sh", "-c", BENCH]
+    setup = f"{SETUP} && cp $(command -v sh) here"  # a program of each commit's own, by its relative path
+    arguments = ["main", "slow", "--metric", "latency:ms", "--setup", setup, "--", "./here", "-c", BENCH]
     assert main(["farm", "compare", *arguments]) == 1
     assert "latency: worse" not in (told := capsys.readouterr().out)
     assert told.startswith("latency: slower by 25.0 %")

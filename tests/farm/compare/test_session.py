@@ -156,6 +156,15 @@ def test_metrics():
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
+def test_a_newer_book_is_not_to_be_deleted(tmp_path):
+    """A coordinator's results can be made anew; verdicts cannot, and the message must not say so."""
+    path = tmp_path / "verdicts.duckdb"
+    with VerdictBook(path) as book:
+        book._database.connection.execute("INSERT INTO dtf_farm_schema VALUES (999, now()::TIMESTAMP)")
+    with pytest.raises(SettingsError, match="use a newer dtf-lightning; its verdicts are nowhere else"):
+        VerdictBook(path)
+
+
 @pytest.mark.parametrize("budget", [None, 3.0, 0.3])
 def test_a_verdict_is_replayed_from_the_database(tmp_path, budget):
     """Decided, given up, and without a single pair: every bit is the same; a changed sample is noticed."""

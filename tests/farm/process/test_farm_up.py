@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -78,6 +81,17 @@ def test_ctrl_c_cancels(farm):
     assert process.returncode == 130, err
     poll_until(lambda: not psutil.pid_exists(pid), DEADLINE, "the task's process to end")
     assert b"is cancelled" in err
+
+
+def test_its_page(farm):
+    """`up` and `sign-in` print links, each of which signs a browser in once."""
+    links = re.findall(r"http://\S+/sign-in\?code=\S+", farm.log.read_text() + farm.dtf("sign-in").stdout.decode())
+    assert len(links) == 2
+    for link in links:
+        with urllib.request.urlopen(link, timeout=DEADLINE) as answer:
+            assert "HttpOnly" in answer.headers["Set-Cookie"]
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(link, timeout=DEADLINE)
 
 
 def test_what_a_task_leaves(farm):

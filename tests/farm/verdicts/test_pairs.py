@@ -123,6 +123,18 @@ def test_the_interval_has_the_truth_at_all_looks():
     assert 0.02 < missed / trials <= 0.1 + 2 * math.sqrt(0.09 / trials)
 
 
+def test_the_p_value_is_valid_wherever_it_ends():
+    """Of equal programs at most as many have a p-value below a level as the level says, though pairs end when it is decided."""
+    random = np.random.default_rng(11)
+    plan, p_values = Plan(max_pairs=64, alpha=0.1), []
+    for _ in range(500):
+        ended = progress(random.normal(0, 0.05, 64), plan)
+        p_values.append(min(look.p_value / share for look, share in zip(ended.looks, plan.shares, strict=False)))
+    for level in (0.2, 0.1, 0.05):
+        assert np.mean(np.array(p_values) <= level) <= level + 2 * math.sqrt(level / 500)
+    assert min(p_values) < 0.2
+
+
 def test_signed_rank_against_all_signs():
     """The tail of 8 pairs against all 256 assignments of signs; p-values against scores by ranks."""
     ranks = range(1, 9)

@@ -96,6 +96,17 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="whoever submits under the same key gets the same task; what is given to read is not forwarded",
     )
+    _add_course_options(parser)
+    parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse what no worker that is there could do (default: it waits, with a warning)",
+    )
+
+
+def _add_course_options(parser: argparse.ArgumentParser) -> None:
+    """Add when a task runs, for how long and how often."""
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
     parser.add_argument(
         "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
@@ -104,12 +115,6 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
     parser.add_argument(
         "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
-    )
-    parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse what no worker that is there could do (default: it waits, with a warning)",
     )
 
 

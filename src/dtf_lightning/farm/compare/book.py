@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,15 @@ from dtf_lightning.farm.compare.session import Compared
 from dtf_lightning.farm.results.schema import RESULTS
 from dtf_lightning.farm.verdicts.pairs.comparison import Comparison
 from dtf_lightning.farm.verdicts.pairs.verdict import Verdict
+
+_VERDICTS = replace(
+    RESULTS,
+    if_older="`dtf farm compare` brings it up to date",
+    if_newer="use a newer dtf-lightning; its verdicts are nowhere else",
+    if_foreign="move it away, or name another folder by $DTF_FARM_HOME",
+    if_in_use="Another dtf farm compare, or whoever reads it, has it open: wait for its end",
+)
+"""The tables of a farm's results, in a file that cannot be made anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +54,7 @@ class VerdictBook:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._database = Database(RESULTS, path)
+        self._database = Database(_VERDICTS, path)
 
     def __enter__(self) -> Self:
         return self
