@@ -6,7 +6,7 @@ import pytest
 
 from dtf_lightning.farm.testkit.faults import LASTS, FaultKind, plan_faults
 from dtf_lightning.farm.testkit.orders import Character, command, plan_orders
-from dtf_lightning.farm.testkit.storm import _GROUP
+from dtf_lightning.farm.testkit.storm import _GROUP, _parser, _settings
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -45,3 +45,11 @@ def test_orders():
             assert order.after is None or batch[0].number <= order.after < order.number
     assert sum(order.after is not None for order in orders) > 50 < sum(order.twice for order in orders)
     assert all(command(order, "/runs")[0] == ("sh" if order.real else "simulate") for order in orders)
+
+
+def test_the_command_line():
+    """As docs/farm.md has it, and with everything said."""
+    told = _settings(_parser().parse_args(["--seed", "7", "--faults", "30", "--tasks", "2000"]))
+    assert (told.seed, told.num_faults, told.num_tasks, told.num_real) == (7, 30, 2000, 66)
+    told = _settings(_parser().parse_args(["--pause", "0.5", "--longest", "0.2", "--folder", "x"]))
+    assert (told.pause, told.longest_task) == (0.5, 0.2)

@@ -256,8 +256,7 @@ def play_storm(folder: Path, settings: StormSettings) -> StormReport:
     )
 
 
-def main() -> int:
-    """Play the storm that the arguments describe; 1 if its books do not balance."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="A storm of faults over a farm on this machine, and its books.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=30)
@@ -266,12 +265,16 @@ def main() -> int:
         "--pause", type=float, default=1.0, help="mean seconds between two faults (default: %(default)g)"
     )
     parser.add_argument(
+        "--longest", type=float, default=1.0, help="seconds of the longest attempt (default: %(default)g)"
+    )
+    parser.add_argument(
         "--folder", type=Path, help="empty; kept (default: a temporary one, kept if something is wrong)"
     )
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="dtf-storm-"))
-    settings = StormSettings(
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> StormSettings:
+    return StormSettings(
         seed=arguments.seed,
         num_faults=arguments.faults,
         num_tasks=arguments.tasks,
@@ -279,8 +282,15 @@ def main() -> int:
         pause=arguments.pause,
         longest_task=arguments.longest,
     )
+
+
+def main() -> int:
+    """Play the storm that the arguments describe; 1 if its books do not balance."""
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="dtf-storm-"))
     try:
-        report = play_storm(folder, settings)
+        report = play_storm(folder, _settings(arguments))
     except DtfError as error:
         print(f"the storm could not be played: {error}", file=sys.stderr)
         return 1
