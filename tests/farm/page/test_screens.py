@@ -75,7 +75,7 @@ class TestNoData:
         ("path", "status", "told"),
         [
             ("/tasks/x", 404, "knows no task"),
-            (f"/tasks/{new_task_id(time.time())}", 404, "knows no task"),
+            ("/tasks/unknown", 404, "knows no task"),
             ("/plans/x", 404, "knows no plan"),
             ("/nothing", 404, "no screen /nothing"),
             ("/tasks?status=runing", 422, "expected one of waiting, pending"),
