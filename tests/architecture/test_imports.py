@@ -96,6 +96,7 @@ ALLOWED = {
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
+    "psutil": {"hardware"},
     "starlette": {"farm.server"},
     "pydantic": {"farm.server", "farm.results"},
     "uvicorn": {"farm.server"},

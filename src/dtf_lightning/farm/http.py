@@ -61,7 +61,7 @@ class Connection:
     def __init__(self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE) -> None:
         self.urls = urls
         self.token = token
-        self._patience = patience
+        self.patience = patience
         self._local = threading.local()
         self._preferred = 0
 
@@ -105,7 +105,7 @@ class Connection:
         told = {name: str(value) for name, value in query.items() if value is not None}
         target = f"{path}?{urlencode(told)}" if told else path
         wait = float(told.get("wait", 0))
-        deadline = time.monotonic() + self._patience + wait
+        deadline = time.monotonic() + self.patience + wait
         tried = 0
         while True:
             tried += 1
@@ -124,6 +124,8 @@ class Connection:
                 if answer.status != 503:
                     raise refusal
                 problem = refusal
+                if len(self.urls) > 1:
+                    self._drop()  # another coordinator may be able to
             if time.monotonic() >= deadline and tried >= len(self.urls):
                 raise problem
             time.sleep(PAUSE)

@@ -97,6 +97,9 @@ class MeetingPlace:
 class Heartbeat:
     """Somebody is there."""
 
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of a worker, now and then: how its machine is (`hardware.meter`)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draining:

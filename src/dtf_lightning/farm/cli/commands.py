@@ -13,6 +13,7 @@ from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.logs import show_logs
+from dtf_lightning.farm.cli.nodes import add_nodes
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -40,6 +41,7 @@ def register(commands: Commands) -> None:
     _add_worker(actions)
     _add_tasks(actions)
     _add_pool(actions)
+    add_nodes(actions)
     add_results(actions)
 
 

@@ -21,13 +21,16 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
+    DisabledRecord,
     Envelope,
     FailedAttempt,
     KeyRecord,
     LeaderRecord,
     Meeting,
     MemberRecord,
+    NodeRecord,
     TaskSpecification,
+    TermRecord,
     Tombstone,
     Value,
     WorkerRecord,
@@ -38,6 +41,9 @@ MAX_ENVELOPE = 8192
 
 CLASSES: dict[Kind, type[Value]] = {
     Kind.LEADER: LeaderRecord,
+    Kind.TERM: TermRecord,
+    Kind.NODE: NodeRecord,
+    Kind.DISABLED: DisabledRecord,
     Kind.COORDINATOR: CoordinatorRecord,
     Kind.WORKER: WorkerRecord,
     Kind.TASK: TaskSpecification,

@@ -27,7 +27,9 @@ from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.routes.clients import add_client_routes
+from dtf_lightning.farm.server.routes.cluster import add_cluster
 from dtf_lightning.farm.server.routes.lists import add_lists
+from dtf_lightning.farm.server.routes.outside import add_outside
 from dtf_lightning.farm.server.routes.plans import add_plans
 from dtf_lightning.farm.server.routes.socket import add_socket
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
@@ -45,6 +47,8 @@ _LATER = {
     "/api/orchestrated_task/{task_id}": ("GET", "orchestration.get"),
     "/api/orchestrated_tasks": ("GET", "orchestration.list"),
     "/api/cancel_orchestrated_task": ("POST", "orchestration.cancel"),
+    "/api/subtasks/{subtask_id}/complete": ("POST", "subtask.complete"),
+    "/api/subtasks/{subtask_id}/fail": ("POST", "subtask.fail"),
 }
 
 
@@ -56,10 +60,12 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_plans(app, coordinator)
     _add_output(app, coordinator)
     _add_workers(app, coordinator)
-    _add_cluster(app, coordinator)
+    _add_status(app, coordinator)
+    add_cluster(app, coordinator)
     add_lists(app, coordinator)
     add_plans(app, coordinator)
     add_socket(app, coordinator)
+    add_outside(app, coordinator)
     add_results(app, coordinator.history)
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
@@ -72,6 +78,7 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
 
     @app.post("/api/tasks", operation_id="task.submit")
     async def submit(request: Request) -> JSONResponse:
+        coordinator.cluster.check_takes_work()
         body = await request.body()
         submission = models.Submission.model_validate_json(body)
         told = await tasks.submit(submission.tasks)
@@ -225,23 +232,10 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
             return  # Starlette raises RuntimeError where a closed socket is used
 
 
-def _add_cluster(app: FastAPI, coordinator: Coordinator) -> None:
+def _add_status(app: FastAPI, coordinator: Coordinator) -> None:
     @app.get("/api/status", operation_id="status.get")
     async def status() -> dict[str, Any]:
         return coordinator.status()
-
-    @app.get("/api/cluster/status", operation_id="cluster.status")
-    async def cluster_status() -> dict[str, Any]:
-        return coordinator.cluster_status()
-
-    @app.get("/api/cluster/nodes", operation_id="cluster.nodes")
-    async def cluster_nodes() -> dict[str, Any]:
-        return {"nodes": coordinator.cluster_status()["nodes"]}
-
-    @app.get("/api/cluster/leader", operation_id="cluster.leader")
-    async def cluster_leader() -> dict[str, Any]:
-        told = coordinator.cluster_status()
-        return {name: told[name] for name in ("leader_id", "current_term")}
 
 
 async def _not_yet() -> JSONResponse:

@@ -17,8 +17,9 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.record.task_id import time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
 from dtf_lightning.farm.rules.gangs import MAX_GANG
+from dtf_lightning.farm.rules.health import health_of
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.server.pool import LiveTask
+from dtf_lightning.farm.server.pool import Heard, LiveTask
 
 MAX_TASKS = 10_000
 """Tasks of one submission."""
@@ -221,8 +222,10 @@ def _without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def worker(name: str, record: WorkerRecord, tasks: list[str], connected: bool) -> dict[str, Any]:
-    """Return a worker as the API shows it."""
+def worker(
+    name: str, record: WorkerRecord, tasks: list[str], connected: bool, heard: Heard | None = None
+) -> dict[str, Any]:
+    """Return a worker as the API shows it. `heard`: what this coordinator last heard of it."""
     if not connected:
         status = WorkerState.OFFLINE.value
     elif record.state is WorkerState.ONLINE and tasks:
@@ -235,5 +238,8 @@ def worker(name: str, record: WorkerRecord, tasks: list[str], connected: bool) -
         "hardware_id": record.host,
         "capabilities": {"devices": dict(record.devices), "labels": list(record.labels)},
         "current_task": tasks[0] if tasks else None,
+        "last_seen": when(heard.at) if heard else None,
+        "performance_metrics": _without_nan(heard.metrics) if heard else {},
+        "health_status": health_of(heard.metrics if heard else {})[0].value if connected else "unknown",
         "metadata": {"tasks": tasks, "coordinator": record.coordinator, "cordoned": record.cordoned},
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from dtf_lightning.etcd.store import KeyValue, WatchEvent
@@ -26,6 +26,18 @@ RECENT = 2_000
 """Results that are kept in memory."""
 LIVE_STATUSES = ("waiting", "pending", "assigned", "running")
 """Of tasks that are not done: for others, for a worker, for its process to start, for its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What this coordinator last heard of a worker."""
+
+    at: float
+    """Seconds since the epoch."""
+    metrics: Mapping[str, float]
+    """How its machine was when it last said so."""
+
+
 Listener = Callable[[Change], None]
 
 
@@ -57,6 +69,8 @@ class Pool:
         """Called for every change, in order, after the mirror shows it."""
         self.started_listeners: list[Callable[[LiveTask], None]] = []
         """Called when a worker that is connected here says that an attempt's process runs."""
+        self.last_heard: dict[str, Heard] = {}
+        """Worker -> what was last heard of it here: from itself, where it is connected here, else from the record."""
         self._started: dict[str, tuple[int, float]] = {}
         self._recent: OrderedDict[str, tuple[Envelope, int]] = OrderedDict()
         """Task -> its result, and the record's revision at which it came."""
@@ -83,6 +97,11 @@ class Pool:
                 for listener in self.started_listeners:
                     listener(live)
             self.wake(task)
+
+    def heard(self, worker: str, at: float, metrics: Mapping[str, float] | None = None) -> None:
+        """A worker has said something. `metrics`: how its machine is, if it said so."""
+        known = self.last_heard.get(worker)
+        self.last_heard[worker] = Heard(at, metrics or (known.metrics if known is not None else {}))
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -186,6 +205,8 @@ class Pool:
                     self._recent.popitem(last=False)
             elif change.kind is Kind.TASK:
                 self._task_changed(name, change)
+            elif change.kind is Kind.WORKER and change.after is None:
+                self.last_heard.pop(name, None)
             for listener in self.listeners:
                 listener(change)
             self.wake(name)

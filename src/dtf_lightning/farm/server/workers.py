@@ -19,6 +19,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from dtf_lightning.clock import SystemClock
 from dtf_lightning.errors import ProtocolError, StoreError
 from dtf_lightning.farm.messages import (
     SILENCE,
@@ -98,6 +99,7 @@ class WorkerConnections:
         self._coordinator = coordinator
         self._pool = pool
         self._record = record
+        self._clock = SystemClock()
         self._connections: dict[str, _Connection] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         pool.listeners.append(self._changed)
@@ -112,6 +114,9 @@ class WorkerConnections:
         connection: _Connection | None = None
         sender: asyncio.Task[None] | None = None
         try:
+            if self._pool.mirror.get(Kind.DISABLED, self._coordinator) is not None:
+                await _close(socket, "this coordinator is disabled by an operator: dial another one")
+                return
             hello = await self._receive(socket)
             if not isinstance(hello, Hello):
                 await self._refuse(socket, f"the first message must be hello, got {type(hello).__name__}")
@@ -189,7 +194,7 @@ class WorkerConnections:
         shown = await self._pool.wait_for(worker, lambda: self._shows(connection), WELCOME_TIMEOUT)
         if not shown:
             raise TimeoutError
-        addresses = tuple(sorted(record.address for record in self._pool.coordinators().values()))
+        addresses = tuple(sorted(record.address for record in self._pool.coordinators().values() if record.enabled))
         connection.welcomed = True
         connection.outgoing.put_nowait(Welcome(coordinator=self._coordinator, addresses=addresses))
         if not hello.draining and self._pool.workers()[worker].state is WorkerState.DRAINING:
@@ -224,6 +229,8 @@ class WorkerConnections:
             return read_message(await socket.receive_text())
 
     def _heard(self, connection: _Connection, message: FromWorker | FromCoordinator) -> None:
+        metrics = message.metrics if isinstance(message, Heartbeat) else None
+        self._pool.heard(connection.worker, self._clock.wall(), metrics)
         if isinstance(message, Heartbeat):
             connection.outgoing.put_nowait(Heartbeat())
         elif isinstance(message, Started):
@@ -250,7 +257,7 @@ class WorkerConnections:
         if connection.told.get(result.task) == result.revision and not in_gang:
             del connection.told[result.task]
         try:
-            recording = await self._record_result(connection.worker, result)
+            recording = await self.record_result(connection.worker, result)
         except StoreError as error:
             # It is kept by its worker, who says it again with its next hello.
             log.warning("result of %s: %s", result.task, error)
@@ -259,7 +266,8 @@ class WorkerConnections:
         recorded = recording is Recording.RECORDED
         connection.outgoing.put_nowait(Acknowledge(task=result.task, revision=result.revision, recorded=recorded))
 
-    async def _record_result(self, worker: str, result: Result) -> Recording:
+    async def record_result(self, worker: str, result: Result) -> Recording:
+        """Record what a worker says that an attempt came to, if it is the one that counts. Raises what etcd raises."""
         live = self._pool.live(result.task)
         if live is None or live.revision != result.revision or worker not in live.attempt.workers:
             # The mirror is newer than this attempt: it showed the registration that the worker made after it.

@@ -43,6 +43,7 @@ from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, Attemp
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
+from dtf_lightning.farm.worker.service.machine import MachineReport
 from dtf_lightning.farm.worker.service.meetings import Meetings
 from dtf_lightning.farm.worker.spool import Spool
 
@@ -99,7 +100,7 @@ class FarmWorker:
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
-        self._link = Link(options.addresses, options.token, self)
+        self._link = Link(options.addresses, options.token, self, MachineReport(options.folder))
         # Tells at once what an earlier process has left.
         self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
 

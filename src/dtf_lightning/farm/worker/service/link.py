@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -95,12 +95,20 @@ class Link:
         addresses: of coordinators; those that a coordinator names later are added.
         token: the farm's.
         workplace: the worker.
+        metrics: says with each heartbeat how the machine is; nothing, where there is nothing new.
     """
 
-    def __init__(self, addresses: tuple[str, ...], token: str, workplace: Workplace) -> None:
+    def __init__(
+        self,
+        addresses: tuple[str, ...],
+        token: str,
+        workplace: Workplace,
+        metrics: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         self.addresses = list(addresses)
         self._token = token
         self._workplace = workplace
+        self._metrics = metrics
         self._outgoing: asyncio.Queue[FromWorker] = asyncio.Queue()
         self._connected = asyncio.Event()
         self.host = ""
@@ -189,7 +197,7 @@ class Link:
 
     async def _beat(self) -> None:
         while True:
-            self._outgoing.put_nowait(Heartbeat())
+            self._outgoing.put_nowait(Heartbeat(metrics=self._metrics()))
             await asyncio.sleep(HEARTBEAT)
 
     async def _send(self, socket: ClientConnection) -> None:
