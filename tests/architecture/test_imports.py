@@ -44,7 +44,7 @@ FARM: list[set[str]] = [
     {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results"},
     {"farm.server", "farm.worker", "farm.client"},
-    {"farm.up"},
+    {"farm.up", "farm.compare"},
     {"farm.cli"},
 ]
 

@@ -40,7 +40,8 @@ class Source:
 def pack(folder: Path) -> Source:
     """Return the files that belong to a folder: those of its whole repository, if it lies in one.
 
-    Raises `SettingsError` if they are too many bytes to take along.
+    Sockets, pipes and devices are left out. Raises `SettingsError` if they are too many bytes to take along, if one cannot
+    be read, and if one becomes shorter meanwhile.
     """
     top = _repository(folder) or folder
     names = _files(top)
@@ -52,11 +53,8 @@ def pack(folder: Path) -> Source:
     ):
         for name in names:
             path = top / name
-            try:
-                info = archive.gettarinfo(path, name)
-            except FileNotFoundError:  # deleted, and not yet for git
-                continue
-            if not (info.isreg() or info.issym() or info.islnk()):
+            info = _tar_info(archive, path, name)
+            if info is None:
                 continue
             total += info.size
             if total > MAX_BYTES:
@@ -66,14 +64,33 @@ def pack(folder: Path) -> Source:
                 )
             info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
             info.type = tarfile.SYMTYPE if info.issym() else tarfile.REGTYPE
-            if info.isreg():
-                with path.open("rb") as file:
-                    archive.addfile(info, file)
-            else:
-                archive.addfile(info)
+            _add(archive, info, path)
     data = body.getvalue()
     inside = folder.resolve().relative_to(top.resolve()).as_posix()
     return Source(hashlib.sha256(data).hexdigest(), data, len(names), "" if inside == "." else inside)
+
+
+def _tar_info(archive: tarfile.TarFile, path: Path, name: str) -> tarfile.TarInfo | None:
+    """Return what is known of a file; `None` where there is none, and for what has no content of its own."""
+    try:
+        info: tarfile.TarInfo | None = archive.gettarinfo(path, name)  # None for a socket, which typeshed does not know
+    except FileNotFoundError:  # deleted, and not yet for git
+        return None
+    return info if info is not None and (info.isreg() or info.issym() or info.islnk()) else None
+
+
+def _add(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> None:
+    if not info.isreg():
+        archive.addfile(info)
+        return
+    try:
+        with path.open("rb") as file:
+            archive.addfile(info, file)
+    except OSError as error:  # tarfile raises it for a file that ends too early, too
+        raise SettingsError(
+            f"{path} cannot be taken along ({error.strerror or error}): if the command does not need it, name it in "
+            f"{IGNORE_FILE}, or run the command with --no-source"
+        ) from error
 
 
 def unpack(archive: Path, folder: Path) -> None:

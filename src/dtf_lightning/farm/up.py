@@ -196,6 +196,7 @@ def _coordinator_arguments(home: FarmHome, endpoint: str, port: int) -> list[str
 def _worker_arguments(home: FarmHome, url: str) -> list[str]:
     return [
         "worker", "--coordinator", url, "--token-file", str(home.token), "--folder", str(home.folder / "worker"),
+        "--secrets", str(home.folder / "secrets"),
     ]  # fmt: skip
 
 

@@ -47,6 +47,7 @@ tasks:
         exclusive: true
       - labels: [slow]
     env: {B: "{{matrix.device}}"}
+    secrets: [HF_TOKEN, KEY_2]
     retries: 2
     timeout: 5m
     artifacts: "*.xml"
@@ -74,7 +75,7 @@ def test_a_whole_plan():
     )
     told = tests[0]
     assert (told.priority, told.retries, told.timeout, told.artifacts) == (3, 2, 300.0, ("*.xml",))
-    assert (told.limits, told.folder) == ({"licence": 2}, "tests")
+    assert (told.limits, told.folder, told.secrets) == ({"licence": 2}, "tests", ("HF_TOKEN", "KEY_2"))
     assert (plan.after, plan.after_any) == (
         {"build": (), "test": ("build",), "clean": ("build",)},
         {"build": (), "test": (), "clean": ("test",)},
@@ -134,6 +135,7 @@ TYPO = "tasks:\n  build:\n    run: x\n    {}\n"
         (TYPO.format("needs: [{exclusive: 1}]"), "f:4:25: exclusive is true or false, got 1"),
         (TYPO.format("env: {A: }"), "f:4:13: the variable 'A' has no value; write ''"),
         (TYPO.format("env: {A=B: x}"), "f:4:11: 'A=B' is no name of a variable"),
+        (TYPO.format("secrets: [A, B-C]"), "f:4:18: 'B-C' is no name of a secret"),
         (TYPO.format("limits: {x: 0}"), "f:4:17: limits of 'x' is a whole number from 1"),
         (TYPO.format("folder: ../x"), "f:4:13: folder '../x' must lie below"),
         (TYPO.format("after: biuld"), "f:4:12: the task 'build' comes after 'biuld', which is not here; did you mean"),

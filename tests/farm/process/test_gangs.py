@@ -8,8 +8,7 @@ import pytest
 
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.tokens import read_token
-from dtf_lightning.farm.worker.service.farm_worker import FarmWorker, WorkerOptions
-from support.farm.server import DEADLINE, CoordinatorInThread, Loop
+from support.farm.server import CoordinatorInThread, WorkerInThread
 
 pytestmark = pytest.mark.process
 
@@ -28,27 +27,6 @@ if sys.argv[1:]:
     time.sleep(600)
 dist.destroy_process_group()
 """
-
-
-class WorkerInThread:
-    """A farm worker with its keeper, whose loop is a thread of this process."""
-
-    def __init__(self, url, token, folder, name):
-        self._loop = Loop()
-        options = WorkerOptions(
-            name=name, folder=folder, addresses=(url,), token=token, devices={"cpu": 1.0}, device_names={"cpu": ("0",)}
-        )
-
-        async def run():
-            self._worker = FarmWorker(options)
-            await self._worker.run()
-
-        self._running = self._loop.start(run())
-
-    def close(self):
-        self._loop.loop.call_soon_threadsafe(self._worker.stop)
-        self._running.result(DEADLINE)
-        self._loop.close()
 
 
 def test_its_members_meet_and_one_that_fails_ends_the_other(tmp_path):

@@ -58,6 +58,10 @@ def test_another_project_comes_first():
         (Need(amounts={"gpu": 3}), "waits for 3 x gpu; no worker has more than 2 x gpu"),
         (Need(amounts={"tpu": 1}), "waits for 1 x tpu; no worker has tpu"),
         (
+            Need(amounts={"cpu": 1}, labels=("linux", "secret:A", "secret:B")),
+            "waits for 1 x cpu on a worker labelled linux and with the secrets A and B; no worker has the secrets A and B",
+        ),
+        (
             Need(amounts={"cpu": 1, "memory": 2000.5}),
             "waits for 1 x cpu, 2000.5 MiB of memory; no worker has more than 1000 MiB of memory",
         ),

@@ -30,6 +30,7 @@ from dtf_lightning.farm.messages import (
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
 from dtf_lightning.farm.tokens import make_token
+from dtf_lightning.farm.worker.service.farm_worker import FarmWorker, WorkerOptions
 from dtf_lightning.farm.worker.service.link import Link
 
 DEADLINE = 30.0
@@ -220,3 +221,30 @@ class PlayedWorker:
 
     def _say(self, message) -> None:
         self._loop.loop.call_soon_threadsafe(self.link.say, message)
+
+
+class WorkerInThread:
+    """A farm worker with its keeper, whose loop is a thread of this process."""
+
+    def __init__(self, url: str, token: str, folder: Path, name: str, **options: Any) -> None:
+        self._loop = Loop()
+        given = WorkerOptions(
+            name=name,
+            folder=folder,
+            addresses=(url,),
+            token=token,
+            devices={"cpu": 1.0},
+            device_names={"cpu": ("0",)},
+            **options,
+        )
+
+        async def run() -> None:
+            self._worker = FarmWorker(given)
+            await self._worker.run()
+
+        self._running = self._loop.start(run())
+
+    def close(self) -> None:
+        self._loop.loop.call_soon_threadsafe(self._worker.stop)
+        self._running.result(DEADLINE)
+        self._loop.close()

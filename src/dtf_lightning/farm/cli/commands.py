@@ -12,6 +12,7 @@ from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.nodes import add_nodes
 from dtf_lightning.farm.cli.options import (
@@ -43,6 +44,7 @@ def register(commands: Commands) -> None:
     _add_pool(actions)
     add_nodes(actions)
     add_results(actions)
+    add_compare(actions)
 
 
 def _add_processes(actions: Commands) -> None:
@@ -102,6 +104,12 @@ def _add_worker(actions: Commands) -> None:
     worker.add_argument("--name", dest="named", metavar="NAME", help="(default: the machine's name)")
     worker.add_argument(
         "--folder", type=Path, metavar="DIR", help="where it works and keeps results (default: in the farm's home)"
+    )
+    worker.add_argument(
+        "--secrets",
+        type=Path,
+        metavar="DIR",
+        help="folder with a file for each secret that tasks may name; its owner's only",
     )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(

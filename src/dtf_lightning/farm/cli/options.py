@@ -85,6 +85,13 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
     )
+    parser.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="that the worker has, given as a variable; several times",
+    )
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
     parser.add_argument(
         "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
@@ -137,7 +144,19 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
 _NOT_GIVEN: dict[str, Any] = {
     "named": "", "gang": 1, "timeout": None, "retries": 0, "priority": 0, "project": "default",
 }  # fmt: skip
-_OF_A_COMMAND = ("named", "needs", "label", "gang", "env", "timeout", "retries", "priority", "project", "after")
+_OF_A_COMMAND = (
+    "named",
+    "needs",
+    "label",
+    "gang",
+    "env",
+    "secret",
+    "timeout",
+    "retries",
+    "priority",
+    "project",
+    "after",
+)
 
 
 def connect(arguments: argparse.Namespace) -> Client:

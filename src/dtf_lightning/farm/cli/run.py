@@ -53,6 +53,7 @@ def submit(farm: Client, arguments: argparse.Namespace) -> str:
         "needs": needs_of(arguments),
         "gang": arguments.gang,
         "environment": environment_of(arguments),
+        "secrets": arguments.secret,
         "timeout": arguments.timeout,
         "retries": arguments.retries,
         "priority": arguments.priority,

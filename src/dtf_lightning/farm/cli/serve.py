@@ -84,6 +84,7 @@ def worker(arguments: argparse.Namespace) -> int:
         devices=offer.devices,
         device_names=offer.names,
         labels=offer.labels,
+        secrets=arguments.secrets.absolute() if arguments.secrets is not None else None,
     )
     run_worker(options, _say)
     return DONE

@@ -73,11 +73,18 @@ def truth(node: Node, what: str) -> bool:
     return node.value
 
 
+def seconds_of(text: str) -> float | None:
+    """Return the seconds of a text such as `90s`, `5m` or `1h30m`; `None` for any other."""
+    if not re.fullmatch(DURATION_PATTERN, text):
+        return None
+    return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(text))
+
+
 def duration(node: Node, what: str) -> float:
     """Return seconds: a number of them, or a text such as `90s`, `5m` or `1h30m`."""
     value = node.value
-    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
-        value = sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(value))
+    if isinstance(value, str):
+        value = seconds_of(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise node.error(
             f"{what} is a number of seconds above 0, or a text such as '90s', '5m', '1h30m'; got {node.kind}"
@@ -107,6 +114,14 @@ def environment(node: Node, what: str) -> dict[str, tuple[Node, str]]:
         if not name or "=" in name or "\0" in name:
             raise node.keys[name].error(f"{name!r} is no name of a variable")
     return {name: (one, one.scalar(f"the variable {name!r}")) for name, one in node.value.items()}
+
+
+def secrets(node: Node, what: str) -> tuple[str, ...]:
+    """Return names of secrets."""
+    for one in node.value if isinstance(node.value, list) else [node]:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name := text(one, f"each of {what}")):
+            raise one.error(f"{name!r} is no name of a secret: letters, digits and '_', as a variable has them")
+    return texts(node, what)
 
 
 def amounts(node: Node, what: str) -> dict[str, float]:
@@ -250,6 +265,11 @@ TASK_KEYS = {
         meaning="Variables in the command's environment.",
         read=environment,
         schema={"type": "object", "additionalProperties": _SCALAR},
+    ),
+    "secrets": Key(
+        meaning="Names of secrets, which the worker has in files of its own: each is given as a variable, and masked in output.",
+        read=secrets,
+        schema=_TEXTS,
     ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
     "limits": Key(

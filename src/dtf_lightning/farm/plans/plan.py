@@ -35,6 +35,8 @@ class PlanTask:
     """Seconds after its submission, by which it must have started."""
     retries: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    """Names of secrets."""
     artifacts: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     folder: str = ""

@@ -99,6 +99,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         expires=told.get("expires"),
         retries=told.get("retries", 0),
         environment={variable: fill(node, value) for variable, (node, value) in told.get("env", {}).items()},
+        secrets=told.get("secrets", ()),
         artifacts=told.get("artifacts", ()),
         limits=told.get("limits", {}),
         folder=told.get("folder", ""),

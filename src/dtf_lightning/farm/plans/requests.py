@@ -52,6 +52,7 @@ def requests_of(
                     "source": source,
                     "folder": "/".join(part for part in (folder, task.folder) if part),
                     "artifacts": list(task.artifacts),
+                    "secrets": list(task.secrets),
                 }
             )
     return requests

@@ -133,6 +133,8 @@ class TaskSpecification:
     artifacts: tuple[str, ...] = ()
     """Patterns of files in its folder that are kept."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    """Names of secrets that its worker must have, and of the variables in which they are given."""
     key: str = ""
     """Of an idempotent submission; "": none."""
     retry_of: str = ""

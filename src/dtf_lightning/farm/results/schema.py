@@ -7,8 +7,10 @@
 | `failed_attempts` | attempt after which a task was tried again | |
 | `kept` | result that is still in etcd | when it was first seen there by this coordinator |
 | `archive_files` | file of the archive that was taken in, or written | |
+| `verdicts` | comparison of two programs by one metric | its sentence, numbers and plan; in the file of who asked for it |
+| `samples` | process of a comparison | what it measured |
 
-All of it can be made anew from etcd and the archive. Times are UTC.
+All of it but verdicts and samples can be made anew from etcd and the archive. Times are UTC.
 """
 
 from __future__ import annotations
@@ -51,10 +53,25 @@ def _retries(connection: Connection) -> None:
     connection.execute("ALTER TABLE farm.results ADD COLUMN asked VARCHAR")
 
 
+def _verdicts(connection: Connection) -> None:
+    connection.execute("""
+        CREATE TABLE farm.verdicts (
+            verdict VARCHAR PRIMARY KEY, made TIMESTAMP NOT NULL, base VARCHAR NOT NULL, candidate VARCHAR NOT NULL,
+            metric VARCHAR NOT NULL, unit VARCHAR NOT NULL, state VARCHAR NOT NULL, p_value DOUBLE NOT NULL,
+            num_pairs BIGINT NOT NULL, sentence VARCHAR NOT NULL, machine VARCHAR NOT NULL, comparison VARCHAR NOT NULL,
+            told VARCHAR NOT NULL
+        );
+        CREATE TABLE farm.samples (
+            verdict VARCHAR, place BIGINT, pair BIGINT NOT NULL, side VARCHAR NOT NULL, process VARCHAR NOT NULL,
+            value DOUBLE NOT NULL, PRIMARY KEY (verdict, place)
+        );
+    """)
+
+
 RESULTS = Schema(
-    migrations=(_tables, _views, _retries),
+    migrations=(_tables, _views, _retries, _verdicts),
     version_table="dtf_farm_schema",
-    exported=("farm.results", "farm.metrics", "farm.counts", "farm.failed_attempts"),
+    exported=("farm.results", "farm.metrics", "farm.counts", "farm.failed_attempts", "farm.verdicts", "farm.samples"),
     if_older="start a coordinator on it, which brings it up to date",
     if_newer="use a newer dtf-lightning, or delete the file: it is made anew from etcd and the archive",
     if_foreign="give the coordinator a folder of its own",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,9 @@ class Need:
 DEFAULT_NEED = Need(amounts={"cpu": 1})
 """What a task needs that names nothing."""
 
+
+SECRET = "secret:"
+"""What the label begins with by which a worker says that it has a secret; the name follows."""
 
 CPU = "cpu"
 MEMORY = "memory"
@@ -73,6 +76,20 @@ def quantised(amounts: Mapping[str, float]) -> dict[str, int]:
     return {resource: wanted for resource, amount in amounts.items() if (wanted := asked(amount))}
 
 
+def needed(needs: tuple[Need, ...], secrets: Iterable[str] = ()) -> tuple[Need, ...]:
+    """Return the alternatives of a task that asks for these, and for these secrets, by their names."""
+    labels = tuple(SECRET + name for name in secrets)
+    alternatives = needs or (DEFAULT_NEED,)
+    return tuple(replace(need, labels=(*need.labels, *labels)) for need in alternatives) if labels else alternatives
+
+
+def label_in_words(label: str) -> str:
+    """Return what carrying a label means: "the label 'ssd'", or "the secret 'HF_TOKEN'"."""
+    if label.startswith(SECRET):
+        return f"the secret {label.removeprefix(SECRET)!r}"
+    return f"the label {label!r}"
+
+
 def lacking(need: Need, devices: Mapping[str, float], labels: Iterable[str]) -> list[str]:
     """Return what a worker lacks for this need even when it is idle, as short phrases; nothing if it could do it."""
     has = {resource: offered(amount) for resource, amount in devices.items()}
@@ -82,4 +99,4 @@ def lacking(need: Need, devices: Mapping[str, float], labels: Iterable[str]) -> 
         if has.get(resource, 0) < amount
     ]
     carried = set(labels)
-    return phrases + [f"the label {label!r}" for label in need.labels if label not in carried]
+    return phrases + [label_in_words(label) for label in need.labels if label not in carried]

@@ -36,7 +36,7 @@ from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, Recor
 from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
 from dtf_lightning.farm.rules.gangs import together
-from dtf_lightning.farm.rules.needs import DEFAULT_NEED
+from dtf_lightning.farm.rules.needs import needed
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
 from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of
 from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
@@ -339,7 +339,7 @@ class Leader:
             priority=value.priority,
             submitted=value.submitted,
             sequence=held.create_revision,
-            needs=value.needs or (DEFAULT_NEED,),
+            needs=needed(value.needs, value.secrets),
             gang=value.gang,
             excluded=attempt.excluded,
             limits=value.limits,

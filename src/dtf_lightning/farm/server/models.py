@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,11 @@ MAX_TASKS = 10_000
 """Tasks of one submission."""
 MAX_COMMAND = 100_000
 """Bytes of a command with its environment: what an operating system takes is of that order."""
+
+
+_SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OWN = "DTF_FARM_"
+"""Of the variables that are the farm's own."""
 
 
 class StrictModel(BaseModel):
@@ -86,6 +92,8 @@ class TaskRequest(StrictModel):
     source: str = ""
     folder: str = ""
     artifacts: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """Names of secrets, which the worker has in files of its own."""
     key: str = ""
 
     @model_validator(mode="after")
@@ -107,6 +115,13 @@ class TaskRequest(StrictModel):
             raise ValueError(f"the folder {self.folder!r} must lie in the task's own workspace")
         if any(not name or "=" in name for name in self.environment):
             raise ValueError("a name in the environment is empty or holds '='")
+        for name in self.secrets:
+            if not _SECRET.fullmatch(name) or name.startswith(OWN):
+                raise ValueError(
+                    f"{name!r} is no name of a secret: letters, digits and '_', as a variable has them, not {OWN}..."
+                )
+            if name in self.environment:
+                raise ValueError(f"{name!r} is a secret and stands in the environment, too: which is meant?")
         return self
 
     def specification(self, now: float) -> TaskSpecification:
@@ -131,6 +146,7 @@ class TaskRequest(StrictModel):
             folder=self.folder,
             artifacts=self.artifacts,
             environment=self.environment,
+            secrets=self.secrets,
             key=self.key,
             submitted=now,
         )
@@ -162,7 +178,11 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
         "start_time": when(live.started),
         "end_time": None,
         "worker_id": attempt.workers[0] if attempt.workers else None,
-        "parameters": {"command": list(spec.command), "environment": dict(spec.environment)},
+        "parameters": {
+            "command": list(spec.command),
+            "environment": dict(spec.environment),
+            "secrets": list(spec.secrets),
+        },
         "dependencies": [*spec.after, *spec.after_any],
         "results": None,
         "error": None,

@@ -16,7 +16,7 @@ from dtf_lightning.farm.record.task_id import check_task_id
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome, TaskSpecification, Tombstone
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
-from dtf_lightning.farm.rules.needs import DEFAULT_NEED, lacking
+from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
@@ -125,7 +125,7 @@ class Tasks:
     def _who_lacks_what(self, specification: TaskSpecification) -> str:
         """Say what no worker of the farm has, if no worker could do the task."""
         workers = self._pool.workers()
-        needs = specification.needs or (DEFAULT_NEED,)
+        needs = needed(specification.needs, specification.secrets)
         missing = [lacking(need, record.devices, record.labels) for record in workers.values() for need in needs]
         if not missing or not all(missing):
             return ""

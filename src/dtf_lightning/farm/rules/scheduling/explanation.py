@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dtf_lightning.farm.rules.needs import MEMORY, in_words, scarce_first
+from dtf_lightning.farm.rules.needs import MEMORY, SECRET, in_words, scarce_first
 from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
 from dtf_lightning.farm.rules.scheduling.licences import Licences
 from dtf_lightning.farm.rules.scheduling.pool import WorkerPool
@@ -37,7 +37,7 @@ def _demand(demand: Demand) -> str:
         _amount(name, amount) for name, amount in sorted(demand.amounts, key=lambda pair: scarce_first(pair[0]))
     )
     if demand.labels:
-        words += f" on a worker labelled {_listed(demand.labels)}"
+        words += f" on a worker {_carrying(demand.labels)}"
     return f"{words}, with nothing else on the worker" if demand.exclusive else words
 
 
@@ -113,7 +113,8 @@ def _what_is_missing(demand: Demand, pool: WorkerPool) -> str:
         return "there are no workers"
     labelled = [cls for cls in classes if cls.labels.issuperset(demand.labels)]
     if not labelled:
-        return f"no worker is labelled {_listed(demand.labels)}"
+        alone = [label for label in demand.labels if not any(label in cls.labels for cls in classes)]
+        return f"no worker {_carries(tuple(alone) or demand.labels)}"
     for name, amount in demand.amounts:
         most = max(_has(cls, name) for cls in labelled)
         if not most:
@@ -124,7 +125,30 @@ def _what_is_missing(demand: Demand, pool: WorkerPool) -> str:
 
 
 def _with(demand: Demand) -> str:
-    return f" labelled {_listed(demand.labels)}" if demand.labels else ""
+    return f" {_carrying(demand.labels)}" if demand.labels else ""
+
+
+def _carrying(labels: tuple[str, ...]) -> str:
+    """`labelled ssd`, `with the secret HF_TOKEN`, or both."""
+    plain, secrets = _divided(labels)
+    said = [f"labelled {_listed(plain)}"] if plain else []
+    return " and ".join([*said, f"with {_secrets(secrets)}"] if secrets else said)
+
+
+def _carries(labels: tuple[str, ...]) -> str:
+    """`is labelled ssd`, `has the secret HF_TOKEN`, or both."""
+    plain, secrets = _divided(labels)
+    said = [f"is labelled {_listed(plain)}"] if plain else []
+    return " and ".join([*said, f"has {_secrets(secrets)}"] if secrets else said)
+
+
+def _divided(labels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    plain = tuple(label for label in labels if not label.startswith(SECRET))
+    return plain, tuple(label.removeprefix(SECRET) for label in labels if label.startswith(SECRET))
+
+
+def _secrets(names: tuple[str, ...]) -> str:
+    return f"the secret{'s' * (len(names) > 1)} {_listed(names)}"
 
 
 def _has(cls: WorkerClass, resource: str) -> int:

@@ -41,7 +41,7 @@ def _told(comparison: Comparison, verdict: Verdict) -> str:
         assert look is not None  # so is sameness
         return (
             f"{name}the same: no change of {delta} or more ({100 * plan.confidence:g} % sure); "
-            f"{_between(look.same_low, look.same_high, worse, better)}"
+            f"{_between(look.same_low, look.same_high, worse, better)}{_side(look, worse, better)}"
         )
     if verdict.state is State.TOO_NOISY:
         assert look is not None  # so is noise
@@ -68,6 +68,12 @@ def _between(low: float, high: float, worse: str, better: str) -> str:
         near, far = sorted((low, high), key=abs)
         return f"between {_size(near)} and {_size(far)}"
     return f"between {_size(low)} {better} and {_size(high)} {worse}"
+
+
+def _side(look: Look, worse: str, better: str) -> str:
+    if look.same_low > 0:
+        return f" {worse}"
+    return f" {better}" if look.same_high < 0 else ""
 
 
 def _size(log_ratio: float) -> str:

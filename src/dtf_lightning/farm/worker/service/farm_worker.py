@@ -16,10 +16,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from dtf_lightning import __version__
-from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.http import Connection
 from dtf_lightning.farm.messages import (
     Acknowledge,
@@ -33,18 +32,18 @@ from dtf_lightning.farm.messages import (
     Started,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
-from dtf_lightning.farm.rules.needs import DEFAULT_NEED
-from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders, write_whole
 from dtf_lightning.farm.worker.logs import KeptLogs
-from dtf_lightning.farm.worker.orders import AttemptOrder, AttemptOutput, AttemptStarted, Told
+from dtf_lightning.farm.worker.orders import AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.log_sender import LogSender
 from dtf_lightning.farm.worker.service.machine import MachineReport
 from dtf_lightning.farm.worker.service.meetings import Meetings
+from dtf_lightning.farm.worker.service.preparation import Preparation
+from dtf_lightning.farm.worker.service.secret_files import SecretFiles
 from dtf_lightning.farm.worker.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -70,6 +69,8 @@ class WorkerOptions:
     device_names: Mapping[str, tuple[str, ...]]
     """Resource -> names of the devices that are shared out."""
     labels: tuple[str, ...] = ()
+    secrets: Path | None = None
+    """Folder of the secrets that it gives to tasks which name them."""
     cache_bytes: int = 4 << 30
     """Of the sources that are kept for the next task."""
 
@@ -96,7 +97,8 @@ class FarmWorker:
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
-        self._inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
+        inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
+        self._preparation = Preparation(self._connection, inputs, SecretFiles(options.secrets))
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
@@ -139,6 +141,7 @@ class FarmWorker:
         """See `Workplace`."""
         return replace(
             self._hello,
+            labels=(*self._hello.labels, *self._preparation.labels()),
             running={**self._at_hand.preparing(), **self._executor.running(), **self._at_hand.waiting()},
             kept=self._at_hand.results(),
             draining=self._draining,
@@ -236,15 +239,12 @@ class FarmWorker:
 
     def _start(self, message: Run) -> None:
         key = message.task, message.revision
-        digest = message.specification.source
         try:
-            order = _order(message)
+            order = self._preparation.order(message)
             if message.called_off or self._at_hand.is_cancelled(key):
                 self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
-            elif digest:
-                self._executor.start(order, lambda workspace: self._bring_source(digest, workspace))
             else:
-                self._executor.start(order)
+                self._executor.start(order, self._preparation.files(message))
         except (DtfError, OSError) as error:
             self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")
         except Exception:
@@ -252,15 +252,6 @@ class FarmWorker:
             self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log")
         finally:
             self._at_hand.prepared(key)
-
-    def _bring_source(self, digest: str, workspace: Path) -> None:
-        with self._inputs.hold(digest, lambda file: self._fetch(digest, file)) as archive:
-            unpack(archive, workspace)
-
-    def _fetch(self, digest: str, file: BinaryIO) -> None:
-        _, chunks = self._connection.stream(f"/api/sources/{digest}")
-        for chunk in chunks:
-            file.write(chunk)
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
         now = time.time()
@@ -310,35 +301,3 @@ def identity_of(folders: WorkerFolders) -> str:
     if not path.exists():
         write_whole(path, secrets.token_hex(16).encode())
     return path.read_text()
-
-
-def _order(message: Run) -> AttemptOrder:
-    spec = message.specification
-    needs = spec.needs or (DEFAULT_NEED,)
-    if message.alternative >= len(needs):
-        raise SettingsError(f"the task has {len(needs)} needs, and was placed by number {message.alternative + 1}")
-    return AttemptOrder(
-        task=message.task,
-        number=message.number,
-        revision=message.revision,
-        command=spec.command,
-        environment=spec.environment,
-        timeout=spec.timeout,
-        amounts=needs[message.alternative].amounts,
-        folder=spec.folder,
-        artifacts=spec.artifacts,
-        rank=message.rank,
-        own=_own_variables(message),
-    )
-
-
-def _own_variables(message: Run) -> dict[str, str]:
-    """Return what a gang's member is told: who it is of how many, and where they meet (torch's names for that)."""
-    if message.world == 1:
-        return {}
-    return {
-        "DTF_FARM_RANK": str(message.rank),
-        "DTF_FARM_WORLD": str(message.world),
-        "MASTER_ADDR": message.host,
-        "MASTER_PORT": str(message.port),
-    }
