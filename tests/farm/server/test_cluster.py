@@ -144,6 +144,8 @@ class TestOne:
 
     def test_commands(self, coordinator, capsys):
         where = ["--farm", coordinator.url, "--token-file", str(coordinator.token_file)]
+        with coordinator.client() as client:
+            poll_until(lambda: states(client) == {"c0": "leader"}, DEADLINE, "the coordinator to lead")
         assert main(["farm", "nodes", *where]) == 0
         out = capsys.readouterr().out.splitlines()
         assert out[1].split()[:2] == ["c0", "leader"]
@@ -153,6 +155,7 @@ class TestOne:
         assert capsys.readouterr().out == "c0: leader\n"
 
     def test_the_only_one_cannot_be_disabled(self, client):
+        poll_until(lambda: states(client) == {"c0": "leader"}, DEADLINE, "the coordinator to lead")
         with pytest.raises(FarmRefused, match="c0 must stay") as caught:
             client.connection.ask("POST", "/api/cluster/node/c0/disable")
         assert caught.value.status == 409

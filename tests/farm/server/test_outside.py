@@ -12,6 +12,9 @@ import pytest
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
+from dtf_lightning.farm.record.codec import encode
+from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.values import WorkerRecord
 from dtf_lightning.farm.server.outside import workers as outside_module
 from support.farm.server import DEADLINE, CoordinatorInThread
 from support.source_tree import ROOT
@@ -212,3 +215,16 @@ def test_the_example(coordinator, client, tmp_path):
         process.send_signal(signal.SIGTERM)
         process.wait(DEADLINE)
         log.close()
+
+
+def test_one_that_an_earlier_coordinator_of_this_name_has_left(memory, tmp_path):
+    """The coordinator was killed and started again within its lease, and the worker died meanwhile: it is lost all the same."""
+    record = WorkerRecord(coordinator="c0", connection="of yesterday", session="s", devices={"cpu": 1.0})
+    memory.put(FarmKeys("f").key(Kind.WORKER, "w"), encode(record))
+    coordinator = CoordinatorInThread(memory, tmp_path)
+    try:
+        with coordinator.client() as client:
+            assert [one["worker_id"] for one in client.workers()] == ["w"]
+            poll_until(lambda: client.workers() == [], DEADLINE, "the worker to be given up")
+    finally:
+        coordinator.stop()

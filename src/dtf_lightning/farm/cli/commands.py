@@ -15,6 +15,7 @@ from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.nodes import add_nodes
+from dtf_lightning.farm.cli.openapi import add_openapi
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -43,6 +44,7 @@ def register(commands: Commands) -> None:
     _add_tasks(actions)
     _add_pool(actions)
     add_nodes(actions)
+    add_openapi(actions)
     add_results(actions)
     add_compare(actions)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect
 
 from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, StoreFull, StoreUnavailable
@@ -28,6 +29,8 @@ from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.cluster import add_cluster
+from dtf_lightning.farm.server.routes.dashboard import add_dashboard
+from dtf_lightning.farm.server.routes.description import add_description
 from dtf_lightning.farm.server.routes.lists import add_lists
 from dtf_lightning.farm.server.routes.outside import add_outside
 from dtf_lightning.farm.server.routes.plans import add_plans
@@ -54,7 +57,7 @@ _LATER = {
 
 def build_app(coordinator: Coordinator) -> FastAPI:
     """Return the application of one coordinator."""
-    app = FastAPI(title="dtf farm", version=coordinator.version, docs_url=None, redoc_url=None)
+    app = FastAPI(title="dtf farm", version=coordinator.version, docs_url=None, redoc_url=None, openapi_url=None)
     _add_errors(app)
     _add_tasks(app, coordinator)
     _add_plans(app, coordinator)
@@ -66,10 +69,12 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     add_plans(app, coordinator)
     add_socket(app, coordinator)
     add_outside(app, coordinator)
+    add_dashboard(app, coordinator)
     add_results(app, coordinator.history)
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
+    add_description(app)
     return app
 
 
@@ -279,6 +284,11 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, OSError)
         return _error(507, f"the coordinator's disk: {error}")
 
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ValidationError, invalid)
     app.add_exception_handler(RequestValidationError, invalid)
     for kind in (OutOfOrder, UnknownTask, TooManyTasks, SettingsError, StoreError):

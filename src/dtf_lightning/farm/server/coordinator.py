@@ -117,6 +117,7 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
+        self.cluster.take_over(lambda nonce: self.connections.holds(nonce) or self.outside.holds(nonce))
         jobs = [
             asyncio.create_task(job) for job in (self.cluster.presence.stay(), self.cluster.beat(), self._leading.run())
         ]
@@ -199,6 +200,7 @@ class Coordinator:
 
     async def _leave(self) -> None:
         self._leading.lead(0)
+        self.cluster.close()
         self.outside.close()
         await self.connections.close()
         await self.cluster.presence.leave()

@@ -70,7 +70,7 @@ class Pool:
         self.started_listeners: list[Callable[[LiveTask], None]] = []
         """Called when a worker that is connected here says that an attempt's process runs."""
         self.last_heard: dict[str, Heard] = {}
-        """Worker -> what was last heard of it here: from itself, where it is connected here, else from the record."""
+        """Worker -> what it last said here: of a worker that is connected elsewhere, nothing."""
         self._started: dict[str, tuple[int, float]] = {}
         self._recent: OrderedDict[str, tuple[Envelope, int]] = OrderedDict()
         """Task -> its result, and the record's revision at which it came."""

@@ -109,6 +109,10 @@ class WorkerConnections:
         """Workers that are connected here."""
         return len(self._connections)
 
+    def holds(self, nonce: str) -> bool:
+        """Whether a connection is one of this process."""
+        return any(connection.nonce == nonce for connection in self._connections.values())
+
     async def serve(self, socket: Socket) -> None:
         """Talk with one worker until its connection ends. Raises what the socket raises."""
         connection: _Connection | None = None

@@ -24,6 +24,7 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import DisabledRecord, NodeRecord, TermRecord
+from dtf_lightning.farm.server.cluster.left_behind import sign_off_left_behind
 from dtf_lightning.farm.server.cluster.view import (
     EtcdMembers,
     leader_of,
@@ -141,6 +142,19 @@ class Cluster:
                 with contextlib.suppress(StoreError):
                     write = ForgetNode(node=name, seen=held.mod_revision)
                     await asyncio.wrap_future(self._record.write(write, timeout=WRITE))
+
+    def take_over(self, is_here: Callable[[str], bool]) -> None:
+        """Give up the workers that an earlier process of this name has left, and that do not come back.
+
+        `is_here`: whether a connection is one of this process.
+        """
+        grace = self._place.worker_grace
+        self._spawn(sign_off_left_behind(self._pool, self._record, self._place.name, is_here, grace))
+
+    def close(self) -> None:
+        """Leave what is under way."""
+        for job in self._jobs:
+            job.cancel()
 
     def leads(self, epoch: int) -> None:
         """This coordinator has begun to lead: say so in the record."""

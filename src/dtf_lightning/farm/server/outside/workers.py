@@ -183,6 +183,10 @@ class OutsideWorkers:
         record = self._pool.workers().get(worker)
         return record is not None and record.connection == session and record.coordinator == self._coordinator
 
+    def holds(self, nonce: str) -> bool:
+        """Whether a registration is one of this process."""
+        return any(registered.nonce == nonce for registered in self._here.values())
+
     def _heard(self, worker: str, session: str) -> None:
         """A worker has said something. Raises `RegisterAgain`."""
         registered = self._here.get(worker)
