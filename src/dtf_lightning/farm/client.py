@@ -22,8 +22,8 @@ from urllib.parse import quote
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.home import find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
-from dtf_lightning.farm.record.task_id import new_task_id
-from dtf_lightning.farm.sources import Source
+from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
+from dtf_lightning.farm.sources import Source, pack_input
 
 DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
 """States in which a task has ended."""
@@ -124,6 +124,8 @@ class Client:
             fields: of `TaskRequest`, such as `timeout`, `retries`, `priority`, `project`, `key`.
         """
         task = task_id or new_task_id(time.time())
+        if fields.get("array"):
+            task = array_id(task)
         request = {"task_id": task, "command": list(command), **fields}
         if name:
             request["name"] = name
@@ -180,11 +182,20 @@ class Client:
             self.connection.send("PUT", path, source.archive)
         return source.digest
 
+    def send_input(self, path: str | Path) -> str:
+        """Give a file or folder to the farm, unless it has it; returns its reference, for `inputs={"place": reference}`.
+
+        Raises `SettingsError` for what is not there or too large.
+        """
+        reference, source = pack_input(Path(path))
+        self.send_source(source)
+        return reference
+
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def task(self, task: str) -> TaskInfo:
-        """Return a task as it is now."""
-        return _info(self.connection.ask("GET", f"/api/tasks/{quote(task)}"))
+        """Return a task as it is now. `ID[N]` is the instance N of an array."""
+        return _info(self.connection.ask("GET", f"/api/tasks/{quote(named(task))}"))
 
     def tasks(self, **filters: Any) -> Iterator[TaskInfo]:
         """Yield tasks, those that are not done and those that are, newest first, a page at a time.
@@ -359,7 +370,7 @@ class Client:
 
         Where a coordinator goes, another one goes on at the same place.
         """
-        path = f"/api/tasks/{quote(task)}/logs"
+        path = f"/api/tasks/{quote(named(task))}/logs"
         while True:
             answer, chunks = self.connection.stream(
                 path, follow="true" if follow else None, revision=revision, offset=offset, rank=rank or None
@@ -378,7 +389,9 @@ class Client:
 
     def cancel(self, task: str, reason: str = "cancelled by a client") -> str:
         """End a task: "cancelled", or "finished" if it had ended before."""
-        return str(self.connection.ask("POST", f"/api/tasks/{quote(task)}/cancel", reason=reason)["cancellation"])
+        return str(
+            self.connection.ask("POST", f"/api/tasks/{quote(named(task))}/cancel", reason=reason)["cancellation"]
+        )
 
     def cancel_plan(self, plan: str, reason: str = "cancelled by a client") -> int:
         """End all tasks of a plan that are not done; returns how many were ended by this."""
@@ -395,7 +408,7 @@ class Client:
 
         Returns the new task's id. Raises `FarmRefused` for a task that is not done.
         """
-        return str(self._retry(f"/api/tasks/{quote(task, safe='')}/retry")["task_id"])
+        return str(self._retry(f"/api/tasks/{quote(named(task), safe='')}/retry")["task_id"])
 
     def retry_plan(self, plan: str) -> dict[str, str]:
         """Submit again what did not complete of a plan; returns old id -> new id, also of none."""
@@ -436,10 +449,39 @@ class Client:
         told: dict[str, Any] = self.connection.ask("POST", path, reason=reason or None)
         return told
 
+    def projects(self) -> list[dict[str, Any]]:
+        """Return the projects, each with `name`, `weight` and `limits`."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/projects")["projects"]
+        return told
+
+    def set_project(
+        self, name: str, *, weight: float | None = None, limits: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Make a project, or change it. `limits`: licence -> how many of it its tasks may hold at once."""
+        body = {"weight": weight, "limits": None if limits is None else dict(limits)}
+        told: dict[str, Any] = self.connection.ask("PUT", f"/api/projects/{quote(name, safe='')}", body)
+        return told
+
+    def licences(self) -> dict[str, int]:
+        """Return how many there are of each licence."""
+        return {one["name"]: one["total"] for one in self.connection.ask("GET", "/api/licences")["licences"]}
+
+    def set_licence(self, name: str, total: int) -> None:
+        """Say how many there are of a licence."""
+        self.connection.ask("PUT", f"/api/licences/{quote(name, safe='')}", {"total": total})
+
     def status(self) -> dict[str, Any]:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")
         return told
+
+
+def named(task: str) -> str:
+    """Return the id of a task that a person may have written as `ID[N]`: the instance N of an array."""
+    array, bracket, number = task.partition("[")
+    if bracket and number.endswith("]") and number[:-1].isdecimal():
+        return instance_id(array, int(number[:-1]))
+    return task
 
 
 def _info(raw: Mapping[str, Any]) -> TaskInfo:

@@ -16,6 +16,7 @@ import io
 import os
 import subprocess
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,35 @@ def pack(folder: Path) -> Source:
     """
     top = _repository(folder) or folder
     names = _files(top)
+    data = _archive(top, names, "or run it with --no-source")
+    inside = folder.resolve().relative_to(top.resolve()).as_posix()
+    return Source(hashlib.sha256(data).hexdigest(), data, len(names), "" if inside == "." else inside)
+
+
+def pack_input(path: Path) -> tuple[str, Source]:
+    """Return a file or folder as an input of tasks: its reference (`rules.inputs`), and what is to be sent.
+
+    Of a folder all files are taken, but for those that its `.dtfignore` names. Raises `SettingsError` for what is not there,
+    cannot be read, or is too large.
+    """
+    try:
+        if path.is_dir():
+            names = _without_ignored(path, _all_files(path))
+            data = _archive(path, names, "or fetch it by its URL")
+            digest = hashlib.sha256(data).hexdigest()
+            return f"tree:{digest}", Source(digest, data, len(names), "")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise SettingsError(
+                f"the input {path} has {size >> 20} MiB, {MAX_BYTES >> 20} are allowed: let workers fetch it by its URL"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"the input {path} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    return f"sha256:{digest}", Source(digest, data, 1, "")
+
+
+def _archive(top: Path, names: list[str], hint: str) -> bytes:
     total = 0
     body = io.BytesIO()
     with (
@@ -60,14 +90,12 @@ def pack(folder: Path) -> Source:
             if total > MAX_BYTES:
                 raise SettingsError(
                     f"the files in {top} are more than {MAX_BYTES >> 20} MiB: name what the command does not need in "
-                    f"{top / IGNORE_FILE}, one pattern a line, or run it with --no-source"
+                    f"{top / IGNORE_FILE}, one pattern a line, {hint}"
                 )
             info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
             info.type = tarfile.SYMTYPE if info.issym() else tarfile.REGTYPE
             _add(archive, info, path)
-    data = body.getvalue()
-    inside = folder.resolve().relative_to(top.resolve()).as_posix()
-    return Source(hashlib.sha256(data).hexdigest(), data, len(names), "" if inside == "." else inside)
+    return body.getvalue()
 
 
 def _tar_info(archive: tarfile.TarFile, path: Path, name: str) -> tarfile.TarInfo | None:
@@ -112,9 +140,15 @@ def _files(top: Path) -> list[str]:
     if listed is not None:
         names = {os.fsdecode(name) for name in listed.split(b"\0") if name}
     else:
-        names = {
-            os.path.relpath(os.path.join(folder, name), top) for folder, _, files in os.walk(top) for name in files
-        }
+        names = _all_files(top)
+    return _without_ignored(top, names)
+
+
+def _all_files(top: Path) -> set[str]:
+    return {os.path.relpath(os.path.join(folder, name), top) for folder, _, files in os.walk(top) for name in files}
+
+
+def _without_ignored(top: Path, names: Iterable[str]) -> list[str]:
     patterns = _patterns(top / IGNORE_FILE)
     return sorted(name for name in names if not _ignored(name, patterns))
 

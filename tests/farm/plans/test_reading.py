@@ -48,6 +48,7 @@ tasks:
       - labels: [slow]
     env: {B: "{{matrix.device}}"}
     secrets: [HF_TOKEN, KEY_2]
+    inputs: {data: "sha256:0000000000000000000000000000000000000000000000000000000000000000", code: "git+https://h/r@0000000000000000000000000000000000000000"}
     retries: 2
     timeout: 5m
     artifacts: "*.xml"
@@ -75,6 +76,7 @@ def test_a_whole_plan():
     )
     told = tests[0]
     assert (told.priority, told.retries, told.timeout, told.artifacts) == (3, 2, 300.0, ("*.xml",))
+    assert told.inputs == {"data": f"sha256:{'0' * 64}", "code": f"git+https://h/r@{'0' * 40}"}
     assert (told.limits, told.folder, told.secrets) == ({"licence": 2}, "tests", ("HF_TOKEN", "KEY_2"))
     assert (plan.after, plan.after_any) == (
         {"build": (), "test": ("build",), "clean": ("build",)},
@@ -135,6 +137,8 @@ TYPO = "tasks:\n  build:\n    run: x\n    {}\n"
         (TYPO.format("needs: [{exclusive: 1}]"), "f:4:25: exclusive is true or false, got 1"),
         (TYPO.format("env: {A: }"), "f:4:13: the variable 'A' has no value; write ''"),
         (TYPO.format("env: {A=B: x}"), "f:4:11: 'A=B' is no name of a variable"),
+        (TYPO.format("inputs: {a: https://h/a}"), "f:4:17: 'https://h/a' is no input; expected"),
+        (TYPO.format("inputs: {../a: b}"), "f:4:14: an input's place '../a' must be a path below"),
         (TYPO.format("secrets: [A, B-C]"), "f:4:18: 'B-C' is no name of a secret"),
         (TYPO.format("limits: {x: 0}"), "f:4:17: limits of 'x' is a whole number from 1"),
         (TYPO.format("folder: ../x"), "f:4:13: folder '../x' must lie below"),
@@ -177,7 +181,16 @@ def test_too_much():
 class TestRequests:
     def requests(self, text: str, **fields):
         numbers = itertools.count(1)
-        return requests_of(parse_plan(text), "the-plan", lambda: new_task_id(1_800_000_000.0, next(numbers)), **fields)
+        return requests_of(
+            parse_plan(text), "the-plan", lambda _: new_task_id(1_800_000_000.0, next(numbers)), **fields
+        )
+
+    def test_files_of_here_are_sent(self):
+        plan = parse_plan("tasks: {a: {run: x, inputs: {d: ../data, e: data}}}")
+        (request,) = requests_of(plan, "p", lambda _: "id", send=lambda path: f"sent {path}")
+        assert request["inputs"] == {"d": "sent ../data", "e": "sent data"}
+        with pytest.raises(SettingsError, match="is a path of another machine"):
+            requests_of(plan, "p", lambda _: "id")
 
     def test_each_is_one_that_the_server_takes(self):
         requests = self.requests(WHOLE, source="0" * 64, folder="inner")

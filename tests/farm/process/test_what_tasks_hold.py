@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from dtf_lightning.__main__ import main
 from dtf_lightning.etcd.memory.store import MemoryStore
+from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, CoordinatorInThread, WorkerInThread
@@ -27,6 +32,7 @@ class Whole:
         (self.secrets / "HF_TOKEN").write_text("hf_verysecret\n")
         (self.secrets / "HF_TOKEN").chmod(0o600)
         self.coordinator = CoordinatorInThread(self.store, folder)
+        self.coordinator.loop.start_threads()
         token = read_token(self.coordinator.token_file)
         self.worker = WorkerInThread(self.coordinator.url, token, folder / "worker", "w", secrets=self.secrets)
         with (
@@ -83,3 +89,79 @@ class TestSecrets:
         assert told["warning"] == "none of the 1 workers can do it; the nearest lacks the secret 'NO_SUCH'"
         assert "no worker has the secret NO_SUCH" in client.task(task).reason
         client.cancel(task)
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class TestInputs:
+    @pytest.fixture
+    def here(self, tmp_path):
+        (tmp_path / "data" / "inner").mkdir(parents=True)
+        (tmp_path / "data" / "inner" / "a").write_text("A")
+        (tmp_path / "data" / "b").write_text("B")
+        (tmp_path / "file.txt").write_text("from a file")
+        return tmp_path
+
+    def test_of_every_kind(self, whole, client, here):
+        """A file and a folder of here, a URL, and a commit, each at its place; all are the task's own to change."""
+        (here / "other.bin").write_bytes(b"from a URL")
+        repository = here / "repository"
+        repository.mkdir()
+        (repository / "code.py").write_text("print('from git')")
+        git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(repository)]
+        for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+            subprocess.run([*git, *words], check=True)
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        inputs = {
+            "in/file": client.send_input(here / "file.txt"),
+            "in/data": client.send_input(here / "data"),
+            "url": f"file://{here}/other.bin#sha256={digest_of(b'from a URL')}",
+            "code": f"git+file://{repository}@{commit}",
+        }
+        script = "cat in/file url in/data/b in/data/inner/a; python code/code.py; for f in in/file url in/data/b; do echo x > $f; done"
+        for _ in range(2):  # the second from the cache, untouched by the first
+            task = client.submit(["sh", "-ec", script], inputs=inputs)
+            assert client.wait(task, DEADLINE).status == "completed"
+            assert output(client, task) == b"from a filefrom a URLBAfrom git\n"
+
+    def test_the_same_bytes_are_sent_once(self, client, here, monkeypatch):
+        client.send_input(here / "data")
+        os.utime(here / "data" / "b", (1, 1))
+        sent = []
+        send = client.connection.send
+        monkeypatch.setattr(client.connection, "send", lambda *words: (sent.append(words[0]), send(*words))[1])
+        client.send_input(here / "data")
+        assert sent == ["HEAD"]
+
+    def test_that_the_farm_does_not_have(self, client):
+        with pytest.raises(FarmRefused, match="is not here: send it first"):
+            client.submit(["true"], inputs={"a": f"sha256:{digest_of(b'nowhere')}"})
+        with pytest.raises(FarmRefused, match="must be a path below the task's folder"):
+            client.submit(["true"], inputs={"../a": f"file:///a#sha256={digest_of(b'')}"})
+
+    @pytest.mark.parametrize(
+        ("reference", "said"),
+        [
+            (f"file:///no/such#sha256={digest_of(b'x')}", "cannot be read by this worker"),
+            (f"file:///etc/hostname#sha256={digest_of(b'x')}", "but what came has"),
+            (f"git+file:///no/such@{'0' * 40}", "git fetch"),
+        ],
+        ids=["not-there", "other-bytes", "no-repository"],
+    )
+    def test_that_does_not_come_fails_the_task_with_the_reason(self, client, reference, said):
+        info = client.wait(client.submit(["true"], inputs={"a": reference}), DEADLINE)
+        assert info.status == "failed"
+        failures = next(iter(client.results(task_id=info.task_id)))["metadata"]["failed_attempts"]
+        assert said in info.reason + "".join(attempt["reason"] for attempt in failures)
+
+    def test_of_a_plan(self, whole, here, monkeypatch, capsys):
+        monkeypatch.chdir(here)
+        (here / "plan.yaml").write_text(
+            "tasks: {t: {run: 'cat d/b f', folder: data, inputs: {d: data, f: file.txt}}, u: {run: cat f, inputs: {f: ./file.txt}}}"
+        )
+        where = ["--farm", whole.coordinator.url, "--token-file", str(whole.coordinator.token_file)]
+        assert main(["farm", "run", *where, "plan.yaml"]) == 0, capsys.readouterr().err
+        assert main(["farm", "run", *where, "--no-source", "--input", "x/y=file.txt", "--", "cat", "x/y"]) == 0
+        assert "from a file" in capsys.readouterr().out

@@ -219,6 +219,8 @@ class TestSubmitting:
         assert refusal(client.cancel, new_task_id(0.0)).status == 404
 
     def test_pages(self, client):
+        for project in ("p", "q"):
+            client.set_project(project)
         ids = [client.submit(["x"], project="p" if number % 2 else "q") for number in range(5)]
         page = client.connection.ask("GET", "/api/tasks", limit=2)
         assert [task["task_id"] for task in page["tasks"]] == sorted(ids, reverse=True)[:2]

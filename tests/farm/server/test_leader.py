@@ -8,6 +8,7 @@ calm in the end, the book balances.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import pytest
@@ -20,6 +21,7 @@ from dtf_lightning.farm.record.gang_writes import RecordMember
 from dtf_lightning.farm.record.guarded import Outcome
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Mirror
+from dtf_lightning.farm.record.task_id import array_and_index
 from dtf_lightning.farm.record.values import (
     CoordinatorRecord,
     FailedAttempt,
@@ -30,6 +32,8 @@ from dtf_lightning.farm.record.values import (
     WorkerRecord,
 )
 from dtf_lightning.farm.record.writes import Assign, Cancel, Decision, RecordResult, RecordRetry, Register, Submit
+from dtf_lightning.farm.rules import arrays
+from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.attempts import SUSPECT, AttemptOutcome, Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
@@ -76,6 +80,8 @@ class Watcher:
                 self.leader.changed(change, self.world.now)
         if self.leader is not None:
             self.look_up()
+            for array, revision in self.leader.take_tallies():
+                self.leader.tallied(array, revision, self.world.tally(array), self.world.now)
 
     def look_up(self):
         for task in self.leader.take_lookups():
@@ -151,6 +157,9 @@ class World:
         )
         task = f"t{self.serial:03}"
         self.serial += 1
+        if self.chance.random() < 0.15:
+            task = f"{self.serial:030}000000"
+            specification = replace(specification, array=self.chance.choice([1, 3, 6]), gang=1)
         self.make(Submit(task=task, specification=specification))
         self.accepted[task] = specification
 
@@ -170,7 +179,7 @@ class World:
         if not running:
             return
         task, held = self.chance.choice(running)
-        attempt, specification = held.value, self.accepted[task]
+        attempt, specification = held.value, self.specification(task)
         kind = self.chance.choice([one for one in kinds if one is not OutcomeKind.CANCELLED])
         if len(attempt.workers) > 1:
             self.finish_member(task, attempt, held.mod_revision, kind)
@@ -215,7 +224,7 @@ class World:
             held = self.eye.mirror.get(Kind.ATTEMPT, task)
             workers = held.value.workers if held is not None else ()
             envelope = ended_without_attempt(
-                self.accepted[task], TaskOutcome.CANCELLED, "", number=0, revision=seen, workers=workers
+                self.specification(task), TaskOutcome.CANCELLED, "", number=0, revision=seen, workers=workers
             )
             self.make(Cancel(task=task, envelope=envelope))
 
@@ -277,6 +286,14 @@ class World:
             if not self.eye.mirror.all(Kind.TASK):
                 return
 
+    def specification(self, task):
+        return self.eye.mirror.get(Kind.TASK, task).value
+
+    def tally(self, array):
+        """As coordinators count it, from the record."""
+        told = [decode(Kind.DONE, kv.value) for kv in self.store.range(self.keys.key(Kind.DONE, array)[:-6]).kvs]
+        return Tally(outcomes=Counter(envelope.outcome.value for envelope in told))
+
     # --- what must hold ----------------------------------------------------------------------------------------------
 
     def check(self):
@@ -285,12 +302,12 @@ class World:
         for (task,), held in self.eye.mirror.all(Kind.ATTEMPT).items():
             assert self.eye.mirror.get(Kind.TASK, task) is not None, f"{task}: an attempt without a task"
             for worker in held.value.workers:
-                used[worker] += self.accepted[task].needs[held.value.alternative].amounts["cpu"]
+                used[worker] += self.specification(task).needs[held.value.alternative].amounts["cpu"]
         assert all(amount <= CPUS for amount in used.values()), used
 
     def check_dependencies(self, task):
         """When an attempt is written, all that its task comes after has ended as it must have."""
-        specification = self.accepted[task]
+        specification = self.accepted.get(task) or self.accepted[array_and_index(task)[0]]
         for name in (*specification.after, *specification.after_any):
             done = self.store.get(self.keys.key(Kind.DONE, name))
             assert done is not None, f"{task} was started before {name} had ended"
@@ -307,8 +324,19 @@ class World:
         for kv in self.store.range(self.keys.folder(Kind.DONE)).kvs:
             assert kv.version == 1, f"{kv.key} was written {kv.version} times"
             outcomes[kv.key.rpartition("/")[2]] = decode(Kind.DONE, kv.value)
-        assert outcomes.keys() == self.accepted.keys()
+        instances = {task for task in outcomes if task not in self.accepted}
+        assert outcomes.keys() - instances == self.accepted.keys()
+        for task, specification in self.accepted.items():
+            of_it = [one for one in instances if array_and_index(one)[0] == task]
+            numbers = sorted(array_and_index(one)[1] for one in of_it)
+            assert numbers == list(range(len(numbers))), "they are born in order, and each ends"
+            if outcomes[task].outcome in (TaskOutcome.COMPLETED, TaskOutcome.FAILED):
+                assert len(numbers) == specification.array
+                ended = Counter(outcomes[one].outcome.value for one in of_it)
+                assert not specification.array or outcomes[task].counts == ended
         for task, envelope in outcomes.items():
+            if task in instances or self.accepted[task].array:
+                continue
             if envelope.outcome is TaskOutcome.SKIPPED:
                 befores = [outcomes[name].outcome for name in self.accepted[task].after]
                 assert any(outcome is not TaskOutcome.COMPLETED for outcome in befores)
@@ -323,7 +351,8 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_books(seed):
+def test_the_books(seed, monkeypatch):
+    monkeypatch.setattr(arrays, "WINDOW", 2)
     world = World(seed)
     world.elect(world.watchers[0])
     for _ in range(250):

@@ -27,6 +27,8 @@ def mixed(client, worker, monkeypatch):
     """Ten tasks: four done, of which memory holds one, two with the worker, two pending, two waiting for another."""
     monkeypatch.setattr(pool_module, "RECENT", 1)
     monkeypatch.setattr(tasks_module, "SLICE", 3)
+    for project in ("a", "b"):
+        client.set_project(project)
     now = time.time()
     tasks = [new_task_id(now + number / 1000) for number in range(10)]
     for number, task in enumerate(tasks):

@@ -26,6 +26,8 @@ FIELDS = [
 
 def done(client, worker, *kinds: OutcomeKind, command=("x",), fields=None, **told) -> str:
     """A task whose attempts end so; the last with what the worker tells."""
+    if project := (fields or {}).get("project"):
+        client.set_project(project)
     task = client.submit(list(command), retries=len(kinds) - 1, **(fields or {}))
     for kind in kinds[:-1]:
         worker.end(worker.next(), kind, reason="exit code 1")

@@ -53,6 +53,7 @@ def statuses(told: list[dict]) -> list[str]:
 class TestATasksLife:
     def test_is_told(self, client, worker):
         """With the revision of each change, so that one who comes back asks from there."""
+        client.set_project("p")
         updates = client.updates(details=True)
         assert next(updates)["type"] == "subscribed"
         task = client.submit(["x"], name="n", project="p", retries=1)

@@ -14,7 +14,9 @@ from dtf_lightning.farm.worker.caches.environments import EnvironmentFailed, UvE
 from dtf_lightning.farm.worker.caches.eviction import Entry, victims
 from dtf_lightning.farm.worker.caches.inputs import InputCache, InputDamaged
 from dtf_lightning.farm.worker.caches.libraries import trim, units
+from dtf_lightning.farm.worker.caches.room import EVERY, CacheRoom
 from support.farm.worker import PATIENCE
+from support.store_worlds import ManualClock
 
 entries = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=2), st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=8
@@ -267,3 +269,55 @@ def test_no_uv(tmp_path):
     lock.write_text("a==1\n")
     with pytest.raises(EnvironmentFailed, match="is uv installed on this worker"):
         UvEnvironments(tmp_path / "environments", uv=str(tmp_path / "uv")).make(lock, python="3.11")
+
+
+class TestRoom:
+    """The cache folder as a whole."""
+
+    @pytest.fixture
+    def room(self, tmp_path):
+        self.clock = ManualClock()
+        room = CacheRoom(tmp_path, 100, clock=self.clock)
+        data = bytes(60)
+        with room.inputs.hold(hashlib.sha256(data).hexdigest(), lambda file: file.write(data)):
+            pass
+        for number, name in enumerate(("git/r/pack", "huggingface/hub/models--a/x", "torch/hub/checkpoints/c")):
+            (tmp_path / name).parent.mkdir(parents=True)
+            (tmp_path / name).write_bytes(bytes(25))
+            os.utime(tmp_path / name, (1000 + number, 1000 + number))
+        return room
+
+    def test_libraries_have_what_inputs_leave(self, room, tmp_path):
+        """60 bytes of inputs leave 40: one of three, the latest used."""
+        assert room.tidy(lambda: False) == ["git/r", "huggingface/hub/models--a"]
+        assert room.inputs.size == 60
+        assert list(room.inputs.digests())
+        assert (tmp_path / "torch/hub/checkpoints/c").exists()
+
+    def test_not_while_an_attempt_is_at_hand_and_not_all_the_time(self, room, tmp_path):
+        assert room.tidy(lambda: True) == []
+        assert len(room.tidy(lambda: False)) == 2
+        (tmp_path / "more").write_bytes(bytes(100))
+        assert room.tidy(lambda: False) == []
+        self.clock.now += EVERY
+        assert "torch/hub/checkpoints/c" in room.tidy(lambda: False)
+
+    def test_an_attempt_waits_for_it(self, room):
+        """It counts as busy before it asks; whoever trims has seen it, or is waited for."""
+        asked, go_on = threading.Event(), threading.Event()
+
+        def busy() -> bool:
+            asked.set()
+            assert go_on.wait(PATIENCE)
+            return True
+
+        trimming = threading.Thread(target=room.tidy, args=(busy,))
+        waiting = threading.Thread(target=room.wait)
+        trimming.start()
+        assert asked.wait(PATIENCE)
+        waiting.start()
+        assert waiting.is_alive()
+        go_on.set()
+        for thread in (trimming, waiting):
+            thread.join(PATIENCE)
+            assert not thread.is_alive()

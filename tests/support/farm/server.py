@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,17 @@ from dtf_lightning.farm.messages import (
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
 from dtf_lightning.farm.tokens import make_token
-from dtf_lightning.farm.worker.service.farm_worker import FarmWorker, WorkerOptions
+from dtf_lightning.farm.worker.service.farm_worker import THREADS, FarmWorker, WorkerOptions
 from dtf_lightning.farm.worker.service.link import Link
 
 DEADLINE = 30.0
+
+
+def start_threads(pool: ThreadPoolExecutor, number: int) -> None:
+    """Start all threads of a pool of this many."""
+    together = threading.Barrier(number)
+    for waiting in [pool.submit(together.wait, DEADLINE) for _ in range(number)]:
+        waiting.result(DEADLINE)
 
 
 class Loop:
@@ -43,6 +50,12 @@ class Loop:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True, name="test-loop")
         self._thread.start()
+
+    def start_threads(self, number: int = 8) -> None:
+        """Start all threads of the pool behind `asyncio.to_thread` now, so that no test is told of one that comes later."""
+        pool = ThreadPoolExecutor(number, thread_name_prefix="asyncio")
+        self.loop.call_soon_threadsafe(self.loop.set_default_executor, pool)
+        start_threads(pool, number)
 
     def start(self, job) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(job, self.loop)
@@ -65,7 +78,7 @@ class CoordinatorInThread:
     """One coordinator. `stop` is what SIGTERM does, `kill` leaves the lease and all sockets as kill -9 would."""
 
     def __init__(self, store: Store, folder: Path, farm: str = "f", name: str = "c0") -> None:
-        self._loop = Loop()
+        self.loop = Loop()
         self.name = name
         self.token_file = folder / "token"
         options = CoordinatorOptions(
@@ -80,7 +93,7 @@ class CoordinatorInThread:
         self.audit = options.audit
         ready: Future[str] = Future()
         self._stopping: list[Callable[[], None]] = []
-        self._running = self._loop.start(serve(store, options, ready.set_result, self._stopping.append))
+        self._running = self.loop.start(serve(store, options, ready.set_result, self._stopping.append))
         self._running.add_done_callback(
             lambda done: ready.done() or ready.set_exception(done.exception() or AssertionError())
         )
@@ -88,9 +101,9 @@ class CoordinatorInThread:
 
     def stop(self) -> None:
         for stop in self._stopping:
-            self._loop.loop.call_soon_threadsafe(stop)
+            self.loop.loop.call_soon_threadsafe(stop)
         self._running.result(DEADLINE)
-        self._loop.close()
+        self.loop.close()
 
     def client(self) -> Client:
         return Client(self.url, self.token_file)
@@ -240,6 +253,7 @@ class WorkerInThread:
 
         async def run() -> None:
             self._worker = FarmWorker(given)
+            await asyncio.to_thread(start_threads, self._worker._pool, THREADS)
             await self._worker.run()
 
         self._running = self._loop.start(run())

@@ -25,6 +25,7 @@ from dtf_lightning.farm.cli.options import (
     connect,
 )
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def register(commands: Commands) -> None:
     _add_pool(actions)
     add_nodes(actions)
     add_openapi(actions)
+    add_sharing(actions)
     add_results(actions)
     add_compare(actions)
 
@@ -112,6 +114,13 @@ def _add_worker(actions: Commands) -> None:
         type=Path,
         metavar="DIR",
         help="folder with a file for each secret that tasks may name; its owner's only",
+    )
+    worker.add_argument(
+        "--cache",
+        type=float,
+        default=20.0,
+        metavar="GIB",
+        help="of inputs and what tasks download, kept for the next tasks (default: %(default)s)",
     )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(

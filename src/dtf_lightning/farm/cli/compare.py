@@ -8,13 +8,14 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.cli.options import add_farm_command, add_json
+from dtf_lightning.farm.cli.options import add_farm, add_farm_command, add_json, connect, needs_of
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -81,30 +82,97 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--warm-up", type=int, default=1, metavar="N", help="runs of each that do not count (default: %(default)s)"
     )
     parser.add_argument("--setup", metavar="COMMAND", help="of commits: is run once in each before, to build it")
+    parser.add_argument(
+        "--on-farm",
+        action="store_true",
+        help="run two commands, with this folder's files, on a worker that does nothing else meanwhile",
+    )
+    parser.add_argument(
+        "--needs", action="append", default=[], metavar="RESOURCE=AMOUNT", help="of that worker, as for run"
+    )
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="LABEL", help="that it must carry; several times"
+    )
+    add_farm(parser)
     add_json(parser)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     base, candidate, command = _read(arguments)
-    metrics, plan = _metrics(arguments), _plan(arguments)
-    budget, timeout = _seconds(arguments.budget, "--budget"), _seconds(arguments.timeout, "--timeout")
-    if arguments.warm_up < 0:
-        raise SettingsError(f"--warm-up {arguments.warm_up}: expected 0 or more runs")
-    from dtf_lightning.farm.compare.measuring import RunFailed
-
-    with _programs(base, candidate, command, arguments.setup, timeout) as programs:
-        try:
-            outcome = _measure(programs, metrics, plan, budget, timeout, arguments.warm_up)
-        except RunFailed as error:
-            raise SettingsError(f"there is nothing to compare: {error}") from error
-    kept = _keep(outcome, programs[0].named, programs[1].named)
+    wanted = _wanted(arguments)
+    measure = _on_farm if arguments.on_farm else _here
+    kept = measure(arguments, wanted, base, candidate, command)
+    _keep(kept)
     if arguments.json:
-        print(json.dumps({"verdicts": [_shown(one) for one in kept], "seconds": outcome.seconds}, allow_nan=False))
+        from dtf_lightning.farm.compare.on_farm import shown
+
+        print(json.dumps({"verdicts": [shown(one) for one in kept]}, allow_nan=False))
     else:
         for one in kept:
             print(one.sentence)
         print_table(("METRIC", "VERDICT", "BASE", "CANDIDATE", "CHANGE", "PAIRS", "ID"), [_row(one) for one in kept])
     return _code([one.compared for one in kept])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    metrics: list[Metric]
+    plan: Plan
+    budget: float
+    timeout: float
+    warm_up: int
+
+
+def _wanted(arguments: argparse.Namespace) -> _Wanted:
+    """What the options say, checked. Raises `SettingsError`."""
+    from dtf_lightning.farm.compare.session import Metric
+    from dtf_lightning.farm.verdicts.pairs.plan import Plan
+
+    metrics = [Metric.parse(text) for text in arguments.metric or ["time"]]
+    if len({metric.name for metric in metrics}) != len(metrics):
+        raise SettingsError("a metric is asked for twice")
+    if arguments.warm_up < 0:
+        raise SettingsError(f"--warm-up {arguments.warm_up}: expected 0 or more runs")
+    return _Wanted(
+        metrics=metrics,
+        plan=Plan(
+            delta=arguments.delta / 100,
+            alpha=arguments.alpha / 100,
+            confidence=arguments.confidence / 100,
+            max_pairs=arguments.pairs,
+        ),
+        budget=_seconds(arguments.budget, "--budget"),
+        timeout=_seconds(arguments.timeout, "--timeout"),
+        warm_up=arguments.warm_up,
+    )
+
+
+def _here(
+    arguments: argparse.Namespace, wanted: _Wanted, base: str, candidate: str, command: Sequence[str]
+) -> list[Kept]:
+    from dtf_lightning.farm.compare.measuring import RunFailed
+
+    with _programs(base, candidate, command, arguments.setup, wanted.timeout) as programs:
+        try:
+            outcome = _measure(programs, wanted)
+        except RunFailed as error:
+            raise SettingsError(f"there is nothing to compare: {error}") from error
+    return _made(outcome, programs[0].named, programs[1].named)
+
+
+def _on_farm(
+    arguments: argparse.Namespace, wanted: _Wanted, base: str, candidate: str, command: Sequence[str]
+) -> list[Kept]:
+    from dtf_lightning.farm.compare.on_farm import compare_on_farm
+
+    if command:
+        raise SettingsError("--on-farm compares two commands; two commits are compared here, where the repository is")
+    names = ("budget", "pairs", "delta", "alpha", "confidence", "timeout", "warm_up")
+    options = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
+    options += [f"--metric={text}" for text in arguments.metric]
+    timeout = wanted.budget + 2 * (wanted.warm_up + 1) * wanted.timeout  # warm-up and the pair that is under way
+    with connect(arguments) as farm:
+        return compare_on_farm(farm, [*options, base, candidate], needs_of(arguments), Path.cwd(), timeout=timeout)
 
 
 def _read(arguments: argparse.Namespace) -> tuple[str, str, list[str]]:
@@ -132,26 +200,6 @@ def _read(arguments: argparse.Namespace) -> tuple[str, str, list[str]]:
     return told.sides[0], told.sides[1], command
 
 
-def _metrics(arguments: argparse.Namespace) -> list[Metric]:
-    from dtf_lightning.farm.compare.session import Metric
-
-    metrics = [Metric.parse(text) for text in arguments.metric or ["time"]]
-    if len({metric.name for metric in metrics}) != len(metrics):
-        raise SettingsError("a metric is asked for twice")
-    return metrics
-
-
-def _plan(arguments: argparse.Namespace) -> Plan:
-    from dtf_lightning.farm.verdicts.pairs.plan import Plan
-
-    return Plan(
-        delta=arguments.delta / 100,
-        alpha=arguments.alpha / 100,
-        confidence=arguments.confidence / 100,
-        max_pairs=arguments.pairs,
-    )
-
-
 def _seconds(text: str, option: str) -> float:
     from dtf_lightning.farm.plans.keys import seconds_of
 
@@ -177,14 +225,7 @@ def _programs(
         yield two_commands(base, candidate, Path.cwd())
 
 
-def _measure(
-    programs: tuple[Program, Program],
-    metrics: Sequence[Metric],
-    plan: Plan,
-    budget: float,
-    timeout: float,
-    warm_up: int,
-) -> Outcome:
+def _measure(programs: tuple[Program, Program], wanted: _Wanted) -> Outcome:
     import secrets
 
     from dtf_lightning.clock import SystemClock
@@ -194,13 +235,13 @@ def _measure(
 
     by_side = dict(zip((Side.BASE, Side.CANDIDATE), programs, strict=True))
     return compare(
-        lambda side: run_once(by_side[side], timeout=timeout),
-        metrics,
-        plan,
+        lambda side: run_once(by_side[side], timeout=wanted.timeout),
+        wanted.metrics,
+        wanted.plan,
         seed=secrets.token_hex(16),
-        budget=budget,
+        budget=wanted.budget,
         clock=SystemClock(),
-        warm_up=warm_up,
+        warm_up=wanted.warm_up,
         told=_say if sys.stderr.isatty() else lambda _: None,
     )
 
@@ -209,18 +250,17 @@ def _say(text: str) -> None:
     print(f"dtf farm compare: {text}", file=sys.stderr)
 
 
-def _keep(outcome: Outcome, base: str, candidate: str) -> list[Kept]:
+def _made(outcome: Outcome, base: str, candidate: str) -> list[Kept]:
     import platform
     import time
 
-    from dtf_lightning.farm.compare.book import Kept, VerdictBook
-    from dtf_lightning.farm.home import FarmHome
+    from dtf_lightning.farm.compare.book import Kept
     from dtf_lightning.farm.record.task_id import new_task_id
     from dtf_lightning.farm.verdicts.pairs.sentence import sentence
 
     made = time.time()
     machine = {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()}
-    kept = [
+    return [
         Kept(
             verdict=new_task_id(made),
             made=made,
@@ -232,19 +272,15 @@ def _keep(outcome: Outcome, base: str, candidate: str) -> list[Kept]:
         )
         for one in outcome.compared
     ]
+
+
+def _keep(kept: Sequence[Kept]) -> None:
+    from dtf_lightning.farm.compare.book import VerdictBook
+    from dtf_lightning.farm.home import FarmHome
+
     with VerdictBook(FarmHome.default().folder / _BOOK) as book:
         for one in kept:
             book.keep(one)
-    return kept
-
-
-def _shown(kept: Kept) -> dict[str, Any]:
-    return {
-        "id": kept.verdict,
-        "sentence": kept.sentence,
-        "verdict": kept.compared.verdict.to_json(),
-        "comparison": kept.compared.comparison.to_json(),
-    }
 
 
 def _row(kept: Kept) -> tuple[str, ...]:

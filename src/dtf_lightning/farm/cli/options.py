@@ -83,6 +83,13 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--gang", type=int, default=1, metavar="N", help="workers that run it together (default: %(default)s)"
     )
     parser.add_argument(
+        "--array",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run N instances; each finds its number in $DTF_FARM_ARRAY_INDEX",
+    )
+    parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="in the command's environment; several times"
     )
     parser.add_argument(
@@ -91,6 +98,14 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="that the worker has, given as a variable; several times",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="PLACE=FILE",
+        help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
+        "several times",
     )
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
     parser.add_argument(
@@ -142,13 +157,14 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
 
 
 _NOT_GIVEN: dict[str, Any] = {
-    "named": "", "gang": 1, "timeout": None, "retries": 0, "priority": 0, "project": "default",
+    "named": "", "gang": 1, "array": 0, "timeout": None, "retries": 0, "priority": 0, "project": "default",
 }  # fmt: skip
 _OF_A_COMMAND = (
     "named",
     "needs",
     "label",
     "gang",
+    "array",
     "env",
     "secret",
     "timeout",
@@ -189,3 +205,16 @@ def environment_of(arguments: argparse.Namespace) -> dict[str, str]:
             raise SettingsError(f"--env {text}: expected NAME=VALUE")
         pairs[name] = value
     return pairs
+
+
+def inputs_of(arguments: argparse.Namespace, farm: Client) -> dict[str, str]:
+    """Return what `--input` says, by references; files of here are sent. Raises `SettingsError`."""
+    from dtf_lightning.farm.rules.inputs import is_local
+
+    inputs = {}
+    for text in arguments.input:
+        place, sign, reference = text.partition("=")
+        if not sign or not place or not reference:
+            raise SettingsError(f"--input {text}: expected PLACE=FILE, such as data=../data")
+        inputs[place] = farm.send_input(reference) if is_local(reference) else reference
+    return inputs

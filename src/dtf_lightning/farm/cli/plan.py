@@ -10,6 +10,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import sys
@@ -38,7 +39,7 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
     """
     from dtf_lightning.farm.plans.reading import read_plan
     from dtf_lightning.farm.plans.requests import requests_of
-    from dtf_lightning.farm.record.task_id import new_task_id
+    from dtf_lightning.farm.record.task_id import array_id, new_task_id
     from dtf_lightning.farm.sources import pack
 
     plan = read_plan(path)
@@ -47,7 +48,13 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
         if not arguments.no_source and (source := pack(Path.cwd())).num_files:
             digest, folder = farm.send_source(source), source.folder
         plan_id, now = new_task_id(time.time()), time.time()
-        requests = requests_of(plan, plan_id, lambda: new_task_id(now), source=digest, folder=folder)
+
+        def new_id(is_array: bool) -> str:
+            return array_id(new_task_id(now)) if is_array else new_task_id(now)
+
+        requests = requests_of(
+            plan, plan_id, new_id, source=digest, folder=folder, send=functools.cache(farm.send_input)
+        )
         print(f"dtf farm: {len(requests)} tasks of the plan {plan.name}, {plan_id}", file=sys.stderr)
         ended: dict[str, TaskInfo] = {}
         try:

@@ -12,7 +12,7 @@ from dtf_lightning.cli.main import INTERRUPTED
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.exit_codes import exit_code
 from dtf_lightning.farm.cli.logs import show_logs
-from dtf_lightning.farm.cli.options import connect, environment_of, needs_of, plan_options
+from dtf_lightning.farm.cli.options import connect, environment_of, inputs_of, needs_of, plan_options
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     with connect(arguments) as farm:
         task = submit(farm, arguments)
         try:
-            return _follow(farm, task)
+            return _wait_for_array(farm, task) if arguments.array else _follow(farm, task)
         except KeyboardInterrupt:
             farm.cancel(task, "Ctrl-C")
             print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
@@ -39,21 +39,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 def submit(farm: Client, arguments: argparse.Namespace) -> str:
     """Submit what the arguments say; returns the task's id. Raises `SettingsError`."""
-    from dtf_lightning.farm.record.task_id import new_task_id
+    from dtf_lightning.farm.record.task_id import array_id, new_task_id
     from dtf_lightning.farm.sources import pack
 
     command = arguments.command_line[1:] if arguments.command_line[:1] == ["--"] else arguments.command_line
     if not command:
         raise SettingsError("nothing to run: write the command behind --, as in: dtf farm run -- pytest tests/")
-    task = new_task_id(time.time())
+    task = array_id(new_task_id(time.time())) if arguments.array else new_task_id(time.time())
     request = {
         "task_id": task,
         "command": command,
         "name": arguments.named,
         "needs": needs_of(arguments),
         "gang": arguments.gang,
+        "array": arguments.array,
         "environment": environment_of(arguments),
         "secrets": arguments.secret,
+        "inputs": inputs_of(arguments, farm),
         "timeout": arguments.timeout,
         "retries": arguments.retries,
         "priority": arguments.priority,
@@ -68,6 +70,14 @@ def submit(farm: Client, arguments: argparse.Namespace) -> str:
     if told.get("warning"):
         print(f"dtf farm: {told['warning']}; it waits until one comes", file=sys.stderr)
     return str(told["task_id"])
+
+
+def _wait_for_array(farm: Client, array: str) -> int:
+    print(f"dtf farm run: array {array}; `dtf farm logs {array}[N]` shows instance N", file=sys.stderr)
+    info = farm.wait(array)
+    counts = (info.raw.get("results") or {}).get("counts") or {}
+    print(f"dtf farm run: {', '.join(f'{number} {name}' for name, number in sorted(counts.items()))}", file=sys.stderr)
+    return exit_code(info)
 
 
 def _follow(farm: Client, task: str) -> int:

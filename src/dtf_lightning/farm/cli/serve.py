@@ -84,6 +84,7 @@ def worker(arguments: argparse.Namespace) -> int:
         devices=offer.devices,
         device_names=offer.names,
         labels=offer.labels,
+        cache_bytes=int(arguments.cache * (1 << 30)),
         secrets=arguments.secrets.absolute() if arguments.secrets is not None else None,
     )
     run_worker(options, _say)

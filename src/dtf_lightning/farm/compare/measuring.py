@@ -37,7 +37,10 @@ def run_once(program: Program, *, timeout: float) -> Run:
     with tempfile.TemporaryDirectory(prefix="dtf-compare-run-") as made:
         results = Path(made) / "results"
         results.mkdir()
-        variables = environment.for_child({environment.FARM_RESULTS: str(results)}, without_prefix="DTF_FARM_")
+        # A farm's other variables stay: by its mark the farm's keeper finds what an attempt has started.
+        variables = environment.for_child(
+            {environment.FARM_RESULTS: str(results)}, without_prefix=environment.FARM_RESULTS
+        )
         with (Path(made) / "output").open("w+b") as output:
             ended = run_to_end(
                 program.command, program.folder, output=output.fileno(), timeout=timeout, variables=variables

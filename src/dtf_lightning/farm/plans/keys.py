@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
+from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
@@ -124,6 +127,24 @@ def secrets(node: Node, what: str) -> tuple[str, ...]:
     return texts(node, what)
 
 
+def inputs(node: Node, what: str) -> dict[str, str]:
+    """Return place -> reference; one without a scheme is a path."""
+    found = {}
+    for place, one in node.mapping(what).items():
+        reference = text(one, f"{what} {place!r}")
+        try:
+            check_place(place)
+        except SettingsError as error:
+            raise node.keys[place].error(str(error)) from None
+        try:
+            if not is_local(reference):
+                read_input(reference)
+        except SettingsError as error:
+            raise one.error(str(error)) from None
+        found[place] = reference
+    return found
+
+
 def amounts(node: Node, what: str) -> dict[str, float]:
     """Return resource -> amount."""
     return {name: number(one, f"the amount of {name!r}") for name, one in node.mapping(what).items()}
@@ -167,6 +188,16 @@ def after(node: Node, what: str) -> dict[str, tuple[Node, bool]]:
     return found
 
 
+def array(node: Node, what: str) -> int:
+    """Return a number of instances, that stands for itself or as `{count: N}`."""
+    if isinstance(node.value, dict):
+        node.refuse_unknown(("count",), what)
+        if "count" not in node.value:
+            raise node.error(f"{what} is a number of instances, or has `count: N`")
+        return whole(1, MAX_ARRAY)(node.value["count"], f"the count of {what}")
+    return whole(1, MAX_ARRAY)(node, what)
+
+
 def folder(node: Node, what: str) -> str:
     """Return a relative folder; "" for where the plan was started."""
     told = text(node, what)
@@ -179,6 +210,7 @@ def folder(node: Node, what: str) -> str:
 
 ENDS = ("success", "any")
 _TEXT = {"type": "string", "minLength": 1}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MAX_ARRAY}
 _SCALAR = {"type": ["string", "number", "boolean"]}
 _TEXTS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]}
 _AMOUNTS = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
@@ -233,6 +265,22 @@ TASK_KEYS = {
         read=whole(1, MAX_GANG),
         schema={"type": "integer", "minimum": 1, "maximum": MAX_GANG},
     ),
+    "array": Key(
+        meaning="Instances of it: a number, or `{count: N}`. Each runs, is tried again and is recorded by itself, and finds its "
+        "number from 0 in `$DTF_FARM_ARRAY_INDEX`; the task ends when all have.",
+        read=array,
+        schema={
+            "oneOf": [
+                _COUNT,
+                {
+                    "type": "object",
+                    "required": ["count"],
+                    "additionalProperties": False,
+                    "properties": {"count": _COUNT},
+                },
+            ]
+        },
+    ),
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(
         meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
@@ -266,6 +314,12 @@ TASK_KEYS = {
         read=environment,
         schema={"type": "object", "additionalProperties": _SCALAR},
     ),
+    "inputs": Key(
+        meaning="Place in the task's folder, and what lies there: a file or folder below where the plan is started, "
+        "`https://...#sha256=DIGEST` (also `file://`, on the worker), or `git+URL@COMMIT`.",
+        read=inputs,
+        schema={"type": "object", "additionalProperties": _TEXT},
+    ),
     "secrets": Key(
         meaning="Names of secrets, which the worker has in files of its own: each is given as a variable, and masked in output.",
         read=secrets,
@@ -273,7 +327,7 @@ TASK_KEYS = {
     ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),
     "limits": Key(
-        meaning="Name of something scarce, such as a licence, and how many tasks of the farm may use it at once.",
+        meaning="Licence, and how many of it the task holds while it runs; `dtf farm licence set NAME N` says how many there are.",
         read=limits,
         schema={"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
     ),

@@ -28,6 +28,8 @@ class PlanTask:
     needs: tuple[Need, ...] = ()
     gang: int = 1
     """Workers that run it together."""
+    array: int = 0
+    """Instances of it; 0: it is no array."""
     priority: int = 0
     timeout: float | None = None
     """Seconds of one attempt."""
@@ -35,6 +37,9 @@ class PlanTask:
     """Seconds after its submission, by which it must have started."""
     retries: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Place in its folder -> reference (`rules.inputs`), or the path of a file or folder, relative to where the plan was
+    started."""
     secrets: tuple[str, ...] = ()
     """Names of secrets."""
     artifacts: tuple[str, ...] = ()

@@ -5,25 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.plan import Plan, PlanTask
+from dtf_lightning.farm.rules.inputs import is_local
+
+
+def refuse_local(path: str) -> str:
+    """Raise `SettingsError`: whoever reads the plan cannot see the files of who wrote it."""
+    raise SettingsError(
+        f"the input {path!r} is a path of another machine: run the plan there with `dtf farm run`, or name the input by "
+        "https://...#sha256=DIGEST"
+    )
 
 
 def requests_of(
-    plan: Plan, plan_id: str, new_id: Callable[[], str], *, source: str = "", folder: str = ""
+    plan: Plan,
+    plan_id: str,
+    new_id: Callable[[bool], str],
+    *,
+    source: str = "",
+    folder: str = "",
+    send: Callable[[str], str] = refuse_local,
 ) -> list[dict[str, Any]]:
     """Return the fields of each task's `TaskRequest`, in an order in which they may be submitted.
 
     Args:
         plan_id: what all of them carry as their `plan`.
-        new_id: makes a task's id; asked once for each task, so that the requests may be sent again.
+        new_id: makes a task's id, or with `True` that of an array; asked once for each task, so that the requests may be sent again.
         source: digest of the archive that each unpacks; "": none.
         folder: where in it the plan was started.
+        send: gives the farm the file or folder at a path, and returns its reference.
+
+    Raises what `send` raises.
     """
     ids: dict[str, list[str]] = {}
     members: dict[str, list[PlanTask]] = {}
     for task in plan.tasks:
         members.setdefault(task.entry, []).append(task)
-        ids.setdefault(task.entry, []).append(new_id())
+        ids.setdefault(task.entry, []).append(new_id(task.array > 0))
     requests = []
     for entry in _dependencies_first(plan):
         after = [one for name in plan.after[entry] for one in ids[name]]
@@ -42,6 +61,7 @@ def requests_of(
                         for need in task.needs
                     ],
                     "gang": task.gang,
+                    "array": task.array,
                     "dependencies": after,
                     "after_any": after_any,
                     "priority": task.priority,
@@ -53,6 +73,7 @@ def requests_of(
                     "folder": "/".join(part for part in (folder, task.folder) if part),
                     "artifacts": list(task.artifacts),
                     "secrets": list(task.secrets),
+                    "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
                 }
             )
     return requests

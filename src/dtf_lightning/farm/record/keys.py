@@ -16,7 +16,9 @@
 | `members` | task, rank | – | a member of a gang's attempt that has ended; goes with the attempt |
 | `keys` | key | – | the task that was submitted under an idempotency key |
 | `tombstones` | task | – | a task that was archived: its id cannot be used again |
-| `plans`, `projects`, `reservations`, `tokens`, `alerts` | each its own | – | small records |
+| `projects` | project | – | its weight, and how many of which licences it may hold |
+| `licences` | licence | – | how many there are of it |
+| `plans`, `reservations`, `tokens`, `alerts` | each its own | – | small records |
 
 Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.
 """
@@ -52,6 +54,7 @@ class Kind(Enum):
     TOMBSTONE = "tombstones"
     PLAN = "plans"
     PROJECT = "projects"
+    LICENCE = "licences"
     RESERVATION = "reservations"
     TOKEN = "tokens"
     ALERT = "alerts"
@@ -70,6 +73,7 @@ LIVE = (
     Kind.MEMBER,
     Kind.PLAN,
     Kind.PROJECT,
+    Kind.LICENCE,
     Kind.RESERVATION,
     Kind.TOKEN,
     Kind.ALERT,

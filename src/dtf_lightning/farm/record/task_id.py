@@ -2,6 +2,8 @@
 
 An id is a UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds since the epoch, then chance. By its time an
 id that is older than what the record remembers is refused: nobody could tell any more whether it was used before.
+
+The instances of an array have the array's id, with their numbers in its last bits: they are found without a list of them.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ def new_task_id(wall: float, chance: int | None = None) -> str:
 
 
 def paired_task_id(one: str, other: str) -> str:
-    """Return the id that two others make together, always the same, with the time of `one`.
+    """Return the id that two others make together, always the same, with the time of `one`; an array's where `other` is.
 
     Raises `SettingsError` if `one` is no id.
     """
     digest = hashlib.sha256(f"{one} {other}".encode()).digest()
-    return new_task_id(time_of(one), int.from_bytes(digest) >> (256 - _RANDOM_BITS))
+    made = new_task_id(time_of(one), int.from_bytes(digest) >> (256 - _RANDOM_BITS))
+    return array_id(made) if is_array_id(other) else made
 
 
 def derived_task_id(of: str, number: int) -> str:
@@ -36,6 +39,38 @@ def derived_task_id(of: str, number: int) -> str:
     wall = time_of(of)
     digest = hashlib.sha256(f"{of}/{number}".encode()).digest()
     return new_task_id(wall, int.from_bytes(digest[:10]) >> (80 - _RANDOM_BITS))
+
+
+_INDEX_BITS = 24
+_INDEX = (1 << _INDEX_BITS) - 1
+
+
+def array_id(task_id: str) -> str:
+    """Return the id for an array that is made of a task's: its last 24 bits are 0. Raises as `time_of`."""
+    time_of(task_id)
+    return str(uuid.UUID(int=uuid.UUID(task_id).int & ~_INDEX))
+
+
+def is_array_id(task_id: str) -> bool:
+    """Whether the last 24 bits of an id are 0, which are the numbers of an array's instances."""
+    return len(task_id) == 36 and task_id.endswith("000000")
+
+
+def instance_id(array: str, index: int) -> str:
+    """Return the id of an array's instance: the array's, with its number + 1 in the last 24 bits."""
+    return f"{array[:-6]}{index + 1:06x}"
+
+
+def array_and_index(task_id: str) -> tuple[str, int] | None:
+    """Return the array's id and the number, if this is the id of an instance; `None` for what cannot be one.
+
+    An ordinary task's id may look like it: whether there is such an array says the record.
+    """
+    try:
+        number = int(task_id[-6:], 16)
+    except ValueError:
+        return None
+    return (f"{task_id[:-6]}000000", number - 1) if number and len(task_id) == 36 else None
 
 
 def time_of(task_id: str) -> float:

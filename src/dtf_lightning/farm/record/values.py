@@ -113,6 +113,12 @@ class TaskSpecification:
     """Alternatives, the preferred one first; none: one core."""
     gang: int = 1
     """Workers that run it together."""
+    array: int = 0
+    """Instances, for an array; 0 for any other task."""
+    array_id: str = ""
+    """Of an instance: its array."""
+    index: int | None = None
+    """Of an instance: its number, from 0."""
     after: tuple[str, ...] = ()
     """Ids of tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -130,6 +136,8 @@ class TaskSpecification:
     """Digest of the files that its workspace begins with; "": none."""
     folder: str = ""
     """Where in its workspace the command runs, relative."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Place below its folder -> what lies there when it starts (`rules.inputs`)."""
     artifacts: tuple[str, ...] = ()
     """Patterns of files in its folder that are kept."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -157,6 +165,8 @@ class Attempt:
     """Attempts before this one that count against the task's retries: those that a lost worker ended do not."""
     lost: int = 0
     """Workers that were lost while they ran it."""
+    born: int = 0
+    """Of an array, which is never tried itself: so many of its instances have come to life, the first ones."""
 
     def given_back(self, worker: str, *, lost: bool) -> Attempt:
         """Return the attempt as it waits to be tried again, elsewhere than on `worker`.
@@ -262,6 +272,23 @@ class MemberRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectRecord:
+    """A project, as an operator has set it."""
+
+    weight: float = 1.0
+    """Of twice the weight it gets twice the share."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Licence -> how many of it the project's tasks may hold at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LicenceRecord:
+    """Something of which only so many tasks may hold some at once."""
+
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRecord:
     """Which task was submitted under an idempotency key."""
 
@@ -289,6 +316,8 @@ Value = (
     | FailedAttempt
     | Meeting
     | MemberRecord
+    | ProjectRecord
+    | LicenceRecord
     | KeyRecord
     | Tombstone
 )

@@ -34,6 +34,7 @@ from dtf_lightning.farm.server.routes.description import add_description
 from dtf_lightning.farm.server.routes.lists import add_lists
 from dtf_lightning.farm.server.routes.outside import add_outside
 from dtf_lightning.farm.server.routes.plans import add_plans
+from dtf_lightning.farm.server.routes.projects import add_projects
 from dtf_lightning.farm.server.routes.socket import add_socket
 from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
 
@@ -67,6 +68,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     add_cluster(app, coordinator)
     add_lists(app, coordinator)
     add_plans(app, coordinator)
+    add_projects(app, coordinator)
     add_socket(app, coordinator)
     add_outside(app, coordinator)
     add_dashboard(app, coordinator)

@@ -84,6 +84,7 @@ class Coordinator:
             self._clock,
             grace=place.worker_grace,
             look_up=self.tasks.look_up,
+            tally=self.tasks.tally,
             fail=self._fail,
         )
         self._ready: asyncio.Future[None] = loop.create_future()

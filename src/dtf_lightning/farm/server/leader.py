@@ -22,24 +22,30 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dtf_lightning.etcd.store import Compare
+from dtf_lightning.farm.record.array_writes import Birth
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Change, Mirror
+from dtf_lightning.farm.record.task_id import array_and_index
 from dtf_lightning.farm.record.values import (
     Attempt,
     Envelope,
+    ProjectRecord,
     TaskOutcome,
     TaskSpecification,
     WorkerRecord,
     WorkerState,
 )
 from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, RecordResult, TakeBack, Write
+from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
 from dtf_lightning.farm.rules.gangs import together
 from dtf_lightning.farm.rules.needs import needed
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
 from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of
+from dtf_lightning.farm.server.scheduling.arrays import Arrays
 from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
+from dtf_lightning.farm.server.scheduling.projects import limits_of, projects, totals
 
 NEVER = float("inf")
 
@@ -82,6 +88,9 @@ class Leader:
         self._orphans: dict[str, None] = {}
         """Tasks whose attempt names a worker that the record does not know: to be taken back."""
         self._present: set[str] = set()
+        self._arrays = Arrays(mirror, self._fence)
+        self._tallies: list[tuple[str, int]] = []
+        """Arrays that are over, each with its frontier's revision: how their instances ended is to be looked up."""
         self._build(now)
 
     # --- what the record shows ---------------------------------------------------------------------------------------
@@ -101,6 +110,8 @@ class Leader:
             self._ended(name, envelope.outcome)
         elif change.kind is Kind.WORKER:
             self._worker_changed(name, now)
+        elif change.kind in (Kind.PROJECT, Kind.LICENCE):
+            self._shares_changed(change)
         elif change.kind is Kind.COORDINATOR:
             for (worker,), held in list(self._mirror.all(Kind.WORKER).items()):
                 assert isinstance(held.value, WorkerRecord)
@@ -116,6 +127,23 @@ class Leader:
         if task not in self._present:
             self._ended(task, outcome)
 
+    def take_tallies(self) -> list[tuple[str, int]]:
+        """Return arrays whose instances have all ended; the answers come by `tallied`."""
+        tallies, self._tallies = self._tallies, []
+        return tallies
+
+    def tallied(self, array: str, revision: int, tally: Tally, now: Now) -> None:
+        """Take in how the instances of an array ended, whose frontier had this revision."""
+        specification = self._specification(array)
+        if specification is None:
+            return
+        outcome = TaskOutcome.COMPLETED if tally.completed else TaskOutcome.FAILED
+        envelope = envelope_of(specification, outcome, tally.reason, attempt=Attempt(number=0), revision=revision)
+        ended = replace(
+            envelope, ended=now.wall, exit_code=tally.exit_code, kind=outcome.value, counts=dict(tally.outcomes)
+        )
+        self._decided.append(RecordResult(task=array, envelope=ended))
+
     # --- what is decided ---------------------------------------------------------------------------------------------
 
     def decide(self, at_most: int, now: Now) -> list[Write[Any]]:
@@ -124,6 +152,9 @@ class Leader:
         writes += self._lose_workers(now)
         writes += self._take_back_orphans(now)
         writes += self._expire(now)
+        born, over = self._arrays.next()
+        writes += born
+        self._tallies += over
         for placement in self._scheduler.decide(at_most, now.wall):
             attempt = self._attempt(placement.task)
             given = replace(
@@ -143,7 +174,9 @@ class Leader:
 
     def not_made(self, write: Write[Any]) -> None:
         """A write was not made: an assignment's task is ready again, any other write is handed out again."""
-        if not isinstance(write, Assign):
+        if isinstance(write, Birth):
+            self._arrays.again(write.array)
+        elif not isinstance(write, Assign):
             self._decided.append(write)
         elif write.task in self._present:
             self._scheduler.placement_refused(write.task)
@@ -154,11 +187,37 @@ class Leader:
         if waits:
             more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
             return f"waits for the task {waits[0]}{more} to end"
+        specification = self._specification(task)
+        if specification is not None and specification.array:
+            return self._arrays.explain(task)
         return self._scheduler.explain(task, wall)
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
+    def _shares_changed(self, change: Change) -> None:
+        """A project or a licence was set. Tasks that wait are told anew where their project's own limits are others."""
+        self._tell_shares()
+        before, after = (None if held is None else held.value for held in (change.before, change.after))
+        limits = [value.limits if isinstance(value, ProjectRecord) else {} for value in (before, after)]
+        if change.kind is Kind.PROJECT and limits[0] != limits[1]:
+            waiting = [
+                task
+                for (task,), held in self._mirror.all(Kind.TASK).items()
+                if isinstance(held.value, TaskSpecification)
+                and held.value.project == change.names[0]
+                and held.value.limits
+                and not self._dependencies.waits_for(task)
+                and not self._scheduler.is_placed(task)
+            ]
+            self._make_ready(waiting)
+
+    def _tell_shares(self) -> None:
+        for name, record in projects(self._mirror).items():
+            self._scheduler.project(name, record.weight)
+        self._scheduler.licences(totals(self._mirror))
+
     def _build(self, now: Now) -> None:
+        self._tell_shares()
         for (worker,), _ in list(self._mirror.all(Kind.WORKER).items()):
             self._worker_changed(worker, now)
         ready: list[str] = []
@@ -177,6 +236,10 @@ class Leader:
             self._present.discard(task)
             self._scheduler.task_gone(task)
             self._dependencies.gone(task)
+            if (instance := array_and_index(task)) is not None:
+                self._arrays.instance_gone(instance[0], task)
+            for orphan in self._arrays.gone(task):
+                self._cancel_orphan(orphan)
 
     def _appeared(self, task: str, value: object, *, all_known: bool) -> list[str]:
         assert isinstance(value, TaskSpecification)
@@ -208,6 +271,16 @@ class Leader:
             if task not in self._present or self._mirror.get(Kind.TASK, task) is None:
                 continue  # the mirror shows the end of a batch at its first change: the task's own end is still to be told
             attempt = self._attempt(task)
+            specification = self._specification(task)
+            assert specification is not None
+            if specification.array:
+                self._arrays.ready(task)
+                continue
+            if specification.array_id:
+                self._arrays.instance(specification.array_id, task, waits=not attempt.workers)
+                if self._mirror.get(Kind.TASK, specification.array_id) is None:
+                    self._cancel_orphan(task)
+                    continue
             ready = self._ready_task(task, attempt)
             if attempt.workers:
                 if any(self._mirror.get(Kind.WORKER, worker) is None for worker in attempt.workers):
@@ -217,6 +290,11 @@ class Leader:
                 self._scheduler.task_placed(ready, attempt.workers, attempt.alternative)
             else:
                 self._scheduler.task_ready(ready)
+
+    def _cancel_orphan(self, instance: str) -> None:
+        """The array of an instance was cancelled."""
+        self._scheduler.task_gone(instance)
+        self._end_unstarted(instance, TaskOutcome.CANCELLED, "its array was cancelled")
 
     def _ended(self, task: str, outcome: TaskOutcome | None) -> None:
         how = "is unknown" if outcome is None else f"ended as {outcome.value}"
@@ -234,14 +312,17 @@ class Leader:
             return
         assert isinstance(held.value, TaskSpecification)
         seen = self._mirror.seen(Kind.ATTEMPT, task)
-        number = self._attempt(task).number
-        envelope = ended_without_attempt(held.value, outcome, reason, number=number, revision=seen)
+        attempt = self._attempt(task)
+        envelope = ended_without_attempt(
+            held.value, outcome, reason, number=attempt.number, revision=seen, workers=attempt.workers
+        )
         self._decided.append(Cancel(task=task, envelope=envelope))
 
     def _expire(self, now: Now) -> list[Write[Any]]:
         while self._expiring and self._expiring[0][0] <= now.wall:
             _, task = heapq.heappop(self._expiring)
-            if task in self._present and not self._attempt(task).workers:
+            attempt = self._attempt(task)
+            if task in self._present and not attempt.workers and not attempt.born:
                 self._end_unstarted(task, TaskOutcome.EXPIRED, "it was not started before it expired")
         writes, self._decided = self._decided, []
         return writes
@@ -342,5 +423,5 @@ class Leader:
             needs=needed(value.needs, value.secrets),
             gang=value.gang,
             excluded=attempt.excluded,
-            limits=value.limits,
+            limits=limits_of(self._mirror, value),
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -22,6 +22,7 @@ from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.record.writes import Decision, Write
+from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.leader import Leader, Now
 from dtf_lightning.farm.server.pool import Pool
@@ -44,6 +45,7 @@ class Leading:
     Args:
         grace: seconds for which a worker may be without a connection before its attempts are taken back.
         look_up: asks etcd about a task; raises what etcd raises.
+        tally: says how an array's instances ended, of which there are so many; raises what etcd raises.
         fail: is called with a fault that must end the coordinator.
     """
 
@@ -55,6 +57,7 @@ class Leading:
         *,
         grace: float,
         look_up: LookUp,
+        tally: Callable[[str, int], Awaitable[Tally]],
         fail: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
@@ -62,6 +65,7 @@ class Leading:
         self._clock = clock
         self._grace = grace
         self._ask = look_up
+        self._count = tally
         self._fail = fail
         self._leader: Leader | None = None
         self._in_flight = 0
@@ -109,6 +113,8 @@ class Leading:
                 for write in writes:
                     self._make(leader, write)
                 self._look_up(leader)
+                for array, revision in leader.take_tallies():
+                    self._start(self._tally_one(leader, array, revision))
                 if len(writes) >= BATCH:
                     self._work.set()
                 monotonic, wall = leader.next_deadline()
@@ -137,9 +143,25 @@ class Leading:
 
     def _look_up(self, leader: Leader) -> None:
         for name in leader.take_lookups():
-            job = asyncio.create_task(self._look_up_one(leader, name))
-            self._jobs.add(job)
-            job.add_done_callback(self._looked_up)
+            self._start(self._look_up_one(leader, name))
+
+    def _start(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._looked_up)
+
+    async def _tally_one(self, leader: Leader, array: str, revision: int) -> None:
+        while leader is self._leader and (live := self._pool.live(array)) is not None:
+            try:
+                tally = await self._count(array, live.specification.array)
+            except StoreError as error:
+                log.info("counting the instances of %s: %s", array, error)
+                await wait_for_event(asyncio.Event(), PAUSE)
+                continue
+            if leader is self._leader:
+                leader.tallied(array, revision, tally, self._now())
+                self._work.set()
+            return
 
     async def _look_up_one(self, leader: Leader, task: str) -> None:
         while leader is self._leader:

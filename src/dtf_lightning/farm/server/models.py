@@ -15,10 +15,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.record.task_id import time_of
+from dtf_lightning.farm.record.task_id import array_id, is_array_id, time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import health_of
+from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.server.pool import Heard, LiveTask
 
@@ -80,6 +82,8 @@ class TaskRequest(StrictModel):
     needs: tuple[NeedModel, ...] = ()
     gang: int = Field(default=1, ge=1, le=MAX_GANG)
     """Workers that run it together, each giving what it needs."""
+    array: int = Field(default=0, ge=0, le=MAX_ARRAY)
+    """Instances of it, or `{"count": N}`; 0: it is one task. The id of an array ends with six zeros."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -91,10 +95,21 @@ class TaskRequest(StrictModel):
     limits: dict[str, int] = Field(default_factory=dict)
     source: str = ""
     folder: str = ""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Place in the task's folder -> reference, as `rules.inputs` has them."""
     artifacts: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     """Names of secrets, which the worker has in files of its own."""
     key: str = ""
+
+    @field_validator("array", mode="before")
+    @classmethod
+    def _count(cls, array: Any) -> Any:
+        if not isinstance(array, Mapping):
+            return array
+        if set(array) != {"count"}:
+            raise ValueError(f"an array is a number of instances, or {{'count': N}}, got the keys {sorted(array)}")
+        return array["count"]
 
     @model_validator(mode="after")
     def _check(self) -> TaskRequest:
@@ -102,9 +117,14 @@ class TaskRequest(StrictModel):
             time_of(self.task_id)
         except SettingsError as error:
             raise ValueError(str(error)) from error
+        if self.array and not is_array_id(self.task_id):
+            raise ValueError(
+                f"the id {self.task_id!r} of an array must end with six zeros, where the numbers of its instances stand: "
+                f"such as {array_id(self.task_id)!r}"
+            )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
-        words = [*self.command, *self.environment, *self.environment.values()]
+        words = [*self.command, *self.environment, *self.environment.values(), *self.inputs, *self.inputs.values()]
         if any("\0" in word for word in words):
             raise ValueError("a command and its environment cannot hold a NUL character")
         if sum(map(len, words)) > MAX_COMMAND:
@@ -115,6 +135,16 @@ class TaskRequest(StrictModel):
             raise ValueError(f"the folder {self.folder!r} must lie in the task's own workspace")
         if any(not name or "=" in name for name in self.environment):
             raise ValueError("a name in the environment is empty or holds '='")
+        if len(self.inputs) > MAX_INPUTS:
+            raise ValueError(
+                f"a task has {len(self.inputs)} inputs, {MAX_INPUTS} are allowed: put them into one folder"
+            )
+        try:
+            for place, reference in self.inputs.items():
+                check_place(place)
+                read_input(reference)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
         for name in self.secrets:
             if not _SECRET.fullmatch(name) or name.startswith(OWN):
                 raise ValueError(
@@ -135,6 +165,7 @@ class TaskRequest(StrictModel):
                 Need(amounts=need.amounts, labels=need.labels, exclusive=need.exclusive) for need in self.needs
             ),
             gang=self.gang,
+            array=self.array,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,
@@ -147,6 +178,7 @@ class TaskRequest(StrictModel):
             artifacts=self.artifacts,
             environment=self.environment,
             secrets=self.secrets,
+            inputs=self.inputs,
             key=self.key,
             submitted=now,
         )
@@ -190,6 +222,7 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
             "project": spec.project,
             "plan": spec.plan,
             "gang": spec.gang,
+            **_array(spec, attempt.born),
             "workers": list(attempt.workers),
             "attempt": attempt.number,
             "revision": live.revision,
@@ -198,6 +231,12 @@ def live_task(live: LiveTask, *, status: str, reason: str = "") -> dict[str, Any
             "reason": reason,
         },
     }
+
+
+def _array(spec: TaskSpecification, born: int) -> dict[str, Any]:
+    if spec.array:
+        return {"array": {"count": spec.array, "begun": born}}
+    return {"array": {"id": spec.array_id, "index": spec.index}} if spec.array_id else {}
 
 
 def done_task(task: str, envelope: Envelope) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dtf_lightning.etcd.store import KeyValue, WatchEvent
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Change, Mirror
+from dtf_lightning.farm.record.task_id import array_and_index
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
@@ -120,10 +121,18 @@ class Pool:
         started = at if revision and of == revision else None
         return LiveTask(task=task, specification=held.value, attempt=attempt, revision=revision, started=started)
 
+    def is_unborn(self, task: str) -> bool:
+        """Whether this is the id of an array's instance that will come to life."""
+        found = array_and_index(task)
+        live = self.live(found[0]) if found is not None else None
+        return found is not None and live is not None and live.attempt.born <= found[1] < live.specification.array
+
     def status(self, live: LiveTask) -> str:
         """What a task that is not done is at: one of `LIVE_STATUSES`."""
         if live.attempt.workers:
             return "assigned" if live.started is None else "running"
+        if live.attempt.born:
+            return "running"  # of an array: some of its instances do, or did
         present, told = self.mirror.all(Kind.TASK), live.specification
         return "waiting" if any((name,) in present for name in (*told.after, *told.after_any)) else "pending"
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.record.array_writes import instance_of
 from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.record import FarmRecord
-from dtf_lightning.farm.record.task_id import check_task_id
-from dtf_lightning.farm.record.values import Envelope, TaskOutcome, TaskSpecification, Tombstone
+from dtf_lightning.farm.record.task_id import array_and_index, check_task_id, instance_id
+from dtf_lightning.farm.record.values import Attempt, Envelope, TaskOutcome, TaskSpecification, Tombstone
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
+from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
+from dtf_lightning.farm.rules.inputs import InputKind, read_input
 from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
+from dtf_lightning.farm.server.scheduling.projects import why_refused
 
 RETENTION = 7 * 86400.0
 """Seconds for which the record remembers ids."""
@@ -35,6 +41,9 @@ WRITE = 3.0
 POLL = 0.2
 """Seconds between two looks at output that another coordinator stores."""
 CHUNK = 256 * 1024
+PAGE = 2_000
+"""Keys per answer of etcd."""
+NONE = Attempt(number=0)
 CANCELLED_AT_ONCE = 1_000
 """Tasks of a plan in one request."""
 
@@ -101,8 +110,11 @@ class Tasks:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
         await self._check_known({name for names in after.values() for name in names} - specifications.keys())
         for task, specification in specifications.items():
-            if specification.source and self.files.source(specification.source) is None:
-                raise SettingsError(f"the source {specification.source} of {task} is not here: send it first")
+            if why := why_refused(self._pool.mirror, specification):
+                raise SettingsError(f"task {specification.name or task}: {why}")
+            for digest in filter(None, [specification.source, *_stored(specification)]):
+                if self.files.source(digest) is None:
+                    raise SettingsError(f"the source {digest} of {task} is not here: send it first")
         ordered = dependencies_first(after)
         futures = [
             asyncio.wrap_future(
@@ -136,6 +148,8 @@ class Tasks:
     async def _check_known(self, names: Iterable[str]) -> None:
         unknown = [name for name in sorted(names) if self._pool.mirror.get(Kind.TASK, name) is None]
         for name in unknown:
+            if self._pool.is_unborn(name):
+                continue
             if self._pool.recent(name) is None and await self.outcome(name) is None and self._pool.live(name) is None:
                 raise SettingsError(f"a task comes after {name!r}, which this farm does not know")
 
@@ -153,8 +167,45 @@ class Tasks:
         if (archived := await asyncio.to_thread(self._archived, task)) is not None:
             return models.done_task(task, archived)
         if found is None:
-            raise UnknownTask(f"this farm knows no task {task!r}")
+            return await self._unborn(task)
         return {"task_id": task, "status": found.outcome.value, "metadata": {"archived": models.when(found.archived)}}
+
+    async def _unborn(self, task: str) -> dict[str, Any]:
+        """Return an instance of an array that has not come to life, and perhaps never will. Raises `UnknownTask`."""
+        array, index = array_and_index(task) or ("", -1)
+        if (live := self._pool.live(array)) is not None and index < live.specification.array:
+            spec = instance_of(array, live.specification, index)
+            told = replace(live, task=task, specification=spec, attempt=NONE, revision=0)
+            return models.live_task(
+                told, status="pending", reason=f"instance {index} of the array {array} has not begun"
+            )
+        ended = (self._pool.recent(array) or await self._read_done(array)) if array else None
+        if ended is None:
+            raise UnknownTask(f"this farm knows no task {task!r}")
+        reason = f"the array {array} ended as {ended.outcome.value} before this instance began"
+        return {"task_id": task, "status": TaskOutcome.CANCELLED.value, "error": reason, "metadata": {"reason": reason}}
+
+    async def tally(self, array: str, count: int) -> Tally:
+        """Say how all `count` instances of an array ended. Raises what etcd raises."""
+        outcomes: dict[str, TaskOutcome] = {}
+        worst: int | None = None
+        for kind in (Kind.DONE, Kind.TOMBSTONE):  # in this order: what is archived meanwhile is found twice, not never
+            prefix = self._pool.keys.key(kind, array)[:-6]
+            for kv in (await asyncio.to_thread(self._store.range, prefix, page_size=PAGE)).kvs:
+                value = decode(kind, kv.value)
+                assert isinstance(value, Envelope | Tombstone)
+                outcomes[kv.key[-36:]] = value.outcome
+                if isinstance(value, Envelope) and value.outcome is not TaskOutcome.COMPLETED:
+                    worst = max(worst or 0, value.exit_code or 0) or None
+        numbers: Counter[str] = Counter()
+        for index in range(count):
+            task = instance_id(array, index)
+            outcome = outcomes.get(task)
+            if outcome is None and (archived := await asyncio.to_thread(self._archived, task)) is not None:
+                outcome = archived.outcome
+            numbers["unknown" if outcome is None else outcome.value] += 1
+        tally = Tally(outcomes=numbers, exit_code=worst)
+        return replace(tally, exit_code=0) if tally.completed else tally
 
     async def wait(self, task: str, timeout: float, other_than: int | None = None) -> dict[str, Any]:
         """Return a task when it is done, or after `timeout` seconds as it is then.
@@ -164,9 +215,9 @@ class Tasks:
 
         def has_news() -> bool:
             live = self._pool.live(task)
-            return live is None or (
-                other_than is not None and bool(live.attempt.workers) and live.revision != other_than
-            )
+            if live is None:
+                return not self._pool.is_unborn(task)
+            return other_than is not None and bool(live.attempt.workers) and live.revision != other_than
 
         await self._pool.wait_for(task, has_news, timeout)
         return await self.task(task)
@@ -216,7 +267,7 @@ class Tasks:
     async def look_up(self, task: str) -> tuple[bool, TaskOutcome | None]:
         """Ask etcd whether a task is there and not done, and how it ended if it is done. Raises what etcd raises."""
         there = await asyncio.to_thread(self._store.get, self._pool.keys.key(Kind.TASK, task))
-        return there is not None, await self.outcome(task)
+        return there is not None or self._pool.is_unborn(task), await self.outcome(task)
 
     async def _read_done(self, task: str) -> Envelope | Tombstone | None:
         for kind in (Kind.DONE, Kind.TOMBSTONE):
@@ -303,3 +354,9 @@ class Tasks:
 
     def _has_news(self, task: str, output: tuple[int, int], offset: int) -> bool:
         return not self._runs(task, output[0]) or self._log_sizes.get(task, {}).get(output, 0) > offset
+
+
+def _stored(specification: TaskSpecification) -> list[str]:
+    """Return the digests of the task's inputs that lie in the farm's files."""
+    inputs = [read_input(reference) for reference in specification.inputs.values()]
+    return [one.digest for one in inputs if one.kind in (InputKind.FILE, InputKind.FOLDER)]

@@ -89,6 +89,10 @@ class Scheduler(Protocol):
         """A promise could not be written: what was promised is free again, and the task is ready."""
         ...
 
+    def is_placed(self, task: str) -> bool:
+        """Whether a task has its workers, or was promised some."""
+        ...
+
     def worker_offers(self, offer: WorkerOffer) -> None:
         """A worker is there, or offers something else than before."""
         ...

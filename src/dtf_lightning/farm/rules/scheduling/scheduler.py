@@ -102,6 +102,10 @@ class ShapeScheduler:
             self._release(placed)
             self._wait(placed.task)
 
+    def is_placed(self, task: str) -> bool:
+        """Whether a task has its workers, or was promised some."""
+        return task in self.placed
+
     def worker_offers(self, offer: WorkerOffer) -> None:
         """A farm worker is there, or offers something else than before, or takes no new tasks any more, or again."""
         new, gone, matters = self.pool.offer(offer)

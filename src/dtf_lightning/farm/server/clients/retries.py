@@ -111,7 +111,7 @@ class TaskRetries:
                 task=live.task, outcome=LIVE, after=live.specification.after, retry_of=live.specification.retry_of
             )
             for live in self._pool.live_tasks()
-            if live.specification.plan == plan
+            if live.specification.plan == plan and not live.specification.array_id
         }
         ended, asked = await asyncio.to_thread(self._read_ended, plan)
         tasks |= {task.task: task for task in ended}
@@ -120,7 +120,10 @@ class TaskRetries:
     def _read_ended(self, plan: str) -> tuple[list[PlanTask], dict[str, TaskSpecification | None]]:
         ended, asked = [], {}
         for task, outcome, retry_of, text in self._history.of_plan(plan):
-            asked[task] = specification = unpack(text)
+            specification = unpack(text)
+            if specification is not None and specification.array_id:
+                continue  # its array is tried again as a whole, or it by itself
+            asked[task] = specification
             after = specification.after if specification is not None else ()
             ended.append(PlanTask(task=task, outcome=outcome, after=after, retry_of=retry_of))
         return ended, asked
@@ -138,6 +141,7 @@ class TaskRetries:
                 after=known.retries.rewired(asked.after, chosen),
                 after_any=known.retries.rewired(asked.after_any, chosen),
                 key="",  # it names the first one
+                array_id="",  # an instance that is tried again has its number, and is a task by itself
                 retry_of=task,
                 submitted=self._clock.wall(),
             )

@@ -55,6 +55,8 @@ OPERATIONS: dict[str, Operation] = {
         worker__capabilities="What workers offer.",
         dashboard__get="What a page of the farm shows.",
         api__describe="What the API takes, as OpenAPI.",
+        project__list="The projects, with their weights and limits.",
+        licence__list="The licences, and how many there are of each.",
         status__get="The farm in numbers.",
         cluster__status="Who leads, since when, and the coordinators.",
         cluster__nodes="The coordinators, page by page.",
@@ -95,6 +97,8 @@ OPERATIONS: dict[str, Operation] = {
         worker__drain="Let a worker finish what it runs, and end.",
         worker__cordon="Give a worker nothing more.",
         worker__uncordon="Give a worker tasks again.",
+        project__set="Make a project, or change its weight and limits.",
+        licence__set="Say how many there are of a licence.",
     ),
 }
 """Name -> the operation."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.reading import parse_plan
 from dtf_lightning.farm.plans.requests import requests_of
-from dtf_lightning.farm.record.task_id import check_task_id, derived_task_id
+from dtf_lightning.farm.record.task_id import array_id, check_task_id, derived_task_id
 from dtf_lightning.farm.record.writes import Submission
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.tasks import RETENTION, SKEW
@@ -72,7 +72,11 @@ def _expand(request: PlanRequest) -> tuple[str, str, list[models.TaskRequest]]:
     if request.folder.startswith("/") or ".." in request.folder.split("/"):
         raise SettingsError(f"the folder {request.folder!r} must lie in the task's own workspace")
     ids = _ids(request.plan_id)
-    fields = requests_of(plan, request.plan_id, lambda: next(ids), source=request.source, folder=request.folder)
+
+    def new_id(is_array: bool) -> str:
+        return array_id(next(ids)) if is_array else next(ids)
+
+    fields = requests_of(plan, request.plan_id, new_id, source=request.source, folder=request.folder)
     return plan.name, plan.project, [models.TaskRequest.model_validate(one) for one in fields]
 
 

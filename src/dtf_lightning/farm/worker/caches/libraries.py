@@ -14,17 +14,18 @@ from pathlib import Path
 from dtf_lightning.farm.worker.caches.eviction import Entry, victims
 from dtf_lightning.farm.worker.folders import remove_tree
 
-UNITS = ("huggingface/hub/*", "huggingface/*", "torch/hub/checkpoints/*", "torch/hub/*", "torch/*", "*")
+UNITS = ("huggingface/hub/*", "huggingface/*", "torch/hub/checkpoints/*", "torch/hub/*", "torch/*", "git/*", "*")
 """Patterns of units below the cache folder, the finer ones first; what one has matched, or lies around it, is no unit of
 a later one."""
 
 
-def trim(folder: Path, limit: int) -> list[str]:
+def trim(folder: Path, limit: int, *, but: str = "") -> list[str]:
     """Remove the least recently used units until the others have `limit` bytes at most; their paths below the folder.
 
-    Call it while no attempt runs: nobody knows which units are in use.
+    `but`: the name of what lies in the folder and is no library's. Call it while no attempt runs: nobody knows which units
+    are in use.
     """
-    removed = victims(units(folder), limit)
+    removed = victims((unit for unit in units(folder) if unit.name.split("/")[0] != but), limit)
     for name in removed:
         path = folder / name
         if path.is_dir() and not path.is_symlink():

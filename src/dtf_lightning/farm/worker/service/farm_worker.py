@@ -32,7 +32,6 @@ from dtf_lightning.farm.messages import (
     Started,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
-from dtf_lightning.farm.worker.caches.inputs import InputCache
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders, write_whole
 from dtf_lightning.farm.worker.logs import KeptLogs
@@ -71,8 +70,8 @@ class WorkerOptions:
     labels: tuple[str, ...] = ()
     secrets: Path | None = None
     """Folder of the secrets that it gives to tasks which name them."""
-    cache_bytes: int = 4 << 30
-    """Of the sources that are kept for the next task."""
+    cache_bytes: int = 20 << 30
+    """Of its cache folder: sources, inputs, and what tasks' libraries keep there (models, data, packages)."""
 
 
 class FarmWorker:
@@ -97,8 +96,8 @@ class FarmWorker:
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
-        inputs = InputCache(self._folders.cache / "sources", options.cache_bytes)
-        self._preparation = Preparation(self._connection, inputs, SecretFiles(options.secrets))
+        secret_files = SecretFiles(options.secrets)
+        self._preparation = Preparation(self._connection, self._folders.cache, options.cache_bytes, secret_files)
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
         self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
@@ -222,6 +221,7 @@ class FarmWorker:
             self._spool.forget(task, revision)
         except OSError:
             log.exception("what task %s has left cannot be removed", task)
+        self._preparation.tidy(lambda: bool(self._at_hand.preparing() or self._executor.running()))
         with contextlib.suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._forgotten)
 

@@ -5,18 +5,39 @@ Called in threads of the worker's pool, and of its executor.
 
 from __future__ import annotations
 
+import shutil
+import time
+import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
-from dtf_lightning.errors import SettingsError
+from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.http import Connection
 from dtf_lightning.farm.messages import Run
+from dtf_lightning.farm.record.values import TaskSpecification
+from dtf_lightning.farm.rules.arrays import INDEX
+from dtf_lightning.farm.rules.inputs import Input, InputKind, check_place, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
-from dtf_lightning.farm.worker.caches.inputs import InputCache
+from dtf_lightning.farm.worker.caches.repositories import GitCache
+from dtf_lightning.farm.worker.caches.room import CacheRoom
 from dtf_lightning.farm.worker.orders import AttemptOrder
 from dtf_lightning.farm.worker.service.secret_files import SecretFiles
+
+URL_SILENCE = 30.0
+"""Seconds without a byte from an input's URL."""
+URL_TIMEOUT = 3600.0
+"""Seconds for all of it."""
+CHUNK = 1024 * 1024
+
+Fetch = Callable[[BinaryIO], None]
+"""Writes an input's content into a file."""
+
+
+class InputUnreachable(DtfError):
+    """A worker could not read an input."""
 
 
 class Preparation:
@@ -24,13 +45,15 @@ class Preparation:
 
     Args:
         connection: to the farm.
-        inputs: where files are kept for the next attempt.
+        cache: folder in which files are kept for the next attempt.
+        cache_bytes: of all that lies in it.
         secrets: the worker's.
     """
 
-    def __init__(self, connection: Connection, inputs: InputCache, secrets: SecretFiles) -> None:
+    def __init__(self, connection: Connection, cache: Path, cache_bytes: int, secrets: SecretFiles) -> None:
         self._connection = connection
-        self._inputs = inputs
+        self._room = CacheRoom(cache, cache_bytes)
+        self._repositories = GitCache(cache / "git")
         self._secrets = secrets
 
     def labels(self) -> tuple[str, ...]:
@@ -39,6 +62,7 @@ class Preparation:
 
     def order(self, message: Run) -> AttemptOrder:
         """Return what the executor is to run. Raises `SettingsError` for what cannot be run here."""
+        self._room.wait()
         spec = message.specification
         needs = spec.needs or (DEFAULT_NEED,)
         if message.alternative >= len(needs):
@@ -58,26 +82,71 @@ class Preparation:
             secrets=self._secrets.values(spec.secrets),
         )
 
+    def tidy(self, busy: Callable[[], bool]) -> None:
+        """Keep the cache folder within its limit. `busy`: whether an attempt is at hand."""
+        self._room.tidy(busy)
+
     def files(self, message: Run) -> Callable[[Path], None] | None:
         """Return what brings an attempt's files into its workspace; `None` if it has none."""
-        digest = message.specification.source
-        return (lambda workspace: self._bring_source(digest, workspace)) if digest else None
+        spec = message.specification
+        return (lambda workspace: self._bring(spec, workspace)) if spec.source or spec.inputs else None
 
-    def _bring_source(self, digest: str, workspace: Path) -> None:
-        with self._inputs.hold(digest, lambda file: self._fetch(digest, file)) as archive:
-            unpack(archive, workspace)
+    def _bring(self, spec: TaskSpecification, workspace: Path) -> None:
+        if spec.source:
+            with self._room.inputs.hold(spec.source, self._stored(spec.source)) as archive:
+                unpack(archive, workspace)
+        for place, reference in spec.inputs.items():
+            check_place(place)
+            target = workspace / spec.folder / place
+            if not target.parent.resolve().is_relative_to(workspace.resolve()):
+                raise SettingsError(f"the input {place!r} would lie outside of the workspace")
+            self._bring_input(read_input(reference), target)
 
-    def _fetch(self, digest: str, file: BinaryIO) -> None:
-        _, chunks = self._connection.stream(f"/api/sources/{digest}")
-        for chunk in chunks:
-            file.write(chunk)
+    def _bring_input(self, wanted: Input, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if wanted.kind is InputKind.GIT:
+            self._repositories.bring(wanted.url, wanted.commit, target)
+            return
+        fetch = self._from(wanted.url) if wanted.kind is InputKind.URL else self._stored(wanted.digest)
+        with self._room.inputs.hold(wanted.digest, fetch) as file:
+            if wanted.kind is InputKind.FOLDER:
+                target.mkdir(exist_ok=True)
+                unpack(file, target)
+            elif target.exists() or target.is_symlink():
+                raise SettingsError(f"the input {target.name!r} has the place of a file that came with the source")
+            else:
+                shutil.copyfile(file, target)  # a copy: a task may write to what is its own
+
+    def _stored(self, digest: str) -> Fetch:
+        def fetch(file: BinaryIO) -> None:
+            _, chunks = self._connection.stream(f"/api/sources/{digest}")
+            for chunk in chunks:
+                file.write(chunk)
+
+        return fetch
+
+    def _from(self, url: str) -> Fetch:
+        def fetch(file: BinaryIO) -> None:
+            deadline = time.monotonic() + URL_TIMEOUT
+            try:
+                with urllib.request.urlopen(url, timeout=URL_SILENCE) as answer:
+                    while chunk := answer.read(CHUNK):
+                        if time.monotonic() > deadline:
+                            raise TimeoutError(f"it took longer than {URL_TIMEOUT:g} s")
+                        file.write(chunk)
+            except (OSError, HTTPException, ValueError) as error:
+                raise InputUnreachable(f"the input {url} cannot be read by this worker: {error}") from error
+
+        return fetch
 
 
 def _own_variables(message: Run) -> dict[str, str]:
-    """Return what a gang's member is told: who it is of how many, and where they meet (torch's names for that)."""
+    """Return what an array's instance and a gang's member are told: who it is of how many, and where they meet."""
+    spec = message.specification
+    own = {INDEX: str(spec.index)} if spec.index is not None else {}
     if message.world == 1:
-        return {}
-    return {
+        return own
+    return own | {
         "DTF_FARM_RANK": str(message.rank),
         "DTF_FARM_WORLD": str(message.world),
         "MASTER_ADDR": message.host,

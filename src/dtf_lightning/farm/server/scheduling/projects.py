@@ -1,0 +1,97 @@
+"""Projects and licences, as the scheduler and those who submit are told of them. Pure.
+
+Rules that this file guards:
+- The project `default` always exists, with the weight 1; any other is there once an operator has set it.
+- A licence exists once an operator has said how many of it there are. A task that wants one that does not exist, or more
+  than there are, is refused: it could never start.
+- A project's own limit of a licence counts as a licence of its own beside the farm's.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.mirror import Mirror
+from dtf_lightning.farm.record.values import LicenceRecord, ProjectRecord, TaskSpecification
+
+DEFAULT = "default"
+
+
+def projects(mirror: Mirror) -> dict[str, ProjectRecord]:
+    """Return all projects by name, sorted; `default` among them."""
+    found = {DEFAULT: ProjectRecord()}
+    for (name,), held in mirror.all(Kind.PROJECT).items():
+        assert isinstance(held.value, ProjectRecord)
+        found[name] = held.value
+    return dict(sorted(found.items()))
+
+
+def licences(mirror: Mirror) -> dict[str, int]:
+    """Return how many there are of each licence, by name, sorted."""
+    found = {}
+    for (name,), held in sorted(mirror.all(Kind.LICENCE).items()):
+        assert isinstance(held.value, LicenceRecord)
+        found[name] = held.value.total
+    return found
+
+
+def totals(mirror: Mirror) -> dict[str, int]:
+    """Return how many there are of each licence as the scheduler counts them: the farm's, and each project's own."""
+    found = licences(mirror)
+    for project, record in projects(mirror).items():
+        found |= {own(project, licence): number for licence, number in record.limits.items()}
+    return found
+
+
+def limits_of(mirror: Mirror, specification: TaskSpecification) -> Mapping[str, int]:
+    """Return what a task holds while it runs, as the scheduler counts it."""
+    held = mirror.get(Kind.PROJECT, specification.project) if specification.limits else None
+    if held is None:
+        return specification.limits
+    assert isinstance(held.value, ProjectRecord)
+    of_project = {
+        own(specification.project, licence): number
+        for licence, number in specification.limits.items()
+        if licence in held.value.limits
+    }
+    return {**specification.limits, **of_project}
+
+
+def own(project: str, licence: str) -> str:
+    """Return the name under which a project's own limit of a licence is counted."""
+    return f"{licence} of project {project}"
+
+
+def why_refused(mirror: Mirror, specification: TaskSpecification) -> str:
+    """Say what is wrong with a task's project or its licences, and what to write; "" if nothing is."""
+    project = specification.project
+    if project != DEFAULT and mirror.get(Kind.PROJECT, project) is None:
+        return (
+            f"no project is called {project!r}{_nearest(project, projects(mirror))} To make it: "
+            f"dtf farm project set {project} --weight 1"
+        )
+    if not specification.limits:
+        return ""
+    known, here = totals(mirror), licences(mirror)
+    for name, number in sorted(specification.limits.items()):
+        if name not in here:
+            return (
+                f"no licence is called {name!r}{_nearest(name, here)} To say how many there are: "
+                f"dtf farm licence set {name} {max(number, 1)}"
+            )
+        if number < 1:
+            return f"the limit {name!r} must be a whole number above 0, got {number}"
+    for name, number in sorted(limits_of(mirror, specification).items()):
+        if number > known.get(name, 0):
+            return f"it needs {number} of the licence {name}, of which there are {known.get(name, 0)}: it could never start"
+    return ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are {', '.join(names)}." if names else "; there are none."
