@@ -16,16 +16,24 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
+    DisabledRecord,
     Envelope,
     FailedAttempt,
     KeyRecord,
     LeaderRecord,
+    LicenceRecord,
+    Meeting,
+    MemberRecord,
+    NodeRecord,
+    ProjectRecord,
     TaskOutcome,
     TaskSpecification,
+    TermRecord,
     Tombstone,
     WorkerRecord,
     WorkerState,
 )
+from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.needs import Need
 
 KIND_OF = {cls: kind for kind, cls in CLASSES.items()}
@@ -93,6 +101,25 @@ WRITTEN = [
         '{"ended":2.0,"reason":"lost","revision":9,"v":1,"workers":["a"]}',
     ),
     (KeyRecord(task="t"), '{"task":"t","v":1}'),
+    (
+        TermRecord(coordinator="c2", started=1.0, previous="c1", reason="leader_timeout", ended=2.0, end_reason="r"),
+        (
+            '{"coordinator":"c2","end_reason":"r","ended":2.0,"previous":"c1","reason":"leader_timeout","started":1.0,'
+            '"v":1}'
+        ),
+    ),
+    (
+        NodeRecord(address="h:1", version="0.1", host="h", started=1.0, at=2.0, health={"cpu_usage": 5.0}),
+        '{"address":"h:1","at":2.0,"health":{"cpu_usage":5.0},"host":"h","started":1.0,"v":1,"version":"0.1"}',
+    ),
+    (DisabledRecord(at=1.0, reason="r"), '{"at":1.0,"reason":"r","v":1}'),
+    (Meeting(revision=9, host="h", port=7), '{"host":"h","port":7,"revision":9,"v":1}'),
+    (
+        MemberRecord(revision=9, worker="a", outcome=AttemptOutcome(kind=OutcomeKind.FAILED, exit_code=3)),
+        '{"outcome":{"exit_code":3,"kind":"failed"},"revision":9,"v":1,"worker":"a"}',
+    ),
+    (ProjectRecord(weight=2.0, limits={"l": 3}), '{"limits":{"l":3},"v":1,"weight":2.0}'),
+    (LicenceRecord(total=3), '{"total":3,"v":1}'),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]
 
@@ -124,11 +151,13 @@ def test_what_was_written_is_read(cls, data):
 def in_order(value):
     """As it is read: a mapping in the order of its names."""
     changes = {}
-    for name in ("devices", "environment", "limits", "metrics", "counts", "artifacts"):
+    for name in ("devices", "environment", "limits", "metrics", "counts", "artifacts", "health", "inputs"):
         if isinstance(getattr(value, name, None), Mapping):
             changes[name] = dict(sorted(getattr(value, name).items()))
     if isinstance(value, TaskSpecification):
         changes["needs"] = tuple(replace(need, amounts=dict(sorted(need.amounts.items()))) for need in value.needs)
+    if isinstance(value, MemberRecord):
+        changes["outcome"] = in_order(value.outcome)
     return replace(value, **changes)
 
 
