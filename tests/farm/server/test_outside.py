@@ -56,6 +56,7 @@ def refused(call, *arguments, **fields) -> FarmRefused:
 
 class TestALife:
     def test_completed(self, client, rest):
+        client.set_project("p")
         task = client.submit(["pytest"], environment={"A": "b"}, labels=["odd"], timeout=9, project="p")
         (order,) = rest.tasks()
         assert (order["task_id"], order["command"], order["environment"]) == (task, ["pytest"], {"A": "b"})
