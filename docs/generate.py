@@ -2,6 +2,7 @@
 
 * docs/state-diagram.md, wholly: the tables of phases and worker states;
 * docs/settings.md, between its markers: every setting with unit, default and meaning;
+* docs/farm-settings.md, between its markers: the keys of coordinator.yaml and worker.yaml;
 * docs/architecture.md, between its markers: the rooms of the package, from the lists that tests/architecture holds the
   imports to, each with the first sentence of its docstring;
 * docs/farm.md, between its markers: the keys of a plan and of its tasks;
@@ -22,7 +23,8 @@ from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
 from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, RescalePhase
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.farm.plans.keys import PLAN_KEYS, TASK_KEYS, Key, plan_schema
-from dtf_lightning.settings.fields import settings_table
+from dtf_lightning.farm.settings import coordinator, worker
+from dtf_lightning.settings.fields import setting_docs, settings_table
 
 DOCS = Path(__file__).parent
 sys.path.append(str(DOCS.parent / "tests"))
@@ -83,6 +85,36 @@ def settings_page(text: str) -> str:
     for cls in (ElasticSettings, AgentSettings):
         text = between(text, cls.__name__, settings_table(cls))
     return text
+
+
+def sections_table(classes: Mapping[str, type]) -> list[str]:
+    """Every key of a file of sections."""
+    lines = ["| key | type | default | unit | meaning |", "|---|---|---|---|---|"]
+    for section, cls in classes.items():
+        for doc in setting_docs(cls):
+            cells = (f"`{section}.{doc.name}`", doc.type, doc.default, doc.unit or "-", doc.doc)
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def without_effect_table(keys: Mapping[str, str]) -> list[str]:
+    """Keys that are accepted and mean nothing, by what takes their place."""
+    alike: dict[str, list[str]] = {}
+    for key, instead in keys.items():
+        alike.setdefault(instead, []).append(f"`{key}`")
+    return [
+        "| keys without effect | instead |",
+        "|---|---|",
+        *(f"| {', '.join(names)} | {instead[0].upper()}{instead[1:]}. |" for instead, names in alike.items()),
+    ]
+
+
+def farm_settings_page(text: str) -> str:
+    """The page with fresh tables of both files between its markers."""
+    text = between(text, "COORDINATOR", sections_table(coordinator.COORDINATOR_SECTIONS))
+    text = between(text, "COORDINATOR_WITHOUT_EFFECT", without_effect_table(coordinator.WITHOUT_EFFECT))
+    text = between(text, "WORKER", sections_table(worker.WORKER_SECTIONS))
+    return between(text, "WORKER_WITHOUT_EFFECT", without_effect_table(worker.WITHOUT_EFFECT))
 
 
 def rooms() -> dict[str, list[list[str]]]:
@@ -152,23 +184,12 @@ CELLS = {
 }
 
 
-def cell(row: table.Row, event: str) -> str:
-    """Whether what the row is about goes through this event."""
-    places = [place for place in table.PLACES if (event, place) in row.failing]
-    return f"not at: {', '.join(places)}" if places else CELLS[row.verdict]
-
-
-def said(row: table.Row) -> str:
-    """What to know, and what does not hold."""
-    return "; ".join(filter(None, [row.says, *dict.fromkeys(row.failing.values())]))
-
-
 def matrix_table(rows: Mapping[str, table.Row]) -> list[str]:
     """The rows by event; names of which the same is said share a row."""
     lines = [f"| | {' | '.join(table.EVENTS)} | what to know |", f"|---|{'---|' * len(table.EVENTS)}---|"]
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, row in sorted(rows.items(), key=lambda item: item[0].lower()):
-        alike.setdefault((*(cell(row, event) for event in table.EVENTS), said(row)), []).append(f"`{name}`")
+        alike.setdefault((*[CELLS[row.verdict]] * len(table.EVENTS), row.says), []).append(f"`{name}`")
     if rows is table.PATTERNS:
         alike = {cells: [name.strip("`") for name in names] for cells, names in alike.items()}
     return [*lines, *(f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in alike.items())]
@@ -191,9 +212,7 @@ def guarantees_page(text: str) -> str:
     lines = ["| callback or example | what happens | what to know |", "|---|---|---|"]
     for rows, mark in ((table.CALLBACKS, "`"), (table.PATTERNS, "")):
         for name, row in sorted(rows.items(), key=lambda item: item[0].lower()):
-            but = ", ".join(f"{event} ({place})" for event, place in row.failing)
-            what = happens[row.verdict] + (f", but not through {but}" if but else "")
-            lines.append(f"| {mark}{name}{mark} | {what} | {said(row)} |")
+            lines.append(f"| {mark}{name}{mark} | {happens[row.verdict]} | {row.says} |")
     return between(text, "CALLBACKS", lines)
 
 
@@ -206,10 +225,12 @@ def between(text: str, name: str, lines: list[str]) -> str:
 
 
 def pages() -> dict[Path, str]:
+    farm_settings = DOCS / "farm-settings.md"
     settings, architecture, farm = DOCS / "settings.md", DOCS / "architecture.md", DOCS / "farm.md"
     compatibility, guarantees = DOCS / "compatibility.md", DOCS / "guarantees.md"
     return {
         architecture: architecture_page(architecture.read_text(encoding="utf-8")),
+        farm_settings: farm_settings_page(farm_settings.read_text(encoding="utf-8")),
         farm: farm_page(farm.read_text(encoding="utf-8")),
         DOCS / "plan.schema.json": json.dumps(plan_schema(), indent=2) + "\n",
         DOCS / "state-diagram.md": state_diagram_page(),

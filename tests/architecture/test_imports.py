@@ -14,7 +14,7 @@ import pytest
 from support.source_tree import PACKAGE, cycles, imported_modules, imports, module_of, sources
 
 SHARED = [
-    {"errors", "clock", "environment"},
+    {"errors", "clock", "environment", "whole_files"},
     {"events", "database", "settings", "hardware", "processes"},
     {"etcd"},
     {"cli"},
@@ -40,11 +40,11 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.json_values", "farm.plans", "farm.verdicts"},
-    {"farm.record", "farm.tokens", "farm.home", "farm.sources", "farm.strategies"},
+    {"farm.json_values", "farm.plans", "farm.settings", "farm.verdicts"},
+    {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results"},
-    {"farm.server", "farm.worker", "farm.client"},
-    {"farm.up", "farm.compare"},
+    {"farm.server", "farm.page", "farm.worker", "farm.client"},
+    {"farm.up", "farm.doctor", "farm.compare"},
     {"farm.cli"},
 ]
 
@@ -97,7 +97,8 @@ ALLOWED = {
     "opentelemetry": {"elastic.agent"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
-    "starlette": {"farm.server"},
+    "starlette": {"farm.server", "farm.page"},
+    "jinja2": {"farm.page"},
     "pydantic": {"farm.server", "farm.results"},
     "uvicorn": {"farm.server"},
     "websockets": {"farm.worker", "farm.updates"},

@@ -11,11 +11,12 @@ A task's id is chosen here, so that what was asked for is asked again after a lo
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from dtf_lightning.farm.home import find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
 from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
 from dtf_lightning.farm.sources import Source, pack_input
+from dtf_lightning.whole_files import whole_file
 
 DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
 """States in which a task has ended."""
@@ -201,7 +203,7 @@ class Client:
         """Yield tasks, those that are not done and those that are, newest first, a page at a time.
 
         Args:
-            filters: `status`, `project`, `plan`, `name`, `worker`, `created_after` and `created_before` (ISO 8601), `sort`
+            filters: `status`, `project`, `plan`, `name`, `worker`, `search`, `created_after` and `created_before` (ISO 8601), `sort`
                 (such as `-ended`), and `limit`, which is the size of a page.
         """
         cursor = ""
@@ -384,6 +386,38 @@ class Client:
                 self.connection.turn()
             else:
                 return
+
+    def artifacts(self, task: str, *, revision: int = 0) -> dict[str, Any]:
+        """Return what a task has left: `artifacts` (`name`, `size` in bytes, `digest`, `url`), the attempt's `revision`, `missing`.
+
+        `revision`: of the attempt; 0: the one whose result counts, or the latest.
+        """
+        told: dict[str, Any] = self.connection.ask(
+            "GET", f"/api/tasks/{quote(task)}/artifacts", revision=revision or None
+        )
+        return told
+
+    def fetch_artifact(self, task: str, name: str, folder: Path, *, revision: int = 0) -> Path:
+        """Copy a file that a task has left into a folder, under its name; returns where it is.
+
+        Raises `DtfError` for a name that leads out of the folder, and if what came is not what the farm has.
+        """
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise DtfError(f"the artifact {name!r} has a name that leads out of a folder: it is not copied")
+        path = folder / inside
+        path.parent.mkdir(parents=True, exist_ok=True)
+        answer, chunks = self.connection.stream(
+            f"/api/tasks/{quote(task)}/artifacts/{quote(name)}", revision=revision or None
+        )
+        told = hashlib.sha256()
+        with whole_file(path, durable=False) as file:
+            for chunk in chunks:
+                told.update(chunk)
+                file.write(chunk)
+            if told.hexdigest() != answer.headers["X-Digest"]:
+                raise DtfError(f"the artifact {name!r} of {task} came with another digest than it has: ask again")
+        return path
 
     # --- changing ----------------------------------------------------------------------------------------------------
 

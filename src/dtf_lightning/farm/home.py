@@ -11,12 +11,12 @@ A command finds its farm by `--farm`, else `DTF_FARM_URL`, else `farm.json`.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dtf_lightning import environment
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.whole_files import write_whole
 
 
 class FarmNotFound(DtfError):
@@ -61,9 +61,7 @@ class RunningFarm:
 
     def write(self, path: Path) -> None:
         """Tell other commands of it."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(json.dumps(asdict(self)))
-        beside.replace(path)
+        write_whole(path, json.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, path: Path) -> RunningFarm | None:

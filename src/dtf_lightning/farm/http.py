@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -24,6 +25,8 @@ ANSWER_TIMEOUT = 5.0
 takes connections, and nothing more comes."""
 SILENCE = 30.0
 """Seconds without a byte of a stream, after which it is opened anew: a task may be silent, a coordinator may stand still."""
+STORED = 60.0
+"""Seconds for an answer after a file was sent: it is written to a disk or to an object store meanwhile."""
 PATIENCE = 20.0
 """Seconds for which coordinators are asked again that do not answer."""
 PAUSE = 0.2
@@ -82,6 +85,11 @@ class Connection:
         text = self._request(method, path, data, query).read()
         return json.loads(text) if text else None
 
+    def send_file(self, method: str, path: str, file: Path, **query: object) -> Any:
+        """As `ask`, with a file's content for a body. Raises `OSError` for one that cannot be read."""
+        text = self._request(method, path, file, query).read()
+        return json.loads(text) if text else None
+
     def stream(self, path: str, **query: object) -> tuple[http.client.HTTPResponse, Iterator[bytes]]:
         """Return the answer's head, and its body as it comes. Raises also while it is read."""
         answer = self._request("GET", path, None, query)
@@ -100,11 +108,13 @@ class Connection:
             self._local.line = None
 
     def _request(
-        self, method: str, path: str, data: bytes | None, query: dict[str, object]
+        self, method: str, path: str, data: bytes | Path | None, query: dict[str, object]
     ) -> http.client.HTTPResponse:
         told = {name: str(value) for name, value in query.items() if value is not None}
         target = f"{path}?{urlencode(told)}" if told else path
-        wait = float(told.get("wait", 0))
+        wait = STORED if isinstance(data, Path) else float(told.get("wait", 0))
+        if isinstance(data, Path):
+            data.stat()  # what is wrong with the file is not the farm's silence
         deadline = time.monotonic() + self.patience + wait
         tried = 0
         while True:
@@ -130,13 +140,15 @@ class Connection:
                 raise problem
             time.sleep(PAUSE)
 
-    def _try(self, method: str, target: str, data: bytes | None, timeout: float) -> http.client.HTTPResponse:
+    def _try(self, method: str, target: str, data: bytes | Path | None, timeout: float) -> http.client.HTTPResponse:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        if isinstance(data, Path):
+            headers |= {"Content-Type": "application/octet-stream", "Content-Length": str(data.stat().st_size)}
         for fresh in (False, True):
             line = self._line(fresh=fresh)
             try:
                 _set_timeout(line.connection, timeout)
-                line.connection.request(method, target, data, headers)
+                _request(line.connection, method, target, data, headers)
                 answer = line.connection.getresponse()
                 _set_timeout(line.connection, SILENCE)
                 return answer
@@ -163,6 +175,16 @@ class Connection:
     def _drop(self) -> None:
         self.close()
         self._preferred += 1
+
+
+def _request(
+    connection: http.client.HTTPConnection, method: str, target: str, data: bytes | Path | None, headers: dict[str, str]
+) -> None:
+    if isinstance(data, Path):
+        with data.open("rb") as file:
+            connection.request(method, target, file, headers)
+    else:
+        connection.request(method, target, data, headers)
 
 
 def _set_timeout(connection: http.client.HTTPConnection, timeout: float) -> None:

@@ -34,6 +34,7 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.json_values import from_json, to_json
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 VERSION = 1
 HEARTBEAT = 1.0
@@ -97,8 +98,8 @@ class MeetingPlace:
 class Heartbeat:
     """Somebody is there."""
 
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of a worker, now and then: how its machine is (`hardware.meter`)."""
+    health: WorkerHealth | None = None
+    """A worker's, now and then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,8 +25,10 @@ from dtf_lightning import environment
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.wire.version import version_advice
 from dtf_lightning.farm.home import FarmHome, RunningFarm
-from dtf_lightning.farm.tokens import make_token
+from dtf_lightning.farm.sign_in import SignIn
+from dtf_lightning.farm.tokens import make_token, read_token
 from dtf_lightning.processes.signals import open_pidfd
 from dtf_lightning.processes.watchdog_process import Watchdog
 
@@ -139,8 +141,12 @@ def run_farm(home: FarmHome, port: int, *, say: Say) -> None:
             offers = worker.start()
             RunningFarm(url=url, token_file=str(token_file), pid=os.getpid()).write(home.running)
             stack.callback(home.running.unlink, missing_ok=True)
+            defects = version_advice(etcd.version)
             for line in (
+                *(f"warning: etcd {etcd.version}: {told}; {remedy}" for told, remedy in defects),
                 f"farm up at {url} (etcd {etcd.version}, this machine only)",
+                f"  its page: {SignIn(read_token(token_file)).link(url, time.time())}",
+                "    (this link signs a browser in once, within ten minutes; `dtf farm sign-in` prints another)",
                 f"  {offers}",
                 f"  token: {token_file}",
                 "  try: dtf farm run -- python -c 'print(6 * 7)'",

@@ -31,7 +31,9 @@ def check_types(settings: Any) -> None:
     """Refuse what no later check could judge: a wrong type, NaN, infinity. Raises `SettingsError`."""
     for one in fields(settings):
         value = getattr(settings, one.name)
-        kind = str(one.type)
+        kind = str(one.type).removesuffix(" | None")
+        if value is None and kind != str(one.type):
+            continue
         if kind == "int":
             check(type(value) is int, f"{one.name} must be a whole number, got {value!r}")
         elif kind == "float":
@@ -54,7 +56,7 @@ def parse(one: Field[Any], value: Any, source: str) -> Any:
             return value if isinstance(value, bool) else _WORDS[str(value).strip().lower()]
         if kind.startswith("int") and not isinstance(value, bool | float):
             return int(value)
-        if kind == "float" and not isinstance(value, bool):
+        if kind.startswith("float") and not isinstance(value, bool):
             return float(value)
         if kind.startswith("str") and isinstance(value, str):
             return value
@@ -107,8 +109,10 @@ def settings_table(cls: type[Any]) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    if value is None:
+    if value is None or value in ((), ""):
         return "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -70,19 +70,19 @@ def test_boundary_is_the_furthest_worker(node):
     assert node.record().boundary == (2, 5)
 
 
-def test_the_first_stop_and_the_furthest_boundary(node):
-    """Of two workers one leaves the loop at boundary 4, the other is at 5; a withdrawal, or unwinding, forgets the stop."""
+def test_the_first_stop_and_the_furthest_batch(node):
+    """Of two workers one leaves the loop behind batch 4, the other is at 5; a withdrawal, or unwinding, forgets the stop."""
     told(node, generation(1))
     first, second = node.incarnation.workers.values()
-    stop = messages.LoopEnds(generation=1, boundary=4, step=40, reason="trainer.should_stop was set")
-    node.said(first, messages.Heartbeat(step=40, generation=1, boundary=5), 1.0)
+    stop = messages.LoopEnds(generation=1, batches=4, step=40, reason="trainer.should_stop was set")
+    node.said(first, messages.Heartbeat(step=40, generation=1, batches=5), 1.0)
     node.said(second, stop, 1.0)
     record = node.record(tells_passed=True)
     assert (record.stopped, record.passed) == ((1, 4), (1, 5))
     assert record.stopped_why == "worker 1 after step 40: trainer.should_stop was set"
     assert NodeRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
     assert node.record().passed is None, "it changes with every step, and would be written as often"
-    node.said(second, replace(stop, withdrawn=True, boundary=5), 1.0)
+    node.said(second, replace(stop, withdrawn=True, batches=5), 1.0)
     assert node.record().stopped is None
     node.said(second, stop, 1.0)
     node.said(second, messages.Ready(after=1), 1.0)

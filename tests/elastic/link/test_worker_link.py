@@ -479,17 +479,21 @@ def test_the_end_is_waited_for(trained):
 
 
 def test_a_loop_that_ends_and_goes_on_after_all(trained):
-    """The worker's boundary is told at once, and withdrawn at the next one: the others' steps prove nothing then."""
+    """The worker's last batch is told at once, and withdrawn at the next one: the others' batches prove nothing then."""
     agent, worker = trained
     worker.pass_boundaries(2)
     worker.link.loop_ends(7, "trainer.should_stop was set")
-    said = LoopEnds(generation=1, boundary=2, step=7, reason="trainer.should_stop was set")
+    said = LoopEnds(generation=1, batches=2, step=7, reason="trainer.should_stop was set")
     assert agent.expect(LoopEnds) == said
     worker.pass_boundaries(2)
     withdrawn = agent.expect(LoopEnds)
     assert withdrawn.withdrawn
     worker.link.loop_ends(9, "again")
-    assert agent.expect(LoopEnds).boundary == 4, "the withdrawal was said once"
+    assert agent.expect(LoopEnds).batches == 4, "the withdrawal was said once"
+    worker.call(worker.link.begin_batch).result(DEADLINE)
+    assert agent.expect(LoopEnds).withdrawn, "in the midst of an accumulation, too"
+    worker.link.loop_ends(9, "once more")
+    assert agent.expect(LoopEnds).batches == 5, "a batch that begins no step counts"
 
 
 def test_an_aborted_run(trained):

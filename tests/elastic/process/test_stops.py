@@ -22,6 +22,7 @@ HOOKS = {
     "mid_epoch": ("on_train_batch_end", 5, {}),
     "with_checkpoints": ("on_train_batch_end", 5, {"checkpoint_every": 5, "callbacks": ("lr_monitor",)}),
     "epoch_end": ("on_validation_end", 17, {}),
+    "mid_accumulation": ("on_train_batch_start", 5, {"accumulate": 4}),
 }
 
 
@@ -33,7 +34,7 @@ def training(hook: str, step: int, stop: str, options: dict) -> Training:
 def test_stopped_apart(make_run):
     """The message names who stopped, at which step and why, and the line to write; both nodes end by it.
 
-    Three runs at once, which stop in three places: each stands still for five seconds before it is ended.
+    Four runs at once, which stop in four places: each stands still for five seconds before it is ended.
     """
     runs = {
         place: make_run(training(hook, step, "together", options), **exactly(2))

@@ -153,17 +153,17 @@ def test_an_old_finish_is_nothing_new():
     assert run.phase is RescalePhase.STABLE
 
 
-def stops(run: SimulatedRun, node: str, boundary: int, why: str = "worker 0 after step 7: trainer.should_stop was set"):
-    run.change(node, stopped=(run.generation.number, boundary), stopped_why=why)
+def stops(run: SimulatedRun, node: str, batches: int, why: str = "worker 0 after step 7: trainer.should_stop was set"):
+    run.change(node, stopped=(run.generation.number, batches), stopped_why=why)
 
 
-def passes(run: SimulatedRun, node: str, boundary: int):
-    run.change(node, passed=(run.generation.number, boundary))
+def passes(run: SimulatedRun, node: str, batches: int):
+    run.change(node, passed=(run.generation.number, batches))
 
 
 @pytest.mark.parametrize("phase", [RescalePhase.STABLE, RescalePhase.PREPARING, RescalePhase.STOPPING])
 def test_stopped_apart(phase: RescalePhase):
-    """One stops at boundary 7, the other begins step 8: ABORT by name, in less than `rescale_timeout`, in every phase."""
+    """One stops behind batch 7, the other begins another: ABORT by name, in less than `rescale_timeout`, in every phase."""
     run = SimulatedRun()
     run.start("a", "b")
     if phase is not RescalePhase.STABLE:
@@ -212,7 +212,7 @@ def test_a_stop_that_is_withdrawn():
 
 
 def test_a_stop_of_an_earlier_generation():
-    """Boundaries are counted anew in each: old words of one member are not compared with new ones of another."""
+    """Batches are counted anew in each: old words of one member are not compared with new ones of another."""
     run = SimulatedRun()
     run.start("a", "b", "c")
     stops(run, "a", 7)

@@ -17,7 +17,7 @@ def test_one_stops_and_another_goes_on():
     assert said is not None
     assert said.startswith(
         "workers of generation 3 stopped apart: rank 0 (a/0) stopped (after step 5: trainer.should_stop was set), but "
-        "rank 2 (b/0) began another step"
+        "rank 2 (b/0) began another batch"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -463,3 +464,17 @@ def test_the_workspace_is_the_owners_only(worker):
         "work": 0,
     }
     assert worker.folder.stat().st_mode & 0o77 == 0
+
+
+def test_what_it_took_as_a_series(workers):
+    """CPU seconds, memory and processes, while it runs, as an artifact; it survives in the attempt's folder."""
+    worker = workers(sample=0.0)
+    end = worker.run_shell("i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; sleep 1.2")
+    path = Path(end.outcome.artifacts["hardware_metrics.jsonl"])
+    samples = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(samples) >= 2
+    assert all(set(sample) == {"at", "cpu_seconds", "memory", "processes"} for sample in samples)
+    assert samples[-1]["cpu_seconds"] >= samples[0]["cpu_seconds"]
+    assert samples[0]["memory"] > 0
+    assert max(sample["processes"] for sample in samples) in (1, 2)
+    assert end.outcome.cpu_seconds > 0

@@ -63,10 +63,15 @@ class Cluster:
             assert part.first_line()
 
     def coordinator(self, name: str) -> Part:
-        return Part(
-            self.folder, name, "coordinator", "--name", name, "--farm-name", self.farm, "--endpoint", self.etcd.endpoint,
-            "--port", "0", "--worker-grace", "60", "--folder", str(self.folder / "files"), "--token-file", str(self.token),
-        )  # fmt: skip
+        config = self.folder / "coordinator.yaml"
+        config.write_text(
+            f"farm: {{name: {self.farm}, folder: files}}\n"
+            f"etcd: {{endpoint: '{self.etcd.endpoint}'}}\n"
+            "server: {port: 0, workers_port: 0}\n"
+            "security: {token_file: token, jwt_secret: unused}\n"
+            "health_monitor: {worker_grace: 60}\n"
+        )
+        return Part(self.folder, name, "coordinator", "--name", name, "--config", str(config))
 
     def worker(self, name: str) -> Part:
         folder = self.folder / name

@@ -80,6 +80,24 @@ def test_ctrl_c_cancels(farm):
     assert b"is cancelled" in err
 
 
+def test_what_a_task_leaves(farm):
+    """Reports and files that match its patterns, from the worker's disk to the farm's store and to a folder."""
+    script = "echo raw > out.bin; echo '<testsuite><testcase/></testsuite>' > $DTF_FARM_RESULTS/junit.xml"
+    with farm.client() as client:
+        task = client.submit(["sh", "-c", script], artifacts=["*.bin", "*.none"])
+        results = client.wait(task, DEADLINE).raw["results"]
+    assert results["counts"]["passed"] == 1
+    assert set(results["artifacts"]) == {"out.bin", "junit.xml"}
+    copies = farm.project / "copies"
+    done = farm.dtf("artifacts", task, "--to", str(copies))
+    assert done.returncode == 0, done.stderr
+    assert b"out.bin" in done.stdout
+    assert (copies / "out.bin").read_text() == "raw\n"
+    assert (copies / "junit.xml").exists()
+    assert [one["size"] for one in farm.json("artifacts", task)["artifacts"]] == [35, 4]
+    assert farm.dtf("artifacts", "00000000-0000-0000-0000-000000000000").returncode == 1
+
+
 def test_what_there_is_to_see(farm):
     task = submit(farm, "--name", "hello", "--", "echo", "hi")
     with farm.client() as client:
@@ -94,6 +112,10 @@ def test_what_there_is_to_see(farm):
     assert worker["capabilities"]["devices"]["cpu"] >= 1
     assert farm.json("status")["workers"] == 1
     assert farm.dtf("cancel", task).returncode == 1
+    found = {finding["what"]: finding for finding in farm.json("doctor")}
+    assert found[f"coordinator {farm.url}"]["level"] == "ok"
+    assert found["etcd"]["told"] == "1 of 1 members answer"
+    assert {found[what]["level"] for what in ("home", "token", "clock")} == {"ok"}
 
 
 def test_a_second_one_is_refused(farm):

@@ -280,3 +280,36 @@ def test_nothing_is_left_open(workers):
     for revision in ends:
         worker.heard.ended(revision)
     poll_until(lambda: held() == before and threading.active_count() == threads, PATIENCE, lambda: str(held()))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with 8 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_task_that_fills_the_disk(small_disk):
+    """It fails by itself and its outcome is kept; what finds no room then is lost with the reason, and others run afterwards."""
+    worker = Worker(small_disk / "worker")
+    spool = Spool(small_disk / "worker")
+    try:
+        full = worker.run_shell("cat /dev/zero > filled")
+        assert (full.outcome.kind, full.outcome.exit_code) == ("failed", 1)
+        assert "No space left on device" in full.outcome.tail or full.outcome.log_bytes == 0
+        spool.keep(full.number, full.task, full.revision, full.outcome)
+        assert [kept.task for kept in spool.kept()] == [full.task]
+        crowded = worker.run_shell("true")
+        assert crowded.outcome.kind in ("lost", "completed")
+        if crowded.outcome.kind == "lost":
+            assert "No space left on device" in crowded.outcome.reason
+        spool.forget(full.task, full.revision)
+        KeptLogs(small_disk / "worker").stored(full.task, full.revision, full.outcome.log_bytes)
+        assert worker.run_shell("head -c 1000000 /dev/zero > file").outcome.kind == "completed"
+    finally:
+        worker.executor.close(0.0)

@@ -80,6 +80,10 @@ class TestTasks:
         assert ids(client, name="n2", sort="created") == mixed[2::3]
         assert ids(client, worker="w", sort="created") == mixed[:6]
         assert ids(client, worker="nobody") == []
+        assert ids(client, search="N2", sort="created") == mixed[2::3]
+        assert ids(client, search=mixed[4][:36]) == [mixed[4]]
+        assert ids(client, search="X", limit=3) == mixed[::-1]
+        assert ids(client, search="%") == []
         middle = client.task(mixed[5]).raw["create_time"]
         assert ids(client, created_before=middle) == mixed[4::-1]
         assert set(ids(client, created_after=middle)) <= set(mixed[4:])

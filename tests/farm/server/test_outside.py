@@ -120,7 +120,8 @@ class TestALife:
 
 class TestPresence:
     def test_is_shown(self, client, rest):
-        rest.health(performance_metrics={"cpu_usage": 99.0, "tasks_per_hour": 4.0})
+        rest.health(performance_metrics={"cpu_percent": 99.0, "tasks_per_hour": 4.0})
+        poll_until(lambda: client.workers()[0]["last_seen"], DEADLINE, "its health to be in the record")
         (shown,) = client.workers()
         assert (shown["worker_id"], shown["status"], shown["hardware_id"]) == ("r", "online", "a phone")
         assert shown["capabilities"] == {"devices": {"cpu": 2.0}, "labels": ["odd"]}

@@ -189,6 +189,44 @@ def test_series_of_different_lengths_are_scanned_as_each_alone():
     assert scan_series([]).alarms == ()
 
 
+def one_by_one(values: list[float]) -> tuple[set[int], list[tuple[int, int]]]:
+    """The rule as it is said, for one series, without a thought for speed: suspects, and (onset, seen at) of alarms."""
+
+    def sigma_of(points):
+        factor = 1.4826 * len(points) / (len(points) - 0.8)
+        spread = factor * np.median(np.abs(points - np.median(points)))
+        steps = np.abs(np.diff(points))
+        return max(spread, 1.4826 * len(points) / (len(points) - 0.8) * np.median(steps) / np.sqrt(2))
+
+    suspects, alarms, start = set(), [], 0
+    for now in range(len(values)):
+        accepted = np.array(values[start : max(now - 4, start)][-30:])
+        if len(accepted) < 8:
+            continue
+        floor = max(3 * sigma_of(accepted), np.log(1.02))
+        away = [value - np.median(accepted) for value in values[now - 4 : now + 1]]
+        if abs(away[-1]) > floor:
+            suspects.add(now)
+        for sign in (1, -1):
+            beyond = [sign * one > floor for one in away]
+            if sum(beyond) >= 4:
+                start = now - 4 + beyond.index(True)
+                alarms.append((start, now))
+    return suspects, alarms
+
+
+def test_the_scan_of_many_is_that_of_each_one_by_one():
+    """Against the rule as it is said, on histories with steps and spikes."""
+    drawn = [one.costs for one in histories(3, "continuous integration", 12, 150)]
+    scanned = scan(np.stack(drawn))
+    for number, costs in enumerate(drawn):
+        suspects, alarms = one_by_one(list(costs))
+        assert set(np.flatnonzero(scanned.suspects[number])) == suspects
+        assert [(alarm.onset, alarm.seen_at) for alarm in scanned.alarms if alarm.series == number] == alarms
+    assert scanned.alarms
+    assert scanned.suspects.any()
+
+
 def test_after_a_step_the_floor_begins_anew():
     """A second step is found as the first; a return to the old level too."""
     costs = np.random.default_rng(8).normal(0, 0.005, 90)

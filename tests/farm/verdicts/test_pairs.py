@@ -268,6 +268,8 @@ def test_bad_comparisons_are_refused(fields, message):
         ({"alpha": 0}, "alpha is 0"),
         ({"confidence": 95}, "confidence is 95"),
         ({"max_pairs": 9}, "9 pairs are asked for; expected 10"),
+        ({"alpha": 1e-6, "max_pairs": 16}, "16 pairs can decide nothing at alpha 1e-06"),
+        ({"confidence": 0.9999, "max_pairs": 10}, r"10 pairs can decide nothing at .* confidence 0.9999"),
     ],
 )
 def test_plans_that_cannot_be(fields, message):

@@ -15,6 +15,7 @@ from dtf_lightning.farm.worker.caches.eviction import Entry, victims
 from dtf_lightning.farm.worker.caches.inputs import InputCache, InputDamaged
 from dtf_lightning.farm.worker.caches.libraries import trim, units
 from dtf_lightning.farm.worker.caches.room import EVERY, CacheRoom
+from dtf_lightning.whole_files import BESIDE
 from support.farm.worker import PATIENCE
 from support.store_worlds import ManualClock
 
@@ -114,7 +115,7 @@ def test_what_is_damaged_is_not_kept(tmp_path, error):
 
 
 def test_leftovers_go(tmp_path):
-    (tmp_path / f"{digest(b'x')}.part").write_bytes(b"half")
+    (tmp_path / f".{digest(b'x')}.0{BESIDE}").write_bytes(b"half")
     assert InputCache(tmp_path, 100).size == 0
     assert list(tmp_path.iterdir()) == []
 

@@ -36,7 +36,7 @@ END = End(status=9, exit_code=None, kind="failed", reason="x", started=1.0, ende
 MESSAGES = [
     Start(
         name="a.1", command=["sh"], environment={"A": "\udcff"}, folder="/", mark="M=1", timeout=None, grace=1.0,
-        memory=5, cpus=[1], secrets=["s\n"], stdin=True, log_limit=9,
+        memory=5, cpus=[1], secrets=["s\n"], stdin=True, log_limit=9, sample=15.0,
     ),
     Feed(name="a", size=1, complete=False), Stop(name="a", kind="lost", reason="r"), Quit(),
     Started(name="a", at=1.5, confinement="rlimit"), Grown(name="a", size=2), Ended(name="a", end=END),

@@ -7,9 +7,10 @@ import errno
 import pytest
 
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
-from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, write_durably
+from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.spool import BALLAST, Spool
+from dtf_lightning.whole_files import write_durably
 
 OUTCOME = AttemptOutcome(
     kind=OutcomeKind.FAILED, reason="exit code 3", exit_code=3, started=1.0, ended=2.5, metrics={"loss": 0.5},

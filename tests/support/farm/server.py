@@ -29,6 +29,7 @@ from dtf_lightning.farm.messages import (
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
+from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 from dtf_lightning.farm.tokens import make_token
 from dtf_lightning.farm.worker.service.farm_worker import THREADS, FarmWorker, WorkerOptions
 from dtf_lightning.farm.worker.service.link import Link
@@ -77,7 +78,9 @@ class Loop:
 class CoordinatorInThread:
     """One coordinator. `stop` is what SIGTERM does, `kill` leaves the lease and all sockets as kill -9 would."""
 
-    def __init__(self, store: Store, folder: Path, farm: str = "f", name: str = "c0") -> None:
+    def __init__(
+        self, store: Store, folder: Path, farm: str = "f", name: str = "c0", settings: dict[str, Any] | None = None
+    ) -> None:
         self.loop = Loop()
         self.name = name
         self.token_file = folder / "token"
@@ -89,6 +92,7 @@ class CoordinatorInThread:
             folder=folder / "files",
             token=make_token(self.token_file),
             audit=folder / f"audit-{name}.jsonl",
+            settings=CoordinatorSettings.load(given=settings),
         )
         self.audit = options.audit
         ready: Future[str] = Future()
@@ -97,7 +101,11 @@ class CoordinatorInThread:
         self._running.add_done_callback(
             lambda done: ready.done() or ready.set_exception(done.exception() or AssertionError())
         )
-        self.url = ready.result(DEADLINE)
+        try:
+            self.url = ready.result(DEADLINE)
+        except BaseException:
+            self.loop.close()
+            raise
 
     def stop(self) -> None:
         for stop in self._stopping:
@@ -191,7 +199,7 @@ class PlayedWorker:
 
     def end(self, order: Run, kind: OutcomeKind = OutcomeKind.COMPLETED, **fields: Any) -> None:
         fields.setdefault("exit_code", 0 if kind is OutcomeKind.COMPLETED else 1)
-        outcome = AttemptOutcome(kind=kind, started=1.0, ended=2.0, **fields)
+        outcome = AttemptOutcome(kind=kind, **{"started": 1.0, "ended": 2.0} | fields)
         result = Result(task=order.task, number=order.number, revision=order.revision, outcome=outcome)
 
         def keep() -> None:

@@ -47,6 +47,7 @@ class Farm:
             environment.FARM_HOME: str(self.home.folder),
             "PYTHONUNBUFFERED": "1",
         }
+        self.home.make()
         keep_profile(self.home.folder / "worker", PROFILE)
         self.start(*arguments)
 

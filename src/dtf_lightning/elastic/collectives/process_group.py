@@ -44,6 +44,7 @@ import torch
 import torch.distributed as dist
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.collectives.end_meeting import all_end_here
 from dtf_lightning.elastic.collectives.excepthook import remove_torch_excepthooks
 from dtf_lightning.elastic.collectives.forgotten_waiter import is_forgotten
 from dtf_lightning.errors import GenerationBroken
@@ -264,6 +265,12 @@ class GenerationGroup:
     def _raise_if_cut(self, cause: Exception | None = None) -> None:
         if self._cut:
             raise GenerationBroken("the generation failed while its process group was forming") from cause
+
+    def wait_for_the_end_of_all(self, prefix: str, batches: int, look: Callable[[], object]) -> None:
+        """Wait a while, in no collective, until all members have ended after as many batches: see `all_end_here`."""
+        if self._store is not None and dist.get_world_size() > 1:
+            store = dist.PrefixStore(prefix, self._store.store)
+            all_end_here(store, batches, dist.get_world_size(), dist.get_rank(), look=look)
 
     def form_local(self, *, host: str, port: int, prefix: str, rank: int, world_size: int) -> None:
         """Form a group of this node's workers only, for Lightning's set-up before the first generation."""

@@ -273,8 +273,9 @@ def _refuse_arguments(strategy: Any) -> None:
         raise SettingsError(
             f"DDPStrategy({', '.join(f'{name}=...' for name in names)}): an elastic run forms its process groups anew in "
             "mid-run, and all members hold the same weights; these keep a group, or what each rank has for itself, which no "
-            "joiner can take over. Leave them out; a hook without a state stays: "
-            "Trainer(strategy=DDPStrategy(ddp_comm_hook=fp16_compress_hook), callbacks=[ElasticCallback()])."
+            "joiner can take over, or leave hooks and casts on the model, which wrapping it anew would double. Leave them "
+            "out. A hook without a state stays: Trainer(strategy=DDPStrategy(ddp_comm_hook=fp16_compress_hook), "
+            'callbacks=[ElasticCallback()]); for mixed_precision write Trainer(precision="bf16-mixed").'
         )
 
 

@@ -123,11 +123,12 @@ class ElasticFitLoop(FitLoop):
     def _setup_data_of_generation(self) -> None:
         if self._combined_loader is None:
             self.setup_data()
-            return
-        # Set-up (`Trainer.estimated_stepping_batches`) has made the loader for a provisional world and position.
-        unwinding.drop_loaders(self.trainer, keep_workers=_strategy_of(self).keeps_loader)
-        with unchanged_random_state():
-            self.setup_data()
+        else:
+            # Set-up (`Trainer.estimated_stepping_batches`) has made the loader for a provisional world and position.
+            unwinding.drop_loaders(self.trainer, keep_workers=_strategy_of(self).keeps_loader)
+            with unchanged_random_state():
+                self.setup_data()
+        _run_of(self).progress.loader_of_generation_made(self.trainer)
 
     def _mark_resumed(self, run: ElasticRun) -> None:
         """Make Lightning's own restart logic skip the hooks that have already run in this epoch."""
@@ -185,9 +186,11 @@ class ElasticFitLoop(FitLoop):
             if not self._should_reload_train_dl:
                 with unchanged_random_state():
                     self.setup_data()
+                run.progress.loader_of_generation_made(self.trainer)
         run.progress.phase = run.progress.phase if run.progress.resuming else LoopPhase.EPOCH_START
         run.batches.seed_loader(run.world.rank)
         if run.progress.phase is LoopPhase.EPOCH_START:
+            run.restore_random_state()  # before an epoch makes loaders of its own, and before its hooks: both may draw
             run.epoch_begins()
         super().on_advance_start()
 

@@ -69,11 +69,6 @@ class Announced:
         """Whether the agent has finished, aborted or refused this worker."""
         return any((self._finish, self.abort, self._refused))
 
-    @property
-    def boundary(self) -> int:
-        """The number of step boundaries that this worker has passed in its generation."""
-        return self._boundary
-
     # --- the listener's thread ---------------------------------------------------------------------------------------
 
     def hear(self, message: messages.Message) -> bool:

@@ -103,12 +103,12 @@ class Left(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopEnds(Message):
-    """The worker leaves the training loop at this boundary: early (`trainer.should_stop`), or at the end of training."""
+    """The worker leaves the training loop behind this batch: early (`trainer.should_stop`), or at the end of training."""
 
     kind: ClassVar[str] = "loop_ends"
     generation: int
-    boundary: int
-    """The number of step boundaries that the worker has passed in this generation."""
+    batches: int
+    """The number of batches that the worker has begun in this generation."""
     step: int
     reason: str
     withdrawn: bool = False
@@ -141,8 +141,8 @@ class Heartbeat(Message):
     kind: ClassVar[str] = "heartbeat"
     step: int
     generation: int = 0
-    boundary: int = 0
-    """The number of step boundaries that the worker has passed in this generation."""
+    batches: int = 0
+    """The number of batches that the worker has begun in this generation."""
 
 
 @dataclass(frozen=True, kw_only=True)

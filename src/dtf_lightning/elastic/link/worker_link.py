@@ -62,6 +62,8 @@ class WorkerLink:
         self.step = 0
         """The last global step, for heartbeats; written by the training loop without a lock."""
         self._announced = Announced(self.send)
+        self.batches = 0
+        """The number of batches that this worker has begun in its generation."""
         self._loop_ended = False
         """Whether this worker has said that it leaves the training loop, in this generation."""
         self._closed = False
@@ -83,10 +85,15 @@ class WorkerLink:
 
         Raises `GenerationBroken` when a failure was announced, `RunAborted` when the run was ended.
         """
-        if self._loop_ended:
-            self._loop_ended = False
-            self._say_loop_ends("", withdrawn=True)
+        self._goes_on()
+        self.batches += 1
         return self._announced.at_boundary()
+
+    def begin_batch(self) -> None:
+        """Count one batch that begins no step, but goes on with an accumulation. Raises like `check`."""
+        self._goes_on()
+        self.batches += 1
+        self._announced.check()
 
     def check(self) -> None:
         """Raise `GenerationBroken` or `RunAborted` if either was announced; for use between boundaries."""
@@ -143,7 +150,7 @@ class WorkerLink:
         worker could enter it.
         """
         self._announced.unwound.set()
-        self._loop_ended = False
+        self._loop_ended, self.batches = False, 0
         self.send(
             messages.Ready(after=self.generation, fingerprint=fingerprint, parameters=parameters, run_dir=run_dir)
         )
@@ -156,17 +163,21 @@ class WorkerLink:
     def loop_ends(self, step: int, reason: str) -> None:
         """Say that this worker leaves the training loop after `step` optimizer steps, and why.
 
-        The leader ends the run where another worker begins a step beyond it, which waits for this one for ever.
+        The leader ends the run where another worker begins a batch beyond it, and waits for this one for ever.
         """
         self.step, self._loop_ended = step, True
         self._say_loop_ends(reason)
 
+    def _goes_on(self) -> None:
+        if self._loop_ended:
+            self._loop_ended = False
+            self._say_loop_ends("", withdrawn=True)
+
     def _say_loop_ends(self, reason: str, *, withdrawn: bool = False) -> None:
-        announced = self._announced
         self.send(
             messages.LoopEnds(
-                generation=announced.generation,
-                boundary=announced.boundary,
+                generation=self.generation,
+                batches=self.batches,
                 step=self.step,
                 reason=reason,
                 withdrawn=withdrawn,
@@ -250,10 +261,7 @@ class WorkerLink:
             try:
                 return self._socket.read_line()
             except TimeoutError:
-                announced = self._announced
-                self.send(
-                    messages.Heartbeat(step=self.step, generation=announced.generation, boundary=announced.boundary)
-                )
+                self.send(messages.Heartbeat(step=self.step, generation=self.generation, batches=self.batches))
 
     def _handle(self, message: messages.Message) -> None:
         if self._announced.hear(message):

@@ -109,11 +109,11 @@ class NodeRecord:
     rank_zero: bool = False
     """The node's first worker is rank zero in set-up; it is rank zero of the first generation, too."""
     stopped: tuple[int, int] | None = None
-    """(generation, boundary): the first step boundary at which one of the node's workers left the training loop."""
+    """(generation, batches): how many of its batches that worker of the node had begun that left the training loop first."""
     stopped_why: str = ""
     """Which worker that was, at which step and why, for people."""
     passed: tuple[int, int] | None = None
-    """(generation, boundary): the furthest boundary of the node's workers, while any member of the run has `stopped`."""
+    """(generation, batches): how many the furthest of the node's workers has begun, while any member of the run has `stopped`."""
     detail: str = ""
     """Why the node is in this state, for people: an error's first line, `SIGTERM`, ..."""
 

@@ -1,9 +1,9 @@
 """Decides whether the workers of a generation have stopped apart: one left the training loop, another trains on.
 
-A worker that begins a step which another does not begin waits for it in a collective, and the other waits for the end of
-training: both for ever. Boundaries tell it from a worker that is slow: all members of a generation pass the same ones
-(see `membership.py`), so that nobody who is right ever passes more of them than one that has stopped. In restart mode,
-where no agent counts boundaries, the workers themselves count what they pass, and tell each other once one has stopped.
+A worker that begins a batch which another does not begin waits for it in a collective, soon or at the end of an
+accumulation, and the other waits for the end of training: both for ever. The number of batches tells it from a worker that
+is slow: all members of a generation begin the same ones, so that nobody who is right ever begins more of them than one that
+has stopped. In restart mode, where no agent is told, the workers tell each other once one has stopped.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def stopped_apart(state: MembershipState) -> str | None:
     stops = [(r.stopped[1], r) for r in records if r.stopped is not None and r.stopped[0] == number]
     if number == 0 or not stops:
         return None
-    boundary, first = min(stops, key=lambda stop: stop[0])
-    ahead = [r.member_id for r in records if r.passed is not None and r.passed[0] == number and r.passed[1] > boundary]
+    batches, first = min(stops, key=lambda stop: stop[0])
+    ahead = [r.member_id for r in records if r.passed is not None and r.passed[0] == number and r.passed[1] > batches]
     return _sentence(number, first.member_id, first.stopped_why, ahead) if ahead else None
 
 
@@ -74,7 +74,7 @@ def told_apart(places: Mapping[int, Place], names: Sequence[str], generation: in
 def _sentence(number: int, first: str, why: str, ahead: Sequence[str]) -> str:
     return (
         f"workers of generation {number} stopped apart: {first} stopped ({why}), but "
-        f"{', '.join(ahead)} began another step, for which it would wait for ever. All workers must stop at the same step: "
+        f"{', '.join(ahead)} began another batch, and would wait for ever. All workers must stop at the same batch: "
         "decide it from a value that all have (self.log(..., sync_dist=True) for EarlyStopping, "
         "trainer.strategy.broadcast(...) or reduce_boolean_decision(...) for trainer.should_stop), or write "
         'ElasticCallback(stop="any"), with which all stop where the first one does'

@@ -31,6 +31,7 @@ from dtf_lightning.elastic.snapshots.format import SnapshotHeader
 from dtf_lightning.elastic.snapshots.packing import Packed
 from dtf_lightning.elastic.snapshots.settings import MEMORY_SHARE, SnapshotSettings
 from dtf_lightning.elastic.snapshots.store import NoRoom, SnapshotFolder, Stored
+from dtf_lightning.whole_files import write_whole
 
 log = logging.getLogger("dtf_lightning")
 
@@ -168,11 +169,9 @@ class NodeSnapshots:
         for root in (self._memory_root if self._memory is not None else None, self._disk_root):
             if root is None:
                 continue
-            temporary = root / f"{RECORD}.{os.getpid()}"
             try:
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                temporary.write_text(text)
-                temporary.replace(root / RECORD)
+                write_whole(root / RECORD, text.encode())
             except OSError as error:
                 log.warning("where run %s stands cannot be written to %s: %s", record.instance, root, error)
 

@@ -51,3 +51,22 @@ def version_warning(version: EtcdVersion) -> str | None:
         f"etcd {version} is for local runs and tests only: releases below 3.5.13 (or 3.4.22) can lose data when a "
         "member crashes. Use 3.5.13 or newer for real runs."
     )
+
+
+def version_advice(version: EtcdVersion) -> list[tuple[str, str]]:
+    """Return what a farm's operator has to know of a version: pairs of what is wrong with it, and what to do."""
+    found = []
+    if EtcdVersion(3, 5, 0) <= version <= EtcdVersion(3, 5, 2):
+        told = "members that are killed under load can lose consistency (etcd #13766)"
+        found.append((told, "use 3.5.13 or newer wherever results matter, and always with several members"))
+    elif version.support is Support.LOCAL:
+        told = "it can lose or reorder data when a member crashes"
+        found.append((told, "use 3.5.13 or newer, or 3.4.22 or newer of 3.4"))
+    fixed = {(3, 4): 42, (3, 5): 28, (3, 6): 9}.get((version.major, version.minor))
+    if version < EtcdVersion(3, 4, 0) or (fixed is not None and version.patch < fixed):
+        told = (
+            "permissions of etcd's users do not hold inside nested transactions (CVE-2026-33343): whoever may speak to it may "
+            "read and write all of it"
+        )
+        found.append((told, "let nobody but coordinators reach it, or use 3.4.42, 3.5.28, 3.6.9 or newer"))
+    return found

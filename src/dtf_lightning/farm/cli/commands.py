@@ -12,10 +12,12 @@ from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands, add_connection
 from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
+from dtf_lightning.farm.cli.api.nodes import add_nodes
+from dtf_lightning.farm.cli.api.openapi import add_openapi
+from dtf_lightning.farm.cli.artifacts import add_artifacts
 from dtf_lightning.farm.cli.compare import add_compare
+from dtf_lightning.farm.cli.doctor import add_doctor
 from dtf_lightning.farm.cli.logs import show_logs
-from dtf_lightning.farm.cli.nodes import add_nodes
-from dtf_lightning.farm.cli.openapi import add_openapi
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -48,6 +50,8 @@ def register(commands: Commands) -> None:
     add_openapi(actions)
     add_sharing(actions)
     add_results(actions)
+    add_artifacts(actions)
+    add_doctor(actions)
     add_compare(actions)
 
 
@@ -69,36 +73,44 @@ def _add_processes(actions: Commands) -> None:
     down = add_farm_command(actions, "down", serve.down, "end the farm that runs on this machine")
     down.add_argument("--home", type=Path, metavar="DIR", help="as for up")
 
+    add_farm(
+        add_farm_command(
+            actions,
+            "sign-in",
+            serve.sign_in,
+            "print a link to the farm's page: it signs a browser in once, within ten minutes",
+        )
+    )
+
 
 def _add_coordinator(actions: Commands) -> None:
     coordinator = add_farm_command(
         actions, "coordinator", serve.coordinator, "one coordinator; any number of them, all alike"
     )
+    coordinator.add_argument("--config", type=Path, metavar="FILE", help="coordinator.yaml; options win over it")
     coordinator.add_argument("--name", dest="named", metavar="NAME", help="(default: the machine's name)")
+    coordinator.add_argument("--farm-name", metavar="NAME", help="one etcd can hold several farms (default: farm)")
+    coordinator.add_argument("--host", help="(default: 127.0.0.1)")
+    coordinator.add_argument("--port", type=int, help=f"0: a free one (default: {serve.PORT})")
     coordinator.add_argument(
-        "--farm-name", default="farm", metavar="NAME", help="one etcd can hold several farms (default: %(default)s)"
-    )
-    coordinator.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
-    coordinator.add_argument("--port", type=int, default=serve.PORT, help="0: a free one (default: %(default)s)")
-    coordinator.add_argument(
-        "--folder", type=Path, required=True, metavar="DIR", help="of the farm's files; all its coordinators share it"
+        "--folder", type=Path, metavar="DIR", help="of the farm's files; all its coordinators share it"
     )
     coordinator.add_argument(
-        "--archive", default="", metavar="URL", help="of results, for fsspec, or a folder (default: DIR/archive)"
+        "--archive", metavar="URL", help="of results, for fsspec, or a folder (default: DIR/archive)"
     )
     coordinator.add_argument(
         "--worker-grace",
         type=float,
-        default=4.0,
         metavar="SECONDS",
-        help="for which a worker may be away before its tasks go elsewhere (default: %(default)s)",
+        help="for which a worker may be away before its tasks go elsewhere (default: 4)",
     )
-    coordinator.add_argument("--token-file", type=Path, required=True, metavar="FILE", help="made if it is not there")
+    coordinator.add_argument("--token-file", type=Path, metavar="FILE", help="made if it is not there")
     add_connection(coordinator)
 
 
 def _add_worker(actions: Commands) -> None:
     worker = add_farm_command(actions, "worker", serve.worker, "offer this machine to a farm")
+    worker.add_argument("--config", type=Path, metavar="FILE", help="worker.yaml; options win over it")
     worker.add_argument(
         "--coordinator",
         metavar="URL",
@@ -118,9 +130,8 @@ def _add_worker(actions: Commands) -> None:
     worker.add_argument(
         "--cache",
         type=float,
-        default=20.0,
         metavar="GIB",
-        help="of inputs and what tasks download, kept for the next tasks (default: %(default)s)",
+        help="of inputs and what tasks download, kept for the next tasks (default: 20)",
     )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(

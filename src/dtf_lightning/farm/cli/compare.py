@@ -201,7 +201,7 @@ def _read(arguments: argparse.Namespace) -> tuple[str, str, list[str]]:
 
 
 def _seconds(text: str, option: str) -> float:
-    from dtf_lightning.farm.plans.keys import seconds_of
+    from dtf_lightning.settings.durations import seconds_of
 
     try:
         seconds = seconds_of(text) or float(text)

@@ -8,6 +8,7 @@ import sys
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
 from dtf_lightning.database.formats import FORMATS, format_rows
+from dtf_lightning.farm.cli.changes import add_changes
 from dtf_lightning.farm.cli.options import add_farm, add_farm_command, connect
 
 
@@ -20,6 +21,7 @@ def add_results(actions: Commands) -> None:
     query.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
     query.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add_farm(query)
+    add_changes(kinds)
 
 
 def _query(arguments: argparse.Namespace) -> int:

@@ -1,18 +1,21 @@
-"""Commands that run a farm's processes: `up`, `down`, `coordinator`, `worker`."""
+"""Commands that run a farm's processes: `up`, `down`, `coordinator`, `worker`; and the link to a farm's page."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dtf_lightning.cli.main import DONE, FAILED, INTERRUPTED
-from dtf_lightning.cli.options import connect_to_etcd
+from dtf_lightning.errors import SettingsError
 
 if TYPE_CHECKING:
+    from dtf_lightning.etcd.etcd_store import EtcdStore
     from dtf_lightning.farm.home import FarmHome
+    from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 PORT = 8080
 
@@ -41,54 +44,165 @@ def down(arguments: argparse.Namespace) -> int:
 def coordinator(arguments: argparse.Namespace) -> int:
     """Run a coordinator until SIGTERM or Ctrl-C."""
     from dtf_lightning.farm.server.main import CoordinatorOptions, run_coordinator
+    from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
     from dtf_lightning.farm.tokens import make_token
 
     _log()
-    folder: Path = arguments.folder.absolute()
+    settings = CoordinatorSettings.load(arguments.config, _given(arguments, COORDINATOR_OPTIONS))
+    _warn(settings.warnings)
+    if settings.farm.folder is None:
+        raise SettingsError(
+            "where the farm's files lie is not said: give --folder DIR, or `folder` in the section `farm`"
+        )
+    if settings.security.token_file is None:
+        raise SettingsError(
+            "no file for the farm's token: give --token-file FILE, or `token_file` in the section `security`"
+        )
+    folder = settings.path(settings.farm.folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = arguments.named or socket.gethostname()
+    name = settings.high_availability.coordinator_id or socket.gethostname()
     options = CoordinatorOptions(
-        farm=arguments.farm_name,
+        farm=settings.farm.name,
         name=name,
-        host=arguments.host,
-        port=arguments.port,
+        host=settings.server.host,
+        port=settings.server.port,
         folder=folder,
-        token=make_token(arguments.token_file),
+        token=make_token(settings.path(settings.security.token_file)),
         audit=folder / f"audit-{name}.jsonl",
-        archive=arguments.archive,
-        worker_grace=arguments.worker_grace,
+        settings=settings,
     )
-    with connect_to_etcd(arguments) as store:
+    with _connect(settings) as store:
         run_coordinator(store, options, _say)
     return DONE
+
+
+def _connect(settings: CoordinatorSettings) -> EtcdStore:
+    from dtf_lightning import environment
+    from dtf_lightning.etcd.access import EtcdAccess
+
+    etcd = settings.etcd
+    access = EtcdAccess(
+        **{
+            name: settings.path(told) if (told := getattr(etcd, name)) else None
+            for name in ("ca_cert", "cert", "key", "password_file")
+        },
+        server_name=etcd.server_name,
+        user=etcd.user,
+    )
+    return access.connect(etcd.endpoint or environment.etcd_endpoint(), quiet=True)
 
 
 def worker(arguments: argparse.Namespace) -> int:
     """Offer this machine until it is drained or stopped."""
     from dtf_lightning.farm.home import find_farm
+    from dtf_lightning.farm.settings.worker import WorkerSettings
     from dtf_lightning.farm.tokens import read_token
     from dtf_lightning.farm.worker.offer import offer_of_this_machine
     from dtf_lightning.farm.worker.service.farm_worker import WorkerOptions
     from dtf_lightning.farm.worker.service.main import run_worker
 
     _log()
-    address = find_farm(arguments.coordinator, arguments.token_file)
-    name = arguments.named or socket.gethostname()
-    folder = arguments.folder or _home(None).folder / "workers" / name
-    offer = offer_of_this_machine(folder, cpus=arguments.cpus, memory=arguments.memory, labels=tuple(arguments.label))
+    settings = WorkerSettings.load(arguments.config, _given(arguments, WORKER_OPTIONS))
+    _warn(settings.warnings)
+    who, execution, reached = settings.worker, settings.execution, settings.coordinator
+    token_file = settings.path(reached.token_file) if reached.token_file else None
+    address = find_farm(reached.url, token_file)
+    name = who.id or who.name or socket.gethostname()
+    working = settings.path(execution.working_dir) if execution.working_dir else None
+    folder = working or _home(None).folder / "workers" / name
+    labels = (*who.labels, f"name={who.name}") if who.name else who.labels
+    offer = offer_of_this_machine(
+        folder, cpus=who.cpus, at_most=execution.concurrent_tasks, memory=who.memory, labels=labels
+    )
     options = WorkerOptions(
         name=name,
         folder=folder,
         addresses=address.urls,
-        token=read_token(address.token_file),
+        token=reached.api_key if reached.api_key and not token_file else read_token(address.token_file),
         devices=offer.devices,
         device_names=offer.names,
         labels=offer.labels,
-        cache_bytes=int(arguments.cache * (1 << 30)),
-        secrets=arguments.secrets.absolute() if arguments.secrets is not None else None,
+        host=who.hardware_id or socket.gethostname(),
+        timeout=execution.timeout,
+        cache=settings.path(execution.cache_dir) if execution.cache_dir else None,
+        metrics_interval=settings.reporting.metrics_interval,
+        thresholds={
+            "cpu_percent": settings.health.cpu_threshold,
+            "memory_percent": settings.health.memory_threshold,
+            "disk_percent": settings.health.disk_threshold,
+        },
+        health_interval=settings.health.report_interval,
+        cache_bytes=int(execution.cache_limit * (1 << 30)),
+        secrets=settings.path(execution.secrets_dir) if execution.secrets_dir else None,
     )
     run_worker(options, _say)
     return DONE
+
+
+def sign_in(arguments: argparse.Namespace) -> int:
+    """Print a link to the farm's page that signs a browser in."""
+    import time
+
+    from dtf_lightning.farm.home import find_farm
+    from dtf_lightning.farm.sign_in import SignIn
+    from dtf_lightning.farm.tokens import read_token
+
+    address = find_farm(arguments.farm, arguments.token_file)
+    print(SignIn(read_token(address.token_file)).link(address.urls[0], time.time()))
+    return DONE
+
+
+COORDINATOR_OPTIONS = {
+    "named": "high_availability.coordinator_id",
+    "farm_name": "farm.name",
+    "host": "server.host",
+    "port": "server.port",
+    "folder": "farm.folder",
+    "archive": "archive.url",
+    "worker_grace": "health_monitor.worker_grace",
+    "token_file": "security.token_file",
+    "endpoint": "etcd.endpoint",
+    "ca_cert": "etcd.ca_cert",
+    "cert": "etcd.cert",
+    "key": "etcd.key",
+    "server_name": "etcd.server_name",
+    "user": "etcd.user",
+    "password_file": "etcd.password_file",
+}
+"""Option of `dtf farm coordinator` -> key of its settings."""
+
+WORKER_OPTIONS = {
+    "coordinator": "coordinator.url",
+    "token_file": "coordinator.token_file",
+    "named": "worker.id",
+    "folder": "execution.working_dir",
+    "secrets": "execution.secrets_dir",
+    "cache": "execution.cache_limit",
+    "cpus": "worker.cpus",
+    "memory": "worker.memory",
+    "label": "worker.labels",
+}
+"""Option of `dtf farm worker` -> key of its settings."""
+
+
+def _given(arguments: argparse.Namespace, options: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was given on the command line, by keys of settings; paths from the working folder."""
+    from dtf_lightning.farm.settings.hosts import is_remote
+
+    given = {}
+    for option, key in options.items():
+        value = getattr(arguments, option)
+        if isinstance(value, Path) or (option == "archive" and value and not is_remote(value)):
+            value = str(Path(value).absolute())
+        elif isinstance(value, list):
+            value = tuple(value) or None
+        given[key] = value
+    return given
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        logging.getLogger(__name__).warning("%s", warning)
 
 
 def _home(folder: Path | None) -> FarmHome:

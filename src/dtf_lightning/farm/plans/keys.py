@@ -18,13 +18,11 @@ from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.settings.durations import DURATION_PATTERN, seconds_of
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
 MAX_RETRIES = 100
 MAX_AMOUNT = 1e12
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-DURATION_PATTERN = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +72,6 @@ def truth(node: Node, what: str) -> bool:
     if not isinstance(node.value, bool):
         raise node.error(f"{what} is true or false, got {node.kind}")
     return node.value
-
-
-def seconds_of(text: str) -> float | None:
-    """Return the seconds of a text such as `90s`, `5m` or `1h30m`; `None` for any other."""
-    if not re.fullmatch(DURATION_PATTERN, text):
-        return None
-    return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(text))
 
 
 def duration(node: Node, what: str) -> float:

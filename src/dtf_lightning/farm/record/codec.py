@@ -37,6 +37,7 @@ from dtf_lightning.farm.record.values import (
     Value,
     WorkerRecord,
 )
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 MAX_ENVELOPE = 8192
 """Bytes of an envelope, without what was asked for: at 500 tasks a second, ten minutes of them are 2 GB at most."""
@@ -48,6 +49,7 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.DISABLED: DisabledRecord,
     Kind.COORDINATOR: CoordinatorRecord,
     Kind.WORKER: WorkerRecord,
+    Kind.HEALTH: WorkerHealth,
     Kind.TASK: TaskSpecification,
     Kind.ATTEMPT: Attempt,
     Kind.DONE: Envelope,
@@ -71,11 +73,19 @@ UPGRADES: dict[tuple[type[Value], int], Upgrade] = {}
 """(class, version) -> what makes an object of that version one of the next."""
 
 
+def size_of(envelope: Envelope) -> int:
+    """Bytes that count against `MAX_ENVELOPE`."""
+    return len(_bytes(replace(envelope, asked="") if envelope.asked else envelope))
+
+
+def _bytes(value: Value) -> bytes:
+    body = {"v": VERSIONS[type(value)], **to_json(value)}
+    return _ENCODER.encode(body).encode(errors="surrogatepass")
+
+
 def encode(value: Value) -> bytes:
     """The bytes for etcd. Raises `ProtocolError` for an envelope that is too large."""
-    body = {"v": VERSIONS[type(value)], **to_json(value)}
-    text = _ENCODER.encode(body)
-    data = text.encode(errors="surrogatepass")
+    data = _bytes(value)
     if isinstance(value, Envelope) and len(data) > MAX_ENVELOPE:
         if value.asked:
             encode(replace(value, asked=""))

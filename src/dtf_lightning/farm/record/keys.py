@@ -8,6 +8,7 @@
 | `nodes` | coordinator | – | how its machine was when it last said so; stays for a day when it has gone |
 | `disabled` | coordinator | – | an operator wants it to take no work |
 | `workers` | farm worker | – | what it offers, and which coordinator holds its connection |
+| `health` | farm worker | – | how its machine is, at most once a minute; goes with the worker |
 | `tasks` | task | – | what was asked for, until it is done |
 | `attempts` | task | – | the attempt that counts; its mod revision is the attempt's identity |
 | `done` | task | – | the envelope of the result, written once; deleted when it is in the archive |
@@ -44,6 +45,7 @@ class Kind(Enum):
     NODE = "nodes"
     DISABLED = "disabled"
     WORKER = "workers"
+    HEALTH = "health"
     TASK = "tasks"
     ATTEMPT = "attempts"
     DONE = "done"
@@ -67,6 +69,7 @@ LIVE = (
     Kind.NODE,
     Kind.DISABLED,
     Kind.WORKER,
+    Kind.HEALTH,
     Kind.TASK,
     Kind.ATTEMPT,
     Kind.MEETING,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
+from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
 
 
@@ -28,6 +29,8 @@ class CoordinatorRecord:
     version: str
     enabled: bool = True
     """`False`: an operator wants it to take no work."""
+    host: str = ""
+    """Name of its machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,6 +227,8 @@ class Envelope:
     counts: Mapping[str, int] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> URL."""
+    missing: tuple[str, ...] = ()
+    """Names of artifacts that could not be stored."""
     log_bytes: int = 0
     """Length of the output of the attempt that counts."""
     tail: str = ""
@@ -310,6 +315,7 @@ Value = (
     | DisabledRecord
     | CoordinatorRecord
     | WorkerRecord
+    | WorkerHealth
     | TaskSpecification
     | Attempt
     | Envelope

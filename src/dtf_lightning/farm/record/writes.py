@@ -10,6 +10,7 @@
 | `TakeBack` | the leader's fence, the attempt as seen | the attempt without its lost worker, which it excludes |
 | `Meet`, `RecordMember` (`gang_writes.py`) | the attempt is the one that counts, not told yet | where they meet; a member's end |
 | `Register`, `ForgetWorker` | the worker's record as seen; to forget it also the fence | the record |
+| `ReportHealth` | the worker's record is there | how its machine is |
 | `Archive` | the result as seen | a tombstone; result and failures are deleted |
 | `ForgetTombstone` | the tombstone as seen | nothing is left of the task, but for its key |
 | `ForgetKey` | the key as seen, nothing is left of its task | the key may name another task |
@@ -43,6 +44,7 @@ from dtf_lightning.farm.record.values import (
     Value,
     WorkerRecord,
 )
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 V_co = TypeVar("V_co", covariant=True)
 
@@ -212,7 +214,8 @@ class ForgetWorker:
         """See the table above."""
         worker = keys.key(Kind.WORKER, self.worker)
         compares = (self.fence, _as_seen(worker, self.seen))
-        return Guarded(f"forget {self.worker}", compares, (Delete(worker),), (self.fence.key, worker))
+        then = (Delete(worker), Delete(keys.key(Kind.HEALTH, self.worker)))
+        return Guarded(f"forget {self.worker}", compares, then, (self.fence.key, worker))
 
     def verdict(self, outcome: Outcome) -> Decision:
         """What became of it."""
@@ -377,6 +380,25 @@ class Register:
     def verdict(self, outcome: Outcome) -> bool:
         """Whether the record is there, from now or before."""
         return outcome.applied or _is_ours(outcome, outcome.found[0], self.record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportHealth:
+    """Write how a worker's machine is, in the place of what was reported before. The verdict: whether it is there."""
+
+    worker: str
+    health: WorkerHealth
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        worker, health = keys.key(Kind.WORKER, self.worker), keys.key(Kind.HEALTH, self.worker)
+        compares = (Compare(worker, "version", ">", 0),)
+        return Guarded(f"health of {self.worker}", compares, (Put(health, encode(self.health)),), (health,))
+
+    def verdict(self, outcome: Outcome) -> bool:
+        """Whether it is there: `False` for a worker that was forgotten."""
+        return outcome.applied or _is_ours(outcome, outcome.found[0], self.health)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ Rules that this file guards:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from dtf_lightning.errors import DtfError
+from dtf_lightning.whole_files import sync_folder, write_durably
 
 SUFFIX = ".parquet"
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
@@ -68,18 +68,10 @@ class LocalArchive:
 
     def write(self, name: str, data: bytes) -> None:
         path = self._folder / name
-        beside = path.with_name(f".{path.name}.tmp")
         try:
             self._make(path.parent)
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-            _sync_folder(path.parent)
+            write_durably(path, data)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             raise ArchiveUnavailable(f"the archive {self._folder} does not take {name}: {error}") from error
 
     def read(self, name: str) -> bytes:
@@ -106,7 +98,7 @@ class LocalArchive:
         for folder in (self._folder, day):
             if not folder.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                _sync_folder(folder.parent)
+                sync_folder(folder.parent)
 
 
 class RemoteArchive:
@@ -162,12 +154,3 @@ def _is_wanted(day: str, since: str) -> bool:
 
 def _is_file(name: str) -> bool:
     return name.endswith(SUFFIX) and not name.startswith(".")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the folder's entries survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

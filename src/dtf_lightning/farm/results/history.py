@@ -46,11 +46,13 @@ class HistoryPlace:
     coordinator: str
     archive: str = ""
     """A local path or an fsspec URL; "": `archive` in the folder."""
+    file: Path | None = None
+    """Of this coordinator's database; `None`: in the folder."""
 
     @property
     def database(self) -> Path:
         """The file of this coordinator."""
-        return self.folder / f"results-{quote(self.coordinator, safe='')}.duckdb"
+        return self.file or self.folder / f"results-{quote(self.coordinator, safe='')}.duckdb"
 
     @property
     def archive_url(self) -> str:

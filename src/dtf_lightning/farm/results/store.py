@@ -99,6 +99,8 @@ class Wanted:
     project: str = ""
     plan: str = ""
     name: str = ""
+    search: str = ""
+    """What stands in the name or the command, small and capital letters alike, or how the task's id begins."""
     since: float | None = None
     until: float | None = None
     created_after: float | None = None
@@ -387,6 +389,12 @@ def _note_file(writer: Connection, file: str) -> None:
     writer.execute("INSERT OR IGNORE INTO farm.archive_files SELECT ?, count(*) FROM filed", [file])
 
 
+_SEARCHED = """
+    (SELECT starts_with(task, text) OR contains(lower(name), text) OR contains(lower(array_to_string(command, ' ')), text)
+    FROM (SELECT ?::VARCHAR AS text))
+"""
+
+
 def _conditions(wanted: Wanted) -> tuple[list[str], list[Any]]:
     asked = [
         ("task = ?", wanted.task),
@@ -398,6 +406,8 @@ def _conditions(wanted: Wanted) -> tuple[list[str], list[Any]]:
         ("name = ?", wanted.name),
     ]
     told: list[tuple[str, Any]] = [(condition, stored(value)) for condition, value in asked if value]
+    if wanted.search:
+        told.append((_SEARCHED, stored(wanted.search.lower())))
     for condition, wall in (
         ("ended >= ?", wanted.since),
         ("ended < ?", wanted.until),

@@ -53,6 +53,8 @@ class AttemptOutcome:
     """Test cases: `tests`, `passed`, `failed`, `errors`, `skipped`."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Name -> where it lies."""
+    missing: tuple[str, ...] = ()
+    """Names of files that it has left and that could not be stored; the reason says why."""
     log_bytes: int = 0
     """Length of its output: when these have been told, all have been."""
     tail: str = ""

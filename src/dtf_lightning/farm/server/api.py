@@ -2,14 +2,12 @@
 
 Errors are JSON objects `{"error": "one sentence"}`: 401 and 403 (`access.py`), 404 for what is not known, 409 for another
 task under the same id or output behind a gap, 422 for input that cannot work, 429 for too many tasks, 501 for what comes
-later, 503 with `Retry-After` while etcd does not answer, 507 where the disk is full.
+later, 503 with `Retry-After` while etcd does not answer, 507 where a disk is full, or etcd.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, WebSocket
@@ -19,11 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect
 
 from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, StoreFull, StoreUnavailable
-from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
-from dtf_lightning.farm.record.writes import Register, Submission
+from dtf_lightning.farm.record.writes import Submission
+from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_chunks
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.change_worker import change_worker, find_worker
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
@@ -36,7 +35,7 @@ from dtf_lightning.farm.server.routes.outside import add_outside
 from dtf_lightning.farm.server.routes.plans import add_plans
 from dtf_lightning.farm.server.routes.projects import add_projects
 from dtf_lightning.farm.server.routes.socket import add_socket
-from dtf_lightning.farm.server.tasks import TooManyTasks, UnknownTask
+from dtf_lightning.farm.server.tasks import NoRoom, TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.server.coordinator import Coordinator
@@ -73,6 +72,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     add_outside(app, coordinator)
     add_dashboard(app, coordinator)
     add_results(app, coordinator.history)
+    add_artifacts(app, coordinator.tasks.files.artifacts, coordinator.tasks.task)
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
@@ -143,9 +143,11 @@ def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
         rank: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
         """Bytes of one attempt, the latest without `revision`, of a gang's member; with `follow` until it has ended."""
-        await tasks.task(task_id)
+        task = await tasks.task(task_id)
         attempt = revision or await tasks.latest_attempt(task_id, timeout=MAX_WAIT if follow else 0)
         headers = {"X-Attempt-Revision": str(attempt)}
+        if not attempt and (task["results"] or {}).get("log_bytes"):
+            return _error(410, f"the output of {task_id} is kept no more (`retention.logs` of the farm's settings)")
         if not attempt:
             return Response(b"", media_type="application/octet-stream", headers=headers)
         chunks = tasks.output(task_id, attempt, offset, follow=follow, rank=rank)
@@ -177,17 +179,7 @@ def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
 
     @app.put("/api/sources/{digest}", operation_id="source.put")
     async def put_source(digest: str, request: Request) -> Response:
-        loop = asyncio.get_running_loop()
-        stream = request.stream()
-
-        def chunks() -> Iterator[bytes]:
-            while True:
-                try:
-                    yield asyncio.run_coroutine_threadsafe(anext(stream), loop).result()
-                except StopAsyncIteration:
-                    return
-
-        await asyncio.to_thread(tasks.files.add_source, digest, chunks())
+        await asyncio.to_thread(tasks.files.add_source, digest, request_chunks(request))
         return Response(status_code=201)
 
 
@@ -197,26 +189,12 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
     def shown(name: str, record: WorkerRecord) -> dict[str, Any]:
         return show_workers(pool, {name: record})[0]
 
-    def found(name: str) -> WorkerRecord:
-        record = pool.workers().get(name)
-        if record is None:
-            raise UnknownTask(f"this farm knows no worker {name!r}; it has {', '.join(pool.workers()) or 'none'}")
-        return record
-
     async def change(name: str, **changes: Any) -> dict[str, Any]:
-        for _ in range(10):
-            record = replace(found(name), **changes)
-            seen = pool.mirror.seen(Kind.WORKER, name)
-            write = Register(worker=name, record=record, seen=seen)
-            if await asyncio.wrap_future(coordinator.record.write(write)):
-                await pool.wait_for_change(Kind.WORKER, name, seen, MAX_WAIT)
-                return shown(name, record)
-            await pool.wait_for_change(Kind.WORKER, name, seen, 1.0)
-        raise StoreUnavailable(f"worker {name}: it changes all the time, try again")
+        return shown(name, await change_worker(pool, coordinator.record, name, **changes))
 
     @app.get("/api/workers/{worker_id}", operation_id="worker.get")
     async def worker(worker_id: str) -> dict[str, Any]:
-        return shown(worker_id, found(worker_id))
+        return shown(worker_id, find_worker(pool, worker_id))
 
     @app.post("/api/workers/{worker_id}/drain", operation_id="worker.drain")
     async def drain(worker_id: str) -> dict[str, Any]:
@@ -274,6 +252,8 @@ def _add_errors(app: FastAPI) -> None:
             return _error(404, str(error))
         if isinstance(error, TooManyTasks):
             return _error(429, str(error), Retry_After="10")
+        if isinstance(error, NoRoom):
+            return _error(507, str(error), Retry_After="30")
         if isinstance(error, SettingsError):
             return _error(422, str(error))
         if isinstance(error, StoreFull):
@@ -293,6 +273,6 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ValidationError, invalid)
     app.add_exception_handler(RequestValidationError, invalid)
-    for kind in (OutOfOrder, UnknownTask, TooManyTasks, SettingsError, StoreError):
+    for kind in (OutOfOrder, UnknownTask, TooManyTasks, NoRoom, SettingsError, StoreError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(OSError, disk)

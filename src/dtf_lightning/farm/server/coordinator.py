@@ -14,26 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from dtf_lightning.clock import SystemClock
-from dtf_lightning.errors import DtfError, StoreUnavailable
+from dtf_lightning.errors import DtfError, SettingsError, StoreUnavailable
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.follower import Follower, FollowerFailed, RecordChanged, RecordRead
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
-from dtf_lightning.farm.results.archivist import ArchiveSettings
-from dtf_lightning.farm.results.history import History, HistoryPlace
 from dtf_lightning.farm.server.cluster.cluster import Cluster
-from dtf_lightning.farm.server.cluster.view import leader_of
-from dtf_lightning.farm.server.files import FarmFiles
-from dtf_lightning.farm.server.leading import Leading
+from dtf_lightning.farm.server.cluster.view import leader_of, show_status
+from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.outside.workers import OutsideWorkers
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
-from dtf_lightning.farm.server.tasks import RETENTION, SKEW, Tasks
+from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
+from dtf_lightning.farm.server.upkeep.stores import make_stores, refuse_other_hosts
+from dtf_lightning.farm.server.upkeep.upkeep import Upkeep
 from dtf_lightning.farm.server.workers import WorkerConnections
 
 log = logging.getLogger(__name__)
@@ -56,17 +56,29 @@ class Coordinator:
         self.record = FarmRecord(store, place.farm, deliver=loop.call_soon_threadsafe)
         self.pool = Pool(self.record.keys)
         self.connections = WorkerConnections(place.name, self.pool, self.record)
-        self.history = History(
-            store,
-            self.record,
-            HistoryPlace(folder=place.folder, coordinator=place.name, archive=place.archive),
-            settings=ArchiveSettings(ids=RETENTION, skew=SKEW),
+        self.history, files = make_stores(store, self.record, place)
+        self.upkeep = Upkeep(
+            store, files, self.pool, place.settings, leads=lambda: self._leading.leads, clock=self._clock
         )
-        files, archived = FarmFiles(place.folder), self.history.envelope
-        self.tasks = Tasks(self.pool, self.record, store, files, self._clock, self._explain, archived)
+        self.tasks = Tasks(
+            self.pool,
+            self.record,
+            store,
+            files,
+            self._clock,
+            self._explain,
+            self.history.envelope,
+            limits=SubmissionLimits(
+                max_live=place.settings.task_scheduler.max_queue_size,
+                ids=place.settings.retention.ids,
+                refusal=lambda: self.upkeep.refusal,
+            ),
+        )
         self.updates = Updates(self.pool, self._clock.wall)
         self.pool.listeners += [self._changed, self.history.take]
-        self.outside = OutsideWorkers(place.name, self.pool, self.record, self._clock, self.connections.record_result)
+        self.outside = OutsideWorkers(
+            place.name, self.pool, self.record, self._clock, self.connections.record_result, self.connections.health
+        )
         self._follower = Follower(store, self.record.keys, lambda told: _call(loop, self._told, told))
         self.cluster = Cluster(
             store,
@@ -82,7 +94,9 @@ class Coordinator:
             self.pool,
             self.record,
             self._clock,
-            grace=place.worker_grace,
+            settings=LeadingSettings(
+                grace=place.settings.health_monitor.worker_grace, strategy=place.settings.load_balancer.strategy
+            ),
             look_up=self.tasks.look_up,
             tally=self.tasks.tally,
             fail=self._fail,
@@ -105,13 +119,20 @@ class Coordinator:
         return self._leading.leads
 
     async def start(self) -> None:
-        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time, or the results do not open."""
+        """Read the record and appear in it. Raises `DtfError` if etcd does not answer in time, or the results do not open.
+
+        Raises `SettingsError` where coordinators on other hosts could not find its files.
+        """
         await asyncio.to_thread(self.history.open)
         self.record.start()
         self._follower.start()
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 await self._ready
+            refuse_other_hosts(self.pool, self._place)
+        except SettingsError:
+            await self._leave()
+            raise
         except TimeoutError:
             await asyncio.to_thread(self.history.close)
             raise StoreUnavailable(f"the farm's record could not be read within {READY_TIMEOUT:.0f} s") from None
@@ -120,7 +141,8 @@ class Coordinator:
         """Serve until `stop`. Raises the fault that ended it."""
         self.cluster.take_over(lambda nonce: self.connections.holds(nonce) or self.outside.holds(nonce))
         jobs = [
-            asyncio.create_task(job) for job in (self.cluster.presence.stay(), self.cluster.beat(), self._leading.run())
+            asyncio.create_task(job)
+            for job in (self.cluster.presence.stay(), self.cluster.beat(), self._leading.run(), self.upkeep.run())
         ]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)
@@ -155,8 +177,13 @@ class Coordinator:
             "workers": len(workers),
             "workers_connected_here": self.connections.num_connected,
             "results": self.history.status(),
-            "uptime_seconds": round(self.cluster.uptime, 1),
+            "room": self.upkeep.status(),
+            "uptime_seconds": round(time.monotonic() - self._place.began, 1),
         }
+
+    def cluster_status(self) -> dict[str, Any]:
+        """Who leads and who is there, in the words of the requirements."""
+        return show_status(self.pool.mirror, self.cluster.etcd, self.now())
 
     # --- what the record shows ---------------------------------------------------------------------------------------
 
@@ -184,6 +211,7 @@ class Coordinator:
         self.cluster.changed(change)
         self._leading.changed(change)
         if change.kind is Kind.TASK and change.after is None:
+            self.upkeep.task_ended()
             self.tasks.forget_output(change.names[0])
 
     def _leadership_changed(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dtf_lightning.farm.record.asked import pack
+from dtf_lightning.farm.record.codec import MAX_ENVELOPE, size_of
 from dtf_lightning.farm.record.values import (
     COMMAND_CHARACTERS,
     Attempt,
@@ -20,6 +21,8 @@ from dtf_lightning.farm.rules.attempts import AttemptOutcome, Follow, OutcomeKin
 
 T = TypeVar("T")
 
+FEW = 300
+"""Characters of each text of an envelope that would be too large with more."""
 MAX_NAMES = 20
 """Metrics, counts and artifacts that an envelope names, each; the rest stands in the attempt's files."""
 
@@ -95,7 +98,7 @@ def ended_without_attempt(
 def with_attempt(envelope: Envelope, told: AttemptOutcome) -> Envelope:
     """Add what the worker tells of the attempt."""
     metrics = {**told.metrics, "cpu_seconds": told.cpu_seconds, "peak_memory": float(told.peak_memory)}
-    return replace(
+    whole = replace(
         envelope,
         started=told.started,
         ended=told.ended,
@@ -104,9 +107,33 @@ def with_attempt(envelope: Envelope, told: AttemptOutcome) -> Envelope:
         metrics=_first(metrics),
         counts=_first(told.counts),
         artifacts=_first(told.artifacts),
+        missing=told.missing[:MAX_NAMES],
         log_bytes=told.log_bytes,
         tail=told.tail,
     )
+    return fitting(whole)
+
+
+def fitting(envelope: Envelope) -> Envelope:
+    """Return an envelope with as much of what it holds as a record may: all of it lies in the attempt's files.
+
+    In this order: fewer artifacts, fewer metrics, fewer counts, a shorter tail, shorter texts; what ended it, and
+    why, stays.
+    """
+    for share in (1.0, 0.5, 0.25, 0.0):
+        for part in ("missing", "artifacts", "metrics", "counts"):
+            if size_of(envelope) <= MAX_ENVELOPE:
+                return envelope
+            envelope = replace(envelope, **{part: _share(getattr(envelope, part), share)})
+    envelope = replace(envelope, tail=envelope.tail[-FEW:])
+    if size_of(envelope) > MAX_ENVELOPE:
+        envelope = replace(envelope, name=envelope.name[:FEW], reason=envelope.reason[:FEW])
+    return replace(envelope, project=envelope.project[:FEW], plan=envelope.plan[:FEW])
+
+
+def _share(values: Any, share: float) -> Any:
+    left = int(len(values) * share)
+    return values[:left] if isinstance(values, tuple) else dict(list(values.items())[:left])
 
 
 def shortened(command: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ They lie in one folder that all coordinators of the farm share:
     logs/<task>/<revision>.<n>  of a gang's attempt: what its member of rank n > 0 has written
     sources/<digest>            an archive, by the SHA-256 of its bytes
 
+and in a store of their own the files that attempts have left (`results/artifacts.py`).
+
 Rules that this file guards:
 - Output comes in chunks with offsets. A chunk that is there already is passed over, one behind a gap is refused with the
   offset that is wanted: a chunk may be sent twice, by a worker that has not seen the answer.
@@ -18,11 +20,15 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
-from collections.abc import Iterable
+import shutil
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.farm.results.artifacts import LEFT_BESIDE, ArtifactStore
+from dtf_lightning.farm.rules.retention import StoredThing
+from dtf_lightning.whole_files import is_left_beside, whole_file
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SAFE = re.compile(r"[0-9a-f-]{36}")
@@ -39,7 +45,8 @@ class OutOfOrder(DtfError):
 class FarmFiles:
     """Synchronous: call it from a thread where an event loop must not wait. Raises `OSError` where the disk does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, artifacts: ArtifactStore) -> None:
+        self.artifacts = artifacts
         self._logs = folder / "logs"
         self._sources = folder / "sources"
         for path in (self._logs, self._sources):
@@ -74,12 +81,31 @@ class FarmFiles:
         except FileNotFoundError:
             return b""
 
+    def log_size(self, task: str, revision: int, rank: int = 0) -> int:
+        """Return the length of an attempt's output; 0 where there is none yet."""
+        try:
+            return self._log(task, revision, rank).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def attempts_with_log(self, task: str) -> list[int]:
         """Return the revisions of a task's attempts that have written something, oldest first."""
         with contextlib.suppress(FileNotFoundError):
             names = {name.partition(".")[0] for name in os.listdir(self._task_logs(task))}
             return sorted(int(name) for name in names if name.isdecimal())
         return []
+
+    def stored_logs(self) -> Iterator[StoredThing]:
+        """Yield what each task's attempts have written, by the task's id."""
+        for folder in list(self._logs.iterdir()):
+            states = [path.stat() for path in folder.iterdir()]
+            newest = max((state.st_mtime for state in states), default=folder.stat().st_mtime)
+            yield StoredThing(name=folder.name, size=sum(state.st_size for state in states), used=newest)
+
+    def remove_log(self, task: str) -> None:
+        """Remove what a task's attempts have written. Idempotent."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._task_logs(task))
 
     def _task_logs(self, task: str) -> Path:
         if not _SAFE.fullmatch(task):
@@ -94,25 +120,38 @@ class FarmFiles:
     def source(self, digest: str) -> Path | None:
         """Return where the archive with this digest lies, if it is here."""
         path = self._source(digest)
-        return path if path.exists() else None
+        try:
+            os.utime(path)  # it is used: whoever asks is going to submit a task with it
+        except FileNotFoundError:
+            return None
+        return path
 
     def add_source(self, digest: str, chunks: Iterable[bytes]) -> None:
         """Keep an archive. Raises `SettingsError` if its bytes have another digest."""
         place = self._source(digest)
-        beside = place.with_name(f".{digest}.{secrets.token_hex(4)}")
         told = hashlib.sha256()
-        try:
-            with beside.open("wb") as file:
-                for chunk in chunks:
-                    told.update(chunk)
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
+        with whole_file(place, durable=True) as file:
+            for chunk in chunks:
+                told.update(chunk)
+                file.write(chunk)
             if told.hexdigest() != digest:
                 raise SettingsError(f"the archive {digest} came with the digest {told.hexdigest()}: send it again")
-            beside.replace(place)
-        finally:
-            beside.unlink(missing_ok=True)
+
+    def stored_sources(self) -> Iterator[StoredThing]:
+        """Yield every source by its digest. What a dead process has left half done goes."""
+        for path in list(self._sources.iterdir()):
+            status = path.stat()
+            if _DIGEST.fullmatch(path.name):
+                yield StoredThing(name=path.name, size=status.st_size, used=status.st_mtime)
+            elif is_left_beside(path) and status.st_mtime < time.time() - LEFT_BESIDE:
+                path.unlink(missing_ok=True)
+
+    def remove_source(self, digest: str, before: float) -> None:
+        """Remove a source unless it was used after `before`, seconds since the epoch. Idempotent."""
+        path = self._source(digest)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                path.unlink()
 
     def _source(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):

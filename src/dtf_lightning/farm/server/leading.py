@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.clock import Clock
@@ -27,6 +28,7 @@ from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.leader import Leader, Now
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import PAUSE, wait_for_event
+from dtf_lightning.farm.strategies import strategy_named
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +41,21 @@ LookUp = Callable[[str], Awaitable[tuple[bool, TaskOutcome | None]]]
 """Returns whether a task is there and not done, and how it ended if it is done."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeadingSettings:
+    """How a leader decides."""
+
+    grace: float = 4.0
+    """Seconds for which a worker may be without a connection before its attempts are taken back."""
+    strategy: str = "fair_share"
+    """Name of the one that chooses workers."""
+
+
 class Leading:
     """Runs on the coordinator's event loop.
 
     Args:
-        grace: seconds for which a worker may be without a connection before its attempts are taken back.
+        settings: how it decides.
         look_up: asks etcd about a task; raises what etcd raises.
         tally: says how an array's instances ended, of which there are so many; raises what etcd raises.
         fail: is called with a fault that must end the coordinator.
@@ -55,7 +67,7 @@ class Leading:
         record: FarmRecord,
         clock: Clock,
         *,
-        grace: float,
+        settings: LeadingSettings,
         look_up: LookUp,
         tally: Callable[[str, int], Awaitable[Tally]],
         fail: Callable[[BaseException], None],
@@ -63,7 +75,8 @@ class Leading:
         self._pool = pool
         self._record = record
         self._clock = clock
-        self._grace = grace
+        strategy_named(settings.strategy)  # an unknown one is told before it leads
+        self._settings = settings
         self._ask = look_up
         self._count = tally
         self._fail = fail
@@ -84,9 +97,9 @@ class Leading:
             log.warning("leads no more")
             self._leader = None
         if epoch and self._leader is None:
-            self._leader = Leader(
-                self._pool.mirror, self._record.keys, epoch, ShapeScheduler(), grace=self._grace, now=self._now()
-            )
+            scheduler = ShapeScheduler(strategy_named(self._settings.strategy))
+            grace = self._settings.grace
+            self._leader = Leader(self._pool.mirror, self._record.keys, epoch, scheduler, grace=grace, now=self._now())
             log.info("leads, epoch %d", epoch)
             self._work.set()
 

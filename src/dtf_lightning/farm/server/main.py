@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -18,10 +18,12 @@ import uvicorn
 from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.page.app import Page
 from dtf_lightning.farm.server.access import LOOPBACK, AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.presence import CoordinatorPlace
+from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +45,7 @@ class CoordinatorOptions:
     """Of the farm's files, which all its coordinators share."""
     token: str
     audit: Path
-    worker_grace: float = 4.0
-    """Seconds for which a worker may be without a connection before its attempts are taken back."""
-    archive: str = ""
-    """Local path or fsspec URL of the archive of results; "": in the folder."""
+    settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
 
 
 class _Server(uvicorn.Server):
@@ -77,8 +76,10 @@ async def serve(
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
     """As `run_coordinator`, on a loop that runs. `register_stop` is called with the function that ends it."""
-    with _listen(options.host, options.port) as listener:
-        await _serve_on(listener, store, options, say, register_stop)
+    with contextlib.ExitStack() as stack:
+        ports = (options.port, *options.settings.server.more_ports)
+        listeners = [stack.enter_context(_listen(options.host, port)) for port in ports]
+        await _serve_on(listeners, store, options, say, register_stop)
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:
@@ -87,13 +88,13 @@ def _stop_on_signals(stop: Callable[[], None]) -> None:
 
 
 async def _serve_on(
-    listener: socket.socket,
+    listeners: list[socket.socket],
     store: Store,
     options: CoordinatorOptions,
     say: Callable[[str], None],
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
-    host, port = listener.getsockname()[:2]
+    host, port = listeners[0].getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     coordinator = Coordinator(
         store,
@@ -103,15 +104,15 @@ async def _serve_on(
             address=address,
             folder=options.folder,
             version=__version__,
-            archive=options.archive,
-            worker_grace=options.worker_grace,
+            settings=options.settings,
         ),
     )
     register_stop(coordinator.stop)
     audit = AuditFile(options.audit)
     try:
         await coordinator.start()
-        app = Guard(build_app(coordinator), token=options.token, audit=audit)
+        page = Page(build_app(coordinator), coordinator, options.token, options.folder)
+        app = Guard(page, token=options.token, audit=audit)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -126,7 +127,7 @@ async def _serve_on(
                 timeout_keep_alive=60,
             )
         )
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
         say(address)
         try:
@@ -135,6 +136,7 @@ async def _serve_on(
                 raise DtfError("the web server has ended by itself")
             await running
         finally:
+            page.close()
             server.should_exit = True
             running.cancel()
             await asyncio.gather(serving, running, return_exceptions=True)

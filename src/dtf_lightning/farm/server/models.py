@@ -19,10 +19,10 @@ from dtf_lightning.farm.record.task_id import array_id, is_array_id, time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
-from dtf_lightning.farm.rules.health import health_of
+from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.server.pool import Heard, LiveTask
+from dtf_lightning.farm.server.pool import LiveTask
 
 MAX_TASKS = 10_000
 """Tasks of one submission."""
@@ -259,6 +259,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
             "metrics": _without_nan(envelope.metrics),
             "counts": dict(envelope.counts),
             "artifacts": dict(envelope.artifacts),
+            "missing": list(envelope.missing),
             "log_bytes": envelope.log_bytes,
             "tail": envelope.tail,
         },
@@ -282,9 +283,9 @@ def _without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def worker(
-    name: str, record: WorkerRecord, tasks: list[str], connected: bool, heard: Heard | None = None
+    name: str, record: WorkerRecord, tasks: list[str], connected: bool, health: WorkerHealth | None = None
 ) -> dict[str, Any]:
-    """Return a worker as the API shows it. `heard`: what this coordinator last heard of it."""
+    """Return a worker as the API shows it."""
     if not connected:
         status = WorkerState.OFFLINE.value
     elif record.state is WorkerState.ONLINE and tasks:
@@ -297,8 +298,13 @@ def worker(
         "hardware_id": record.host,
         "capabilities": {"devices": dict(record.devices), "labels": list(record.labels)},
         "current_task": tasks[0] if tasks else None,
-        "last_seen": when(heard.at) if heard else None,
-        "performance_metrics": _without_nan(heard.metrics) if heard else {},
-        "health_status": health_of(heard.metrics if heard else {})[0].value if connected else "unknown",
-        "metadata": {"tasks": tasks, "coordinator": record.coordinator, "cordoned": record.cordoned},
+        "last_seen": when(health.at) if health is not None else None,
+        "health_status": health.status.value if health is not None else None,
+        "performance_metrics": {**health.metrics} if health is not None else {},
+        "metadata": {
+            "health": health.reason if health is not None else "",
+            "tasks": tasks,
+            "coordinator": record.coordinator,
+            "cordoned": record.cordoned,
+        },
     }

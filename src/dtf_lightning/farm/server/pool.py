@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from dtf_lightning.etcd.store import KeyValue, WatchEvent
@@ -22,21 +22,12 @@ from dtf_lightning.farm.record.values import (
     TaskSpecification,
     WorkerRecord,
 )
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 RECENT = 2_000
 """Results that are kept in memory."""
 LIVE_STATUSES = ("waiting", "pending", "assigned", "running")
 """Of tasks that are not done: for others, for a worker, for its process to start, for its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What this coordinator last heard of a worker."""
-
-    at: float
-    """Seconds since the epoch."""
-    metrics: Mapping[str, float]
-    """How its machine was when it last said so."""
 
 
 Listener = Callable[[Change], None]
@@ -68,10 +59,10 @@ class Pool:
         self.mirror = Mirror(keys)
         self.listeners: list[Listener] = []
         """Called for every change, in order, after the mirror shows it."""
+        self.woken: list[Callable[[], None]] = []
+        """Called whenever anything may look different, after it does: changes, starts, output that came."""
         self.started_listeners: list[Callable[[LiveTask], None]] = []
         """Called when a worker that is connected here says that an attempt's process runs."""
-        self.last_heard: dict[str, Heard] = {}
-        """Worker -> what it last said here: of a worker that is connected elsewhere, nothing."""
         self._started: dict[str, tuple[int, float]] = {}
         self._recent: OrderedDict[str, tuple[Envelope, int]] = OrderedDict()
         """Task -> its result, and the record's revision at which it came."""
@@ -98,11 +89,6 @@ class Pool:
                 for listener in self.started_listeners:
                     listener(live)
             self.wake(task)
-
-    def heard(self, worker: str, at: float, metrics: Mapping[str, float] | None = None) -> None:
-        """A worker has said something. `metrics`: how its machine is, if it said so."""
-        known = self.last_heard.get(worker)
-        self.last_heard[worker] = Heard(at, metrics or (known.metrics if known is not None else {}))
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -173,6 +159,14 @@ class Pool:
             found[name] = held.value
         return found
 
+    def health(self, worker: str) -> WorkerHealth | None:
+        """How a worker's machine was when that was last recorded."""
+        held = self.mirror.get(Kind.HEALTH, worker)
+        if held is None:
+            return None
+        assert isinstance(held.value, WorkerHealth)
+        return held.value
+
     def coordinators(self) -> dict[str, CoordinatorRecord]:
         """All coordinators by name, sorted."""
         found = {}
@@ -214,8 +208,6 @@ class Pool:
                     self._recent.popitem(last=False)
             elif change.kind is Kind.TASK:
                 self._task_changed(name, change)
-            elif change.kind is Kind.WORKER and change.after is None:
-                self.last_heard.pop(name, None)
             for listener in self.listeners:
                 listener(change)
             self.wake(name)
@@ -237,3 +229,5 @@ class Pool:
         """Let those look again who wait for a condition about this name."""
         for event in self._changed.get(name, ()):
             event.set()
+        for look in self.woken:
+            look()

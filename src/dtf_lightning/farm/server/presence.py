@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dtf_lightning.errors import StoreError
@@ -22,6 +24,7 @@ from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import CoordinatorRecord, LeaderRecord
 from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +44,10 @@ class CoordinatorPlace:
     folder: Path
     """Of the farm's files, which all its coordinators share."""
     version: str
-    worker_grace: float = 4.0
-    """Seconds for which a worker may be without a connection before its attempts are taken back."""
-    archive: str = ""
-    """Local path or fsspec URL of the archive; "": in the folder."""
+    host: str = field(default_factory=socket.gethostname)
+    settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
+    began: float = field(default_factory=time.monotonic)
+    """When it began, monotonic seconds."""
 
 
 class Presence:
@@ -129,7 +132,9 @@ class Presence:
 
     def _announce(self, lease: Lease) -> None:
         enabled = self.enabled
-        record = CoordinatorRecord(address=self._place.address, version=self._place.version, enabled=enabled)
+        record = CoordinatorRecord(
+            address=self._place.address, version=self._place.version, host=self._place.host, enabled=enabled
+        )
         self._store.put(self._pool.keys.key(Kind.COORDINATOR, self._place.name), encode(record), lease=lease.id)
         self._announced = enabled
 

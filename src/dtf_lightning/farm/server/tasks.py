@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dtf_lightning.clock import Clock
@@ -16,7 +16,7 @@ from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.task_id import array_and_index, check_task_id, instance_id
-from dtf_lightning.farm.record.values import Attempt, Envelope, TaskOutcome, TaskSpecification, Tombstone
+from dtf_lightning.farm.record.values import Attempt, Envelope, FailedAttempt, TaskOutcome, TaskSpecification, Tombstone
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
@@ -27,13 +27,8 @@ from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
 from dtf_lightning.farm.server.scheduling.projects import why_refused
+from dtf_lightning.farm.settings.coordinator import SKEW
 
-RETENTION = 7 * 86400.0
-"""Seconds for which the record remembers ids."""
-SKEW = 3600.0
-"""Seconds by which a client's clock may be ahead."""
-MAX_LIVE = 200_000
-"""Tasks that are not done, above which no more are taken: each costs memory in every coordinator."""
 SHOWN = 5.0
 """Seconds for the watch to show what was written."""
 WRITE = 3.0
@@ -56,12 +51,29 @@ class TooManyTasks(DtfError):
     """The farm takes no more tasks for now."""
 
 
+class NoRoom(DtfError):
+    """The farm takes no new work until there is room in etcd."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionLimits:
+    """What a farm accepts."""
+
+    max_live: int
+    """Tasks that are not done, above which no more are taken: each costs memory in every coordinator."""
+    ids: float
+    """Seconds for which the record remembers ids."""
+    refusal: Callable[[], str]
+    """Returns why no new work is taken now; "": it is."""
+
+
 class Tasks:
     """Runs on the coordinator's event loop.
 
     Args:
         explain: says why a task that is not done does not run; `None` where another coordinator leads.
         archived: returns a result that etcd has forgotten; called in a thread.
+        limits: of what is accepted.
     """
 
     def __init__(
@@ -73,7 +85,10 @@ class Tasks:
         clock: Clock,
         explain: Callable[[str], str | None],
         archived: Callable[[str], Envelope | None],
+        *,
+        limits: SubmissionLimits,
     ) -> None:
+        self._limits = limits
         self.files = files
         self._pool = pool
         self._record = record
@@ -100,11 +115,14 @@ class Tasks:
         Raises `SettingsError` for what cannot work, `TooManyTasks`, and what etcd raises; then some of the tasks may have
         been accepted, and submitting the same again is safe.
         """
-        now = self._clock.wall()
         for task in specifications:
-            check_task_id(task, now, RETENTION, SKEW)
-        if len(self._pool.mirror.all(Kind.TASK)) + len(specifications) > MAX_LIVE:
-            raise TooManyTasks(f"{MAX_LIVE} tasks are waiting or running, which is all that this farm takes at once")
+            self.check_id(task)
+        if refusal := self._limits.refusal():
+            raise NoRoom(f"no new work is taken for now: {refusal}. What was accepted goes on; ask again later")
+        if len(self._pool.mirror.all(Kind.TASK)) + len(specifications) > self._limits.max_live:
+            raise TooManyTasks(
+                f"{self._limits.max_live} tasks are waiting or running, which is all that this farm takes at once"
+            )
         after = {task: (*asked.after, *asked.after_any) for task, asked in specifications.items()}
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
@@ -128,6 +146,10 @@ class Tasks:
             last = new[-1]
             await self._pool.wait_for(last, lambda: self._pool.mirror.get(Kind.TASK, last) is not None, SHOWN)
         return [self._submitted(verdicts[task], specifications[task]) for task in specifications]
+
+    def check_id(self, name: str) -> None:
+        """Raise `SettingsError` for an id of which the record could not tell whether it is new."""
+        check_task_id(name, self._clock.wall(), self._limits.ids, SKEW)
 
     def _submitted(self, verdict: Submitted, specification: TaskSpecification) -> dict[str, Any]:
         told: dict[str, Any] = {"task_id": verdict.task, "submission": verdict.submission.value}
@@ -278,6 +300,20 @@ class Tasks:
                 assert isinstance(value, Envelope | Tombstone)
                 return value
         return None
+
+    async def failed_attempts(self, task: str) -> list[tuple[int, FailedAttempt]]:
+        """Return the attempts, by their numbers, after which a task was tried again, as far as etcd keeps them.
+
+        Raises what etcd raises.
+        """
+        prefix = self._pool.keys.key(Kind.FAILED, task, 0).removesuffix("0")
+        found = await asyncio.to_thread(self._store.range, prefix)
+        told: dict[int, FailedAttempt] = {}
+        for kv in found.kvs:
+            value = decode(Kind.FAILED, kv.value)
+            assert isinstance(value, FailedAttempt)
+            told[int(kv.key.removeprefix(prefix))] = value
+        return sorted(told.items())
 
     # --- cancelling --------------------------------------------------------------------------------------------------
 

@@ -15,11 +15,11 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from dtf_lightning.clock import SystemClock
 from dtf_lightning.errors import ProtocolError, StoreError
 from dtf_lightning.farm.messages import (
     SILENCE,
@@ -56,6 +56,7 @@ from dtf_lightning.farm.record.writes import Recording, Register, Write
 from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.scheduling.gangs import meeting_of, members_that_ended, why_called_off
+from dtf_lightning.farm.server.upkeep.health import HealthReports
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ class WorkerConnections:
         self._coordinator = coordinator
         self._pool = pool
         self._record = record
-        self._clock = SystemClock()
         self._connections: dict[str, _Connection] = {}
+        self.health = HealthReports(record, time.monotonic)
         self._jobs: set[asyncio.Task[None]] = set()
         pool.listeners.append(self._changed)
 
@@ -233,10 +234,10 @@ class WorkerConnections:
             return read_message(await socket.receive_text())
 
     def _heard(self, connection: _Connection, message: FromWorker | FromCoordinator) -> None:
-        metrics = message.metrics if isinstance(message, Heartbeat) else None
-        self._pool.heard(connection.worker, self._clock.wall(), metrics)
         if isinstance(message, Heartbeat):
             connection.outgoing.put_nowait(Heartbeat())
+            if message.health is not None and connection.welcomed:
+                self.health.heard(connection.worker, message.health)
         elif isinstance(message, Started):
             self._pool.attempt_started(message.task, message.revision, message.at)
         elif isinstance(message, Result):

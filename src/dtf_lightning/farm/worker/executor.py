@@ -26,9 +26,10 @@ from pathlib import Path
 
 from dtf_lightning import environment
 from dtf_lightning.errors import PeerError
-from dtf_lightning.farm.worker.allotment import Allotment, Ledger, Shortage
-from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, remove_tree, write_whole
+from dtf_lightning.farm.worker.allotment import CPU, Allotment, Ledger, Shortage
+from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, remove_tree
 from dtf_lightning.farm.worker.keeper.course import KILL_PATIENCE
+from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL, DeviceSampler
 from dtf_lightning.farm.worker.keeper.messages import (
     End,
     Ended,
@@ -48,6 +49,7 @@ from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, Attempt
 from dtf_lightning.farm.worker.outcomes import outcome, working_folder
 from dtf_lightning.farm.worker.variables import MARK, attempt_variables, cores
 from dtf_lightning.processes.watchdog import end_marked
+from dtf_lightning.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +90,10 @@ class Executor:
             the names under `cpu` are numbers of cores. Of resources without names, only the scheduler keeps count.
         tell: is called from several threads at once with what happens. What it raises is logged. Output may be told after
             the end where it is slow: all has come with `AttemptOutcome.log_bytes` bytes.
+        cache: where caches lie; `None`: in the folder.
         patience: seconds for which attempts go on without a worker, if this process ends without `close`.
         log_limit: bytes of an attempt's log; what it prints beyond is dropped and counted.
+        sample: seconds between two samples of what an attempt takes, at first.
         cgroups: whether attempts are held to their memory limits by cgroups where that can be.
 
     Raises `SettingsError` if another worker uses the folder, `PeerError` if the keeper does not start.
@@ -101,11 +105,13 @@ class Executor:
         *,
         devices: Mapping[str, tuple[str, ...]],
         tell: Callable[[Told], object],
+        cache: Path | None = None,
         patience: float = 60.0,
         log_limit: int = LOG_LIMIT,
+        sample: float = INTERVAL,
         cgroups: bool = True,
     ) -> None:
-        self._folders = WorkerFolders(folder)
+        self._folders = WorkerFolders(folder, cache)
         self._lock_file = self._folders.lock()
         self._devices, self._tell, self._log_limit = devices, tell, log_limit
         self._lock = threading.Lock()
@@ -118,6 +124,12 @@ class Executor:
             self._folders, patience=patience, cgroups=cgroups, hear=self._hear, gone=self._keeper_gone
         )
         self._closing = False
+        self._sampler = DeviceSampler(
+            sample,
+            [name for names in devices.values() for name in names],
+            self._devices_of_attempts,
+            clock=lambda: (time.time(), time.monotonic()),
+        )
         self.confinement = ""
         """What holds attempts to their memory limit: `cgroup v2`, `cgroup v1` or `rlimit`."""
         try:
@@ -211,6 +223,16 @@ class Executor:
             self._closing = True
         self._leave(end_keeper=False)
 
+    def _devices_of_attempts(self) -> dict[Path, tuple[str, ...]]:
+        """Return, for each attempt that runs and has devices, the file of its series, and their names."""
+        with self._lock:
+            found = {}
+            for live in self._live.values():
+                names = tuple(name for resource, parts in live.allotment.items() if resource != CPU for name in parts)
+                if names and live.handed_over and not live.ended:
+                    found[live.folder.hardware_metrics] = names
+            return found
+
     def _stop(self, stop: Stop) -> None:
         with self._lock:
             live = self._live.get(stop.name)
@@ -224,6 +246,7 @@ class Executor:
         self._end_threads()
 
     def _end_threads(self) -> None:
+        self._sampler.close()
         self._logs.close()
         while True:
             with self._lock:
@@ -297,6 +320,7 @@ class Executor:
             secrets=list(order.secrets.values()),
             stdin=order.stdin,
             log_limit=self._log_limit,
+            sample=self._sampler.interval,
         )
 
     def _refuse(self, order: AttemptOrder, folder: AttemptFolder, reason: str) -> None:

@@ -1,14 +1,12 @@
 """Where a farm worker keeps what on its disk. All of it is its owner's only: logs and results may be confidential.
 
     <folder>/worker.lock, keeper.lock, keeper.socket, keeper.log
-    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin results/ work/
+    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin hardware_metrics.jsonl results/ work/
     <folder>/spool/<task>.<revision>.json
     <folder>/cache/
     <temporary>/dtf-<mark>/                 an attempt's TMPDIR, until its end
 
 An attempt's temporary files lie elsewhere because sockets are made there, whose paths have 107 bytes at most.
-
-A file that is written by `write_durably` is whole under its name, or not there, whatever happens meanwhile.
 """
 
 from __future__ import annotations
@@ -26,32 +24,6 @@ from urllib.parse import quote, unquote
 from dtf_lightning.errors import SettingsError
 
 TRASH = ".trash-"
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file; it is on the disk when this returns. Raises `OSError`, and leaves nothing of it then."""
-    write_whole(path, data, sync=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_whole(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a whole file, which survives this process; a power cut it survives with `sync` (see `write_durably`)."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to raise
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)
@@ -92,6 +64,11 @@ class AttemptFolder:
         return self.path / "stored"
 
     @property
+    def hardware_metrics(self) -> Path:
+        """What it takes, as a series."""
+        return self.path / "hardware_metrics.jsonl"
+
+    @property
     def stdin(self) -> Path:
         return self.path / "stdin"
 
@@ -124,13 +101,13 @@ class AttemptFolder:
 
 
 class WorkerFolders:
-    """The folder of a worker, made where it is not there yet."""
+    """The folder of a worker, made where it is not there yet. `cache`: where caches lie, if not in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.path = folder.absolute()
         self.attempts = self.path / "attempts"
         self.spool = self.path / "spool"
-        self.cache = self.path / "cache"
+        self.cache = (cache or self.path / "cache").absolute()
         for part in (self.path, self.attempts, self.spool, self.cache):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, write_whole
+from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders
 from dtf_lightning.farm.worker.orders import AttemptOutput
+from dtf_lightning.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from dtf_lightning import __version__
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.worker.allotment import CPU
-from dtf_lightning.farm.worker.folders import write_whole
 from dtf_lightning.farm.worker.profile import WorkerProfile, worker_profile
+from dtf_lightning.whole_files import write_whole
 
 MEMORY = "memory"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -35,13 +35,19 @@ class Offer:
 
 
 def offer_of_this_machine(
-    folder: Path, *, cpus: float | None = None, memory: float | None = None, labels: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    cpus: float | None = None,
+    at_most: float | None = None,
+    memory: float | None = None,
+    labels: tuple[str, ...] = (),
 ) -> Offer:
     """Return what this machine, or this container, has; less where it is told to offer less.
 
     Args:
         folder: the worker's.
         cpus: cores; `None`: all that this process may use.
+        at_most: cores beyond which it offers none, however many there are.
         memory: MiB; `None`: what the machine has beside a reserve, or what the container lets it have.
         labels: beside those of the profile.
 
@@ -56,6 +62,8 @@ def offer_of_this_machine(
         if not 0 < wanted <= there:
             raise SettingsError(f"cannot offer {wanted:g} {unit}: this machine lets the worker use {there:g}")
         devices[resource] = wanted
+    if at_most is not None:
+        devices[CPU] = min(at_most, devices.get(CPU, 0.0))
     return Offer(devices=devices, names=profile.device_names, labels=(*profile.labels, *labels))
 
 

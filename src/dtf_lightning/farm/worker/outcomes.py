@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dtf_lightning.farm.rules.attempts import TAIL_BYTES, AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.worker.folders import AttemptFolder
+from dtf_lightning.farm.worker.keeper import hardware_metrics
 from dtf_lightning.farm.worker.keeper.messages import End
 from dtf_lightning.farm.worker.orders import AttemptOrder
 from dtf_lightning.farm.worker.results import INDEX, Report, collect
@@ -31,6 +32,9 @@ def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutc
     except Exception as error:  # it has all ways to leave what nobody thought of: its end is told all the same
         log.exception("the results of attempt %s cannot be read", folder.name)
         found = Report(notes=[f"its results cannot be read: {error!r}"])
+    if folder.hardware_metrics.exists():
+        found.artifacts[hardware_metrics.NAME] = str(folder.hardware_metrics)
+        found.metrics = hardware_metrics.summary(folder.hardware_metrics) | dict(found.metrics)
     reason = "; ".join([end.reason, *found.notes])
     return AttemptOutcome(
         exit_code=code if code is None or code >= 0 else None,

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from dtf_lightning.farm.json_values import from_json, to_json
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
-from dtf_lightning.farm.worker.folders import WorkerFolders, write_durably
+from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.logs import forget
+from dtf_lightning.whole_files import write_durably
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,10 @@ class Spool:
             paths = [path for path in self._folders.spool.glob("*.json") if not path.name.startswith(".")]
             paths.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
             return [kept for path in paths if (kept := _read(path)) is not None]
+
+    def holds(self, task: str, revision: int) -> bool:
+        """Whether the outcome of this attempt is kept."""
+        return self._folders.spooled(task, revision).exists()
 
     def forget(self, task: str, revision: int) -> None:
         """It is recorded: remove outcome and workspace; the log goes once `KeptLogs` hears that it is stored. Idempotent."""

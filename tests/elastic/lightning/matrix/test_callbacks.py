@@ -18,11 +18,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from support.elastic.matrix.subjects import SUBJECTS, Subject, state_of
-from support.elastic.matrix.table import CALLBACKS, PLACES
+from support.elastic.matrix.table import PLACES
 from support.elastic.run_of_one import Disturbance, Outcome, RunOfOne, assert_same_weights, fit
 
-KINDS = {"planned": ("join", "leave", "leave of rank 0"), "told": ("kill -9",)}
-"""What a survivor sees -> the events in which it does."""
+KINDS = ("planned", "told")
+"""What a survivor sees of a join and a leave, and of a death."""
 HOOKS = {
     "step": "on_before_backward", "validation": "validation_step", "epoch end": "on_train_epoch_end",
     "save": "on_save_checkpoint",
@@ -85,11 +85,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Seen]:
     return cache(lambda name: train(tmp_path_factory.mktemp("plain"), SUBJECTS[name], elastic=False))
 
 
-def failing(name: str, kind: str) -> dict[str, str]:
-    """Places at which this is known not to hold."""
-    return {place: why for (event, place), why in CALLBACKS[name].failing.items() if event in KINDS[kind]}
-
-
 def compare(folder: Path, run: RunOfOne, name: str, kind: str, places: tuple[str, ...], undisturbed: Seen) -> None:
     subject = SUBJECTS[name]
     seen = train(folder, subject, elastic=True, run=run, disturbances=disturbances(subject, kind, places))
@@ -114,16 +109,4 @@ def optimizers(outcome: Outcome) -> list[Any]:
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_as_undisturbed(tmp_path: Path, run: RunOfOne, plain: Callable[[str], Seen], name: str, kind: str) -> None:
     """One fit through rescales at every place: weights, optimizer, schedulers, callback, log and files are plain Lightning's."""
-    places = tuple(place for place in PLACES if place not in failing(name, kind))
-    compare(tmp_path, run, name, kind, places, plain(name))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", SUBJECTS)
-def test_known_faults(
-    tmp_path: Path, start_run: Callable[..., RunOfOne], plain: Callable[[str], Seen], name: str, kind: str
-) -> None:
-    """What the table says does not hold does not; whoever mends it takes it out of the table."""
-    for place in failing(name, kind):
-        with pytest.raises(AssertionError):
-            compare(tmp_path / place, start_run(), name, kind, (place,), plain(name))
+    compare(tmp_path, run, name, kind, PLACES, plain(name))

@@ -422,5 +422,4 @@ def test_every_example_has_its_row() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples(tmp_path: Path, run: RunOfOne, plain: Callable[[str], Any], name: str, kind: str) -> None:
     """A stop or a death in mid-step: weights, optimizer state and logged values are plain Lightning's."""
-    assert not PATTERNS[name].failing
     compare(train(tmp_path, EXAMPLES[name], run=run, kind=kind, step=8), plain(name))

@@ -110,7 +110,6 @@ def test_every_hook_has_its_row() -> None:
 
 
 WITHIN = [hook for hook in IN_FIT if hook != "on_load_checkpoint"]  # which runs on a joiner
-KNOWN = [hook for hook in WITHIN if HOOKS[hook].failing]
 
 
 def test_each_is_called(plain: Callable[..., Outcome]) -> None:
@@ -124,10 +123,12 @@ def rounds(hooks: list[str], number: int) -> list[list[str]]:
     return [ordered[first::number] for first in range(number)]
 
 
-ONCE = [hook for hook in WITHIN if hook not in KNOWN and "dataloader" not in hook]
+ONCE = [hook for hook in WITHIN if "dataloader" not in hook]
 
 
-@pytest.mark.parametrize("hooks", [*rounds(ONCE, 4), ["val_dataloader"]], ids=lambda hooks: hooks[0])
+@pytest.mark.parametrize(
+    "hooks", [*rounds(ONCE, 4), ["val_dataloader"], ["train_dataloader"]], ids=lambda hooks: hooks[0]
+)
 def test_a_peer_dies_in_a_hook(tmp_path: Path, run: RunOfOne, plain: Callable[..., Outcome], hooks: list[str]) -> None:
     """In each of these: same weights, learning rates and logged values as if nothing had happened."""
     through(tmp_path, run, "told", hooks, plain)
@@ -157,15 +158,6 @@ def counted(outcome: Outcome) -> dict[str, int]:
     """How often hooks ran, but those that make loaders, and the one that also runs where a state is packed for joiners."""
     other = ("train_dataloader", "val_dataloader", "on_save_checkpoint")
     return {name: number for name, number in outcome.model.counts.items() if name not in other}
-
-
-@pytest.mark.parametrize(
-    "hook",
-    [pytest.param(hook, marks=pytest.mark.xfail(strict=True, reason=str(HOOKS[hook].failing))) for hook in KNOWN],
-)
-def test_known_faults(tmp_path: Path, run: RunOfOne, plain: Callable[..., Outcome], hook: str) -> None:
-    """What the table says does not hold; whoever mends it takes it out of the table."""
-    through(tmp_path, run, "told", [hook], plain)
 
 
 @pytest.mark.parametrize("hook", ["training_step", "on_validation_end"])

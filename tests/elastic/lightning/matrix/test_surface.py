@@ -64,6 +64,13 @@ def test_every_argument_of_ddp_has_its_row() -> None:
     assert set(names) == DDP_ARGUMENTS.keys()
 
 
+def test_nothing_is_neither_held_nor_refused() -> None:
+    """Of strategies and their arguments: what was not tried is refused."""
+    rows = [*DDP_ARGUMENTS.items(), *STRATEGIES.items(), *STRATEGY_CLASSES.items()]
+    neither = {name for name, row in rows if row.verdict not in (Verdict.HELD, Verdict.REFUSED, Verdict.BASE)}
+    assert neither == set()
+
+
 def test_what_is_held_goes_through() -> None:
     """In a run of one, and in real processes."""
     held = set(named(CALLBACKS, Verdict.HELD))

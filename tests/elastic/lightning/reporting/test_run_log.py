@@ -18,7 +18,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 from dtf_lightning.elastic.lightning.callbacks.adaptive_learning_rate import AdaptiveLearningRate
-from dtf_lightning.elastic.lightning.reporting import tensorboard_log
+from dtf_lightning.elastic.lightning.reporting import run_log, tensorboard_log
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.reporting.run_log import RunLog
 from dtf_lightning.elastic.link.worker_link import WorkerLink
@@ -204,9 +204,46 @@ def test_csv(tmp_path: Path, torn: bool) -> None:
         log._log(0, {"loss": float(step), "other": 1.0}, step)
     log.commit()
     trainer.loggers[0].save()
+    assert rows_of(path) == [(step, float(step)) for step in range(9)]
+
+
+def rows_of(path: Path) -> list[tuple[int, float]]:
     with path.open(newline="") as file:
-        rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    assert rows == [(step, float(step)) for step in range(9)]
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("last_key", ["loss", "other"])
+@pytest.mark.parametrize("num_saved", [0, 4])
+def test_csv_of_a_leaver_that_is_slow(tmp_path: Path, num_saved: int, last_key: str) -> None:
+    """It writes what it has in memory when its successor has taken over already, and after that: every row is there once."""
+    leaver, trainer = RunLog(), LoopsAt(7, CSVLogger(tmp_path, name="", version=""))
+    leaver.attach(trainer)
+    (logger,) = trainer.loggers
+    for step in range(7):
+        logger.log_metrics({"loss": float(step), **({last_key: 6.0} if step == 6 else {})}, step=step)
+        if step + 1 == num_saved:
+            logger.save()
+    assert (tmp_path / "metrics.csv").exists() is (num_saved > 0)
+    successor, its_trainer = of_another_rank(7, CSVLogger(tmp_path, name="", version=""), range(7))
+    successor.take_over(its_trainer, LoopPhase.BATCH)
+    leaver.flush()
+    successor._log(0, {"loss": 7.0}, 7)
+    successor.commit()
+    successor.flush()
+    logger.finalize("success")
+    assert rows_of(tmp_path / "metrics.csv") == [(step, float(step)) for step in range(8)]
+
+
+def test_csv_is_written_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rank 0 has in memory only is no more than what its successor has kept."""
+    monkeypatch.setattr(run_log, "FLUSH_SECONDS", 0.0)
+    log, trainer = RunLog(), LoopsAt(0, CSVLogger(tmp_path, name="", version=""))
+    log.attach(trainer)
+    log.holding = True
+    for step in range(3):
+        trainer.loggers[0].log_metrics({"loss": float(step)}, step=step)
+        log.commit()
+    assert rows_of(tmp_path / "metrics.csv") == [(step, float(step)) for step in range(3)]
 
 
 def test_resumed_run_goes_on_in_its_log(tmp_path: Path, start_run: Callable[..., Any]) -> None:

@@ -24,7 +24,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, fp16_compress_wrapper
 
 from support.elastic.matrix.subjects import SUBJECTS, plain
-from support.elastic.matrix.table import CALLBACKS
 from support.elastic.recipes import WithBackbone
 from support.elastic.training import FEATURES, Model, Training
 
@@ -86,9 +85,13 @@ SCRIPTS: dict[str, Script] = {
     "swa": Script(subjects=("StochasticWeightAveraging",), training={"schedule": "epoch"}, extra_epochs=1),
     "pruning": Script(subjects=("ModelPruning",), training=_PLAIN),
     "unused": Script(
-        strategies=("DDPStrategy", "find_unused_parameters", "skip_all_reduce_unused_params", "process_group_backend"),
+        strategies=(
+            "DDPStrategy", "find_unused_parameters", "skip_all_reduce_unused_params", "process_group_backend",
+            "bucket_cap_mb_list",
+        ),
         strategy=lambda: DDPStrategy(
-            find_unused_parameters=True, skip_all_reduce_unused_params=True, process_group_backend="gloo"
+            find_unused_parameters=True, skip_all_reduce_unused_params=True, process_group_backend="gloo",
+            bucket_cap_mb_list=[1, 2],
         ),
         model=LeavesOut,
     ),
@@ -109,15 +112,6 @@ SCRIPTS: dict[str, Script] = {
         training=_PLAIN,
     ),
 }  # fmt: skip
-
-
-def failing(script: str, event: str, place: str) -> str:
-    """Why one of its callbacks is known not to hold there; empty where all do."""
-    return "; ".join(
-        CALLBACKS[name].failing[event, place]
-        for name in SCRIPTS[script].subjects
-        if (event, place) in CALLBACKS[name].failing
-    )
 
 
 def callbacks(name: str, folder: Path) -> list[Callback]:

@@ -34,7 +34,7 @@ class LocalWorker:
     finished: int = 0
     """The generation in which its training loop has come to its end."""
     passed: tuple[int, int] = (0, 0)
-    """(generation, boundary) that it has passed, as far as it has said."""
+    """(generation, number of batches that it has begun in it), as far as it has said."""
     loop_end: messages.LoopEnds | None = None
     suspect: int = 0
     """The generation in which one of its collectives has failed."""
@@ -165,7 +165,7 @@ class Incarnation:
 
     @property
     def passed(self) -> tuple[int, int] | None:
-        """The (generation, boundary) of the furthest worker, as far as it has said; `None` without workers."""
+        """The (generation, batches begun) of the furthest worker, as far as it has said; `None` without workers."""
         return max((w.passed for w in self.workers.values()), default=None)
 
     def suspects(self) -> list[LocalWorker]:
@@ -175,7 +175,7 @@ class Incarnation:
     def first_stop(self) -> tuple[int, messages.LoopEnds] | None:
         """Return the local rank of the worker that left the training loop first, and what it said; `None` if none has."""
         stops = [(w.local_rank, w.loop_end) for w in self.workers.values() if w.loop_end is not None]
-        return min(stops, key=lambda stop: (-stop[1].generation, stop[1].boundary, stop[0]), default=None)
+        return min(stops, key=lambda stop: (-stop[1].generation, stop[1].batches, stop[0]), default=None)
 
     def fingerprint(self) -> Fingerprint | None:
         """Return the fingerprint of the first worker that has sent one."""

@@ -84,7 +84,7 @@ class WorkerGroup:
                 worker.finished = message.generation
             case messages.LoopEnds():
                 worker.loop_end = None if message.withdrawn else message
-                worker.passed = (message.generation, message.boundary)
+                worker.passed = (message.generation, message.batches)
             case messages.Leaving():
                 # Of a failed incarnation this is no wish to go: torchelastic ends a dead worker's siblings with SIGTERM
                 # before it starts them all anew.
@@ -99,7 +99,7 @@ class WorkerGroup:
                 said = "was refused" if message.refused else "failed"
                 self.fail(f"worker {worker.local_rank} {said}: {_first_line(message.error)}")
             case messages.Heartbeat():
-                worker.passed = (message.generation, message.boundary)
+                worker.passed = (message.generation, message.batches)
             case messages.Happened():
                 pass
             case _:
@@ -146,7 +146,7 @@ class WorkerGroup:
             trained=workers.trained,
             finished=workers.finished,
             rank_zero=workers.rank_zero,
-            stopped=(stop[1].generation, stop[1].boundary) if stop is not None else None,
+            stopped=(stop[1].generation, stop[1].batches) if stop is not None else None,
             stopped_why=f"worker {stop[0]} after step {stop[1].step}: {stop[1].reason}" if stop is not None else "",
             passed=workers.passed if tells_passed else None,
             detail=workers.failed or self.leaving or (_first_line(suspects[0].error) if suspects else ""),

@@ -22,6 +22,7 @@ from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.events.log import EventLog
 from dtf_lightning.events.registry import Event
 from dtf_lightning.events.tail import EventTail
+from dtf_lightning.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +116,7 @@ class Monitor:
         path = folder / "metrics" / f"{self._node}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_suffix(".new")
-            new.write_text(json.dumps(self._targets) + "\n", encoding="utf-8")
-            new.replace(path)  # whoever reads it finds all of it
+            write_whole(path, (json.dumps(self._targets) + "\n").encode())
             self._target_file = path
         except OSError as error:
             log.warning("%s: %s cannot be written (%s): Prometheus will not find this node", self._node, path, error)

@@ -19,6 +19,16 @@ def forget_loader(loop: Any, *, keep_workers: bool) -> None:
     loop._combined_loader = None
 
 
+def loaders_epoch(trainer: Any) -> int:
+    """Return the epoch from which `Trainer(reload_dataloaders_every_n_epochs)` counts to the next training loader."""
+    return trainer.fit_loop._last_train_dl_reload_epoch  # type: ignore[no-any-return]
+
+
+def set_loaders_epoch(trainer: Any, epoch: int) -> None:
+    """Count from this epoch, whenever the present training loader was made."""
+    trainer.fit_loop._last_train_dl_reload_epoch = epoch
+
+
 def logged_step(trainer: Any) -> int:
     """Return the step under which Lightning logs: the number of batches in which an optimizer stepped."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)

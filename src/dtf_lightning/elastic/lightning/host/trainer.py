@@ -48,9 +48,20 @@ def has_comm_hook(strategy: Any) -> bool:
 
 
 def arguments_of_one_world(strategy: Any) -> list[str]:
-    """Return the names of a `DDPStrategy`'s arguments that hold on to a process group, or to one rank's part of a state."""
+    """Return the names of a `DDPStrategy`'s arguments that hold on to one world.
+
+    That is to a process group or to one rank's part of a state; or they leave hooks and casts on the model, for which DDP
+    has no way back when the model is wrapped anew.
+    """
     own = {"ddp_comm_state": strategy._ddp_comm_state, "model_averaging_period": strategy._model_averaging_period}
-    given = own | {name: strategy._ddp_kwargs.get(name) for name in ("process_group", "device_mesh")}
+    torchs = (
+        "process_group",
+        "device_mesh",
+        "delay_all_reduce_named_params",
+        "param_to_hook_all_reduce",
+        "mixed_precision",
+    )
+    given = own | {name: strategy._ddp_kwargs.get(name) for name in torchs}
     return [name for name, value in given.items() if value is not None]
 
 

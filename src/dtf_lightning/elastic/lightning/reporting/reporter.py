@@ -185,7 +185,7 @@ class Reporter:
         self.ended(reason)
         try:
             self.run_log.commit()
-            self.run_log.hand_over()
+            self.run_log.flush()
         except Exception as error:  # for example a full disk; the user must see the first failure
             log.warning("what was logged last may not be in the logs: %s", error)
 

@@ -5,7 +5,7 @@ Rules that this file guards:
 * a logged value is written when its step is committed: until then it is held, and dropped if the step runs again;
 * every rank keeps what it has logged in the last seconds. A worker that becomes rank 0 reads the end of the log that its
   predecessor left, voids the steps that will run again, and adds what the predecessor had not written yet;
-** at most `FLUSH_SECONDS` of a TensorBoard log are in memory only, and nothing of any log when another rank may continue it.
+* at most `FLUSH_SECONDS` of a TensorBoard or CSV log are in memory only, and nothing of any log when another rank may continue it.
 
 Loggers of other classes than those in `HELD` get every value at once, as in plain Lightning.
 
@@ -36,7 +36,8 @@ from dtf_lightning.elastic.lightning.host.names import (
     TensorBoardLogger,
     WandbLogger,
 )
-from dtf_lightning.elastic.lightning.reporting import csv_log, tensorboard_log
+from dtf_lightning.elastic.lightning.reporting import tensorboard_log
+from dtf_lightning.elastic.lightning.reporting.csv_log import CsvFile
 from dtf_lightning.elastic.rules.resume import LoopPhase
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class RunLog:
         self._loggers: list[Any] = []
         self._write: list[Callable[..., Any]] = []
         """The loggers' own methods `log_metrics`."""
+        self._csv: dict[int, CsvFile] = {}
+        """The CSV loggers' files, by the loggers' positions."""
         self._pending: list[Entry] = []
         self._settled = 0
         """Number of pending entries that `drop` keeps."""
@@ -97,6 +100,9 @@ class RunLog:
         """Hold what the trainer's loggers are given from now on."""
         self._loggers = list(trainer.loggers)
         self._write = [logger.log_metrics for logger in self._loggers]
+        self._csv = {
+            index: CsvFile(logger) for index, logger in enumerate(self._loggers) if isinstance(logger, CSVLogger)
+        }
         for index, logger in enumerate(self._loggers):
             if isinstance(logger, HELD):
                 logger.log_metrics = partial(self._log, index)  # type: ignore[method-assign]
@@ -153,20 +159,15 @@ class RunLog:
         del self._pending[self._settled :]
 
     def flush(self) -> None:
-        """Write TensorBoard's logs to the disk; does nothing on other ranks than 0."""
+        """Write TensorBoard and CSV logs to the disk; does nothing on other ranks than 0.
+
+        Called when another process may continue them, too: a CSV logger keeps rows in memory until it is closed.
+        """
         self._flush_due = time.monotonic() + FLUSH_SECONDS
         for index in self.tensorboards():
             tensorboard_log.flush(self._loggers[index])
-
-    def hand_over(self) -> None:
-        """Write all logs to the disk, because from here on another process may write to them.
-
-        A CSV logger keeps rows in memory until it is closed; written then, they would mix with those of the new rank 0.
-        """
-        self.flush()
-        for logger in self._loggers:
-            if isinstance(logger, CSVLogger):
-                logger.save()
+        for file in self._csv.values():
+            file.save()
 
     def _put(self, entry: Entry) -> None:
         there = self._there.get(entry.logger)
@@ -208,8 +209,8 @@ class RunLog:
             if isinstance(logger, TensorBoardLogger):
                 there = tensorboard_log.go_on(logger, again, sum(len(e.metrics) for _, e in self._recent))
                 self._laid_out = again > 0 or any(tag.endswith(tensorboard_log.LAYOUT_TAG) for tag, _ in there)
-            elif isinstance(logger, CSVLogger):
-                there = csv_log.go_on(logger, again)
+            elif index in self._csv:
+                there = self._csv[index].go_on(again)
             else:
                 continue  # these loggers write at once, and cannot take anything back
             self._there[index] = there
@@ -240,7 +241,7 @@ class RunLog:
             versions, folders = known["logger_versions"], known["checkpoint_folders"]
         except (OSError, ValueError, KeyError, TypeError):
             return
-        for logger, version in zip(self._loggers, versions, strict=False):
+        for index, (logger, version) in enumerate(zip(self._loggers, versions, strict=False)):
             if not isinstance(logger, HELD) or version is None:
                 continue
             if version == logger.version:  # the user has set the version
@@ -253,8 +254,8 @@ class RunLog:
                 if not Path(logger.log_dir).is_dir():  # the log is in another folder, or was removed
                     adopt_version(logger, former)
                     continue
-                if isinstance(logger, CSVLogger):
-                    csv_log.open_kept(logger)
+                if index in self._csv:
+                    self._csv[index].open_kept()
                 for callback in trainer.checkpoint_callbacks:
                     if isinstance(callback, ModelCheckpoint) and _is_inside(callback.dirpath, fresh):
                         callback.dirpath = folders.get(callback.state_key, callback.dirpath)

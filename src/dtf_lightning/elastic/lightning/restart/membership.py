@@ -289,6 +289,9 @@ class RestartMembership:
         self.check()
         return False
 
+    def begin_batch(self) -> None:
+        self.check()
+
     def check(self) -> None:
         """Count where this worker is: no agent announces failures; the next collective fails if a peer has stopped."""
         if self._stop_news is not None:

@@ -6,7 +6,9 @@ Rules that this file guards:
   and what came before it (micro-batches of an accumulation) is rolled back to the last optimizer step;
 * after `settle` the batch counters are what Lightning itself has at that position: ready = started = processed =
   completed;
-* the cursor of the data counts samples of committed steps only.
+* the cursor of the data counts samples of committed steps only;
+* the epochs that begin with new loaders (`reload_dataloaders_every_n_epochs`) are those of an undisturbed run, although a
+  rescale makes loaders anew in between.
 
 Private API read and written here: the `*_progress` counters of `_FitLoop`, `_TrainingEpochLoop` and its optimization
 loop, `_batches_that_stepped`, `_skip_next_val`, the logger connector's `on_batch_end`, `update_train_step_metrics`.
@@ -21,7 +23,9 @@ from dtf_lightning.elastic.lightning.host.logs import end_step
 from dtf_lightning.elastic.lightning.host.loops import (
     all_batches_begun,
     clear_restart_flags,
+    loaders_epoch,
     logged_step,
+    set_loaders_epoch,
     set_logged_step,
     skip_next_validation,
 )
@@ -51,6 +55,8 @@ class StepBoundary:
     consumed: int
     """Number of the epoch's samples that the whole world had consumed."""
     global_step: int
+    loaders_epoch: int | None = None
+    """The last epoch that began with new loaders of its own; `None` in checkpoints that do not have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,7 @@ class TrainingProgress:
             batches_in_epoch=batches.current.completed,
             consumed=self.consumed,
             global_step=trainer.global_step,
+            loaders_epoch=loaders_epoch(trainer),
         )
 
     def no_step_open(self, trainer: pl.Trainer) -> bool:
@@ -116,6 +123,11 @@ class TrainingProgress:
     def batch_done(self) -> None:
         self.consumed = min(self.dataset_size, self.consumed + self.batch_samples)
         self.phase = LoopPhase.ADVANCE_END
+
+    def loader_of_generation_made(self, trainer: pl.Trainer) -> None:
+        """Count the loaders that a rescale has made, or the rest of an epoch after one, as none of an epoch's own."""
+        if self.boundary is not None and self.boundary.loaders_epoch is not None:
+            set_loaders_epoch(trainer, self.boundary.loaders_epoch)
 
     def epoch_batches_done(self, trainer: pl.Trainer) -> None:
         epochs: Any = trainer.fit_loop.epoch_progress

@@ -63,6 +63,8 @@ class LiveMembership:
 
     def __init__(self, agent_socket: str) -> None:
         self.group = GenerationGroup()
+        self._prefix = ""
+        """That of the current generation's keys in its store."""
         try:
             self.link = WorkerLink(agent_socket, environment.local_rank(), on_fail=self.group.cut)
         except RunFinished as finished:
@@ -95,6 +97,7 @@ class LiveMembership:
         except RunFinished as finished:
             raise WorkerLeft(str(finished), run_goes_on=not finished.run_over) from None
         generation = Generation.from_json(assignment.generation)
+        self._prefix = self.store_prefix(generation)
         return World(generation=generation, rank=assignment.rank, size=assignment.world_size)
 
     def store_prefix(self, generation: Generation) -> str:
@@ -106,6 +109,9 @@ class LiveMembership:
     def at_boundary(self, step: int) -> bool:
         self.link.step = step
         return self.link.at_boundary()
+
+    def begin_batch(self) -> None:
+        self.link.begin_batch()
 
     def check(self) -> None:
         self.link.check()
@@ -153,7 +159,9 @@ class LiveMembership:
         self.link.leaving(reason)
 
     def loop_ends(self, step: int, reason: str) -> None:
+        """Say so, and wait a while for the others to end here, too: the leader ends the run where one trains on."""
         self.link.loop_ends(step, reason)
+        self.group.wait_for_the_end_of_all(self._prefix, self.link.batches, self.link.check)
 
     def finished(self, step: int) -> None:
         self.link.finished(step)

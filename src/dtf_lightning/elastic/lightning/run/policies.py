@@ -72,6 +72,9 @@ class Membership(Protocol):
     def at_boundary(self, step: int) -> bool:
         """Tell whether this worker stops at this optimizer-step boundary. Raises like `check`."""
 
+    def begin_batch(self) -> None:
+        """Take note that a batch begins which is not the first of its step. Raises like `check`."""
+
     def check(self) -> None:
         """Check for bad news between boundaries. Raises `GenerationBroken` if a failure was announced, or `RunAborted`."""
 

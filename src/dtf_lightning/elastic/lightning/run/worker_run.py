@@ -262,7 +262,7 @@ class WorkerRun:
                 raise StopForRescale
             self.source.at_boundary(trainer.global_step)
         else:
-            self.membership.check()
+            self.membership.begin_batch()
         self.recorder.account.data_wanted()
 
     def batch_drawn(self) -> None:
@@ -408,7 +408,7 @@ class WorkerRun:
             progress.loaded = None  # the position in a loaded checkpoint means nothing once training began
         run_log.drop()
         if planned:
-            run_log.hand_over()
+            run_log.flush()
         self.reporter.clock.mark("unwind")
 
     def leave_if_asked(self) -> None:

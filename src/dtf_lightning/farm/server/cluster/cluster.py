@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import DtfError, StoreError, StoreUnavailable
 from dtf_lightning.etcd.store import Compare, Store
-from dtf_lightning.farm.record.cluster import BeginTerm, Disable, Enable, EndTerm, ForgetNode, TellNode
+from dtf_lightning.farm.record.cluster.writes import BeginTerm, Disable, Enable, EndTerm, ForgetNode, TellNode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
@@ -100,11 +99,6 @@ class Cluster:
         self._changing = asyncio.Lock()
         self._jobs: set[asyncio.Task[None]] = set()
 
-    @property
-    def uptime(self) -> float:
-        """Seconds since this coordinator started."""
-        return self._clock.wall() - self._began
-
     # --- what it does ------------------------------------------------------------------------------------------------
 
     async def beat(self) -> None:
@@ -125,7 +119,7 @@ class Cluster:
         record = NodeRecord(
             address=self._place.address,
             version=self._place.version,
-            host=socket.gethostname(),
+            host=self._place.host,
             started=self._began,
             at=self._clock.wall(),
             health=numbers,
@@ -148,7 +142,7 @@ class Cluster:
 
         `is_here`: whether a connection is one of this process.
         """
-        grace = self._place.worker_grace
+        grace = self._place.settings.health_monitor.worker_grace
         self._spawn(sign_off_left_behind(self._pool, self._record, self._place.name, is_here, grace))
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.values import CoordinatorRecord, LeaderRecord, NodeRecord, TermRecord
-from dtf_lightning.farm.rules.health import (
+from dtf_lightning.farm.rules.cluster_health import (
     SHOWN,
     Health,
     NodeState,

@@ -23,6 +23,7 @@ from dtf_lightning.farm.results.rows import MAX_INTEGER, envelope_of, microsecon
 from dtf_lightning.farm.results.store import Wanted
 from dtf_lightning.farm.rules.paging import LAST, Key, Order, Place, Row, first_rows, is_behind, next_cursor
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.envelopes import shortened
 from dtf_lightning.farm.server.pool import LIVE_STATUSES, LiveTask, Pool
 
 SLICE = 1_000
@@ -49,6 +50,8 @@ class TaskFilter:
     plan: str = ""
     name: str = ""
     worker: str = ""
+    search: str = ""
+    """What stands in the name or the command, small and capital letters alike, or how the id begins."""
     created_after: float | None = None
     created_before: float | None = None
 
@@ -58,10 +61,12 @@ class TaskFilter:
                 f"status: {self.status!r} is none; expected one of {', '.join((*LIVE_STATUSES, *DONE_STATUSES))}"
             )
 
-    def takes(self, task: _Facts) -> bool:
-        """Whether a task is asked for."""
+    def takes(self, name: str, task: _Facts) -> bool:
+        """Whether a task is asked for. `name`: its id."""
         asked = ((self.project, task.project), (self.plan, task.plan), (self.name, task.name))
         if any(wanted and wanted != got for wanted, got in asked) or (self.worker and self.worker not in task.workers):
+            return False
+        if self.search and not _is_found(self.search.lower(), name, task):
             return False
         if self.created_after is not None and not (task.submitted or 0.0) >= self.created_after:
             return False
@@ -75,6 +80,7 @@ class TaskFilter:
             plan=self.plan,
             name=self.name,
             worker=self.worker,
+            search=self.search,
             created_after=self.created_after,
             created_before=self.created_before,
         )
@@ -91,6 +97,7 @@ class _Facts:
     submitted: float | None
     started: float | None
     ended: float | None
+    command: tuple[str, ...]
 
     def key(self, field: str, task: str, status: str) -> Key:
         match field:
@@ -147,7 +154,7 @@ class TaskLists:
     async def _live(self, wanted: TaskFilter, order: Order, behind: Place | None, limit: int) -> list[Row[LiveTask]]:
         rows: list[Row[LiveTask]] = []
         for number, task in enumerate(self._candidates(order, behind), 1):
-            if (live := self._pool.live(task)) is not None and wanted.takes(facts := _of_live(live)):
+            if (live := self._pool.live(task)) is not None and wanted.takes(task, facts := _of_live(live)):
                 status = self._pool.status(live)
                 key = facts.key(order.field, task, status)
                 if wanted.status in ("", status) and is_behind(key, task, order, behind):
@@ -171,7 +178,7 @@ class TaskLists:
 
     def _recent(self, wanted: TaskFilter, order: Order, behind: Place | None) -> Iterator[Row[Envelope]]:
         for task, envelope in self._pool.all_recent():
-            if wanted.status in ("", envelope.outcome.value) and wanted.takes(facts := _of_result(envelope)):
+            if wanted.status in ("", envelope.outcome.value) and wanted.takes(task, facts := _of_result(envelope)):
                 key = facts.key(order.field, task, envelope.outcome.value)
                 if is_behind(key, task, order, behind):
                     yield key, task, envelope
@@ -182,13 +189,22 @@ def order_of_results(order: Order) -> Order:
     return Order("outcome", order.descending) if order.field == "status" else order
 
 
+def _is_found(text: str, name: str, task: _Facts) -> bool:
+    return name.startswith(text) or text in task.name.lower() or text in " ".join(task.command).lower()
+
+
 def _of_live(live: LiveTask) -> _Facts:
     told = live.specification
-    return _Facts(told.project, told.plan, told.name, live.attempt.workers, told.submitted, live.started, None)
+    workers = live.attempt.workers
+    return _Facts(
+        told.project, told.plan, told.name, workers, told.submitted, live.started, None, shortened(told.command)
+    )
 
 
 def _of_result(told: Envelope) -> _Facts:
-    return _Facts(told.project, told.plan, told.name, told.workers, told.submitted, told.started, told.ended)
+    return _Facts(
+        told.project, told.plan, told.name, told.workers, told.submitted, told.started, told.ended, told.command
+    )
 
 
 def _time(wall: float | None) -> int:

@@ -28,7 +28,7 @@ def show_workers(pool: Pool, records: Mapping[str, WorkerRecord]) -> list[dict[s
             running[name].append(live.task)
     coordinators = pool.coordinators()
     return [
-        models.worker(name, record, running[name], record.coordinator in coordinators, pool.last_heard.get(name))
+        models.worker(name, record, running[name], record.coordinator in coordinators, pool.health(name))
         for name, record in records.items()
     ]
 

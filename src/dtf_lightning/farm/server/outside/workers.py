@@ -26,13 +26,17 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import Attempt, WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Recording, Register
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.rules.health import judge_health
 from dtf_lightning.farm.server.outside.models import AttemptEnd, HealthReport, Registration
 from dtf_lightning.farm.server.pool import LiveTask, Pool
+from dtf_lightning.farm.server.upkeep.health import HealthReports
 
 log = logging.getLogger(__name__)
 
 SILENCE = 15.0
 """Seconds after which a worker that asks nothing is taken for gone."""
+THRESHOLDS = {"cpu_percent": 95.0, "memory_percent": 90.0, "disk_percent": 90.0}
+"""Per cent, from which on a machine's figures are a warning; critical from half of what is left."""
 SHOWN = 5.0
 WRITE = 3.0
 
@@ -59,6 +63,7 @@ class OutsideWorkers:
     Args:
         coordinator: its name.
         record_result: records an attempt's end, if it is of the attempt that counts.
+        reports: of the workers' health.
     """
 
     def __init__(
@@ -68,12 +73,14 @@ class OutsideWorkers:
         record: FarmRecord,
         clock: Clock,
         record_result: Callable[[str, Result], Awaitable[Recording]],
+        reports: HealthReports,
     ) -> None:
         self._coordinator = coordinator
         self._pool = pool
         self._record = record
         self._clock = clock
         self._record_result = record_result
+        self._reports = reports
         self._here: dict[str, _Registered] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         pool.listeners.append(self._changed)
@@ -139,7 +146,8 @@ class OutsideWorkers:
         """A worker is there; returns what it is to end. Raises `RegisterAgain`."""
         worker = asked.worker_id
         self._heard(worker, asked.session)
-        self._pool.heard(worker, self._clock.wall(), asked.performance_metrics)
+        if asked.performance_metrics:
+            self._reports.heard(worker, judge_health(asked.performance_metrics, THRESHOLDS, self._clock.wall()))
         ending = []
         for task, revision in asked.running.items():
             live = self._pool.live(task)
@@ -196,7 +204,6 @@ class OutsideWorkers:
             )
         registered.timer.cancel()
         registered.timer = self._timer(worker, session)
-        self._pool.heard(worker, self._clock.wall())
 
     def _attempts(self, worker: str) -> list[LiveTask]:
         found = []

@@ -9,10 +9,10 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.rules.health import SHOWN, NodeState
+from dtf_lightning.farm.rules.cluster_health import SHOWN, NodeState
 from dtf_lightning.farm.server.cluster.cluster import Disabled, LastNode, UnknownNode
 from dtf_lightning.farm.server.cluster.pictures import as_html, as_markdown
-from dtf_lightning.farm.server.cluster.view import SHORT_NAMES, nodes_of, show_health, show_leader, show_status
+from dtf_lightning.farm.server.cluster.view import SHORT_NAMES, nodes_of, show_health, show_leader
 from dtf_lightning.farm.server.models import when
 from dtf_lightning.farm.server.routes.lists import MAX_PAGE, Limit, page_of
 
@@ -100,7 +100,7 @@ def answers(coordinator: Coordinator) -> dict[str, Answer]:
         return {"nodes": nodes, "timestamp": when(coordinator.now())}
 
     return {
-        "get_cluster_status": lambda _: show_status(mirror, coordinator.cluster.etcd, coordinator.now()),
+        "get_cluster_status": lambda _: coordinator.cluster_status(),
         "get_leader_info": lambda _: show_leader(mirror, coordinator.now()),
         "get_cluster_health": health,
     }

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Query
 from dtf_lightning.farm.results.routes import result
 from dtf_lightning.farm.results.store import Wanted
 from dtf_lightning.farm.rules.paging import Order
-from dtf_lightning.farm.server.cluster.view import show_leader, show_status
+from dtf_lightning.farm.server.cluster.view import show_leader
 from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.models import when
 from dtf_lightning.farm.server.pool import LIVE_STATUSES
@@ -55,6 +55,6 @@ def _now(coordinator: Coordinator, limit: int) -> dict[str, Any]:
         "counts": {"tasks": counts, "workers": states},
         "workers": workers[:limit],
         "running": [coordinator.tasks.show(live) for live in islice(reversed(running), limit)],
-        "cluster": show_status(pool.mirror, coordinator.cluster.etcd, now),
+        "cluster": coordinator.cluster_status(),
         "leader": show_leader(pool.mirror, now),
     }

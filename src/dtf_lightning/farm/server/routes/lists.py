@@ -34,13 +34,17 @@ def add_lists(app: FastAPI, coordinator: Coordinator) -> None:
         plan: str = "",
         name: str = "",
         worker: str = "",
+        search: str = "",
         created_after: str = "",
         created_before: str = "",
         sort: str = "",
         limit: Limit = 100,
         cursor: str = "",
     ) -> dict[str, Any]:
-        """Newest first (`sort=-created`). `created_after`, `created_before`: ISO 8601, of the submission."""
+        """Newest first (`sort=-created`). `created_after`, `created_before`: ISO 8601, of the submission.
+
+        `search`: what stands in the name or the command, small and capital letters alike, or how the id begins.
+        """
         order = read_order(sort, SORTED_BY, "-created")
         wanted = TaskFilter(
             status=status,
@@ -48,6 +52,7 @@ def add_lists(app: FastAPI, coordinator: Coordinator) -> None:
             plan=plan,
             name=name,
             worker=worker,
+            search=search,
             created_after=read_time("created_after", created_after),
             created_before=read_time("created_before", created_before),
         )

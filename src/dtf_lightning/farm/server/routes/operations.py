@@ -43,6 +43,8 @@ OPERATIONS: dict[str, Operation] = {
         client__connect="A client's connection, a WebSocket; each message on it is an operation of its own.",
         update__follow="Be told what changes, over the WebSocket.",
         task__logs="What an attempt has written.",
+        task__artifacts="The files that an attempt has left.",
+        artifact__get="A file that an attempt has left.",
         source__exists="Whether an archive of files is here.",
         source__get="An archive of files.",
         plan__get="How many of a plan's tasks are at what, and which have ended.",
@@ -89,6 +91,8 @@ OPERATIONS: dict[str, Operation] = {
         subtask__complete="A part of a job that is split over devices: not yet.",
         subtask__fail="A part of a job that is split over devices: not yet.",
         attempt__logs="Keep a part of what an attempt has written.",
+        attempt__offer_artifacts="Say which of the files that an attempt has left are wanted.",
+        attempt__put_artifact="Keep a file that an attempt has left.",
     ),
     **_of(
         Access.OPERATE,

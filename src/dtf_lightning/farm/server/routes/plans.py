@@ -17,10 +17,9 @@ from pydantic import Field
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.reading import parse_plan
 from dtf_lightning.farm.plans.requests import requests_of
-from dtf_lightning.farm.record.task_id import array_id, check_task_id, derived_task_id
+from dtf_lightning.farm.record.task_id import array_id, derived_task_id
 from dtf_lightning.farm.record.writes import Submission
 from dtf_lightning.farm.server import models
-from dtf_lightning.farm.server.tasks import RETENTION, SKEW
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -53,7 +52,7 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
     async def submit_plan(request: PlanRequest) -> JSONResponse:
         """Accept all tasks of a plan. Again with the same `plan_id`: what was accepted before is, once."""
         coordinator.cluster.check_takes_work()
-        check_task_id(request.plan_id, coordinator.now(), RETENTION, SKEW)
+        coordinator.tasks.check_id(request.plan_id)
         name, project, submissions = await asyncio.to_thread(_expand, request)
         told: list[dict[str, Any]] = []
         for start in range(0, len(submissions), AT_ONCE):

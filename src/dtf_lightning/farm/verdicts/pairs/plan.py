@@ -51,6 +51,12 @@ class Plan:
                 "programs apart at the usual error"
             )
 
+        if not self.difference_levels[-1] or not self.equivalence_levels[-1]:
+            raise SettingsError(
+                f"{self.max_pairs} pairs can decide nothing at alpha {self.alpha:g} and confidence {self.confidence:g}, whatever they "
+                "show: ask for more pairs, or be less strict (several metrics share alpha)"
+            )
+
     @property
     def looks(self) -> tuple[int, ...]:
         """Pairs at which it is looked; the last one is `max_pairs`. Beyond 200 each look has 1.4 times as many as the last."""

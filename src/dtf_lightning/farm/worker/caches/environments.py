@@ -24,7 +24,8 @@ from dtf_lightning import environment
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.worker.caches.eviction import Entry, victims
-from dtf_lightning.farm.worker.folders import remove_tree, write_whole
+from dtf_lightning.farm.worker.folders import remove_tree
+from dtf_lightning.whole_files import write_whole
 
 READY = "dtf-ready.json"
 PROJECT_LOCK = "uv.lock"

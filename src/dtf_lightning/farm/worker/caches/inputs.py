@@ -23,11 +23,11 @@ from typing import BinaryIO
 from dtf_lightning.clock import Clock, SystemClock
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.worker.caches.eviction import Entry, victims
+from dtf_lightning.whole_files import is_left_beside, whole_file
 
 log = logging.getLogger(__name__)
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-TEMPORARY = ".part"
 
 
 class InputDamaged(DtfError):
@@ -107,23 +107,17 @@ class InputCache:
                 self._changed.notify_all()
 
     def _fetch(self, digest: str, fetch: Callable[[BinaryIO], object]) -> None:
-        part = self._folder / (digest + TEMPORARY)
-        try:
-            with part.open("w+b") as file:
-                fetch(file)
-                file.flush()
-                file.seek(0)
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+        with whole_file(self._folder / digest, durable=False) as file:  # after a power cut it is looked at anew
+            fetch(file)
+            file.flush()
+            file.seek(0)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 raise InputDamaged(
                     f"an input with the SHA-256 {digest} was fetched, but what came has {found}: the store or the way to "
                     "it is damaged; submit the task anew"
                 )
-            part.chmod(0o400)
-            part.rename(self._folder / digest)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+            os.fchmod(file.fileno(), 0o400)
         with self._lock:
             self._use(digest)
             self._evict()
@@ -144,5 +138,5 @@ class InputCache:
             if DIGEST.fullmatch(path.name):
                 status = path.stat()
                 yield Entry(name=path.name, size=status.st_size, used=status.st_mtime)
-            elif path.name.endswith(TEMPORARY):
+            elif is_left_beside(path):
                 path.unlink()

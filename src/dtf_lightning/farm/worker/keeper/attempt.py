@@ -13,6 +13,7 @@ from dtf_lightning.farm.worker.folders import AttemptFolder
 from dtf_lightning.farm.worker.keeper import family
 from dtf_lightning.farm.worker.keeper.cgroups import RLIMIT, Hierarchy
 from dtf_lightning.farm.worker.keeper.course import Action, Course, could_not_start
+from dtf_lightning.farm.worker.keeper.hardware_metrics import Series
 from dtf_lightning.farm.worker.keeper.messages import End, Start
 from dtf_lightning.farm.worker.keeper.streams import Input, Output
 
@@ -41,6 +42,7 @@ class KeptAttempt:
         self.announced = 0
         """Length of the log that the worker was told."""
         self._clock = clock
+        self._series = Series(folder.hardware_metrics, request.sample, clock.monotonic())
         self._group = hierarchy.make()
         self._cpu_seconds = 0.0
         self._peak_memory = 0
@@ -141,9 +143,14 @@ class KeptAttempt:
             self._process.returncode = os.waitstatus_to_exitcode(wait_status)  # it must not wait itself
             self.course.first_ended(wait_status)
 
-    def look_at_memory(self) -> None:
-        """Note what its processes hold together; more than they may, or a death for that, is its end."""
-        held = sum(map(family.resident, self.processes()))
+    def look(self) -> None:
+        """Sample what it takes, where that is due; note what its processes hold together; more than they may, or a death for that, is its end."""
+        processes = self.processes()
+        held = sum(map(family.resident, processes))
+        if self._series.is_due(now := self._clock.monotonic()):
+            spent = self._cpu_seconds + sum(map(family.cpu_seconds, processes))
+            sample = {"cpu_seconds": round(spent, 2), "memory": held, "processes": len(processes)}
+            self._series.add(now, {"at": self._clock.wall(), **sample})
         self._peak_memory = max(self._peak_memory, held)
         exceeded = self.watched_closely and held > (self.request.memory or 0)
         # Version 1 kills one process, and the others wait for it: the whole attempt goes, as in version 2.

@@ -17,6 +17,7 @@ from dtf_lightning.processes.signals import open_pidfd
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS = os.sysconf("SC_CLK_TCK")
 ZOMBIE = "Z"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -118,6 +119,15 @@ def resident(pid: int) -> int:
             return int(file.read().split()[1]) * PAGE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of processor time that the process has taken so far, its threads' too; 0 if it has gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def carries(pid: int, mark: str) -> bool:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dtf_lightning.clock import Clock, SystemClock, poll_until
-from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, write_whole
+from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders
 from dtf_lightning.farm.worker.keeper import family
 from dtf_lightning.farm.worker.keeper.attempt import KeptAttempt
 from dtf_lightning.farm.worker.keeper.cgroups import Hierarchy
@@ -43,6 +43,7 @@ from dtf_lightning.farm.worker.keeper.messages import (
 )
 from dtf_lightning.farm.worker.keeper.streams import Input
 from dtf_lightning.farm.worker.keeper.worker_line import WorkerLine
+from dtf_lightning.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -321,7 +322,7 @@ class Keeper:
             return
         closely = False
         for attempt in self._attempts.values():
-            attempt.look_at_memory()
+            attempt.look()
             closely = closely or attempt.watched_closely
         self._next_look = now + (CLOSE_SAMPLE if closely else SAMPLE)
         self._groups_removed()

@@ -36,6 +36,8 @@ class Start:
     stdin: bool
     log_limit: int
     """Bytes."""
+    sample: float
+    """Seconds between two samples of what it takes, at first."""
 
 
 @dataclass(frozen=True, kw_only=True)

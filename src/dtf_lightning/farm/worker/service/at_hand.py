@@ -1,6 +1,7 @@
 """`AttemptsAtHand`: what a worker knows of its attempts beside what its executor and its spool do. Thread-safe.
 
-An attempt is being prepared, then it runs, then its outcome is kept, and once its output is stored its result can be said.
+An attempt is being prepared, then it runs, then its outcome is kept, and once its output and its artifacts
+are stored its result can be said.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class AttemptsAtHand:
         self._preparing: dict[Key, bool] = {}
         """Whether it was cancelled meanwhile."""
         self._waiting: dict[Key, Result] = {}
-        """Those whose output is not stored yet."""
+        """Those whose output or artifacts are not stored yet."""
         self._results: dict[Key, Result] = {}
 
     def begin(self, key: Key) -> bool:
@@ -60,13 +61,17 @@ class AttemptsAtHand:
             self._started.pop((result.task, result.revision), None)
             self._waiting[result.task, result.revision] = result
 
-    def complete(self, key: Key) -> Result | None:
-        """Its output is stored: its result can be said. `None`: nothing is known of it."""
+    def is_waiting(self, key: Key) -> Result | None:
+        """The result of one that has ended and whose output and artifacts are not stored yet; `None`: there is none."""
         with self._lock:
-            result = self._waiting.pop(key, None)
-            if result is not None:
-                self._results[key] = result
-            return result
+            return self._waiting.get(key)
+
+    def complete(self, result: Result) -> None:
+        """Its output and its artifacts are stored: this result, which says where, can be said."""
+        key = result.task, result.revision
+        with self._lock:
+            self._waiting.pop(key, None)
+            self._results[key] = result
 
     def forget(self, key: Key) -> None:
         """Its result is acknowledged."""

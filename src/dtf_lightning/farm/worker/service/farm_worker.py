@@ -1,7 +1,7 @@
 """`FarmWorker`: what a worker does with what its coordinators say, and what it tells them.
 
 Data flow: `Run` -> its source is fetched and unpacked -> the executor starts it -> its output goes to a coordinator ->
-it ends -> the spool keeps how -> `Result` -> `Acknowledge` -> the spool forgets.
+it ends -> the spool keeps how -> its artifacts go to the farm's store -> `Result` -> `Acknowledge` -> the spool forgets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dtf_lightning import __version__
@@ -33,17 +33,18 @@ from dtf_lightning.farm.messages import (
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.worker.executor import Executor
-from dtf_lightning.farm.worker.folders import WorkerFolders, write_whole
-from dtf_lightning.farm.worker.logs import KeptLogs
+from dtf_lightning.farm.worker.folders import WorkerFolders
+from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL
 from dtf_lightning.farm.worker.orders import AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
+from dtf_lightning.farm.worker.service.health import HealthReader
 from dtf_lightning.farm.worker.service.link import Link
-from dtf_lightning.farm.worker.service.log_sender import LogSender
-from dtf_lightning.farm.worker.service.machine import MachineReport
 from dtf_lightning.farm.worker.service.meetings import Meetings
+from dtf_lightning.farm.worker.service.outgoing import Outgoing
 from dtf_lightning.farm.worker.service.preparation import Preparation
 from dtf_lightning.farm.worker.service.secret_files import SecretFiles
 from dtf_lightning.farm.worker.spool import Spool
+from dtf_lightning.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,18 @@ class WorkerOptions:
     device_names: Mapping[str, tuple[str, ...]]
     """Resource -> names of the devices that are shared out."""
     labels: tuple[str, ...] = ()
+    host: str = field(default_factory=socket.gethostname)
+    """Name of the machine, for people."""
+    timeout: float | None = None
+    """Seconds, of an attempt whose task has none of its own."""
+    cache: Path | None = None
+    """Where caches lie; `None`: in the folder."""
+    metrics_interval: float = INTERVAL
+    """Seconds between two samples of what an attempt takes, at first."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Figure of the machine's health -> per cent above which it is in want."""
+    health_interval: float = 30.0
+    """Seconds between two reports of it."""
     secrets: Path | None = None
     """Folder of the secrets that it gives to tasks which name them."""
     cache_bytes: int = 20 << 30
@@ -79,15 +92,15 @@ class FarmWorker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._loop = asyncio.get_running_loop()
-        self._folders = WorkerFolders(options.folder)
+        folders = WorkerFolders(options.folder, options.cache)
         self._hello = Hello(
             worker=options.name,
             session=secrets.token_hex(8),
-            identity=identity_of(self._folders),
+            identity=identity_of(folders),
             version=__version__,
             devices=options.devices,
             labels=options.labels,
-            host=socket.gethostname(),
+            host=options.host,
         )
         self._connection = Connection(options.addresses, options.token)
         self._at_hand = AttemptsAtHand()
@@ -96,14 +109,31 @@ class FarmWorker:
         self._stopping = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dtf-farm-worker")
-        secret_files = SecretFiles(options.secrets)
-        self._preparation = Preparation(self._connection, self._folders.cache, options.cache_bytes, secret_files)
+        self._preparation = Preparation(
+            self._connection,
+            folders.cache,
+            options.cache_bytes,
+            SecretFiles(options.secrets),
+            timeout=options.timeout,
+        )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
-        self._senders = LogSender(KeptLogs(options.folder), self._connection, self._output_stored)
-        self._link = Link(options.addresses, options.token, self, MachineReport(options.folder))
+        self._outgoing = Outgoing(options.folder, self._connection, self._at_hand, self._stored)
+        self._link = Link(
+            options.addresses,
+            options.token,
+            self,
+            health=HealthReader(folders.path, options.thresholds).read,
+            health_interval=options.health_interval,
+        )
         # Tells at once what an earlier process has left.
-        self._executor = Executor(options.folder, devices=options.device_names, tell=self._told)
+        self._executor = Executor(
+            options.folder,
+            cache=options.cache,
+            devices=options.device_names,
+            tell=self._told,
+            sample=options.metrics_interval,
+        )
 
     @property
     def connected(self) -> asyncio.Event:
@@ -116,7 +146,7 @@ class FarmWorker:
             self._wait_for_output(
                 Result(task=kept.task, number=kept.number, revision=kept.revision, outcome=kept.outcome)
             )
-        self._senders.start()
+        self._outgoing.start()
         jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self._stopped())]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
@@ -194,7 +224,7 @@ class FarmWorker:
     def _told(self, told: Told) -> None:
         key = told.task, told.revision
         if isinstance(told, AttemptOutput):
-            self._senders.grown(*key, told.offset + len(told.data))
+            self._outgoing.grown(*key, told.offset + len(told.data))
         elif isinstance(told, AttemptStarted):
             self._at_hand.started(key, told.at)
             self._call(Started(task=told.task, revision=told.revision, at=told.at))
@@ -208,12 +238,11 @@ class FarmWorker:
 
     def _wait_for_output(self, result: Result) -> None:
         self._at_hand.ended(result)
-        self._senders.ended(result.task, result.revision, result.outcome.log_bytes)
+        self._outgoing.ended(result)
 
-    def _output_stored(self, task: str, revision: int) -> None:
-        result = self._at_hand.complete((task, revision))
-        if result is not None:
-            self._call(result)
+    def _stored(self, result: Result) -> None:
+        self._at_hand.complete(result)
+        self._call(result)
 
     def _forget(self, task: str, revision: int) -> None:
         """In a thread of the pool: a workspace may hold many files."""
@@ -269,7 +298,7 @@ class FarmWorker:
 
     def _is_known(self, key: Key) -> bool:
         task, revision = key
-        return self._executor.running().get(task) == revision or self._folders.spooled(task, revision).exists()
+        return self._executor.running().get(task) == revision or self._spool.holds(task, revision)
 
     def _leave_if_drained(self) -> None:
         if self._draining and not (self._at_hand.preparing() or self._executor.running() or self._spool.kept()):
@@ -290,7 +319,7 @@ class FarmWorker:
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._executor.close(GRACE)
-        self._senders.close()
+        self._outgoing.close()
         self._meetings.close()
         self._connection.close()
 

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -42,6 +42,7 @@ from dtf_lightning.farm.messages import (
     read_message,
     write_message,
 )
+from dtf_lightning.farm.rules.health import WorkerHealth
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ class Link:
         addresses: of coordinators; those that a coordinator names later are added.
         token: the farm's.
         workplace: the worker.
-        metrics: says with each heartbeat how the machine is; nothing, where there is nothing new.
+        health: looks at the machine; is called in a thread. `None`: nothing is reported.
+        health_interval: seconds between two reports.
     """
 
     def __init__(
@@ -103,12 +105,14 @@ class Link:
         addresses: tuple[str, ...],
         token: str,
         workplace: Workplace,
-        metrics: Callable[[], Mapping[str, float]] = dict,
+        *,
+        health: Callable[[], WorkerHealth] | None = None,
+        health_interval: float = 30.0,
     ) -> None:
+        self._health, self._health_interval = health, health_interval
         self.addresses = list(addresses)
         self._token = token
         self._workplace = workplace
-        self._metrics = metrics
         self._outgoing: asyncio.Queue[FromWorker] = asyncio.Queue()
         self._connected = asyncio.Event()
         self.host = ""
@@ -184,7 +188,9 @@ class Link:
         log.info("welcomed by %s", welcome.coordinator)
         for message in self._workplace.catch_up():
             self._outgoing.put_nowait(message)
-        jobs = [asyncio.create_task(job) for job in (self._beat(), self._send(socket), self._listen(socket))]
+        jobs = [
+            asyncio.create_task(job) for job in (self._beat(), self._report(), self._send(socket), self._listen(socket))
+        ]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             for job in jobs:
@@ -197,8 +203,15 @@ class Link:
 
     async def _beat(self) -> None:
         while True:
-            self._outgoing.put_nowait(Heartbeat(metrics=self._metrics()))
+            self._outgoing.put_nowait(Heartbeat())
             await asyncio.sleep(HEARTBEAT)
+
+    async def _report(self) -> None:
+        """Say how the machine is, now and then; a disk that does not answer holds up no heartbeat."""
+        while self._health is not None:
+            self._outgoing.put_nowait(Heartbeat(health=await asyncio.to_thread(self._health)))
+            await asyncio.sleep(self._health_interval)
+        await asyncio.Event().wait()
 
     async def _send(self, socket: ClientConnection) -> None:
         while True:

@@ -48,9 +48,19 @@ class Preparation:
         cache: folder in which files are kept for the next attempt.
         cache_bytes: of all that lies in it.
         secrets: the worker's.
+        timeout: seconds, of an attempt whose task has none of its own.
     """
 
-    def __init__(self, connection: Connection, cache: Path, cache_bytes: int, secrets: SecretFiles) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        cache: Path,
+        cache_bytes: int,
+        secrets: SecretFiles,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        self._timeout = timeout
         self._connection = connection
         self._room = CacheRoom(cache, cache_bytes)
         self._repositories = GitCache(cache / "git")
@@ -73,7 +83,7 @@ class Preparation:
             revision=message.revision,
             command=spec.command,
             environment=spec.environment,
-            timeout=spec.timeout,
+            timeout=spec.timeout if spec.timeout is not None else self._timeout,
             amounts=needs[message.alternative].amounts,
             folder=spec.folder,
             artifacts=spec.artifacts,

@@ -1,0 +1,1 @@
+"""The farm's page: screens for a browser, live, which every coordinator serves."""

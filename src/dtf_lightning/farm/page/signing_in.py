@@ -1,0 +1,103 @@
+"""Signing in: a browser gives the token once, or a link that `dtf farm up` prints, and gets a cookie.
+
+Rule: the cookie is for this page alone (HttpOnly, SameSite=Strict), and is given only to who had the token or a link that
+nobody had used. Where a browser goes on to is always of this farm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from dtf_lightning.farm.sign_in import SESSION_SECONDS, SignIn, UsedLinks
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from dtf_lightning.farm.page.render import Renderer
+
+MAX_FORM = 10_000
+"""Bytes of what is sent to sign in."""
+
+
+class SigningIn:
+    """The page's addresses `/sign-in` and `/sign-out`.
+
+    Args:
+        used: folder that remembers which links were used, shared by all coordinators.
+        now: returns seconds since the epoch.
+    """
+
+    def __init__(self, token: str, used: Path, renderer: Renderer, now: Callable[[], float]) -> None:
+        self._token = token.encode()
+        self._sign_in = SignIn(token)
+        self._used = UsedLinks(used)
+        self._renderer = renderer
+        self._now = now
+
+    def routes(self) -> list[Route]:
+        """The addresses."""
+        return [
+            Route("/sign-in", self._ask, methods=["GET"]),
+            Route("/sign-in", self._take, methods=["POST"]),
+            Route("/sign-out", self._sign_out, methods=["POST"]),
+        ]
+
+    async def _ask(self, request: Request) -> Response:
+        """Show the form, or take the link's code."""
+        back = way_back(request.query_params.get("next", ""))
+        code, now = request.query_params.get("code", ""), self._now()
+        if not code:
+            return HTMLResponse(self._renderer.sign_in(back=back))
+        name = self._sign_in.link_name(code, now)
+        if name is None or not await asyncio.to_thread(self._used.use, name, now):
+            problem = (
+                "This link was used before, or is older than ten minutes: give the token, or let a new link be made."
+            )
+            return HTMLResponse(self._renderer.sign_in(back=back, problem=problem), 403)
+        return self._signed_in(back)
+
+    async def _take(self, request: Request) -> Response:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM:
+                return HTMLResponse(self._renderer.sign_in(back="/", problem="That is too long for a token."), 413)
+        form = parse_qs(body.decode("latin-1"), max_num_fields=10)
+        back = way_back(form.get("next", [""])[0])
+        if not hmac.compare_digest(form.get("token", [""])[0].strip().encode(), self._token):
+            return HTMLResponse(self._renderer.sign_in(back=back, problem="This is not the farm's token."), 403)
+        return self._signed_in(back)
+
+    def _signed_in(self, back: str) -> Response:
+        answer = HTMLResponse(self._renderer.signed_in(back))
+        answer.set_cookie(
+            self._sign_in.cookie,
+            self._sign_in.session(self._now()),
+            max_age=int(SESSION_SECONDS),
+            httponly=True,
+            samesite="strict",
+        )
+        return answer
+
+    async def _sign_out(self, request: Request) -> Response:
+        answer: Response = (
+            Response(status_code=200, headers={"HX-Redirect": "/sign-in"})
+            if "hx-request" in request.headers
+            else RedirectResponse("/sign-in", 303)
+        )
+        answer.delete_cookie(self._sign_in.cookie, httponly=True, samesite="strict")
+        return answer
+
+
+def way_back(told: str) -> str:
+    """Return a path of this farm, whatever was told: browsers take two slashes of either kind for another site."""
+    good = told.startswith("/") and not told.startswith(("//", "/\\")) and told.isprintable() and "\\" not in told
+    return told if good and not told.startswith("/sign-") else "/"

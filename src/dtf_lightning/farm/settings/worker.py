@@ -1,0 +1,156 @@
+"""Settings of a farm worker: the sections of `worker.yaml`, each with its checks.
+
+`dtf farm worker --config worker.yaml` reads them; its options win over the file. A relative path lies in the folder of the
+file, or where there is none in the working folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dtf_lightning import environment
+from dtf_lightning.settings.fields import check, check_types, setting
+from dtf_lightning.settings.sections import read_sections
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerIdentity:
+    """Section `worker`."""
+
+    id: str | None = setting(None, "Its name in the farm, which no other worker may have; without it the machine's.")
+    name: str | None = setting(None, "What people call it: the label `name=...`.")
+    hardware_id: str | None = setting(None, "What the farm shows as its hardware; without it the machine's name.")
+    labels: tuple[str, ...] = setting((), "What tasks may ask for, beside the labels that are found out.")
+    cpus: float | None = setting(None, "Cores that it offers; without it all.", unit="cores")
+    memory: float | None = setting(
+        None, "Memory that it offers; without it what the machine has beside a reserve.", unit="MiB"
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("cpus", "memory"):
+            amount = getattr(self, name)
+            check(amount is None or amount > 0, f"{name} must be positive, got {amount}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorConnection:
+    """Section `coordinator`."""
+
+    url: str | None = setting(
+        None, "Of one coordinator or more, with commas; without it `$DTF_FARM_URL`, else the farm that runs here."
+    )
+    token_file: str | None = setting(None, "File with the farm's token; only its owner may read it.")
+    api_key: str | None = setting(
+        None,
+        "The token itself, where there is no `token_file`: write `${VARIABLE}`, since others may read a settings file.",
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionSettings:
+    """Section `execution`."""
+
+    concurrent_tasks: int | None = setting(
+        None,
+        "Tasks of one core each (what a task needs that says nothing) that run at once: cores that it offers, where that is "
+        "fewer than it has.",
+        unit="tasks",
+    )
+    timeout: float | None = setting(
+        None, "Of an attempt whose task has none of its own; without it none.", unit="seconds"
+    )
+    working_dir: str | None = setting(None, "Where it works and keeps results; without it in the farm's home.")
+    cache_dir: str | None = setting(
+        None, "Of inputs, environments and libraries' caches; without it `cache` in `working_dir`."
+    )
+    secrets_dir: str | None = setting(
+        None, "Folder of the secrets that it gives to tasks which name them, one in a file."
+    )
+    cache_limit: float = setting(20.0, "Of inputs and what tasks download, kept for the next tasks.", unit="GiB")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("concurrent_tasks", "timeout", "cache_limit"):
+            value = getattr(self, name)
+            check(value is None or value > 0, f"{name} must be positive, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportingSettings:
+    """Section `reporting`."""
+
+    metrics_interval: float = setting(15.0, "Between two samples of an attempt's `hardware_metrics`.", unit="seconds")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.metrics_interval >= 1, f"metrics_interval must be at least 1 s, got {self.metrics_interval:g} s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthSettings:
+    """Section `health`."""
+
+    report_interval: float = setting(30.0, "Between two reports of the worker's health.", unit="seconds")
+    cpu_threshold: float = setting(
+        90.0, "Use of its processor above which it says that it is in want.", unit="per cent"
+    )
+    memory_threshold: float = setting(90.0, "The same of its memory.", unit="per cent")
+    disk_threshold: float = setting(90.0, "The same of the disk on which it works.", unit="per cent")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.report_interval >= 1, f"report_interval must be at least 1 s, got {self.report_interval:g} s")
+        for name in ("cpu_threshold", "memory_threshold", "disk_threshold"):
+            value = getattr(self, name)
+            check(0 < value <= 100, f"{name} must be a percentage above 0, got {value:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """All of `worker.yaml`."""
+
+    worker: WorkerIdentity = field(default_factory=WorkerIdentity)
+    coordinator: CoordinatorConnection = field(default_factory=CoordinatorConnection)
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    reporting: ReportingSettings = field(default_factory=ReportingSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    warnings: tuple[str, ...] = ()
+    """About keys of the file that mean nothing here."""
+    beside: Path = field(default_factory=Path)
+    """What relative paths are relative to."""
+
+    def path(self, told: str) -> Path:
+        """Return a path of the settings as an absolute one."""
+        return self.beside.absolute() / told
+
+    @classmethod
+    def load(cls, path: Path | None = None, given: Mapping[str, Any] | None = None) -> WorkerSettings:
+        """Return what a file says, and a command's options, which win. Raises `SettingsError` that says where.
+
+        `given`: `section.key` -> value; `None` is none.
+        """
+        read = read_sections(
+            path, WORKER_SECTIONS, lookup=environment.read, given=given or {}, without_effect=WITHOUT_EFFECT
+        )
+        return cls(**read.sections, warnings=read.warnings, beside=path.parent if path is not None else Path())
+
+
+WORKER_SECTIONS: Mapping[str, type[Any]] = {
+    "worker": WorkerIdentity,
+    "coordinator": CoordinatorConnection,
+    "execution": ExecutionSettings,
+    "reporting": ReportingSettings,
+    "health": HealthSettings,
+}
+
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "reporting.result_batch_size": "every result is sent as soon as its attempt has ended, and the coordinator writes many at once",
+}
+"""Keys that were asked for and that mean nothing here -> what takes their place."""

@@ -1,0 +1,60 @@
+"""What a coordinator's settings change."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.client import Client
+from dtf_lightning.farm.http import FarmRefused
+from support.farm.server import CoordinatorInThread
+
+
+@pytest.fixture
+def start(memory, tmp_path):
+    started = []
+
+    def make(**settings):
+        coordinator = CoordinatorInThread(
+            memory, tmp_path, settings={k.replace("__", "."): v for k, v in settings.items()}
+        )
+        started.append(coordinator)
+        return coordinator
+
+    yield make
+    for coordinator in started:
+        coordinator.stop()
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_its_settings_take_effect(start, tmp_path):
+    """A second port serves the same, the database lies where it was said, and above the limit no task is taken."""
+    port = free_port()
+    coordinator = start(
+        server__workers_port=port,
+        database__path=str(tmp_path / "mine.duckdb"),
+        task_scheduler__max_queue_size=2,
+        load_balancer__strategy="round_robin",
+    )
+    with Client(f"http://127.0.0.1:{port}", coordinator.token_file) as client:
+        task = client.submit(["x"])
+        client.submit(["x"])
+        with pytest.raises(FarmRefused, match="2 tasks are waiting or running") as refused:
+            client.submit(["x"])
+        assert refused.value.status == 429
+    with coordinator.client() as client:
+        assert client.task(task).status == "pending"
+    assert (tmp_path / "mine.duckdb").exists()
+
+
+def test_a_strategy_that_nobody_has(memory, tmp_path):
+    """It does not start, and says which there are."""
+    with pytest.raises(SettingsError, match=r"no scheduling strategy is called 'fastst'; expected one of .*fastest"):
+        CoordinatorInThread(memory, tmp_path, settings={"load_balancer.strategy": "fastst"})
