@@ -142,12 +142,15 @@ class Client:
             request["after_any"] = list(after_any)
         return str(self.submit_all([request])[0]["task_id"])
 
-    def submit_all(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Submit tasks by their fields; returns what became of each, in order. A dependency stands before what needs it."""
+    def submit_all(self, requests: Sequence[Mapping[str, Any]], *, strict: bool = False) -> list[dict[str, Any]]:
+        """Submit tasks by their fields; returns what became of each, in order. A dependency stands before what needs it.
+
+        `strict`: have them refused where no worker that is there could do one of them; else that one waits, with a `warning`.
+        """
         told: list[dict[str, Any]] = []
         for start in range(0, len(requests), BATCH):
             batch = [dict(request) for request in requests[start : start + BATCH]]
-            told += self.connection.ask("POST", "/api/tasks", {"tasks": batch})["tasks"]
+            told += self.connection.ask("POST", "/api/tasks", {"tasks": batch, "strict": strict})["tasks"]
         return told
 
     def map(self, commands: Sequence[Sequence[str]], **fields: Any) -> list[str]:
@@ -192,6 +195,11 @@ class Client:
         reference, source = pack_input(Path(path))
         self.send_source(source)
         return reference
+
+    def send_stdin(self, task: str, offset: int, data: bytes, *, complete: bool = False) -> None:
+        """Add to what a task that was submitted with `stdin=True` reads. `complete`: this was the last of it."""
+        path = f"/api/tasks/{quote(task, safe='')}/stdin"
+        self.connection.send("POST", path, data, offset=offset, complete="true" if complete else None)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

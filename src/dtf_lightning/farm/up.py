@@ -111,7 +111,7 @@ class _Child:
         return f"{last} (all of it in {self._log_path})"
 
 
-def run_farm(home: FarmHome, port: int, *, say: Say) -> None:
+def run_farm(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share") -> None:
     """Run a farm until SIGINT or SIGTERM. Call it from the main thread.
 
     Raises `SettingsError` for a port that is taken and a home that another farm uses, `DtfError` for a part of the farm
@@ -132,10 +132,12 @@ def run_farm(home: FarmHome, port: int, *, say: Say) -> None:
             watchdog = Watchdog(environment.FARM_UP, mark)
             stack.callback(watchdog.close)
             etcd = stack.enter_context(EmbeddedEtcd(data_dir=home.folder / "etcd"))
-            coordinator = _Child("coordinator", _coordinator_arguments(home, etcd.endpoint, port), home.folder, mark)
+            coordinator = _Child(
+                "coordinator", _coordinator_arguments(home, etcd.endpoint, port, strategy), home.folder, mark
+            )
             stack.callback(coordinator.stop)
             url = coordinator.start()
-            coordinator.arguments = _coordinator_arguments(home, etcd.endpoint, int(url.rpartition(":")[2]))
+            coordinator.arguments = _coordinator_arguments(home, etcd.endpoint, int(url.rpartition(":")[2]), strategy)
             worker = _Child("worker", _worker_arguments(home, url), home.folder, mark)
             stack.callback(worker.stop, signal.SIGINT)
             offers = worker.start()
@@ -192,10 +194,10 @@ def _pidfd(pid: int) -> Iterator[int | None]:
             os.close(file)
 
 
-def _coordinator_arguments(home: FarmHome, endpoint: str, port: int) -> list[str]:
+def _coordinator_arguments(home: FarmHome, endpoint: str, port: int, strategy: str) -> list[str]:
     return [
         "coordinator", "--endpoint", endpoint, "--port", str(port), "--folder", str(home.folder / "files"),
-        "--token-file", str(home.token), "--worker-grace", str(WORKER_GRACE),
+        "--token-file", str(home.token), "--worker-grace", str(WORKER_GRACE), "--strategy", strategy,
     ]  # fmt: skip
 
 
@@ -206,13 +208,16 @@ def _worker_arguments(home: FarmHome, url: str) -> list[str]:
     ]  # fmt: skip
 
 
-def detach(home: FarmHome, port: int, *, say: Say) -> int:
+def detach(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share") -> int:
     """Start a farm in the background, and return an exit code once it is up, or has failed to come up."""
     home.make()
     log_path = home.folder / "up.log"
     with log_path.open("wb") as log_file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dtf_lightning", "farm", "up", "--port", str(port), "--home", str(home.folder)],
+            [
+                *[sys.executable, "-m", "dtf_lightning", "farm", "up", "--port", str(port), "--home", str(home.folder)],
+                *["--strategy", strategy],
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=subprocess.STDOUT,

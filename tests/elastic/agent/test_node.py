@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
@@ -130,7 +131,7 @@ def test_the_others_go_on_before_a_leaver_has_said_that_it_left(node, told_to_st
     The agent may have missed the stop, because it reads the last state of the keys only.
     """
     told(node, generation(1, "b"))
-    node.leaving = "SIGTERM"
+    node.leave("SIGTERM")
     if told_to_stop:
         stop = Directive(kind=DirectiveKind.STOP, target=2, boundary=9, leaving=("a#1",))
         assert [message.leave for message in told(node, generation(1, "b"), stop)] == [True, True]
@@ -161,7 +162,7 @@ def test_retired_before_it_was_handed_a_generation(node):
 def test_leaver_is_left_when_all_workers_have_said_so(node):
     """Both workers leave at the boundary; their ends are no failures then."""
     told(node, generation(1))
-    node.leaving = "SIGTERM"
+    node.leave("SIGTERM")
     assert node.record().state is WorkerState.DRAINING
     first, second = list(node.incarnation.workers.values())
     node.said(first, messages.Left(), 1.0)
@@ -199,6 +200,35 @@ def test_sibling_of_a_dead_worker_does_not_make_the_node_leave(node, order):
     for happen in happens if order == "death first" else reversed(happens):
         happen()
     assert (node.leaving, node.record().state) == ("", WorkerState.FAILED)
+
+
+def test_a_worker_that_gloo_has_forgotten(node):
+    """It says so before it ends: the record tells it from a failure of its own; a failure that came first stays one."""
+    told(node, generation(1))
+    first, second = node.incarnation.workers.values()
+    node.said(first, messages.Dying(error="forgotten", aftermath=True), 1.0)
+    node.lost(first, "exit code 71")
+    assert (node.record().state, node.record().aftermath) == (WorkerState.FAILED, True)
+    node.begin(2)
+    assert not node.record().aftermath
+    node.fail("worker 0 is gone: killed")
+    node.said(second, messages.Dying(error="forgotten", aftermath=True), 1.0)
+    assert not node.record().aftermath
+
+
+@pytest.mark.parametrize("order", list(permutations(("node", "worker", "death"))), ids=" ".join)
+def test_a_node_that_was_asked_to_leave_leaves(node, order):
+    """The signal came to the node and to its workers, as from a terminal; that one of them dies of it changes nothing."""
+    told(node, generation(1))
+    first, second = node.incarnation.workers.values()
+    happens = {
+        "node": lambda: node.leave("SIGTERM"),
+        "worker": lambda: node.said(second, messages.Leaving(reason="SIGTERM"), 1.0),
+        "death": lambda: node.lost(first, "killed"),
+    }
+    for happening in order:
+        happens[happening]()
+    assert (node.leaving, node.record().state, node.record().leaving) == ("SIGTERM", WorkerState.FAILED, True)
 
 
 def test_a_member_that_is_turned_away(node):

@@ -455,6 +455,8 @@ def test_a_worker_that_cannot_go_on_ends_itself(tmp_path, event, status, said):
         agent.hang_up()
     else:
         agent.send(Fail(target=2, reason="n2 died"))
+    if event == "forgotten":
+        assert agent.expect(Dying).aftermath, "another's death has ended it, and counts already"
     output, errors = worker.communicate(timeout=DEADLINE)
     agent.close()
     assert (worker.returncode, output) == (status, "cut\n"), errors

@@ -92,6 +92,36 @@ def test_share_of_the_world():
     )
 
 
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_who_is_ended_by_anothers_death_does_not_count(deaths):
+    """One of four dies in mid-transfer, gloo forgets two others, who end themselves: one failure of four, not three."""
+    run = SimulatedRun(max_nodes=4, failure_tolerance=0.25)
+    run.start("a", "b", "c", "d")
+    run.crash("a")
+    if deaths == 2:
+        run.crash("b")
+        assert run.phase is RescalePhase.ABORTED
+        return
+    for node in "bc":
+        run.change(node, aftermath=True)
+        run.crash(node, detail="worker 0 failed: gloo has forgotten it")
+    run.ready("d")
+    run.train()
+    assert run.phase is RescalePhase.STABLE
+    assert [(failure.member, failure.counts) for failure in run.state.failures] == [
+        ("a#1", True), ("b#1", False), ("c#1", False),
+    ]  # fmt: skip
+
+
+def test_a_death_of_nobody_elses_counts():
+    """Whatever it says of itself: where no other member has failed, it is the failure."""
+    run = SimulatedRun(max_nodes=4, failure_tolerance=0.1)
+    run.start("a", "b", "c", "d")
+    run.change("b", aftermath=True)
+    run.crash("b")
+    assert run.phase is RescalePhase.ABORTED
+
+
 def test_the_share_is_of_the_largest_world_in_the_window():
     """Half of the world left by agreement a moment ago: it still counts for the share."""
     run = SimulatedRun(max_nodes=4, failure_tolerance=0.25)

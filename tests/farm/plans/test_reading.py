@@ -85,6 +85,25 @@ def test_a_whole_plan():
     assert clean.needs == (Need(amounts={"cpu": 1}, labels=("linux",)),)
 
 
+def test_tries_gangs_arrays_and_what_is_outside():
+    earlier = "01a22026-2e47-7552-8358-6572f7000000"
+    text = f"""
+        defaults: {{retries: {{times: 2, on: [failed, timeout], exit_codes: [75]}}}}
+        tasks:
+          a: {{run: x, gang: 4, after: {earlier}}}
+          b: {{run: x, array: {{count: 7}}, retries: 1, after: {{a: success, {earlier}: any}}}}
+    """
+    plan = parse_plan(text)
+    a, b = plan.tasks
+    assert (a.retries, a.retry_on, a.retry_exit_codes, a.gang, a.array) == (2, ("failed", "timeout"), (75,), 4, 0)
+    assert (b.retries, b.retry_on, b.retry_exit_codes, b.gang, b.array) == (1, (), (), 1, 7)
+    assert (plan.after, plan.after_any) == ({"a": (earlier,), "b": ("a",)}, {"a": (), "b": (earlier,)})
+    ids = iter(["1", "2"])
+    first, second = requests_of(plan, "p", lambda is_array: next(ids) + "*" * is_array)
+    assert (first["task_id"], first["dependencies"], first["after_any"]) == ("1", [earlier], [])
+    assert (second["task_id"], second["dependencies"], second["after_any"]) == ("2*", ["1"], [earlier])
+
+
 def test_the_least_plan():
     plan = parse_plan("tasks: {a: {run: x}}", "some/where.yaml")
     (task,) = plan.tasks
@@ -126,6 +145,19 @@ TYPO = "tasks:\n  build:\n    run: x\n    {}\n"
         (TYPO.format("retrys: 2"), "f:4:5: unknown key 'retrys' in the task 'build'; did you mean 'retries'?"),
         (TYPO.format("retries: 101"), "f:4:14: retries is a whole number from 0 to 100, got 101"),
         (TYPO.format("retries: yes"), "f:4:14: retries is a whole number from 0 to 100, got True"),
+        (
+            TYPO.format("retries: {times: 2, on: lost}"),
+            "f:4:29: on is one of failed, timeout, got 'lost'; a lost worker",
+        ),
+        (TYPO.format("retries: {on: failed}"), "f:4:14: retries says how many by `times`"),
+        (
+            TYPO.format("retries: {times: 2, exit_codes: [0]}"),
+            "f:4:38: each of exit_codes is a whole number from 1 to 255",
+        ),
+        (TYPO.format("retries: {times: 1, on: timeout, exit_codes: [7]}"), "f:4:50: exit codes are those of attempts"),
+        (TYPO.format("array: 0"), "f:4:12: array is a whole number from 1 to 100000"),
+        (TYPO.format("array: {number: 3}"), "f:4:13: unknown key 'number' in array"),
+        (TYPO.format("gang: 65"), "f:4:11: gang is a whole number from 1 to 64"),
         (TYPO.format("timeout: 5 min"), "f:4:14: timeout is a number of seconds above 0, or a text such as '90s'"),
         (TYPO.format("timeout: 0s"), "f:4:14: timeout is a number of seconds above 0"),
         (TYPO.format("timeout: .inf"), "f:4:14: timeout is a number of seconds above 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,8 +14,10 @@ import pytest
 
 from dtf_lightning.__main__ import main
 from dtf_lightning.etcd.memory.store import MemoryStore
+from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
+from dtf_lightning.farm.server.clients import stdin
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, CoordinatorInThread, WorkerInThread
 
@@ -165,3 +168,77 @@ class TestInputs:
         assert main(["farm", "run", *where, "plan.yaml"]) == 0, capsys.readouterr().err
         assert main(["farm", "run", *where, "--no-source", "--input", "x/y=file.txt", "--", "cat", "x/y"]) == 0
         assert "from a file" in capsys.readouterr().out
+
+
+@contextlib.contextmanager
+def reading(file: int):
+    """Inside, this process reads its standard input from a file descriptor."""
+    saved = os.dup(0)
+    os.dup2(file, 0)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+
+
+class TestStandardInput:
+    def test_is_forwarded_to_its_end(self, whole, tmp_path, capfdbinary):
+        """To the byte, of a file as of a pipe; the command's own exit code."""
+        data = bytes(range(256)) * 2000
+        (tmp_path / "data").write_bytes(data)
+        where = ["--farm", whole.coordinator.url, "--token-file", str(whole.coordinator.token_file)]
+        with (tmp_path / "data").open("rb") as file, reading(file.fileno()):
+            assert main(["farm", "run", *where, "--no-source", "--", "sh", "-c", "cat; exit 7"]) == 7
+        assert capfdbinary.readouterr().out == data
+
+    def test_a_command_that_reads_no_more_ends_by_itself(self, whole, capfdbinary):
+        """The pipe stays open, and nobody waits for it."""
+        read, write = os.pipe()
+        os.write(write, b"one\ntwo\n")
+        where = ["--farm", whole.coordinator.url, "--token-file", str(whole.coordinator.token_file)]
+        with reading(read):
+            assert main(["farm", "run", *where, "--no-source", "--", "head", "-n", "1"]) == 0
+        assert capfdbinary.readouterr().out == b"one\n"
+        os.close(write)
+        os.close(read)
+
+    def test_what_is_too_much_is_said(self, whole, client, monkeypatch, tmp_path, capfd):
+        monkeypatch.setattr(stdin, "MAX_STDIN", 100_000)
+        (tmp_path / "data").write_bytes(bytes(200_000))
+        where = ["--farm", whole.coordinator.url, "--token-file", str(whole.coordinator.token_file)]
+        with (tmp_path / "data").open("rb") as file, reading(file.fileno()):
+            assert main(["farm", "run", *where, "--no-source", "--", "sh", "-c", "cat > /dev/null"]) == 130
+        assert "put it into a file" in capfd.readouterr().err
+
+    def test_a_try_again_reads_the_same(self, whole, client):
+        """Another attempt, and a task that is submitted again."""
+        task = client.submit(["sh", "-c", "cat; exit 1"], retries=1, stdin=True)
+        client.send_stdin(task, 0, b"the whole ")
+        client.send_stdin(task, 10, b"input", complete=True)
+        assert client.wait(task, DEADLINE).raw["metadata"]["attempt"] == 2
+        assert output(client, task) == b"the whole input"
+        again = client.retry(task)
+        client.wait(again, DEADLINE)
+        assert output(client, again) == b"the whole input"
+        with pytest.raises(FarmRefused, match="nobody reads its standard input"):
+            client.send_stdin(task, 15, b"more")
+
+    def test_a_coordinators_death_loses_nothing_of_it(self, tmp_path):
+        """The second one has what the first one took, and both worker and client go on with it."""
+        store = MemoryStore()
+        first, second = (CoordinatorInThread(store, tmp_path, name=name) for name in ("c1", "c2"))
+        urls = f"{first.url},{second.url}"
+        worker = WorkerInThread(urls, read_token(first.token_file), tmp_path / "worker", "w")
+        with Client(urls, first.token_file) as client:
+            task = client.submit(["cat"], stdin=True)
+            client.send_stdin(task, 0, b"before ")
+            client.next_attempt(task, 0)
+            first.stop()
+            client.send_stdin(task, 0, b"before ")  # as after a lost answer
+            client.send_stdin(task, 7, b"after", complete=True)
+            assert client.wait(task, DEADLINE).status == "completed"
+            assert output(client, task) == b"before after"
+        worker.close()
+        second.stop()
+        store.close()

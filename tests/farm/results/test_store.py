@@ -329,3 +329,27 @@ def test_a_file_that_is_kept(tmp_path):
     assert again.envelope("t") == ENVELOPE
     assert again.counts() == {"results": 1, "kept_in_etcd": 1, "not_in_archive": 1}
     again.close()
+
+
+def test_a_question_that_is_being_answered_when_it_closes():
+    """It is waited for, and ended where it takes long; nothing is closed under its hands."""
+    results = FarmResults()
+    asked, told = threading.Event(), []
+
+    def ask():
+        try:
+            with results.reading() as reader:
+                asked.set()
+                reader.execute("SELECT count(*) FROM range(100000000) a, range(100000) b").fetchall()
+        except ResultsBusy as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert asked.wait(10)
+    results.close()
+    results.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert len(told) == 1
+    assert "INTERRUPT" in told[0].upper()

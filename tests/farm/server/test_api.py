@@ -64,6 +64,20 @@ class TestATasksLife:
         info = client.wait(task, DEADLINE)
         assert (info.status, info.exit_code, info.reason) == ("failed", 7, "exit code 7")
 
+    def test_only_tried_again_after_what_counts(self, client, worker):
+        task = client.submit(["x"], retries={"times": 5, "on": ["failed"], "exit_codes": [75, 137]})
+        for fields in ({"exit_code": 75}, {"exit_code": None, "signal": 9}):
+            worker.end(worker.next(), OutcomeKind.FAILED, **fields)
+        worker.end(worker.next(), OutcomeKind.FAILED, exit_code=1, reason="exit code 1")
+        info = client.wait(task, DEADLINE)
+        assert (info.status, info.exit_code, info.raw["metadata"]["attempt"]) == ("failed", 1, 3)
+        task = client.submit(["x"], retries={"times": 5, "exit_codes": [75]}, timeout=1.0)
+        worker.end(worker.next(), OutcomeKind.TIMEOUT)  # both kinds count where none is named
+        worker.end(worker.next())
+        assert client.wait(task, DEADLINE).status == "completed"
+        told = refusal(client.submit, ["x"], retries={"times": 1, "on": ["timeout"], "exit_codes": [75]})
+        assert "name 'failed' under 'on', too" in str(told)
+
     def test_a_result_of_another_attempt_does_not_count(self, client, worker):
         """And the worker is told that it may forget it."""
         task = client.submit(["x"], retries=1)

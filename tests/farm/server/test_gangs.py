@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
+from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.farm.cli.logs import show_together
+from dtf_lightning.farm.cli.streams.logs import show_together
+from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, CoordinatorInThread, PlayedWorker
@@ -148,11 +152,34 @@ def test_output_of_each_member(client, pair):
     assert sorted(out.getvalue().splitlines()) == [b"[0] from zero", b"[1] from one", b"[1] unfinished"]
 
 
-def test_a_gang_that_is_too_large(client):
-    from dtf_lightning.farm.http import FarmRefused
+GPU = {"amounts": {"gpu": 1}}
 
+
+def test_a_gang_that_is_too_large(client):
     with pytest.raises(FarmRefused, match="less than or equal to 64"):
         client.submit(["x"], gang=65)
+
+
+def test_too_few_workers(client, worker):
+    """Accepted with a warning that says so, or refused where that is asked for."""
+    fields = {"command": ["x"], "gang": 2}
+    (told,) = client.submit_all([{"task_id": new_task_id(time.time()), **fields}])
+    assert told["warning"] == "only 1 of the 1 workers can do it, and it needs 2 at once"
+    with pytest.raises(FarmRefused, match="only 1 of the 1 workers can do it, and it needs 2 at once"):
+        client.submit_all([{"task_id": new_task_id(time.time()), **fields}], strict=True)
+    with pytest.raises(FarmRefused, match=r"none of the 1 workers can do it; the nearest lacks 1 x gpu \(it has 0\)"):
+        client.submit_all([{"task_id": new_task_id(time.time()), "command": ["x"], "needs": [GPU]}], strict=True)
+    assert len(list(client.tasks())) == 1
+
+
+def test_strict_by_the_command(coordinator, client, worker, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.yaml").write_text("tasks:\n  a: {run: x}\n  b: {run: x, needs: {gpu: 1}}\n")
+    where = ["--farm", coordinator.url, "--token-file", str(coordinator.token_file)]
+    assert main(["farm", "submit", *where, "--strict", "--needs", "gpu=1", "--", "x"]) == 2
+    assert main(["farm", "run", *where, "plan.yaml", "--strict"]) == 2
+    assert "task b: none of the 1 workers can do it; the nearest lacks 1 x gpu (it has 0)" in capsys.readouterr().err
+    assert list(client.tasks()) == []
 
 
 def test_a_gang_waits_and_says_for_what(client, worker):

@@ -243,11 +243,11 @@ class TestCommand:
         submit_all = client_module.Client.submit_all
         calls = []
 
-        def interrupted(self, requests):
+        def interrupted(self, requests, **fields):
             calls.append([request["task_id"] for request in requests])
             if len(calls) == 2:
                 raise KeyboardInterrupt
-            return submit_all(self, requests)
+            return submit_all(self, requests, **fields)
 
         monkeypatch.setattr(client_module, "BATCH", 2)
         monkeypatch.setattr(client_module.Client, "submit_all", interrupted)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.__main__ import main
-from dtf_lightning.farm.server.routes.description import describe_without_a_farm
+from dtf_lightning.farm.cli.api.openapi import describe_without_a_farm
 from dtf_lightning.farm.server.routes.operations import OPERATIONS
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, CoordinatorInThread

@@ -18,6 +18,7 @@ from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.etcd.store import Put, Txn
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.results.artifacts import ArtifactStore
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
@@ -199,22 +200,28 @@ class TestFiles:
         from types import SimpleNamespace
 
         done, live = (str(uuid.uuid4()) for _ in range(2))
-        digests = {name: hashlib.sha256(name).hexdigest() for name in (b"unused", b"used")}
+        digests = {name: hashlib.sha256(name).hexdigest() for name in (b"unused", b"used", b"input")}
         for name, digest in digests.items():
             files.add_source(digest, [name])
         for task in (done, live):
             files.append_log(task, 7, 0, b"output")
+            files.append_stdin(task, 0, b"input", complete=True)
             files.artifacts.put(task, 7, "a", hashlib.sha256(b"a").hexdigest(), [b"a"])
-        assert self.tidy(files)["removed"] == {"logs": 0, "artifacts": 0, "sources": 0}
+        assert self.tidy(files)["removed"] == dict.fromkeys(["logs", "artifacts", "stdin", "sources"], 0)
         self.old(tmp_path)
-        task = SimpleNamespace(task=live, specification=SimpleNamespace(source=digests[b"used"]))
+        asked = TaskSpecification(
+            command=("x",), source=digests[b"used"], inputs={"a": f"sha256:{digests[b'input']}"}, stdin=live
+        )
+        task = SimpleNamespace(task=live, specification=asked)
         status = self.tidy(files, [task])
-        assert status == {"removed": {"logs": 1, "artifacts": 1, "sources": 1}, "problem": ""}
+        assert status == {"removed": {"logs": 1, "artifacts": 1, "stdin": 1, "sources": 1}, "problem": ""}
         assert files.attempts_with_log(done) == []
         assert files.read_log(live, 7, 0, 10) == b"output"
         assert [one.task for one in files.artifacts.tasks()] == [live]
         assert files.source(digests[b"unused"]) is None
         assert files.source(digests[b"used"]) is not None
+        assert files.source(digests[b"input"]) is not None
+        assert (files.read_stdin(done, 0, 10), files.read_stdin(live, 0, 10)) == ((b"", False), (b"input", True))
 
     def test_a_source_that_was_used_meanwhile_stays(self, files, tmp_path):
         """Whoever asks whether it is there is going to submit a task with it."""

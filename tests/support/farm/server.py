@@ -252,7 +252,7 @@ class WorkerInThread:
         given = WorkerOptions(
             name=name,
             folder=folder,
-            addresses=(url,),
+            addresses=tuple(url.split(",")),
             token=token,
             devices={"cpu": 1.0},
             device_names={"cpu": ("0",)},

@@ -132,6 +132,8 @@ class Dying(Message):
     error: str
     refused: bool = False
     """The worker has found that its node does not belong into the run: starting it again would not help."""
+    aftermath: bool = False
+    """The worker ends because another member's death has left it in a wait that nothing ends."""
 
 
 @dataclass(frozen=True, kw_only=True)

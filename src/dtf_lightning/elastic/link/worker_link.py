@@ -285,6 +285,7 @@ class WorkerLink:
 
     def end_forgotten(self) -> None:
         """End the process, whose main thread waits in a collective of a broken generation that nothing will end."""
+        self.send(messages.Dying(error="gloo has forgotten it in a collective of a broken generation", aftermath=True))
         self._end(
             f"generation {self.generation} is broken, a member died in the middle of a transfer, and gloo has forgotten that "
             "this worker waits for the rest of it (stacks below)"

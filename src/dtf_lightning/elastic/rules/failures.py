@@ -2,7 +2,8 @@
 
 The run aborts beyond either of two limits: the number of unplanned rescales in a row (`max_consecutive_failures`), and
 the share of the world that failed within `failure_window` (`failure_tolerance`). Both are counted from the generation's
-own fields and the failures since, so that a new leader comes to the same numbers.
+own fields and the failures since, so that a new leader comes to the same numbers. Who ends because of another member's death
+counts in neither: torchrun, too, counts a failure once, and not the workers that it ends for it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def beyond_limits(
             f"{in_a_row} unplanned rescales in a row, none of which lived for {settings.failure_window:g} s "
             f"(max_consecutive_failures is {settings.max_consecutive_failures}):\n{list_failures(failures)}"
         )
-    recent = [failure for failure in failures if failure.at > wall - settings.failure_window]
+    recent = [failure for failure in failures if failure.at > wall - settings.failure_window and failure.counts]
     num_failed = sum(failure.num_workers for failure in recent)
     largest = largest_world(settings, generation, wall)
     if num_failed > settings.failure_tolerance * largest:

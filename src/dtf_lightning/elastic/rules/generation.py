@@ -51,6 +51,8 @@ class Failure:
     at: float
     """When the leader noticed it, in seconds since the epoch."""
     reason: str
+    counts: bool = True
+    """Whether the workers count for `failure_tolerance`; not where another failure of the same generation has ended them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,6 +108,8 @@ class NodeRecord:
     """The generation in which all the node's workers came to the end of training; 0 while they have not."""
     rank_zero: bool = False
     """The node's first worker is rank zero in set-up; it is rank zero of the first generation, too."""
+    aftermath: bool = False
+    """Its workers failed because another member's death has left one of them in a wait that nothing ends."""
     stopped: tuple[int, int] | None = None
     """(generation, batches): how many of its batches that worker of the node had begun that left the training loop first."""
     stopped_why: str = ""

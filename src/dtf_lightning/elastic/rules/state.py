@@ -239,6 +239,7 @@ def depart(state: MembershipState, member: Member, kind: DepartureKind, reason: 
                 num_workers=member.num_workers,
                 at=wall,
                 reason=reason,
+                counts=not _ended_by_another(state, member),
             ),
         )
     departure = Departure(member=member, kind=kind, reason=reason)
@@ -308,6 +309,13 @@ def _unannounced(state: MembershipState, member: Member) -> DepartureKind:
     if told_to_leave or state.is_leaving(member):
         return DepartureKind.DRAINED
     return DepartureKind.FAILED
+
+
+def _ended_by_another(state: MembershipState, member: Member) -> bool:
+    """Tell whether the member says that another's death has ended it, and there was one in this generation."""
+    record = state.record(member)
+    number = state.generation.number
+    return record is not None and record.aftermath and any(f.generation == number and f.counts for f in state.failures)
 
 
 def _retire(retired: Mapping[str, int], node: str, incarnation: int) -> dict[str, int]:

@@ -17,7 +17,6 @@ from dtf_lightning.farm.cli.api.openapi import add_openapi
 from dtf_lightning.farm.cli.artifacts import add_artifacts
 from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.doctor import add_doctor
-from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -28,6 +27,7 @@ from dtf_lightning.farm.cli.options import (
 )
 from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.sharing import add_sharing
+from dtf_lightning.farm.cli.streams.logs import show_logs
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _add_processes(actions: Commands) -> None:
         metavar="DIR",
         help="where it keeps its things (default: $DTF_FARM_HOME, or ~/.local/state/dtf-farm)",
     )
+    _add_strategy(up)
     up.add_argument("--detach", action="store_true", help="go on in the background; `dtf farm down` ends it")
 
     down = add_farm_command(actions, "down", serve.down, "end the farm that runs on this machine")
@@ -80,6 +81,15 @@ def _add_processes(actions: Commands) -> None:
             serve.sign_in,
             "print a link to the farm's page: it signs a browser in once, within ten minutes",
         )
+    )
+
+
+def _add_strategy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="what chooses between workers that have room: cheapest, fair_share, fastest, least_loaded, locality, round_robin, or "
+        "one that an installed package adds (default: fair_share)",
     )
 
 
@@ -104,6 +114,7 @@ def _add_coordinator(actions: Commands) -> None:
         metavar="SECONDS",
         help="for which a worker may be away before its tasks go elsewhere (default: 4)",
     )
+    _add_strategy(coordinator)
     coordinator.add_argument("--token-file", type=Path, metavar="FILE", help="made if it is not there")
     add_connection(coordinator)
 

@@ -117,6 +117,11 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
     )
     parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse what no worker that is there could do (default: it waits, with a warning)",
+    )
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +143,7 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
         prog=f"dtf farm run {path}", argument_default=argparse.SUPPRESS, exit_on_error=False
     )
     parser.add_argument("--no-source", action="store_true")
+    parser.add_argument("--strict", action="store_true")
     add_plan_options(parser)
     add_farm(parser)
     for action in parser._actions:

@@ -58,7 +58,7 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
         print(f"dtf farm: {len(requests)} tasks of the plan {plan.name}, {plan_id}", file=sys.stderr)
         ended: dict[str, TaskInfo] = {}
         try:
-            submit_plan(farm, requests)
+            submit_plan(farm, requests, strict=arguments.strict)
             if arguments.no_wait:
                 _print_submitted(plan_id, requests, as_json=arguments.json)
                 return DONE
@@ -71,7 +71,7 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
     return _tell_end(plan_id, requests, ended, as_json=arguments.json)
 
 
-def submit_plan(farm: Client, requests: Sequence[Mapping[str, Any]]) -> None:
+def submit_plan(farm: Client, requests: Sequence[Mapping[str, Any]], *, strict: bool = False) -> None:
     """Submit all; where the farm refuses some, or Ctrl-C comes, what was submitted is cancelled before that is raised."""
     from dtf_lightning.farm.client import BATCH
     from dtf_lightning.farm.http import FarmRefused
@@ -80,11 +80,11 @@ def submit_plan(farm: Client, requests: Sequence[Mapping[str, Any]]) -> None:
     for start in range(0, len(requests), BATCH):
         batch = requests[start : start + BATCH]
         try:
-            answers = farm.submit_all(batch)
+            answers = farm.submit_all(batch, strict=strict)
         except KeyboardInterrupt:
             print("dtf farm: finishing what is under way, then cancelling", file=sys.stderr)
             farm.close()  # an answer may be half read
-            farm.submit_all(batch)
+            farm.submit_all(batch, strict=strict)
             raise
         except FarmRefused:
             farm.cancel_plan(batch[0]["plan"], "the farm refused a part of its plan")

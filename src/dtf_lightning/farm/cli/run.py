@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 from dtf_lightning.cli.main import INTERRUPTED
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.exit_codes import exit_code
-from dtf_lightning.farm.cli.logs import show_logs
 from dtf_lightning.farm.cli.options import connect, environment_of, inputs_of, needs_of, plan_options
+from dtf_lightning.farm.cli.streams.logs import show_logs
+from dtf_lightning.farm.cli.streams.stdin import InputSender, has_input
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client
@@ -28,17 +30,19 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.no_wait or arguments.json:
         raise SettingsError("--no-wait and --json are options of plans; `dtf farm submit -- COMMAND` does not wait")
     with connect(arguments) as farm:
-        task = submit(farm, arguments)
+        forwards = not arguments.array and has_input()
+        task = submit(farm, arguments, stdin=forwards)
         try:
-            return _wait_for_array(farm, task) if arguments.array else _follow(farm, task)
+            with contextlib.closing(InputSender(farm, task)) if forwards else contextlib.nullcontext():
+                return _wait_for_array(farm, task) if arguments.array else _follow(farm, task)
         except KeyboardInterrupt:
             farm.cancel(task, "Ctrl-C")
             print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
             return INTERRUPTED
 
 
-def submit(farm: Client, arguments: argparse.Namespace) -> str:
-    """Submit what the arguments say; returns the task's id. Raises `SettingsError`."""
+def submit(farm: Client, arguments: argparse.Namespace, *, stdin: bool = False) -> str:
+    """Submit what the arguments say; returns the task's id. `stdin`: its input follows. Raises `SettingsError`."""
     from dtf_lightning.farm.record.task_id import array_id, new_task_id
     from dtf_lightning.farm.sources import pack
 
@@ -55,6 +59,7 @@ def submit(farm: Client, arguments: argparse.Namespace) -> str:
         "array": arguments.array,
         "environment": environment_of(arguments),
         "secrets": arguments.secret,
+        "stdin": stdin,
         "inputs": inputs_of(arguments, farm),
         "timeout": arguments.timeout,
         "retries": arguments.retries,
@@ -66,7 +71,7 @@ def submit(farm: Client, arguments: argparse.Namespace) -> str:
         source = pack(Path.cwd())
         if source.num_files:
             request["source"], request["folder"] = farm.send_source(source), source.folder
-    (told,) = farm.submit_all([request])
+    (told,) = farm.submit_all([request], strict=arguments.strict)
     if told.get("warning"):
         print(f"dtf farm: {told['warning']}; it waits until one comes", file=sys.stderr)
     return str(told["task_id"])

@@ -22,13 +22,17 @@ PORT = 8080
 
 def up(arguments: argparse.Namespace) -> int:
     """Run a farm of this machine until Ctrl-C."""
+    from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
+    from dtf_lightning.farm.strategies import strategy_named
     from dtf_lightning.farm.up import detach, run_farm
 
+    strategy = arguments.strategy or CoordinatorSettings().load_balancer.strategy
+    strategy_named(strategy)
     home = _home(arguments.home)
     if arguments.detach:
-        return detach(home, arguments.port, say=print)
+        return detach(home, arguments.port, say=print, strategy=strategy)
     try:
-        run_farm(home, arguments.port, say=print)
+        run_farm(home, arguments.port, say=print, strategy=strategy)
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
@@ -45,11 +49,13 @@ def coordinator(arguments: argparse.Namespace) -> int:
     """Run a coordinator until SIGTERM or Ctrl-C."""
     from dtf_lightning.farm.server.main import CoordinatorOptions, run_coordinator
     from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
+    from dtf_lightning.farm.strategies import strategy_named
     from dtf_lightning.farm.tokens import make_token
 
     _log()
     settings = CoordinatorSettings.load(arguments.config, _given(arguments, COORDINATOR_OPTIONS))
     _warn(settings.warnings)
+    strategy_named(settings.load_balancer.strategy)
     if settings.farm.folder is None:
         raise SettingsError(
             "where the farm's files lie is not said: give --folder DIR, or `folder` in the section `farm`"
@@ -160,6 +166,7 @@ COORDINATOR_OPTIONS = {
     "folder": "farm.folder",
     "archive": "archive.url",
     "worker_grace": "health_monitor.worker_grace",
+    "strategy": "load_balancer.strategy",
     "token_file": "security.token_file",
     "endpoint": "etcd.endpoint",
     "ca_cert": "etcd.ca_cert",

@@ -15,6 +15,7 @@ from typing import Any
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.matrix import read_matrix
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
+from dtf_lightning.farm.rules.attempts import RETRIED_ON
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
@@ -179,6 +180,44 @@ def after(node: Node, what: str) -> dict[str, tuple[Node, bool]]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retries:
+    """How often a task is tried again, and after which ends; none named: after all."""
+
+    times: int = 0
+    on: tuple[str, ...] = ()
+    exit_codes: tuple[int, ...] = ()
+
+
+def retries(node: Node, what: str) -> Retries:
+    """Return a number of tries, or a mapping with `times`, `on` and `exit_codes`."""
+    if not isinstance(node.value, dict):
+        return Retries(times=whole(0, MAX_RETRIES)(node, what))
+    node.refuse_unknown(RETRY_KEYS, what)
+    if "times" not in node.value:
+        raise node.error(f"{what} says how many by `times`")
+    told = Retries(**{name: RETRY_KEYS[name].read(one, name) for name, one in node.value.items()})
+    if told.exit_codes and told.on and "failed" not in told.on:
+        raise node.value["exit_codes"].error(
+            "exit codes are those of attempts that failed: name `failed` under `on`, too"
+        )
+    return told
+
+
+def retried_on(node: Node, what: str) -> tuple[str, ...]:
+    """Return kinds of ends."""
+    for one in node.value if isinstance(node.value, list) else [node]:
+        if (told := text(one, what)) not in RETRIED_ON:
+            hint = "; a lost worker costs no try" if "lost" in told else nearest(told, RETRIED_ON)
+            raise one.error(f"{what} is one of {', '.join(RETRIED_ON)}, got {told!r}{hint}")
+    return texts(node, what)
+
+
+def exit_codes(node: Node, what: str) -> tuple[int, ...]:
+    """Return exit codes of commands that failed."""
+    return tuple(whole(1, 255)(one, f"each of {what}") for one in node.sequence(what))
+
+
 def array(node: Node, what: str) -> int:
     """Return a number of instances, that stands for itself or as `{count: N}`."""
     if isinstance(node.value, dict):
@@ -202,6 +241,7 @@ def folder(node: Node, what: str) -> str:
 ENDS = ("success", "any")
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": MAX_ARRAY}
+_TIMES = {"type": "integer", "minimum": 0, "maximum": MAX_RETRIES}
 _SCALAR = {"type": ["string", "number", "boolean"]}
 _TEXTS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}]}
 _AMOUNTS = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
@@ -226,6 +266,20 @@ ALTERNATIVE_KEYS = {
     "labels": Key(meaning="Labels that the worker must carry.", read=texts, schema=_TEXTS),
     "exclusive": Key(
         meaning="Whether nothing else may run on the worker meanwhile.", read=truth, schema={"type": "boolean"}
+    ),
+}
+
+RETRY_KEYS = {
+    "times": Key(meaning="How many.", read=whole(0, MAX_RETRIES), schema=_TIMES),
+    "on": Key(
+        meaning="After which ends: `failed`, `timeout`.",
+        read=retried_on,
+        schema={"oneOf": [{"enum": list(RETRIED_ON)}, {"type": "array", "items": {"enum": list(RETRIED_ON)}}]},
+    ),
+    "exit_codes": Key(
+        meaning="Of a command that failed, those that count; without it all. 128 + n is signal n.",
+        read=exit_codes,
+        schema={"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 1, "maximum": 255}},
     ),
 }
 
@@ -285,8 +339,8 @@ TASK_KEYS = {
         default=False,
     ),
     "after": Key(
-        meaning="Tasks of this plan that must have completed, all instances of a matrix; or a mapping of task to "
-        "`success` or `any`, which is: however it ended.",
+        meaning="Tasks of this plan that must have completed, all instances of a matrix, or ids of earlier tasks; or a mapping "
+        "of task to `success` or `any`, which is: however it ended.",
         read=after,
         schema={"oneOf": [*_TEXTS["oneOf"], {"type": "object", "additionalProperties": {"enum": list(ENDS)}}]},
         default=False,
@@ -296,9 +350,10 @@ TASK_KEYS = {
     ),
     "timeout": Key(meaning="Of one attempt: seconds, or `90s`, `5m`, `1h30m`.", read=duration, schema=_DURATION_SCHEMA),
     "retries": Key(
-        meaning="Tries after one that failed.",
-        read=whole(0, MAX_RETRIES),
-        schema={"type": "integer", "minimum": 0, "maximum": MAX_RETRIES},
+        meaning="Tries after one that failed: a number, or `times` with what counts: `on` (`failed`, `timeout`, by default "
+        "both) and `exit_codes` of those that failed. A lost worker costs no try.",
+        read=retries,
+        schema={"oneOf": [_TIMES, object_schema(RETRY_KEYS, ("times",))]},
     ),
     "env": Key(
         meaning="Variables in the command's environment.",

@@ -36,6 +36,9 @@ class PlanTask:
     expires: float | None = None
     """Seconds after its submission, by which it must have started."""
     retries: int = 0
+    retry_on: tuple[str, ...] = ()
+    """Ends after which it is tried again; none: any of its own fault."""
+    retry_exit_codes: tuple[int, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Place in its folder -> reference (`rules.inputs`), or the path of a file or folder, relative to where the plan was
@@ -57,6 +60,6 @@ class Plan:
     tasks: tuple[PlanTask, ...]
     """In the order of the file; of a matrix in the order of its product."""
     after: Mapping[str, tuple[str, ...]]
-    """Entry -> entries all of whose tasks must have completed."""
+    """Entry -> entries all of whose tasks must have completed, and ids of tasks outside of the plan that must have."""
     after_any: Mapping[str, tuple[str, ...]]
-    """Entry -> entries all of whose tasks must have ended, however."""
+    """Entry -> entries all of whose tasks must have ended, and ids of tasks outside of the plan that must have, however."""

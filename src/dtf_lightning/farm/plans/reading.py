@@ -8,16 +8,20 @@ Rules that this file guards:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dtf_lightning.farm.plans.keys import DEFAULT_KEYS, PLAN_KEYS, TASK_KEYS
+from dtf_lightning.farm.plans.keys import DEFAULT_KEYS, PLAN_KEYS, TASK_KEYS, Retries
 from dtf_lightning.farm.plans.matrix import filler
 from dtf_lightning.farm.plans.plan import MAX_LINKS, MAX_TASKS, Cell, Plan, PlanTask
 from dtf_lightning.farm.rules.dependencies import find_cycle
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
 from dtf_lightning.settings.marked_yaml import Node, Place, nearest, parse_marked, read_marked
+
+TASK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+"""What a task's id looks like: a UUID of version 7."""
 
 
 def read_plan(path: str) -> Plan:
@@ -88,6 +92,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
     name = f"{entry.name}[{','.join(cell.values())}]" if cell is not None else entry.name
     if "name" in told:
         name = fill(entry.node.value["name"], told["name"])
+    retries = told.get("retries", Retries())
     return PlanTask(
         entry=entry.name,
         name=name,
@@ -98,7 +103,9 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         priority=told.get("priority", 0),
         timeout=told.get("timeout"),
         expires=told.get("expires"),
-        retries=told.get("retries", 0),
+        retries=retries.times,
+        retry_on=retries.on,
+        retry_exit_codes=retries.exit_codes,
         environment={variable: fill(node, value) for variable, (node, value) in told.get("env", {}).items()},
         inputs=told.get("inputs", {}),
         secrets=told.get("secrets", ()),
@@ -122,6 +129,8 @@ def _links(entries: list[_Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str,
     links = 0
     for entry in entries:
         for name, (node, _) in entry.told.get("after", {}).items():
+            if name not in by_name and TASK_ID.fullmatch(name):
+                continue
             if name not in by_name:
                 raise node.error(
                     f"the task {entry.name!r} comes after {name!r}, which is not here{nearest(name, by_name)}"
@@ -132,7 +141,7 @@ def _links(entries: list[_Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str,
                     f"with this the tasks have {links} dependencies on each other, {MAX_LINKS} are allowed: let one task "
                     f"without a matrix (`run: 'true'`) come after {name!r}, and {entry.name!r} after that one"
                 )
-    every = {entry.name: tuple(entry.told.get("after", {})) for entry in entries}
+    every = {entry.name: tuple(name for name in entry.told.get("after", {}) if name in by_name) for entry in entries}
     if (cycle := find_cycle(every)) is not None:
         raise by_name[cycle[0]].place.error(f"tasks come after each other in a circle: {' after '.join(cycle)}")
 

@@ -45,43 +45,44 @@ def requests_of(
         ids.setdefault(task.entry, []).append(new_id(task.array > 0))
     requests = []
     for entry in _dependencies_first(plan):
-        after = [one for name in plan.after[entry] for one in ids[name]]
-        after_any = [one for name in plan.after_any[entry] for one in ids[name]]
+        after = [one for name in plan.after[entry] for one in ids.get(name, (name,))]
+        after_any = [one for name in plan.after_any[entry] for one in ids.get(name, (name,))]
         for task, task_id in zip(members[entry], ids[entry], strict=True):
-            requests.append(
-                {
-                    "task_id": task_id,
-                    "name": task.name,
-                    "command": list(task.command),
-                    "environment": dict(task.environment),
-                    "project": plan.project,
-                    "plan": plan_id,
-                    "needs": [
-                        {"amounts": dict(need.amounts), "labels": list(need.labels), "exclusive": need.exclusive}
-                        for need in task.needs
-                    ],
-                    "gang": task.gang,
-                    "array": task.array,
-                    "dependencies": after,
-                    "after_any": after_any,
-                    "priority": task.priority,
-                    "timeout": task.timeout,
-                    "expires": task.expires,
-                    "retries": task.retries,
-                    "limits": dict(task.limits),
-                    "source": source,
-                    "folder": "/".join(part for part in (folder, task.folder) if part),
-                    "artifacts": list(task.artifacts),
-                    "secrets": list(task.secrets),
-                    "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
-                }
-            )
+            about = {"task_id": task_id, "plan": plan_id, "project": plan.project, "source": source}
+            comes = {"dependencies": after, "after_any": after_any}
+            requests.append(about | comes | _fields(task, folder, send))
     return requests
+
+
+def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "command": list(task.command),
+        "environment": dict(task.environment),
+        "needs": [
+            {"amounts": dict(need.amounts), "labels": list(need.labels), "exclusive": need.exclusive}
+            for need in task.needs
+        ],
+        "gang": task.gang,
+        "array": task.array,
+        "priority": task.priority,
+        "timeout": task.timeout,
+        "expires": task.expires,
+        "retries": {"times": task.retries, "on": list(task.retry_on), "exit_codes": list(task.retry_exit_codes)},
+        "limits": dict(task.limits),
+        "folder": "/".join(part for part in (folder, task.folder) if part),
+        "artifacts": list(task.artifacts),
+        "secrets": list(task.secrets),
+        "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
+    }
 
 
 def _dependencies_first(plan: Plan) -> list[str]:
     """Return the entries, each behind those that it comes after, else in the file's order. There is no cycle."""
-    after: Mapping[str, tuple[str, ...]] = {name: (*plan.after[name], *plan.after_any[name]) for name in plan.after}
+    after: Mapping[str, tuple[str, ...]] = {
+        name: tuple(one for one in (*plan.after[name], *plan.after_any[name]) if one in plan.after)
+        for name in plan.after
+    }
     ordered: dict[str, None] = {}
     for start in after:
         stack = [(start, False)]

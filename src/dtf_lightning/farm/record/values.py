@@ -133,6 +133,10 @@ class TaskSpecification:
     """Seconds after its submission at which it is not started any more."""
     retries: int = 0
     """How often it is tried again after an attempt of its own fault: a command that failed, or took too long."""
+    retry_on: tuple[str, ...] = ()
+    """Kinds of ends after which it is tried again (`rules.attempts.is_retried`); none: after any of its own fault."""
+    retry_exit_codes: tuple[int, ...] = ()
+    """Of a command that failed, the exit codes after which it is tried again; none: after any."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Name of a licence -> how many of it are held while it runs."""
     source: str = ""
@@ -144,6 +148,8 @@ class TaskSpecification:
     artifacts: tuple[str, ...] = ()
     """Patterns of files in its folder that are kept."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    stdin: str = ""
+    """The task to which its standard input was sent: itself, or the one of which it is a retry; "": it reads nothing."""
     secrets: tuple[str, ...] = ()
     """Names of secrets that its worker must have, and of the variables in which they are given."""
     key: str = ""

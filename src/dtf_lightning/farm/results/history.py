@@ -25,6 +25,7 @@ from dtf_lightning.farm.results.archivist import ArchiveSettings, Archivist, Rou
 from dtf_lightning.farm.results.query import Answer, query
 from dtf_lightning.farm.results.store import NEWEST, FarmResults, ResultsBusy, Wanted
 from dtf_lightning.farm.results.tail import Health, ResultsTail
+from dtf_lightning.farm.rules.expectations import Sample
 from dtf_lightning.farm.rules.paging import Order, Place
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,13 @@ class History:
     def outcomes(self, plan: str, without: Sequence[str] = ()) -> dict[str, int]:
         """As `FarmResults.outcomes`."""
         return self._fresh().outcomes(plan, without)
+
+    def durations(self) -> list[Sample]:
+        """As `FarmResults.durations`. Raises `ResultsBusy` where the database does not answer."""
+        try:
+            return self._open_parts()[0].durations()
+        except DatabaseError as error:
+            raise ResultsBusy(f"the database of results: {error}") from error
 
     def query(self, sql: str) -> Answer:
         """As `results.query.query`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +28,18 @@ from dtf_lightning.farm.record.values import Envelope, TaskOutcome
 from dtf_lightning.farm.results.rows import SeenFailure, SeenResult, envelope_of, moment, stored
 from dtf_lightning.farm.results.schema import RESULTS
 from dtf_lightning.farm.results.tables import FAILURE, RESULT, failure_table, result_table, task_table
+from dtf_lightning.farm.rules.expectations import LATEST, Sample
 from dtf_lightning.farm.rules.paging import LAST, Order, Place
 
+SAMPLED = 100_000
+"""Tasks of which it is asked how long they took."""
+GROUPS = 20_000
+"""Kinds of tasks of which that is told."""
 NUM_READERS = 4
 """Questions that are answered at once."""
 READER_PATIENCE = 10.0
+LAST_ANSWERS = 2.0
+"""Seconds for questions that are being answered when the database closes."""
 """Seconds for which a question waits for its turn."""
 MEMORY = "512MB"
 """For the whole database: a coordinator has other things to do."""
@@ -143,17 +151,27 @@ class FarmResults:
             self._writer.execute(limit)
         self._writing = threading.Lock()
         self._readers: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        for _ in range(NUM_READERS):
-            self._readers.put(self._writer.cursor())
+        self._all_readers = [self._writer.cursor() for _ in range(NUM_READERS)]
+        for reader in self._all_readers:
+            self._readers.put(reader)
+        self._closed = False
 
     def close(self) -> None:
-        """Wait for the change that is under way, and close. Idempotent."""
+        """Wait for the change and the questions that are under way, and close; a question that takes long is ended. Idempotent."""
         with self._writing:
-            while True:
+            if self._closed:
+                return
+            self._closed = True
+            deadline = time.monotonic() + LAST_ANSWERS
+            for _ in self._all_readers:
                 try:
-                    self._readers.get_nowait().close()
+                    self._readers.get(timeout=max(deadline - time.monotonic(), 0.0))
                 except queue.Empty:
-                    break
+                    for reader in self._all_readers:
+                        reader.interrupt()
+                    self._readers.get(timeout=READER_PATIENCE)
+            for reader in self._all_readers:
+                reader.close()
             self._database.close()
 
     @contextmanager
@@ -314,6 +332,20 @@ class FarmResults:
                 [stored(plan), list(without)],
             ).fetchall()
         return {outcome: int(number) for outcome, number in rows}
+
+    def durations(self) -> list[Sample]:
+        """How long tasks took that have completed: of the latest `SAMPLED`, those that are alike together."""
+        with self.reading() as reader:
+            rows = reader.execute(
+                """
+                SELECT project, name, command, list(seconds ORDER BY recorded DESC)[1:?] FROM (
+                    SELECT project, name, command, recorded, epoch(ended) - epoch(started) AS seconds FROM farm.results
+                    WHERE outcome = ? AND started IS NOT NULL AND ended IS NOT NULL ORDER BY recorded DESC LIMIT ?
+                ) GROUP BY project, name, command ORDER BY max(recorded) DESC LIMIT ?
+                """,
+                [LATEST, TaskOutcome.COMPLETED.value, SAMPLED, GROUPS],
+            ).fetchall()
+        return [Sample(project, name, tuple(command), tuple(seconds)) for project, name, command, seconds in rows]
 
     def counts(self) -> dict[str, int]:
         """How many results there are, how many of them etcd still keeps, and how many of these no file has."""

@@ -3,7 +3,8 @@
 | the attempt ended | and the task has tries left | and it has none |
 |---|---|---|
 | `completed` | the task is completed | the task is completed |
-| `failed`, `timeout` | it is tried again, elsewhere if that can be | the task has failed |
+| `failed`, `timeout`, if the task's retries count it | it is tried again, elsewhere if that can be | the task has failed |
+| `failed`, `timeout`, if they do not | the task has failed | the task has failed |
 | `lost` (its worker died, or could not run it) | it is tried again, elsewhere; this counts no try | it has failed as suspect |
 | `cancelled` | the task is cancelled | the task is cancelled |
 
@@ -12,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
@@ -61,6 +62,26 @@ class AttemptOutcome:
     """The last `TAIL_BYTES` of its output, as text."""
 
 
+RETRIED_ON = (OutcomeKind.FAILED.value, OutcomeKind.TIMEOUT.value)
+"""Ends of an attempt after which a task may be tried again, where its retries name none."""
+
+
+def is_retried(
+    kind: OutcomeKind, exit_code: int | None, *, on: Collection[str] = (), exit_codes: Collection[int] = ()
+) -> bool:
+    """Whether an end of its own fault lets a task be tried again, as far as it has tries left.
+
+    Args:
+        kind: `FAILED` or `TIMEOUT`; any other end does not ask for tries.
+        exit_code: the command's; 128 + n where signal n ended it.
+        on: kinds that count; none: `RETRIED_ON`.
+        exit_codes: of a command that failed, those that count; none: all.
+    """
+    if kind.value not in (on or RETRIED_ON):
+        return False
+    return kind is not OutcomeKind.FAILED or not exit_codes or exit_code in exit_codes
+
+
 class Follow(Enum):
     """What an attempt's end means for its task."""
 
@@ -70,7 +91,7 @@ class Follow(Enum):
     AGAIN = "again"
 
 
-def what_follows(kind: OutcomeKind, *, failures: int, retries: int, lost: int) -> Follow:
+def what_follows(kind: OutcomeKind, *, failures: int, retries: int, lost: int, counts: bool = True) -> Follow:
     """Say what becomes of a task whose attempt has ended.
 
     Args:
@@ -78,6 +99,7 @@ def what_follows(kind: OutcomeKind, *, failures: int, retries: int, lost: int) -
         failures: attempts before it that count as tries.
         retries: how often the task may be tried again.
         lost: workers that were lost with this task, this attempt's among them.
+        counts: whether this end is one after which the task may be tried again (`is_retried`).
     """
     if kind is OutcomeKind.COMPLETED:
         return Follow.COMPLETED
@@ -85,4 +107,4 @@ def what_follows(kind: OutcomeKind, *, failures: int, retries: int, lost: int) -
         return Follow.CANCELLED
     if kind is OutcomeKind.LOST:
         return Follow.FAILED if lost >= SUSPECT else Follow.AGAIN
-    return Follow.AGAIN if failures < retries else Follow.FAILED
+    return Follow.AGAIN if counts and failures < retries else Follow.FAILED

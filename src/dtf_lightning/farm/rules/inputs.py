@@ -13,6 +13,7 @@ Rule: a reference says what comes, to the last bit. So the same reference is the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -72,3 +73,9 @@ def check_place(place: str) -> None:
     parts = place.split("/")
     if not place or place.startswith("/") or "\0" in place or any(part in ("", ".", "..") for part in parts):
         raise SettingsError(f"an input's place {place!r} must be a path below the task's folder, without '.' and '..'")
+
+
+def stored_digests(references: Iterable[str]) -> list[str]:
+    """Return the digests of those that lie in the farm's files. Raises `SettingsError` for one that means nothing."""
+    inputs = map(read_input, references)
+    return [one.digest for one in inputs if one.kind in (InputKind.FILE, InputKind.FOLDER)]

@@ -27,14 +27,8 @@ from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.routes.clients import add_client_routes
-from dtf_lightning.farm.server.routes.cluster import add_cluster
-from dtf_lightning.farm.server.routes.dashboard import add_dashboard
-from dtf_lightning.farm.server.routes.description import add_description
-from dtf_lightning.farm.server.routes.lists import add_lists
-from dtf_lightning.farm.server.routes.outside import add_outside
-from dtf_lightning.farm.server.routes.plans import add_plans
+from dtf_lightning.farm.server.routes.everything import add_everything
 from dtf_lightning.farm.server.routes.projects import add_projects
-from dtf_lightning.farm.server.routes.socket import add_socket
 from dtf_lightning.farm.server.tasks import NoRoom, TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
@@ -64,19 +58,13 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     _add_output(app, coordinator)
     _add_workers(app, coordinator)
     _add_status(app, coordinator)
-    add_cluster(app, coordinator)
-    add_lists(app, coordinator)
-    add_plans(app, coordinator)
     add_projects(app, coordinator)
-    add_socket(app, coordinator)
-    add_outside(app, coordinator)
-    add_dashboard(app, coordinator)
     add_results(app, coordinator.history)
     add_artifacts(app, coordinator.tasks.files.artifacts, coordinator.tasks.task)
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
-    add_description(app)
+    add_everything(app, coordinator)
     return app
 
 
@@ -88,7 +76,7 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
         coordinator.cluster.check_takes_work()
         body = await request.body()
         submission = models.Submission.model_validate_json(body)
-        told = await tasks.submit(submission.tasks)
+        told = await tasks.submit(submission.tasks, strict=submission.strict)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
         return JSONResponse({"tasks": told}, 409 if conflict else 200)
 

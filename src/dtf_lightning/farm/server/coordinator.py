@@ -30,6 +30,7 @@ from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.outside.workers import OutsideWorkers
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
+from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
 from dtf_lightning.farm.server.upkeep.stores import make_stores, refuse_other_hosts
@@ -142,7 +143,13 @@ class Coordinator:
         self.cluster.take_over(lambda nonce: self.connections.holds(nonce) or self.outside.holds(nonce))
         jobs = [
             asyncio.create_task(job)
-            for job in (self.cluster.presence.stay(), self.cluster.beat(), self._leading.run(), self.upkeep.run())
+            for job in (
+                self.cluster.presence.stay(),
+                self.cluster.beat(),
+                self._leading.run(),
+                self.upkeep.run(),
+                keep_expecting(self.history, self._leading.expect),
+            )
         ]
         try:
             await asyncio.wait([*jobs, self._fault], return_when=asyncio.FIRST_COMPLETED)

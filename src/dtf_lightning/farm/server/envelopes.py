@@ -17,7 +17,7 @@ from dtf_lightning.farm.record.values import (
     TaskSpecification,
 )
 from dtf_lightning.farm.record.writes import RecordResult, RecordRetry
-from dtf_lightning.farm.rules.attempts import AttemptOutcome, Follow, OutcomeKind, what_follows
+from dtf_lightning.farm.rules.attempts import AttemptOutcome, Follow, OutcomeKind, is_retried, what_follows
 
 T = TypeVar("T")
 
@@ -44,7 +44,16 @@ def end_of_attempt(
 ) -> RecordResult | RecordRetry:
     """Return the write that follows from an attempt's end: the task's result, or another try, elsewhere than on `worker`."""
     lost = told.kind is OutcomeKind.LOST
-    follow = what_follows(told.kind, failures=attempt.failures, retries=specification.retries, lost=attempt.lost + lost)
+    counts = is_retried(
+        told.kind, _exit_code(told), on=specification.retry_on, exit_codes=specification.retry_exit_codes
+    )
+    follow = what_follows(
+        told.kind,
+        failures=attempt.failures,
+        retries=specification.retries,
+        lost=attempt.lost + lost,
+        counts=counts,
+    )
     if follow is Follow.AGAIN:
         again = attempt.given_back(worker, lost=lost)
         failed = FailedAttempt(revision=revision, workers=attempt.workers, reason=told.reason, ended=told.ended)
@@ -102,7 +111,7 @@ def with_attempt(envelope: Envelope, told: AttemptOutcome) -> Envelope:
         envelope,
         started=told.started,
         ended=told.ended,
-        exit_code=128 + told.signal if told.exit_code is None and told.signal else told.exit_code,
+        exit_code=_exit_code(told),
         kind=told.kind.value,
         metrics=_first(metrics),
         counts=_first(told.counts),
@@ -134,6 +143,10 @@ def fitting(envelope: Envelope) -> Envelope:
 def _share(values: Any, share: float) -> Any:
     left = int(len(values) * share)
     return values[:left] if isinstance(values, tuple) else dict(list(values.items())[:left])
+
+
+def _exit_code(told: AttemptOutcome) -> int | None:
+    return 128 + told.signal if told.exit_code is None and told.signal else told.exit_code
 
 
 def shortened(command: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ They lie in one folder that all coordinators of the farm share:
     logs/<task>/<revision>      what an attempt has written, its revision being its identity
     logs/<task>/<revision>.<n>  of a gang's attempt: what its member of rank n > 0 has written
     sources/<digest>            an archive, by the SHA-256 of its bytes
+    stdin/<task>                what a task reads; <task>.complete beside it once all of it is there
 
 and in a store of their own the files that attempts have left (`results/artifacts.py`).
 
@@ -49,7 +50,8 @@ class FarmFiles:
         self.artifacts = artifacts
         self._logs = folder / "logs"
         self._sources = folder / "sources"
-        for path in (self._logs, self._sources):
+        self._stdin = folder / "stdin"
+        for path in (self._logs, self._sources, self._stdin):
             path.mkdir(parents=True, exist_ok=True)
 
     # --- output ------------------------------------------------------------------------------------------------------
@@ -58,19 +60,7 @@ class FarmFiles:
         """Add to an attempt's output; returns its length. Raises `OutOfOrder` for a chunk behind a gap."""
         path = self._log(task, revision, rank)
         path.parent.mkdir(exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            size = os.fstat(file).st_size
-            if offset > size:
-                raise OutOfOrder(size)
-            new = chunk[size - offset :]
-            while new:
-                written = os.pwrite(file, new, size)
-                size += written
-                new = new[written:]
-            return size
-        finally:
-            os.close(file)
+        return _append(path, offset, chunk)
 
     def read_log(self, task: str, revision: int, offset: int, size: int, rank: int = 0) -> bytes:
         """Return up to `size` bytes of an attempt's output; nothing where there is none yet."""
@@ -115,6 +105,46 @@ class FarmFiles:
     def _log(self, task: str, revision: int, rank: int) -> Path:
         return self._task_logs(task) / (f"{revision}.{rank}" if rank else str(revision))
 
+    # --- standard input ----------------------------------------------------------------------------------------------
+
+    def append_stdin(self, task: str, offset: int, chunk: bytes, *, complete: bool) -> int:
+        """Add to a task's standard input; returns its length. `complete`: nothing follows. Raises `OutOfOrder`."""
+        path = self._stdin_of(task)
+        size = _append(path, offset, chunk)
+        if complete:
+            path.with_name(f"{task}.complete").touch()
+        return size
+
+    def read_stdin(self, task: str, offset: int, size: int) -> tuple[bytes, bool]:
+        """Return up to `size` bytes of a task's standard input, and whether its end comes behind them."""
+        path = self._stdin_of(task)
+        complete = path.with_name(f"{task}.complete").exists()  # looked at first: nothing is added behind it
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+                return data, complete and not file.read(1)
+        except FileNotFoundError:
+            return b"", False
+
+    def stored_stdin(self) -> Iterator[StoredThing]:
+        """Yield every task's standard input by the task's id."""
+        for path in list(self._stdin.iterdir()):
+            if _SAFE.fullmatch(path.name):
+                status = path.stat()
+                yield StoredThing(name=path.name, size=status.st_size, used=status.st_mtime)
+
+    def remove_stdin(self, task: str) -> None:
+        """Remove a task's standard input. Idempotent."""
+        path = self._stdin_of(task)
+        for part in (path, path.with_name(f"{task}.complete")):
+            part.unlink(missing_ok=True)
+
+    def _stdin_of(self, task: str) -> Path:
+        if not _SAFE.fullmatch(task):
+            raise SettingsError(f"{task!r} is no task id; expected a UUID in small letters")
+        return self._stdin / task
+
     # --- sources -----------------------------------------------------------------------------------------------------
 
     def source(self, digest: str) -> Path | None:
@@ -157,3 +187,20 @@ class FarmFiles:
         if not _DIGEST.fullmatch(digest):
             raise SettingsError(f"{digest!r} is no digest; expected 64 hexadecimal digits (SHA-256)")
         return self._sources / digest
+
+
+def _append(path: Path, offset: int, chunk: bytes) -> int:
+    """Add a chunk to a file, as far as it is not there; returns the file's length. Raises `OutOfOrder` behind a gap."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        size = os.fstat(file).st_size
+        if offset > size:
+            raise OutOfOrder(size)
+        new = chunk[size - offset :]
+        while new:
+            written = os.pwrite(file, new, size)
+            size += written
+            new = new[written:]
+        return size
+    finally:
+        os.close(file)

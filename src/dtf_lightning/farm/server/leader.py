@@ -39,10 +39,11 @@ from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, Recor
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
+from dtf_lightning.farm.rules.expectations import Expectations
 from dtf_lightning.farm.rules.gangs import together
 from dtf_lightning.farm.rules.needs import needed
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
-from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of
+from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of, shortened
 from dtf_lightning.farm.server.scheduling.arrays import Arrays
 from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
 from dtf_lightning.farm.server.scheduling.projects import limits_of, projects, totals
@@ -67,12 +68,23 @@ class Leader:
         epoch: the leader key's create revision.
         scheduler: a new one.
         grace: seconds for which a worker may be without a connection.
+        expectations: how long tasks take, as far as it is known.
         now: the moment at which it begins to lead.
     """
 
     def __init__(
-        self, mirror: Mirror, keys: FarmKeys, epoch: int, scheduler: Scheduler, *, grace: float, now: Now
+        self,
+        mirror: Mirror,
+        keys: FarmKeys,
+        epoch: int,
+        scheduler: Scheduler,
+        *,
+        grace: float,
+        now: Now,
+        expectations: Expectations | None = None,
     ) -> None:
+        self.expectations = expectations or Expectations()
+        """Of tasks that get ready from now on."""
         self.epoch = epoch
         self._mirror = mirror
         self._fence = Compare(keys.leader, "create", "=", epoch)
@@ -423,5 +435,6 @@ class Leader:
             needs=needed(value.needs, value.secrets),
             gang=value.gang,
             excluded=attempt.excluded,
+            expected=self.expectations.of(value.project, value.name, shortened(value.command)),
             limits=limits_of(self._mirror, value),
         )

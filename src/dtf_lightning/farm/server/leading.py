@@ -24,6 +24,7 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.record.writes import Decision, Write
 from dtf_lightning.farm.rules.arrays import Tally
+from dtf_lightning.farm.rules.expectations import Expectations
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.leader import Leader, Now
 from dtf_lightning.farm.server.pool import Pool
@@ -77,6 +78,7 @@ class Leading:
         self._clock = clock
         strategy_named(settings.strategy)  # an unknown one is told before it leads
         self._settings = settings
+        self._expectations = Expectations()
         self._ask = look_up
         self._count = tally
         self._fail = fail
@@ -97,9 +99,15 @@ class Leading:
             log.warning("leads no more")
             self._leader = None
         if epoch and self._leader is None:
-            scheduler = ShapeScheduler(strategy_named(self._settings.strategy))
-            grace = self._settings.grace
-            self._leader = Leader(self._pool.mirror, self._record.keys, epoch, scheduler, grace=grace, now=self._now())
+            self._leader = Leader(
+                self._pool.mirror,
+                self._record.keys,
+                epoch,
+                ShapeScheduler(strategy_named(self._settings.strategy)),
+                grace=self._settings.grace,
+                now=self._now(),
+                expectations=self._expectations,
+            )
             log.info("leads, epoch %d", epoch)
             self._work.set()
 
@@ -108,6 +116,12 @@ class Leading:
         if self._leader is not None and change.kind is not Kind.LEADER:
             self._leader.changed(change, self._now())
             self._work.set()
+
+    def expect(self, expectations: Expectations) -> None:
+        """How long tasks take, as history has it now."""
+        self._expectations = expectations
+        if self._leader is not None:
+            self._leader.expectations = expectations
 
     def explain(self, task: str) -> str | None:
         """Say why a task does not run; `None` where another coordinator leads."""

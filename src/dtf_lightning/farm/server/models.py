@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -68,6 +68,22 @@ class NeedModel(StrictModel):
         return amounts
 
 
+class RetriesModel(StrictModel):
+    """How often a task is tried again, and after which ends."""
+
+    times: int = Field(default=0, ge=0, le=100)
+    on: tuple[Literal["failed", "timeout"], ...] = ()
+    """None: after both. A lost worker is no fault of the task: it is tried again anyway, and that costs no try."""
+    exit_codes: tuple[Annotated[int, Field(ge=1, le=255)], ...] = ()
+    """Of a command that failed; none: all. 128 + n stands for signal n."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RetriesModel:
+        if self.exit_codes and self.on and "failed" not in self.on:
+            raise ValueError("exit_codes are those of attempts that failed: name 'failed' under 'on', too")
+        return self
+
+
 class TaskRequest(StrictModel):
     """A task as it is submitted."""
 
@@ -91,16 +107,24 @@ class TaskRequest(StrictModel):
     priority: int = 0
     timeout: float | None = Field(default=None, gt=0)
     expires: float | None = Field(default=None, gt=0)
-    retries: int = Field(default=0, ge=0, le=100)
+    retries: RetriesModel = RetriesModel()
+    """A number of tries after one that failed, or `times` with what counts."""
     limits: dict[str, int] = Field(default_factory=dict)
     source: str = ""
     folder: str = ""
     inputs: dict[str, str] = Field(default_factory=dict)
     """Place in the task's folder -> reference, as `rules.inputs` has them."""
     artifacts: tuple[str, ...] = ()
+    stdin: bool = False
+    """Whether its standard input is sent, to `/api/tasks/{task_id}/stdin`; without, it reads nothing."""
     secrets: tuple[str, ...] = ()
     """Names of secrets, which the worker has in files of its own."""
     key: str = ""
+
+    @field_validator("retries", mode="before")
+    @classmethod
+    def _times(cls, retries: Any) -> Any:
+        return retries if isinstance(retries, Mapping | RetriesModel) else {"times": retries}
 
     @field_validator("array", mode="before")
     @classmethod
@@ -145,6 +169,8 @@ class TaskRequest(StrictModel):
                 read_input(reference)
         except SettingsError as error:
             raise ValueError(str(error)) from error
+        if self.stdin and self.array:
+            raise ValueError("an array has no standard input: its instances are many, and there is one input")
         for name in self.secrets:
             if not _SECRET.fullmatch(name) or name.startswith(OWN):
                 raise ValueError(
@@ -171,7 +197,9 @@ class TaskRequest(StrictModel):
             priority=self.priority,
             timeout=self.timeout,
             expires=self.expires,
-            retries=self.retries,
+            retries=self.retries.times,
+            retry_on=self.retries.on,
+            retry_exit_codes=self.retries.exit_codes,
             limits=self.limits,
             source=self.source,
             folder=self.folder,
@@ -179,6 +207,7 @@ class TaskRequest(StrictModel):
             environment=self.environment,
             secrets=self.secrets,
             inputs=self.inputs,
+            stdin=self.task_id if self.stdin else "",
             key=self.key,
             submitted=now,
         )
@@ -188,6 +217,8 @@ class Submission(StrictModel):
     """Tasks that are submitted together."""
 
     tasks: tuple[TaskRequest, ...] = Field(min_length=1, max_length=MAX_TASKS)
+    strict: bool = False
+    """Refuse all of them where no worker that is there could do one of them; else they wait, with a warning."""
 
 
 def when(seconds: float | None) -> str | None:

@@ -20,7 +20,7 @@ from dtf_lightning.farm.record.values import Attempt, Envelope, FailedAttempt, T
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
-from dtf_lightning.farm.rules.inputs import InputKind, read_input
+from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
@@ -101,13 +101,20 @@ class Tasks:
 
     # --- submitting --------------------------------------------------------------------------------------------------
 
-    async def submit(self, requests: Sequence[models.TaskRequest]) -> list[dict[str, Any]]:
-        """Accept tasks as clients ask for them. Returns what became of each. Raises as `accept`."""
+    async def submit(self, requests: Sequence[models.TaskRequest], *, strict: bool = False) -> list[dict[str, Any]]:
+        """Accept tasks as clients ask for them. Returns what became of each. Raises as `accept`.
+
+        `strict`: raise `SettingsError` where no worker that is there could do one of them; none is accepted then.
+        """
         now = self._clock.wall()
         by_id = {request.task_id: request for request in requests}
         if len(by_id) < len(requests):
             raise SettingsError("two tasks of one submission have the same task_id")
-        return await self.accept({task: request.specification(now) for task, request in by_id.items()})
+        specifications = {task: request.specification(now) for task, request in by_id.items()}
+        for task, specification in specifications.items() if strict else ():
+            if lacks := self._who_lacks_what(specification):
+                raise SettingsError(f"task {specification.name or task}: {lacks}")
+        return await self.accept(specifications)
 
     async def accept(self, specifications: Mapping[str, TaskSpecification]) -> list[dict[str, Any]]:
         """Accept tasks, by their ids, which are never lost from then on. Returns what became of each, in order.
@@ -130,7 +137,7 @@ class Tasks:
         for task, specification in specifications.items():
             if why := why_refused(self._pool.mirror, specification):
                 raise SettingsError(f"task {specification.name or task}: {why}")
-            for digest in filter(None, [specification.source, *_stored(specification)]):
+            for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
                 if self.files.source(digest) is None:
                     raise SettingsError(f"the source {digest} of {task} is not here: send it first")
         ordered = dependencies_first(after)
@@ -160,9 +167,15 @@ class Tasks:
         """Say what no worker of the farm has, if no worker could do the task."""
         workers = self._pool.workers()
         needs = needed(specification.needs, specification.secrets)
-        missing = [lacking(need, record.devices, record.labels) for record in workers.values() for need in needs]
-        if not missing or not all(missing):
+        missing = [
+            min((lacking(need, record.devices, record.labels) for need in needs), key=len)
+            for record in workers.values()
+        ]
+        able = sum(not lacks for lacks in missing)
+        if not missing or able >= specification.gang:
             return ""
+        if able:
+            return f"only {able} of the {len(workers)} workers can do it, and it needs {specification.gang} at once"
         return (
             f"none of the {len(workers)} workers can do it; the nearest lacks {', '.join(sorted(missing, key=len)[0])}"
         )
@@ -390,9 +403,3 @@ class Tasks:
 
     def _has_news(self, task: str, output: tuple[int, int], offset: int) -> bool:
         return not self._runs(task, output[0]) or self._log_sizes.get(task, {}).get(output, 0) > offset
-
-
-def _stored(specification: TaskSpecification) -> list[str]:
-    """Return the digests of the task's inputs that lie in the farm's files."""
-    inputs = [read_input(reference) for reference in specification.inputs.values()]
-    return [one.digest for one in inputs if one.kind in (InputKind.FILE, InputKind.FOLDER)]

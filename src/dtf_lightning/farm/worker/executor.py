@@ -192,6 +192,12 @@ class Executor:
             if live.handed_over:
                 self._link.say(Feed(name=live.folder.name, size=live.fed, complete=live.fed_all))
 
+    def fed(self, task: str, revision: int) -> int | None:
+        """Return how many bytes an attempt was given to read; `None` if it has ended, or reads nothing more."""
+        with self._lock:
+            live = self._live.get(self._folders.attempt(task, revision).name)
+            return None if live is None or live.ended or live.fed_all or not live.order.stdin else live.fed
+
     def cancel(self, task: str, revision: int, reason: str) -> None:
         """End an attempt: SIGTERM to all its processes, SIGKILL after its grace. Does nothing if there is no such attempt."""
         text = f"cancelled: {reason}" if reason else "cancelled"

@@ -255,7 +255,7 @@ class LiveAgent(AgentLoop):
 
     def _asked_to_leave(self, reason: str) -> None:
         """Leave at an agreed boundary, or at once if this node is in no generation."""
-        self._workers.leaving = self._workers.leaving or reason
+        self._workers.leave(reason)
 
     def _leave_if_asked(self) -> None:
         workers, incarnation = self._workers, self._workers.incarnation

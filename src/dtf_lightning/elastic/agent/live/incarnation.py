@@ -67,6 +67,8 @@ class Incarnation:
         """The reason why this incarnation failed; empty while it lives."""
         self.refused = False
         """Whether it was in a generation and is refused now, which is no failure of a member."""
+        self.aftermath = False
+        """Whether it failed because of another member's death, which counts already."""
         self.gone = False
         """Whether all workers were released, so that their ends are no failures any more."""
         self.trained = False

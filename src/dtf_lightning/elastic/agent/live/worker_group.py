@@ -46,7 +46,7 @@ class WorkerGroup:
         self.leaving = ""
         """The reason why this node leaves; empty while it stays."""
         self._asked_by_worker = False
-        """Whether a worker, and not the node, was asked to leave."""
+        """Whether only a worker was asked to leave, and not the node."""
         self.pressed = False
         """Whether this node leaves and has no time to wait for another that would take its state over."""
         self.witnessed = ""
@@ -96,6 +96,7 @@ class WorkerGroup:
             case messages.Dying():
                 incarnation = self.incarnation
                 incarnation.refused = incarnation.refused or (message.refused and not incarnation.failed)
+                incarnation.aftermath = incarnation.aftermath or (message.aftermath and not incarnation.failed)
                 said = "was refused" if message.refused else "failed"
                 self.fail(f"worker {worker.local_rank} {said}: {_first_line(message.error)}")
             case messages.Heartbeat():
@@ -104,6 +105,10 @@ class WorkerGroup:
                 pass
             case _:
                 raise AssertionError(f"a worker does not send {message!r}")
+
+    def leave(self, reason: str) -> None:
+        """Take note that the node itself was asked to leave; of several reasons the first stays."""
+        self.leaving, self._asked_by_worker = self.leaving or reason, False
 
     def lost(self, worker: LocalWorker, cause: str) -> bool:
         """Forget a worker that has ended; return whether that is a failure."""
@@ -146,6 +151,7 @@ class WorkerGroup:
             trained=workers.trained,
             finished=workers.finished,
             rank_zero=workers.rank_zero,
+            aftermath=workers.aftermath,
             stopped=(stop[1].generation, stop[1].batches) if stop is not None else None,
             stopped_why=f"worker {stop[0]} after step {stop[1].step}: {stop[1].reason}" if stop is not None else "",
             passed=workers.passed if tells_passed else None,

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Query, Request
+from fastapi.responses import Response
 
 from dtf_lightning.clock import SystemClock
+from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.server.clients.retries import TaskRetries
+from dtf_lightning.farm.server.clients.stdin import TaskInputs
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dtf_lightning.farm.server.coordinator import Coordinator
 
+MAX_WAIT = 60.0
+MAX_CHUNK = 4 * 1024 * 1024
+
 
 def add_client_routes(app: FastAPI, coordinator: Coordinator) -> None:
     """Add the routes to a coordinator's application."""
+    inputs = TaskInputs(coordinator.pool, coordinator.tasks.files)
     retries = TaskRetries(coordinator.pool, coordinator.tasks, coordinator.history, SystemClock())
 
     @app.post("/api/tasks/{task_id}/retry", operation_id="task.retry")
@@ -29,3 +38,21 @@ def add_client_routes(app: FastAPI, coordinator: Coordinator) -> None:
     async def retry_plan(plan_id: str, retry_id: str = "") -> dict[str, Any]:
         """Submit again what did not complete of a plan. `retry_id`, `num_left`: as for a task."""
         return await retries.retry_plan(plan_id, retry_id)
+
+    @app.post("/api/tasks/{task_id}/stdin", operation_id="task.stdin")
+    async def add_stdin(
+        task_id: str, offset: Annotated[int, Query(ge=0)], request: Request, complete: bool = False
+    ) -> dict[str, Any]:
+        """Add to what a task reads; `complete` with the last of it."""
+        data = await request.body()
+        if len(data) > MAX_CHUNK:
+            raise SettingsError(f"a chunk of input has {len(data)} bytes, {MAX_CHUNK} are allowed")
+        return {"size": await inputs.add(task_id, offset, data, complete=complete)}
+
+    @app.get("/api/tasks/{task_id}/stdin", operation_id="attempt.stdin")
+    async def read_stdin(
+        task_id: str, offset: Annotated[int, Query(ge=0)] = 0, wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0
+    ) -> Response:
+        """Return what there is of it from `offset` on; `X-Complete: 1` with the last of it."""
+        data, complete = await inputs.read(task_id, offset, wait)
+        return Response(data, media_type="application/octet-stream", headers={"X-Complete": "1" if complete else "0"})

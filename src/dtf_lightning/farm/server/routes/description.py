@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi.openapi.utils import get_openapi
@@ -59,26 +56,6 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return told
-
-
-def describe_without_a_farm() -> dict[str, Any]:
-    """Return the same, where no farm runs."""
-    from dtf_lightning import __version__
-    from dtf_lightning.etcd.memory.store import MemoryStore
-    from dtf_lightning.farm.server.api import build_app
-    from dtf_lightning.farm.server.coordinator import Coordinator
-    from dtf_lightning.farm.server.presence import CoordinatorPlace
-
-    async def build(store: MemoryStore, folder: Path) -> dict[str, Any]:
-        place = CoordinatorPlace(farm="farm", name="c", address="", folder=folder, version=__version__)
-        return describe(build_app(Coordinator(store, place)))
-
-    with tempfile.TemporaryDirectory() as folder:
-        store = MemoryStore()
-        try:
-            return asyncio.run(build(store, Path(folder)))
-        finally:
-            store.close()
 
 
 def _json(reference: str) -> Mapping[str, Any]:

@@ -42,6 +42,8 @@ class PlanRequest(models.StrictModel):
     """Digest of the archive that each task unpacks."""
     folder: str = ""
     """Where in it the plan was started."""
+    strict: bool = False
+    """Refuse what no worker that is there could do; else it waits, with a warning."""
 
 
 def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
@@ -56,7 +58,7 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
         name, project, submissions = await asyncio.to_thread(_expand, request)
         told: list[dict[str, Any]] = []
         for start in range(0, len(submissions), AT_ONCE):
-            told += await tasks.submit(submissions[start : start + AT_ONCE])
+            told += await tasks.submit(submissions[start : start + AT_ONCE], strict=request.strict)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
         answer = {"plan_id": request.plan_id, "name": name, "project": project, "tasks": told}
         if conflict:

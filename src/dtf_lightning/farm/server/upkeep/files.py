@@ -14,6 +14,7 @@ from typing import Any
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import DtfError
+from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.retention import YOUNG, Keep, StoredThing, may_go
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
@@ -40,7 +41,7 @@ class Housekeeping:
         self._settings = settings
         self._leads = leads
         self._clock = clock
-        self._removed = {"logs": 0, "artifacts": 0, "sources": 0}
+        self._removed = {"logs": 0, "artifacts": 0, "stdin": 0, "sources": 0}
         self._problem = ""
 
     def status(self) -> dict[str, Any]:
@@ -61,11 +62,13 @@ class Housekeeping:
             logs = await asyncio.to_thread(lambda: list(self._files.stored_logs()))
             sources = await asyncio.to_thread(lambda: list(self._files.stored_sources()))
             artifacts = await asyncio.to_thread(self._artifacts)
-            live, digests = self._needed()
+            stdin = await asyncio.to_thread(lambda: list(self._files.stored_stdin()))
+            live, digests, read = self._needed()
             await self._remove("logs", logs, _keep(keep.logs, keep.logs_total), live, self._files.remove_log)
             await self._remove(
                 "artifacts", artifacts, _keep(keep.artifacts, keep.artifacts_total), live, self._files.artifacts.remove
             )
+            await self._remove("stdin", stdin, Keep(age=keep.logs, total=None), read, self._files.remove_stdin)
             before = self._clock.wall() - YOUNG
             await self._remove(
                 "sources",
@@ -82,10 +85,13 @@ class Housekeeping:
     def _artifacts(self) -> list[StoredThing]:
         return [StoredThing(name=one.task, size=one.size, used=one.newest) for one in self._files.artifacts.tasks()]
 
-    def _needed(self) -> tuple[set[str], set[str]]:
-        """Return the ids of live tasks, and the digests of what they begin with."""
+    def _needed(self) -> tuple[set[str], set[str], set[str]]:
+        """Return the ids of live tasks, the digests of what they begin with, and the names of what they read."""
         live = list(self._pool.live_tasks())
-        return {one.task for one in live}, {one.specification.source for one in live}
+        digests = {one.specification.source for one in live}
+        for one in live:
+            digests.update(stored_digests(one.specification.inputs.values()))
+        return {one.task for one in live}, digests, {one.specification.stdin for one in live}
 
     async def _remove(
         self, kind: str, things: list[StoredThing], keep: Keep, needed: Collection[str], remove: Callable[[str], object]

@@ -189,6 +189,8 @@ class FarmWorker:
             self._end(key, message.called_off)
         elif not self._is_known(key) and self._at_hand.begin(key):
             self._pool.submit(self._start, message)
+        else:
+            self._follow_input(message)
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
@@ -274,6 +276,7 @@ class FarmWorker:
                 self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
             else:
                 self._executor.start(order, self._preparation.files(message))
+                self._follow_input(message)
         except (DtfError, OSError) as error:
             self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")
         except Exception:
@@ -281,6 +284,10 @@ class FarmWorker:
             self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log")
         finally:
             self._at_hand.prepared(key)
+
+    def _follow_input(self, message: Run) -> None:
+        """Of an attempt that runs already, too: a worker that was started anew goes on with its input."""
+        self._preparation.follow_input(message, self._executor)
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
         now = time.time()

@@ -23,7 +23,9 @@ from dtf_lightning.farm.rules.needs import DEFAULT_NEED
 from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.repositories import GitCache
 from dtf_lightning.farm.worker.caches.room import CacheRoom
+from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.orders import AttemptOrder
+from dtf_lightning.farm.worker.service.input_reader import InputReaders
 from dtf_lightning.farm.worker.service.secret_files import SecretFiles
 
 URL_SILENCE = 30.0
@@ -65,6 +67,7 @@ class Preparation:
         self._room = CacheRoom(cache, cache_bytes)
         self._repositories = GitCache(cache / "git")
         self._secrets = secrets
+        self._readers = InputReaders(connection)
 
     def labels(self) -> tuple[str, ...]:
         """Return what the worker offers beside its machine: its secrets, by their names."""
@@ -90,11 +93,17 @@ class Preparation:
             rank=message.rank,
             own=_own_variables(message),
             secrets=self._secrets.values(spec.secrets),
+            stdin=_reads_input(message),
         )
 
     def tidy(self, busy: Callable[[], bool]) -> None:
         """Keep the cache folder within its limit. `busy`: whether an attempt is at hand."""
         self._room.tidy(busy)
+
+    def follow_input(self, message: Run, executor: Executor) -> None:
+        """Give an attempt that was started what it is to read, as that comes. Returns at once."""
+        if _reads_input(message):
+            self._readers.follow((message.task, message.revision), executor)
 
     def files(self, message: Run) -> Callable[[Path], None] | None:
         """Return what brings an attempt's files into its workspace; `None` if it has none."""
@@ -162,3 +171,8 @@ def _own_variables(message: Run) -> dict[str, str]:
         "MASTER_ADDR": message.host,
         "MASTER_PORT": str(message.port),
     }
+
+
+def _reads_input(message: Run) -> bool:
+    """Whether an attempt has a standard input; of a gang its first member."""
+    return bool(message.specification.stdin) and message.rank == 0
