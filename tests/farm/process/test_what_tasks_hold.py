@@ -242,3 +242,17 @@ class TestStandardInput:
         worker.close()
         second.stop()
         store.close()
+
+
+def test_under_one_key_it_runs_once(whole, tmp_path, capfdbinary):
+    """Whoever comes later sees the same output and exit code, though the pipe that he has open is not the task's."""
+    where = ["--farm", whole.coordinator.url, "--token-file", str(whole.coordinator.token_file)]
+    command = ["sh", "-c", f"echo once | tee -a {tmp_path}/runs; exit 5"]
+    read, write = os.pipe()
+    for _ in range(2):
+        with reading(read):
+            assert main(["farm", "run", *where, "--no-source", "--key", "nightly", "--", *command]) == 5
+        assert capfdbinary.readouterr().out == b"once\n"
+    os.close(write)
+    os.close(read)
+    assert (tmp_path / "runs").read_text() == "once\n"

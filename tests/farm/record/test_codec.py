@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 from hypothesis import given, reject, settings
@@ -34,6 +34,7 @@ from dtf_lightning.farm.record.values import (
     WorkerState,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
 
 KIND_OF = {cls: kind for kind, cls in CLASSES.items()}
@@ -113,12 +114,27 @@ WRITTEN = [
         '{"address":"h:1","at":2.0,"health":{"cpu_usage":5.0},"host":"h","started":1.0,"v":1,"version":"0.1"}',
     ),
     (DisabledRecord(at=1.0, reason="r"), '{"at":1.0,"reason":"r","v":1}'),
-    (Meeting(revision=9, host="h", port=7), '{"host":"h","port":7,"revision":9,"v":1}'),
     (
-        MemberRecord(revision=9, worker="a", outcome=AttemptOutcome(kind=OutcomeKind.FAILED, exit_code=3)),
-        '{"outcome":{"exit_code":3,"kind":"failed"},"revision":9,"v":1,"worker":"a"}',
+        WorkerHealth(
+            at=3.0, status=HealthStatus.WARNING, reason="disk_percent is 91, above 90", metrics={"disk_percent": 91}
+        ),
+        ('{"at":3.0,"metrics":{"disk_percent":91.0},"reason":"disk_percent is 91, above 90","status":"warning","v":1}'),
     ),
-    (ProjectRecord(weight=2.0, limits={"l": 3}), '{"limits":{"l":3},"v":1,"weight":2.0}'),
+    (
+        MemberRecord(
+            revision=9,
+            worker="w",
+            outcome=AttemptOutcome(
+                kind=OutcomeKind.FAILED, reason="exit code 1", exit_code=1, started=1.0, ended=2.0, missing=("a",)
+            ),
+        ),
+        (
+            '{"outcome":{"ended":2.0,"exit_code":1,"kind":"failed","missing":["a"],"reason":"exit code 1","started":1.0},'
+            '"revision":9,"v":1,"worker":"w"}'
+        ),
+    ),
+    (Meeting(revision=9, host="h", port=4711), '{"host":"h","port":4711,"revision":9,"v":1}'),
+    (ProjectRecord(weight=2.0, limits={"cpu": 8}), '{"limits":{"cpu":8},"v":1,"weight":2.0}'),
     (LicenceRecord(total=3), '{"total":3,"v":1}'),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]
@@ -149,16 +165,14 @@ def test_what_was_written_is_read(cls, data):
 
 
 def in_order(value):
-    """As it is read: a mapping in the order of its names."""
-    changes = {}
-    for name in ("devices", "environment", "limits", "metrics", "counts", "artifacts", "health", "inputs"):
-        if isinstance(getattr(value, name, None), Mapping):
-            changes[name] = dict(sorted(getattr(value, name).items()))
-    if isinstance(value, TaskSpecification):
-        changes["needs"] = tuple(replace(need, amounts=dict(sorted(need.amounts.items()))) for need in value.needs)
-    if isinstance(value, MemberRecord):
-        changes["outcome"] = in_order(value.outcome)
-    return replace(value, **changes)
+    """As it is read: every mapping a dictionary, in the order of its names."""
+    if isinstance(value, Mapping):
+        return {name: in_order(one) for name, one in sorted(value.items())}
+    if isinstance(value, tuple):
+        return tuple(map(in_order, value))
+    if is_dataclass(value):
+        return replace(value, **{one.name: in_order(getattr(value, one.name)) for one in fields(value)})
+    return value
 
 
 def test_names_that_are_no_text():

@@ -38,11 +38,13 @@ from dtf_lightning.farm.record.writes import (
     RecordResult,
     RecordRetry,
     Register,
+    ReportHealth,
     Submission,
     Submit,
     Submitted,
     TakeBack,
 )
+from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
 from support.farm.stores import FaultyStore
 
 TASK = TaskSpecification(command=("pytest",))
@@ -208,6 +210,20 @@ class TestDecisions:
         again = Attempt(number=2, workers=("x",), epoch=leader.epoch, excluded=("w",))
         seen = lab.revision(Kind.ATTEMPT, "t")
         assert lab.do(Assign(task="t", attempt=again, seen=seen, fence=leader.fence)) is Decision.MADE
+
+    def test_a_workers_health(self, lab: Farm, lost: bool):
+        """It is written while the worker's record is there, each time in the place of the last, and goes with the worker."""
+        leader, _ = lab.assigned()
+        reports = [WorkerHealth(at=at, status=HealthStatus.HEALTHY, metrics={"load": at}) for at in (1.0, 2.0)]
+        assert not lab.do(ReportHealth(worker="w", health=reports[0]), lost=lost)
+        lab.do(Register(worker="w", record=WORKER, seen=0))
+        for report in reports:
+            assert lab.do(ReportHealth(worker="w", health=report), lost=lost)
+            assert lab.value(Kind.HEALTH, "w") == report
+        assert lab.value(Kind.WORKER, "w") == WORKER
+        seen = lab.revision(Kind.WORKER, "w")
+        assert lab.do(ForgetWorker(worker="w", seen=seen, fence=leader.fence), lost=lost) is Decision.MADE
+        assert lab.value(Kind.HEALTH, "w") is None
 
     def test_a_worker_that_is_back_is_not_forgotten(self, lab: Farm):
         leader, _ = lab.assigned()

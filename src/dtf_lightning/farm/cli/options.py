@@ -107,6 +107,12 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         help="a file or folder of here, https://...#sha256=DIGEST or git+URL@COMMIT, put at a place in the command's folder; "
         "several times",
     )
+    parser.add_argument(
+        "--key",
+        default="",
+        metavar="KEY",
+        help="whoever submits under the same key gets the same task; what is given to read is not forwarded",
+    )
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one attempt")
     parser.add_argument(
         "--retries", type=int, default=0, metavar="N", help="tries after one that failed (default: %(default)s)"
@@ -163,7 +169,7 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
 
 
 _NOT_GIVEN: dict[str, Any] = {
-    "named": "", "gang": 1, "array": 0, "timeout": None, "retries": 0, "priority": 0, "project": "default",
+    "named": "", "key": "", "gang": 1, "array": 0, "timeout": None, "retries": 0, "priority": 0, "project": "default",
 }  # fmt: skip
 _OF_A_COMMAND = (
     "named",
@@ -173,6 +179,8 @@ _OF_A_COMMAND = (
     "array",
     "env",
     "secret",
+    "input",
+    "key",
     "timeout",
     "retries",
     "priority",

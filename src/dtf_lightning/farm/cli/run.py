@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.no_wait or arguments.json:
         raise SettingsError("--no-wait and --json are options of plans; `dtf farm submit -- COMMAND` does not wait")
     with connect(arguments) as farm:
-        forwards = not arguments.array and has_input()
+        forwards = not arguments.array and not arguments.key and has_input()
         task = submit(farm, arguments, stdin=forwards)
         try:
             with contextlib.closing(InputSender(farm, task)) if forwards else contextlib.nullcontext():
@@ -60,6 +60,7 @@ def submit(farm: Client, arguments: argparse.Namespace, *, stdin: bool = False) 
         "environment": environment_of(arguments),
         "secrets": arguments.secret,
         "stdin": stdin,
+        "key": arguments.key,
         "inputs": inputs_of(arguments, farm),
         "timeout": arguments.timeout,
         "retries": arguments.retries,
