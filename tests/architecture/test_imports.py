@@ -97,6 +97,7 @@ ALLOWED = {
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
+    "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},
     "jinja2": {"farm.page"},
     "pydantic": {"farm.server", "farm.results"},

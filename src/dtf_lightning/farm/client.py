@@ -480,6 +480,17 @@ class Client:
         told: dict[str, Any] = self.connection.ask("POST", f"/api/workers/{quote(worker)}/{what}")
         return told
 
+    def cluster_status(self) -> dict[str, Any]:
+        """Return who leads, the coordinators, and how they are together."""
+        told: dict[str, Any] = self.connection.ask("GET", "/api/cluster/status")
+        return told
+
+    def change_node(self, node: str, what: str, *, reason: str = "") -> dict[str, Any]:
+        """`what`: `disable` a coordinator, which hands over the leadership and takes no work, or `enable` it."""
+        path = f"/api/cluster/node/{quote(node, safe='')}/{what}"
+        told: dict[str, Any] = self.connection.ask("POST", path, reason=reason or None)
+        return told
+
     def projects(self) -> list[dict[str, Any]]:
         """Return the projects, each with `name`, `weight` and `limits`."""
         told: list[dict[str, Any]] = self.connection.ask("GET", "/api/projects")["projects"]

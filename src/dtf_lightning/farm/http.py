@@ -67,7 +67,7 @@ class Connection:
     def __init__(self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE) -> None:
         self.urls = urls
         self.token = token
-        self._patience = patience
+        self.patience = patience
         self._local = threading.local()
         self._preferred = 0
 
@@ -123,7 +123,7 @@ class Connection:
         wait = STORED if isinstance(data, Path) else float(told.get("wait", 0))
         if isinstance(data, Path):
             data.stat()  # what is wrong with the file is not the farm's silence
-        deadline = time.monotonic() + self._patience + wait
+        deadline = time.monotonic() + self.patience + wait
         tried = 0
         while True:
             tried += 1
@@ -142,6 +142,8 @@ class Connection:
                 if refusal.status != 503:
                     raise refusal
                 problem = refusal
+                if len(self.urls) > 1:
+                    self._drop()  # another coordinator may be able to
             if time.monotonic() >= deadline and tried >= len(self.urls):
                 raise problem
             time.sleep(PAUSE)

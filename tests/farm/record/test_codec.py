@@ -16,6 +16,7 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
+    DisabledRecord,
     Envelope,
     FailedAttempt,
     KeyRecord,
@@ -23,9 +24,11 @@ from dtf_lightning.farm.record.values import (
     LicenceRecord,
     Meeting,
     MemberRecord,
+    NodeRecord,
     ProjectRecord,
     TaskOutcome,
     TaskSpecification,
+    TermRecord,
     Tombstone,
     WorkerRecord,
     WorkerState,
@@ -99,6 +102,18 @@ WRITTEN = [
         '{"ended":2.0,"reason":"lost","revision":9,"v":1,"workers":["a"]}',
     ),
     (KeyRecord(task="t"), '{"task":"t","v":1}'),
+    (
+        TermRecord(coordinator="c2", started=1.0, previous="c1", reason="leader_timeout", ended=2.0, end_reason="r"),
+        (
+            '{"coordinator":"c2","end_reason":"r","ended":2.0,"previous":"c1","reason":"leader_timeout","started":1.0,'
+            '"v":1}'
+        ),
+    ),
+    (
+        NodeRecord(address="h:1", version="0.1", host="h", started=1.0, at=2.0, health={"cpu_usage": 5.0}),
+        '{"address":"h:1","at":2.0,"health":{"cpu_usage":5.0},"host":"h","started":1.0,"v":1,"version":"0.1"}',
+    ),
+    (DisabledRecord(at=1.0, reason="r"), '{"at":1.0,"reason":"r","v":1}'),
     (
         WorkerHealth(
             at=3.0, status=HealthStatus.WARNING, reason="disk_percent is 91, above 90", metrics={"disk_percent": 91}

@@ -37,6 +37,7 @@ def test_the_keys_that_are_not_like_the_others():
     assert keys.parse(keys.leader) == (Kind.LEADER, ())
     assert keys.key(Kind.FAILED, "t", 2) == "/dtf/farm/lab/failed/t/2"
     assert keys.parse("/dtf/farm/lab/failed/t/2") == (Kind.FAILED, ("t", "2"))
+    assert keys.parse(keys.key(Kind.MEMBER, "t", 2)) == (Kind.MEMBER, ("t", "2"))
 
 
 @pytest.mark.parametrize("key", ["what/is/this", "tasks/", "tasks/a/b", "leader/x", "failed/t", "new/a"])

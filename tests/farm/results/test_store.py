@@ -227,6 +227,8 @@ class TestPages:
         def key(row):
             told = row.envelope
             times = {"started": told.started, "ended": told.ended}
+            if field == "recorded":
+                return row.recorded
             if field in times:
                 return LAST if times[field] is None else round(times[field] * 1e6)
             (shown,) = results.page(Wanted(task=row.task), limit=1)

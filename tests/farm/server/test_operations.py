@@ -22,5 +22,11 @@ def test_no_route_without_an_operation_and_no_operation_without_a_route(routes):
     assert sorted({*told, *MESSAGES.values()}, key=str) == sorted(OPERATIONS)
 
 
+def test_nothing_is_served_beside_them():
+    """FastAPI's own pages would lack an operation."""
+    with farm_app() as app:
+        assert [route for route in app.routes if not isinstance(route, APIRoute | APIWebSocketRoute)] == []
+
+
 def test_every_path_is_of_the_api_or_a_socket(routes):
     assert [route.path for route in routes if not route.path.startswith(("/api/", "/ws"))] == []

@@ -21,6 +21,7 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
+    DisabledRecord,
     Envelope,
     FailedAttempt,
     KeyRecord,
@@ -28,8 +29,10 @@ from dtf_lightning.farm.record.values import (
     LicenceRecord,
     Meeting,
     MemberRecord,
+    NodeRecord,
     ProjectRecord,
     TaskSpecification,
+    TermRecord,
     Tombstone,
     Value,
     WorkerRecord,
@@ -41,6 +44,9 @@ MAX_ENVELOPE = 8192
 
 CLASSES: dict[Kind, type[Value]] = {
     Kind.LEADER: LeaderRecord,
+    Kind.TERM: TermRecord,
+    Kind.NODE: NodeRecord,
+    Kind.DISABLED: DisabledRecord,
     Kind.COORDINATOR: CoordinatorRecord,
     Kind.WORKER: WorkerRecord,
     Kind.HEALTH: WorkerHealth,

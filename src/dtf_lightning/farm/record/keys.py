@@ -4,6 +4,9 @@
 |---|---|---|---|
 | `leader` | – | the coordinator's | who leads; its create revision is the epoch, which fences every decision |
 | `coordinators` | coordinator | the same lease | where it listens, and whether an operator has disabled it |
+| `terms` | epoch | – | a leadership, now or before: the latest of them |
+| `nodes` | coordinator | – | how its machine was when it last said so; stays for a day when it has gone |
+| `disabled` | coordinator | – | an operator wants it to take no work |
 | `workers` | farm worker | – | what it offers, and which coordinator holds its connection |
 | `health` | farm worker | – | how its machine is, at most once a minute; goes with the worker |
 | `tasks` | task | – | what was asked for, until it is done |
@@ -38,6 +41,9 @@ class Kind(Enum):
 
     LEADER = "leader"
     COORDINATOR = "coordinators"
+    TERM = "terms"
+    NODE = "nodes"
+    DISABLED = "disabled"
     WORKER = "workers"
     HEALTH = "health"
     TASK = "tasks"
@@ -59,6 +65,9 @@ class Kind(Enum):
 LIVE = (
     Kind.LEADER,
     Kind.COORDINATOR,
+    Kind.TERM,
+    Kind.NODE,
+    Kind.DISABLED,
     Kind.WORKER,
     Kind.HEALTH,
     Kind.TASK,

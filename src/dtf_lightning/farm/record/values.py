@@ -33,6 +33,45 @@ class CoordinatorRecord:
     """Name of its machine."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TermRecord:
+    """A leadership, now or before. Its name is its epoch."""
+
+    coordinator: str
+    started: float
+    previous: str = ""
+    """Who led before; "": nobody, as far as is known."""
+    reason: str = ""
+    """Why the one before ended."""
+    ended: float | None = None
+    """Where the leader itself has said so."""
+    end_reason: str = ""
+    """Why, where the leader itself has said so."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeRecord:
+    """How a coordinator's machine was when the coordinator last said so."""
+
+    address: str
+    version: str
+    host: str = ""
+    started: float
+    """When the coordinator started."""
+    at: float
+    """When it said so."""
+    health: Mapping[str, float] = field(default_factory=dict)
+    """Such as `cpu_usage`, by `rules.health`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DisabledRecord:
+    """An operator wants a coordinator to take no work."""
+
+    at: float
+    reason: str = ""
+
+
 class WorkerState(Enum):
     """What a farm worker is at."""
 
@@ -277,6 +316,9 @@ class Tombstone:
 
 Value = (
     LeaderRecord
+    | TermRecord
+    | NodeRecord
+    | DisabledRecord
     | CoordinatorRecord
     | WorkerRecord
     | WorkerHealth

@@ -125,9 +125,11 @@ _KEYS = {
     "outcome": "outcome",
     "status": _STATUS,
     "worker": "coalesce(workers[1], '')",
+    "recorded": "recorded",
 }
-SORTED_BY: dict[str, type] = {name: int if name in ("started", "ended") else str for name in _KEYS}
-"""What results can be sorted by, and of which type the keys are; `created` is by the ids, which carry their time."""
+SORTED_BY: dict[str, type] = {name: int if name in ("started", "ended", "recorded") else str for name in _KEYS}
+"""What results can be sorted by, and of which type the keys are; `created` is by the ids, which carry their time;
+`recorded` by the record's revision."""
 NEWEST = Order("created", descending=True)
 
 

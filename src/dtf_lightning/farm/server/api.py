@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect
 
 from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, StoreFull, StoreUnavailable
@@ -26,10 +27,8 @@ from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.routes.clients import add_client_routes
-from dtf_lightning.farm.server.routes.lists import add_lists
-from dtf_lightning.farm.server.routes.plans import add_plans
+from dtf_lightning.farm.server.routes.everything import add_everything
 from dtf_lightning.farm.server.routes.projects import add_projects
-from dtf_lightning.farm.server.routes.socket import add_socket
 from dtf_lightning.farm.server.tasks import NoRoom, TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
@@ -45,27 +44,27 @@ _LATER = {
     "/api/orchestrated_task/{task_id}": ("GET", "orchestration.get"),
     "/api/orchestrated_tasks": ("GET", "orchestration.list"),
     "/api/cancel_orchestrated_task": ("POST", "orchestration.cancel"),
+    "/api/subtasks/{subtask_id}/complete": ("POST", "subtask.complete"),
+    "/api/subtasks/{subtask_id}/fail": ("POST", "subtask.fail"),
 }
 
 
 def build_app(coordinator: Coordinator) -> FastAPI:
     """Return the application of one coordinator."""
-    app = FastAPI(title="dtf farm", version=coordinator.version, docs_url=None, redoc_url=None)
+    app = FastAPI(title="dtf farm", version=coordinator.version, docs_url=None, redoc_url=None, openapi_url=None)
     _add_errors(app)
     _add_tasks(app, coordinator)
     _add_plans(app, coordinator)
     _add_output(app, coordinator)
     _add_workers(app, coordinator)
-    _add_cluster(app, coordinator)
-    add_lists(app, coordinator)
-    add_plans(app, coordinator)
+    _add_status(app, coordinator)
     add_projects(app, coordinator)
-    add_socket(app, coordinator)
     add_results(app, coordinator.history)
     add_artifacts(app, coordinator.tasks.files.artifacts, coordinator.tasks.task)
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
+    add_everything(app, coordinator)
     return app
 
 
@@ -74,6 +73,7 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
 
     @app.post("/api/tasks", operation_id="task.submit")
     async def submit(request: Request) -> JSONResponse:
+        coordinator.cluster.check_takes_work()
         body = await request.body()
         submission = models.Submission.model_validate_json(body)
         told = await tasks.submit(submission.tasks, strict=submission.strict)
@@ -205,23 +205,10 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
             return  # Starlette raises RuntimeError where a closed socket is used
 
 
-def _add_cluster(app: FastAPI, coordinator: Coordinator) -> None:
+def _add_status(app: FastAPI, coordinator: Coordinator) -> None:
     @app.get("/api/status", operation_id="status.get")
     async def status() -> dict[str, Any]:
         return coordinator.status()
-
-    @app.get("/api/cluster/status", operation_id="cluster.status")
-    async def cluster_status() -> dict[str, Any]:
-        return coordinator.cluster_status()
-
-    @app.get("/api/cluster/nodes", operation_id="cluster.nodes")
-    async def cluster_nodes() -> dict[str, Any]:
-        return {"nodes": coordinator.cluster_status()["nodes"]}
-
-    @app.get("/api/cluster/leader", operation_id="cluster.leader")
-    async def cluster_leader() -> dict[str, Any]:
-        told = coordinator.cluster_status()
-        return {name: told[name] for name in ("leader_id", "current_term")}
 
 
 async def _not_yet() -> JSONResponse:
@@ -267,6 +254,11 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, OSError)
         return _error(507, f"the coordinator's disk: {error}")
 
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ValidationError, invalid)
     app.add_exception_handler(RequestValidationError, invalid)
     for kind in (OutOfOrder, UnknownTask, TooManyTasks, NoRoom, SettingsError, StoreError):

@@ -24,10 +24,12 @@ from dtf_lightning.farm.record.follower import Follower, FollowerFailed, RecordC
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
-from dtf_lightning.farm.record.values import LeaderRecord
+from dtf_lightning.farm.server.cluster.cluster import Cluster
+from dtf_lightning.farm.server.cluster.view import leader_of, show_status
 from dtf_lightning.farm.server.leading import Leading, LeadingSettings
+from dtf_lightning.farm.server.outside.workers import OutsideWorkers
 from dtf_lightning.farm.server.pool import Pool
-from dtf_lightning.farm.server.presence import CoordinatorPlace, Presence
+from dtf_lightning.farm.server.presence import CoordinatorPlace
 from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
@@ -49,10 +51,10 @@ class Coordinator:
     """
 
     def __init__(self, store: Store, place: CoordinatorPlace) -> None:
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._clock = SystemClock()
         self._place = place
-        self.record = FarmRecord(store, place.farm, deliver=self._loop.call_soon_threadsafe)
+        self.record = FarmRecord(store, place.farm, deliver=loop.call_soon_threadsafe)
         self.pool = Pool(self.record.keys)
         self.connections = WorkerConnections(place.name, self.pool, self.record)
         self.history, files = make_stores(store, self.record, place)
@@ -75,8 +77,20 @@ class Coordinator:
         )
         self.updates = Updates(self.pool, self._clock.wall)
         self.pool.listeners += [self._changed, self.history.take]
-        self._follower = Follower(store, self.record.keys, lambda told: self._call(self._told, told))
-        self._presence = Presence(store, self.pool, place, self._leadership_changed)
+        self.outside = OutsideWorkers(
+            place.name, self.pool, self.record, self._clock, self.connections.record_result, self.connections.health
+        )
+        self._follower = Follower(store, self.record.keys, lambda told: _call(loop, self._told, told))
+        self.cluster = Cluster(
+            store,
+            self.record,
+            self.pool,
+            place,
+            self.updates,
+            self._clock,
+            led=self._leadership_changed,
+            close_workers=self.connections.close,
+        )
         self._leading = Leading(
             self.pool,
             self.record,
@@ -88,8 +102,8 @@ class Coordinator:
             tally=self.tasks.tally,
             fail=self._fail,
         )
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._fault: asyncio.Future[None] = self._loop.create_future()
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._fault: asyncio.Future[None] = loop.create_future()
 
     @property
     def version(self) -> str:
@@ -126,10 +140,12 @@ class Coordinator:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises the fault that ended it."""
+        self.cluster.take_over(lambda nonce: self.connections.holds(nonce) or self.outside.holds(nonce))
         jobs = [
             asyncio.create_task(job)
             for job in (
-                self._presence.stay(),
+                self.cluster.presence.stay(),
+                self.cluster.beat(),
                 self._leading.run(),
                 self.upkeep.run(),
                 keep_expecting(self.history, self._leading.expect),
@@ -161,7 +177,7 @@ class Coordinator:
         return {
             "farm": self._place.farm,
             "coordinator": self._place.name,
-            "leader": self._leader_name(),
+            "leader": leader_of(self.pool.mirror)[0],
             "version": self._place.version,
             "revision": self.pool.mirror.revision,
             "tasks": counts,
@@ -174,34 +190,9 @@ class Coordinator:
 
     def cluster_status(self) -> dict[str, Any]:
         """Who leads and who is there, in the words of the requirements."""
-        leader = self._leader_name()
-        held = self.pool.mirror.get(Kind.LEADER)
-        term = held.create_revision if held is not None else 0
-        coordinators = self.pool.coordinators()
-        nodes = [
-            {
-                "node_id": name,
-                "state": "leader" if name == leader else "follower" if record.enabled else "offline",
-                "term": term,
-                "address": record.address,
-            }
-            for name, record in coordinators.items()
-        ]
-        return {
-            "leader_id": leader,
-            "current_term": term,
-            "nodes": nodes,
-            "cluster_health": "healthy" if leader in coordinators else "critical",
-        }
+        return show_status(self.pool.mirror, self.cluster.etcd, self.now())
 
     # --- what the record shows ---------------------------------------------------------------------------------------
-
-    def _call(self, function: Any, *arguments: Any) -> None:
-        """Call something on the loop, from another thread, unless the loop has ended."""
-        try:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            log.debug("the event loop has ended")
 
     def _told(self, told: RecordRead | RecordChanged | FollowerFailed) -> None:
         try:
@@ -224,7 +215,7 @@ class Coordinator:
     def _changed(self, change: Change) -> None:
         if change.kind is Kind.LEADER:
             self._leadership_changed()
-            self._presence.look()
+        self.cluster.changed(change)
         self._leading.changed(change)
         if change.kind is Kind.TASK and change.after is None:
             self.upkeep.task_ended()
@@ -234,20 +225,21 @@ class Coordinator:
         """The record shows another leader, or a campaign is won, or the lease is lost."""
         held = self.pool.mirror.get(Kind.LEADER)
         epoch = held.create_revision if held is not None else 0
-        self._leading.lead(epoch if epoch == self._presence.epoch else 0)
+        led, ours = self._leading.leads, epoch == self.cluster.presence.epoch
+        self._leading.lead(epoch if ours else 0)
+        if self._leading.leads and not led:
+            self.cluster.leads(epoch)
         self.history.lead(self.leads)
 
     def _explain(self, task: str) -> str | None:
         return self._leading.explain(task)
 
-    def _leader_name(self) -> str:
-        held = self.pool.mirror.get(Kind.LEADER)
-        return held.value.coordinator if held is not None and isinstance(held.value, LeaderRecord) else ""
-
     async def _leave(self) -> None:
         self._leading.lead(0)
+        self.cluster.close()
+        self.outside.close()
         await self.connections.close()
-        await self._presence.leave()
+        await self.cluster.presence.leave()
         await asyncio.to_thread(self.history.close)
         await asyncio.to_thread(self.record.close)
         await asyncio.to_thread(self._follower.close)
@@ -257,3 +249,11 @@ class Coordinator:
     def _fail(self, error: BaseException) -> None:
         if not self._fault.done():
             self._fault.set_exception(error if isinstance(error, Exception) else DtfError(repr(error)))
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Any, *arguments: Any) -> None:
+    """Call something on a loop, from another thread, unless the loop has ended."""
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:
+        log.debug("the event loop has ended")

@@ -28,6 +28,8 @@ RECENT = 2_000
 """Results that are kept in memory."""
 LIVE_STATUSES = ("waiting", "pending", "assigned", "running")
 """Of tasks that are not done: for others, for a worker, for its process to start, for its end."""
+
+
 Listener = Callable[[Change], None]
 
 

@@ -101,7 +101,7 @@ class WorkerConnections:
         self._pool = pool
         self._record = record
         self._connections: dict[str, _Connection] = {}
-        self._health = HealthReports(record, time.monotonic)
+        self.health = HealthReports(record, time.monotonic)
         self._jobs: set[asyncio.Task[None]] = set()
         pool.listeners.append(self._changed)
 
@@ -110,11 +110,18 @@ class WorkerConnections:
         """Workers that are connected here."""
         return len(self._connections)
 
+    def holds(self, nonce: str) -> bool:
+        """Whether a connection is one of this process."""
+        return any(connection.nonce == nonce for connection in self._connections.values())
+
     async def serve(self, socket: Socket) -> None:
         """Talk with one worker until its connection ends. Raises what the socket raises."""
         connection: _Connection | None = None
         sender: asyncio.Task[None] | None = None
         try:
+            if self._pool.mirror.get(Kind.DISABLED, self._coordinator) is not None:
+                await _close(socket, "this coordinator is disabled by an operator: dial another one")
+                return
             hello = await self._receive(socket)
             if not isinstance(hello, Hello):
                 await self._refuse(socket, f"the first message must be hello, got {type(hello).__name__}")
@@ -192,7 +199,7 @@ class WorkerConnections:
         shown = await self._pool.wait_for(worker, lambda: self._shows(connection), WELCOME_TIMEOUT)
         if not shown:
             raise TimeoutError
-        addresses = tuple(sorted(record.address for record in self._pool.coordinators().values()))
+        addresses = tuple(sorted(record.address for record in self._pool.coordinators().values() if record.enabled))
         connection.welcomed = True
         connection.outgoing.put_nowait(Welcome(coordinator=self._coordinator, addresses=addresses))
         if not hello.draining and self._pool.workers()[worker].state is WorkerState.DRAINING:
@@ -230,7 +237,7 @@ class WorkerConnections:
         if isinstance(message, Heartbeat):
             connection.outgoing.put_nowait(Heartbeat())
             if message.health is not None and connection.welcomed:
-                self._health.heard(connection.worker, message.health)
+                self.health.heard(connection.worker, message.health)
         elif isinstance(message, Started):
             self._pool.attempt_started(message.task, message.revision, message.at)
         elif isinstance(message, Result):
@@ -255,7 +262,7 @@ class WorkerConnections:
         if connection.told.get(result.task) == result.revision and not in_gang:
             del connection.told[result.task]
         try:
-            recording = await self._record_result(connection.worker, result)
+            recording = await self.record_result(connection.worker, result)
         except StoreError as error:
             # It is kept by its worker, who says it again with its next hello.
             log.warning("result of %s: %s", result.task, error)
@@ -264,7 +271,8 @@ class WorkerConnections:
         recorded = recording is Recording.RECORDED
         connection.outgoing.put_nowait(Acknowledge(task=result.task, revision=result.revision, recorded=recorded))
 
-    async def _record_result(self, worker: str, result: Result) -> Recording:
+    async def record_result(self, worker: str, result: Result) -> Recording:
+        """Record what a worker says that an attempt came to, if it is the one that counts. Raises what etcd raises."""
         live = self._pool.live(result.task)
         if live is None or live.revision != result.revision or worker not in live.attempt.workers:
             # The mirror is newer than this attempt: it showed the registration that the worker made after it.

@@ -10,7 +10,13 @@ from dtf_lightning.farm.rules.paging import Key
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.pool import Pool
 
-WORKERS_SORTED_BY: dict[str, type] = {"worker_id": str, "status": str, "tasks": int}
+WORKERS_SORTED_BY: dict[str, type] = {
+    "worker_id": str,
+    "status": str,
+    "tasks": int,
+    "last_seen": str,
+    "health_status": str,
+}
 """`tasks`: how many it has."""
 
 
@@ -29,5 +35,5 @@ def show_workers(pool: Pool, records: Mapping[str, WorkerRecord]) -> list[dict[s
 
 def worker_key(field: str, worker: Mapping[str, Any]) -> Key:
     """Return what a worker is sorted by."""
-    key: Key = len(worker["metadata"]["tasks"]) if field == "tasks" else str(worker[field])
+    key: Key = len(worker["metadata"]["tasks"]) if field == "tasks" else str(worker[field] or "")
     return key

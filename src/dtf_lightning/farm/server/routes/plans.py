@@ -53,6 +53,7 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
     @app.post("/api/plans", operation_id="plan.submit")
     async def submit_plan(request: PlanRequest) -> JSONResponse:
         """Accept all tasks of a plan. Again with the same `plan_id`: what was accepted before is, once."""
+        coordinator.cluster.check_takes_work()
         coordinator.tasks.check_id(request.plan_id)
         name, project, submissions = await asyncio.to_thread(_expand, request)
         told: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, WebSocket  # noqa: TC002  # FastAPI reads the annotation of a route
 
+from dtf_lightning.farm.server.routes.cluster import answers
 from dtf_lightning.farm.server.updates.socket import ClientSockets
 
 if TYPE_CHECKING:
@@ -14,12 +15,7 @@ if TYPE_CHECKING:
 
 def add_socket(app: FastAPI, coordinator: Coordinator) -> None:
     """Add it to a coordinator's application."""
-    clients = ClientSockets(
-        coordinator.updates,
-        {
-            "get_cluster_status": lambda _: coordinator.cluster_status(),
-        },
-    )
+    clients = ClientSockets(coordinator.updates, answers(coordinator))
 
     @app.websocket("/ws", name="client.connect")
     async def client_socket(socket: WebSocket) -> None:

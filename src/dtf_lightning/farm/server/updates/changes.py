@@ -105,7 +105,10 @@ class Updates:
         elif change.kind is Kind.ATTEMPT and isinstance(attempt := change.after.value, Attempt):
             told = self._tasks.get(change.names[0])
             worker = attempt.workers[0] if attempt.workers else ""
-            status = "assigned" if worker else "pending"
+            before = change.before.value if change.before is not None else None
+            if attempt.born and isinstance(before, Attempt) and before.born:
+                return  # of an array, which goes on being born
+            status = "assigned" if worker else "running" if attempt.born else "pending"
             self._publish(change, TaskUpdate(change.names[0], status, self._now(), told, attempt.number, worker))
         elif change.kind is Kind.DONE and isinstance(result := change.after.value, Envelope):
             worker, at = result.workers[0] if result.workers else "", result.ended or self._now()

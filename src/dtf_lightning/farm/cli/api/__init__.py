@@ -1,0 +1,1 @@
+"""The commands about the coordinators and their API."""

@@ -1,0 +1,1 @@
+"""Workers that were written by others, and speak REST."""
