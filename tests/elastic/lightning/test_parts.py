@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from dtf_lightning.elastic.lightning.checks.fingerprint import parameter_signature, settings_fingerprint
 from dtf_lightning.elastic.lightning.cluster_environment import ElasticEnvironment
-from dtf_lightning.elastic.lightning.reporting import csv_log, progress_bars
+from dtf_lightning.elastic.lightning.reporting import progress_bars
+from dtf_lightning.elastic.lightning.reporting.csv_log import CsvFile
 from dtf_lightning.elastic.lightning.reporting.rank_zero import set_rank_zero
 from dtf_lightning.elastic.lightning.rewind.progress import StepBoundary, TrainingProgress
 from dtf_lightning.elastic.lightning.rewind.unwinding import restore_module, strip_tracebacks
@@ -95,7 +96,7 @@ def test_csv_goes_on(tmp_path: Path) -> None:
     former.log_metrics({"loss": 0.5, "acc": 0.1}, step=1)
     former.save()
     heir = CSVLogger(tmp_path, name="", version="v")
-    csv_log.go_on(heir, again=2)
+    CsvFile(heir).go_on(again=2)
     heir.log_metrics({"loss": 0.25, "acc": 0.2}, step=2)
     heir.save()
     rows = list(csv.DictReader((tmp_path / "v" / "metrics.csv").open()))
@@ -116,7 +117,7 @@ def test_csv_without_rows(tmp_path: Path, content: str | None) -> None:
         (tmp_path / "v").mkdir()
         (tmp_path / "v" / "metrics.csv").write_text(content)
     heir = CSVLogger(tmp_path, name="", version="v")
-    csv_log.go_on(heir, again=2)
+    CsvFile(heir).go_on(again=2)
     heir.log_metrics({"loss": 0.25}, step=2)
     heir.save()
     assert list(csv.DictReader((tmp_path / "v" / "metrics.csv").open())) == [{"loss": "0.25", "step": "2"}]

@@ -18,6 +18,7 @@ def test_generated_pages_are_up_to_date():
         "compatibility.md",
         "guarantees.md",
         "farm.md",
+        "farm-settings.md",
         "plan.schema.json",
     }
     assert {path.name for path in pages} == written

@@ -84,9 +84,9 @@ class Cluster:
     def leader(self) -> str:
         def leads() -> str:
             with contextlib.suppress(FarmUnreachable):
-                status = self.client.connection.ask("GET", "/api/cluster/status")
-                if status["cluster_health"] == "healthy":
-                    return str(status["leader_id"])
+                leader = str(self.client.connection.ask("GET", "/api/cluster/status")["leader_id"])
+                if leader in self.coordinators and self.coordinators[leader].process.poll() is None:
+                    return leader
             return ""
 
         return poll_until(leads, DEADLINE, "somebody to lead")

@@ -228,12 +228,13 @@ class Says(Callback):
 
 
 @pytest.mark.parametrize(
-    "says",
-    [Says("on_train_end", LAST_STEP, fails=False), Says("on_train_batch_end", 5, fails=True)],
+    ("hook", "step", "fails"),
+    [("on_train_end", LAST_STEP, False), ("on_train_batch_end", 5, True)],
     ids=["end", "failure"],
 )
-def test_what_was_logged_last_is_in_the_log(tmp_path: Path, life: Any, says: Says) -> None:
+def test_what_was_logged_last_is_in_the_log(tmp_path: Path, life: Any, hook: str, step: int, fails: bool) -> None:
     """Nothing is rolled back any more after the end of training, or a failure of this process's own: nothing is held."""
+    says = Says(hook, step, fails=fails)
     logger = CSVLogger(tmp_path / "csv", flush_logs_every_n_steps=1)
     with pytest.raises(ValueError, match="the user's own") if says.fails else contextlib.nullcontext():
         life(callbacks=[says], logger=logger)
