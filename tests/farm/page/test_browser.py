@@ -159,7 +159,7 @@ def what_changes(browser, farm):
     browser.js("(window.here = true, document.querySelector('#tile-failed').focus(), 0)")
     order = farm.begin("newcomer")
     browser.until("document.querySelector('#live').innerText.includes('newcomer')")
-    assert browser.js("[window.here, document.activeElement.id]") == [True, "tile-failed"]
+    browser.until("window.here && document.activeElement.id === 'tile-failed'")
     farm.worker.end(order)
     browser.until("!document.querySelector('#live').innerText.includes('newcomer')")
 
@@ -186,9 +186,9 @@ def by_keyboard(browser, farm):
     browser.keys("g", "t")
     browser.until(f"location.pathname === '/tasks' && {LIVE}")
     browser.keys("j", "j")
-    assert browser.js("document.activeElement.classList.contains('open')")
+    browser.until("document.activeElement.classList.contains('open')")
     browser.keys("n")
-    assert browser.js("document.activeElement.textContent") == "broken <b>"
+    browser.until("document.activeElement.textContent === 'broken <b>'")
     browser.keys("Enter")
     browser.until(f"document.querySelector('h1')?.textContent === 'broken <b>' && {LIVE}")
     browser.keys("?")
