@@ -79,19 +79,24 @@ class Guard:
         if scope["type"] == "websocket" or scope["method"] not in _CHANGING or _is_output(scope["path"]):
             await self._app(scope, receive, send)
             return
-        status = 500
+        noted = False
+
+        def note(status: int) -> None:
+            nonlocal noted
+            noted = True
+            client = scope.get("client") or ("?", 0)
+            self._audit.write(method=scope["method"], path=scope["path"], status=status, client=client[0])
 
         async def listen(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                note(message["status"])  # before the answer: who has it finds its line in the file
             await send(message)
 
         try:
             await self._app(scope, receive, listen)
         finally:
-            client = scope.get("client") or ("?", 0)
-            self._audit.write(method=scope["method"], path=scope["path"], status=status, client=client[0])
+            if not noted:
+                note(500)
 
     def _problem(self, scope: Scope, headers: dict[str, bytes]) -> tuple[int, str] | None:
         host = headers.get("host", b"").decode("latin-1")

@@ -28,6 +28,9 @@ def main() -> None:
         except RunFinished:
             say("not needed")
             return
+        except GenerationBroken as error:  # before this worker has read that it belongs to it
+            say(f"broken: {error}")
+            continue
         number = assignment.generation["number"]
         link.active(step)
         say(f"generation {number} rank {assignment.rank} of {assignment.world_size}")
