@@ -111,9 +111,9 @@ def without_effect_table(keys: Mapping[str, str]) -> list[str]:
 
 def farm_settings_page(text: str) -> str:
     """The page with fresh tables of both files between its markers."""
-    text = between(text, "COORDINATOR", sections_table(coordinator.COORDINATOR_SECTIONS))
+    text = between(text, "COORDINATOR", sections_table(coordinator.CoordinatorSettings.sections()))
     text = between(text, "COORDINATOR_WITHOUT_EFFECT", without_effect_table(coordinator.WITHOUT_EFFECT))
-    text = between(text, "WORKER", sections_table(worker.WORKER_SECTIONS))
+    text = between(text, "WORKER", sections_table(worker.WorkerSettings.sections()))
     return between(text, "WORKER_WITHOUT_EFFECT", without_effect_table(worker.WITHOUT_EFFECT))
 
 

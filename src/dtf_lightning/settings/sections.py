@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, get_type_hints
 
+from dtf_lightning import environment
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.settings.durations import seconds_of
 from dtf_lightning.settings.fields import parse
@@ -84,6 +85,39 @@ def read_sections(
             read[section] = _made(classes[section], {**values, **own}, keys)
     in_order = sorted(moot.items(), key=lambda item: item[1][0][1].line)
     return ReadSections(sections=read, warnings=tuple(_warning(names, instead) for instead, names in in_order))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsFile:
+    """All settings of a program. Subclasses have a field for each section, whose type is the section's class."""
+
+    without_effect: ClassVar[Mapping[str, str]] = {}
+    """As for `read_sections`."""
+    warnings: tuple[str, ...] = ()
+    """About keys of the file that mean nothing here."""
+    beside: Path = field(default_factory=Path)
+    """What relative paths are relative to."""
+
+    def path(self, told: str) -> Path:
+        """Return a path of the settings as an absolute one."""
+        return self.beside.absolute() / told
+
+    @classmethod
+    def sections(cls) -> dict[str, type[Any]]:
+        """Section -> its dataclass."""
+        types = get_type_hints(cls)
+        return {one.name: types[one.name] for one in fields(cls) if one.name not in ("warnings", "beside")}
+
+    @classmethod
+    def load(cls, path: Path | None = None, given: Mapping[str, Any] | None = None) -> Self:
+        """Return what a file says, and a command's options, which win. Raises `SettingsError` that says where.
+
+        `given`: `section.key` -> value; `None` is none.
+        """
+        read = read_sections(
+            path, cls.sections(), lookup=environment.read, given=given or {}, without_effect=cls.without_effect
+        )
+        return cls(**read.sections, warnings=read.warnings, beside=path.parent if path is not None else Path())
 
 
 def expanded(text: str, place: Place, lookup: Lookup) -> str:

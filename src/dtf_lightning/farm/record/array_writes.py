@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dtf_lightning.etcd.store import Compare, Put
-from dtf_lightning.farm.record.codec import decode, encode
-from dtf_lightning.farm.record.guarded import Guarded, Outcome
+from dtf_lightning.farm.record.codec import encode
+from dtf_lightning.farm.record.guarded import Guarded, Outcome, as_seen, present
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.task_id import instance_id
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification
-from dtf_lightning.farm.record.writes import Decision, LaneName
+from dtf_lightning.farm.record.writes import Decision, LaneName, decided
 
 
 def instance_of(array: str, specification: TaskSpecification, index: int) -> TaskSpecification:
@@ -53,7 +53,7 @@ class Birth:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the head of this file."""
         task, frontier = keys.key(Kind.TASK, self.array), keys.key(Kind.ATTEMPT, self.array)
-        compares = (self.fence, Compare(task, "version", ">", 0), Compare(frontier, "mod", "=", self.seen))
+        compares = (self.fence, as_seen(frontier, self.seen), present(task))
         born = [
             Put(
                 keys.key(Kind.TASK, instance_id(self.array, index)),
@@ -66,17 +66,7 @@ class Birth:
 
     def verdict(self, outcome: Outcome) -> Decision:
         """What became of it."""
-        if outcome.applied:
-            return Decision.MADE
-        leader, frontier, task = outcome.found
-        if outcome.unsure and frontier is not None:
-            attempt = decode(Kind.ATTEMPT, frontier.value)
-            if attempt == self._frontier():
-                return Decision.MADE
-        if task is None:
-            return Decision.GONE
-        leads = leader is not None and leader.create_revision == self.fence.operand
-        return Decision.CHANGED if leads else Decision.DEPOSED
+        return decided(outcome, self._frontier(), self.fence)
 
     def _frontier(self) -> Attempt:
         return Attempt(number=0, born=self.numbers.stop)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dtf_lightning.etcd.store import Compare, Put
-from dtf_lightning.farm.record.codec import decode, encode
-from dtf_lightning.farm.record.guarded import Guarded, Outcome
+from dtf_lightning.etcd.store import Put
+from dtf_lightning.farm.record.codec import encode
+from dtf_lightning.farm.record.guarded import Guarded, Outcome, absent, as_seen
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import Meeting, MemberRecord
-from dtf_lightning.farm.record.writes import LaneName, Recording
+from dtf_lightning.farm.record.writes import LaneName, Recording, told_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +27,12 @@ class Meet:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the head of this file."""
         attempt, meeting = keys.key(Kind.ATTEMPT, self.task), keys.key(Kind.MEETING, self.task)
-        compares = (Compare(attempt, "mod", "=", self.meeting.revision), Compare(meeting, "version", "=", 0))
+        compares = (as_seen(attempt, self.meeting.revision), absent(meeting))
         return Guarded(f"meeting of {self.task}", compares, (Put(meeting, encode(self.meeting)),), (meeting,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether this attempt has a place where its members meet."""
-        if outcome.applied:
-            return True
-        (meeting,) = outcome.found
-        if meeting is None:
-            return False
-        record = decode(Kind.MEETING, meeting.value)
-        assert isinstance(record, Meeting)
-        return record.revision == self.meeting.revision
+        return told_of(outcome, Kind.MEETING, self.meeting.revision) is Recording.RECORDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +47,10 @@ class RecordMember:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the head of this file."""
         attempt, member = keys.key(Kind.ATTEMPT, self.task), keys.key(Kind.MEMBER, self.task, self.rank)
-        compares = (Compare(attempt, "mod", "=", self.member.revision), Compare(member, "version", "=", 0))
+        compares = (as_seen(attempt, self.member.revision), absent(member))
         label = f"member {self.rank} of {self.task}"
         return Guarded(label, compares, (Put(member, encode(self.member)),), (member,))
 
     def verdict(self, outcome: Outcome) -> Recording:
         """What became of it."""
-        if outcome.applied:
-            return Recording.RECORDED
-        (member,) = outcome.found
-        if member is None:
-            return Recording.STALE
-        record = decode(Kind.MEMBER, member.value)
-        assert isinstance(record, MemberRecord)
-        return Recording.RECORDED if record.revision == self.member.revision else Recording.STALE
+        return told_of(outcome, Kind.MEMBER, self.member.revision)

@@ -22,6 +22,21 @@ _OVERHEAD = 24
 """Bytes of a compare or an operation beside its key and value, at most."""
 
 
+def absent(key: str) -> Compare:
+    """Guard by a key that is not there."""
+    return Compare(key, "version", "=", 0)
+
+
+def present(key: str) -> Compare:
+    """Guard by a key that is there."""
+    return Compare(key, "version", ">", 0)
+
+
+def as_seen(key: str, revision: int) -> Compare:
+    """Guard by a key that nobody has written since. `revision`: its mod revision as seen; 0 if it was not there."""
+    return Compare(key, "mod", "=", revision)
+
+
 @dataclass(frozen=True)
 class Guarded:
     """A write that is made if all its compares hold, and else reads.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dtf_lightning.etcd.store import Compare, Put
+from dtf_lightning.etcd.store import Put
 from dtf_lightning.farm.record.codec import encode
-from dtf_lightning.farm.record.guarded import Guarded, Outcome
+from dtf_lightning.farm.record.guarded import Guarded, Outcome, as_seen
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import LicenceRecord, ProjectRecord
-from dtf_lightning.farm.record.writes import LaneName
+from dtf_lightning.farm.record.writes import LaneName, is_ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,8 @@ class SetShare:
         """See the head of this file."""
         key = keys.key(self.kind, self.name)
         put = Put(key, encode(self.record))
-        return Guarded(f"set {self.name}", (Compare(key, "mod", "=", self.seen),), (put,), (key,))
+        return Guarded(f"set {self.name}", (as_seen(key, self.seen),), (put,), (key,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether the record is there as it was to be."""
-        (found,) = outcome.found or (None,)
-        return outcome.applied or (outcome.unsure and found is not None and found.value == encode(self.record))
+        return outcome.applied or is_ours(outcome, outcome.found[0], self.record)

@@ -31,13 +31,15 @@ from typing import Protocol, TypeVar
 
 from dtf_lightning.etcd.store import Compare, Delete, KeyValue, Put
 from dtf_lightning.farm.record.codec import decode, encode
-from dtf_lightning.farm.record.guarded import Guarded, Outcome
+from dtf_lightning.farm.record.guarded import Guarded, Outcome, absent, as_seen, present
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import (
     Attempt,
     Envelope,
     FailedAttempt,
     KeyRecord,
+    Meeting,
+    MemberRecord,
     TaskOutcome,
     TaskSpecification,
     Tombstone,
@@ -114,7 +116,7 @@ class Submit:
         if self.specification.key:
             new.append(keys.key(Kind.KEY, self.specification.key))
             puts.append(Put(new[-1], encode(KeyRecord(task=self.task))))
-        return Guarded(f"submit {self.task}", tuple(map(_absent, new)), tuple(puts), tuple(new))
+        return Guarded(f"submit {self.task}", tuple(map(absent, new)), tuple(puts), tuple(new))
 
     def verdict(self, outcome: Outcome) -> Submitted:
         """What became of it."""
@@ -164,13 +166,13 @@ class Assign:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         attempt, task = keys.key(Kind.ATTEMPT, self.task), keys.key(Kind.TASK, self.task)
-        compares = (self.fence, _as_seen(attempt, self.seen), Compare(task, "version", ">", 0))
+        compares = (self.fence, as_seen(attempt, self.seen), present(task))
         put = Put(attempt, encode(self.attempt))
         return Guarded(f"assign {self.task}", compares, (put,), (self.fence.key, attempt, task))
 
     def verdict(self, outcome: Outcome) -> Decision:
         """What became of it."""
-        return _decided(outcome, self.attempt, self.fence)
+        return decided(outcome, self.attempt, self.fence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +191,7 @@ class TakeBack:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         attempt = keys.key(Kind.ATTEMPT, self.task)
-        compares = (self.fence, _as_seen(attempt, self.seen))
+        compares = (self.fence, as_seen(attempt, self.seen))
         then: tuple[Put | Delete, ...] = (
             Put(attempt, encode(self.attempt)),
             *gone_with(keys, self.task, self.num_workers),
@@ -198,7 +200,7 @@ class TakeBack:
 
     def verdict(self, outcome: Outcome) -> Decision:
         """What became of it."""
-        return _decided(outcome, self.attempt, self.fence)
+        return decided(outcome, self.attempt, self.fence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +215,7 @@ class ForgetWorker:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         worker = keys.key(Kind.WORKER, self.worker)
-        compares = (self.fence, _as_seen(worker, self.seen))
+        compares = (self.fence, as_seen(worker, self.seen))
         then = (Delete(worker), Delete(keys.key(Kind.HEALTH, self.worker)))
         return Guarded(f"forget {self.worker}", compares, then, (self.fence.key, worker))
 
@@ -250,7 +252,7 @@ class RecordResult:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         task, attempt, done = (keys.key(kind, self.task) for kind in (Kind.TASK, Kind.ATTEMPT, Kind.DONE))
-        compares = (_as_seen(attempt, self.envelope.revision), _absent(done))
+        compares = (as_seen(attempt, self.envelope.revision), absent(done))
         assert self.envelope.revision > 0, self.task
         gang = gone_with(keys, self.task, len(self.envelope.workers))
         then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang)
@@ -285,18 +287,11 @@ class RecordRetry:
         assert self.failed.revision > 0, self.task
         gang = gone_with(keys, self.task, len(self.failed.workers))
         then: tuple[Put | Delete, ...] = (Put(failed, encode(self.failed)), Put(attempt, encode(self.attempt)), *gang)
-        return Guarded(f"retry of {self.task}", (_as_seen(attempt, self.failed.revision),), then, (failed,))
+        return Guarded(f"retry of {self.task}", (as_seen(attempt, self.failed.revision),), then, (failed,))
 
     def verdict(self, outcome: Outcome) -> Recording:
         """What became of it."""
-        if outcome.applied:
-            return Recording.RECORDED
-        (failed,) = outcome.found
-        if failed is None:
-            return Recording.STALE
-        record = decode(Kind.FAILED, failed.value)
-        assert isinstance(record, FailedAttempt)
-        return Recording.RECORDED if record.revision == self.failed.revision else Recording.STALE
+        return told_of(outcome, Kind.FAILED, self.failed.revision)
 
 
 class Cancellation(Enum):
@@ -335,7 +330,7 @@ class Cancel:
         assert self.envelope.outcome not in (TaskOutcome.COMPLETED, TaskOutcome.FAILED), self.task
         kinds = (Kind.TASK, Kind.ATTEMPT, Kind.DONE, Kind.TOMBSTONE)
         task, attempt, done, tombstone = (keys.key(kind, self.task) for kind in kinds)
-        compares = (Compare(task, "version", ">", 0), _as_seen(attempt, self.envelope.revision), _absent(done))
+        compares = (present(task), as_seen(attempt, self.envelope.revision), absent(done))
         gang = gone_with(keys, self.task, len(self.envelope.workers))
         then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang)
         return Guarded(f"cancel {self.task}", compares, then, (task, attempt, done, tombstone))
@@ -375,11 +370,11 @@ class Register:
         """See the table above."""
         worker = keys.key(Kind.WORKER, self.worker)
         put = Put(worker, encode(self.record))
-        return Guarded(f"register {self.worker}", (_as_seen(worker, self.seen),), (put,), (worker,))
+        return Guarded(f"register {self.worker}", (as_seen(worker, self.seen),), (put,), (worker,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether the record is there, from now or before."""
-        return outcome.applied or _is_ours(outcome, outcome.found[0], self.record)
+        return outcome.applied or is_ours(outcome, outcome.found[0], self.record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,12 +388,12 @@ class ReportHealth:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         worker, health = keys.key(Kind.WORKER, self.worker), keys.key(Kind.HEALTH, self.worker)
-        compares = (Compare(worker, "version", ">", 0),)
+        compares = (present(worker),)
         return Guarded(f"health of {self.worker}", compares, (Put(health, encode(self.health)),), (health,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether it is there: `False` for a worker that was forgotten."""
-        return outcome.applied or _is_ours(outcome, outcome.found[0], self.health)
+        return outcome.applied or is_ours(outcome, outcome.found[0], self.health)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,7 +413,7 @@ class Archive:
         done, tombstone = keys.key(Kind.DONE, self.task), keys.key(Kind.TOMBSTONE, self.task)
         then: list[Put | Delete] = [Put(tombstone, encode(self.tombstone)), Delete(done)]
         then += [Delete(keys.key(Kind.FAILED, self.task, number)) for number in self.failed]
-        return Guarded(f"archive {self.task}", (_as_seen(done, self.seen),), tuple(then), (tombstone,))
+        return Guarded(f"archive {self.task}", (as_seen(done, self.seen),), tuple(then), (tombstone,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether the result is forgotten, from now or before."""
@@ -437,7 +432,7 @@ class ForgetTombstone:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         tombstone = keys.key(Kind.TOMBSTONE, self.task)
-        compares = (_as_seen(tombstone, self.seen),)
+        compares = (as_seen(tombstone, self.seen),)
         return Guarded(f"forget the id {self.task}", compares, (Delete(tombstone),), (tombstone,))
 
     def verdict(self, outcome: Outcome) -> bool:
@@ -460,7 +455,7 @@ class ForgetKey:
         """See the table above."""
         key = keys.key(Kind.KEY, self.key)
         left = (keys.key(kind, self.task) for kind in (Kind.TASK, Kind.DONE, Kind.TOMBSTONE))
-        compares = (_as_seen(key, self.seen), *map(_absent, left))
+        compares = (as_seen(key, self.seen), *map(absent, left))
         return Guarded(f"forget the key {self.key}", compares, (Delete(key),), (key,))
 
     def verdict(self, outcome: Outcome) -> bool:
@@ -476,25 +471,29 @@ def gone_with(keys: FarmKeys, task: str, num_workers: int) -> tuple[Delete, ...]
     return (Delete(keys.key(Kind.MEETING, task)), *members)
 
 
-def _absent(key: str) -> Compare:
-    return Compare(key, "version", "=", 0)
-
-
-def _as_seen(key: str, revision: int) -> Compare:
-    return Compare(key, "mod", "=", revision)
-
-
-def _is_ours(outcome: Outcome, found: KeyValue | None, value: Value) -> bool:
+def is_ours(outcome: Outcome, found: KeyValue | None, value: Value) -> bool:
     """Whether an earlier try of this write, whose answer was lost, has written what is there."""
     return outcome.unsure and found is not None and found.value == encode(value)
 
 
-def _decided(outcome: Outcome, attempt: Attempt, fence: Compare) -> Decision:
+def told_of(outcome: Outcome, kind: Kind, revision: int) -> Recording:
+    """What became of a record that is made once of an attempt, and is all that was read. `revision`: the attempt's identity."""
+    if outcome.applied:
+        return Recording.RECORDED
+    (found,) = outcome.found
+    if found is None:
+        return Recording.STALE
+    record = decode(kind, found.value)
+    assert isinstance(record, FailedAttempt | Meeting | MemberRecord)
+    return Recording.RECORDED if record.revision == revision else Recording.STALE
+
+
+def decided(outcome: Outcome, attempt: Attempt, fence: Compare) -> Decision:
     """What became of a decision about an attempt, which read the leader, the attempt, and last what it needs to be there."""
     if outcome.applied:
         return Decision.MADE
     leader, found, *_ = outcome.found
-    if _is_ours(outcome, found, attempt):
+    if is_ours(outcome, found, attempt):
         return Decision.MADE
     if outcome.found[-1] is None:
         return Decision.GONE

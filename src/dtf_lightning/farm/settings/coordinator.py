@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from dtf_lightning import environment
 from dtf_lightning.farm.settings.hosts import is_remote, local_path
 from dtf_lightning.settings.fields import check, check_types, setting
-from dtf_lightning.settings.sections import read_sections
+from dtf_lightning.settings.sections import SettingsFile
 
 PORT = 8080
 
@@ -241,77 +239,6 @@ class RetentionSettings:
         return self.tombstones if self.tombstones is not None else self.ids + DAY
 
 
-@dataclass(frozen=True, kw_only=True)
-class CoordinatorSettings:
-    """All of `coordinator.yaml`."""
-
-    server: ServerSettings = field(default_factory=ServerSettings)
-    farm: FarmSettings = field(default_factory=FarmSettings)
-    etcd: EtcdSettings = field(default_factory=EtcdSettings)
-    database: DatabaseSettings = field(default_factory=DatabaseSettings)
-    archive: ArchiveUrl = field(default_factory=ArchiveUrl)
-    artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
-    retention: RetentionSettings = field(default_factory=RetentionSettings)
-    security: SecuritySettings = field(default_factory=SecuritySettings)
-    task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
-    load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
-    health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
-    high_availability: HighAvailabilitySettings = field(default_factory=HighAvailabilitySettings)
-    warnings: tuple[str, ...] = ()
-    """About keys of the file that mean nothing here."""
-    beside: Path = field(default_factory=Path)
-    """What relative paths are relative to."""
-
-    def path(self, told: str) -> Path:
-        """Return a path of the settings as an absolute one."""
-        return self.beside.absolute() / told
-
-    def place(self, url: str, otherwise: Path) -> str:
-        """Return a folder or an fsspec URL of the settings, a folder as an absolute path; `otherwise` where it is ""."""
-        if not url:
-            return str(otherwise)
-        return url if is_remote(url) else str(self.path(str(local_path(url))))
-
-    def places(self, folder: Path) -> dict[str, str]:
-        """Return where this farm stores things, by key. `folder`: the farm's."""
-        return {
-            "farm.folder": str(folder),
-            "archive.url": self.place(self.archive.url, folder / "archive"),
-            "artifacts.url": self.place(self.artifacts.url, folder / "artifacts"),
-        }
-
-    @property
-    def database_file(self) -> Path | None:
-        """The file of the results' database, where the settings say which."""
-        return self.path(self.database.path) if self.database.path else None
-
-    @classmethod
-    def load(cls, path: Path | None = None, given: Mapping[str, Any] | None = None) -> CoordinatorSettings:
-        """Return what a file says, and a command's options, which win. Raises `SettingsError` that says where.
-
-        `given`: `section.key` -> value; `None` is none.
-        """
-        read = read_sections(
-            path, COORDINATOR_SECTIONS, lookup=environment.read, given=given or {}, without_effect=WITHOUT_EFFECT
-        )
-        return cls(**read.sections, warnings=read.warnings, beside=path.parent if path is not None else Path())
-
-
-COORDINATOR_SECTIONS: Mapping[str, type[Any]] = {
-    "server": ServerSettings,
-    "farm": FarmSettings,
-    "etcd": EtcdSettings,
-    "database": DatabaseSettings,
-    "archive": ArchiveUrl,
-    "artifacts": ArtifactSettings,
-    "retention": RetentionSettings,
-    "security": SecuritySettings,
-    "task_scheduler": TaskSchedulerSettings,
-    "load_balancer": LoadBalancerSettings,
-    "health_monitor": HealthMonitorSettings,
-    "high_availability": HighAvailabilitySettings,
-}
-
 _ETCD = "etcd elects, replicates and keeps the quorum; say where it is with `etcd.endpoint`"
 _TOKEN = "one random token guards the farm until it has roles; its file is `security.token_file`"
 _MACHINES = "nothing starts machines by itself yet; start `dtf farm worker` on each"
@@ -355,3 +282,42 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "high_availability.leader_lease_duration": _ETCD,
 }
 """Keys that were asked for and that mean nothing here -> what takes their place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorSettings(SettingsFile):
+    """All of `coordinator.yaml`."""
+
+    without_effect = WITHOUT_EFFECT
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    farm: FarmSettings = field(default_factory=FarmSettings)
+    etcd: EtcdSettings = field(default_factory=EtcdSettings)
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    archive: ArchiveUrl = field(default_factory=ArchiveUrl)
+    artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
+    task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
+    load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
+    health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
+    high_availability: HighAvailabilitySettings = field(default_factory=HighAvailabilitySettings)
+
+    def place(self, url: str, otherwise: Path) -> str:
+        """Return a folder or an fsspec URL of the settings, a folder as an absolute path; `otherwise` where it is ""."""
+        if not url:
+            return str(otherwise)
+        return url if is_remote(url) else str(self.path(str(local_path(url))))
+
+    def places(self, folder: Path) -> dict[str, str]:
+        """Return where this farm stores things, by key. `folder`: the farm's."""
+        return {
+            "farm.folder": str(folder),
+            "archive.url": self.place(self.archive.url, folder / "archive"),
+            "artifacts.url": self.place(self.artifacts.url, folder / "artifacts"),
+        }
+
+    @property
+    def database_file(self) -> Path | None:
+        """The file of the results' database, where the settings say which."""
+        return self.path(self.database.path) if self.database.path else None

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from dtf_lightning import environment
 from dtf_lightning.settings.fields import check, check_types, setting
-from dtf_lightning.settings.sections import read_sections
+from dtf_lightning.settings.sections import SettingsFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,45 +109,20 @@ class HealthSettings:
             check(0 < value <= 100, f"{name} must be a percentage above 0, got {value:g}")
 
 
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "reporting.result_batch_size": "every result is sent as soon as its attempt has ended, and the coordinator writes many at once",
+}
+"""Keys that were asked for and that mean nothing here -> what takes their place."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class WorkerSettings:
+class WorkerSettings(SettingsFile):
     """All of `worker.yaml`."""
+
+    without_effect = WITHOUT_EFFECT
 
     worker: WorkerIdentity = field(default_factory=WorkerIdentity)
     coordinator: CoordinatorConnection = field(default_factory=CoordinatorConnection)
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     reporting: ReportingSettings = field(default_factory=ReportingSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
-    warnings: tuple[str, ...] = ()
-    """About keys of the file that mean nothing here."""
-    beside: Path = field(default_factory=Path)
-    """What relative paths are relative to."""
-
-    def path(self, told: str) -> Path:
-        """Return a path of the settings as an absolute one."""
-        return self.beside.absolute() / told
-
-    @classmethod
-    def load(cls, path: Path | None = None, given: Mapping[str, Any] | None = None) -> WorkerSettings:
-        """Return what a file says, and a command's options, which win. Raises `SettingsError` that says where.
-
-        `given`: `section.key` -> value; `None` is none.
-        """
-        read = read_sections(
-            path, WORKER_SECTIONS, lookup=environment.read, given=given or {}, without_effect=WITHOUT_EFFECT
-        )
-        return cls(**read.sections, warnings=read.warnings, beside=path.parent if path is not None else Path())
-
-
-WORKER_SECTIONS: Mapping[str, type[Any]] = {
-    "worker": WorkerIdentity,
-    "coordinator": CoordinatorConnection,
-    "execution": ExecutionSettings,
-    "reporting": ReportingSettings,
-    "health": HealthSettings,
-}
-
-WITHOUT_EFFECT: Mapping[str, str] = {
-    "reporting.result_batch_size": "every result is sent as soon as its attempt has ended, and the coordinator writes many at once",
-}
-"""Keys that were asked for and that mean nothing here -> what takes their place."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from dtf_lightning.etcd.store import Compare, Delete, Put
 from dtf_lightning.farm.record.codec import encode
-from dtf_lightning.farm.record.guarded import Guarded, Outcome
+from dtf_lightning.farm.record.guarded import Guarded, Outcome, absent, as_seen, present
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import DisabledRecord, NodeRecord, TermRecord
 from dtf_lightning.farm.record.writes import LaneName
@@ -75,9 +75,7 @@ class TellNode:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         node = keys.key(Kind.NODE, self.node)
-        return Guarded(
-            f"tell of {self.node}", (Compare(node, "mod", "=", self.seen),), (Put(node, encode(self.record)),), (node,)
-        )
+        return Guarded(f"tell of {self.node}", (as_seen(node, self.seen),), (Put(node, encode(self.record)),), (node,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether it is said."""
@@ -95,7 +93,7 @@ class ForgetNode:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         node = keys.key(Kind.NODE, self.node)
-        return Guarded(f"forget {self.node}", (Compare(node, "mod", "=", self.seen),), (Delete(node),), (node,))
+        return Guarded(f"forget {self.node}", (as_seen(node, self.seen),), (Delete(node),), (node,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether this forgot it."""
@@ -115,7 +113,7 @@ class Disable:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         node, other = (keys.key(Kind.DISABLED, name) for name in (self.node, self.other))
-        compares = (Compare(other, "version", "=", 0), Compare(node, "version", "=", 0))
+        compares = (absent(other), absent(node))
         return Guarded(f"disable {self.node}", compares, (Put(node, encode(self.record)),), (node,))
 
     def verdict(self, outcome: Outcome) -> bool:
@@ -133,7 +131,7 @@ class Enable:
     def guarded(self, keys: FarmKeys) -> Guarded:
         """See the table above."""
         node = keys.key(Kind.DISABLED, self.node)
-        return Guarded(f"enable {self.node}", (Compare(node, "version", ">", 0),), (Delete(node),), (node,))
+        return Guarded(f"enable {self.node}", (present(node),), (Delete(node),), (node,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether it was disabled, and this enabled it."""
