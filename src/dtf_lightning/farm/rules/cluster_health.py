@@ -17,14 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-
-class Health(Enum):
-    """How something is. In the order of how bad it is."""
-
-    HEALTHY = "healthy"
-    WARNING = "warning"
-    CRITICAL = "critical"
-
+from dtf_lightning.farm.rules.health import HealthStatus
 
 LIMITS: dict[str, tuple[float, float]] = {
     "cpu_usage": (90.0, 98.0),
@@ -38,17 +31,17 @@ SHOWN = ("cpu_usage", "memory_usage", "disk_usage", "network_io", "load_average"
 """The numbers that are shown, in this order."""
 
 
-def health_of(numbers: Mapping[str, float]) -> tuple[Health, list[str]]:
+def health_of(numbers: Mapping[str, float]) -> tuple[HealthStatus, list[str]]:
     """Return how a machine is, and one sentence for each number that is beyond a limit, the worst first."""
     found = []
     for name, (warning, critical) in LIMITS.items():
         value = numbers.get(name)
         if value is None or not value >= warning:
             continue
-        health, limit = (Health.CRITICAL, critical) if value >= critical else (Health.WARNING, warning)
+        health, limit = (HealthStatus.CRITICAL, critical) if value >= critical else (HealthStatus.WARNING, warning)
         found.append((health, f"{name} is {value:.1f}, which is {health.value} from {limit:g} on"))
-    found.sort(key=lambda one: -list(Health).index(one[0]))
-    return (found[0][0] if found else Health.HEALTHY), [text for _, text in found]
+    found.sort(key=lambda one: -list(HealthStatus).index(one[0]))
+    return (found[0][0] if found else HealthStatus.HEALTHY), [text for _, text in found]
 
 
 class NodeState(Enum):
@@ -79,8 +72,8 @@ def quorum_size(members: int) -> int:
 
 
 def cluster_health(
-    nodes: Mapping[str, tuple[NodeState, bool, Health]], *, members: int, answering: int
-) -> tuple[Health, list[str]]:
+    nodes: Mapping[str, tuple[NodeState, bool, HealthStatus]], *, members: int, answering: int
+) -> tuple[HealthStatus, list[str]]:
     """Return how all coordinators are together, and one sentence for each trouble, the worst first.
 
     Args:
@@ -98,7 +91,7 @@ def cluster_health(
     for name, (state, enabled, health) in nodes.items():
         if state is NodeState.OFFLINE and enabled:
             warnings.append(f"{name} has gone")
-        elif state is not NodeState.OFFLINE and health is not Health.HEALTHY:
+        elif state is not NodeState.OFFLINE and health is not HealthStatus.HEALTHY:
             warnings.append(f"the machine of {name} is at {health.value}")
-    health = Health.CRITICAL if critical else Health.WARNING if warnings else Health.HEALTHY
+    health = HealthStatus.CRITICAL if critical else HealthStatus.WARNING if warnings else HealthStatus.HEALTHY
     return health, critical + warnings

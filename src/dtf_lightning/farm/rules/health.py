@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class HealthStatus(StrEnum):
-    """How something is."""
+    """How something is. In the order of how bad it is."""
 
     HEALTHY = "healthy"
     WARNING = "warning"

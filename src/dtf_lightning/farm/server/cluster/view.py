@@ -21,13 +21,13 @@ from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.values import CoordinatorRecord, LeaderRecord, NodeRecord, TermRecord
 from dtf_lightning.farm.rules.cluster_health import (
     SHOWN,
-    Health,
     NodeState,
     cluster_health,
     health_of,
     node_state,
     quorum_size,
 )
+from dtf_lightning.farm.rules.health import HealthStatus
 from dtf_lightning.farm.server.models import when
 
 SHORT_NAMES = {
@@ -60,7 +60,7 @@ class Node:
     address: str
     version: str
     told: NodeRecord | None
-    health: Health
+    health: HealthStatus
     reasons: tuple[str, ...]
 
 
