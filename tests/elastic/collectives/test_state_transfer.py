@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.elastic.ranks import RankFailed
+from support.elastic.ranks import FORMING_TIMEOUT, RankFailed
 
 pytestmark = pytest.mark.process
 
@@ -42,11 +42,11 @@ def test_one_state_after_the_other_and_back(start_group):
 
 
 def test_a_slow_sender_is_waited_for(start_group):
-    """The receiver asks long before the sender has packed: longer than the group's short timeout of forming."""
-    sender, receiver = start_group(2, 1.0)
+    """The receiver asks long before the sender has packed: longer than the short timeout that the group formed with."""
+    sender, receiver = start_group(2)
     sender.freeze()
     receiver.start("receive", "mixed", 0)
-    assert not receiver.answers_within(0.5)
+    assert not receiver.answers_within(1.5 * FORMING_TIMEOUT)
     sender.thaw()
     sender.call("send", "mixed", 1)
     assert receiver.result() == []

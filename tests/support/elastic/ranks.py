@@ -33,6 +33,12 @@ from dtf_lightning.processes.freezing import freeze
 DEADLINE = 20.0
 """Seconds; only a failing test waits this long."""
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds that a group has to form unless a test says otherwise: time enough on a busy machine."""
+
+FORMING_TIMEOUT = CONNECT_TIMEOUT / process_group._MESH_SHARE
+"""Seconds; the timeout that torch's group is made with, and which must not be that of what is done in it."""
+
 PRELOAD = [
     "torch",
     "torch.distributed",
@@ -164,7 +170,13 @@ class _Member:
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
 
     def form(
-        self, port: int, prefix: str, rank: int, world_size: int, connect_timeout: float = 10.0, timeout: float = 600.0
+        self,
+        port: int,
+        prefix: str,
+        rank: int,
+        world_size: int,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        timeout: float = 600.0,
     ) -> None:
         self.group.form(
             host="127.0.0.1", port=port, prefix=prefix, rank=rank, world_size=world_size, backend="gloo",
