@@ -131,7 +131,7 @@ class ForkServer:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.wait(10)
+        self._process.wait(START_TIMEOUT)
 
 
 class Program:

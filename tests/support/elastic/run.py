@@ -124,7 +124,7 @@ class ElasticRun:
         for node in self.nodes.values():
             if self.server.wait(node.pid, 0.01) is None:
                 os.kill(node.pid, signal.SIGKILL)
-                self.server.wait(node.pid, 10)
+                self.server.wait(node.pid, PATIENCE)
         for path in self.folder.glob("*.pids.*"):
             for pid in map(int, path.read_text().split()):
                 with contextlib.suppress(ProcessLookupError):
