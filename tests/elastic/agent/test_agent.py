@@ -421,8 +421,9 @@ def test_second_hello_of_a_rank_is_refused(cluster):
     assert "local rank 0 is attached already" in impostor.expect(messages.Refused).reason
 
 
-def test_grace_period(cluster):
+def test_grace_period(make_cluster):
     """A worker does not come to the boundary in time: its node ends it, and torchrun does not exit with 0."""
+    cluster = make_cluster(heartbeat_timeout=100.0, rescale_timeout=200.0)
     (a,) = cluster.training("a")
     cluster.clock = HeldClock()  # for b alone
     b = cluster.agent("b", grace_period=60.0)

@@ -30,12 +30,12 @@ from support.fork_server import fork_child
 
 POLL = 0.05
 """Seconds between two looks at the workers, half of torchelastic's."""
+LEAP = signal.SIGUSR2
 
 
 class Clock(SystemClock):
-    """The machine's clock; it leaps while a worker of the node is stopped, so that nobody waits for its heartbeats in vain.
-
-    A timeout that is short enough for a test would take healthy workers for frozen ones on a busy machine.
+    """The machine's clock. It leaps by a heartbeat's timeout while a worker of the node is stopped, and by half of the grace
+    period on the signal `LEAP`: timeouts that are short enough for a test end healthy workers on a busy machine.
     """
 
     def __init__(self) -> None:
@@ -98,10 +98,11 @@ def run_node(spec: NodeSpec) -> None:
         event_log=event_log,
     )
 
-    def leap() -> None:
-        clock.ahead += settings.elastic.heartbeat_timeout
+    def leap(seconds: float) -> None:
+        clock.ahead += seconds
         agent._inbox.put(PeerAnswered(spec.name))  # it looks at its clock
 
+    signal.signal(LEAP, lambda *_: leap(settings.grace_period / 2))
     signal.signal(signal.SIGTERM, lambda *_: agent.leave("SIGTERM"))
     agent.start()
     monitor = start_monitor(settings, spec.run_id, spec.name, "127.0.0.1", event_log)
@@ -112,7 +113,7 @@ def run_node(spec: NodeSpec) -> None:
             _note(spec, f"pids.{number}", [worker.pid for worker in workers])
             for worker in workers:
                 os.write(worker.gate, b"x")
-            codes = _watch(agent, workers, leap)
+            codes = _watch(agent, workers, lambda: leap(settings.elastic.heartbeat_timeout))
             _note(spec, f"codes.{number}", codes)
             if not any(codes) or agent.exit_reason is not None:
                 break
