@@ -19,7 +19,10 @@ from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.server.clients import stdin
 from dtf_lightning.farm.tokens import read_token
+from support.farm.patience import patience
 from support.farm.server import DEADLINE, CoordinatorInThread, WorkerInThread
+
+__all__ = ["patience"]
 
 pytestmark = pytest.mark.process
 
