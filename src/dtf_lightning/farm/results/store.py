@@ -282,22 +282,22 @@ class FarmResults:
         with self._change(filed=table) as writer:
             _note_file(writer, file)
 
-    def forget_files_but(self, files: Iterable[str]) -> int:
-        """The archive has only these files: what etcd still keeps of others must be written again. Returns how much."""
-        with self._change(there=task_table(files)) as writer:
+    def forget_files(self, files: Iterable[str]) -> int:
+        """The archive has lost these files: what etcd still keeps of them must be written again. Returns how much."""
+        with self._change(gone=task_table(files)) as writer:
             changed = writer.execute("""
                 UPDATE farm.results SET file = NULL
-                WHERE task IN (SELECT task FROM farm.kept) AND file NOT IN (SELECT task FROM there)
+                WHERE task IN (SELECT task FROM farm.kept) AND file IN (SELECT task FROM gone)
             """).fetchall()
             return int(changed[0][0])
 
-    def oldest_kept(self) -> tuple[str | None, str | None]:
-        """Of what etcd keeps: the first file by name, and the first task by its id."""
+    def kept(self) -> tuple[list[str], str | None]:
+        """Of what etcd keeps: the files that have it, and the first task by its id."""
         with self.reading() as reader:
-            ((file, task),) = reader.execute(
-                "SELECT min(file), min(task) FROM farm.kept JOIN farm.results USING (task)"
+            ((files, task),) = reader.execute(
+                "SELECT list(DISTINCT file) FILTER (file IS NOT NULL), min(task) FROM farm.kept JOIN farm.results USING (task)"
             ).fetchall()
-            return file, task
+            return sorted(files or ()), task
 
     def forgettable(self, seen_before: float, limit: int) -> list[Forgettable]:
         """Results that are in the archive, and were first seen before this moment, oldest ids first."""
