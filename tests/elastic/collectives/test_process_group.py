@@ -323,7 +323,7 @@ def test_a_waiter_that_gloo_has_forgotten_is_recognised(start_group, tmp_path):
     (waiting, _), (busy, _) = start_group(2), start_group(2)
     for name, rank in (("waiting", waiting), ("busy", busy)):
         rank.call("forget", str(tmp_path / name))
-    assert process_group.FREE_TIMEOUT > 2.5
+    assert 2.5 < process_group.FREE_TIMEOUT < 5.0  # seconds; the latter is what docs/guarantees.md promises
     busy.call("be_watched", 2.5)  # looks at the thread's last two seconds, then, and 2.5 seconds later again
     busy.start("busy", 3.0)  # seconds of each
     waiting.start("all_reduce")
