@@ -53,7 +53,7 @@ def test_wrong_usage_is_two(capsys):
 
 def test_console_script_runs():
     """The installed script, from outside."""
-    result = subprocess.run([DTF, "--version"], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([DTF, "--version"], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, f"dtf-lightning {__version__}\n", "")
 
 
@@ -85,7 +85,7 @@ def test_a_terminal_without_utf8(tmp_path):
     result = subprocess.run(
         [DTF, "report", "größe"],
         capture_output=True,
-        timeout=120,
+        timeout=60,
         cwd=tmp_path,
         env={**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
     )
@@ -137,7 +137,7 @@ def test_etcd_serves_until_sigterm():
     ) as server:
         first = server.stdout.readline()
         server.send_signal(signal.SIGTERM)
-        _, errors = server.communicate(timeout=120)
+        _, errors = server.communicate(timeout=60)
     assert "listens on 127.0.0.1:" in first
     assert "this machine only" in first
     assert server.returncode == 0, errors
