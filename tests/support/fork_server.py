@@ -29,7 +29,7 @@ import pytest
 from support import warm_python
 
 TESTS = Path(__file__).parents[1]
-START_TIMEOUT = 120.0
+START_TIMEOUT = 300.0
 HEAVY = (
     "torch._dynamo",  # seconds at the first DDP, if it is not there
     "torch.distributed.run",

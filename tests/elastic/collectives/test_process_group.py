@@ -241,9 +241,18 @@ def test_fifty_generations_leak_nothing(start_ranks, store, new_prefix):
             rank.start("cycle", store.port, f"{prefix}/{name}", index, 2, times)
         for rank in ranks:
             rank.result()
-        return [rank.call("holds") for rank in ranks]
 
-    assert cycle("more", 50) == cycle("first", 3)
+    def hold():
+        return [number for rank in ranks for number in rank.call("holds")]
+
+    cycle("first", 3)
+    before = hold()
+    cycle("more", 50)
+    poll_until(  # a thread that has done its work takes a moment to end
+        lambda: all(now <= then for now, then in zip(hold(), before, strict=True)),
+        DEADLINE,
+        lambda: f"{hold()} descriptors and threads to be no more than {before}",
+    )
 
 
 def test_cut_leaves_other_sockets_alone(start_ranks, store, new_prefix):
@@ -314,7 +323,7 @@ def test_a_waiter_that_gloo_has_forgotten_is_recognised(start_group, tmp_path):
     (waiting, _), (busy, _) = start_group(2), start_group(2)
     for name, rank in (("waiting", waiting), ("busy", busy)):
         rank.call("forget", str(tmp_path / name))
-    assert process_group.FREE_TIMEOUT > 2.5
+    assert 2.5 < process_group.FREE_TIMEOUT < 5.0  # seconds; the latter is what docs/guarantees.md promises
     busy.call("be_watched", 2.5)  # looks at the thread's last two seconds, then, and 2.5 seconds later again
     busy.start("busy", 3.0)  # seconds of each
     waiting.start("all_reduce")

@@ -333,12 +333,20 @@ def test_fifty_rescales_leak_nothing(make_run):
         generation = run.wait_for_world(2, after=generation)
         if early is None:
             early = [weigh(pid) for pid in pids]
+
+    def is_as_light(early):
+        """Threads and sockets of a generation that is over take a moment to go."""
+        pairs = zip((weigh(pid) for pid in pids), early, strict=True)
+        return all(late <= before for (*now, _), (*then, _) in pairs for late, before in zip(now, then, strict=True))
+
+    poll_until(
+        lambda: is_as_light(early), PATIENCE, lambda: f"{[weigh(pid) for pid in pids]} to be no more than {early}"
+    )
     late = [weigh(pid) for pid in pids]
     run.stop()
     assert [run.wait_until_over(failed=6)[name] for name in ("a", "b")] == [0, 0]
     run.check(survivors=2)
-    for (files, threads, memory), (files_now, threads_now, memory_now) in zip(early, late, strict=True):
-        assert (files_now, threads_now) == (files, threads)
+    for (*_, memory), (*_, memory_now) in zip(early, late, strict=True):
         assert memory_now < memory + (8 << 20)
 
 

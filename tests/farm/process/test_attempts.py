@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.farm.worker import logs
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptStarted
 from support.farm.worker import PATIENCE
 
@@ -176,8 +177,9 @@ def test_a_background_process_holds_nothing_up(worker):
 # --- output and input --------------------------------------------------------------------------------------------------
 
 
-def test_much_binary_output(worker):
+def test_much_binary_output(worker, monkeypatch):
     """10 MB of random bytes come whole, in pieces of at most 256 KB."""
+    monkeypatch.setattr(logs, "LINGER", PATIENCE)  # whoever writes may stand still in its middle
     seed = random.randrange(1 << 30)
     script = f"import random, sys; sys.stdout.buffer.write(random.Random({seed}).randbytes(10 << 20))"
     revision = worker.start(sys.executable, "-c", script)

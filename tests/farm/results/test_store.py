@@ -331,15 +331,28 @@ def test_a_file_that_is_kept(tmp_path):
     again.close()
 
 
-def test_a_question_that_is_being_answered_when_it_closes():
-    """It is waited for, and ended where it takes long; nothing is closed under its hands."""
+def test_a_question_that_is_being_answered_when_it_closes(monkeypatch):
+    """It is waited for, and ended where it takes long, also if it began late; nothing is closed under its hands."""
+    monkeypatch.setattr(store, "LAST_ANSWERS", 0.01)
     results = FarmResults()
-    asked, told = threading.Event(), []
+    asked, ended, told = threading.Event(), threading.Event(), []
+
+    class Reader:
+        def __init__(self, reader) -> None:
+            self.close = reader.close
+            self._interrupt = reader.interrupt
+
+        def interrupt(self) -> None:
+            self._interrupt()
+            ended.set()
+
+    results._all_readers = [Reader(reader) for reader in results._all_readers]
 
     def ask():
         try:
             with results.reading() as reader:
                 asked.set()
+                ended.wait(60)  # it begins after the first try to end it
                 reader.execute("SELECT count(*) FROM range(100000000) a, range(100000) b").fetchall()
         except ResultsBusy as error:
             told.append(str(error))

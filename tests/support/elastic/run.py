@@ -26,7 +26,7 @@ from support.elastic.programs.node_process import NodeSpec, run_node
 from support.elastic.training import Training
 from support.fork_server import ForkServer
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds that anything which must come gets to come."""
 
 DEFAULTS = {"stability_window": 0.05, "initial_window": 0.05}

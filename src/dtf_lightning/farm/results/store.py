@@ -38,9 +38,11 @@ GROUPS = 20_000
 NUM_READERS = 4
 """Questions that are answered at once."""
 READER_PATIENCE = 10.0
+"""Seconds for which a question waits for its turn."""
 LAST_ANSWERS = 2.0
 """Seconds for questions that are being answered when the database closes."""
-"""Seconds for which a question waits for its turn."""
+INTERRUPT = 0.1
+"""Seconds between two tries to end one that takes longer: DuckDB ends nothing that is just about to begin."""
 MEMORY = "512MB"
 """For the whole database: a coordinator has other things to do."""
 THREADS = 2
@@ -164,15 +166,23 @@ class FarmResults:
             self._closed = True
             deadline = time.monotonic() + LAST_ANSWERS
             for _ in self._all_readers:
-                try:
-                    self._readers.get(timeout=max(deadline - time.monotonic(), 0.0))
-                except queue.Empty:
-                    for reader in self._all_readers:
-                        reader.interrupt()
-                    self._readers.get(timeout=READER_PATIENCE)
+                self._take_back(deadline)
             for reader in self._all_readers:
                 reader.close()
             self._database.close()
+
+    def _take_back(self, deadline: float) -> None:
+        """Take a connection that answers nothing any more; from the deadline on end what is being answered."""
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                self._readers.get(timeout=left if left > 0 else INTERRUPT)
+                return
+            except queue.Empty:
+                if left < -READER_PATIENCE:
+                    raise
+                for reader in self._all_readers:
+                    reader.interrupt()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

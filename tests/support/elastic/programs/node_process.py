@@ -105,6 +105,10 @@ def run_node(spec: NodeSpec) -> None:
     signal.signal(LEAP, lambda *_: leap(settings.grace_period / 2))
     signal.signal(signal.SIGTERM, lambda *_: agent.leave("SIGTERM"))
     agent.start()
+    if settings.traces:
+        from dtf_lightning.elastic.agent.monitoring import traces
+
+        traces.CLOSE_TIMEOUT = 60.0  # the test's collector answers, however slow the machine is
     monitor = start_monitor(settings, spec.run_id, spec.name, "127.0.0.1", event_log)
     try:
         for number, workers in enumerate(starts, start=1):
