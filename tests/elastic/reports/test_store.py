@@ -343,7 +343,7 @@ def test_full_disk(tmp_path, run_dir):
     lines = (run_dir / "events" / "a.0.1.jsonl").read_text().splitlines(keepends=True)
     with ResultsStore(path) as store:
         before = everything(store)
-        (run_dir / "events" / "big.0.1.jsonl").write_text("".join(lines) * 20_000)
+        (run_dir / "events" / "big.0.1.jsonl").write_text("".join(lines) * 1_000)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
