@@ -11,7 +11,10 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.messages import (
     TOGETHER,
     TOGETHER_SIZE,
+    Drain,
+    Draining,
     Heartbeat,
+    Refuse,
     Result,
     Run,
     next_text,
@@ -47,7 +50,11 @@ def test_nan_is_a_number():
 def test_a_specification_travels_whole():
     run = Run(task="t", number=1, revision=9, specification=TaskSpecification(command=("a", "\udcff"), priority=-2))
     assert read_message(write_message(run)) == run
-    assert read_message(write_message(Heartbeat())) == Heartbeat()
+
+
+@pytest.mark.parametrize("message", [Heartbeat(), Drain(), Draining(), Refuse(reason="r")])
+def test_few_fields_or_none(message):
+    assert read_message(write_message(message)) == message
 
 
 @pytest.mark.parametrize(

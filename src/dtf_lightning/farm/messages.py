@@ -228,7 +228,9 @@ def read_message(text: str | bytes) -> FromWorker | FromCoordinator:
 
 def read_messages(text: str | bytes) -> Sequence[FromWorker | FromCoordinator]:
     """Return the messages that a text stands for. Raises as `read_message`."""
-    return _read(text, lambda told: [_made(body) for body in told] if told and isinstance(told, list) else [_made(told)])
+    return _read(
+        text, lambda told: [_made(body) for body in told] if told and isinstance(told, list) else [_made(told)]
+    )
 
 
 def _read(text: str | bytes, made: Callable[[Any], T]) -> T:
