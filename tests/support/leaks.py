@@ -17,10 +17,10 @@ from dtf_lightning.clock import poll_until
 CHILD_MARK = "DTF_TEST_SESSION"
 """In the environment of every process that a test starts, so that orphans are found whoever their parent is now."""
 
-PATIENCE = 8.0
+PATIENCE = 60.0
 """Seconds that threads and processes get to end by themselves; only a test that leaks waits this long.
 
-A DataLoader worker looks for its parent every 5 s (torch's `MP_STATUS_CHECK_INTERVAL`).
+A DataLoader worker looks for its parent every 5 s (torch's `MP_STATUS_CHECK_INTERVAL`), and a busy machine is slow.
 """
 
 IGNORED_VARIABLES = {
