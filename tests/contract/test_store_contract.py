@@ -349,7 +349,9 @@ class TestLeases:
 
     @ONE_ETCD
     def test_a_held_lease_outlives_its_ttl(self, world: World, store: Store, prefix: str):
-        ttl = 5  # renewed after a third of it: a machine that stands still for three seconds after that does not lose it
+        ttl = (
+            5  # renewed after a third of it: a machine that stands still for three seconds after that does not lose it
+        )
         lease = store.lease(ttl)
         store.put(prefix + "k", b"", lease=lease.id)
         watch = store.watch(prefix)
