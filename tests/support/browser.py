@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-DEADLINE = 120.0
-"""Seconds for all views of a page."""
+DEADLINE = 300.0
+"""Seconds for all views of a page; only a failing test waits this long."""
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-quic --disable-sync "
@@ -87,8 +87,19 @@ def look(page: Path, views: Sequence[View], folder: Path, *, dark: bool = False)
 
 
 NO_BROWSER = 77
-SETTLE = 400
-"""Milliseconds from a page's end of loading to the look at it: charts draw themselves in animation frames."""
+SETTLE = 200
+"""Milliseconds from a page's last awaited frame to the look at it, for the window to show it."""
+FRAMES = 12
+"""Animation frames that a page has had before it is looked at: charts draw themselves in them, however long each takes."""
+LOOK = 25
+"""Milliseconds between two questions how many it has had."""
+COUNT = """
+window.seenFrames = 0;
+if (!window.countsFrames) {
+  window.countsFrames = () => { window.seenFrames += 1; requestAnimationFrame(window.countsFrames); };
+  requestAnimationFrame(window.countsFrames);
+}
+"""
 
 
 def main(job: dict[str, Any]) -> None:
@@ -142,7 +153,17 @@ def main(job: dict[str, Any]) -> None:
     def loaded(good: bool) -> None:
         if not good:
             errors.append("the page did not load")
-        QTimer.singleShot(SETTLE, lambda: page.runJavaScript(f"JSON.stringify({left[0]['script']})", note))
+        page.runJavaScript(COUNT)
+        wait_for_frames()
+
+    def wait_for_frames() -> None:
+        page.runJavaScript(f"window.seenFrames >= {FRAMES} && innerWidth === {left[0]['width']}", told)
+
+    def told(drawn: bool) -> None:
+        if drawn:
+            QTimer.singleShot(SETTLE, lambda: page.runJavaScript(f"JSON.stringify({left[0]['script']})", note))
+        else:
+            QTimer.singleShot(LOOK, wait_for_frames)
 
     def note(value: str) -> None:
         view = left.pop(0)

@@ -292,7 +292,9 @@ def test_the_rule_holds_at_every_point_of_a_race(tmp_path, passed_before):
     agent.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=st.lists(st.integers(0, 3), min_size=2, max_size=4), data=st.data())
 def test_all_workers_stop_at_one_boundary(steps, data):
     """Several workers, each at its own place, hear Prepare at any moment: max + 2 lies ahead of everybody."""

@@ -94,6 +94,12 @@ class Stream:
                 return event
         raise AssertionError("the stream has ended")
 
+    def until(self, text: str) -> dict[str, str]:
+        """The next event that shows a text."""
+        while text not in (event := self.view())["data"]:
+            pass
+        return event
+
     def close(self) -> None:
         self._answer.close()
         self._connection.close()

@@ -75,8 +75,13 @@ class Loop:
         self.loop.close()
 
 
+def wait_until_running(client: Client, task: str) -> None:
+    """Until the coordinator has heard that a task's attempt has started."""
+    poll_until(lambda: client.task(task).status == "running", DEADLINE, f"{task} to run")
+
+
 class CoordinatorInThread:
-    """One coordinator. `stop` is what SIGTERM does, `kill` leaves the lease and all sockets as kill -9 would."""
+    """One coordinator, which waits for its workers. `stop` is what SIGTERM does."""
 
     def __init__(
         self, store: Store, folder: Path, farm: str = "f", name: str = "c0", settings: dict[str, Any] | None = None
@@ -92,7 +97,7 @@ class CoordinatorInThread:
             folder=folder / "files",
             token=make_token(self.token_file),
             audit=folder / f"audit-{name}.jsonl",
-            settings=CoordinatorSettings.load(given=settings),
+            settings=CoordinatorSettings.load(given={"health_monitor.worker_grace": DEADLINE} | (settings or {})),
         )
         self.audit = options.audit
         ready: Future[str] = Future()

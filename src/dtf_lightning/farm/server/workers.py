@@ -119,7 +119,7 @@ class WorkerConnections:
         return any(connection.nonce == nonce for connection in self._connections.values())
 
     async def serve(self, socket: Socket) -> None:
-        """Talk with one worker until its connection ends. Raises what the socket raises."""
+        """Talk with one worker until its connection ends, or etcd does not register it. Raises what the socket raises."""
         connection: _Connection | None = None
         sender: asyncio.Task[None] | None = None
         try:
@@ -157,6 +157,9 @@ class WorkerConnections:
         except TimeoutError:
             log.info("worker %s was silent for %.0f s", connection.worker if connection else "?", SILENCE)
             await _close(socket, "silent")
+        except StoreError as error:  # also of a record that is closed: the coordinator ends
+            log.info("worker %s cannot be registered: %s", connection.worker if connection else "?", error)
+            await _close(socket, "etcd is away")
         finally:
             if sender is not None:
                 sender.cancel()
