@@ -61,6 +61,6 @@ def police(request: pytest.FixtureRequest):
         pytest.fail("write the reason beside it: @pytest.mark.leaks(reason='...')")
     before = leaks.Snapshot.take()
     yield
-    left = before.clean_up()
+    left = before.clean_up(allowed=marker is not None)
     if left and marker is None:
         pytest.fail("the test left behind:\n" + "\n".join(f"  {line}" for line in left), pytrace=False)

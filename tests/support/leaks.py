@@ -23,6 +23,9 @@ PATIENCE = 60.0
 A DataLoader worker looks for its parent every 5 s (torch's `MP_STATUS_CHECK_INTERVAL`), and a busy machine is slow.
 """
 
+WHERE_ALLOWED = 1.0
+"""The same for a test that may leave something behind: what it leaves is not waited for."""
+
 IGNORED_VARIABLES = {
     "PYTEST_CURRENT_TEST",  # pytest's own
     "CUDA_MODULE_LOADING",  # import torch
@@ -68,9 +71,9 @@ class Snapshot:
             files=open_files(),
         )
 
-    def clean_up(self) -> list[str]:
+    def clean_up(self, *, allowed: bool = False) -> list[str]:
         """Put right what can be: restore the environment, end the processes. Returns one line for each thing left."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + (WHERE_ALLOWED if allowed else PATIENCE)
         return [
             *self._restore_environment(),
             *self._threads(deadline),
