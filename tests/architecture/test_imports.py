@@ -96,6 +96,7 @@ ALLOWED = {
     "torchx": {"elastic.torchx"},
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
+    "orjson": {"farm.json_values"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},

@@ -25,13 +25,12 @@ message of an unknown type is an error of the other side.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dtf_lightning.errors import ProtocolError
-from dtf_lightning.farm.json_values import from_json, to_json
+from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_json
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
@@ -199,20 +198,23 @@ _TYPES = {cls: name for name, cls in _NAMES.items()}
 def write_message(message: FromWorker | FromCoordinator) -> str:
     """Return the message as text for the socket."""
     body = {"type": _TYPES[type(message)], "v": VERSION, **to_json(message)}
-    return json.dumps(body, separators=(",", ":"))
+    return write_json(body, utf8=True).decode()
 
 
 def read_message(text: str | bytes) -> FromWorker | FromCoordinator:
     """Return the message that a text stands for. Raises `ProtocolError` for anything else, and for a newer version."""
     try:
-        body = json.loads(text)
-        name, version = body["type"], body["v"]
-        if version != VERSION:
-            raise ProtocolError(
-                f"a message {name!r} of version {version} came; this release speaks version {VERSION}: run the same "
-                "release of dtf-lightning on coordinators and workers"
-            )
-        message: FromWorker | FromCoordinator = from_json(_NAMES[name], body)
+        return read_json(text, _made)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"no message of the farm: {error!r} in {text[:200]!r}") from error
+
+
+def _made(body: Any) -> FromWorker | FromCoordinator:
+    name, version = body["type"], body["v"]
+    if version != VERSION:
+        raise ProtocolError(
+            f"a message {name!r} of version {version} came; this release speaks version {VERSION}: run the same "
+            "release of dtf-lightning on coordinators and workers"
+        )
+    message: FromWorker | FromCoordinator = from_json(_NAMES[name], body)
     return message

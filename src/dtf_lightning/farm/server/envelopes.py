@@ -17,7 +17,14 @@ from dtf_lightning.farm.record.values import (
     TaskSpecification,
 )
 from dtf_lightning.farm.record.writes import RecordResult, RecordRetry
-from dtf_lightning.farm.rules.attempts import AttemptOutcome, Follow, OutcomeKind, is_retried, what_follows
+from dtf_lightning.farm.rules.attempts import (
+    AttemptOutcome,
+    Follow,
+    OutcomeKind,
+    is_retried,
+    what_follows,
+    why_suspect,
+)
 
 T = TypeVar("T")
 
@@ -58,7 +65,8 @@ def end_of_attempt(
         again = attempt.given_back(worker, lost=lost)
         failed = FailedAttempt(revision=revision, workers=attempt.workers, reason=told.reason, ended=told.ended)
         return RecordRetry(task=task, number=attempt.number, failed=failed, attempt=again)
-    envelope = envelope_of(specification, _OUTCOMES[follow], told.reason, attempt=attempt, revision=revision)
+    reason = f"{why_suspect(attempt.lost + 1, worker)} ({told.reason})" if lost else told.reason
+    envelope = envelope_of(specification, _OUTCOMES[follow], reason, attempt=attempt, revision=revision)
     return RecordResult(task=task, envelope=with_attempt(envelope, told))
 
 

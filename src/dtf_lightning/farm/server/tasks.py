@@ -152,9 +152,7 @@ class Tasks:
                     raise SettingsError(f"the source {digest} of {task} is not here: send it first")
         ordered = dependencies_first(after)
         futures = [
-            asyncio.wrap_future(
-                self._record.write(Submit(task=task, specification=specifications[task]), timeout=WRITE)
-            )
+            self._record.answer(Submit(task=task, specification=specifications[task]), timeout=WRITE)
             for task in ordered
         ]
         verdicts = dict(zip(ordered, await asyncio.gather(*futures), strict=True))

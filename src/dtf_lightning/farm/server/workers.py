@@ -60,6 +60,8 @@ from dtf_lightning.farm.server.upkeep.health import HealthReports
 
 log = logging.getLogger(__name__)
 
+SLACK = 0.5
+"""Seconds by which a silence may be noticed late."""
 WELCOME_TIMEOUT = 10.0
 """Seconds for a registration to be written and to come by in the watch."""
 
@@ -139,8 +141,13 @@ class WorkerConnections:
             self._connections[hello.worker] = connection
             sender = asyncio.create_task(_send_all(connection))
             await self._welcome(connection, hello)
-            while True:
-                self._heard(connection, await self._receive(socket))
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(SILENCE + SLACK) as silence:
+                while True:
+                    self._heard(connection, read_message(await socket.receive_text()))
+                    now = loop.time()
+                    if (silence.when() or 0.0) < now + SILENCE:  # not a timer for each word
+                        silence.reschedule(now + SILENCE + SLACK)
         except ProtocolError as error:
             log.warning("worker %s: %s", connection.worker if connection else "?", error)
             await self._refuse(socket, str(error))
@@ -286,13 +293,11 @@ class WorkerConnections:
         if len(attempt.workers) > 1:
             record = MemberRecord(revision=result.revision, worker=worker, outcome=bounded(told))
             rank = attempt.workers.index(worker)
-            return await asyncio.wrap_future(
-                self._record.write(RecordMember(task=result.task, rank=rank, member=record))
-            )
+            return await self._record.answer(RecordMember(task=result.task, rank=rank, member=record))
         write: Write[Recording] = end_of_attempt(
             result.task, live.specification, attempt, result.revision, told, worker
         )
-        return await asyncio.wrap_future(self._record.write(write))
+        return await self._record.answer(write)
 
     async def _set_meeting(self, connection: _Connection, told: MeetingPlace) -> None:
         meeting = Meeting(revision=told.revision, host=told.host, port=told.port)
