@@ -30,15 +30,17 @@ def start(memory, tmp_path):
         coordinator.stop()
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+@pytest.fixture
+def port():
+    """One that nobody else is given meanwhile; whoever listens with SO_REUSEADDR may take it."""
+    with socket.socket() as placeholder:
+        placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        placeholder.bind(("127.0.0.1", 0))
+        yield placeholder.getsockname()[1]
 
 
-def test_its_settings_take_effect(start, tmp_path):
+def test_its_settings_take_effect(start, tmp_path, port):
     """A second port serves the same, the database lies where it was said, and above the limit no task is taken."""
-    port = free_port()
     coordinator = start(
         server__workers_port=port,
         database__path=str(tmp_path / "mine.duckdb"),
