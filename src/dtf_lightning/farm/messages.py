@@ -16,6 +16,7 @@
 | `PickMeeting` | pick where the members of a gang's attempt meet; its `Run` follows |
 | `Acknowledge` | a result is in the record, or does not count any more: the worker may forget it |
 | `CancelAttempt` | end an attempt; nobody wants its result |
+| `YieldAttempt` | a training's part is to leave at a step boundary: it ends as `yielded` |
 | `Drain` | finish what runs, take nothing more, and end |
 | `Refuse` | the worker cannot be taken, and why; the end |
 
@@ -164,6 +165,15 @@ class CancelAttempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class YieldAttempt:
+    """A training's part whose device another task needs. Sent again after a reconnection: idempotent."""
+
+    task: str
+    revision: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Drain:
     """The worker is to end when what it runs has ended."""
 
@@ -176,7 +186,7 @@ class Refuse:
 
 
 FromWorker = Hello | Started | Result | MeetingPlace | Heartbeat | Draining
-FromCoordinator = Welcome | Run | PickMeeting | Acknowledge | CancelAttempt | Drain | Refuse | Heartbeat
+FromCoordinator = Welcome | Run | PickMeeting | Acknowledge | CancelAttempt | YieldAttempt | Drain | Refuse | Heartbeat
 
 _NAMES: dict[str, type[Any]] = {
     "hello": Hello,
@@ -190,6 +200,7 @@ _NAMES: dict[str, type[Any]] = {
     "pick_meeting": PickMeeting,
     "acknowledge": Acknowledge,
     "cancel": CancelAttempt,
+    "yield": YieldAttempt,
     "drain": Drain,
     "refuse": Refuse,
 }

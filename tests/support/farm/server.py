@@ -26,6 +26,7 @@ from dtf_lightning.farm.messages import (
     Result,
     Run,
     Started,
+    YieldAttempt,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
@@ -129,6 +130,7 @@ class PlayedWorker:
         self.orders: queue.Queue[Run] = queue.Queue()
         self.called_off: queue.Queue[Run] = queue.Queue()
         self.cancelled: queue.Queue[CancelAttempt] = queue.Queue()
+        self.yields: queue.Queue[YieldAttempt] = queue.Queue()
         self.acknowledgements: queue.Queue[Acknowledge] = queue.Queue()
         self.draining = threading.Event()
         self.session = session
@@ -176,6 +178,9 @@ class PlayedWorker:
         if self._running.get(message.task) == message.revision:
             del self._running[message.task]
         self.cancelled.put(message)
+
+    def yield_device(self, message: YieldAttempt) -> None:
+        self.yields.put(message)
 
     def acknowledged(self, message: Acknowledge) -> None:
         self._kept.pop((message.task, message.revision), None)

@@ -36,6 +36,7 @@ from dtf_lightning.farm.record.values import (
     Tombstone,
     Value,
     WorkerRecord,
+    YieldRequest,
 )
 from dtf_lightning.farm.rules.health import WorkerHealth
 
@@ -56,6 +57,7 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.FAILED: FailedAttempt,
     Kind.MEETING: Meeting,
     Kind.MEMBER: MemberRecord,
+    Kind.YIELD: YieldRequest,
     Kind.PROJECT: ProjectRecord,
     Kind.LICENCE: LicenceRecord,
     Kind.KEY: KeyRecord,

@@ -55,7 +55,8 @@ def end_of_attempt(
         counts=counts,
     )
     if follow is Follow.AGAIN:
-        again = attempt.given_back(worker, lost=lost)
+        yielded = told.kind is OutcomeKind.YIELDED
+        again = attempt.lent(told.ended) if yielded else attempt.given_back(worker, lost=lost)
         failed = FailedAttempt(revision=revision, workers=attempt.workers, reason=told.reason, ended=told.ended)
         return RecordRetry(task=task, number=attempt.number, failed=failed, attempt=again)
     envelope = envelope_of(specification, _OUTCOMES[follow], told.reason, attempt=attempt, revision=revision)

@@ -100,6 +100,9 @@ class TaskRequest(StrictModel):
     """Workers that run it together, each giving what it needs."""
     array: int = Field(default=0, ge=0, le=MAX_ARRAY)
     """Instances of it, or `{"count": N}`; 0: it is one task. The id of an array ends with six zeros."""
+    training: int = Field(default=0, ge=0, le=1)
+    """1: its instances are the parts of one elastic training, of which it keeps one to its end and the others give their
+    devices to what waits for them. More than 1 is not there yet: it needs parts that start together or not at all."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -145,6 +148,11 @@ class TaskRequest(StrictModel):
             raise ValueError(
                 f"the id {self.task_id!r} of an array must end with six zeros, where the numbers of its instances stand: "
                 f"such as {array_id(self.task_id)!r}"
+            )
+        if self.training and (not self.array or self.array > MAX_GANG or self.gang > 1):
+            raise ValueError(
+                f"a training is an array of its parts, from 1 to {MAX_GANG}, each on one worker; got array={self.array} and "
+                f"gang={self.gang}"
             )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
@@ -192,6 +200,7 @@ class TaskRequest(StrictModel):
             ),
             gang=self.gang,
             array=self.array,
+            training=self.training,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,

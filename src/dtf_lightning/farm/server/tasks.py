@@ -25,6 +25,7 @@ from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
+from dtf_lightning.farm.server.lists.trainings import world_of
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
 from dtf_lightning.farm.server.scheduling.projects import why_refused
 from dtf_lightning.farm.settings.coordinator import SKEW
@@ -301,7 +302,10 @@ class Tasks:
     def show(self, live: LiveTask) -> dict[str, Any]:
         """Return a task that is not done as the API shows it."""
         reason = "" if live.attempt.workers else self._explain(live.task)
-        return models.live_task(live, status=self._pool.status(live), reason=reason or "")
+        told = models.live_task(live, status=self._pool.status(live), reason=reason or "")
+        if live.specification.training and live.specification.array:
+            told["metadata"]["training"] = world_of(self._pool, live)
+        return told
 
     async def outcome(self, task: str) -> TaskOutcome | None:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""

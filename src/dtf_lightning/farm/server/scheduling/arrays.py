@@ -89,6 +89,23 @@ class Arrays:
         self._to_look_at.clear()
         return born, over
 
+    def is_over(self, array: str) -> bool:
+        """Whether all its instances have come to life, and none is left."""
+        held = self._mirror.get(Kind.TASK, array)
+        count = held.value.array if held is not None and isinstance(held.value, TaskSpecification) else 0
+        return self._frontier(array)[1].born == count and array not in self._live
+
+    def trainings_with_ended_parts(self) -> list[tuple[str, int]]:
+        """Return the trainings of which some parts have ended, each with the revision of its frontier."""
+        found = []
+        for (array,), held in self._mirror.all(Kind.TASK).items():
+            assert isinstance(held.value, TaskSpecification)
+            if held.value.training and held.value.array:
+                seen, attempt = self._frontier(array)
+                if len(self._live.get(array, ())) < attempt.born:
+                    found.append((array, seen))
+        return found
+
     def again(self, array: str) -> None:
         """What was decided about an array could not be done: decide again."""
         self._asked.pop(array, None)

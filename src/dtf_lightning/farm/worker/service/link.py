@@ -39,6 +39,7 @@ from dtf_lightning.farm.messages import (
     Run,
     Started,
     Welcome,
+    YieldAttempt,
     read_message,
     write_message,
 )
@@ -74,6 +75,10 @@ class Workplace(Protocol):
 
     def cancel(self, message: CancelAttempt) -> None:
         """End an attempt."""
+        ...
+
+    def yield_device(self, message: YieldAttempt) -> None:
+        """Let a training's part leave."""
         ...
 
     def pick_meeting(self, message: PickMeeting) -> None:
@@ -227,6 +232,8 @@ class Link:
                 self._workplace.pick_meeting(message)
             elif isinstance(message, CancelAttempt):
                 self._workplace.cancel(message)
+            elif isinstance(message, YieldAttempt):
+                self._workplace.yield_device(message)
             elif isinstance(message, Acknowledge):
                 self._workplace.acknowledged(message)
             elif isinstance(message, Drain):
