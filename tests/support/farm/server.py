@@ -252,7 +252,7 @@ class PlayedWorker:
 class WorkerInThread:
     """A farm worker with its keeper, whose loop is a thread of this process."""
 
-    def __init__(self, url: str, token: str, folder: Path, name: str, **options: Any) -> None:
+    def __init__(self, url: str, token: str, folder: Path, name: str, core: str = "0", **options: Any) -> None:
         self._loop = Loop()
         given = WorkerOptions(
             name=name,
@@ -260,7 +260,7 @@ class WorkerInThread:
             addresses=tuple(url.split(",")),
             token=token,
             devices={"cpu": 1.0},
-            device_names={"cpu": ("0",)},
+            device_names={"cpu": (core,)},
             **options,
         )
 

@@ -26,6 +26,7 @@ from dtf_lightning.farm.record.array_writes import Birth
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Change, Mirror
 from dtf_lightning.farm.record.task_id import array_and_index
+from dtf_lightning.farm.record.trainings.writes import AskToYield
 from dtf_lightning.farm.record.values import (
     Attempt,
     Envelope,
@@ -36,7 +37,6 @@ from dtf_lightning.farm.record.values import (
     WorkerState,
 )
 from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, RecordResult, TakeBack, Write
-from dtf_lightning.farm.record.yield_writes import AskToYield
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
@@ -103,11 +103,7 @@ class Leader:
         """Tasks whose attempt names a worker that the record does not know: to be taken back."""
         self._present: set[str] = set()
         self._arrays = Arrays(mirror, self._fence)
-        self._tallies: list[tuple[str, int]] = []
-        """Arrays that are over, each with its frontier's revision: how their instances ended is to be looked up."""
         self._trainings = Trainings(mirror, self._fence, scheduler, self._offer_part)
-        self._wall = 0.0
-        """When the change came that is being taken in; 0 for what was there before."""
         self._build(now)
 
     # --- what the record shows ---------------------------------------------------------------------------------------
@@ -115,7 +111,7 @@ class Leader:
     def changed(self, change: Change, now: Now) -> None:
         """Take in one change of the mirror, which shows it already."""
         name = change.names[0] if change.names else ""
-        self._wall = now.wall
+        self._trainings.now = now.wall
         if change.kind is Kind.TASK:
             self._task_changed(name)
         elif change.kind is Kind.ATTEMPT and change.after is not None:
@@ -147,7 +143,7 @@ class Leader:
 
     def take_tallies(self) -> list[tuple[str, int]]:
         """Return arrays whose instances have all ended; the answers come by `tallied`."""
-        tallies, self._tallies = self._tallies, []
+        tallies, self._arrays.over = self._arrays.over, []
         return tallies
 
     def tallied(self, array: str, revision: int, tally: Tally, now: Now) -> None:
@@ -181,9 +177,7 @@ class Leader:
         writes += self._lose_workers(now)
         writes += self._take_back_orphans(now)
         writes += self._expire(now)
-        born, over = self._arrays.next()
-        writes += born
-        self._tallies += over
+        writes += self._arrays.next()
         assigned = self._assign(at_most, now)
         asked, offered = self._trainings.look(now.monotonic, now.wall)
         if self._trainings.has_offers:
@@ -208,7 +202,7 @@ class Leader:
 
     def next_deadline(self) -> tuple[float, float]:
         """Return when there is something to decide though nothing changes: on the monotonic clock, and on the wall's."""
-        monotonic, wall = self._trainings.next_deadline(self._wall)
+        monotonic, wall = self._trainings.next_deadline()
         expires = self._expiring[0][0] if self._expiring else NEVER
         return min(monotonic, *self._away.values(), NEVER), min(wall, expires)
 
@@ -273,7 +267,7 @@ class Leader:
         self._make_ready(ready)
         for array, revision in self._arrays.trainings_with_ended_parts():
             self._trainings.is_uncertain(array)
-            self._tallies.append((array, revision))
+            self._arrays.over.append((array, revision))
 
     def _task_changed(self, task: str) -> None:
         held = self._mirror.get(Kind.TASK, task)
@@ -339,7 +333,7 @@ class Leader:
                     self._member_ended(task)
                 self._scheduler.task_placed(ready, attempt.workers, attempt.alternative)
                 if specification.training:
-                    self._trainings.runs(task, self._wall)
+                    self._trainings.runs(task)
             elif specification.training:
                 self._part_waits(task)
             else:

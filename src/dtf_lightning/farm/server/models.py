@@ -15,14 +15,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.record.task_id import array_id, is_array_id, time_of
-from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.task_id import array_id, instance_id, is_array_id, time_of
+from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState, YieldRequest
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.server.pool import LiveTask
+from dtf_lightning.farm.server.pool import LiveTask, Pool
 
 MAX_TASKS = 10_000
 """Tasks of one submission."""
@@ -277,6 +278,34 @@ def _array(spec: TaskSpecification, born: int) -> dict[str, Any]:
     if spec.array:
         return {"array": {"count": spec.array, "begun": born}}
     return {"array": {"id": spec.array_id, "index": spec.index}} if spec.array_id else {}
+
+
+def world_of(pool: Pool, training: LiveTask) -> dict[str, Any]:
+    """Return how many parts a training has, of how many that it wants, and where; who wants or got whose device."""
+    running: dict[str, str] = {}
+    leaving: list[dict[str, Any]] = []
+    away: list[dict[str, Any]] = []
+    for index in range(training.specification.array):
+        part = pool.live(instance_id(training.task, index))
+        if part is None:
+            continue
+        if not part.attempt.workers:
+            if part.attempt.yielded:
+                away.append({"part": part.task, "since": when(part.attempt.yielded)})
+            continue
+        running[part.task] = part.attempt.workers[0]
+        held = pool.mirror.get(Kind.YIELD, part.task)
+        if held is not None and isinstance(held.value, YieldRequest) and held.value.revision == part.revision:
+            asked = {"part": part.task, "worker": part.attempt.workers[0]}
+            leaving.append(asked | {"wanted_by": held.value.wanted_by, "since": when(held.value.at)})
+    return {
+        "minimum": training.specification.training,
+        "wanted": training.specification.array,
+        "running": len(running),
+        "workers": running,
+        "leaving": leaving,
+        "away": away,
+    }
 
 
 def done_task(task: str, envelope: Envelope) -> dict[str, Any]:

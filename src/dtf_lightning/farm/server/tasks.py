@@ -25,7 +25,6 @@ from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
-from dtf_lightning.farm.server.lists.trainings import world_of
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
 from dtf_lightning.farm.server.scheduling.projects import why_refused
 from dtf_lightning.farm.settings.coordinator import SKEW
@@ -304,7 +303,7 @@ class Tasks:
         reason = "" if live.attempt.workers else self._explain(live.task)
         told = models.live_task(live, status=self._pool.status(live), reason=reason or "")
         if live.specification.training and live.specification.array:
-            told["metadata"]["training"] = world_of(self._pool, live)
+            told["metadata"]["training"] = models.world_of(self._pool, live)
         return told
 
     async def outcome(self, task: str) -> TaskOutcome | None:

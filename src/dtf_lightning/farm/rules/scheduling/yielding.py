@@ -6,6 +6,7 @@ only borrows from the pool.
 Rules that this file guards:
 - Only work of at least a part's priority gets its device, and never a part of a training that has no more than its minimum.
 - A part is asked only where that makes room: with all that was asked, some task fits; without any one of it, it does not.
+- Where parts of one training hold the same on a worker, as they do, no task waits that could be helped.
 - Room that was asked for counts as there: what waits is given it in its order, and nobody is asked twice for one task.
 - Of several ways to make room the one is taken that asks the fewest parts, of trainings with the largest surplus, and parts
   that have not just come.

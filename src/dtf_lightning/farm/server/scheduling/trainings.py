@@ -21,9 +21,9 @@ from dtf_lightning.etcd.store import Compare
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.task_id import array_and_index
+from dtf_lightning.farm.record.trainings.writes import AskToYield, ForgetYield
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRequest
 from dtf_lightning.farm.record.writes import TakeBack, Write
-from dtf_lightning.farm.record.yield_writes import AskToYield, ForgetYield
 from dtf_lightning.farm.rules.needs import Need, needed
 from dtf_lightning.farm.rules.scheduling.door import Scheduler
 from dtf_lightning.farm.rules.scheduling.yielding import AWAY, DEADLINE, Part, Seat, Wish, may_grow, who_yields
@@ -48,6 +48,8 @@ class Trainings:
         self._fence = fence
         self._scheduler = scheduler
         self._offer = offer
+        self.now = 0.0
+        """Of the latest change or decision, in seconds since the epoch; 0: before the first."""
         self._waiting: dict[str, None] = {}
         self._since: dict[str, float] = {}
         """Part that has a worker -> since when, as far as it is known here; else 0."""
@@ -58,10 +60,8 @@ class Trainings:
         """Waiting parts that the scheduler has."""
         self._asked: dict[str, int] = {}
         """Part -> the revision of its attempt that we have asked; the mirror may not show it yet."""
-        self._forgotten: dict[str, int] = {}
-        """Part -> the request that we have deleted; the mirror may show it still."""
-        self._taken_back: dict[str, int] = {}
-        """Part -> the revision of its attempt that we have taken back."""
+        self._handled: dict[str, int] = {}
+        """Part -> the revision of the request that we deleted, or of the attempt that we took back, last."""
         self._late: list[str] = []
         """Parts that were given a worker when their training had finished."""
         self._next_look = 0.0
@@ -76,13 +76,13 @@ class Trainings:
         self._waiting[part] = None
         self._wants_look = True
 
-    def runs(self, part: str, now: float) -> None:
-        """A part has a worker. `now`: seconds since the epoch."""
+    def runs(self, part: str) -> None:
+        """A part has a worker."""
         if part in self._waiting and training_of(part) in self._finished:
             self._late.append(part)
         self._waiting.pop(part, None)
         self._offered.discard(part)
-        self._since.setdefault(part, now)
+        self._since.setdefault(part, self.now)
         self._wants_look = True
 
     def gone(self, part: str) -> None:
@@ -92,7 +92,7 @@ class Trainings:
         self._since.pop(part, None)
         self._uncertain.pop(part, None)
         self._finished.discard(part)
-        for known in (self._asked, self._forgotten, self._taken_back):
+        for known in (self._asked, self._handled):
             known.pop(part, None)
         self._wants_look = True
 
@@ -133,20 +133,21 @@ class Trainings:
 
     def requests(self, now: float) -> list[Write[Any]]:
         """Forget requests whose attempts are over, and take back what has not left in time."""
+        self.now = now
         writes: list[Write[Any]] = []
         for (part,), held in self._mirror.all(Kind.YIELD).items():
             assert isinstance(held.value, YieldRequest)
             tried = self._mirror.get(Kind.ATTEMPT, part)
             if tried is None or tried.mod_revision != held.value.revision:
-                if self._forgotten.get(part) != held.mod_revision:
-                    self._forgotten[part] = held.mod_revision
+                if self._handled.get(part) != held.mod_revision:
+                    self._handled[part] = held.mod_revision
                     writes.append(ForgetYield(task=part, seen=held.mod_revision, fence=self._fence))
             elif (
                 now >= held.value.at + OVERDUE
                 and isinstance(tried.value, Attempt)
-                and self._taken_back.get(part) != tried.mod_revision
+                and self._handled.get(part) != tried.mod_revision
             ):
-                self._taken_back[part] = tried.mod_revision
+                self._handled[part] = tried.mod_revision
                 writes.append(
                     TakeBack(task=part, attempt=tried.value.lent(now), seen=tried.mod_revision, fence=self._fence)
                 )
@@ -197,13 +198,13 @@ class Trainings:
                 self._offered.discard(part)
                 self._scheduler.task_gone(part)
 
-    def next_deadline(self, now: float) -> tuple[float, float]:
+    def next_deadline(self) -> tuple[float, float]:
         """Return when there is something to look at though nothing changes: on the monotonic clock, and on the wall's."""
         requests = (held.value for held in self._mirror.all(Kind.YIELD).values())
         times = [request.at + OVERDUE for request in requests if isinstance(request, YieldRequest)]
-        times += [back for part in self._waiting if (back := self._back(part)) > now]
+        times += [back for part in self._waiting if (back := self._back(part)) > self.now]
         look = self._next_look if self._wants_look and (self._waiting or self._since) else NEVER
-        return look, min((at for at in times if at > now), default=NEVER)
+        return look, min((at for at in times if at > self.now), default=NEVER)
 
     def explain(self, part: str, now: float) -> str:
         """Say in one sentence why a part of a training does not run."""
