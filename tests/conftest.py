@@ -10,13 +10,14 @@ import signal
 import uuid
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import durations, leaks
-from support.etcd_cluster import etcd, etcd_cluster, prefix, shared_cluster, store
+from support.etcd_cluster import etcd, etcd_cluster, prefix, shared_cluster, steady_cluster, store
 from support.fork_server import fork_server
 
 # Here, so that there is one etcd and one fork server for the tests of all rooms.
-__all__ = ["etcd", "etcd_cluster", "fork_server", "prefix", "shared_cluster", "store"]
+__all__ = ["etcd", "etcd_cluster", "fork_server", "prefix", "shared_cluster", "steady_cluster", "store"]
 
 # torch's TCPStore looks up the name of whoever it connects to. Where reverse DNS does not answer, that takes 5 s now and
 # then; nothing here depends on a name.
@@ -25,6 +26,12 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hundreds of processes would compile our modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# The same examples every time, however long the machine takes over one of them or over making them.
+settings.register_profile(
+    "fixed", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fixed")
 
 pytest_plugins = ["pytester"]  # for the police's own test
 
@@ -54,6 +61,6 @@ def police(request: pytest.FixtureRequest):
         pytest.fail("write the reason beside it: @pytest.mark.leaks(reason='...')")
     before = leaks.Snapshot.take()
     yield
-    left = before.clean_up()
+    left = before.clean_up(allowed=marker is not None)
     if left and marker is None:
         pytest.fail("the test left behind:\n" + "\n".join(f"  {line}" for line in left), pytrace=False)

@@ -283,9 +283,9 @@ def threads(num_ranks: int, work: Callable[[Ranks], Any]) -> list[Any]:
     def serve(rank: int) -> None:
         def gather(value: Any) -> list[Any]:
             shared[rank] = value
-            barrier.wait(20)
+            barrier.wait(120)
             values = list(shared)
-            barrier.wait(20)
+            barrier.wait(120)
             return values
 
         try:

@@ -53,7 +53,7 @@ def test_wrong_usage_is_two(capsys):
 
 def test_console_script_runs():
     """The installed script, from outside."""
-    result = subprocess.run([DTF, "--version"], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([DTF, "--version"], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, f"dtf-lightning {__version__}\n", "")
 
 
@@ -137,7 +137,7 @@ def test_etcd_serves_until_sigterm():
     ) as server:
         first = server.stdout.readline()
         server.send_signal(signal.SIGTERM)
-        _, errors = server.communicate(timeout=30)
+        _, errors = server.communicate(timeout=60)
     assert "listens on 127.0.0.1:" in first
     assert "this machine only" in first
     assert server.returncode == 0, errors

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dtf_lightning.etcd import client
 from dtf_lightning.etcd.server.cluster import EtcdCluster
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Store
@@ -13,22 +14,26 @@ from support.store_worlds import EtcdWorld, MemoryWorld, World
 
 
 @pytest.fixture(params=["memory", "etcd", "three-members"])
-def world(request: pytest.FixtureRequest, etcd: EmbeddedEtcd, shared_cluster: EtcdCluster) -> World:
+def world(
+    request: pytest.FixtureRequest, etcd: EmbeddedEtcd, shared_cluster: EtcdCluster, monkeypatch: pytest.MonkeyPatch
+) -> World:
     if request.param == "memory":
         return MemoryWorld()
+    # Nobody is harmed here: a member that gets no processor for half a second is not to be left, with a write under way.
+    monkeypatch.setattr(client, "ATTEMPT", 60.0)
     return EtcdWorld((etcd if request.param == "etcd" else shared_cluster).endpoint)
 
 
 @pytest.fixture
 def store(world: World) -> Iterator[Store]:
-    client = world.client()
-    yield client
-    client.close()
+    connected = world.client()
+    yield connected
+    connected.close()
 
 
 @pytest.fixture
 def other(world: World) -> Iterator[Store]:
     """A second client of the same etcd."""
-    client = world.client()
-    yield client
-    client.close()
+    connected = world.client()
+    yield connected
+    connected.close()

@@ -211,7 +211,9 @@ def answer(client: Store, operations, prefix: str):
 
 
 @given(st.lists(st.lists(st.one_of(NESTED, WRITES), max_size=4), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_the_twin_does_what_etcd_does(store_of_all: Store, transactions):
     """Any few transactions of nested ones, one after the other: the same answers, errors and keys."""
     prefix = f"/test/{uuid.uuid4().hex}/"

@@ -99,7 +99,7 @@ def test_a_file_in_use(tmp_path):
         with pytest.raises(SettingsError, match=r"is in use, also after 0.1 s: .* have it open\. Close the factory\. "):
             Database(SCHEMA, path, patience=0.1)
         process.stdin.close()
-    Database(SCHEMA, path).close()
+    Database(SCHEMA, path, patience=60).close()
 
 
 ROWS = "SELECT 1 AS n, 'a|b' AS name, TIMESTAMP '2024-01-02 03:04:05' AS at, NULL AS gone FROM range(50)"

@@ -44,7 +44,7 @@ def test_tokens_go_stale(guarded: EtcdCluster):
     lost = threading.Event()
     with connect(guarded.endpoint, user="trainer", password=PASSWORD, quiet=True) as store:
         watch = store.watch("/dtf/run/")
-        lease = store.lease(5, on_lost=lost.set)
+        lease = store.lease(20, on_lost=lost.set)
         store.put("/dtf/run/a", b"1", lease=lease.id)
         assert [event.kv.value for event in collect(watch, 1)] == [b"1"]
 

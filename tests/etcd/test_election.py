@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from dtf_lightning.errors import StoreUnavailable
-from dtf_lightning.etcd import connect
+from dtf_lightning.etcd import client, connect
+from dtf_lightning.etcd import lease as lease_module
 from dtf_lightning.etcd.election import Election
 from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
 from dtf_lightning.etcd.server.cluster import EtcdCluster
@@ -59,22 +60,24 @@ def test_etcd_is_away(backend: MemoryBackend):
 
 
 @pytest.mark.process
-def test_failover_across_a_leader_change(etcd_cluster: EtcdCluster):
-    """The leading candidate stops renewing and etcd's own leader is killed: the second one takes over, with a greater
+def test_failover_across_a_leader_change(etcd_cluster: EtcdCluster, monkeypatch: pytest.MonkeyPatch):
+    """The leading candidate's lease ends and etcd's own leader is killed: the second one takes over, with a greater
     epoch, and the first one's late write fails at the fence."""
+    monkeypatch.setattr(lease_module, "REVOKE_TIMEOUT", 60.0)  # no longer a courtesy, and etcd has no leader at first
     with connect(etcd_cluster.endpoint, quiet=True) as first, connect(etcd_cluster.endpoint, quiet=True) as second:
-        lease = first.lease(1)
+        lease = first.lease(60)
         old = Election(first, KEY).try_acquire(b"first", lease.id)
         election = Election(second, KEY)
-        successor = second.lease(5)
+        successor = second.lease(60)
         assert election.try_acquire(b"second", successor.id) == old
         vacant = threading.Event()
-        waiter = threading.Thread(target=lambda: election.wait_until_vacant(old.epoch, timeout=30) and vacant.set())
+        waiter = threading.Thread(target=lambda: election.wait_until_vacant(old.epoch, timeout=60) and vacant.set())
         waiter.start()
         etcd_cluster.leader().kill()
-        lease.abandon()
+        lease.revoke()
         waiter.join()
         assert vacant.is_set()
+        monkeypatch.setattr(client, "ATTEMPT", 60.0)  # whoever lives may be slow
         new = election.try_acquire(b"second", successor.id)
         assert new.value == b"second"
         assert new.epoch > old.epoch

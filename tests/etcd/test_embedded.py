@@ -20,7 +20,8 @@ from dtf_lightning.etcd.server import embedded
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd, EtcdBinary, find_etcd, version_of
 from dtf_lightning.etcd.wire.version import EtcdVersion, version_warning
 
-PATIENCE = 20.0
+PATIENCE = 60.0
+"""Seconds; only a failing test waits this long."""
 PYTHON_PATH = str(Path(embedded.__file__).parents[3])
 
 

@@ -10,7 +10,7 @@ from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
 from dtf_lightning.etcd.session import Session, StoreSnapshot, Write, WriteDone, WriteOutcome
 from dtf_lightning.etcd.store import Compare, EventKind, Put
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 """Seconds; only a failing test waits this long."""
 
 

@@ -109,4 +109,4 @@ def test_closing_ends_calls_under_way(etcd: EmbeddedEtcd, store: EtcdStore, pref
         assert started.wait(60)
         store.close()
         with pytest.raises(StoreError, match="closed"):
-            calling.result(10)
+            calling.result(60)

@@ -32,7 +32,7 @@ def answers():
 
             thread = threading.Thread(target=serve, daemon=True)
             thread.start()
-            stack.callback(thread.join, 10)
+            stack.callback(thread.join, 60)
             stack.callback(lambda: listener.fileno() == -1 or listener.shutdown(socket.SHUT_RDWR))
             return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -42,13 +42,13 @@ def answers():
 @pytest.mark.parametrize("end", [0, 12, len(OK) - 14, len(OK) - 1])
 def test_an_answer_that_is_cut_is_asked_again(answers, end):
     """Before it, in its head, before its body, in its body: the next answer counts."""
-    connection = Connection((answers(OK[:end], OK),), "token", patience=5.0)
+    connection = Connection((answers(OK[:end], OK),), "token", patience=60.0)
     assert connection.ask("GET", "/") == {"number": 7}
     connection.close()
 
 
 def test_a_refusal_that_is_cut(answers):
-    connection = Connection((answers(REFUSAL[:-3], REFUSAL),), "token", patience=5.0)
+    connection = Connection((answers(REFUSAL[:-3], REFUSAL),), "token", patience=60.0)
     with pytest.raises(FarmRefused, match="no"):
         connection.ask("GET", "/")
     connection.close()

@@ -11,7 +11,7 @@ import pytest
 
 from dtf_lightning.processes.selector_thread import SelectorThread
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 """Seconds; only a failing test waits this long."""
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from dtf_lightning.processes.signals import children, open_pidfd, signal_group, why_failed
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 """Seconds; only a failing test waits this long."""
 
 

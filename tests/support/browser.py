@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-DEADLINE = 120.0
-"""Seconds for all views of a page."""
+DEADLINE = 300.0
+"""Seconds for all views of a page; only a failing test waits this long."""
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-quic --disable-sync "
@@ -41,8 +41,10 @@ class View:
     width: int = 1200
     height: int = 1000
     fragment: str = ""
+    dark: bool | None = None
+    """Whether the picture becomes a dark or a light one, which is waited for."""
     script: str = "null"
-    """Its value, as JSON, is the view's `value`."""
+    """Its value, as JSON, is the view's `value`, once it and the picture are the same in two looks in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,19 @@ def look(page: Path, views: Sequence[View], folder: Path, *, dark: bool = False)
 
 
 NO_BROWSER = 77
-SETTLE = 400
-"""Milliseconds from a page's end of loading to the look at it: charts draw themselves in animation frames."""
+LOOK = 100
+"""Milliseconds between two looks: charts draw themselves in animation frames, and pictures come later than pages."""
+PATIENCE = 300
+"""Looks; what does not come to rest in so many is taken as it is."""
+FRAMES = 12
+"""Animation frames that a page has had before it is looked at: charts draw themselves in them, however long each takes."""
+COUNT = """
+window.seenFrames = 0;
+if (!window.countsFrames) {
+  window.countsFrames = () => { window.seenFrames += 1; requestAnimationFrame(window.countsFrames); };
+  requestAnimationFrame(window.countsFrames);
+}
+"""
 
 
 def main(job: dict[str, Any]) -> None:
@@ -142,19 +155,32 @@ def main(job: dict[str, Any]) -> None:
     def loaded(good: bool) -> None:
         if not good:
             errors.append("the page did not load")
-        QTimer.singleShot(SETTLE, lambda: page.runJavaScript(f"JSON.stringify({left[0]['script']})", note))
+        page.runJavaScript(COUNT)
+        look_on(None, PATIENCE)
 
-    def note(value: str) -> None:
-        view = left.pop(0)
+    def look_on(before: Any, looks: int) -> None:
+        drawn = f"window.seenFrames >= {FRAMES} && innerWidth === {left[0]['width']}"
+        script = f"{drawn} ? JSON.stringify({left[0]['script']}) : ''"
+        QTimer.singleShot(LOOK, lambda: page.runJavaScript(script, lambda value: note(value, before, looks)))
+
+    def note(value: str, before: Any, looks: int) -> None:
+        view = left[0]
         picture = window.grab().toImage()
-        picture.save(str(Path(job["folder"], f"{view['name']}.png")))
         points = [picture.pixelColor(x, y) for x in range(0, picture.width(), 7) for y in range(0, picture.height(), 7)]
+        brightness = sum(point.lightnessF() for point in points) / len(points)
+        now = value, points
+        as_wanted = view["dark"] is None or view["dark"] == (brightness < 0.5)
+        if looks and not (value and now == before and as_wanted):
+            look_on(now, looks - 1)
+            return
+        left.pop(0)
+        picture.save(str(Path(job["folder"], f"{view['name']}.png")))
         seen[view["name"]] = {
             "value": value or "null",
             "errors": list(errors),
             "requests": list(requests),
             "colors": len({point.rgb() for point in points}),
-            "brightness": sum(point.lightnessF() for point in points) / len(points),
+            "brightness": brightness,
         }
         next_view()
 

@@ -9,14 +9,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dtf_lightning.clock import poll_until
 from support.browser import FLAGS, HINT, NO_BROWSER
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 AXE = Path(__file__).with_name("axe-4.14.1.min.js")
 """Of npm's axe-core, under the MPL 2.0 (`axe.LICENSE`)."""
 
@@ -85,11 +87,17 @@ class BrowserSession:
             self._tell(do="key", key=key)
 
     def resize(self, width: int, height: int = 900) -> None:
-        self._tell(do="resize", width=width, height=height)
+        assert self._tell(do="resize", width=width, height=height), f"the window does not get {width} wide"
 
-    def picture(self, path: Path) -> dict[str, float]:
-        """Write a PNG of the window; `colors` and `brightness` as in `browser.Seen`."""
-        return self._tell(do="picture", path=str(path))
+    def picture(self, path: Path, looks: Callable[[dict[str, float]], bool]) -> None:
+        """Write a PNG of the window as soon as it looks so: by its `colors` and `brightness` as in `browser.Seen`."""
+        told: dict[str, float] = {}
+
+        def painted() -> bool:
+            told.update(self._tell(do="picture", path=str(path)))
+            return looks(told)
+
+        poll_until(painted, DEADLINE, lambda: f"{path.name} to look otherwise than {told}")
 
     def answer_questions(self, yes: bool) -> None:
         """What `confirm` returns from now on."""
@@ -127,6 +135,8 @@ class BrowserSession:
 
 LOOK = 25
 """Milliseconds between two looks whether something is true."""
+LOST = 2000
+"""Milliseconds after which it is looked again: a page that makes way for another one may answer nothing."""
 
 
 def main() -> None:
@@ -142,7 +152,7 @@ def main() -> None:
         raise SystemExit(NO_BROWSER) from None
 
     seen: dict[str, list[str]] = {"errors": [], "requests": [], "questions": []}
-    state = {"yes": True, "loading": False}
+    state = {"yes": True}
 
     class Page(QWebEnginePage):
         def javaScriptConsoleMessage(self, level, message, line, source) -> None:
@@ -175,22 +185,44 @@ def main() -> None:
     def answer_json(text: str | None) -> None:
         answer(json.loads(text) if text else None)
 
-    def look_until(script: str, left: float) -> None:
+    def look_until(script: str, left: float, then: Callable[[Any], None] = answer) -> None:
+        looking = {"now": True}
+
+        def end_look() -> bool:
+            """Whether this look is the one that counts."""
+            counts, looking["now"] = looking["now"], False
+            return counts
+
         def told(text: str | None) -> None:
             value = json.loads(text) if text else None
-            if value or left <= 0:
-                answer(value)
-            else:
-                QTimer.singleShot(LOOK, lambda: look_until(script, left - LOOK / 1000))
+            if end_look():
+                if value or left <= 0:
+                    then(value)
+                else:
+                    QTimer.singleShot(LOOK, lambda: look_until(script, left - LOOK / 1000, then))
 
+        def look_again() -> None:
+            if end_look():
+                look_until(script, left - LOST / 1000, then)
+
+        QTimer.singleShot(LOST, look_again)
         # An element is true, and no JSON.
         page.runJavaScript(f"((it) => JSON.stringify(it instanceof Node ? true : it))({script})", told)
+
+    def open_page(url: str) -> None:
+        """Until it is loaded: what was loading before does not count, and no script meets the page before it."""
+
+        def go(_: Any) -> None:
+            page.setUrl(QUrl(url))
+            look_until("!window.beforeOpen && document.readyState === 'complete'", DEADLINE)
+
+        page.triggerAction(QWebEnginePage.WebAction.Stop)
+        look_until("(window.beforeOpen = true)", DEADLINE, go)
 
     def obey(command: dict[str, Any]) -> None:
         match command["do"]:
             case "open":
-                state["loading"] = True
-                page.setUrl(QUrl(command["url"]))
+                open_page(command["url"])
             case "js":
                 page.runJavaScript(f"JSON.stringify({command['script']})", answer_json)
             case "run":
@@ -207,7 +239,7 @@ def main() -> None:
                 answer()
             case "resize":
                 window.resize(command["width"], command["height"])
-                look_until(f"innerWidth === {command['width']}", 5.0)
+                look_until(f"innerWidth === {command['width']}", DEADLINE)
             case "picture":
                 picture = window.grab().toImage()
                 picture.save(command["path"])
@@ -230,11 +262,6 @@ def main() -> None:
                 for told in seen.values():
                     told.clear()
 
-    def loaded(_: bool) -> None:
-        if state["loading"]:
-            state["loading"] = False
-            answer()
-
     def readable() -> None:
         line = sys.stdin.readline()
         if line:
@@ -242,7 +269,6 @@ def main() -> None:
         else:
             application.quit()
 
-    page.loadFinished.connect(loaded)
     notifier = QSocketNotifier(0, QSocketNotifier.Type.Read)
     notifier.activated.connect(readable)
     QTimer.singleShot(0, answer)

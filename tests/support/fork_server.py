@@ -29,7 +29,7 @@ import pytest
 from support import warm_python
 
 TESTS = Path(__file__).parents[1]
-START_TIMEOUT = 120.0
+START_TIMEOUT = 300.0
 HEAVY = (
     "torch._dynamo",  # seconds at the first DDP, if it is not there
     "torch.distributed.run",
@@ -131,7 +131,7 @@ class ForkServer:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.wait(10)
+        self._process.wait(START_TIMEOUT)
 
 
 class Program:

@@ -77,7 +77,7 @@ class EtcdWorld:
         """The watches of the tests wait for what has to come."""
 
 
-def collect(watch: Watch, num_events: int, timeout: float = 10.0) -> list[WatchEvent]:
+def collect(watch: Watch, num_events: int, timeout: float = 60.0) -> list[WatchEvent]:
     """The next `num_events`; fails the test if they do not come."""
     events: list[WatchEvent] = []
     while len(events) < num_events:
@@ -90,5 +90,5 @@ def collect(watch: Watch, num_events: int, timeout: float = 10.0) -> list[WatchE
 def gone(world: World, watch: Watch, lease: Lease) -> WatchEvent:
     """The event of a key under an unrenewed lease; etcd gives it up to half a second more than its TTL."""
     world.pass_time(lease.ttl + 1.0)
-    (event,) = collect(watch, 1, timeout=lease.ttl + 5.0)
+    (event,) = collect(watch, 1, timeout=lease.ttl + 60.0)
     return event

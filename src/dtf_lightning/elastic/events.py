@@ -72,6 +72,8 @@ class GenerationFormed(Event):
     reason: str
     members: tuple[str, ...]
     world_size: int
+    instance: str = ""
+    """The run's instance: a run that was resumed under its id has several, which number their generations from 1."""
 
     def describe(self) -> str:
         return f"generation {self.generation} with {self.world_size} workers: {self.reason}"
@@ -165,6 +167,8 @@ class GenerationEntered(Event):
     """When the leader decided on it: seconds since the epoch."""
     failed: tuple[str, ...] = ()
     """Members whose failure led to it."""
+    instance: str = ""
+    """The run's instance: a run that was resumed under its id has several, which number their generations from 1."""
 
 
 @ELASTIC_EVENTS.register("training_described")

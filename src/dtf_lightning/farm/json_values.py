@@ -4,17 +4,54 @@ Rules:
 - A field that has its default is left out; one that is not known is passed over.
 - The types of fields are `str`, `int`, `bool`, `float`, enumerations, dataclasses of these, `tuple[X, ...]`,
   `Mapping[str, X]`, and `X | None`.
+- The text is Python's JSON: NaN is a number, text may be any (a command's output need not be UTF-8), integers have no end.
+  orjson, which has none of these, writes and reads all else: in a flood of small tasks this is a coordinator's work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import orjson
+
 T = TypeVar("T")
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+_ASCII = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
+
+
+def write_json(body: Mapping[str, Any], *, utf8: bool = False) -> bytes:
+    """Return a JSON object as text, the same for equal objects: its names are sorted, and there are no blanks.
+
+    `utf8`: whether it must be UTF-8, as a WebSocket's messages; else what is none is kept as Python's surrogates.
+    """
+    try:
+        data = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+        # orjson's word for a number that is not finite; that the text of some field holds it, too, does no harm.
+        if b"null" not in data:
+            return data
+    except TypeError:  # a text that is no UTF-8, an integer beyond 64 bits
+        pass
+    return _ASCII.encode(body).encode() if utf8 else _ENCODER.encode(body).encode(errors="surrogatepass")
+
+
+def read_json(text: str | bytes, made: Callable[[Any], T]) -> T:
+    """Return what `made` makes of what a text says.
+
+    Raises `ValueError`, and what `made` raises.
+    """
+    try:
+        return made(orjson.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return made(
+            json.loads(text)
+        )  # it may be one that only Python reads; if it is none, this one says what is wrong
 
 
 def to_json(value: Any) -> dict[str, Any]:
@@ -34,38 +71,41 @@ def from_json(cls: type[T], body: Mapping[str, Any]) -> T:
 _Step = Callable[[Any], Any]
 
 
-@dataclass(frozen=True)
-class _Field:
-    name: str
-    default: Any
-    """`MISSING` if it has none."""
-    to_json: _Step
-    from_json: _Step
-
-
 class _Plan:
     """How one dataclass is written and read; made once for each class."""
 
     def __init__(self, cls: type) -> None:
-        self._cls = cls
         hints = get_type_hints(cls)
-        self._fields = [
-            _Field(
-                field.name,
-                field.default_factory() if field.default_factory is not MISSING else field.default,
-                *_steps(hints[field.name]),
-            )
-            for field in fields(cls)
-        ]
+        named = fields(cls)
+        steps = [_steps(hints[field.name]) for field in named]
+        self._cls = cls
+        self._parts = _parts([field.name for field in named])
+        self._writes = [(field.name, _default(field), step) for field, (step, _) in zip(named, steps, strict=True)]
+        self._reads = {field.name: step for field, (_, step) in zip(named, steps, strict=True)}
 
     def to_json(self, value: Any) -> dict[str, Any]:
-        given = ((field, getattr(value, field.name)) for field in self._fields)
-        return {field.name: field.to_json(part) for field, part in given if part != field.default}
+        return {
+            name: step(part)
+            for (name, default, step), part in zip(self._writes, self._parts(value), strict=True)
+            if part is not default and part != default
+        }
 
     def from_json(self, body: Mapping[str, Any]) -> Any:
         """Raises `ValueError`, `TypeError` and `KeyError` for what does not fit."""
-        known = {field.name: field.from_json(body[field.name]) for field in self._fields if field.name in body}
-        return self._cls(**known)
+        reads = self._reads
+        return self._cls(**{name: reads[name](part) for name, part in body.items() if name in reads})
+
+
+def _parts(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gives all of a value's fields by one call."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
+
+
+def _default(field: Field[Any]) -> Any:
+    """`MISSING` if it has none."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _plan(cls: type) -> _Plan:

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.processes.signals import thread_state
 
 PATIENCE = 60.0
 
@@ -25,9 +26,4 @@ def freeze(pid: int) -> None:
 
 
 def _is_stopped(pid: int) -> bool:
-    return all(_state(thread) == "T" for thread in Path(f"/proc/{pid}/task").iterdir())
-
-
-def _state(thread: Path) -> str:
-    """`proc_pid_stat(5)`: the letter behind the program's name, which may itself hold spaces and brackets."""
-    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    return all(thread_state(pid, int(thread.name)) == "T" for thread in Path(f"/proc/{pid}/task").iterdir())

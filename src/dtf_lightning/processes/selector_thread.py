@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 LONGEST_WAIT = 60.0
 """Seconds of the longest wait."""
-JOIN_TIMEOUT = 5.0
+JOIN_TIMEOUT = 30.0
 """Seconds that `close` waits for the thread to end; a callback takes milliseconds."""
 
 

@@ -1,4 +1,4 @@
-"""These functions tell how a process ended, list child processes, and send signals to process groups."""
+"""These functions tell how a process ended and what a thread does, list child processes, and signal process groups."""
 
 from __future__ import annotations
 
@@ -54,3 +54,13 @@ def children() -> set[int]:
         with contextlib.suppress(OSError):
             found.update(int(pid) for pid in (task / "children").read_text().split())
     return found
+
+
+def thread_state(pid: int, thread: int) -> str:
+    """Return the letter by which the kernel tells what a thread does: `R` (it runs, or waits for a processor), `S`, `T`, ...
+
+    `thread` is the kernel's identifier (`threading.get_native_id`). See `proc_pid_stat(5)`. Raises `OSError` if there is
+    no such thread.
+    """
+    text = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+    return text.rpartition(")")[2].split()[0]  # behind the program's name, which may itself hold spaces and brackets

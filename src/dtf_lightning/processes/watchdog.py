@@ -39,10 +39,13 @@ def has_mark(pid: int, mark: bytes) -> bool:
         return False
 
 
-def end_marked(mark: bytes) -> int:
-    """Send SIGKILL to all marked processes, those that they start meanwhile and those being started; return their number."""
+def end_marked(mark: bytes, linger: float = LINGER) -> int:
+    """Send SIGKILL to all marked processes, those that they start meanwhile and those being started; return their number.
+
+    `linger`: seconds for which it goes on checking.
+    """
     ended: set[int] = set()
-    until = time.monotonic() + LINGER
+    until = time.monotonic() + linger
     while True:
         found = set(marked(mark)) - ended
         ended |= found
@@ -57,17 +60,17 @@ def end_marked(mark: bytes) -> int:
             time.sleep(PAUSE)
 
 
-def main(mark: bytes) -> None:
+def main(mark: bytes, linger: float) -> None:
     """Wait for the agent's end, and end its processes if it said no goodbye. Ignores Ctrl-C at the terminal."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     if os.read(0, 1) == GOODBYE:
         return
-    num_ended = end_marked(mark)
+    num_ended = end_marked(mark, linger)
     if num_ended:
         message = f"[dtf] the agent (torchrun) is gone without a goodbye: ended {num_ended} of its processes\n"
         os.write(2, message.encode())
 
 
 if __name__ == "__main__":
-    main(os.fsencode(sys.argv[1]))
+    main(os.fsencode(sys.argv[1]), float(sys.argv[2]))

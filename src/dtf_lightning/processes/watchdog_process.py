@@ -10,7 +10,7 @@ from pathlib import Path
 from dtf_lightning import environment
 from dtf_lightning.processes import watchdog
 
-CLOSE_TIMEOUT = 5.0
+CLOSE_TIMEOUT = 30.0
 """Seconds that `close` waits for the watchdog's end, which takes milliseconds."""
 
 
@@ -19,11 +19,12 @@ class Watchdog:
 
     Args:
         variable, value: the mark. The watchdog itself does not get the variable.
+        linger: seconds for which it goes on checking after this process's end.
     """
 
-    def __init__(self, variable: str, value: str) -> None:
+    def __init__(self, variable: str, value: str, linger: float = watchdog.LINGER) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(watchdog.__file__)), f"{variable}={value}"],
+            [sys.executable, "-I", "-S", str(Path(watchdog.__file__)), f"{variable}={value}", str(linger)],
             stdin=subprocess.PIPE,
             start_new_session=True,  # so that signals from the terminal do not reach it
             env=environment.for_child({}, without_prefix=variable),

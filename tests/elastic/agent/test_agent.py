@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -12,14 +11,13 @@ from dtf_lightning.clock import SystemClock, poll_until
 from dtf_lightning.elastic.agent.exit import ExitReason
 from dtf_lightning.elastic.agent.live import agent as live_agent
 from dtf_lightning.elastic.agent.live.admission import Admission
-from dtf_lightning.elastic.agent.live.agent import START_TIMEOUT
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.records import WorkerState
 from dtf_lightning.elastic.run.keys import Fingerprint, RunInfo, RunKeys, RunPhase, RunView
 from dtf_lightning.elastic.run.status import request_drain
 from dtf_lightning.elastic.settings import ElasticSettings
 from dtf_lightning.errors import DtfError, RunAborted, RunRefused
-from support.elastic.agents import PATIENCE, STORE_PORT, FakeWorker, members
+from support.elastic.agents import PATIENCE, STORE_PORT, FakeWorker, HeldClock, members
 
 
 def test_first_generation(cluster):
@@ -358,7 +356,7 @@ def test_two_live_nodes_on_the_id_of_a_crashed_restart_run(make_cluster):
     assert "old" not in {record["instance"] for record in records}
 
 
-def test_a_broken_loop_frees_the_main_thread(cluster):
+def test_a_broken_loop_frees_the_main_thread(cluster, caplog):
     """A bug of ours while torchelastic waits for its workers' start: it gets the error at once, and so it does next time."""
     a = cluster.agent("a")
 
@@ -366,11 +364,10 @@ def test_a_broken_loop_frees_the_main_thread(cluster):
         raise RuntimeError("a bug")
 
     a.agent._admission.advance = broken
-    started = time.monotonic()
     for _ in range(2):
         with pytest.raises(DtfError, match="the agent's loop broke: RuntimeError"):
             a.agent.await_start()
-    assert time.monotonic() - started < START_TIMEOUT / 2
+    assert "etcd does not answer" not in caplog.text, "it has waited to the end"
 
 
 def test_finisher_is_called_back(cluster):
@@ -396,15 +393,22 @@ def test_too_many_failures(make_cluster):
 
 def test_frozen_worker_is_ended(make_cluster):
     """A worker from which no heartbeat comes is killed by its own agent; the others go on."""
-    cluster = make_cluster(heartbeat_interval=0.5, heartbeat_timeout=4.0)
+    cluster = make_cluster()
     (a,) = cluster.training("a")
+    cluster.clock = HeldClock()  # for b alone: time passes for its agent, and nobody else's worker falls silent by that
     b = cluster.node("b", real_pids=True, heartbeats=False)
     b.worker.ready()
     a.worker.stop_at_boundary()
     a.worker.train()
     b.worker.train()
+    cluster.wait_for(lambda view: view.nodes["b"].state is WorkerState.ACTIVE)  # its worker's last word
+    cluster.clock.leap(9.0)
+    b.look()
+    assert b.processes[0].poll() is None
+    cluster.clock.leap(1.0)
+    b.look()
     assert b.processes[0].wait(PATIENCE) == -9
-    assert "frozen: nothing heard from it for 4 s" in a.worker.unwind().reason
+    assert "frozen: nothing heard from it for 10 s" in a.worker.unwind().reason
 
 
 def test_second_hello_of_a_rank_is_refused(cluster):
@@ -417,10 +421,12 @@ def test_second_hello_of_a_rank_is_refused(cluster):
     assert "local rank 0 is attached already" in impostor.expect(messages.Refused).reason
 
 
-def test_grace_period(cluster):
+def test_grace_period(make_cluster):
     """A worker does not come to the boundary in time: its node ends it, and torchrun does not exit with 0."""
+    cluster = make_cluster(heartbeat_timeout=100.0, rescale_timeout=200.0)
     (a,) = cluster.training("a")
-    b = cluster.agent("b", grace_period=0.5)
+    cluster.clock = HeldClock()  # for b alone
+    b = cluster.agent("b", grace_period=60.0)
     b.start_workers(real_pids=True)
     b.worker.ready()
     a.worker.stop_at_boundary()
@@ -428,6 +434,9 @@ def test_grace_period(cluster):
     b.worker.train()
     b.agent.leave("SIGTERM")
     assert b.worker.expect(messages.Stop).leave
+    assert b.processes[0].poll() is None
+    cluster.clock.leap(60.0)
+    b.look()
     assert b.processes[0].wait(PATIENCE) == -9
     with pytest.raises(SystemExit) as exit_info:
         b.agent.check()

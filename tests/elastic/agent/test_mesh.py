@@ -9,6 +9,10 @@ import pytest
 
 from dtf_lightning.elastic.agent.inbox import PeerAnswered, PeerDead
 from dtf_lightning.elastic.agent.mesh import Mesh
+from dtf_lightning.elastic.agent.peers import PROBE_INTERVAL, PROBE_TIMEOUT, Peers
+from dtf_lightning.elastic.rules.records import NodeRecord
+from dtf_lightning.elastic.run.keys import RunKeys
+from support.store_worlds import ManualClock
 
 
 @pytest.fixture
@@ -77,3 +81,54 @@ def test_silent_port_is_no_death(make):
         a.probe("b")
         with pytest.raises(queue.Empty):
             heard.get(timeout=0.2)
+
+
+class Probes:
+    """A mesh that only counts."""
+
+    port = 1
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def probe(self, node: str) -> None:
+        self.asked.append(node)
+
+
+@pytest.fixture
+def looking():
+    """An agent that has just seen that the key of `b` is gone, and its clock."""
+    clock = ManualClock()
+    peers = Peers("a", RunKeys("r"), Probes(), clock)  # type: ignore[arg-type]
+    assert peers.unlisted(NodeRecord(node="b", host="h", num_workers=1)) is None
+    assert peers.overdue() == []
+    return peers, clock
+
+
+def test_silence_while_this_agent_listens_is_a_death(looking):
+    """It looks whenever a probe is due, and nothing comes."""
+    peers, clock = looking
+    said = []
+    while not said:
+        clock.now = peers.deadline.at
+        said = peers.overdue()
+    assert [node for node, _ in said] == ["b"]
+    assert clock.now == 1000.0 + PROBE_TIMEOUT
+    assert len(peers.mesh.asked) == 1 + int(PROBE_TIMEOUT / PROBE_INTERVAL)
+
+
+def test_silence_while_this_agent_stood_still_proves_nothing(looking):
+    """It got no processor for ten seconds: the answer lies unread in its inbox. It asks again, and then it counts."""
+    peers, clock = looking
+    clock.now += 10.0
+    asked = len(peers.mesh.asked)
+    assert peers.overdue() == []
+    assert peers.mesh.asked[asked:] == ["b"]
+    peers.answered("b")
+    clock.now += PROBE_INTERVAL
+    assert peers.overdue() == []
+    said = []
+    while not said:
+        clock.now = peers.deadline.at
+        said = peers.overdue()
+    assert [node for node, _ in said] == ["b"]

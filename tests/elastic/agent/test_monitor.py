@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.agent.monitoring import traces
 from dtf_lightning.elastic.agent.monitoring.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
 from dtf_lightning.elastic.agent.monitoring.monitor import Monitor, start_monitor
 from dtf_lightning.elastic.agent.monitoring.traces import Traces
@@ -171,6 +172,7 @@ def test_one_trace_for_each_rescale(logs):
 
 def test_spans_go_where_the_environment_says(logs, monkeypatch):
     """Over OTLP, to a collector; the service's name is ours unless it is given."""
+    monkeypatch.setattr(traces, "CLOSE_TIMEOUT", 60.0)  # this collector answers, however slow the machine is
     with Collector() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
         event_log = EventLog(ELASTIC_EVENTS, events_path(logs, "a"))

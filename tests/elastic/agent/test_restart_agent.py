@@ -176,7 +176,7 @@ def test_a_broken_loop_frees_the_main_thread(make):
 
 def test_the_exit_barrier_ends_when_the_next_run_has_begun(make, store):
     """A node has finished and waits for another; meanwhile the id's keys are those of a new run: nobody is left to wait for."""
-    a, b = make("a", initial_window=5.0, max_nodes=2), make("b", initial_window=5.0, max_nodes=2)
+    a, b = (make(name, initial_window=PATIENCE, max_wait=PATIENCE, max_nodes=2) for name in "ab")
     asked = b.ask()
     a.enter()
     asked.result(PATIENCE)

@@ -60,7 +60,7 @@ def in_ranks(num_ranks: int, work, folder, rendezvous) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0] * num_ranks
 
 

@@ -164,11 +164,11 @@ def test_an_operation_that_is_not_counted_yet_is_found(monkeypatch):
         steps = (
             partial(weights.data.clamp_, 0, 1),
             changed.release,
-            partial(compared.acquire, True, 10),
+            partial(compared.acquire, True, 60),
             weights.relu_,
         )
         deque(map(operator.call, steps), maxlen=0)
-        done.wait(10)
+        done.wait(60)
 
     def compare_and_release(one: torch.Tensor, other: torch.Tensor) -> bool:
         same = same_bytes(one, other)
@@ -180,7 +180,7 @@ def test_an_operation_that_is_not_counted_yet_is_found(monkeypatch):
     training = threading.Thread(target=train)
     training.start()
     try:
-        assert changed.acquire(timeout=10)
+        assert changed.acquire(timeout=60)
         with pytest.raises(StateChanged):
             found[0].read()
     finally:
@@ -203,13 +203,13 @@ def test_a_thread_that_has_ended_changes_nothing():
 def test_one_in_flight():
     """The second job waits until the first is done; flush waits for all."""
     writer, release, order = BackgroundWriter(), threading.Event(), []
-    writer.submit(lambda: (release.wait(10), order.append("first")))
+    writer.submit(lambda: (release.wait(60), order.append("first")))
     assert writer.num_in_flight == 1
     waiting = threading.Thread(target=lambda: (writer.submit(lambda: order.append("second")), order.append("accepted")))
     waiting.start()
     assert order == []
     release.set()
-    waiting.join(10)
+    waiting.join(60)
     writer.flush()
     assert order.index("first") == 0
     assert sorted(order) == ["accepted", "first", "second"]
@@ -236,11 +236,11 @@ def test_errors_come_to_the_training_thread_once():
 def test_a_hanging_storage_is_an_error():
     """Every wait is finite."""
     writer, release = BackgroundWriter(timeout=0.01), threading.Event()
-    writer.submit(lambda: release.wait(10))
+    writer.submit(lambda: release.wait(60))
     with pytest.raises(CheckpointError, match="still being written"):
         writer.flush()
     release.set()
-    writer.timeout = 10
+    writer.timeout = 60
     writer.flush()
     with pytest.raises(SettingsError, match="max_in_flight"):
         BackgroundWriter(0)

@@ -37,8 +37,8 @@ def run(store):
 
 def read_terminal(descriptor: int) -> bytes:
     """What comes next; nothing when the other end is closed."""
-    ready, _, _ = select.select([descriptor], [], [], 30)
-    assert ready, "nothing came to the terminal for 30 s"
+    ready, _, _ = select.select([descriptor], [], [], 60)
+    assert ready, "nothing came to the terminal for 60 s"
     try:
         return os.read(descriptor, 65536)
     except OSError:  # the terminal's other end is closed
@@ -74,7 +74,7 @@ def test_pipe(etcd, store, run):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         first = watching.stdout.readline()
         store.put(run.run, RunInfo(instance="i", phase=RunPhase.FINISHED, reason="trained", max_nodes=4).encode())
-        rest, errors = watching.communicate(timeout=30)
+        rest, errors = watching.communicate(timeout=60)
     assert (watching.returncode, errors) == (0, "")
     assert "run running" in first
     assert "run finished: trained" in rest
@@ -83,6 +83,6 @@ def test_pipe(etcd, store, run):
 
 @pytest.mark.parametrize("interval", ["0", "much"])
 def test_interval(interval, etcd):
-    result = subprocess.run([DTF, "watch", "r", "--interval", interval], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([DTF, "watch", "r", "--interval", interval], capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert "--interval" in result.stderr

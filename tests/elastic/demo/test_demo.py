@@ -13,6 +13,7 @@ from dtf_lightning.elastic.demo.interruption import Interruption
 from dtf_lightning.elastic.demo.observe import LedgerTail
 from dtf_lightning.elastic.observe.ledger import Ledger
 from dtf_lightning.errors import SettingsError
+from support.store_worlds import ManualClock
 
 
 class Terminal(io.StringIO):
@@ -22,7 +23,7 @@ class Terminal(io.StringIO):
 
 def test_without_a_terminal_only_lines():
     out = io.StringIO()
-    display = Display(out)
+    display = Display(out, ManualClock())
     display.show("passing")
     display.say("stays")
     display.clear()
@@ -31,7 +32,7 @@ def test_without_a_terminal_only_lines():
 
 def test_on_a_terminal_one_line_is_replaced():
     out = Terminal()
-    display = Display(out)
+    display = Display(out, ManualClock())
     display.show("passing")
     display.show("too soon")
     display.say("stays")

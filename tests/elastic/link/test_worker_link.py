@@ -31,6 +31,7 @@ from dtf_lightning.elastic.link.messages import (
     Refused,
     Stop,
     Suspect,
+    Trained,
 )
 from dtf_lightning.elastic.link.worker_link import EXIT_AGENT_LOST, EXIT_NOT_UNWOUND, RunFinished, WorkerLink
 from dtf_lightning.errors import GenerationBroken, ProtocolError, RunAborted, RunRefused
@@ -291,7 +292,9 @@ def test_the_rule_holds_at_every_point_of_a_race(tmp_path, passed_before):
     agent.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=st.lists(st.integers(0, 3), min_size=2, max_size=4), data=st.data())
 def test_all_workers_stop_at_one_boundary(steps, data):
     """Several workers, each at its own place, hear Prepare at any moment: max + 2 lies ahead of everybody."""
@@ -414,18 +417,27 @@ UNWINDING = """
 import sys, threading
 from dtf_lightning.elastic.link.worker_link import WorkerLink
 
-inside = threading.Event()
+inside, is_cut = threading.Event(), threading.Event()
+
+class Unwound(threading.Event):
+    # The time to unwind begins when the group is cut, however slow the thread is that cuts it.
+    def wait(self, timeout):
+        is_cut.wait()
+        return super().wait(timeout)
 
 def stuck_in_a_collective():
     inside.set()
-    threading.Event().wait(60)
+    link.trained()  # tells the test that it is here
+    threading.Event().wait(600)
 
 def cut():
     print("cut", flush=True)
-    if sys.argv[2] == "forgotten" and inside.wait(10):
+    is_cut.set()
+    if sys.argv[2] == "forgotten" and inside.wait(60):
         link.end_forgotten()
 
 link = WorkerLink(sys.argv[1], 0, on_fail=cut)
+link._announced.unwound = Unwound()
 link.ready({}, ())
 link.active(0)
 stuck_in_a_collective()
@@ -451,6 +463,7 @@ def test_a_worker_that_cannot_go_on_ends_itself(tmp_path, event, status, said):
     agent.expect(Ready)
     agent.send(assign(1))
     agent.expect(Active)
+    agent.expect(Trained)
     if event == "agent dies":
         agent.hang_up()
     else:
@@ -551,8 +564,8 @@ def test_signs_of_life(connect):
     """Heartbeats come by themselves and carry the step, also while the main thread is busy."""
     agent, worker = connect(welcome(heartbeat_interval=0.005))
     worker.link.step = 7
-    steps = iter(lambda: agent.heartbeats.get(timeout=DEADLINE).step, 7)
-    assert list(steps) in ([], [0], [0, 0])
+    before = list(iter(lambda: agent.heartbeats.get(timeout=DEADLINE).step, 7))
+    assert set(before) <= {0}
     assert agent.heartbeats.get(timeout=DEADLINE).step == 7
 
 

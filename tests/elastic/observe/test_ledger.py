@@ -353,7 +353,7 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path):
         victim = context.Process(target=draw_for_ever, args=(path, writer))
         victim.start()
         writer.close()
-        assert reader.poll(10)
+        assert reader.poll(60)
         os.kill(victim.pid, signal.SIGKILL)
         victim.join()
         reader.close()

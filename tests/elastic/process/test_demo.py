@@ -19,7 +19,7 @@ from support.elastic.reports import BALANCE, LOOK, TITLES
 
 DTF = Path(sys.executable).with_name("dtf")
 
-DEADLINE = 280.0
+DEADLINE = 900.0
 """Seconds; it takes 90 on an idle machine with two cores."""
 
 pytestmark = pytest.mark.process

@@ -8,12 +8,10 @@ import psutil
 import pytest
 
 from dtf_lightning.elastic.testkit.faults import Fault
+from support.elastic.programs.node_process import LEAP
 from support.elastic.training import Training
 
 pytestmark = pytest.mark.process
-
-SHORT = {"heartbeat_timeout": 3.1, "rescale_timeout": 4.0}
-"""Timeouts of a run whose members wait in vain for one that holds the state."""
 
 
 @pytest.fixture
@@ -21,7 +19,7 @@ def start(make_run, tmp_path):
     """`a` trains alone, and `b` is held in its set-up until `release_b`."""
 
     def start_run(*, agent=None, **options):
-        fields = {key: options.pop(key) for key in ("snapshot_every", "checkpoint_every") if key in options}
+        fields = {key: options.pop(key) for key in ("snapshot_every", "checkpoint_every", "recipe") if key in options}
         held = Fault(at="setup", rank=1, action="hold", until=str(tmp_path / "go"))
         training = Training(until_stopped=True, batch_norm=False, faults=(held,), **fields)
         run = make_run(training, **options)
@@ -59,9 +57,11 @@ def test_it_waits_for_the_newcomer(start, tmp_path):
 
 
 def test_it_leaves_its_state_behind(start, tmp_path):
-    """Its grace period is over before `b` is ready: a snapshot lies on its node and in the run's folder, `b` goes on there."""
-    run = start(agent={"grace_period": 4.0})
+    """Half of its grace period is over before `b` is ready: a snapshot lies on its node and in the run's folder, `b` goes on there."""
+    run = start(agent={"grace_period": 120.0}, heartbeat_timeout=100.0, rescale_timeout=200.0)
     run.nodes["a"].send(signal.SIGTERM)
+    run.wait_for(lambda view: view.status is not None and "waits for b" in view.status.reason, "a waits for b")
+    run.nodes["a"].send(LEAP)  # half of the period is over, and it waits no longer
     assert run.server.wait(run.nodes["a"].pid, 60) == 0
     in_memory, on_disk = (list(run.folder.glob(f"{where}/*/*/*.snapshot")) for where in ("memory", "snapshots"))
     assert len(in_memory) == len(on_disk) == 1
@@ -92,7 +92,7 @@ def test_it_is_killed(start, tmp_path, kept, victim):
 
 def test_nothing_is_kept(start, tmp_path):
     """There is no state anywhere: `b` waits for one that has it, then ends with exit code 1 and the sentence that says so."""
-    run = start(**SHORT)
+    run = start(recipe="has_no_patience")
     psutil.Process(run.nodes["a"].worker_pids()[0]).kill()
     run.server.wait(run.nodes["a"].pid, 60)
     (tmp_path / "go").touch()
@@ -104,7 +104,7 @@ def test_nothing_is_kept(start, tmp_path):
 
 def test_nothing_is_kept_and_nobody_minds(start, tmp_path):
     """The same with `fresh=true`: `b` begins at step 0."""
-    run = start(fresh=True, **SHORT)
+    run = start(fresh=True, recipe="has_no_patience")
     psutil.Process(run.nodes["a"].worker_pids()[0]).kill()
     run.server.wait(run.nodes["a"].pid, 60)
     (tmp_path / "go").touch()

@@ -59,6 +59,9 @@ def test_a_run_is_seen_from_everywhere(make_run, etcd, tmp_path):
         assert store.sync(run.folder).corrupt == []
         assert store.query(BALANCE).fetchall() == []
         assert {row["rescale"] for row in store.rows("FROM rescales")} >= {"join", "failure"}
+        instances = "SELECT DISTINCT data->>'instance' AS name FROM events WHERE kind LIKE 'generation%'"
+        ((instance,),) = store.query(instances).fetchall()
+        assert instance
         assert store.rows("SELECT DISTINCT worker FROM workers WHERE ending = 'killed'") == [{"worker": "b/0"}]
 
 

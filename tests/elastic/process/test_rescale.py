@@ -94,15 +94,16 @@ def test_everybody_configures_for_the_world_in_which_the_run_began(make_run):
     assert scaled[0] == pytest.approx(2e-3, rel=0.01)  # two workers began
 
 
-def test_join_during_validation(make_run, tmp_path):
+def test_join_during_validation(make_run):
     """A worker is ready to join while the others validate: it comes in at the next step boundary."""
-    held = Fault(at="validation", step=11, rank=0, action="hold", until=str(tmp_path / "go"))
-    run = make_run(Training(faults=(held,), callbacks=ALL_CALLBACKS), min_nodes=3)
+    run = make_run(min_nodes=3)
+    held = Fault(at="validation", step=11, rank=0, action="hold", until=str(run.folder / "go"))
+    run.training = Training(faults=(held,), callbacks=ALL_CALLBACKS)
     run.start("a", "b", "c")
-    run.wait_for_draws(3 * 11)  # the epoch's last batch: what comes now is its validation
+    run.wait_for_held("go", 0)
     run.start("d")
     run.wait_for(lambda view: view.directive is not None and view.directive.boundary, "the stop")
-    (tmp_path / "go").touch()
+    run.release("go")
     run.wait_until_over()
     run.check(survivors=4, epochs=2)
     assert [event.step for event in run.rescales() if event.world_size == 4 and event.rank == 0] == [13]
@@ -226,12 +227,12 @@ def test_frozen_worker(make_run):
     run = make_run(
         Training(faults=(Fault(at="backward", step=4, rank=1, action="freeze"),)),
         **exactly(3),
-        heartbeat_interval=0.2,
-        heartbeat_timeout=0.7,
     )
     run.start("a", "b", "c")
-    run.wait_until_over(failed=1)
+    codes = run.wait_until_over(failed=1)
     run.check(survivors=2, epochs=2)
+    (frozen,) = (run.nodes[name] for name, code in codes.items() if code)
+    assert "worker 0 is frozen: nothing heard from it for 10 s" in frozen.agent_log()
 
 
 @pytest.mark.parametrize("at", ["validation", "epoch_end"])
@@ -332,12 +333,20 @@ def test_fifty_rescales_leak_nothing(make_run):
         generation = run.wait_for_world(2, after=generation)
         if early is None:
             early = [weigh(pid) for pid in pids]
+
+    def is_as_light(early):
+        """Threads and sockets of a generation that is over take a moment to go."""
+        pairs = zip((weigh(pid) for pid in pids), early, strict=True)
+        return all(late <= before for (*now, _), (*then, _) in pairs for late, before in zip(now, then, strict=True))
+
+    poll_until(
+        lambda: is_as_light(early), PATIENCE, lambda: f"{[weigh(pid) for pid in pids]} to be no more than {early}"
+    )
     late = [weigh(pid) for pid in pids]
     run.stop()
     assert [run.wait_until_over(failed=6)[name] for name in ("a", "b")] == [0, 0]
     run.check(survivors=2)
-    for (files, threads, memory), (files_now, threads_now, memory_now) in zip(early, late, strict=True):
-        assert (files_now, threads_now) == (files, threads)
+    for (*_, memory), (*_, memory_now) in zip(early, late, strict=True):
         assert memory_now < memory + (8 << 20)
 
 

@@ -56,9 +56,7 @@ def test_finished_id_is_free(make_run):
 def test_etcd_freezes(fork_server, tmp_path):
     """etcd is stopped in mid-run: training goes on; a worker dies, the rescale waits; etcd is back, it happens."""
     with EmbeddedEtcd() as etcd, connect(etcd.endpoint, quiet=True) as store:
-        run = ElasticRun(
-            fork_server, store, etcd.endpoint, tmp_path, OPEN_END, elastic={"min_nodes": 2}, agent={"lease_ttl": 2.0}
-        )
+        run = ElasticRun(fork_server, store, etcd.endpoint, tmp_path, OPEN_END, elastic={"min_nodes": 2})
         try:
             run.start("a", "b", "c")
             before = run.wait_for_world(3)

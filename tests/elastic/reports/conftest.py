@@ -30,11 +30,12 @@ def steps(at=12.0, step=10, **changed):
 
 
 def entered(at, generation, step, source="a/0", **changed):
-    return GenerationEntered(
-        at=at, source=source, generation=generation, rescale="start" if generation == 1 else "failure",
-        reason="b#1 failed: 2 -> 1 nodes", members=("a#1", "b#1") if generation == 1 else ("a#1",),
-        world_size=3 - generation, rank=0, incarnation=1, step=step, epoch=0, formed_at=at, **changed,
-    )  # fmt: skip
+    values = {
+        "rescale": "start" if generation == 1 else "failure", "reason": "b#1 failed: 2 -> 1 nodes",
+        "members": ("a#1", "b#1") if generation == 1 else ("a#1",), "world_size": 3 - generation, "rank": 0,
+        "incarnation": 1, "epoch": 0, "formed_at": at,
+    }  # fmt: skip
+    return GenerationEntered(at=at, source=source, generation=generation, step=step, **{**values, **changed})
 
 
 def started(source, at):
@@ -84,6 +85,41 @@ def run_dir(tmp_path):
     ]
     ledger.write_text("".join(json.dumps({"v": 1, **line}) + "\n" for line in lines))
     return folder
+
+
+@pytest.fixture
+def resumed_run_dir(run_dir):
+    """The run goes on under its id in its folder: one worker, whose files are those of a worker before; its generation
+    is the first of its instance, and begins at a step that the run had passed."""
+    log = EventLog(ELASTIC_EVENTS, events_path(run_dir, "a.0.1"))
+    log.write(started("a/0", 100.0))
+    log.write(entered(101.0, 1, 15, instance="second", members=("a#1",), world_size=1))
+    log.write(steps(at=104.0, step=20, steps=5, world_size=1, samples=20, loss=0.6))
+    log.write(steps(at=106.0, step=30, world_size=1, samples=40, loss=0.3))
+    log.write(CheckpointSaved(at=106.5, source="a/0", generation=1, step=30, epoch=0, path="c3", seconds=0.1, size=7))
+    log.write(TimeSpent(at=107.0, source="a/0", generation=1, incarnation=1, wall=9.0, seconds={
+        "startup": 3.0, "productive": 6.0,
+    }))  # fmt: skip
+    log.write(WorkerEnded(at=107.0, source="a/0", incarnation=1, reason="finished", step=30))
+    log.close()
+    ledger = run_dir / "ledger" / "a.0.1.jsonl"
+    lines = [
+        {"kind": "begin", "instance": "second", "generation": 1, "rank": 0, "world_size": 1, "step": 1, "epoch": 1},
+        {
+            "kind": "draw",
+            "instance": "second",
+            "generation": 1,
+            "rank": 0,
+            "epoch": 1,
+            "step": 1,
+            "samples": [*range(8)],
+            "padding": 0,
+        },
+        {"kind": "end", "instance": "second", "generation": 1, "rank": 0, "step": 2},
+    ]
+    with ledger.open("a") as file:
+        file.writelines(json.dumps({"v": 2, **line}) + "\n" for line in lines)
+    return run_dir
 
 
 @pytest.fixture

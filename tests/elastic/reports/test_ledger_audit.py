@@ -234,7 +234,9 @@ HISTORIES = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(history=HISTORIES, named=st.booleans(), ended=st.booleans())
 def test_agrees_with_the_audit_in_python(tmp_path_factory, history, named, ended):
     """Any history of generations and instances that begin anywhere, draw anything, and lack ledgers."""

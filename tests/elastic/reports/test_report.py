@@ -121,9 +121,9 @@ def test_nothing_of_the_data_becomes_markup(store, run_dir):
 
 
 VIEWS = [
-    browser.View(name="desktop", script=LOOK),
-    browser.View(name="dark", fragment="#dark", script=LOOK),
-    browser.View(name="phone", width=360, height=740, fragment="#dark", script=LOOK),
+    browser.View(name="desktop", dark=False, script=LOOK),
+    browser.View(name="dark", fragment="#dark", dark=True, script=LOOK),
+    browser.View(name="phone", width=360, height=740, fragment="#dark", dark=True, script=LOOK),
 ]
 
 
@@ -169,7 +169,10 @@ def test_comparison_in_a_browser(run_dir, tmp_path):
     shutil.copytree(run_dir, other)
     page = tmp_path / "both.html"
     assert main(["report", str(run_dir), str(other), "--output", str(page)]) == 0
-    views = [browser.View(name="both", script=LOOK), browser.View(name="phone", width=360, height=740, script=LOOK)]
+    views = [
+        browser.View(name="both", dark=True, script=LOOK),
+        browser.View(name="phone", width=360, height=740, dark=True, script=LOOK),
+    ]
     for name, view in browser.look(page, views, tmp_path, dark=True).items():
         assert (view.value["theme"], view.brightness < 0.3) == ("dark", True)  # as the system has it
         assert (view.errors, view.requests) == ([], []), name

@@ -13,6 +13,7 @@ import pytest
 
 from dtf_lightning.elastic.events import ELASTIC_EVENTS, GenerationFormed, NodeJoined, StepsDone
 from dtf_lightning.elastic.reports import store as store_module
+from dtf_lightning.elastic.reports import text
 from dtf_lightning.elastic.reports.report_data import gather
 from dtf_lightning.elastic.reports.schema import RESULTS, VIEWS
 from dtf_lightning.elastic.reports.step_samples import COLUMNS, line_pattern
@@ -55,6 +56,52 @@ def test_views(store, run_dir):
     assert store.query("SELECT metric, value FROM evaluations").fetchall() == [("val/accuracy", 0.8)]
     (audit,) = store.rows("FROM audits")
     assert (audit["consumed"], audit["missing"], audit["repeated"], audit["padding"]) == (8, 0, 0, 1)
+
+
+def test_instances(store, resumed_run_dir):
+    """A run that was resumed under its id has two first generations, and nothing of one is counted for the other."""
+    store.sync(resumed_run_dir)
+    (run,) = store.rows("FROM runs")
+    assert (run["workers"], run["generations"], run["steps"]) == (3, 3, 30)
+    assert run["goodput"] == pytest.approx(15.5 / 25)
+    of_generations = "SELECT instance, generation, world_size, step, failed FROM generations ORDER BY ALL"
+    assert store.query(of_generations).fetchall() == [(1, 1, 2, 0, []), (1, 2, 1, 12, ["b#1"]), (2, 1, 1, 15, [])]
+    assert store.query("SELECT instance, worker, ending FROM workers ORDER BY ALL").fetchall() == [
+        (1, "a/0", "finished"), (1, "b/0", "killed"), (2, "a/0", "finished"),
+    ]  # fmt: skip
+    assert store.query("SELECT instance, wall FROM goodput WHERE worker = 'a/0' ORDER BY ALL").fetchall() == [
+        (1, 10), (2, 9),
+    ]  # fmt: skip
+    assert store.query("SELECT instance, generation, step FROM steps ORDER BY ALL").fetchall() == [
+        (1, 1, 10), (1, 2, 20), (2, 1, 20), (2, 1, 30),
+    ]  # fmt: skip
+    assert store.query("SELECT instance, path FROM checkpoints ORDER BY ALL").fetchall() == [
+        (1, "c1"), (1, "c2"), (2, "c3"),
+    ]  # fmt: skip
+    assert store.query("SELECT DISTINCT instance, generation FROM costs ORDER BY ALL").fetchall() == [(1, 1), (2, 1)]
+    assert store.rows(BALANCE) == []
+
+
+def test_account_of_instances(store, resumed_run_dir):
+    """The report tells the instances' generations apart, and at a step that was trained twice the last one counts."""
+    store.sync(resumed_run_dir)
+    account = gather(store, "r")
+    assert [generation["label"] for generation in account["generations"]] == ["1.1", "1.2", "2.1"]
+    assert [g["worst_pause"] for g in account["generations"]] == [None, 0.1, None]
+    stays = {(w["worker"], w["instance"]): [stay["label"] for stay in w["stays"]] for w in account["timeline"]}
+    assert stays == {("a/0", 1): ["1.1", "1.2"], ("b/0", 1): ["1.1"], ("a/0", 2): ["2.1"]}
+    curves = account["curves"]
+    assert list(zip(curves["step"], curves["loss"], strict=True)) == [(10, 1.0), (20, 0.6), (30, 0.3)]
+    shown = "\n".join(text.lines(account))
+    assert "3 generations of 2 instances (2.1 is the first generation of the second) by 3 workers" in shown
+    assert "\n2.1 " in shown
+
+
+def test_account_of_one_instance(store, run_dir):
+    store.sync(run_dir)
+    account = gather(store, "r")
+    assert [generation["label"] for generation in account["generations"]] == ["1", "2"]
+    assert "instance" not in "\n".join(text.lines(account))
 
 
 def test_twice_changes_nothing(store, run_dir):
@@ -267,6 +314,18 @@ def test_migrations_one_by_one(tmp_path, run_dir, monkeypatch):
         assert len(store.rows("FROM runs")) == 1
 
 
+def test_rows_of_before_there_were_instances(tmp_path, monkeypatch):
+    """They stay, as those of the first one."""
+    path = tmp_path / "x.duckdb"
+    with monkeypatch.context() as older:
+        older.setattr(store_module, "RESULTS", replace(RESULTS, migrations=RESULTS.migrations[:2]))
+        with ResultsStore(path) as store:
+            store.connection.execute("INSERT INTO costs VALUES ('r', 2, 12, 8, 1, 1, 4, 4, 0)")
+    with ResultsStore(path) as store:
+        (row,) = store.rows("FROM costs")
+    assert (row["run"], row["generation"], row["steps_lost"], row["instance"]) == ("r", 2, 1, 1)
+
+
 def test_folder_that_cannot_be_written_to(tmp_path, run_dir):
     """The database and the export say what cannot be written; nothing is a traceback."""
     (tmp_path / "file").touch()
@@ -298,6 +357,7 @@ def test_full_disk(tmp_path, run_dir):
 HOLD = """
 import sys
 from dtf_lightning.elastic.reports.store import ResultsStore
+from dtf_lightning.elastic.reports import text
 with ResultsStore(sys.argv[1], read_only=sys.argv[2] == "read"):
     print("open", flush=True)
     sys.stdin.readline()

@@ -69,8 +69,7 @@ def test_runs_that_fail(tmp_path, line, message):
 
 def test_what_a_run_leaves_in_the_background_ends_with_it(tmp_path):
     """It would disturb the next run. The police looks for it."""
-    run = run_once(program(tmp_path, "sleep 60 & true"), timeout=60)
-    assert run.metrics["time"] < 30
+    run_once(program(tmp_path, "sleep 600 & true"), timeout=60)
 
 
 def test_a_program_that_is_not_there(tmp_path):

@@ -11,7 +11,10 @@ from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.tokens import read_token
 from support.farm.browsing import Browsing
+from support.farm.patience import patience
 from support.farm.server import CoordinatorInThread, PlayedWorker
+
+__all__ = ["patience"]
 
 
 @pytest.fixture(scope="module")

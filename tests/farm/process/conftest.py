@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from support.farm.worker import Worker
+from dtf_lightning.farm.worker import executor
+from support.farm.worker import PATIENCE, Worker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def output_first():
+    """What an attempt has printed has been told when its end is, however slow the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "LOG_FIRST", PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory):
+def worker(output_first, tmp_path_factory: pytest.TempPathFactory):
     worker = Worker(tmp_path_factory.mktemp("worker"))
     yield worker
     worker.executor.close(0.0)

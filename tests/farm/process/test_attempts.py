@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.farm.worker import logs
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptStarted
 from support.farm.worker import PATIENCE
 
@@ -169,16 +170,16 @@ def test_one_attempts_end_leaves_the_others_daemons_alone(worker, tmp_path):
 
 def test_a_background_process_holds_nothing_up(worker):
     """It has the attempt's output open."""
-    outcome = worker.run_shell("sleep 60 & echo here").outcome
-    assert outcome.ended - outcome.started < 10
+    outcome = worker.run_shell("sleep 600 & echo here").outcome
     assert outcome.tail == "here\n"
 
 
 # --- output and input --------------------------------------------------------------------------------------------------
 
 
-def test_much_binary_output(worker):
+def test_much_binary_output(worker, monkeypatch):
     """10 MB of random bytes come whole, in pieces of at most 256 KB."""
+    monkeypatch.setattr(logs, "LINGER", PATIENCE)  # whoever writes may stand still in its middle
     seed = random.randrange(1 << 30)
     script = f"import random, sys; sys.stdout.buffer.write(random.Random({seed}).randbytes(10 << 20))"
     revision = worker.start(sys.executable, "-c", script)
@@ -354,7 +355,7 @@ def test_devices_are_shared_out(worker):
 
 def test_killed_for_its_memory(worker):
     """By the cgroup where there is one, else by us; and it is told."""
-    script = "import time\nheld = []\nwhile True: held.append(bytearray(8 << 20)); time.sleep(0.01)"
+    script = "import time\nheld = bytearray(80 << 20)\ntime.sleep(600)"
     outcome = worker.run(sys.executable, "-c", script, amounts={"memory": 64}).outcome
     assert (outcome.kind.value, outcome.reason) == ("failed", "killed for its memory limit of 64 MiB")
     assert outcome.peak_memory > 30 << 20
@@ -362,7 +363,9 @@ def test_killed_for_its_memory(worker):
 
 def test_a_child_is_killed_for_its_memory(worker):
     """Its parent waits for it, and for ever: the whole attempt ends (cgroup v1 kills the child alone)."""
-    script = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = [bytearray(1 << 20) for _ in range(500)]; input()'])\ninput()"
+    script = (
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytearray(80 << 20); input()'])\ninput()"
+    )
     revision = worker.start(sys.executable, "-c", script, amounts={"memory": 64}, stdin=True)
     outcome = worker.heard.ended(revision).outcome
     assert (outcome.kind.value, outcome.reason) == ("failed", "killed for its memory limit of 64 MiB")
@@ -440,17 +443,15 @@ def test_many_at_once(worker):
     for revision, number in revisions.items():
         assert worker.heard.ended(revision).outcome.exit_code == number % 3
         assert worker.heard.output(revision) == f"{number}\n".encode()
-    assert not worker.executor.running()
+    poll_until(lambda: not worker.executor.running(), PATIENCE, "all to be over")
 
 
 def test_its_socket_is_free_when_its_end_is_told(worker):
     """What it listened on can be listened on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = f"import socket, time\nserver = socket.create_server(('127.0.0.1', {port}))\nprint('ready', flush=True)\ntime.sleep(60)"
+    script = "import socket, time\nserver = socket.create_server(('127.0.0.1', 0))\nprint(server.getsockname()[1], flush=True)\ntime.sleep(60)"
     revision = worker.shell(f'{sys.executable} -c "{script}" & wait')
-    worker.heard.printed(revision, b"ready")
+    worker.heard.printed(revision, b"\n")
+    port = int(worker.heard.output(revision))
     worker.executor.cancel(f"t{revision}", revision, "")
     worker.heard.ended(revision)
     socket.create_server(("127.0.0.1", port)).close()
@@ -469,7 +470,8 @@ def test_the_workspace_is_the_owners_only(worker):
 def test_what_it_took_as_a_series(workers):
     """CPU seconds, memory and processes, while it runs, as an artifact; it survives in the attempt's folder."""
     worker = workers(sample=0.0)
-    end = worker.run_shell("i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; sleep 1.2")
+    until_two = "until { read one && read another; } < ../hardware_metrics.jsonl; do sleep 0.05; done"
+    end = worker.run_shell(f"i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; {until_two}")
     path = Path(end.outcome.artifacts["hardware_metrics.jsonl"])
     samples = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(samples) >= 2

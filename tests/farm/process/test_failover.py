@@ -58,6 +58,7 @@ class Cluster:
         self.coordinators = {name: self.coordinator(name) for name in ("c0", "c1", "c2")}
         self.urls = {name: part.first_line() for name, part in self.coordinators.items()}
         self.client = Client(",".join(self.urls.values()), self.token)
+        self.client.connection.patience = DEADLINE
         self.workers = {name: self.worker(name) for name in ("w0", "w1")}
         for part in self.workers.values():
             assert part.first_line()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -121,15 +122,22 @@ def test_what_there_is_to_see(farm):
     (shown,) = (one for one in farm.json("tasks") if one["task_id"] == task)
     assert shown["status"] == "completed"
     assert b"completed" in farm.dtf("task", task).stdout
+    poll_until(
+        lambda: [one["status"] for one in farm.json("workers")] == ["online"], DEADLINE, "the worker to be online"
+    )
     (worker,) = farm.json("workers")
-    assert worker["status"] == "online"
     assert worker["capabilities"]["devices"]["cpu"] >= 1
     assert farm.json("status")["workers"] == 1
     assert farm.dtf("cancel", task).returncode == 1
-    found = {finding["what"]: finding for finding in farm.json("doctor")}
-    assert found[f"coordinator {farm.url}"]["level"] == "ok"
+    named = [f"coordinator {farm.url}", "etcd", "home", "token", "clock"]
+
+    def well() -> dict | bool:
+        found = {finding["what"]: finding for finding in json.loads(farm.dtf("doctor", "--json").stdout)}
+        return all(found.get(what, {}).get("level") == "ok" for what in named) and found
+
+    # On a busy machine it is right to find that something does not answer.
+    found = poll_until(well, DEADLINE, "all to be well")
     assert found["etcd"]["told"] == "1 of 1 members answer"
-    assert {found[what]["level"] for what in ("home", "token", "clock")} == {"ok"}
 
 
 def test_a_second_one_is_refused(farm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.worker import executor as executor_module
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOutput, AttemptStarted
@@ -54,7 +56,8 @@ def killed_worker(folder, script=SCRIPT, *, cgroups=True) -> int:
 
 
 def wait_for_end(pid: int) -> None:
-    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=PATIENCE)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.wait_procs([psutil.Process(pid)], timeout=PATIENCE)
     poll_until(lambda: not psutil.pid_exists(pid), PATIENCE, f"the end of process {pid}")
 
 
@@ -152,16 +155,19 @@ def test_the_keeper_is_asked_to_end(workers):
 
 def test_close_ends_all(workers):
     """Each attempt is told as lost; those that do not want to end are killed after the grace."""
-    worker = workers()
-    stubborn = worker.shell("trap '' TERM; echo ready; sleep 60; sleep 60", grace=60.0)
-    polite = worker.shell("echo ready; exec sleep 60")
-    for revision in (stubborn, polite):
-        worker.heard.printed(revision, b"ready")
-    keeper = keeper_of(worker.folder)
-    worker.executor.close(0.2)
-    outcomes = [worker.heard.ended(revision).outcome for revision in (stubborn, polite)]
-    assert [(it.kind.value, it.signal) for it in outcomes] == [("lost", signal.SIGKILL), ("lost", signal.SIGTERM)]
-    assert not psutil.pid_exists(keeper.pid)
+    for script, grace, number in (
+        ("trap '' TERM; echo ready; sleep 60; sleep 60", 0.2, signal.SIGKILL),
+        ("echo ready; exec sleep 600", PATIENCE, signal.SIGTERM),
+    ):
+        worker = workers()
+        revisions = [worker.shell(script, grace=300.0) for _ in range(2)]
+        for revision in revisions:
+            worker.heard.printed(revision, b"ready")
+        keeper = keeper_of(worker.folder)
+        worker.executor.close(grace)
+        outcomes = [worker.heard.ended(revision).outcome for revision in revisions]
+        assert [(it.kind.value, it.signal) for it in outcomes] == [("lost", number)] * 2
+        assert not psutil.pid_exists(keeper.pid)
     worker.executor.close(0.2)
     late = worker.start("true")
     assert not worker.heard.all(AttemptStarted, late)
@@ -206,8 +212,9 @@ def test_a_long_path(tmp_path):
         worker.executor.leave()
 
 
-def test_a_slow_reader_of_logs_holds_up_no_end(tmp_path):
+def test_a_slow_reader_of_logs_holds_up_no_end(tmp_path, monkeypatch):
     """Whoever takes output hangs; ends and other attempts go on, and no task is held up by its output."""
+    monkeypatch.setattr(executor_module, "LOG_FIRST", 0.1)
     heard, release = Listener(), threading.Event()
 
     def tell(told):

@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 
 from dtf_lightning.__main__ import main
+from dtf_lightning.clock import poll_until
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.server.clients import stdin
 from dtf_lightning.farm.tokens import read_token
+from support.farm.patience import patience
 from support.farm.server import DEADLINE, CoordinatorInThread, WorkerInThread
+
+__all__ = ["patience"]
 
 pytestmark = pytest.mark.process
 
@@ -90,7 +94,8 @@ class TestSecrets:
             [{"task_id": (task := new_id()), "command": ["true"], "secrets": ["HF_TOKEN", "NO_SUCH"]}]
         )
         assert told["warning"] == "none of the 1 workers can do it; the nearest lacks the secret 'NO_SUCH'"
-        assert "no worker has the secret NO_SUCH" in client.task(task).reason
+        why = poll_until(lambda: client.task(task).reason, DEADLINE, "the leader to say why")
+        assert "no worker has the secret NO_SUCH" in why
         client.cancel(task)
 
 

@@ -32,6 +32,7 @@ from dtf_lightning.farm.record.values import (
     Tombstone,
     WorkerRecord,
     WorkerState,
+    YieldRequest,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
@@ -134,6 +135,7 @@ WRITTEN = [
         ),
     ),
     (Meeting(revision=9, host="h", port=4711), '{"host":"h","port":4711,"revision":9,"v":1}'),
+    (YieldRequest(revision=9, wanted_by="t", at=1.0), '{"at":1.0,"revision":9,"v":1,"wanted_by":"t"}'),
     (ProjectRecord(weight=2.0, limits={"cpu": 8}), '{"limits":{"cpu":8},"v":1,"weight":2.0}'),
     (LicenceRecord(total=3), '{"total":3,"v":1}'),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
@@ -156,6 +158,8 @@ def test_every_class_has_its_example():
 def test_what_was_written_is_read(cls, data):
     """Any value of each class; `submitted`, which equality leaves out, too."""
     value = data.draw(st.from_type(cls))
+    if "-0.0" in repr(value):
+        reject()  # it equals the default 0.0, which is left out
     try:
         read = decode(KIND_OF[cls], encode(value))
     except ProtocolError:  # an envelope of chance may be too large

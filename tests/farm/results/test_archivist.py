@@ -197,6 +197,28 @@ def test_another_coordinator_goes_on(office):
         one.results.close()
 
 
+def test_a_file_that_comes_while_the_archive_is_listed(office, monkeypatch):
+    """Another coordinator, deposed by now, writes it, and this one's tail takes it in: the list has it not, and it is not lost."""
+    second = Office(office.store, office.keys, office.archive, office.clock, "d")
+    finish(office.store, office.keys, "t")
+    office.read()
+    second.read()
+    names = office.archive.names
+
+    def list_before(since=""):
+        listed = names(since)
+        monkeypatch.undo()
+        assert second.round().archived == 1
+        office.read()
+        return listed
+
+    monkeypatch.setattr(office.archive, "names", list_before)
+    assert office.round().archived == 0
+    assert office.archived() == ["t"]
+    assert office.round(after=601).forgotten == 1
+    second.results.close()
+
+
 def test_a_file_that_is_older_than_the_database(office):
     """A result waits in etcd for days, in a file of another day; a new coordinator that has seen only etcd finds the file."""
     task = new_task_id(office.clock.now)

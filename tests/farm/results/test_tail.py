@@ -25,11 +25,13 @@ class Gated(FarmResults):
         super().__init__()
         self.gate = threading.Event()
         self.gate.set()
+        self.asked = threading.Event()
         self.faults: list[BaseException] = []
         self.batches: list[int] = []
 
     def take_in(self, results, failures=(), forgotten=()):
-        assert self.gate.wait(10)
+        self.asked.set()
+        assert self.gate.wait(60)
         if self.faults:
             raise self.faults.pop(0)
         self.batches.append(len(results) + len(failures) + len(forgotten))
@@ -136,7 +138,7 @@ class TestItsThread:
             tail.take(shown(f"{number:02}"))
         assert not tail.catch_up(0.01)
         results.gate.set()
-        assert tail.catch_up(10)
+        assert tail.catch_up(60)
         assert sum(results.batches) == 50
         assert len(results.batches) <= 3
         assert len(tasks(results)) == 50
@@ -163,12 +165,12 @@ class TestItsThread:
         tail.start()
         tail.take(shown("a"))
         results.gate.set()
-        assert told.wait(10)
+        assert told.wait(60)
         tail_status = tail.status()
         assert tail_status.health is Health.CRITICAL
         assert "results wait to be written: " in tail_status.reason
         results.gate.set()
-        assert tail.catch_up(10)
+        assert tail.catch_up(60)
         assert tail.status().health is Health.HEALTHY
         assert results.envelope("a") == ENVELOPE
 
@@ -178,7 +180,7 @@ class TestItsThread:
         tail.take(shown("a"))
         tail.read_again()
         tail.start()
-        assert not tail.catch_up(10)
+        assert not tail.catch_up(60)
         tail.take(shown("b"))
         status = tail.status()
         assert status.health is Health.CRITICAL
@@ -190,7 +192,7 @@ class TestItsThread:
         results.gate.clear()
         tail.start()
         tail.take(shown("a"))
-        tail.catch_up(0.05)
+        assert results.asked.wait(60)
         clock.now += 11
         status = tail.status()
         assert status.health is Health.WARNING

@@ -10,7 +10,10 @@ import pytest
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.tokens import read_token
+from support.farm.patience import patience
 from support.farm.server import CoordinatorInThread, PlayedWorker
+
+__all__ = ["patience"]
 
 
 @pytest.fixture
@@ -21,8 +24,9 @@ def memory() -> Iterator[MemoryStore]:
 
 
 @pytest.fixture
-def coordinator(memory: MemoryStore, tmp_path: Path) -> Iterator[CoordinatorInThread]:
-    coordinator = CoordinatorInThread(memory, tmp_path)
+def coordinator(memory: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[CoordinatorInThread]:
+    """Its settings are what a test gives by `parametrize(..., indirect=True)`."""
+    coordinator = CoordinatorInThread(memory, tmp_path, settings=getattr(request, "param", None))
     yield coordinator
     coordinator.stop()
 

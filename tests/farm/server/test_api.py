@@ -115,7 +115,7 @@ class TestATasksLife:
             ]
         )
         assert client.task(second).status == "waiting"
-        assert first in client.task(second).reason
+        poll_until(lambda: first in (client.task(second).reason or ""), DEADLINE, "the leader to say why")
         for task in (first, second, third):
             order = worker.next()
             assert order.task == task
@@ -148,11 +148,14 @@ class TestATasksLife:
             [{"task_id": new_task_id(time.time()), "command": ["x"], "needs": [{"amounts": {"gpu": 1}}]}]
         )
         assert "none of the 1 workers can do it; the nearest lacks 1 x gpu" in told[0]["warning"]
-        assert "waits for 1 x gpu; no worker has gpu" in client.task(told[0]["task_id"]).reason
+        self.until_told(client, told[0]["task_id"], "waits for 1 x gpu; no worker has gpu")
         for _ in range(2):
             client.submit(["x"])
             worker.next()
-        assert "waits for 1 x cpu; 1 worker has that" in client.task(client.submit(["x"])).reason
+        self.until_told(client, client.submit(["x"]), "waits for 1 x cpu; 1 worker has that")
+
+    def until_told(self, client, task, why):
+        poll_until(lambda: why in (client.task(task).reason or ""), DEADLINE, f"the leader to say: {why}")
 
 
 class TestSubmitting:
@@ -213,12 +216,13 @@ class TestSubmitting:
         """The answer is "not now", at once enough for who waits; asked again it is accepted once."""
         monkeypatch.setattr(tasks, "WRITE", 0.2)
         with coordinator.client() as client:
-            client.connection._patience = 0.0
+            client.connection.patience = 0.0
             request = {"task_id": new_task_id(time.time()), "command": ["x"]}
             memory.reachable = False
             error = refusal(client.submit_all, [request])
             assert (error.status, "etcd does not answer" in str(error)) == (503, True)
             memory.reachable = True
+            monkeypatch.undo()
             assert client.submit_all([request])[0]["submission"] == "new"
             assert client.submit_all([request])[0]["submission"] == "known"
 

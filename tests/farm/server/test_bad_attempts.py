@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -12,10 +13,16 @@ import urllib.error
 import pytest
 from websockets.sync.client import connect
 
+from dtf_lightning.clock import poll_until
+from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.http import FarmRefused
+from dtf_lightning.farm.messages import Hello, write_message
+from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.server.files import FarmFiles
+from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.workers import WorkerConnections
 from dtf_lightning.farm.settings.coordinator import SKEW
 from dtf_lightning.farm.tokens import read_token
 from dtf_lightning.farm.worker.folders import WorkerFolders
@@ -38,12 +45,9 @@ def another(coordinator):
 def test_an_answer_for_an_attempt_that_is_not_its_own(client, worker, another):
     """Whatever another worker says of it, and be it by the right number, the attempt's own worker decides."""
     task = client.submit(["x"], needs={"cpu": 2.0})
-    owner, stranger = worker, another
-    try:
-        order = worker.orders.get(timeout=1.0)
-    except queue.Empty:
-        owner, stranger = another, worker
-        order = another.next()
+    poll_until(lambda: client.task(task).raw["worker_id"], DEADLINE, "the task to be given to one of them")
+    owner, stranger = (worker, another) if client.task(task).raw["worker_id"] == worker.name else (another, worker)
+    order = owner.next()
     stranger.end(order, OutcomeKind.FAILED, reason="says a stranger")
     assert not stranger.acknowledgements.get(timeout=DEADLINE).recorded
     assert not client.task(task).done
@@ -172,6 +176,25 @@ class TestAFullDiskOfTheCoordinator:
         assert sent(order, b"output").get(timeout=DEADLINE) == task
         worker.end(order, log_bytes=6, tail="output")
         assert client.wait(task, DEADLINE).raw["results"]["tail"] == "output"
+
+
+def test_a_worker_that_comes_when_the_coordinator_ends():
+    """The record takes nothing more: its socket is closed, and it goes elsewhere. A WebSocket has no other answer."""
+    said = []
+
+    class Socket:
+        async def receive_text(self) -> str:
+            return write_message(
+                Hello(worker="w", session="s", identity="i", version="0", devices={"cpu": 1.0}, host="h")
+            )
+
+        async def close(self, code: int = 1000, reason: str | None = None) -> None:
+            said.append((code, reason))
+
+    record = FarmRecord(MemoryStore(), "f")
+    record.close()
+    asyncio.run(WorkerConnections("c0", Pool(record.keys), record).serve(Socket()))
+    assert said == [(1000, "etcd is away")]
 
 
 def test_output_that_is_kept_no_more(client, coordinator, worker, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dtf_lightning.farm.rules.attempts import OutcomeKind
-from support.farm.server import DEADLINE
+from support.farm.server import DEADLINE, wait_until_running
 
 pytestmark = pytest.mark.process
 
@@ -20,7 +20,7 @@ def test_the_farm_as_it_is_now(client, worker):
         client.wait(order.task, DEADLINE)
     running = worker.next()
     worker.start(running)
-    client.next_attempt(running.task, 0)
+    wait_until_running(client, running.task)
     worker.next()
     told = client.connection.ask("GET", "/api/dashboard")
     assert told["counts"] == {

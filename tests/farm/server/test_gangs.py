@@ -87,13 +87,14 @@ def test_one_that_fails_ends_the_others(memory, client, pair):
     assert leftovers(memory) == []
 
 
+@pytest.mark.parametrize("coordinator", [{"health_monitor.worker_grace": 0.2}], indirect=True, ids=["impatient"])
 def test_a_lost_worker_takes_the_whole_attempt_back(memory, client, pair):
     task = client.submit(["x"], gang=2)
     (first, zero), (_, one) = by_rank(pair)
     one.hold_off()
     cancelled = zero.cancelled.get(timeout=DEADLINE)
     assert (cancelled.task, cancelled.revision) == (task, first.revision)
-    assert "only 1 of the 2 workers" in client.task(task).reason
+    poll_until(lambda: "only 1 of the 2 workers" in (client.task(task).reason or ""), DEADLINE, "the leader to say why")
     one.come_back()
     (again, zero), (other, one) = by_rank(pair)
     assert (again.number, again.revision > first.revision) == (2, True)

@@ -23,6 +23,7 @@ from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.task_id import array_and_index
 from dtf_lightning.farm.record.values import (
+    Attempt,
     CoordinatorRecord,
     FailedAttempt,
     LeaderRecord,
@@ -37,7 +38,7 @@ from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.attempts import SUSPECT, AttemptOutcome, Follow, OutcomeKind, what_follows
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
-from dtf_lightning.farm.server.envelopes import ended_without_attempt, envelope_of
+from dtf_lightning.farm.server.envelopes import end_of_attempt, ended_without_attempt, envelope_of
 from dtf_lightning.farm.server.leader import Leader, Now
 
 GRACE = 4.0
@@ -391,6 +392,18 @@ def test_a_task_that_loses_its_workers_fails():
     assert done.outcome is TaskOutcome.FAILED
     assert "3 workers were lost" in done.reason
     world.store.close()
+
+
+def test_a_worker_that_does_not_know_how_it_ended_is_the_third_lost():
+    """Its own words alone would not say why a task that may be tried again is not: that the task is suspected does."""
+    told = AttemptOutcome(kind=OutcomeKind.LOST, reason="nobody saw how it ended", started=1.0, ended=2.0)
+    attempt = Attempt(number=SUSPECT, workers=("w",), lost=SUSPECT - 1)
+    write = end_of_attempt("t", TaskSpecification(command=("x",), retries=1), attempt, 7, told, "w")
+    assert isinstance(write, RecordResult)
+    assert write.envelope.outcome is TaskOutcome.FAILED
+    assert write.envelope.reason == (
+        "3 workers were lost while they ran it, w the last of them: the task itself is suspected (nobody saw how it ended)"
+    )
 
 
 def play(world, watcher, *, make=True):

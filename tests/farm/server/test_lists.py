@@ -13,7 +13,7 @@ from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.server import pool as pool_module
 from dtf_lightning.farm.server.lists import tasks as tasks_module
 from dtf_lightning.farm.server.models import when
-from support.farm.server import DEADLINE
+from support.farm.server import DEADLINE, wait_until_running
 
 pytestmark = pytest.mark.process
 
@@ -46,7 +46,7 @@ def mixed(client, worker, monkeypatch):
         client.wait(order.task, DEADLINE)
     running = [worker.next(), worker.next()]
     worker.start(running[0])
-    client.next_attempt(running[0].task, 0)
+    wait_until_running(client, running[0].task)
     return tasks
 
 

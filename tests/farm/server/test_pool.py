@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from dtf_lightning.etcd.store import EventKind, KeyValue, WatchEvent
 from dtf_lightning.farm.record.codec import encode
@@ -21,7 +20,7 @@ def event(kind: EventKind, key: str, value: bytes, revision: int) -> WatchEvent:
 def test_a_task_that_is_over_at_once_has_been_shown():
     """It is accepted and done within one batch of the watch: whoever waits for it to be shown goes on at once."""
 
-    async def wait() -> float:
+    async def wait() -> None:
         pool = Pool(KEYS)
         waits = asyncio.Event()
 
@@ -33,7 +32,6 @@ def test_a_task_that_is_over_at_once_has_been_shown():
         await waits.wait()
         task = KEYS.key(Kind.TASK, "t")
         envelope = Envelope(outcome=TaskOutcome.COMPLETED, attempt=1, revision=2)
-        began = time.monotonic()
         pool.apply(
             [
                 event(EventKind.PUT, task, encode(TaskSpecification(command=("x",))), 1),
@@ -44,6 +42,5 @@ def test_a_task_that_is_over_at_once_has_been_shown():
         assert await shown
         assert pool.live("t") is None
         assert await pool.wait_for("t", lambda: pool.has_shown("t"), 30.0), "who comes later knows it, too"
-        return time.monotonic() - began
 
-    assert asyncio.run(wait()) < 10.0
+    asyncio.run(wait())

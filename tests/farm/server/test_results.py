@@ -7,6 +7,7 @@ import json
 import pytest
 
 from dtf_lightning.__main__ import main
+from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
@@ -154,7 +155,9 @@ def test_a_task_that_only_the_archive_knows(memory, tmp_path):
             memory.delete(keys.key(Kind.TOMBSTONE, task))
             assert other.task(task).raw == before
             later = other.submit(["y"], after=[task])
-            assert other.task(later).status == "pending"
+            poll_until(
+                lambda: other.task(later).status == "pending", DEADLINE, "the task that it comes after to be found"
+            )
             assert refused(other.task, later[:-1] + "x").status == 404
     finally:
         again.stop()

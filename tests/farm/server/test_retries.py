@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import queue
 import time
 
 import pytest
 
 from dtf_lightning.__main__ import main
+from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.rules.attempts import OutcomeKind
@@ -24,12 +27,14 @@ def submit(client, command: str, **fields) -> str:
 
 def run_all(client, worker, plays) -> None:
     """Play a worker until every task is done. `plays`: word of the command -> how it ends; else it completes."""
-    for _ in range(len([task for task in client.tasks() if not task.done])):
-        if all(task.done for task in client.tasks()):
-            return
-        order = worker.next()
-        worker.end(order, plays.get(order.specification.command[0], OutcomeKind.COMPLETED))
-        client.wait(order.task, DEADLINE)
+
+    def over() -> bool:
+        with contextlib.suppress(queue.Empty):
+            order = worker.orders.get_nowait()
+            worker.end(order, plays.get(order.specification.command[0], OutcomeKind.COMPLETED))
+        return all(task.done for task in client.tasks())
+
+    poll_until(over, DEADLINE, "every task to be done")
 
 
 class TestATask:

@@ -98,6 +98,6 @@ def test_this_machine(tmp_path):
 @pytest.mark.process
 def test_hardware_that_cannot_be_described(tmp_path):
     """The worker offers what can be known otherwise, and says why."""
-    found = describe_apart(tmp_path, 0.001)
-    assert "timed out after 0.001 seconds" in found["error"]
+    found = describe_apart(tmp_path, 0.0)
+    assert "timed out after 0.0 seconds" in found["error"]
     assert amounts(found, device_names(found, [0, 1], None))["memory"] > 100

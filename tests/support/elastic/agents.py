@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dtf_lightning.clock import SystemClock
+from dtf_lightning.elastic.agent.inbox import PeerAnswered
 from dtf_lightning.elastic.agent.live.agent import LiveAgent
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.rules.generation import Generation
@@ -162,6 +163,10 @@ class FakeNode:
     def worker(self) -> FakeWorker:
         return self.workers[-1]
 
+    def look(self) -> None:
+        """Let the agent see what its clock says, now; it would when the time has passed that it waits for."""
+        self.agent._inbox.put(PeerAnswered(self.name))
+
     def close(self) -> None:
         self.agent.close()
         for worker in self.workers:
@@ -173,7 +178,7 @@ class FakeNode:
 
 
 class HeldClock(SystemClock):
-    """The machine's clock, but for the time in which it was held."""
+    """The machine's clock, but for the time in which it was held, and for leaps."""
 
     def __init__(self) -> None:
         self._held_at: float | None = None
@@ -182,6 +187,10 @@ class HeldClock(SystemClock):
     def monotonic(self) -> float:
         held_at = self._held_at
         return (super().monotonic() if held_at is None else held_at) - self._lost
+
+    def leap(self, seconds: float) -> None:
+        """So much time passes at once."""
+        self._lost -= seconds
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -30,7 +30,7 @@ from dtf_lightning.elastic.collectives.process_group import GenerationGroup
 from dtf_lightning.elastic.collectives.state_transfer import receive_state, send_state
 from dtf_lightning.processes.freezing import freeze
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds; only a failing test waits this long."""
 
 CONNECT_TIMEOUT = 10.0
@@ -71,8 +71,12 @@ class Rank:
         self._connection.send((name, args))
         assert self._receive() == "begun"
 
+    def outcome(self) -> Any:
+        """What it returned, or the `RankFailed` that it raised."""
+        return self._receive()
+
     def result(self) -> Any:
-        answer = self._receive()
+        answer = self.outcome()
         if isinstance(answer, RankFailed):
             raise answer
         return answer

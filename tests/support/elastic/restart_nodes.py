@@ -14,7 +14,7 @@ from dtf_lightning.etcd.memory.store import MemoryBackend, MemoryStore
 from dtf_lightning.events.log import EventLog, read_events
 from dtf_lightning.events.registry import Event
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds that anything which must come gets to come."""
 
 

@@ -26,7 +26,7 @@ from support.elastic.programs.node_process import NodeSpec, run_node
 from support.elastic.training import Training
 from support.fork_server import ForkServer
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds that anything which must come gets to come."""
 
 DEFAULTS = {"stability_window": 0.05, "initial_window": 0.05}
@@ -124,7 +124,7 @@ class ElasticRun:
         for node in self.nodes.values():
             if self.server.wait(node.pid, 0.01) is None:
                 os.kill(node.pid, signal.SIGKILL)
-                self.server.wait(node.pid, 10)
+                self.server.wait(node.pid, PATIENCE)
         for path in self.folder.glob("*.pids.*"):
             for pid in map(int, path.read_text().split()):
                 with contextlib.suppress(ProcessLookupError):

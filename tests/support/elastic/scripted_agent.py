@@ -14,7 +14,7 @@ from dtf_lightning.elastic.rules.generation import Generation
 
 Said = TypeVar("Said", bound=messages.Message)
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 """Seconds; only a failing test waits this long."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ class Stream:
             if event["event"] == "view":
                 return event
         raise AssertionError("the stream has ended")
+
+    def until(self, text: str) -> dict[str, str]:
+        """The next event that shows a text."""
+        while text not in (event := self.view())["data"]:
+            pass
+        return event
 
     def close(self) -> None:
         self._answer.close()

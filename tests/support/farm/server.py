@@ -35,7 +35,7 @@ from dtf_lightning.farm.tokens import make_token
 from dtf_lightning.farm.worker.service.farm_worker import THREADS, FarmWorker, WorkerOptions
 from dtf_lightning.farm.worker.service.link import Link
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def start_threads(pool: ThreadPoolExecutor, number: int) -> None:
@@ -76,8 +76,13 @@ class Loop:
         self.loop.close()
 
 
+def wait_until_running(client: Client, task: str) -> None:
+    """Until the coordinator has heard that a task's attempt has started."""
+    poll_until(lambda: client.task(task).status == "running", DEADLINE, f"{task} to run")
+
+
 class CoordinatorInThread:
-    """One coordinator. `stop` is what SIGTERM does, `kill` leaves the lease and all sockets as kill -9 would."""
+    """One coordinator, which waits for its workers. `stop` is what SIGTERM does."""
 
     def __init__(
         self, store: Store, folder: Path, farm: str = "f", name: str = "c0", settings: dict[str, Any] | None = None
@@ -93,7 +98,7 @@ class CoordinatorInThread:
             folder=folder / "files",
             token=make_token(self.token_file),
             audit=folder / f"audit-{name}.jsonl",
-            settings=CoordinatorSettings.load(given=settings),
+            settings=CoordinatorSettings.load(given={"health_monitor.worker_grace": DEADLINE} | (settings or {})),
         )
         self.audit = options.audit
         ready: Future[str] = Future()

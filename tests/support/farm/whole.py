@@ -90,7 +90,9 @@ class Farm:
         )
 
     def client(self) -> Client:
-        return Client(self.url, self.token_file)
+        client = Client(self.url, self.token_file)
+        client.connection.patience = DEADLINE
+        return client
 
     def part(self, name: str) -> psutil.Process:
         """The process of its `coordinator`, `worker`, `keeper` or `etcd`."""

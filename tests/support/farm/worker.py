@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, AttemptOutput, AttemptStarted, Told
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds; only a failing test waits this long."""
 DEVICES = {"cpu": ("0", "1"), "gpu": ("nvidia/0", "nvidia/1")}
 
@@ -75,7 +75,7 @@ class Worker:
     def start(self, *command: str, **options: Any) -> int:
         """Start an attempt; its revision. Its task is `t<revision>`."""
         revision = next(_ids)
-        values = {"task": f"t{revision}", "number": 1, "revision": revision, "command": command, "grace": 5.0}
+        values = {"task": f"t{revision}", "number": 1, "revision": revision, "command": command, "grace": PATIENCE}
         prepare = options.pop("prepare", None)
         self.executor.start(AttemptOrder(**values | options), prepare)
         return revision

@@ -5,6 +5,7 @@ Rules that this file guards:
 * a key that vanished is no death by itself: etcd may have been away, and every lease with it. While the node's agent
   answers on the mesh it is `away`, and registers again by itself;
 * a node that said it had ended, or whose process is proven dead, is gone with its key;
+* silence counts only while this agent listens: after a time in which it got no processor itself, answers lie unread;
 * a dead agent's keys are deleted by whoever noticed (evicted), its leader key too, rather than left to the lease.
 
 No I/O but the mesh's non-blocking calls; used by the loop's thread only.
@@ -26,6 +27,8 @@ PROBE_TIMEOUT = 2.0
 """Seconds that the agent of an unlisted node has for an answer on the mesh."""
 PROBE_INTERVAL = 0.7
 """Seconds between two probes; several fit into the timeout."""
+STOOD_STILL = 2 * PROBE_INTERVAL
+"""Seconds between two looks at nodes that are away, after which this agent has stood still: it looks when a probe is due."""
 EVICT_PAUSE = 0.5
 """Seconds before an eviction is tried again."""
 
@@ -51,6 +54,8 @@ class Peers:
     _away: dict[str, _Away] = field(default_factory=dict)
     _dead: dict[str, str] = field(default_factory=dict)
     _evict_at: dict[str, float] = field(default_factory=dict)
+    _looked_at: float = 0.0
+    """The time (monotonic seconds) of the last look for nodes that have not answered."""
 
     @property
     def mesh_port(self) -> int:
@@ -88,6 +93,8 @@ class Peers:
             cause = "its lease is gone"
         else:
             now = self.clock.monotonic()
+            if not self._away:
+                self._looked_at = now
             self._away[node] = _Away(record, until=now + PROBE_TIMEOUT, probe_at=now + PROBE_INTERVAL)
             self.mesh.probe(node)
             return None
@@ -107,6 +114,10 @@ class Peers:
     def overdue(self) -> list[tuple[str, str]]:
         """Return the nodes that have not answered in time, which are gone now, with the cause. Probes the others again."""
         now = self.clock.monotonic()
+        if now - self._looked_at > STOOD_STILL:
+            for away in self._away.values():
+                away.until, away.probe_at = max(away.until, now + PROBE_TIMEOUT), now
+        self._looked_at = now
         late = [node for node, away in self._away.items() if away.until <= now]
         for node in late:
             del self._away[node]

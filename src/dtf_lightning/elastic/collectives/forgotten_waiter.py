@@ -1,13 +1,17 @@
 """Tells whether a thread waits in a collective that nothing will end, although its process group was cut.
 
 gloo can forget a waiter when a peer dies in the middle of a transfer (see `process_group.py`), and nothing can wake it.
-From outside it is told from a thread that is busy, or that waits for something of the user's, by three signs, all of
+From outside it is told from a thread that is busy, or that waits for something of the user's, by four signs, all of
 which have to last: it is in one and the same call, this call is one of torch's that wait for collectives, and the
-thread uses no processor time.
+thread sleeps and uses no processor time. A thread that gets no processor on a busy machine does not sleep.
+
+The signs are looked for so many times, not for so many seconds: where this very process gets no processor, the time
+passes and nothing is seen of the thread, which has had no turn to come out of its call either.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -15,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from dtf_lightning.processes.signals import thread_state
 
 _TORCH = Path(torch.__file__).parent
 _WAITS = frozenset(
@@ -26,13 +32,17 @@ _WAITS = frozenset(
     }
 )
 """The files in which the innermost Python function lies of a thread that waits for a collective."""
+_SLEEPS = frozenset("SD")
+"""The kernel's letters for a thread that waits for something other than a processor."""
 _IDLE = 0.001
 """Seconds of processor time that a waiting thread uses at most."""
+_LOOKS = 10
+"""Number of looks at a thread, after the first one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Sight:
-    """What is seen of a thread at one moment."""
+    """What is seen of a thread that sleeps, at one moment."""
 
     call: tuple[int, int, str]
     processor_time: float
@@ -41,23 +51,23 @@ class _Sight:
 
 def _look_at(thread: int) -> _Sight | None:
     frame = sys._current_frames().get(thread)
-    if frame is None:
+    native_id = next((each.native_id for each in threading.enumerate() if each.ident == thread), None)
+    if frame is None or native_id is None or thread_state(os.getpid(), native_id) not in _SLEEPS:
         return None
     call = id(frame), frame.f_lasti, frame.f_code.co_filename
     return _Sight(call=call, processor_time=time.clock_gettime(time.pthread_getcpuclockid(thread)))
 
 
 def is_forgotten(thread: int, seconds: float, left: threading.Event) -> bool:
-    """Watch a thread; return whether all signs last for `seconds`. False as soon as one does not, or `left` is set.
+    """Watch a thread for `seconds`, or longer where this process is slow; return whether all signs last.
 
-    `thread` is the identifier that `threading.get_ident` returned in a thread that lives.
+    False as soon as one does not, or `left` is set. `thread` is the identifier that `threading.get_ident` returned in a thread that lives.
     """
     first = _look_at(thread)
     if first is None or first.call[2] not in _WAITS:
         return False
-    end = time.monotonic() + seconds
-    while (now := time.monotonic()) < end:
-        if left.wait(min(end - now, seconds / 10)):
+    for _ in range(_LOOKS):
+        if left.wait(seconds / _LOOKS):
             return False
         seen = _look_at(thread)
         if seen is None or seen.call != first.call or seen.processor_time - first.processor_time > _IDLE:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from typing import TextIO
+
+from dtf_lightning.clock import Clock, SystemClock
 
 _CLEAR = "\r\x1b[2K"
 _SPINNER = "|/-\\"
@@ -15,17 +16,18 @@ _REFRESH = 0.1
 class Display:
     """Print lines to `out`. If it is not a terminal, only the lines that stay are printed."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
+    def __init__(self, out: TextIO | None = None, clock: Clock | None = None) -> None:
         self._out = out or sys.stdout
+        self._clock = clock or SystemClock()
         self._live = self._out.isatty()
-        self._started = time.monotonic()
+        self._started = self._clock.monotonic()
         self._refreshed = 0.0
         self._turns = 0
 
     @property
     def elapsed(self) -> float:
         """Seconds since the display was made."""
-        return time.monotonic() - self._started
+        return self._clock.monotonic() - self._started
 
     def say(self, text: str) -> None:
         """Print a line that stays, with the seconds since the display was made."""
@@ -37,7 +39,7 @@ class Display:
 
     def show(self, text: str) -> None:
         """Replace the line at the bottom, at most every 0.1 s."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if not self._live or now - self._refreshed < _REFRESH:
             return
         self._refreshed = now

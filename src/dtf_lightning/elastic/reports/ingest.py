@@ -241,10 +241,10 @@ def _sync_ledgers(connection: Connection, run_dir: Path, report: SyncReport) -> 
         )
     for cost in costs:
         connection.execute(
-            "INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 report.run, cost.generation, cost.step, cost.steps, cost.steps_lost, cost.steps_redone,
-                cost.samples_lost, cost.samples_repeated, cost.padding,
+                cost.samples_lost, cost.samples_repeated, cost.padding, found.instances.index(cost.instance) + 1,
             ],
         )  # fmt: skip
 

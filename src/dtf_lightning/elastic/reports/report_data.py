@@ -19,12 +19,18 @@ PHASES = ["unwind", "wait", "group", "state", "wrap", "first_step"]
 
 
 def gather(store: ResultsStore, run: str) -> dict[str, Any]:
-    """Return the account of a run, given by its name in the database."""
+    """Return the account of a run, given by its name in the database.
+
+    A run that was resumed under its id, or begun anew, has several instances, each of which numbers its generations from
+    1: `label` then is `instance.generation`, and else the generation's number.
+    """
     (head,) = store.rows("FROM runs WHERE run = ?", [run])
     began = head["started"]
+    instances = store.query("SELECT coalesce(max(instance), 1) FROM generations WHERE run = ?", [run]).fetchall()[0][0]
     account = {
         "run": {
             **head,
+            "instances": instances,
             "started": _text(began),
             "ended": _text(head["ended"]),
             "seconds": _since(head["ended"], began),
@@ -38,7 +44,7 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
         "checkpoints": _checkpoints(store, run, began),
         "audits": store.rows("SELECT * EXCLUDE (run) FROM audits WHERE run = ? ORDER BY epoch", [run]),
         "epochs": epoch_ranges(store.rows("FROM audits WHERE run = ? ORDER BY epoch", [run])),
-        "costs": store.rows("SELECT * EXCLUDE (run) FROM costs WHERE run = ? ORDER BY generation", [run]),
+        "costs": store.rows("SELECT * EXCLUDE (run) FROM costs WHERE run = ? ORDER BY instance, generation", [run]),
         "events": _events(store, run, began),
         "corrupt": store.rows("SELECT file, line, problem FROM corrupt_lines WHERE run = ? ORDER BY ALL", [run]),
     }
@@ -49,6 +55,9 @@ def gather(store: ResultsStore, run: str) -> dict[str, Any]:
     account["differences"] = differences(hardware, account["mixed"])
     account["paces"] = paces(store, run)
     account["stragglers"] = stragglers(account["paces"])
+    for entered in (*account["generations"], *(stay for worker in account["timeline"] for stay in worker["stays"])):
+        number = entered["generation"]
+        entered["label"] = f"{entered['instance']}.{number}" if instances > 1 else str(number)
     return account
 
 
@@ -82,8 +91,9 @@ def _generations(store: ResultsStore, run: str, began: datetime | None) -> list[
         f"""
         SELECT g.* EXCLUDE (run), median(r.pause) AS pause, max(r.pause) AS worst_pause,
             {", ".join(f'median(r."{phase}") AS "{phase}"' for phase in PHASES)}
-        FROM generations g LEFT JOIN rescales r ON r.run = g.run AND r.generation = g.generation
-        WHERE g.run = ? GROUP BY ALL ORDER BY g.generation
+        FROM generations g
+        LEFT JOIN rescales r ON r.run = g.run AND r.instance = g.instance AND r.generation = g.generation
+        WHERE g.run = ? GROUP BY ALL ORDER BY g.instance, g.generation
         """,
         [run],
     )
@@ -95,9 +105,10 @@ def _timeline(store: ResultsStore, run: str, began: datetime | None) -> list[dic
     found = []
     for worker in store.rows("FROM workers WHERE run = ? ORDER BY started, worker", [run]):
         entries = store.rows(
-            "SELECT time, (data->>'generation')::INT AS generation, (data->>'rank')::INT AS rank FROM events WHERE "
-            "run = ? AND kind = 'generation_entered' AND source = ? AND (data->>'incarnation')::INT = ? ORDER BY time",
-            [run, worker["worker"], worker["incarnation"]],
+            "SELECT time, (data->>'generation')::INT AS generation, (data->>'rank')::INT AS rank FROM instance_events "
+            "WHERE run = ? AND kind = 'generation_entered' AND source = ? AND (data->>'incarnation')::INT = ? "
+            "AND instance = ? ORDER BY time",
+            [run, worker["worker"], worker["incarnation"], worker["instance"]],
         )
         end = _since(worker["ended"], began)
         edges = [*(_since(entry["time"], began) for entry in entries), end]
@@ -105,12 +116,19 @@ def _timeline(store: ResultsStore, run: str, began: datetime | None) -> list[dic
             {
                 "worker": worker["worker"],
                 "incarnation": worker["incarnation"],
+                "instance": worker["instance"],
                 "host": worker["host"],
                 "started": _since(worker["started"], began),
                 "ended": end,
                 "ending": worker["ending"],
                 "stays": [
-                    {"generation": entry["generation"], "rank": entry["rank"], "from": edges[i], "to": edges[i + 1]}
+                    {
+                        "instance": worker["instance"],
+                        "generation": entry["generation"],
+                        "rank": entry["rank"],
+                        "from": edges[i],
+                        "to": edges[i + 1],
+                    }
                     for i, entry in enumerate(entries)
                 ],
             }
@@ -119,7 +137,9 @@ def _timeline(store: ResultsStore, run: str, began: datetime | None) -> list[dic
 
 
 def _goodput(store: ResultsStore, run: str) -> dict[str, Any]:
-    workers = store.rows("SELECT * EXCLUDE (run) FROM goodput WHERE run = ? ORDER BY worker, incarnation", [run])
+    workers = store.rows(
+        "SELECT * EXCLUDE (run) FROM goodput WHERE run = ? ORDER BY instance, worker, incarnation", [run]
+    )
     total = {bucket: sum(worker[bucket] for worker in workers) for bucket in BUCKETS}
     wall = sum(worker["wall"] for worker in workers)
     trained = wall - total[Bucket.STARTUP.value]
@@ -133,7 +153,7 @@ def _goodput(store: ResultsStore, run: str) -> dict[str, Any]:
 
 
 def _rescales(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
-    rows = store.rows("SELECT * EXCLUDE (run) FROM rescales WHERE run = ? ORDER BY generation, worker", [run])
+    rows = store.rows("SELECT * EXCLUDE (run) FROM rescales WHERE run = ? ORDER BY instance, generation, worker", [run])
     return [{**row, "time": _since(row["time"], began)} for row in rows]
 
 
@@ -142,8 +162,8 @@ def _curves(store: ResultsStore, run: str) -> dict[str, Any]:
     rows = store.query(
         """
         SELECT step, generation, avg(loss), max(samples / nullif(seconds, 0)), any_value(world_size), avg(lr)
-        FROM step_samples WHERE run = ? GROUP BY step, generation
-        QUALIFY row_number() OVER (PARTITION BY step ORDER BY generation DESC) = 1 ORDER BY step
+        FROM instance_samples WHERE run = ? GROUP BY step, instance, generation
+        QUALIFY row_number() OVER (PARTITION BY step ORDER BY instance DESC, generation DESC) = 1 ORDER BY step
         """,
         [run],
     ).fetchall()

@@ -48,7 +48,7 @@ def lines(account: dict[str, Any], *, style: Style = PLAIN) -> list[str]:
     found += [
         (
             f"{run['started']}, {duration(run['seconds'])}; {run['steps'] or 0} steps in {run['generations'] or 0} "
-            f"generations by {run['workers']} workers"
+            f"generations{_of_instances(run)} by {run['workers']} workers"
         ),
         (
             f"goodput {goodput['goodput']:.1%} of {duration(goodput['wall'])} worker time "
@@ -62,7 +62,7 @@ def lines(account: dict[str, Any], *, style: Style = PLAIN) -> list[str]:
     found += table(
         ("generation", "why", "world", "at step", "pause ms", "worst"),
         [
-            (g["generation"], g["reason"], g["world_size"], g["step"], milliseconds(g["pause"]),
+            (g["label"], g["reason"], g["world_size"], g["step"], milliseconds(g["pause"]),
              milliseconds(g["worst_pause"]))
             for g in account["generations"]
         ],
@@ -94,9 +94,15 @@ def lines(account: dict[str, Any], *, style: Style = PLAIN) -> list[str]:
     return found if style.width is None else [piece for line in found for piece in _wrapped(line, style.width)]
 
 
+def _of_instances(run: dict[str, Any]) -> str:
+    if run["instances"] == 1:
+        return ""
+    return f" of {run['instances']} instances (2.1 is the first generation of the second)"
+
+
 def _pauses(account: dict[str, Any], style: Style) -> list[str]:
     rows = [
-        (g["generation"], g["rescale"], *(milliseconds(g[phase]) for phase in PHASES))
+        (g["label"], g["rescale"], *(milliseconds(g[phase]) for phase in PHASES))
         for g in account["generations"]
         if g["pause"] is not None
     ]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LAG = 0.3
 """Seconds by which a lagging worker's collective fails later than that of its peers succeeds."""
-HOLD_TIMEOUT = 150.0
+HOLD_TIMEOUT = 600.0
 """Seconds after which a held worker fails; longer than any test holds one."""
 HOLD_POLL = 0.01
 

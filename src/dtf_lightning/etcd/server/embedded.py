@@ -28,7 +28,7 @@ from dtf_lightning.etcd.wire.version import EtcdVersion, Support, parse_version,
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 """Seconds that it has to start; it takes 0.2 on an idle machine."""
 FAST = ("--heartbeat-interval", "20", "--election-timeout", "100")
 """Flags (ms) that shorten the election timeout, after which a single member elects itself: a second by default."""

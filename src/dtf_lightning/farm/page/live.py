@@ -2,7 +2,8 @@
 
 Rules that this file guards:
 - A view is rendered once for all who look at it, and only while somebody does; at most `PER_SECOND` times a second, and
-  so seldom that rendering it takes at most `SHARE` of the time.
+  so seldom that rendering it takes at most `SHARE` of the time. But nobody waits longer than `LONGEST_PAUSE` for what has
+  changed: one rendering may have been slow because the machine was.
 - The whole view is sent, never a difference: whoever missed something has all of it with the next one. Each has an id,
   the record's revision and a digest; who comes back with the id of what he has is sent only what looks different.
 - Nobody who comes back is shown an older revision than he has seen, unless this coordinator does not get there in time.
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 PER_SECOND = 5
 SHARE = 0.05
+LONGEST_PAUSE = 3.0
 LOOK = 1.0
 """Seconds after which a view is rendered though nothing was announced: output that other coordinators store."""
 BEAT = 5.0
@@ -44,7 +46,7 @@ MAX_READERS = 500
 
 def pause_after(cost: float) -> float:
     """Return the seconds between the beginnings of two renderings of a view, of which one took `cost` seconds."""
-    return max(1 / PER_SECOND, cost / SHARE)
+    return min(max(1 / PER_SECOND, cost / SHARE), LONGEST_PAUSE)
 
 
 @dataclass(frozen=True)

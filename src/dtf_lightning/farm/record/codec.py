@@ -10,13 +10,12 @@ Rules:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from dtf_lightning.errors import ProtocolError
-from dtf_lightning.farm.json_values import from_json, to_json
+from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_json
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.values import (
     Attempt,
@@ -68,8 +67,6 @@ CLASSES: dict[Kind, type[Value]] = {
 VERSIONS: dict[type[Value], int] = dict.fromkeys(CLASSES.values(), 1)
 """The version in which this release writes each."""
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True)
-
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 UPGRADES: dict[tuple[type[Value], int], Upgrade] = {}
 """(class, version) -> what makes an object of that version one of the next."""
@@ -81,8 +78,9 @@ def size_of(envelope: Envelope) -> int:
 
 
 def _bytes(value: Value) -> bytes:
-    body = {"v": VERSIONS[type(value)], **to_json(value)}
-    return _ENCODER.encode(body).encode(errors="surrogatepass")
+    body = to_json(value)
+    body["v"] = VERSIONS[type(value)]
+    return write_json(body)
 
 
 def encode(value: Value) -> bytes:
@@ -107,8 +105,8 @@ def decode(kind: Kind, data: bytes) -> Value:
     cls = CLASSES.get(kind)
     if cls is None:
         raise ProtocolError(f"a value under {kind.value}/ is unknown to this release")
-    try:
-        body = json.loads(data)
+
+    def made(body: Any) -> Value:
         version = body.pop("v")
         if type(version) is int and version > VERSIONS[cls]:
             raise ProtocolError(
@@ -118,5 +116,8 @@ def decode(kind: Kind, data: bytes) -> Value:
         for step in range(version, VERSIONS[cls]):
             body = UPGRADES[cls, step](body)
         return from_json(cls, body)
+
+    try:
+        return read_json(data, made)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"no {cls.__name__}: {error!r} in {data[:200]!r}") from error

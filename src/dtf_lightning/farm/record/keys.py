@@ -40,6 +40,8 @@ ROOT = "/dtf/farm/"
 class Kind(Enum):
     """The folders under a farm's prefix; `LEADER` is a single key."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and these are looked up with every change
+
     LEADER = "leader"
     COORDINATOR = "coordinators"
     TERM = "terms"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -64,6 +66,10 @@ class FarmRecord:
         guarded = write.guarded(self.keys)
         return self._lanes[write.lane].submit(guarded, write.verdict, timeout=timeout)
 
+    def answer(self, write: Write[T], *, timeout: float = PATIENCE) -> asyncio.Future[T]:
+        """As `write`, for the event loop that runs here."""
+        return on_loop(self.write(write, timeout=timeout))
+
     def cancel(self, task: str, envelope: Envelope, *, timeout: float = PATIENCE) -> Future[Cancelled]:
         """End a task as `Cancel` does, again while its attempt is changed under our hands; at most `CANCEL_TRIES` times.
 
@@ -103,3 +109,37 @@ class FarmRecord:
         """Commit what waits, if etcd is there to take it, and end the lanes. What is left fails. Idempotent."""
         for lane in self._lanes.values():
             lane.close()
+
+
+def on_loop(future: Future[T]) -> asyncio.Future[T]:
+    """Return a future of the running event loop that ends as this one does, and takes it along where it is cancelled.
+
+    `asyncio.wrap_future` does so too, and wakes the loop once for each: where `deliver` completes thousands on the loop
+    itself, that was as much work as writing them.
+    """
+    loop, thread = asyncio.get_running_loop(), threading.get_ident()
+    awaited: asyncio.Future[T] = loop.create_future()
+
+    def tell() -> None:
+        if awaited.done():
+            return
+        if future.cancelled():
+            awaited.cancel()
+        elif (error := future.exception()) is not None:
+            awaited.set_exception(error)
+        else:
+            awaited.set_result(future.result())
+
+    def ended(_: Future[T]) -> None:
+        if threading.get_ident() == thread:
+            tell()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(tell)
+
+    def given_up(_: asyncio.Future[T]) -> None:
+        if awaited.cancelled():
+            future.cancel()
+
+    awaited.add_done_callback(given_up)
+    future.add_done_callback(ended)
+    return awaited

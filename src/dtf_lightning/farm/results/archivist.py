@@ -2,7 +2,7 @@
 
 Rules that this file guards:
 - Write first, then forget. A result is deleted from etcd only when a file has it that was written in this round, or that
-  the archive has listed in this round; until then everything can be done again.
+  the archive has listed or given in this round; until then everything can be done again.
 - Every write to etcd is guarded by what was seen (`record.writes`). So nothing here needs the leadership: two archivists,
   of which one is deposed and does not know it, lose nothing. At worst two files have the same results; each task is
   still one row in every database.
@@ -160,9 +160,11 @@ class Archivist:
         Raises `StoreError`, `ArchiveUnavailable`, and what DuckDB raises.
         """
         revision = self._store.range(self._keys.leader).revision
-        there = self._archive.names(since=self._first_day())
+        # Known before the archive is listed: the tail takes in meanwhile what others have written since.
+        noted, task = self._results.kept()
+        there = self._archive.names(since=self._first_day(noted, task))
         self._take_files(there)
-        if lost := self._results.forget_files_but(there):
+        if lost := self._results.forget_files(set(noted).difference(there)):
             log.warning("the archive has lost files with %d results that etcd still has: they are written again", lost)
         files, archived = self._archive_new()
         forgotten = self._forget_old()
@@ -175,19 +177,20 @@ class Archivist:
             compacted=self._compact(revision),
         )
 
-    def _first_day(self) -> str:
+    def _first_day(self, noted: Sequence[str], task: str | None) -> str:
         """The day from which on files may have what etcd keeps, whoever wrote them.
+
+        `noted`: those that have some of it; `task`: the first of it by its id.
 
         A result is archived after its task's id was made. When it was first seen here says nothing: this database may be
         younger than the file. A day is more than all clocks differ.
         """
-        file, task = self._results.oldest_kept()
         try:
             first = min(self._clock.wall(), time_of(task) if task is not None else math.inf) - DAY
         except SettingsError:
             return ""
         day = datetime.fromtimestamp(max(first, 0.0), UTC).date().isoformat()
-        return min(day, file) if file is not None else day
+        return min([day, *noted])
 
     def _take_files(self, names: Iterable[str]) -> None:
         known = self._results.known_files()

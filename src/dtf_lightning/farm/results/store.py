@@ -38,9 +38,11 @@ GROUPS = 20_000
 NUM_READERS = 4
 """Questions that are answered at once."""
 READER_PATIENCE = 10.0
+"""Seconds for which a question waits for its turn."""
 LAST_ANSWERS = 2.0
 """Seconds for questions that are being answered when the database closes."""
-"""Seconds for which a question waits for its turn."""
+INTERRUPT = 0.1
+"""Seconds between two tries to end one that takes longer: DuckDB ends nothing that is just about to begin."""
 MEMORY = "512MB"
 """For the whole database: a coordinator has other things to do."""
 THREADS = 2
@@ -164,15 +166,23 @@ class FarmResults:
             self._closed = True
             deadline = time.monotonic() + LAST_ANSWERS
             for _ in self._all_readers:
-                try:
-                    self._readers.get(timeout=max(deadline - time.monotonic(), 0.0))
-                except queue.Empty:
-                    for reader in self._all_readers:
-                        reader.interrupt()
-                    self._readers.get(timeout=READER_PATIENCE)
+                self._take_back(deadline)
             for reader in self._all_readers:
                 reader.close()
             self._database.close()
+
+    def _take_back(self, deadline: float) -> None:
+        """Take a connection that answers nothing any more; from the deadline on end what is being answered."""
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                self._readers.get(timeout=left if left > 0 else INTERRUPT)
+                return
+            except queue.Empty:
+                if left < -READER_PATIENCE:
+                    raise
+                for reader in self._all_readers:
+                    reader.interrupt()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -282,22 +292,22 @@ class FarmResults:
         with self._change(filed=table) as writer:
             _note_file(writer, file)
 
-    def forget_files_but(self, files: Iterable[str]) -> int:
-        """The archive has only these files: what etcd still keeps of others must be written again. Returns how much."""
-        with self._change(there=task_table(files)) as writer:
+    def forget_files(self, files: Iterable[str]) -> int:
+        """The archive has lost these files: what etcd still keeps of them must be written again. Returns how much."""
+        with self._change(gone=task_table(files)) as writer:
             changed = writer.execute("""
                 UPDATE farm.results SET file = NULL
-                WHERE task IN (SELECT task FROM farm.kept) AND file NOT IN (SELECT task FROM there)
+                WHERE task IN (SELECT task FROM farm.kept) AND file IN (SELECT task FROM gone)
             """).fetchall()
             return int(changed[0][0])
 
-    def oldest_kept(self) -> tuple[str | None, str | None]:
-        """Of what etcd keeps: the first file by name, and the first task by its id."""
+    def kept(self) -> tuple[list[str], str | None]:
+        """Of what etcd keeps: the files that have it, and the first task by its id."""
         with self.reading() as reader:
-            ((file, task),) = reader.execute(
-                "SELECT min(file), min(task) FROM farm.kept JOIN farm.results USING (task)"
+            ((files, task),) = reader.execute(
+                "SELECT list(DISTINCT file) FILTER (file IS NOT NULL), min(task) FROM farm.kept JOIN farm.results USING (task)"
             ).fetchall()
-            return file, task
+            return sorted(files or ()), task
 
     def forgettable(self, seen_before: float, limit: int) -> list[Forgettable]:
         """Results that are in the archive, and were first seen before this moment, oldest ids first."""

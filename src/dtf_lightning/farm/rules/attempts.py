@@ -113,3 +113,8 @@ def what_follows(kind: OutcomeKind, *, failures: int, retries: int, lost: int, c
     if kind is OutcomeKind.LOST:
         return Follow.FAILED if lost >= SUSPECT else Follow.AGAIN
     return Follow.AGAIN if counts and failures < retries else Follow.FAILED
+
+
+def why_suspect(lost: int, last: str) -> str:
+    """Say why a task fails that so many workers were lost with, `last` the last of them."""
+    return f"{lost} workers were lost while they ran it, {last} the last of them: the task itself is suspected"

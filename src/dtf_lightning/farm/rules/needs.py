@@ -12,7 +12,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 
@@ -76,11 +76,13 @@ def quantised(amounts: Mapping[str, float]) -> dict[str, int]:
     return {resource: wanted for resource, amount in amounts.items() if (wanted := asked(amount))}
 
 
-def needed(needs: tuple[Need, ...], secrets: Iterable[str] = ()) -> tuple[Need, ...]:
+def needed(needs: tuple[Need, ...], secrets: Sequence[str] = ()) -> tuple[Need, ...]:
     """Return the alternatives of a task that asks for these, and for these secrets, by their names."""
-    labels = tuple(SECRET + name for name in secrets)
     alternatives = needs or (DEFAULT_NEED,)
-    return tuple(replace(need, labels=(*need.labels, *labels)) for need in alternatives) if labels else alternatives
+    if not secrets:
+        return alternatives
+    labels = [SECRET + name for name in secrets]
+    return tuple(replace(need, labels=(*need.labels, *labels)) for need in alternatives)
 
 
 def label_in_words(label: str) -> str:

@@ -38,7 +38,7 @@ from dtf_lightning.farm.record.values import (
 )
 from dtf_lightning.farm.record.writes import Assign, Cancel, ForgetWorker, RecordResult, TakeBack, Write
 from dtf_lightning.farm.rules.arrays import Tally
-from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows
+from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows, why_suspect
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
 from dtf_lightning.farm.rules.expectations import Expectations
 from dtf_lightning.farm.rules.gangs import together
@@ -442,10 +442,7 @@ class Leader:
         follows = what_follows(OutcomeKind.LOST, failures=0, retries=0, lost=attempt.lost + 1)
         specification = self._specification(task)
         if follows is Follow.FAILED and specification is not None:
-            reason = (
-                f"{attempt.lost + 1} workers were lost while they ran it, {worker} the last of them: the task itself is "
-                "suspected"
-            )
+            reason = why_suspect(attempt.lost + 1, worker)
             envelope = envelope_of(specification, TaskOutcome.FAILED, reason, attempt=attempt, revision=seen)
             return RecordResult(task=task, envelope=replace(envelope, ended=now.wall))
         return TakeBack(

@@ -30,6 +30,9 @@ LIVE_STATUSES = ("waiting", "pending", "assigned", "running")
 """Of tasks that are not done: for others, for a worker, for its process to start, for its end."""
 
 
+NO_ATTEMPT = Attempt(number=0)
+"""Of a task that was never given to a worker."""
+
 Listener = Callable[[Change], None]
 
 
@@ -99,7 +102,7 @@ class Pool:
             return None
         assert isinstance(held.value, TaskSpecification)
         tried = self.mirror.get(Kind.ATTEMPT, task)
-        attempt, revision = Attempt(number=0), 0
+        attempt, revision = NO_ATTEMPT, 0
         if tried is not None:
             assert isinstance(tried.value, Attempt)
             attempt, revision = tried.value, tried.mod_revision

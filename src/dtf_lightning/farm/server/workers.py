@@ -39,7 +39,9 @@ from dtf_lightning.farm.messages import (
     Started,
     Welcome,
     YieldAttempt,
+    next_text,
     read_message,
+    read_messages,
     write_message,
 )
 from dtf_lightning.farm.record.gang_writes import Meet, RecordMember
@@ -62,6 +64,8 @@ from dtf_lightning.farm.server.upkeep.health import HealthReports
 
 log = logging.getLogger(__name__)
 
+SLACK = 0.5
+"""Seconds by which a silence may be noticed late."""
 WELCOME_TIMEOUT = 10.0
 """Seconds for a registration to be written and to come by in the watch."""
 
@@ -117,7 +121,7 @@ class WorkerConnections:
         return any(connection.nonce == nonce for connection in self._connections.values())
 
     async def serve(self, socket: Socket) -> None:
-        """Talk with one worker until its connection ends. Raises what the socket raises."""
+        """Talk with one worker until its connection ends, or etcd does not register it. Raises what the socket raises."""
         connection: _Connection | None = None
         sender: asyncio.Task[None] | None = None
         try:
@@ -141,14 +145,23 @@ class WorkerConnections:
             self._connections[hello.worker] = connection
             sender = asyncio.create_task(_send_all(connection))
             await self._welcome(connection, hello)
-            while True:
-                self._heard(connection, await self._receive(socket))
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(SILENCE + SLACK) as silence:
+                while True:
+                    for message in read_messages(await socket.receive_text()):
+                        self._heard(connection, message)
+                    now = loop.time()
+                    if (silence.when() or 0.0) < now + SILENCE:  # not a timer for each word
+                        silence.reschedule(now + SILENCE + SLACK)
         except ProtocolError as error:
             log.warning("worker %s: %s", connection.worker if connection else "?", error)
             await self._refuse(socket, str(error))
         except TimeoutError:
             log.info("worker %s was silent for %.0f s", connection.worker if connection else "?", SILENCE)
             await _close(socket, "silent")
+        except StoreError as error:  # also of a record that is closed: the coordinator ends
+            log.info("worker %s cannot be registered: %s", connection.worker if connection else "?", error)
+            await _close(socket, "etcd is away")
         finally:
             if sender is not None:
                 sender.cancel()
@@ -285,13 +298,11 @@ class WorkerConnections:
         if len(attempt.workers) > 1:
             record = MemberRecord(revision=result.revision, worker=worker, outcome=bounded(told))
             rank = attempt.workers.index(worker)
-            return await asyncio.wrap_future(
-                self._record.write(RecordMember(task=result.task, rank=rank, member=record))
-            )
+            return await self._record.answer(RecordMember(task=result.task, rank=rank, member=record))
         write: Write[Recording] = end_of_attempt(
             result.task, live.specification, attempt, result.revision, told, worker
         )
-        return await asyncio.wrap_future(self._record.write(write))
+        return await self._record.answer(write)
 
     async def _set_meeting(self, connection: _Connection, told: MeetingPlace) -> None:
         meeting = Meeting(revision=told.revision, host=told.host, port=told.port)
@@ -421,7 +432,7 @@ async def _send_all(connection: _Connection) -> None:
     """Send what is queued, until the socket ends: its reader notices that."""
     with contextlib.suppress(Exception):
         while True:
-            await connection.socket.send_text(write_message(await connection.outgoing.get()))
+            await connection.socket.send_text(await next_text(connection.outgoing))
 
 
 async def _close(socket: Socket, reason: str) -> None:

@@ -21,8 +21,8 @@ from dtf_lightning.whole_files import is_left_beside
 
 SETTLE = 90.0
 """Seconds within which one task more must be done after the storm."""
-GONE = 15.0
-"""Seconds for what has ended to be gone: a worker's grace, a lease, a connection."""
+GONE = 60.0
+"""Seconds, at most, for what has ended to be gone: a worker's grace, a lease, a connection."""
 INTERVAL = 0.05
 PAGE = 5_000
 

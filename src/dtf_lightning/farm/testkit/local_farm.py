@@ -43,7 +43,7 @@ from dtf_lightning.processes.watchdog_process import Watchdog
 
 READY_TIMEOUT = 90.0
 """Seconds for a part to be ready: imports on a busy machine."""
-STOP_TIMEOUT = 25.0
+STOP_TIMEOUT = 60.0
 ASK_TIMEOUT = 0.7
 """Seconds for etcd to say who leads, when some of its members may be dead."""
 TAIL = 3000

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 LOOK = 0.1
 """Seconds between two looks at whether a part has ended by itself."""
-MAX_RETRY = 10.0
-"""Seconds for which a fault waits for a part that it can hit."""
+MAX_RETRY = 60.0
+"""Seconds for which a fault waits for a part that it can hit: one that was killed has its imports to do first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.collectives.watched_store import WatchedStore
 from dtf_lightning.elastic.lightning.restart.stop_news import StopNews
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 SHORT = 0.2
 """Seconds of patience, instead of 5."""
 
@@ -102,7 +102,7 @@ def test_an_end_together(start: Any) -> None:
 
 def test_one_that_goes_on_after_all(start: Any) -> None:
     """It said that it stops, another was ahead by then, and it follows within the patience."""
-    workers = start(2, patience=3.0)
+    workers = start(2, patience=DEADLINE)
     workers[0].passes(1)
     workers[0].news.stops(step=1, why="for now")
     until(lambda: workers[1].news.first_stop == 1)
@@ -111,6 +111,8 @@ def test_one_that_goes_on_after_all(start: Any) -> None:
     workers[0].passes(1)
     until(lambda: workers[1].news.first_stop is None)
     assert [worker.news.apart for worker in workers] == [None, None]
+    for worker in workers:
+        worker.news._patience = SHORT
     workers[0].news.stops(step=2, why="for good")
     until(lambda: workers[1].news.first_stop == 2)
     workers[1].passes(1)

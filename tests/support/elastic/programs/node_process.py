@@ -10,23 +10,39 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch.distributed as dist
 
+from dtf_lightning.clock import SystemClock
+from dtf_lightning.elastic.agent.inbox import PeerAnswered
 from dtf_lightning.elastic.agent.live.agent import LiveAgent
 from dtf_lightning.elastic.agent.monitoring.monitor import start_monitor
 from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.etcd import connect
 from dtf_lightning.events.log import EventLog
+from dtf_lightning.processes.signals import thread_state
 from support.elastic.training import Training, train
 from support.fork_server import fork_child
 
 POLL = 0.05
 """Seconds between two looks at the workers, half of torchelastic's."""
+LEAP = signal.SIGUSR2
+
+
+class Clock(SystemClock):
+    """The machine's clock. It leaps by a heartbeat's timeout while a worker of the node is stopped, and by half of the grace
+    period on the signal `LEAP`: timeouts that are short enough for a test end healthy workers on a busy machine.
+    """
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +85,7 @@ def run_node(spec: NodeSpec) -> None:
     tcp_store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     settings = AgentSettings(elastic=ElasticSettings(**spec.elastic), **spec.agent)  # type: ignore[arg-type]
     event_log = EventLog(ELASTIC_EVENTS)
+    clock = Clock()
     agent = LiveAgent(
         store,
         settings,
@@ -77,10 +94,21 @@ def run_node(spec: NodeSpec) -> None:
         host="127.0.0.1",
         store_port=tcp_store.port,
         socket_path=spec.socket_path,
+        clock=clock,
         event_log=event_log,
     )
+
+    def leap(seconds: float) -> None:
+        clock.ahead += seconds
+        agent._inbox.put(PeerAnswered(spec.name))  # it looks at its clock
+
+    signal.signal(LEAP, lambda *_: leap(settings.grace_period / 2))
     signal.signal(signal.SIGTERM, lambda *_: agent.leave("SIGTERM"))
     agent.start()
+    if settings.traces:
+        from dtf_lightning.elastic.agent.monitoring import traces
+
+        traces.CLOSE_TIMEOUT = 60.0  # the test's collector answers, however slow the machine is
     monitor = start_monitor(settings, spec.run_id, spec.name, "127.0.0.1", event_log)
     try:
         for number, workers in enumerate(starts, start=1):
@@ -89,7 +117,7 @@ def run_node(spec: NodeSpec) -> None:
             _note(spec, f"pids.{number}", [worker.pid for worker in workers])
             for worker in workers:
                 os.write(worker.gate, b"x")
-            codes = _watch(agent, workers)
+            codes = _watch(agent, workers, lambda: leap(settings.elastic.heartbeat_timeout))
             _note(spec, f"codes.{number}", codes)
             if not any(codes) or agent.exit_reason is not None:
                 break
@@ -143,8 +171,11 @@ def _run_worker(spec: NodeSpec, local_rank: int, gate: int) -> None:
     train(spec.training, spec.folder, f"{spec.name}.{local_rank}")
 
 
-def _watch(agent: LiveAgent, workers: list[_Worker]) -> list[int]:
-    """Wait until all workers have ended; end them all when one fails, or when it is time to go. Their exit codes."""
+def _watch(agent: LiveAgent, workers: list[_Worker], leap: Callable[[], None]) -> list[int]:
+    """Wait until all workers have ended; end them all when one fails, or when it is time to go. Their exit codes.
+
+    `leap` is called while a worker is stopped.
+    """
     codes: dict[int, int] = {}
     try:
         while len(codes) < len(workers):
@@ -153,6 +184,8 @@ def _watch(agent: LiveAgent, workers: list[_Worker]) -> list[int]:
                     pid, status = os.waitpid(worker.pid, os.WNOHANG)
                     if pid:
                         codes[pid] = os.waitstatus_to_exitcode(status)
+                    elif thread_state(worker.pid, worker.pid) == "T":
+                        leap()
             if any(codes.values()):
                 break
             agent.check()

@@ -50,7 +50,7 @@ class Net(pl.LightningModule):
 
 
 def main() -> None:
-    signal.alarm(120)  # where the test fails, workers wait for ever in gloo, and under c10d nobody ends them
+    signal.alarm(300)  # where the test fails, workers wait for ever in gloo, and under c10d nobody ends them
     folder, stop, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     stopper: Callback = EarlyStopping("own", patience=2)
     if how != "metric":

@@ -241,6 +241,7 @@ class Leader:
                         reason=generation.reason,
                         members=tuple(member.id for member in generation.members),
                         world_size=generation.world_size,
+                        instance=generation.instance,
                     )
                 )
             case _:

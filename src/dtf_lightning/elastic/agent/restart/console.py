@@ -63,6 +63,7 @@ class RoundConsole:
                     world_size=generation.world_size,
                     members=tuple(member.id for member in generation.members),
                     reason=generation.reason,
+                    instance=generation.instance,
                 )
             )
 

@@ -130,6 +130,7 @@ class RunRecorder:
                 epoch=epoch,
                 formed_at=generation.formed_at,
                 failed=failed,
+                instance=generation.instance,
             )
         )
         if self._local_rank == 0:

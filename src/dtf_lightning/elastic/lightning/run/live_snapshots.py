@@ -33,6 +33,9 @@ from dtf_lightning.errors import RunRefused
 if TYPE_CHECKING:
     from dtf_lightning.elastic.link.worker_link import WorkerLink
 
+HOLDER_PATIENCE = 1.0
+"""Number of `rescale_timeout`s that members without a state wait for a node that has the run's: as long as a join may take."""
+
 
 class LiveSnapshots:
     """Save the state of one worker of a live run, and find what others have saved.
@@ -91,7 +94,7 @@ class LiveSnapshots:
         return saved.sources
 
     def _await_holder(self, world: World) -> None:
-        timeout = self._link.welcome.rescale_timeout
+        timeout = HOLDER_PATIENCE * self._link.welcome.rescale_timeout
         if self._gives_up_at is None:  # over all generations: each that breaks would begin to wait anew
             self._gives_up_at = time.monotonic() + timeout
         if self._link.await_stop(max(0.0, self._gives_up_at - time.monotonic())):

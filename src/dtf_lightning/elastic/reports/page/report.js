@@ -78,7 +78,7 @@ function marks(run) {
     shapes: real.map((g) => ({ type: "line", x0: g.step, x1: g.step, yref: "paper", y0: 0, y1: 1,
       line: { color: g.rescale === "failure" ? "#e25c5c" : css("--soft"), width: 1, dash: "dot" } })),
     annotations: real.length > 14 ? [] : real.map((g) => ({ x: g.step, yref: "paper", y: 1, yanchor: "bottom", showarrow: false,
-      text: `${g.world_size}`, hovertext: `generation ${g.generation}: ${g.reason}`, font: { size: 11 } })),
+      text: `${g.world_size}`, hovertext: `generation ${g.label}: ${g.reason}`, font: { size: 11 } })),
   };
 }
 
@@ -90,7 +90,7 @@ function tiles(run) {
     ["goodput", run.goodput.wall ? percent(run.goodput.goodput) : "–", "good"],
     ["goodput without start-up", run.goodput.wall ? percent(run.goodput.after_startup) : "–", "good"],
     ["optimizer steps", number(run.run.steps), ""],
-    ["rescales", number(Math.max(0, run.generations.length - 1)), ""],
+    ["rescales", number(Math.max(0, run.generations.length - run.run.instances)), ""],
     ["worst pause", pauses.length ? ms(Math.max(...pauses)) : "–", ""],
   ];
   if (run.audits.length) found.push(["samples lost or repeated", number(wrong), wrong ? "warn" : "good"]);
@@ -107,8 +107,8 @@ function timeline(run) {
   return chart("Workers and generations", "Each bar is a worker's stay in a generation; grey is its start-up. × marks a worker that was killed.", 90 + 34 * run.timeline.length, () => {
     const traces = run.timeline.flatMap((worker) => [
       bar(worker, worker.started, worker.stays.length ? worker.stays[0].from : worker.ended, css("--line"), "", `${name(worker)} starts`),
-      ...worker.stays.map((stay) => bar(worker, stay.from, stay.to, GENERATION_COLORS[(stay.generation - 1) % GENERATION_COLORS.length], `${stay.generation}`,
-        `${name(worker)}<br>generation ${stay.generation}, rank ${stay.rank}<br>${duration(stay.to - stay.from)}`)),
+      ...worker.stays.map((stay) => bar(worker, stay.from, stay.to, GENERATION_COLORS[(stay.generation - 1) % GENERATION_COLORS.length], stay.label,
+        `${name(worker)}<br>generation ${stay.label}, rank ${stay.rank}<br>${duration(stay.to - stay.from)}`)),
     ]);
     const killed = run.timeline.filter((worker) => worker.ending === "killed");
     if (killed.length) traces.push({ type: "scatter", mode: "markers", x: killed.map((worker) => worker.ended), y: killed.map(name),
@@ -159,17 +159,17 @@ function pauses(run) {
   const real = run.generations.filter((generation) => generation.pause !== null);
   if (!real.length) return null;
   return chart("Pauses by phase", "Median of the survivors, from leaving a generation to the end of the first step in the next.", 300, () => [
-    PHASES.map((phase, i) => ({ type: "bar", name: phase.replace("_", " "), x: real.map((g) => `gen ${g.generation}<br>${g.rescale}`), y: real.map((g) => 1000 * g[phase]),
+    PHASES.map((phase, i) => ({ type: "bar", name: phase.replace("_", " "), x: real.map((g) => `gen ${g.label}<br>${g.rescale}`), y: real.map((g) => 1000 * g[phase]),
       marker: { color: PHASE_COLORS[i] }, hovertemplate: `${phase.replace("_", " ")}: %{y:.0f} ms<extra></extra>` })),
     layout(300, { barmode: "stack", bargap: 0.45, showlegend: true, yaxis: { title: { text: "ms" } } })]);
 }
 
 function tables(run) {
   const short = shortener(run);
-  const cost = new Map(run.costs.map((row) => [row.generation, row]));
+  const cost = new Map(run.costs.map((row) => [`${row.instance}.${row.generation}`, row]));
   const found = [section("Generations", "", table(["", "why", "workers", "at step", "pause", "worst", ...(run.costs.length ? ["steps lost", "redone"] : [])],
-    run.generations.map((g) => [g.generation, short(g.reason), g.world_size, number(g.step), ms(g.pause), ms(g.worst_pause),
-      ...(run.costs.length ? [cost.get(g.generation)?.steps_lost, cost.get(g.generation)?.steps_redone] : [])])))];
+    run.generations.map((g) => [g.label, short(g.reason), g.world_size, number(g.step), ms(g.pause), ms(g.worst_pause),
+      ...(run.costs.length ? [cost.get(`${g.instance}.${g.generation}`)?.steps_lost, cost.get(`${g.instance}.${g.generation}`)?.steps_redone] : [])])))];
   if (run.audits.length) found.push(section("Audit of samples", "From the workers' ledgers: what committed steps consumed, epoch by epoch. An epoch in which a run was stopped is not whole.",
     table(["epoch", "", "consumed", "missing", "repeated", "padding"], run.epochs.map((a) => [a.epoch, el("span", { class: "pill" }, a.complete ? (a.missing + a.repeated ? "look here" : "every sample once") : "not whole"), number(a.consumed), number(a.missing), number(a.repeated), number(a.padding)]))));
   if (run.checkpoints.length) found.push(section("Checkpoints", "", table(["step", "epoch", "file", "size", "took", ""],
@@ -217,7 +217,7 @@ function setTheme(theme) {
 const runs = DATA.runs, root = document.getElementById("report"), first = runs[0];
 const toggle = el("button", { id: "theme", type: "button" });
 root.append(el("header", {}, el("div", {}, el("h1", {}, runs.map((run) => run.run.run).join(" and ")),
-  el("p", { class: "soft" }, runs.length > 1 ? `${runs.length} runs compared` : `${first.description.model || "A model"} · ${first.run.started} · ${duration(first.run.seconds)} · ${first.run.workers} workers in ${first.generations.length} generations`)), toggle));
+  el("p", { class: "soft" }, runs.length > 1 ? `${runs.length} runs compared` : `${first.description.model || "A model"} · ${first.run.started} · ${duration(first.run.seconds)} · ${first.run.workers} workers in ${first.generations.length} generations${first.run.instances > 1 ? ` of ${first.run.instances} instances (2.1 is the first generation of the second)` : ""}`)), toggle));
 for (const run of runs) if (run.warnings.length) root.append(el("section", { class: "attention" }, el("ul", {}, ...run.warnings.map((text) => el("li", {}, runs.length > 1 ? `${run.run.run}: ${text}` : text)))));
 // Of a run in restart mode only agents write: it has generations, but no steps.
 const steps = runs.some((run) => run.curves.step.length) ? curves(runs) : [];
