@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
 
 from dtf_lightning.errors import ProtocolError
-from dtf_lightning.farm.messages import Heartbeat, Result, Run, read_message, write_message
+from dtf_lightning.farm.messages import (
+    TOGETHER,
+    TOGETHER_SIZE,
+    Drain,
+    Draining,
+    Heartbeat,
+    Refuse,
+    Result,
+    Run,
+    next_text,
+    read_message,
+    read_messages,
+    write_message,
+)
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 
@@ -36,7 +50,11 @@ def test_nan_is_a_number():
 def test_a_specification_travels_whole():
     run = Run(task="t", number=1, revision=9, specification=TaskSpecification(command=("a", "\udcff"), priority=-2))
     assert read_message(write_message(run)) == run
-    assert read_message(write_message(Heartbeat())) == Heartbeat()
+
+
+@pytest.mark.parametrize("message", [Heartbeat(), Drain(), Draining(), Refuse(reason="r")])
+def test_few_fields_or_none(message):
+    assert read_message(write_message(message)) == message
 
 
 @pytest.mark.parametrize(
@@ -54,3 +72,25 @@ def test_a_specification_travels_whole():
 def test_anything_else_is_an_error(text):
     with pytest.raises(ProtocolError):
         read_message(text)
+
+
+def test_what_waits_together_travels_together():
+    """In its order; a long queue in pieces, each of which is bounded."""
+    said = [Heartbeat(), *(Result(task=f"t{n}", number=1, revision=n, outcome=PLAIN) for n in range(1, 2 * TOGETHER))]
+    queue: asyncio.Queue = asyncio.Queue()
+    for message in said:
+        queue.put_nowait(message)
+    texts = []
+    while not queue.empty():
+        texts.append(asyncio.run(next_text(queue)))
+    heard = [read_messages(text) for text in texts]
+    assert [message for messages in heard for message in messages] == said
+    assert len(heard) == 2
+
+
+def test_large_ones_do_not_travel_together():
+    queue: asyncio.Queue = asyncio.Queue()
+    large = Run(task="t", number=1, revision=9, specification=TaskSpecification(command=("x" * TOGETHER_SIZE,)))
+    for _ in range(2):
+        queue.put_nowait(large)
+    assert read_messages(asyncio.run(next_text(queue))) == [large]

@@ -18,7 +18,7 @@ import pytest
 from dtf_lightning.clock import poll_until
 from support.browser import FLAGS, HINT, NO_BROWSER
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 AXE = Path(__file__).with_name("axe-4.14.1.min.js")
 """Of npm's axe-core, under the MPL 2.0 (`axe.LICENSE`)."""
 

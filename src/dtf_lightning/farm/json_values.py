@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from operator import attrgetter
@@ -79,9 +79,7 @@ class _Plan:
         named = fields(cls)
         steps = [_steps(hints[field.name]) for field in named]
         self._cls = cls
-        # All of a value's fields by one call. attrgetter gives a single one as it is, and several as a tuple.
-        get = attrgetter(*(field.name for field in named))
-        self._parts: Callable[[Any], tuple[Any, ...]] = get if len(named) > 1 else lambda value: (get(value),)
+        self._parts = _parts([field.name for field in named])
         self._writes = [(field.name, _default(field), step) for field, (step, _) in zip(named, steps, strict=True)]
         self._reads = {field.name: step for field, (_, step) in zip(named, steps, strict=True)}
 
@@ -96,6 +94,13 @@ class _Plan:
         """Raises `ValueError`, `TypeError` and `KeyError` for what does not fit."""
         reads = self._reads
         return self._cls(**{name: reads[name](part) for name, part in body.items() if name in reads})
+
+
+def _parts(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gives all of a value's fields by one call."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
 
 
 def _default(field: Field[Any]) -> Any:

@@ -1,5 +1,8 @@
 """What a farm worker and a coordinator say to each other over the worker's WebSocket: one JSON object a message.
 
+Messages that wait together travel together, as a JSON array of these objects: in a flood of small tasks sending and
+receiving one by one was more work than all else that a message needs. The first message of either side is by itself.
+
 | from the worker | |
 |---|---|
 | `Hello` | the first: who it is, what it offers, what it runs, which results were not acknowledged yet |
@@ -25,9 +28,10 @@ message of an unknown type is an error of the other side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_json
@@ -38,6 +42,9 @@ from dtf_lightning.farm.rules.health import WorkerHealth
 VERSION = 1
 HEARTBEAT = 1.0
 """Seconds between two of a worker's heartbeats."""
+TOGETHER = 64
+"""Messages that travel together, at most, and not many more characters than `TOGETHER_SIZE`."""
+TOGETHER_SIZE = 1_000_000
 SILENCE = 4.0
 """Seconds without a word after which either side takes the connection for dead."""
 
@@ -174,8 +181,11 @@ class Refuse:
     reason: str
 
 
+T = TypeVar("T")
+
 FromWorker = Hello | Started | Result | MeetingPlace | Heartbeat | Draining
 FromCoordinator = Welcome | Run | PickMeeting | Acknowledge | CancelAttempt | Drain | Refuse | Heartbeat
+M = TypeVar("M", FromWorker, FromCoordinator)
 
 _NAMES: dict[str, type[Any]] = {
     "hello": Hello,
@@ -201,10 +211,31 @@ def write_message(message: FromWorker | FromCoordinator) -> str:
     return write_json(body, utf8=True).decode()
 
 
+async def next_text(queue: asyncio.Queue[M]) -> str:
+    """Wait for a message in a queue, and return it, with those behind it, as text for the socket."""
+    texts = [write_message(await queue.get())]
+    size = len(texts[0])
+    while len(texts) < TOGETHER and size < TOGETHER_SIZE and not queue.empty():
+        texts.append(write_message(queue.get_nowait()))
+        size += len(texts[-1])
+    return texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
+
+
 def read_message(text: str | bytes) -> FromWorker | FromCoordinator:
     """Return the message that a text stands for. Raises `ProtocolError` for anything else, and for a newer version."""
+    return _read(text, _made)
+
+
+def read_messages(text: str | bytes) -> Sequence[FromWorker | FromCoordinator]:
+    """Return the messages that a text stands for. Raises as `read_message`."""
+    return _read(
+        text, lambda told: [_made(body) for body in told] if told and isinstance(told, list) else [_made(told)]
+    )
+
+
+def _read(text: str | bytes, made: Callable[[Any], T]) -> T:
     try:
-        return read_json(text, _made)
+        return read_json(text, made)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"no message of the farm: {error!r} in {text[:200]!r}") from error
 

@@ -11,7 +11,7 @@ from dtf_lightning.clock import SystemClock
 from dtf_lightning.farm.page import live
 from dtf_lightning.farm.page.live import EventStream, LiveViews, Shown, pause_after, revision_of
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Pool:

@@ -8,7 +8,10 @@ import pytest
 
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.tokens import read_token
+from support.farm.patience import patience
 from support.farm.server import CoordinatorInThread, WorkerInThread
+
+__all__ = ["patience"]
 
 pytestmark = pytest.mark.process
 
@@ -38,10 +41,10 @@ def test_its_members_meet_and_one_that_fails_ends_the_other(tmp_path):
         with coordinator.client() as client:
             command = [sys.executable, "-c", SCRIPT]
             task = client.submit(command, gang=2)
-            assert client.wait(task, 90).status == "completed", b"".join(client.logs(task))
+            assert client.wait(task, 240).status == "completed", b"".join(client.logs(task))
             for rank in range(2):
                 assert b"sum 3.0" in b"".join(client.logs(task, rank=rank))
-            info = client.wait(client.submit([*command, "1"], gang=2), 90)
+            info = client.wait(client.submit([*command, "1"], gang=2), 240)
             assert (info.status, info.exit_code) == ("failed", 75)
             assert info.reason.startswith("member 1 of 2, on ")
     finally:

@@ -22,7 +22,7 @@ from dtf_lightning.farm.results.store import ResultsBusy, Wanted
 from support.farm.results import ENVELOPE, finish, shown
 
 KEYS = FarmKeys("lab")
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

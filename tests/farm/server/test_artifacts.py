@@ -18,7 +18,7 @@ from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import CoordinatorRecord, Envelope, TaskOutcome
 from dtf_lightning.farm.results.artifacts import ArtifactStore, ArtifactsUnavailable
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
-from dtf_lightning.farm.server.envelopes import fitting
+from dtf_lightning.farm.server.envelopes import fitting, is_small
 from dtf_lightning.farm.worker.results import INDEX
 from dtf_lightning.farm.worker.service import artifact_sender
 from dtf_lightning.farm.worker.service.artifact_sender import ArtifactSender
@@ -189,3 +189,13 @@ def test_every_envelope_fits(reason, tail, artifacts, missing, metrics, counts):
     if fits != envelope:
         with pytest.raises(Exception, match="8192 are allowed"):
             encode(replace(envelope))
+
+
+@given(text=TEXT, number=st.integers(0, 10**25), names=st.lists(TEXT, max_size=6).map(tuple), loss=st.floats())
+def test_what_is_held_to_be_small_is(text, number, names, loss):
+    """Its size need not be measured then."""
+    envelope = Envelope(
+        outcome=TaskOutcome.FAILED, attempt=1, revision=2**62, exit_code=3, reason=text, tail=text[::-1], workers=names,
+        command=names, metrics={text: loss}, counts={text: number}, started=loss, ended=1e300, submitted=0.1,
+    )  # fmt: skip
+    assert not is_small(envelope) or len(encode(envelope)) <= MAX_ENVELOPE

@@ -34,7 +34,7 @@ from dtf_lightning.farm.tokens import make_token
 from dtf_lightning.farm.worker.service.farm_worker import THREADS, FarmWorker, WorkerOptions
 from dtf_lightning.farm.worker.service.link import Link
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def start_threads(pool: ThreadPoolExecutor, number: int) -> None:

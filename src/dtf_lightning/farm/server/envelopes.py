@@ -34,6 +34,14 @@ MAX_NAMES = 20
 """Metrics, counts and artifacts that an envelope names, each; the rest stands in the attempt's files."""
 
 
+WIDEST = 6
+"""Bytes of a character in a record, at most."""
+SURROUND = 30
+"""Bytes of a number, at most, or of what stands around a text."""
+MAX_COUNT = 10**20
+FRAME = 500
+"""Bytes of an envelope's names and of the texts that come from us."""
+
 _OUTCOMES = {
     Follow.COMPLETED: TaskOutcome.COMPLETED,
     Follow.FAILED: TaskOutcome.FAILED,
@@ -137,6 +145,8 @@ def fitting(envelope: Envelope) -> Envelope:
     In this order: fewer artifacts, fewer metrics, fewer counts, a shorter tail, shorter texts; what ended it, and
     why, stays.
     """
+    if is_small(envelope):
+        return envelope
     for share in (1.0, 0.5, 0.25, 0.0):
         for part in ("missing", "artifacts", "metrics", "counts"):
             if size_of(envelope) <= MAX_ENVELOPE:
@@ -146,6 +156,22 @@ def fitting(envelope: Envelope) -> Envelope:
     if size_of(envelope) > MAX_ENVELOPE:
         envelope = replace(envelope, name=envelope.name[:FEW], reason=envelope.reason[:FEW])
     return replace(envelope, project=envelope.project[:FEW], plan=envelope.plan[:FEW])
+
+
+def is_small(envelope: Envelope) -> bool:
+    """Whether it surely fits, which need not be written down to be known: most do."""
+    if envelope.artifacts or any(abs(count) > MAX_COUNT for count in envelope.counts.values()):
+        return False
+    texts = (
+        *(envelope.reason, envelope.tail, envelope.project, envelope.plan, envelope.name, envelope.retry_of),
+        *envelope.command,
+        *envelope.workers,
+        *envelope.missing,
+        *envelope.metrics,
+        *envelope.counts,
+    )
+    numbers = 12 + len(envelope.metrics) + len(envelope.counts)
+    return WIDEST * sum(map(len, texts)) + SURROUND * (len(texts) + numbers) + FRAME < MAX_ENVELOPE
 
 
 def _share(values: Any, share: float) -> Any:

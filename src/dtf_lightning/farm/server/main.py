@@ -22,13 +22,15 @@ from dtf_lightning.farm.page.app import Page
 from dtf_lightning.farm.server.access import LOOPBACK, AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
-from dtf_lightning.farm.server.presence import CoordinatorPlace
+from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
 
 SHUTDOWN_TIMEOUT = 5
 """Seconds for requests that are under way when the coordinator ends."""
+TICKS_A_SECOND = 10
+"""Of uvicorn's server."""
 MAX_MESSAGE = 16 * 1024 * 1024
 
 
@@ -49,7 +51,23 @@ class CoordinatorOptions:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone: the coordinator has to sign off first."""
+    """Leaves signals alone: the coordinator has to sign off first. Wakes up once a second, uvicorn's own ten times."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Close all connections, and stop serving."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """See uvicorn, whose every tenth tick is one of these."""
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += TICKS_A_SECOND
+            await wait_for_event(self._ending, 1.0)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -78,7 +96,7 @@ async def serve(
     """As `run_coordinator`, on a loop that runs. `register_stop` is called with the function that ends it."""
     with contextlib.ExitStack() as stack:
         ports = (options.port, *options.settings.server.more_ports)
-        listeners = [stack.enter_context(_listen(options.host, port)) for port in ports]
+        listeners = [stack.enter_context(listen(options.host, port)) for port in ports]
         await _serve_on(listeners, store, options, say, register_stop)
 
 
@@ -137,16 +155,19 @@ async def _serve_on(
             await running
         finally:
             page.close()
-            server.should_exit = True
+            server.end()
             running.cancel()
             await asyncio.gather(serving, running, return_exceptions=True)
     finally:
         audit.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. `port`: 0 for a free one. Raises `SettingsError` for one that is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only where it is told that this is TCP. With it the second of two writes, such
+    # as an answer's body behind its head, waits for the first one's delayed acknowledgement: 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

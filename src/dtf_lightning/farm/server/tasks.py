@@ -162,14 +162,13 @@ class Tasks:
             await self._pool.wait_for(last, lambda: self._pool.has_shown(last), SHOWN)
         # Thousands that are alike are looked at once, since each look is at every worker.
         warnings: dict[str, str] = {}
-        for specification in specifications.values():
+        told: list[dict[str, Any]] = []
+        for task, specification in specifications.items():
             alike = _what_it_needs(specification)
             if alike not in warnings:
                 warnings[alike] = self._who_lacks_what(specification)
-        return [
-            _submitted(verdicts[task], warnings[_what_it_needs(specification)])
-            for task, specification in specifications.items()
-        ]
+            told.append(_submitted(verdicts[task], warnings[alike]))
+        return told
 
     def check_id(self, name: str) -> None:
         """Raise `SettingsError` for an id of which the record could not tell whether it is new."""

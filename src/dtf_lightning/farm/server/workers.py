@@ -38,7 +38,9 @@ from dtf_lightning.farm.messages import (
     Run,
     Started,
     Welcome,
+    next_text,
     read_message,
+    read_messages,
     write_message,
 )
 from dtf_lightning.farm.record.gang_writes import Meet, RecordMember
@@ -144,7 +146,8 @@ class WorkerConnections:
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(SILENCE + SLACK) as silence:
                 while True:
-                    self._heard(connection, read_message(await socket.receive_text()))
+                    for message in read_messages(await socket.receive_text()):
+                        self._heard(connection, message)
                     now = loop.time()
                     if (silence.when() or 0.0) < now + SILENCE:  # not a timer for each word
                         silence.reschedule(now + SILENCE + SLACK)
@@ -413,7 +416,7 @@ async def _send_all(connection: _Connection) -> None:
     """Send what is queued, until the socket ends: its reader notices that."""
     with contextlib.suppress(Exception):
         while True:
-            await connection.socket.send_text(write_message(await connection.outgoing.get()))
+            await connection.socket.send_text(await next_text(connection.outgoing))
 
 
 async def _close(socket: Socket, reason: str) -> None:

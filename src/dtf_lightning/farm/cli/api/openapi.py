@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
-from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.cli.options import add_farm_command
+
+if TYPE_CHECKING:
+    from dtf_lightning.etcd.store import Store
 
 
 def add_openapi(actions: Commands) -> None:
@@ -27,6 +28,8 @@ def _openapi(_: argparse.Namespace) -> int:
 
 def describe_without_a_farm() -> dict[str, Any]:
     """Return what the API takes, as OpenAPI, where no farm runs."""
+    import asyncio
+
     from dtf_lightning import __version__
     from dtf_lightning.etcd.memory.store import MemoryStore
     from dtf_lightning.farm.server.api import build_app

@@ -29,6 +29,7 @@ from dtf_lightning.farm.messages import (
     CancelAttempt,
     Drain,
     Draining,
+    FromCoordinator,
     FromWorker,
     Heartbeat,
     Hello,
@@ -39,7 +40,8 @@ from dtf_lightning.farm.messages import (
     Run,
     Started,
     Welcome,
-    read_message,
+    next_text,
+    read_messages,
     write_message,
 )
 from dtf_lightning.farm.rules.health import WorkerHealth
@@ -178,7 +180,7 @@ class Link:
         self._outgoing = asyncio.Queue()
         await socket.send(write_message(self._workplace.hello()))
         async with asyncio.timeout(WELCOME_TIMEOUT):
-            welcome = read_message(await socket.recv())
+            welcome, *more = read_messages(await socket.recv())
         if isinstance(welcome, Refuse):
             raise Refused(f"the farm does not take this worker: {welcome.reason}")
         if not isinstance(welcome, Welcome):
@@ -188,6 +190,8 @@ class Link:
         log.info("welcomed by %s", welcome.coordinator)
         for message in self._workplace.catch_up():
             self._outgoing.put_nowait(message)
+        for told in more:
+            self._hear(told)
         jobs = [
             asyncio.create_task(job) for job in (self._beat(), self._report(), self._send(socket), self._listen(socket))
         ]
@@ -215,23 +219,27 @@ class Link:
 
     async def _send(self, socket: ClientConnection) -> None:
         while True:
-            await socket.send(write_message(await self._outgoing.get()))
+            await socket.send(await next_text(self._outgoing))
 
     async def _listen(self, socket: ClientConnection) -> None:
         while True:
             async with asyncio.timeout(SILENCE):
-                message = read_message(await socket.recv())
-            if isinstance(message, Run):
-                self._workplace.run_attempt(message)
-            elif isinstance(message, PickMeeting):
-                self._workplace.pick_meeting(message)
-            elif isinstance(message, CancelAttempt):
-                self._workplace.cancel(message)
-            elif isinstance(message, Acknowledge):
-                self._workplace.acknowledged(message)
-            elif isinstance(message, Drain):
-                self._workplace.drain()
-            elif isinstance(message, Refuse):
-                raise Refused(f"the farm does not take this worker: {message.reason}")
-            elif not isinstance(message, Heartbeat):
-                raise ProtocolError(f"a coordinator does not say {type(message).__name__}")
+                told = read_messages(await socket.recv())
+            for message in told:
+                self._hear(message)
+
+    def _hear(self, message: FromWorker | FromCoordinator) -> None:
+        if isinstance(message, Run):
+            self._workplace.run_attempt(message)
+        elif isinstance(message, PickMeeting):
+            self._workplace.pick_meeting(message)
+        elif isinstance(message, CancelAttempt):
+            self._workplace.cancel(message)
+        elif isinstance(message, Acknowledge):
+            self._workplace.acknowledged(message)
+        elif isinstance(message, Drain):
+            self._workplace.drain()
+        elif isinstance(message, Refuse):
+            raise Refused(f"the farm does not take this worker: {message.reason}")
+        elif not isinstance(message, Heartbeat):
+            raise ProtocolError(f"a coordinator does not say {type(message).__name__}")
