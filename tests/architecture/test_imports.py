@@ -42,7 +42,7 @@ FARM: list[set[str]] = [
     {"farm.rules"},
     {"farm.json_values", "farm.plans", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
-    {"farm.http", "farm.updates", "farm.messages", "farm.results"},
+    {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.trainings"},
     {"farm.server", "farm.page", "farm.worker", "farm.client"},
     {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
     {"farm.demo"},

@@ -25,6 +25,7 @@ from dtf_lightning.farm.home import find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
 from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
 from dtf_lightning.farm.sources import Source, pack_input
+from dtf_lightning.farm.trainings import launch
 from dtf_lightning.whole_files import whole_file
 
 DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
@@ -141,6 +142,39 @@ class Client:
         if after_any:
             request["after_any"] = list(after_any)
         return str(self.submit_all([request])[0]["task_id"])
+
+    def train(
+        self,
+        script: str,
+        arguments: Sequence[str] = (),
+        *,
+        endpoint: str,
+        workers: tuple[int, int] = (1, 1),
+        priority: int = launch.PRIORITY,
+        python: str = "python",
+        options: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> str:
+        """Submit an elastic training that fills what is idle and gives it back; returns its id, which is its run's too.
+
+        Args:
+            script: an unchanged Lightning script with `ElasticCallback()`, a path in the folder of its parts.
+            arguments: of the script.
+            endpoint: of the etcd at which its parts meet, as every worker reaches it.
+            workers: how many parts it has at least, and at most. It keeps the minimum, for now 1, to its end.
+            priority: work of at least this priority gets what is above the minimum.
+            python: that the workers have.
+            options: of the rendezvous, as in torchrun's `--rdzv-conf`.
+            fields: of `submit`, such as `needs`, `source`, `folder`, `project`.
+
+        Raises `SettingsError` for numbers of workers that cannot be.
+        """
+        training = array_id(fields.pop("task_id", None) or new_task_id(time.time()))
+        words = launch.command(
+            script, arguments, run=training, workers=workers, endpoint=endpoint, python=python, options=options
+        )
+        fields = {"name": script, "priority": priority, **fields, "array": workers[1], "training": workers[0]}
+        return self.submit(words, task_id=training, **fields)
 
     def submit_all(self, requests: Sequence[Mapping[str, Any]], *, strict: bool = False) -> list[dict[str, Any]]:
         """Submit tasks by their fields; returns what became of each, in order. A dependency stands before what needs it.

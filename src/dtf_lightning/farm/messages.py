@@ -19,6 +19,7 @@ receiving one by one was more work than all else that a message needs. The first
 | `PickMeeting` | pick where the members of a gang's attempt meet; its `Run` follows |
 | `Acknowledge` | a result is in the record, or does not count any more: the worker may forget it |
 | `CancelAttempt` | end an attempt; nobody wants its result |
+| `YieldAttempt` | a training's part is to leave at a step boundary: it ends as `yielded` |
 | `Drain` | finish what runs, take nothing more, and end |
 | `Refuse` | the worker cannot be taken, and why; the end |
 
@@ -170,6 +171,15 @@ class CancelAttempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class YieldAttempt:
+    """A training's part whose device another task needs. Sent again after a reconnection: idempotent."""
+
+    task: str
+    revision: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Drain:
     """The worker is to end when what it runs has ended."""
 
@@ -184,7 +194,7 @@ class Refuse:
 T = TypeVar("T")
 
 FromWorker = Hello | Started | Result | MeetingPlace | Heartbeat | Draining
-FromCoordinator = Welcome | Run | PickMeeting | Acknowledge | CancelAttempt | Drain | Refuse | Heartbeat
+FromCoordinator = Welcome | Run | PickMeeting | Acknowledge | CancelAttempt | YieldAttempt | Drain | Refuse | Heartbeat
 M = TypeVar("M", FromWorker, FromCoordinator)
 
 _NAMES: dict[str, type[Any]] = {
@@ -199,6 +209,7 @@ _NAMES: dict[str, type[Any]] = {
     "pick_meeting": PickMeeting,
     "acknowledge": Acknowledge,
     "cancel": CancelAttempt,
+    "yield": YieldAttempt,
     "drain": Drain,
     "refuse": Refuse,
 }

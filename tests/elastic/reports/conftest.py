@@ -96,6 +96,8 @@ def resumed_run_dir(run_dir):
     log.write(entered(101.0, 1, 15, instance="second", members=("a#1",), world_size=1))
     log.write(steps(at=104.0, step=20, steps=5, world_size=1, samples=20, loss=0.6))
     log.write(steps(at=106.0, step=30, world_size=1, samples=40, loss=0.3))
+    log.write(Evaluated(at=104.5, source="a/0", generation=1, epoch=0, step=20, seconds=0.3,
+                        metrics={"val/accuracy": 0.9}))  # fmt: skip
     log.write(CheckpointSaved(at=106.5, source="a/0", generation=1, step=30, epoch=0, path="c3", seconds=0.1, size=7))
     log.write(TimeSpent(at=107.0, source="a/0", generation=1, incarnation=1, wall=9.0, seconds={
         "startup": 3.0, "productive": 6.0,

@@ -78,6 +78,9 @@ def test_instances(store, resumed_run_dir):
     assert store.query("SELECT instance, path FROM checkpoints ORDER BY ALL").fetchall() == [
         (1, "c1"), (1, "c2"), (2, "c3"),
     ]  # fmt: skip
+    assert store.query("SELECT instance, step, value FROM evaluations ORDER BY ALL").fetchall() == [
+        (1, 20, 0.8), (2, 20, 0.9),
+    ]  # fmt: skip
     assert store.query("SELECT DISTINCT instance, generation FROM costs ORDER BY ALL").fetchall() == [(1, 1), (2, 1)]
     assert store.rows(BALANCE) == []
 
@@ -92,6 +95,7 @@ def test_account_of_instances(store, resumed_run_dir):
     assert stays == {("a/0", 1): ["1.1", "1.2"], ("b/0", 1): ["1.1"], ("a/0", 2): ["2.1"]}
     curves = account["curves"]
     assert list(zip(curves["step"], curves["loss"], strict=True)) == [(10, 1.0), (20, 0.6), (30, 0.3)]
+    assert account["evaluations"] == {"val/accuracy": [[20, 0.9]]}
     shown = "\n".join(text.lines(account))
     assert "3 generations of 2 instances (2.1 is the first generation of the second) by 3 workers" in shown
     assert "\n2.1 " in shown
@@ -315,15 +319,17 @@ def test_migrations_one_by_one(tmp_path, run_dir, monkeypatch):
 
 
 def test_rows_of_before_there_were_instances(tmp_path, monkeypatch):
-    """They stay, as those of the first one."""
+    """They stay; costs, which lie in the order of time, get the instance that they belong to."""
     path = tmp_path / "x.duckdb"
     with monkeypatch.context() as older:
         older.setattr(store_module, "RESULTS", replace(RESULTS, migrations=RESULTS.migrations[:2]))
         with ResultsStore(path) as store:
-            store.connection.execute("INSERT INTO costs VALUES ('r', 2, 12, 8, 1, 1, 4, 4, 0)")
+            for run, generation, lost in (("r", 1, 0), ("r", 2, 1), ("other", 2, 0), ("r", 1, 0), ("r", 2, 7)):
+                row = [run, generation, 12, 8, lost, 1, 4, 4, 0]
+                store.connection.execute("INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     with ResultsStore(path) as store:
-        (row,) = store.rows("FROM costs")
-    assert (row["run"], row["generation"], row["steps_lost"], row["instance"]) == ("r", 2, 1, 1)
+        found = store.query("SELECT run, instance, generation, steps_lost FROM costs ORDER BY ALL").fetchall()
+    assert found == [("other", 1, 2, 0), ("r", 1, 1, 0), ("r", 1, 2, 1), ("r", 2, 1, 0), ("r", 2, 2, 7)]
 
 
 def test_folder_that_cannot_be_written_to(tmp_path, run_dir):

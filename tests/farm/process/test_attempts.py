@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.worker import logs
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptStarted
 from support.farm.worker import PATIENCE
@@ -480,3 +481,24 @@ def test_what_it_took_as_a_series(workers):
     assert samples[0]["memory"] > 0
     assert max(sample["processes"] for sample in samples) in (1, 2)
     assert end.outcome.cpu_seconds > 0
+
+
+def test_yield_asks_the_first_process_alone(worker):
+    """A `torchrun` that is asked for its device sees to its workers itself; it ends as yielded whatever its exit code is."""
+    script = 'sh -c \'trap "echo hurt" TERM; echo child; while :; do sleep 1; done\' & trap "kill -9 $!; exit 0" TERM; echo up; wait'
+    revision = worker.start("sh", "-c", script)
+    worker.heard.printed(revision, b"up")
+    worker.heard.printed(revision, b"child")
+    worker.executor.yield_device(f"t{revision}", revision, "gave its device back for the task x", 20.0)
+    end = worker.heard.ended(revision)
+    assert (end.outcome.kind, end.outcome.exit_code) == (OutcomeKind.YIELDED, 0)
+    assert end.outcome.reason.startswith("gave its device back for the task x")
+    assert b"hurt" not in worker.heard.output(revision)
+
+
+def test_a_yield_has_a_deadline(worker):
+    revision = worker.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")
+    worker.heard.printed(revision, b"up")
+    worker.executor.yield_device(f"t{revision}", revision, "x", 0.2)
+    end = worker.heard.ended(revision)
+    assert (end.outcome.kind, end.outcome.signal) == (OutcomeKind.YIELDED, 9)

@@ -32,6 +32,7 @@ from dtf_lightning.farm.record.values import (
     Tombstone,
     WorkerRecord,
     WorkerState,
+    YieldRequest,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
@@ -134,6 +135,7 @@ WRITTEN = [
         ),
     ),
     (Meeting(revision=9, host="h", port=4711), '{"host":"h","port":4711,"revision":9,"v":1}'),
+    (YieldRequest(revision=9, wanted_by="t", at=1.0), '{"at":1.0,"revision":9,"v":1,"wanted_by":"t"}'),
     (ProjectRecord(weight=2.0, limits={"cpu": 8}), '{"limits":{"cpu":8},"v":1,"weight":2.0}'),
     (LicenceRecord(total=3), '{"total":3,"v":1}'),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),

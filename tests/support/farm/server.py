@@ -26,6 +26,7 @@ from dtf_lightning.farm.messages import (
     Result,
     Run,
     Started,
+    YieldAttempt,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
@@ -134,6 +135,7 @@ class PlayedWorker:
         self.orders: queue.Queue[Run] = queue.Queue()
         self.called_off: queue.Queue[Run] = queue.Queue()
         self.cancelled: queue.Queue[CancelAttempt] = queue.Queue()
+        self.yields: queue.Queue[YieldAttempt] = queue.Queue()
         self.acknowledgements: queue.Queue[Acknowledge] = queue.Queue()
         self.draining = threading.Event()
         self.session = session
@@ -181,6 +183,9 @@ class PlayedWorker:
         if self._running.get(message.task) == message.revision:
             del self._running[message.task]
         self.cancelled.put(message)
+
+    def yield_device(self, message: YieldAttempt) -> None:
+        self.yields.put(message)
 
     def acknowledged(self, message: Acknowledge) -> None:
         self._kept.pop((message.task, message.revision), None)
@@ -252,7 +257,7 @@ class PlayedWorker:
 class WorkerInThread:
     """A farm worker with its keeper, whose loop is a thread of this process."""
 
-    def __init__(self, url: str, token: str, folder: Path, name: str, **options: Any) -> None:
+    def __init__(self, url: str, token: str, folder: Path, name: str, core: str = "0", **options: Any) -> None:
         self._loop = Loop()
         given = WorkerOptions(
             name=name,
@@ -260,7 +265,7 @@ class WorkerInThread:
             addresses=tuple(url.split(",")),
             token=token,
             devices={"cpu": 1.0},
-            device_names={"cpu": ("0",)},
+            device_names={"cpu": (core,)},
             **options,
         )
 

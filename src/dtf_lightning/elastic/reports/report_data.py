@@ -171,7 +171,9 @@ def _curves(store: ResultsStore, run: str) -> dict[str, Any]:
     names = ("step", "generation", "loss", "samples_per_second", "world_size", "lr")
     metrics: dict[str, list[Any]] = {}
     for step, metric, value in store.query(
-        "SELECT step, metric, value FROM evaluations WHERE run = ? ORDER BY step", [run]
+        "SELECT step, metric, value FROM evaluations WHERE run = ? "
+        "QUALIFY row_number() OVER (PARTITION BY step, metric ORDER BY instance DESC) = 1 ORDER BY step",
+        [run],
     ).fetchall():
         metrics.setdefault(metric, []).append([step, value])
     columns = list(zip(*rows, strict=True)) or [()] * len(names)

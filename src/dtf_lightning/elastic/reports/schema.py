@@ -37,7 +37,13 @@ def _views(connection: Connection) -> None:
 
 
 def _views_by_instance(connection: Connection) -> None:
-    connection.execute("ALTER TABLE costs ADD COLUMN instance INTEGER DEFAULT 1")
+    # Costs were inserted in the order of time, and each instance begins with generation 1.
+    connection.execute("""
+        ALTER TABLE costs ADD COLUMN instance INTEGER DEFAULT 1;
+        UPDATE costs SET instance = greatest(1, (
+            SELECT count(*) FROM costs c WHERE c.run = costs.run AND c.generation = 1 AND c.rowid <= costs.rowid
+        ));
+    """)
     _views(connection)
 
 
@@ -143,7 +149,7 @@ VIEWS = {
                 (data->>'step')::BIGINT AS step, (data->>'seconds')::DOUBLE AS seconds, data->'metrics' AS metrics,
                 unnest(json_keys(data->'metrics')) AS metric, instance
             FROM instance_events WHERE kind = 'evaluated'
-            QUALIFY row_number() OVER (PARTITION BY run, step ORDER BY time DESC) = 1
+            QUALIFY row_number() OVER (PARTITION BY run, instance, step ORDER BY time DESC) = 1
         )
     """,
     "goodput": f"""

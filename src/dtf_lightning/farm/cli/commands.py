@@ -29,6 +29,7 @@ from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.streams.logs import show_logs
 from dtf_lightning.farm.cli.tables import print_table
+from dtf_lightning.farm.cli.train import add_train
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import TaskInfo
@@ -45,6 +46,7 @@ def register(commands: Commands) -> None:
     _add_coordinator(actions)
     _add_worker(actions)
     _add_tasks(actions)
+    add_train(actions)
     _add_pool(actions)
     add_nodes(actions)
     add_openapi(actions)
@@ -262,10 +264,25 @@ def _task(arguments: argparse.Namespace) -> int:
     for name in ("create_time", "start_time", "end_time"):
         if task.raw.get(name):
             print(f"  {name.replace('_', ' ')}: {task.raw[name]}")
+    _show_training(task)
     results = task.raw.get("results") or {}
     for name, value in {**(results.get("metrics") or {}), **(results.get("counts") or {})}.items():
         print(f"  {name}: {'not a number' if value is None else f'{value:g}'}")
     return DONE
+
+
+def _show_training(task: TaskInfo) -> None:
+    """Say how large a training's world is, and which of its devices others want or have."""
+    world = (task.raw.get("metadata") or {}).get("training")
+    if not world:
+        return
+    print(f"  world: {world['running']} of {world['wanted']} parts run, {world['minimum']} it keeps")
+    for part, worker in world["workers"].items():
+        print(f"  part {part}: runs on {worker}")
+    for one in world["leaving"]:
+        print(f"  part {one['part']}: gives {one['worker']} to {one['wanted_by']}, asked {one['since']}")
+    for one in world["away"]:
+        print(f"  part {one['part']}: gave its device back {one['since']}")
 
 
 def _logs(arguments: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from dtf_lightning.farm.record.values import (
     Tombstone,
     Value,
     WorkerRecord,
+    YieldRequest,
 )
 from dtf_lightning.farm.rules.health import WorkerHealth
 
@@ -55,6 +56,7 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.FAILED: FailedAttempt,
     Kind.MEETING: Meeting,
     Kind.MEMBER: MemberRecord,
+    Kind.YIELD: YieldRequest,
     Kind.PROJECT: ProjectRecord,
     Kind.LICENCE: LicenceRecord,
     Kind.KEY: KeyRecord,

@@ -15,6 +15,7 @@
 | `failed` | task, attempt's number | – | an attempt after which the task is tried again |
 | `meetings` | task | – | where the members of a gang's attempt find each other; goes with the attempt |
 | `members` | task, rank | – | a member of a gang's attempt that has ended; goes with the attempt |
+| `yields` | task | – | a training's part is asked to give its device back; the leader deletes it when that attempt is over |
 | `keys` | key | – | the task that was submitted under an idempotency key |
 | `tombstones` | task | – | a task that was archived: its id cannot be used again |
 | `projects` | project | – | its weight, and how many of which licences it may hold |
@@ -54,6 +55,7 @@ class Kind(Enum):
     FAILED = "failed"
     MEETING = "meetings"
     MEMBER = "members"
+    YIELD = "yields"
     KEY = "keys"
     TOMBSTONE = "tombstones"
     PLAN = "plans"
@@ -76,6 +78,7 @@ LIVE = (
     Kind.ATTEMPT,
     Kind.MEETING,
     Kind.MEMBER,
+    Kind.YIELD,
     Kind.PLAN,
     Kind.PROJECT,
     Kind.LICENCE,

@@ -122,6 +122,8 @@ class TaskSpecification:
     """Of an instance: its array."""
     index: int | None = None
     """Of an instance: its number, from 0."""
+    training: int = 0
+    """Of a training, which is an array, and of its parts: how many of them it keeps to its end; 0: it is none."""
     after: tuple[str, ...] = ()
     """Ids of tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -176,6 +178,13 @@ class Attempt:
     """Workers that were lost while they ran it."""
     born: int = 0
     """Of an array, which is never tried itself: so many of its instances have come to life, the first ones."""
+
+    yielded: float = 0.0
+    """Of a training's part that waits: when it gave its device back; 0: it never did."""
+
+    def lent(self, at: float) -> Attempt:
+        """Return the attempt of a training's part that gives its device back, at this time: no failure, nobody to avoid."""
+        return replace(self, workers=(), yielded=at)
 
     def given_back(self, worker: str, *, lost: bool) -> Attempt:
         """Return the attempt as it waits to be tried again, elsewhere than on `worker`.
@@ -283,6 +292,17 @@ class MemberRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class YieldRequest:
+    """A training's part is to give its device back."""
+
+    revision: int
+    """The attempt's identity."""
+    wanted_by: str
+    """The task that needs it."""
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectRecord:
     """A project, as an operator has set it."""
 
@@ -328,6 +348,7 @@ Value = (
     | FailedAttempt
     | Meeting
     | MemberRecord
+    | YieldRequest
     | ProjectRecord
     | LicenceRecord
     | KeyRecord

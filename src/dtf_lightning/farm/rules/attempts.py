@@ -7,6 +7,7 @@
 | `failed`, `timeout`, if they do not | the task has failed | the task has failed |
 | `lost` (its worker died, or could not run it) | it is tried again, elsewhere; this counts no try | it has failed as suspect |
 | `cancelled` | the task is cancelled | the task is cancelled |
+| `yielded` (a training's part has given its device back) | it waits for a device | it waits for a device |
 
 "Suspect": `SUSPECT` workers were lost while they ran it, so that it is likely to be the task that kills them.
 """
@@ -31,6 +32,8 @@ class OutcomeKind(StrEnum):
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     LOST = "lost"
+    YIELDED = "yielded"
+    """A part of a training has given its device back, because it was asked to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +108,8 @@ def what_follows(kind: OutcomeKind, *, failures: int, retries: int, lost: int, c
         return Follow.COMPLETED
     if kind is OutcomeKind.CANCELLED:
         return Follow.CANCELLED
+    if kind is OutcomeKind.YIELDED:
+        return Follow.AGAIN
     if kind is OutcomeKind.LOST:
         return Follow.FAILED if lost >= SUSPECT else Follow.AGAIN
     return Follow.AGAIN if counts and failures < retries else Follow.FAILED

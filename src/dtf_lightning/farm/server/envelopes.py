@@ -70,7 +70,8 @@ def end_of_attempt(
         counts=counts,
     )
     if follow is Follow.AGAIN:
-        again = attempt.given_back(worker, lost=lost)
+        yielded = told.kind is OutcomeKind.YIELDED
+        again = attempt.lent(told.ended) if yielded else attempt.given_back(worker, lost=lost)
         failed = FailedAttempt(revision=revision, workers=attempt.workers, reason=told.reason, ended=told.ended)
         return RecordRetry(task=task, number=attempt.number, failed=failed, attempt=again)
     reason = f"{why_suspect(attempt.lost + 1, worker)} ({told.reason})" if lost else told.reason

@@ -26,6 +26,7 @@ from dtf_lightning.farm.record.array_writes import Birth
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Change, Mirror
 from dtf_lightning.farm.record.task_id import array_and_index
+from dtf_lightning.farm.record.trainings.writes import AskToYield
 from dtf_lightning.farm.record.values import (
     Attempt,
     Envelope,
@@ -47,6 +48,7 @@ from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_w
 from dtf_lightning.farm.server.scheduling.arrays import Arrays
 from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
 from dtf_lightning.farm.server.scheduling.projects import limits_of, projects, totals
+from dtf_lightning.farm.server.scheduling.trainings import Trainings
 
 NEVER = float("inf")
 
@@ -101,8 +103,7 @@ class Leader:
         """Tasks whose attempt names a worker that the record does not know: to be taken back."""
         self._present: set[str] = set()
         self._arrays = Arrays(mirror, self._fence)
-        self._tallies: list[tuple[str, int]] = []
-        """Arrays that are over, each with its frontier's revision: how their instances ended is to be looked up."""
+        self._trainings = Trainings(mirror, self._fence, scheduler, self._offer_part)
         self._build(now)
 
     # --- what the record shows ---------------------------------------------------------------------------------------
@@ -110,6 +111,7 @@ class Leader:
     def changed(self, change: Change, now: Now) -> None:
         """Take in one change of the mirror, which shows it already."""
         name = change.names[0] if change.names else ""
+        self._trainings.now = now.wall
         if change.kind is Kind.TASK:
             self._task_changed(name)
         elif change.kind is Kind.ATTEMPT and change.after is not None:
@@ -141,7 +143,7 @@ class Leader:
 
     def take_tallies(self) -> list[tuple[str, int]]:
         """Return arrays whose instances have all ended; the answers come by `tallied`."""
-        tallies, self._tallies = self._tallies, []
+        tallies, self._arrays.over = self._arrays.over, []
         return tallies
 
     def tallied(self, array: str, revision: int, tally: Tally, now: Now) -> None:
@@ -149,7 +151,15 @@ class Leader:
         specification = self._specification(array)
         if specification is None:
             return
-        outcome = TaskOutcome.COMPLETED if tally.completed else TaskOutcome.FAILED
+        completed = tally.completed
+        if specification.training:
+            completed = tally.outcomes.get(TaskOutcome.COMPLETED.value, 0) > 0
+            self._trainings.is_certain(array, finished=completed)
+            if not self._arrays.is_over(array):
+                return
+        if completed:
+            tally = replace(tally, exit_code=0)
+        outcome = TaskOutcome.COMPLETED if completed else TaskOutcome.FAILED
         envelope = envelope_of(specification, outcome, tally.reason, attempt=Attempt(number=0), revision=revision)
         ended = replace(
             envelope, ended=now.wall, exit_code=tally.exit_code, kind=outcome.value, counts=dict(tally.outcomes)
@@ -160,13 +170,23 @@ class Leader:
 
     def decide(self, at_most: int, now: Now) -> list[Write[Any]]:
         """Return what is to be written now; placements up to `at_most`."""
+        for part in self._trainings.ended():
+            self._end_unstarted(part, TaskOutcome.SKIPPED, "its training has finished")
         writes, self._decided = self._decided, []
+        writes += self._trainings.requests(now.wall)
         writes += self._lose_workers(now)
         writes += self._take_back_orphans(now)
         writes += self._expire(now)
-        born, over = self._arrays.next()
-        writes += born
-        self._tallies += over
+        writes += self._arrays.next()
+        assigned = self._assign(at_most, now)
+        asked, offered = self._trainings.look(now.monotonic, now.wall)
+        if self._trainings.has_offers:
+            assigned += self._assign(at_most - len(assigned), now)
+        self._trainings.withdraw(offered)
+        return [*writes, *assigned, *asked]
+
+    def _assign(self, at_most: int, now: Now) -> list[Write[Any]]:
+        writes: list[Write[Any]] = []
         for placement in self._scheduler.decide(at_most, now.wall):
             attempt = self._attempt(placement.task)
             given = replace(
@@ -182,16 +202,22 @@ class Leader:
 
     def next_deadline(self) -> tuple[float, float]:
         """Return when there is something to decide though nothing changes: on the monotonic clock, and on the wall's."""
-        return min(self._away.values(), default=NEVER), self._expiring[0][0] if self._expiring else NEVER
+        monotonic, wall = self._trainings.next_deadline()
+        expires = self._expiring[0][0] if self._expiring else NEVER
+        return min(monotonic, *self._away.values(), NEVER), min(wall, expires)
 
     def not_made(self, write: Write[Any]) -> None:
         """A write was not made: an assignment's task is ready again, any other write is handed out again."""
         if isinstance(write, Birth):
             self._arrays.again(write.array)
+        elif isinstance(write, AskToYield):
+            self._trainings.not_made(write)
         elif not isinstance(write, Assign):
             self._decided.append(write)
         elif write.task in self._present:
             self._scheduler.placement_refused(write.task)
+            if self._is_part(write.task):
+                self._part_waits(write.task)
 
     def explain(self, task: str, wall: float) -> str:
         """Say in one sentence why a task that is not done does not run."""
@@ -202,6 +228,8 @@ class Leader:
         specification = self._specification(task)
         if specification is not None and specification.array:
             return self._arrays.explain(task)
+        if self._is_part(task) and self._trainings.holds_back(task):
+            return self._trainings.explain(task, wall)
         return self._scheduler.explain(task, wall)
 
     # --- the parts ---------------------------------------------------------------------------------------------------
@@ -237,6 +265,9 @@ class Leader:
             ready += self._appeared(task, held.value, all_known=False)
         self._dependencies.settle()
         self._make_ready(ready)
+        for array, revision in self._arrays.trainings_with_ended_parts():
+            self._trainings.is_uncertain(array)
+            self._arrays.over.append((array, revision))
 
     def _task_changed(self, task: str) -> None:
         held = self._mirror.get(Kind.TASK, task)
@@ -247,6 +278,7 @@ class Leader:
         if task in self._present:
             self._present.discard(task)
             self._scheduler.task_gone(task)
+            self._trainings.gone(task)
             self._dependencies.gone(task)
             if (instance := array_and_index(task)) is not None:
                 self._arrays.instance_gone(instance[0], task)
@@ -300,8 +332,24 @@ class Leader:
                 if len(attempt.workers) > 1:
                     self._member_ended(task)
                 self._scheduler.task_placed(ready, attempt.workers, attempt.alternative)
+                if specification.training:
+                    self._trainings.runs(task)
+            elif specification.training:
+                self._part_waits(task)
             else:
                 self._scheduler.task_ready(ready)
+
+    def _is_part(self, task: str) -> bool:
+        specification = self._specification(task)
+        return specification is not None and bool(specification.training) and not specification.array
+
+    def _part_waits(self, part: str) -> None:
+        """It is told to the scheduler when its training may grow."""
+        self._scheduler.task_gone(part)
+        self._trainings.waits(part)
+
+    def _offer_part(self, part: str) -> None:
+        self._scheduler.task_ready(self._ready_task(part, self._attempt(part)))
 
     def _cancel_orphan(self, instance: str) -> None:
         """The array of an instance was cancelled."""
@@ -309,6 +357,8 @@ class Leader:
         self._end_unstarted(instance, TaskOutcome.CANCELLED, "its array was cancelled")
 
     def _ended(self, task: str, outcome: TaskOutcome | None) -> None:
+        if outcome is TaskOutcome.COMPLETED:
+            self._trainings.completed(task)
         how = "is unknown" if outcome is None else f"ended as {outcome.value}"
         ready, skipped = self._dependencies.ended(task, outcome is TaskOutcome.COMPLETED, how)
         self._make_ready(ready)

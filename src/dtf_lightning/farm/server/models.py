@@ -15,14 +15,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.record.task_id import array_id, is_array_id, time_of
-from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.task_id import array_id, instance_id, is_array_id, time_of
+from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState, YieldRequest
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.server.pool import LiveTask
+from dtf_lightning.farm.server.pool import LiveTask, Pool
 
 MAX_TASKS = 10_000
 """Tasks of one submission."""
@@ -100,6 +101,9 @@ class TaskRequest(StrictModel):
     """Workers that run it together, each giving what it needs."""
     array: int = Field(default=0, ge=0, le=MAX_ARRAY)
     """Instances of it, or `{"count": N}`; 0: it is one task. The id of an array ends with six zeros."""
+    training: int = Field(default=0, ge=0, le=1)
+    """1: its instances are the parts of one elastic training, of which it keeps one to its end and the others give their
+    devices to what waits for them. More than 1 is not there yet: it needs parts that start together or not at all."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -145,6 +149,11 @@ class TaskRequest(StrictModel):
             raise ValueError(
                 f"the id {self.task_id!r} of an array must end with six zeros, where the numbers of its instances stand: "
                 f"such as {array_id(self.task_id)!r}"
+            )
+        if self.training and (not self.array or self.array > MAX_GANG or self.gang > 1):
+            raise ValueError(
+                f"a training is an array of its parts, from 1 to {MAX_GANG}, each on one worker; got array={self.array} and "
+                f"gang={self.gang}"
             )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
@@ -192,6 +201,7 @@ class TaskRequest(StrictModel):
             ),
             gang=self.gang,
             array=self.array,
+            training=self.training,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,
@@ -268,6 +278,34 @@ def _array(spec: TaskSpecification, born: int) -> dict[str, Any]:
     if spec.array:
         return {"array": {"count": spec.array, "begun": born}}
     return {"array": {"id": spec.array_id, "index": spec.index}} if spec.array_id else {}
+
+
+def world_of(pool: Pool, training: LiveTask) -> dict[str, Any]:
+    """Return how many parts a training has, of how many that it wants, and where; who wants or got whose device."""
+    running: dict[str, str] = {}
+    leaving: list[dict[str, Any]] = []
+    away: list[dict[str, Any]] = []
+    for index in range(training.specification.array):
+        part = pool.live(instance_id(training.task, index))
+        if part is None:
+            continue
+        if not part.attempt.workers:
+            if part.attempt.yielded:
+                away.append({"part": part.task, "since": when(part.attempt.yielded)})
+            continue
+        running[part.task] = part.attempt.workers[0]
+        held = pool.mirror.get(Kind.YIELD, part.task)
+        if held is not None and isinstance(held.value, YieldRequest) and held.value.revision == part.revision:
+            asked = {"part": part.task, "worker": part.attempt.workers[0]}
+            leaving.append(asked | {"wanted_by": held.value.wanted_by, "since": when(held.value.at)})
+    return {
+        "minimum": training.specification.training,
+        "wanted": training.specification.array,
+        "running": len(running),
+        "workers": running,
+        "leaving": leaving,
+        "away": away,
+    }
 
 
 def done_task(task: str, envelope: Envelope) -> dict[str, Any]:

@@ -298,7 +298,10 @@ class Tasks:
     def show(self, live: LiveTask) -> dict[str, Any]:
         """Return a task that is not done as the API shows it."""
         reason = "" if live.attempt.workers else self._explain(live.task)
-        return models.live_task(live, status=self._pool.status(live), reason=reason or "")
+        told = models.live_task(live, status=self._pool.status(live), reason=reason or "")
+        if live.specification.training and live.specification.array:
+            told["metadata"]["training"] = models.world_of(self._pool, live)
+        return told
 
     async def outcome(self, task: str) -> TaskOutcome | None:
         """How a task ended that is done; `None` if it is not, or if nobody knows it. Raises what etcd raises."""

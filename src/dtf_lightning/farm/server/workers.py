@@ -38,6 +38,7 @@ from dtf_lightning.farm.messages import (
     Run,
     Started,
     Welcome,
+    YieldAttempt,
     next_text,
     read_message,
     read_messages,
@@ -53,6 +54,7 @@ from dtf_lightning.farm.record.values import (
     MemberRecord,
     WorkerRecord,
     WorkerState,
+    YieldRequest,
 )
 from dtf_lightning.farm.record.writes import Recording, Register, Write
 from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt
@@ -317,6 +319,8 @@ class WorkerConnections:
             self._attempt_changed(change)
         elif change.kind in (Kind.MEETING, Kind.MEMBER) and change.after is not None:
             self._gang_changed(change.names[0])
+        elif change.kind is Kind.YIELD and change.after is not None:
+            self._ask_to_yield(change.names[0])
         elif change.kind is Kind.WORKER and change.after is None:
             if (connection := self._connections.get(change.names[0])) is not None and connection.welcomed:
                 self._spawn(_close(connection.socket, "declared lost: say hello again"))
@@ -368,6 +372,18 @@ class WorkerConnections:
         elif connection.told.get(task) != revision:
             connection.told[task] = revision
             connection.outgoing.put_nowait(run)
+        if live.specification.training:
+            self._ask_to_yield(task)
+
+    def _ask_to_yield(self, task: str) -> None:
+        """Tell the worker of a training's part that its device is needed, where the record says so of its attempt."""
+        live, held = self._pool.live(task), self._pool.mirror.get(Kind.YIELD, task)
+        if live is None or held is None or not isinstance(held.value, YieldRequest):
+            return
+        connection = self._connections.get(live.attempt.workers[0]) if live.attempt.workers else None
+        if connection is not None and connection.welcomed and held.value.revision == live.revision:
+            reason = f"gave its device back for the task {held.value.wanted_by}"
+            connection.outgoing.put_nowait(YieldAttempt(task=task, revision=live.revision, reason=reason))
 
     def _run_member(self, connection: _Connection, run: Run, attempt: Attempt) -> None:
         """Tell a worker its part of a gang's attempt, as far as it is not told and has not ended."""

@@ -29,6 +29,7 @@ from dtf_lightning.farm.messages import (
     Result,
     Run,
     Started,
+    YieldAttempt,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.testkit.ledger import Ledger, said
@@ -117,6 +118,12 @@ class SimulatedWorker:
         key = message.task, message.revision
         if key in self._running:
             self._end(key, OutcomeKind.CANCELLED, message.reason, None)
+
+    def yield_device(self, message: YieldAttempt) -> None:
+        """See `Workplace`."""
+        key = message.task, message.revision
+        if key in self._running:
+            self._end(key, OutcomeKind.YIELDED, message.reason, 0)
 
     def acknowledged(self, message: Acknowledge) -> None:
         """See `Workplace`."""

@@ -210,6 +210,11 @@ class Executor:
         text = f"cancelled: {reason}" if reason else "cancelled"
         self._stop(Stop(name=self._folders.attempt(task, revision).name, kind="cancelled", reason=text))
 
+    def yield_device(self, task: str, revision: int, reason: str, deadline: float) -> None:
+        """End a training's part: SIGTERM to its first process alone, SIGKILL to all after `deadline` seconds."""
+        name = self._folders.attempt(task, revision).name
+        self._stop(Stop(name=name, kind="yielded", reason=reason, grace=deadline))
+
     def running(self) -> Mapping[str, int]:
         """Task -> revision of its attempt that has not ended yet; the newest where an older one is being ended."""
         with self._lock:

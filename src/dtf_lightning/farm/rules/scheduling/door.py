@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.farm.rules.scheduling.yielding import Seat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +108,14 @@ class Scheduler(Protocol):
 
     def licences(self, totals: Mapping[str, int]) -> None:
         """How many of each licence there are, in the place of what was told before."""
+        ...
+
+    def first_waiting(self, at_most: int) -> list[str]:
+        """Return the tasks that are ready, have no worker and could have one, in the order of their ranks."""
+        ...
+
+    def seats(self) -> dict[str, Seat]:
+        """Return what is free of each worker that is there."""
         ...
 
     def decide(self, at_most: int, now: float) -> list[Placement]:

@@ -28,6 +28,7 @@ from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 from dtf_lightning.farm.rules.scheduling.shapes import Shape
 from dtf_lightning.farm.rules.scheduling.strategies import FairShare, Strategy
 from dtf_lightning.farm.rules.scheduling.worker_classes import Reservation, Worker, WorkerClass
+from dtf_lightning.farm.rules.scheduling.yielding import Seat
 
 
 @dataclass(slots=True)
@@ -168,6 +169,28 @@ class ShapeScheduler:
                 decided.append(self._start(*found, now))
                 self._unfinished = self._something_is_new() or bool(self.backlog.limited)
         return decided
+
+    def first_waiting(self, at_most: int) -> list[str]:
+        """Tasks that only want a worker, in the order of their ranks: no licence is missing, and some worker could do them."""
+        ranks: list[Rank] = []
+        for shape in self.backlog.shapes.values():
+            if shape.options and all(self.available.free(name) >= units for name, units in shape.key.limits):
+                for queue in self.backlog.queues(shape):
+                    ranks += heapq.nsmallest(at_most, (task.rank for task in queue.tasks.values()))
+        return [rank[3] for rank in heapq.nsmallest(at_most, ranks)]
+
+    def seats(self) -> dict[str, Seat]:
+        """What is free of each worker, and what it has in all."""
+        return {
+            name: Seat(
+                total=dict(zip(worker.cls.key.resources, worker.cls.key.total, strict=True)),
+                free=dict(zip(worker.cls.key.resources, worker.room, strict=True)),
+                labels=worker.cls.labels,
+                accepting=worker.accepting,
+            )
+            for name, worker in self.pool.workers.items()
+            if worker.cls is not None
+        }
 
     def explain(self, task: str, now: float) -> str:
         """One sentence on why a task does not run, or where it does."""

@@ -34,6 +34,8 @@ class Arrays:
         self._asked: dict[str, int] = {}
         """Array -> the revision of its frontier at which something was decided."""
         self._to_look_at: dict[str, None] = {}
+        self.over: list[tuple[str, int]] = []
+        """Arrays of which it is to be looked up how instances ended, each with its frontier's revision."""
 
     def ready(self, array: str) -> None:
         """Nothing that an array comes after is missing, or its frontier has moved."""
@@ -67,10 +69,9 @@ class Arrays:
                     del known[array]
         self._to_look_at[array] = None
 
-    def next(self) -> tuple[list[Birth], list[tuple[str, int]]]:
-        """Return what is to be born now, and the arrays that are over, each with the revision of its frontier."""
+    def next(self) -> list[Birth]:
+        """Return what is to be born now; the arrays that are over by now are in `over`."""
         born: list[Birth] = []
-        over: list[tuple[str, int]] = []
         for array in self._to_look_at:
             held = self._mirror.get(Kind.TASK, array)
             if held is None or array not in self._ready:
@@ -85,9 +86,26 @@ class Arrays:
                 born.append(Birth(array=array, specification=held.value, numbers=numbers, seen=seen, fence=self._fence))
             elif attempt.born == held.value.array and array not in self._live:
                 self._asked[array] = seen
-                over.append((array, seen))
+                self.over.append((array, seen))
         self._to_look_at.clear()
-        return born, over
+        return born
+
+    def is_over(self, array: str) -> bool:
+        """Whether all its instances have come to life, and none is left."""
+        held = self._mirror.get(Kind.TASK, array)
+        count = held.value.array if held is not None and isinstance(held.value, TaskSpecification) else 0
+        return self._frontier(array)[1].born == count and array not in self._live
+
+    def trainings_with_ended_parts(self) -> list[tuple[str, int]]:
+        """Return the trainings of which some parts have ended, each with the revision of its frontier."""
+        found = []
+        for (array,), held in self._mirror.all(Kind.TASK).items():
+            assert isinstance(held.value, TaskSpecification)
+            if held.value.training and held.value.array:
+                seen, attempt = self._frontier(array)
+                if len(self._live.get(array, ())) < attempt.born:
+                    found.append((array, seen))
+        return found
 
     def again(self, array: str) -> None:
         """What was decided about an array could not be done: decide again."""

@@ -162,7 +162,9 @@ class KeptAttempt:
     def advance(self) -> bool:
         """Do what is due now; whether it is over."""
         action = self.course.next(self._clock.monotonic(), self._count())
-        if action is Action.ASK:
+        if action is Action.ASK and self.course.asks_first_only:
+            os.kill(self.pid, signal.SIGTERM)  # nobody has waited for it: the number is still its own
+        elif action is Action.ASK:
             self.send(signal.SIGTERM)
         elif action is Action.KILL:
             self.send(signal.SIGKILL)

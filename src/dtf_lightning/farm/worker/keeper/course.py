@@ -89,6 +89,11 @@ class Course:
         self._status = status
 
     @property
+    def asks_first_only(self) -> bool:
+        """Whether its first process alone is asked to end, and sees to the others: a `torchrun` that leaves its run."""
+        return self._cause is not None and self._cause.kind == "yielded" and self.first_runs
+
+    @property
     def first_runs(self) -> bool:
         return self._status is None
 

@@ -55,7 +55,7 @@ class Stop:
 
     name: str
     kind: str
-    """`cancelled` or `lost`."""
+    """`cancelled`, `lost` or `yielded`."""
     reason: str
     grace: float | None = None
     """Seconds; `None`: those of its order."""

@@ -30,8 +30,10 @@ from dtf_lightning.farm.messages import (
     Result,
     Run,
     Started,
+    YieldAttempt,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.rules.scheduling.yielding import DEADLINE
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL
@@ -104,6 +106,8 @@ class FarmWorker:
         )
         self._connection = Connection(options.addresses, options.token)
         self._at_hand = AttemptsAtHand()
+        self._yielding: dict[Key, str] = {}
+        """Attempts of trainings' parts that were asked for their devices, and why; set before the executor is told."""
         # On the event loop:
         self._draining = False
         self._stopping = asyncio.Event()
@@ -195,6 +199,12 @@ class FarmWorker:
         """See `Workplace`."""
         self._end((message.task, message.revision), message.reason)
 
+    def yield_device(self, message: YieldAttempt) -> None:
+        """See `Workplace`. An attempt that is still being prepared is told when its executor has it."""
+        key = message.task, message.revision
+        self._yielding[key] = message.reason
+        self._executor.yield_device(*key, message.reason, DEADLINE)
+
     def pick_meeting(self, message: PickMeeting) -> None:
         """See `Workplace`."""
         try:
@@ -209,6 +219,7 @@ class FarmWorker:
         if not message.recorded:
             log.info("the result of task %s came too late: another attempt counts", message.task)
         self._at_hand.forget((message.task, message.revision))
+        self._yielding.pop((message.task, message.revision), None)
         self._meetings.forget((message.task, message.revision))
         self._pool.submit(self._forget, message.task, message.revision)
 
@@ -275,6 +286,8 @@ class FarmWorker:
                 self._give_up(message, OutcomeKind.CANCELLED, message.called_off or "cancelled before it started")
             else:
                 self._executor.start(order, self._preparation.files(message))
+                if (reason := self._yielding.get(key)) is not None:
+                    self._executor.yield_device(*key, reason, DEADLINE)
                 self._preparation.follow_input(message, self._executor)
         except (DtfError, OSError) as error:
             self._give_up(message, OutcomeKind.LOST, f"the worker could not start it: {error}")

@@ -40,6 +40,7 @@ from dtf_lightning.farm.messages import (
     Run,
     Started,
     Welcome,
+    YieldAttempt,
     next_text,
     read_messages,
     write_message,
@@ -76,6 +77,10 @@ class Workplace(Protocol):
 
     def cancel(self, message: CancelAttempt) -> None:
         """End an attempt."""
+        ...
+
+    def yield_device(self, message: YieldAttempt) -> None:
+        """Let a training's part leave."""
         ...
 
     def pick_meeting(self, message: PickMeeting) -> None:
@@ -235,6 +240,8 @@ class Link:
             self._workplace.pick_meeting(message)
         elif isinstance(message, CancelAttempt):
             self._workplace.cancel(message)
+        elif isinstance(message, YieldAttempt):
+            self._workplace.yield_device(message)
         elif isinstance(message, Acknowledge):
             self._workplace.acknowledged(message)
         elif isinstance(message, Drain):

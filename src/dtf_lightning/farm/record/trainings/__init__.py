@@ -1,0 +1,1 @@
+"""The record of trainings that borrow devices."""

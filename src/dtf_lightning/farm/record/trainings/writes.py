@@ -1,0 +1,71 @@
+"""The writes by which a training's parts are asked for their devices. Pure.
+
+| write | guard | what is written |
+|---|---|---|
+| `AskToYield` | the leader's fence, the attempt as seen, an older request as seen | the request |
+| `ForgetYield` | the leader's fence, the request as seen | nothing is left of the request, whose attempt is over |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dtf_lightning.etcd.store import Compare, Delete, Put
+from dtf_lightning.farm.record.codec import encode
+from dtf_lightning.farm.record.guarded import Guarded, Outcome, as_seen
+from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.values import YieldRequest
+from dtf_lightning.farm.record.writes import Decision, LaneName, is_ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskToYield:
+    """Ask for the device of an attempt, which `request.revision` names."""
+
+    task: str
+    request: YieldRequest
+    seen: int
+    """The mod revision of an older request; 0 if there is none."""
+    fence: Compare
+    """Of the leadership that decided it."""
+    lane = LaneName.ASSIGN
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        attempt, asked = keys.key(Kind.ATTEMPT, self.task), keys.key(Kind.YIELD, self.task)
+        compares = (self.fence, as_seen(attempt, self.request.revision), as_seen(asked, self.seen))
+        put = Put(asked, encode(self.request))
+        return Guarded(f"ask {self.task} to yield", compares, (put,), (self.fence.key, asked))
+
+    def verdict(self, outcome: Outcome) -> Decision:
+        """What became of it."""
+        return _decided(outcome, self.fence, not outcome.applied and is_ours(outcome, outcome.found[1], self.request))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetYield:
+    """Delete a request whose attempt is over."""
+
+    task: str
+    seen: int
+    """The mod revision of the request."""
+    fence: Compare
+    lane = LaneName.ASSIGN
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        asked = keys.key(Kind.YIELD, self.task)
+        compares = (self.fence, as_seen(asked, self.seen))
+        return Guarded(f"forget the request to {self.task}", compares, (Delete(asked),), (self.fence.key, asked))
+
+    def verdict(self, outcome: Outcome) -> Decision:
+        """What became of it."""
+        return _decided(outcome, self.fence, not outcome.applied and outcome.found[1] is None)
+
+
+def _decided(outcome: Outcome, fence: Compare, is_there: object) -> Decision:
+    if outcome.applied or is_there:
+        return Decision.MADE
+    leader = outcome.found[0]
+    leads = leader is not None and leader.create_revision == fence.operand
+    return Decision.CHANGED if leads else Decision.DEPOSED

@@ -1,0 +1,298 @@
+"""`Trainings`: which parts of trainings may start, which are asked for their devices, and when all is over. A leader's.
+
+A training is an array of which each instance is a part; `TaskSpecification.training` says how many of them it keeps.
+
+Data flow: a part waits -> it is offered to the scheduler for one decision, or for good where its training has less than its
+minimum -> it runs -> something waits that needs its device -> `AskToYield` -> its worker lets it leave -> it ends as
+`yielded` and waits again -> its training has finished: what still waits is ended.
+
+Rules that this file guards:
+- The record alone says what was asked (`Kind.YIELD`): a new leader asks nobody twice, and forgets nobody.
+- A part that has not left `OVERDUE` seconds after it was asked is taken back, whatever its worker says.
+- No part is started once one of its training has completed; until it is known whether one has, none is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dtf_lightning.etcd.store import Compare
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.mirror import Mirror
+from dtf_lightning.farm.record.task_id import array_and_index
+from dtf_lightning.farm.record.trainings.writes import AskToYield, ForgetYield
+from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRequest
+from dtf_lightning.farm.record.writes import TakeBack, Write
+from dtf_lightning.farm.rules.needs import Need, needed
+from dtf_lightning.farm.rules.scheduling.door import Scheduler
+from dtf_lightning.farm.rules.scheduling.yielding import AWAY, DEADLINE, Part, Seat, Wish, may_grow, who_yields
+
+LOOK = 0.25
+"""Seconds between two looks at who could give something back, and who could grow."""
+OVERDUE = DEADLINE + 15.0
+MOST = 64
+"""Tasks that are looked at: as many devices can be asked for in one look."""
+NEVER = float("inf")
+
+
+class Trainings:
+    """Not thread-safe.
+
+    Args:
+        offer: tells the scheduler that a part may start.
+    """
+
+    def __init__(self, mirror: Mirror, fence: Compare, scheduler: Scheduler, offer: Callable[[str], None]) -> None:
+        self._mirror = mirror
+        self._fence = fence
+        self._scheduler = scheduler
+        self._offer = offer
+        self.now = 0.0
+        """Of the latest change or decision, in seconds since the epoch; 0: before the first."""
+        self._waiting: dict[str, None] = {}
+        self._since: dict[str, float] = {}
+        """Part that has a worker -> since when, as far as it is known here; else 0."""
+        self._uncertain: dict[str, None] = {}
+        """Trainings of which parts had ended before we led: whether one of them completed is to be looked up."""
+        self._finished: set[str] = set()
+        self._offered: set[str] = set()
+        """Waiting parts that the scheduler has."""
+        self._asked: dict[str, int] = {}
+        """Part -> the revision of its attempt that we have asked; the mirror may not show it yet."""
+        self._handled: dict[str, int] = {}
+        """Part -> the revision of the request that we deleted, or of the attempt that we took back, last."""
+        self._late: list[str] = []
+        """Parts that were given a worker when their training had finished."""
+        self._next_look = 0.0
+        self._wants_look = False
+
+    # --- what the record shows ---------------------------------------------------------------------------------------
+
+    def waits(self, part: str) -> None:
+        """A part has no worker."""
+        self._since.pop(part, None)
+        self._offered.discard(part)
+        self._waiting[part] = None
+        self._wants_look = True
+
+    def runs(self, part: str) -> None:
+        """A part has a worker."""
+        if part in self._waiting and training_of(part) in self._finished:
+            self._late.append(part)
+        self._waiting.pop(part, None)
+        self._offered.discard(part)
+        self._since.setdefault(part, self.now)
+        self._wants_look = True
+
+    def gone(self, part: str) -> None:
+        """A part, or a training, is not there any more."""
+        self._waiting.pop(part, None)
+        self._offered.discard(part)
+        self._since.pop(part, None)
+        self._uncertain.pop(part, None)
+        self._finished.discard(part)
+        for known in (self._asked, self._handled):
+            known.pop(part, None)
+        self._wants_look = True
+
+    def is_uncertain(self, training: str) -> None:
+        """Parts of it had ended before we led."""
+        self._uncertain[training] = None
+
+    def is_certain(self, training: str, *, finished: bool) -> None:
+        """It is known by now whether a part of it has completed."""
+        self._uncertain.pop(training, None)
+        if finished:
+            self._finished.add(training)
+        self._wants_look = True
+
+    def completed(self, task: str) -> None:
+        """A task has completed; if it is a part, its training has finished."""
+        training = training_of(task)
+        held = self._mirror.get(Kind.TASK, training)
+        if held is not None and isinstance(held.value, TaskSpecification) and held.value.training:
+            self.is_certain(training, finished=True)
+
+    # --- what is decided ---------------------------------------------------------------------------------------------
+
+    def ended(self) -> list[str]:
+        """Return the parts to be ended because their training has finished, each once."""
+        if not self._finished:
+            return []
+        over = [
+            part
+            for part in self._waiting
+            if training_of(part) in self._finished and not self._scheduler.is_placed(part)
+        ]
+        late, self._late = self._late, []
+        for part in over:
+            self.gone(part)
+            self._scheduler.task_gone(part)
+        return over + late
+
+    def requests(self, now: float) -> list[Write[Any]]:
+        """Forget requests whose attempts are over, and take back what has not left in time."""
+        self.now = now
+        writes: list[Write[Any]] = []
+        for (part,), held in self._mirror.all(Kind.YIELD).items():
+            assert isinstance(held.value, YieldRequest)
+            tried = self._mirror.get(Kind.ATTEMPT, part)
+            if tried is None or tried.mod_revision != held.value.revision:
+                if self._handled.get(part) != held.mod_revision:
+                    self._handled[part] = held.mod_revision
+                    writes.append(ForgetYield(task=part, seen=held.mod_revision, fence=self._fence))
+            elif (
+                now >= held.value.at + OVERDUE
+                and isinstance(tried.value, Attempt)
+                and self._handled.get(part) != tried.mod_revision
+            ):
+                self._handled[part] = tried.mod_revision
+                writes.append(
+                    TakeBack(task=part, attempt=tried.value.lent(now), seen=tried.mod_revision, fence=self._fence)
+                )
+        return writes
+
+    def look(self, monotonic: float, now: float) -> tuple[list[Write[Any]], list[str]]:
+        """Return whom to ask for devices, and the parts that were offered to the scheduler for its next decision only.
+
+        `monotonic`, `now`: this moment in seconds, the latter since the epoch.
+        """
+        if not (self._waiting or self._since):
+            return [], []
+        if monotonic < self._next_look:
+            self._wants_look = True
+            return [], []
+        self._next_look, self._wants_look = monotonic + LOOK, False
+        seats = self._scheduler.seats()
+        wishes = [wish for task in self._scheduler.first_waiting(MOST) if (wish := self._wish(task)) is not None]
+        running = self._parts()
+        answer = who_yields(wishes, seats, running, now)
+        writes: list[Write[Any]] = []
+        for one in answer.asked:
+            revision = self._mirror.seen(Kind.ATTEMPT, one.part)
+            self._asked[one.part] = revision
+            request = YieldRequest(revision=revision, wanted_by=one.wanted_by, at=now)
+            seen = self._mirror.seen(Kind.YIELD, one.part)
+            writes.append(AskToYield(task=one.part, request=request, seen=seen, fence=self._fence))
+        return writes, self._grow(answer.promised, seats, running, now)
+
+    def not_made(self, write: AskToYield) -> None:
+        """A request could not be written: it is decided anew."""
+        self._asked.pop(write.task, None)
+        self._wants_look = True
+
+    @property
+    def has_offers(self) -> bool:
+        """Whether the scheduler has parts that it may place."""
+        return bool(self._offered)
+
+    def holds_back(self, part: str) -> bool:
+        """Whether a part waits that the scheduler was not told."""
+        return part in self._waiting and part not in self._offered
+
+    def withdraw(self, offered: list[str]) -> None:
+        """Take back the offers for one decision that came to nothing."""
+        for part in offered:
+            if not self._scheduler.is_placed(part):
+                self._offered.discard(part)
+                self._scheduler.task_gone(part)
+
+    def next_deadline(self) -> tuple[float, float]:
+        """Return when there is something to look at though nothing changes: on the monotonic clock, and on the wall's."""
+        requests = (held.value for held in self._mirror.all(Kind.YIELD).values())
+        times = [request.at + OVERDUE for request in requests if isinstance(request, YieldRequest)]
+        times += [back for part in self._waiting if (back := self._back(part)) > self.now]
+        look = self._next_look if self._wants_look and (self._waiting or self._since) else NEVER
+        return look, min((at for at in times if at > self.now), default=NEVER)
+
+    def explain(self, part: str, now: float) -> str:
+        """Say in one sentence why a part of a training does not run."""
+        training = training_of(part)
+        if training in self._uncertain:
+            return "waits until it is known whether its training has finished"
+        if (left := self._back(part) - now) > 0:
+            return f"gave its device back, and stays away for another {left:.0f} s"
+        return "fills a device once one is idle that nothing else waits for"
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def _grow(self, promised: frozenset[str], seats: dict[str, Seat], running: list[Part], now: float) -> list[str]:
+        """Offer parts: those below their training's minimum for good, the others for one decision."""
+        count: dict[str, int] = {}
+        for part in running:
+            count[part.training] = count.get(part.training, 0) + 1
+        for name in self._offered:
+            count[training_of(name)] = count.get(training_of(name), 0) + 1
+        offered: list[str] = []
+        for name in sorted(self._waiting):
+            specification, training = self._specification(name), training_of(name)
+            if specification is None or name in self._offered or training in self._uncertain:
+                continue
+            if self._scheduler.is_placed(name) or now < self._back(name):
+                continue
+            is_minimum = count.get(training, 0) < specification.training
+            needs = needed(specification.needs, specification.secrets)
+            if is_minimum or any(may_grow(need, promised, seats) for need in needs):
+                self._offer(name)
+                self._offered.add(name)
+                count[training] = count.get(training, 0) + 1
+                if not is_minimum:
+                    offered.append(name)
+        return offered
+
+    def _parts(self) -> list[Part]:
+        found = []
+        for name, since in self._since.items():
+            specification, tried = self._specification(name), self._mirror.get(Kind.ATTEMPT, name)
+            if (
+                specification is None
+                or tried is None
+                or not isinstance(tried.value, Attempt)
+                or not tried.value.workers
+            ):
+                continue
+            needs = needed(specification.needs, specification.secrets)
+            asked = self._mirror.get(Kind.YIELD, name)
+            shown = asked.value.revision if asked is not None and isinstance(asked.value, YieldRequest) else 0
+            found.append(
+                Part(
+                    task=name,
+                    training=training_of(name),
+                    minimum=specification.training,
+                    priority=specification.priority,
+                    worker=tried.value.workers[0],
+                    need=_granted(needs, tried.value.alternative),
+                    since=since,
+                    asked=tried.mod_revision in (shown, self._asked.get(name)),
+                )
+            )
+        return found
+
+    def _wish(self, task: str) -> Wish | None:
+        specification, tried = self._specification(task), self._mirror.get(Kind.ATTEMPT, task)
+        if specification is None:
+            return None
+        excluded = tried.value.excluded if tried is not None and isinstance(tried.value, Attempt) else ()
+        needs = needed(specification.needs, specification.secrets)
+        return Wish(task=task, priority=specification.priority, needs=needs, gang=specification.gang, excluded=excluded)
+
+    def _back(self, part: str) -> float:
+        """When a part that gave its device back may come again; 0: it never did."""
+        tried = self._mirror.get(Kind.ATTEMPT, part)
+        yielded = tried.value.yielded if tried is not None and isinstance(tried.value, Attempt) else 0.0
+        return yielded + AWAY if yielded else 0.0
+
+    def _specification(self, task: str) -> TaskSpecification | None:
+        held = self._mirror.get(Kind.TASK, task)
+        return held.value if held is not None and isinstance(held.value, TaskSpecification) else None
+
+
+def training_of(part: str) -> str:
+    """Return the id of a part's training; "": it is no instance of an array."""
+    found = array_and_index(part)
+    return found[0] if found is not None else ""
+
+
+def _granted(needs: tuple[Need, ...], alternative: int) -> Need:
+    return needs[alternative] if 0 <= alternative < len(needs) else needs[0]

@@ -1,0 +1,1 @@
+"""Elastic trainings as tenants of the farm."""

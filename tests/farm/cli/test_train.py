@@ -1,0 +1,70 @@
+"""`dtf farm train`: what it submits, and what it refuses."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.cli import train
+from dtf_lightning.farm.trainings import launch
+
+
+class Farm:
+    """A client that keeps what it is asked to train."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def train(self, script, arguments, **fields):
+        self.asked = script, arguments, fields
+        return "the-id"
+
+
+def parsed(words):
+    parser = argparse.ArgumentParser()
+    train.add_train(parser.add_subparsers(required=True))
+    return parser.parse_args(["train", *words])
+
+
+def test_what_it_submits(monkeypatch, capsys):
+    farm = Farm()
+    monkeypatch.setattr(train, "connect", lambda _: farm)
+    words = ["--workers", "1:8", "--needs", "gpu=1", "--endpoint", "e:1", "--no-source", "train.py", "--epochs", "9"]
+    assert train._train(parsed(words)) == 0
+    script, arguments, fields = farm.asked
+    assert (script, arguments) == ("train.py", ["--epochs", "9"])
+    assert (fields["workers"], fields["endpoint"], fields["priority"]) == ((1, 8), "e:1", -10)
+    assert fields["needs"] == [{"amounts": {"gpu": 1.0}, "labels": []}]
+    assert capsys.readouterr().out == "the-id\n"
+
+
+def test_the_command_line_of_a_part():
+    words = launch.command("s.py", ["-x"], run="r", workers=(1, 4), endpoint="e:1", options={"user": "u"})
+    assert words[:5] == ["python", "-m", "torch.distributed.run", "--nnodes=1:4", "--nproc-per-node=1"]
+    assert words[5:] == [
+        "--rdzv-backend=etcd",
+        "--rdzv-endpoint=e:1",
+        "--rdzv-id=r",
+        "--rdzv-conf=user=u",
+        "s.py",
+        "-x",
+    ]
+
+
+@pytest.mark.parametrize("text", ["4", "1:", "a:b", "1:2:3", "-1:2"])
+def test_numbers_that_cannot_be_read(text):
+    with pytest.raises(SettingsError, match="expected MIN:MAX"):
+        launch.read_workers(text)
+
+
+@pytest.mark.parametrize(
+    ("workers", "why"), [((0, 2), "minimum must be 1"), ((3, 2), "at most the maximum"), ((2, 4), "not there yet")]
+)
+def test_numbers_that_cannot_be(workers, why):
+    with pytest.raises(SettingsError, match=why):
+        launch.command("s.py", [], run="r", workers=workers, endpoint="e:1")

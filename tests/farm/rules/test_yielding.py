@@ -1,0 +1,157 @@
+"""Who gives a device back, beside a slow rule that tries every set of parts."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain, combinations
+
+import pytest
+
+from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.scheduling.yielding import Part, Seat, Wish, may_grow, who_yields
+
+
+def cpus(number):
+    return Need(amounts={"cpu": number})
+
+
+def amount(need):
+    return round(need.amounts["cpu"] * 1000)
+
+
+def seat(total, free, **rest):
+    return Seat(total={"cpu": total * 1000}, free={"cpu": free * 1000}, **rest)
+
+
+def part(task, worker="w", training="t", *, minimum=0, priority=-10, need=1, **rest):
+    return Part(
+        task=task, training=training, minimum=minimum, priority=priority, worker=worker, need=cpus(need), **rest
+    )
+
+
+def wish(task="x", need=1, priority=0, **rest):
+    return Wish(task=task, priority=priority, needs=(cpus(need),), **rest)
+
+
+def asked(wishes, seats, parts, now=1000.0):
+    return [one.part for one in who_yields(wishes, seats, parts, now).asked]
+
+
+def world(chance):
+    """A small farm whose rooms add up: what is not free is held by parts or by ordinary tasks."""
+    seats, parts = {}, []
+    minimum = {"t": chance.randrange(3), "u": chance.randrange(2)}
+    needs = {"t": chance.randint(1, 2), "u": chance.randint(1, 2)}
+    for worker in ("v", "w")[: chance.randint(1, 2)]:
+        total = chance.randint(1, 5)
+        free = total
+        for number in range(chance.randrange(4)):
+            training = chance.choice(["t", "u"])
+            need = needs[training]
+            if free >= need:
+                free -= need
+                name = f"{worker}{number}"
+                stay = {"since": chance.choice([0.0, 990.0]), "asked": chance.random() < 0.2}
+                priority = chance.choice([-10, 0])
+                parts.append(
+                    part(name, worker, training, minimum=minimum[training], priority=priority, need=need, **stay)
+                )
+        seats[worker] = seat(total, chance.randint(0, free), accepting=chance.random() < 0.9)
+    wishes = [
+        wish(f"x{number}", chance.randint(1, 4), chance.choice([-10, -5, 0])) for number in range(chance.randint(1, 4))
+    ]
+    return wishes, seats, parts
+
+
+def smallest(one, seats, free, left, surplus):
+    """The number of parts in the smallest set that makes room for a task, over all sets of all workers; `None`: none does."""
+    sizes = []
+    (need,) = one.needs
+    for worker, there in seats.items():
+        if not there.accepting or there.total["cpu"] < amount(need):
+            continue
+        able = [it for it in left if it.worker == worker and it.priority <= one.priority]
+        for some in chain.from_iterable(combinations(able, size) for size in range(len(able) + 1)):
+            is_allowed = all(sum(it.training == name for it in some) <= max(0, over) for name, over in surplus.items())
+            if is_allowed and free[worker] + sum(amount(it.need) for it in some) >= amount(need):
+                sizes.append(len(some))
+    return min(sizes, default=None)
+
+
+def test_as_a_slow_rule_that_tries_every_set():
+    """A task that some set of parts could help is helped, by no more than it needs; what helps nobody is not asked."""
+    num_asked = 0
+    for seed in range(3000):
+        wishes, seats, parts = world(random.Random(seed))
+        answer = who_yields(wishes, seats, parts, 1000.0)
+        by_name = {it.task: it for it in parts}
+        free = {worker: there.free["cpu"] for worker, there in seats.items()}
+        surplus, left = {}, []
+        for it in parts:
+            if it.asked:
+                free[it.worker] += amount(it.need)
+            else:
+                left.append(it)
+                surplus[it.training] = surplus.get(it.training, -it.minimum) + 1
+        for one in wishes:
+            mine = [by_name[given.part] for given in answer.asked if given.wanted_by == one.task]
+            least = smallest(one, seats, free, left, surplus)
+            (need,) = one.needs
+            if not mine:
+                assert not least, (seed, one)  # nothing could help, or there is room
+                for worker in sorted(seats) if least == 0 else ():
+                    if seats[worker].accepting and free[worker] >= amount(need):
+                        free[worker] -= amount(need)
+                        break
+                continue
+            num_asked += len(mine)
+            (worker,) = {it.worker for it in mine}
+            given = sum(amount(it.need) for it in mine)
+            assert all(it in left and it.priority <= one.priority for it in mine), seed
+            assert free[worker] + given >= amount(need), seed
+            assert all(free[worker] + given - amount(it.need) < amount(need) for it in mine), seed
+            for it in mine:
+                left.remove(it)
+                surplus[it.training] -= 1
+                assert surplus[it.training] >= 0, seed
+            free[worker] += given - amount(need)
+            assert least is not None
+    assert num_asked > 300
+
+
+def test_ordinary_order_of_choice():
+    seats = {"v": seat(1, 0), "w": seat(1, 0)}
+    small, large = part("a", "v", "small", minimum=1), part("b", "w", "large")
+    assert asked([wish()], seats, [small, part("c", "x", "small"), large, part("d", "x", "large")]) == [
+        "b"
+    ]  # the larger surplus
+    fresh, settled = part("a", "v", since=995.0), part("b", "w", since=0.0)
+    assert asked([wish()], seats, [fresh, settled]) == ["b"]
+    assert asked([wish()], seats, [fresh]) == ["a"]  # rather than that work waits
+
+
+def test_its_minimum_is_kept_and_lower_work_waits():
+    seats = {"w": seat(2, 0)}
+    parts = [part("a", minimum=1), part("b", minimum=1)]
+    assert len(asked([wish("x"), wish("y")], seats, parts)) == 1
+    assert asked([wish(priority=-11)], seats, parts) == []
+
+
+def test_room_to_come_counts():
+    parts = [part("a", asked=True), part("b")]
+    assert asked([wish("x")], {"w": seat(2, 0)}, parts) == []
+    assert asked([wish("x"), wish("y")], {"w": seat(2, 0)}, parts) == ["b"]
+
+
+def test_a_gang_gets_all_of_its_workers_or_none():
+    seats = {"v": seat(1, 0), "w": seat(1, 0)}
+    parts = [part("a", "v"), part("b", "w")]
+    assert sorted(asked([wish(gang=2)], seats, parts)) == ["a", "b"]
+    assert asked([wish(gang=3)], seats, parts) == []
+    assert asked([wish(gang=2, excluded=("v",))], seats, parts) == []
+
+
+@pytest.mark.parametrize(("promised", "grows"), [((), True), (("w",), False), (("small",), True), (("gone",), True)])
+def test_it_grows_where_no_device_is_on_its_way_to_others(promised, grows):
+    seats = {"w": seat(2, 2), "small": seat(1, 1)}
+    assert may_grow(cpus(2), promised, seats) is grows

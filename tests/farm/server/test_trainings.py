@@ -1,0 +1,151 @@
+"""Trainings over HTTP, with played workers: they fill what is idle, give it back to what waits, and come again."""
+
+from __future__ import annotations
+
+import pytest
+
+from dtf_lightning.clock import poll_until
+from dtf_lightning.farm.http import FarmRefused
+from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.rules.attempts import OutcomeKind
+from dtf_lightning.farm.server.scheduling import trainings
+from dtf_lightning.farm.tokens import read_token
+from support.farm.server import DEADLINE, CoordinatorInThread, PlayedWorker
+
+pytestmark = pytest.mark.process
+KEYS = FarmKeys("f")
+
+
+@pytest.fixture
+def start(client, worker, monkeypatch):
+    """A training that has taken both cores of the farm; returns its id and its two orders."""
+    monkeypatch.setattr(trainings, "AWAY", 0.2)
+
+    def start():
+        training = client.train("train.py", ["--epochs", "3"], endpoint="etcd:2379", workers=(1, 4))
+        return training, [worker.next(), worker.next()]
+
+    return start
+
+
+def world(client, training):
+    return client.task(training).raw["metadata"]["training"]
+
+
+def test_fills_what_is_idle_gives_it_back_and_comes_again(client, worker, start, memory):
+    training, (first, second) = start()
+    assert first.specification.command[-3:] == ("train.py", "--epochs", "3")
+    assert f"--rdzv-id={training}" in first.specification.command
+    assert {first.specification.index, second.specification.index} == {0, 1}
+    assert (world(client, training)["running"], world(client, training)["wanted"]) == (2, 4)
+
+    test = client.submit(["test"])
+    asked = worker.yields.get(timeout=DEADLINE)
+    assert asked.task in (first.task, second.task)
+    assert asked.reason == f"gave its device back for the task {test}"
+    assert [one["wanted_by"] for one in world(client, training)["leaving"]] == [test]
+    order = {first.task: first, second.task: second}[asked.task]
+    worker.end(order, OutcomeKind.YIELDED, reason=asked.reason)
+    run = worker.next()
+    assert run.task == test  # nobody else got the device
+    worker.end(run)
+
+    again = worker.next()
+    assert again.specification.array_id == training
+    assert worker.yields.empty()  # one device was asked for
+    poll_until(lambda: not memory.range(KEYS.folder(Kind.YIELD)).kvs, DEADLINE, "the request to be forgotten")
+    told = client.task(again.task).raw["metadata"]
+    assert told["excluded_workers"] == []  # it failed nowhere
+    assert world(client, training)["running"] == 2
+
+
+def test_what_it_keeps_is_not_asked_for(client, worker, start):
+    """Two tests want both devices: one of them waits, because a training keeps its minimum."""
+    training, orders = start()
+    tests = [client.submit(["test"], priority=100) for _ in range(2)]
+    asked = worker.yields.get(timeout=DEADLINE)
+    (left,) = (order for order in orders if order.task == asked.task)
+    worker.end(left, OutcomeKind.YIELDED)
+    run = worker.next()
+    worker.end(run)
+    second = worker.next()
+    assert {run.task, second.task} == set(tests)
+    assert worker.yields.empty()
+    assert world(client, training)["running"] == 1
+
+
+def test_work_of_lower_priority_waits(client, worker, start):
+    _, orders = start()
+    low, high = client.submit(["low"], priority=-20), client.submit(["high"])
+    asked = worker.yields.get(timeout=DEADLINE)
+    assert asked.reason.endswith(high)
+    worker.end({order.task: order for order in orders}[asked.task], OutcomeKind.YIELDED)
+    run = worker.next()
+    assert run.task == high
+    worker.end(run)
+    assert worker.next().task == low  # it was there before the training came again
+
+
+def test_when_it_has_finished_what_waits_is_ended(client, worker, start, memory):
+    training, orders = start()
+    for order in orders:
+        worker.end(order)
+    info = client.wait(training, DEADLINE)
+    assert (info.status, info.exit_code) == ("completed", 0)
+    assert info.raw["results"]["counts"] == {"completed": 2, "skipped": 2}
+    assert worker.orders.empty()
+    assert [kv.key for kind in (Kind.TASK, Kind.ATTEMPT) for kv in memory.range(KEYS.folder(kind)).kvs] == []
+
+
+def test_a_training_that_fails(client, worker):
+    training = client.train("train.py", endpoint="etcd:2379", workers=(1, 1))
+    worker.end(worker.next(), OutcomeKind.FAILED, exit_code=3)
+    info = client.wait(training, DEADLINE)
+    assert (info.status, info.exit_code) == ("failed", 3)
+
+
+def test_the_next_leader_asks_nobody_twice_and_starts_nothing_that_is_over(memory, tmp_path):
+    """The leader goes when it has asked a part; one part completes, and the others must not start under the next."""
+    first = CoordinatorInThread(memory, tmp_path, name="first")
+    worker = PlayedWorker((first.url,), read_token(first.token_file))
+    with first.client() as client:
+        training = client.train("train.py", endpoint="etcd:2379", workers=(1, 4))
+        orders = [worker.next(), worker.next()]
+        test = client.submit(["test"])
+    asked = worker.yields.get(timeout=DEADLINE)
+    second = CoordinatorInThread(memory, tmp_path, name="second")
+    try:
+        worker.link.addresses[:] = [second.url]
+        first.stop()
+        assert worker.yields.get(timeout=DEADLINE) == asked  # told again over the new connection
+        for order in orders:
+            worker.end(order, OutcomeKind.YIELDED if order.task == asked.task else OutcomeKind.COMPLETED)
+        with second.client() as client:
+            run = worker.next()
+            assert run.task == test
+            worker.end(run)
+            assert client.wait(test, DEADLINE).status == "completed"
+            assert client.wait(training, DEADLINE).status == "completed"
+        assert worker.orders.empty()
+        assert all(worker.yields.get() == asked for _ in range(worker.yields.qsize()))
+    finally:
+        worker.close()
+        second.stop()
+
+
+def test_a_part_that_does_not_leave_is_taken_back(client, worker, start, monkeypatch):
+    monkeypatch.setattr(trainings, "OVERDUE", 0.5)
+    start()
+    test = client.submit(["test"])
+    asked = worker.yields.get(timeout=DEADLINE)
+    assert worker.cancelled.get(timeout=DEADLINE).task == asked.task
+    assert worker.next().task == test
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [({"training": 1}, "an array of its parts"), ({"training": 2, "array": 3}, "less than or equal to 1")],
+)
+def test_what_is_no_training(client, worker, fields, text):
+    with pytest.raises(FarmRefused, match=text):
+        client.submit(["x"], **fields)
