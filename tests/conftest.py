@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support import durations, leaks
-from support.etcd_cluster import etcd, etcd_cluster, prefix, shared_cluster, steady_cluster, store
+from support.etcd_cluster import etcd, etcd_cluster, prefix, steady_cluster, store
 from support.fork_server import fork_server
 
 # Here, so that there is one etcd and one fork server for the tests of all rooms.
-__all__ = ["etcd", "etcd_cluster", "fork_server", "prefix", "shared_cluster", "steady_cluster", "store"]
+__all__ = ["etcd", "etcd_cluster", "fork_server", "prefix", "steady_cluster", "store"]
 
 # torch's TCPStore looks up the name of whoever it connects to. Where reverse DNS does not answer, that takes 5 s now and
 # then; nothing here depends on a name.

@@ -10,7 +10,15 @@ from dtf_lightning.etcd import client
 from dtf_lightning.etcd.server.cluster import EtcdCluster
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.store import Store
+from support.etcd_cluster import LATE_ELECTIONS
 from support.store_worlds import EtcdWorld, MemoryWorld, World
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[EtcdCluster]:
+    """Three members that nobody may harm; of one file, as members that idle cost a tenth of a processor."""
+    with EtcdCluster(extra=LATE_ELECTIONS) as cluster:
+        yield cluster
 
 
 @pytest.fixture(params=["memory", "etcd", "three-members"])
@@ -21,7 +29,10 @@ def world(
         return MemoryWorld()
     # Nobody is harmed here: a member that gets no processor for half a second is not to be left, with a write under way.
     monkeypatch.setattr(client, "ATTEMPT", 60.0)
-    return EtcdWorld((etcd if request.param == "etcd" else shared_cluster).endpoint)
+    server: EmbeddedEtcd | EtcdCluster = request.getfixturevalue(
+        "etcd" if request.param == "etcd" else "shared_cluster"
+    )
+    return EtcdWorld(server.endpoint)
 
 
 @pytest.fixture

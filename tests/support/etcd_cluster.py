@@ -40,13 +40,6 @@ LATE_ELECTIONS = ("--heartbeat-interval", "100", "--election-timeout", "1000")
 """etcd's default. With the cluster's own, a leader that gets no processor for 200 ms is replaced, and what is under way fails."""
 
 
-@pytest.fixture(scope="session")
-def shared_cluster() -> Iterator[EtcdCluster]:
-    """Three members that nobody may harm."""
-    with EtcdCluster(extra=LATE_ELECTIONS) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def etcd_cluster() -> Iterator[EtcdCluster]:
     """Three members to be harmed."""

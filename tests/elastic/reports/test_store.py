@@ -363,7 +363,6 @@ def test_full_disk(tmp_path, run_dir):
 HOLD = """
 import sys
 from dtf_lightning.elastic.reports.store import ResultsStore
-from dtf_lightning.elastic.reports import text
 with ResultsStore(sys.argv[1], read_only=sys.argv[2] == "read"):
     print("open", flush=True)
     sys.stdin.readline()
