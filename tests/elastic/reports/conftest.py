@@ -91,6 +91,9 @@ def run_dir(tmp_path):
 def resumed_run_dir(run_dir):
     """The run goes on under its id in its folder: one worker, whose files are those of a worker before; its generation
     is the first of its instance, and begins at a step that the run had passed."""
+    log = EventLog(ELASTIC_EVENTS, events_path(run_dir, "b.0.1"))
+    log.write(steps(at=17.5, step=25, generation=2, steps=5, loss=0.4))
+    log.close()
     log = EventLog(ELASTIC_EVENTS, events_path(run_dir, "a.0.1"))
     log.write(started("a/0", 100.0))
     log.write(entered(101.0, 1, 15, instance="second", members=("a#1",), world_size=1))

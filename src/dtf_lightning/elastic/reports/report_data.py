@@ -158,11 +158,18 @@ def _rescales(store: ResultsStore, run: str, began: datetime | None) -> list[dic
 
 
 def _curves(store: ResultsStore, run: str) -> dict[str, Any]:
-    """Return the curves by step: the mean of the ranks' losses, the sum of the world's throughput."""
+    """Return the curves by step: the mean of the ranks' losses, the sum of the world's throughput.
+
+    What an instance trained beyond the step at which a later one began is not part of the run any more.
+    """
     rows = store.query(
         """
+        WITH samples AS (SELECT * FROM instance_samples WHERE run = ?),
+        beginnings AS (SELECT instance, min(step - steps) AS step FROM samples GROUP BY instance)
         SELECT step, generation, avg(loss), max(samples / nullif(seconds, 0)), any_value(world_size), avg(lr)
-        FROM instance_samples WHERE run = ? GROUP BY step, instance, generation
+        FROM samples s
+        WHERE step <= coalesce((SELECT min(b.step) FROM beginnings b WHERE b.instance > s.instance), step)
+        GROUP BY step, instance, generation
         QUALIFY row_number() OVER (PARTITION BY step ORDER BY instance DESC, generation DESC) = 1 ORDER BY step
         """,
         [run],
