@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dtf_lightning.clock import Clock
-from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.errors import DtfError, SettingsError, StoreUnavailable
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.array_writes import instance_of
 from dtf_lightning.farm.record.codec import decode
@@ -202,7 +202,7 @@ class Tasks:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def task(self, task: str) -> dict[str, Any]:
-        """Return a task as the API shows it. Raises `UnknownTask`."""
+        """Return a task as the API shows it. Raises as `_catch_up`, and what etcd raises."""
         if (live := self._pool.live(task)) is not None:
             return self.show(live)
         found = self._pool.recent(task) or await self._read_done(task)
@@ -227,7 +227,8 @@ class Tasks:
             )
         ended = (self._pool.recent(array) or await self._read_done(array)) if array else None
         if ended is None:
-            raise UnknownTask(f"this farm knows no task {task!r}")
+            await self._catch_up(task, array)
+            return await self.task(task)
         reason = f"the array {array} ended as {ended.outcome.value} before this instance began"
         return {"task_id": task, "status": TaskOutcome.CANCELLED.value, "error": reason, "metadata": {"reason": reason}}
 
@@ -318,6 +319,22 @@ class Tasks:
         there = await asyncio.to_thread(self._store.get, self._pool.keys.key(Kind.TASK, task))
         return there is not None or self._pool.is_unborn(task), await self.outcome(task)
 
+    async def _catch_up(self, task: str, array: str = "") -> None:
+        """Wait until this coordinator has heard of a task that etcd has: another may have accepted it a moment ago.
+
+        `array`: the one whose instance it is, if it may not have come to life. Raises `UnknownTask` where etcd has
+        neither, and `StoreUnavailable` where etcd's news are late.
+        """
+        for name in (task, array):
+            if not name or self._pool.has_shown(name):
+                continue
+            if await asyncio.to_thread(self._store.get, self._pool.keys.key(Kind.TASK, name)) is not None:
+                if not await self._pool.wait_for(name, lambda: self._pool.has_shown(name), SHOWN):  # noqa: B023
+                    raise StoreUnavailable(f"this coordinator has not heard of the task {name} yet: ask again")
+                return
+        if await self.outcome(task) is None:  # else it has just ended
+            raise UnknownTask(f"this farm knows no task {task!r}")
+
     async def _read_done(self, task: str) -> Envelope | Tombstone | None:
         for kind in (Kind.DONE, Kind.TOMBSTONE):
             key = self._pool.keys.key(kind, task)
@@ -345,8 +362,11 @@ class Tasks:
     # --- cancelling --------------------------------------------------------------------------------------------------
 
     async def cancel(self, task: str, reason: str) -> dict[str, Any]:
-        """End a task that is not done. Raises `UnknownTask`."""
+        """End a task that is not done. Raises as `_catch_up`, and what etcd raises."""
         live = self._pool.live(task)
+        if live is None and await self.outcome(task) is None:
+            await self._catch_up(task)
+            live = self._pool.live(task)
         if live is not None:
             envelope = ended_without_attempt(
                 live.specification,
@@ -360,8 +380,6 @@ class Tasks:
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
                 await self._pool.wait_for(task, lambda: self._pool.live(task) is None, SHOWN)
             return {"task_id": task, "cancellation": cancelled.cancellation.value}
-        if await self.outcome(task) is None:
-            raise UnknownTask(f"this farm knows no task {task!r}")
         return {"task_id": task, "cancellation": Cancellation.FINISHED.value}
 
     async def cancel_plan(self, plan: str, reason: str) -> dict[str, Any]:
