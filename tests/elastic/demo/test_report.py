@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch.utils.tensorboard import SummaryWriter
 
 from dtf_lightning.elastic.demo import NUM_TRAINING_SAMPLES, report
 from dtf_lightning.elastic.demo.scenario import Act
@@ -106,6 +108,20 @@ def test_losses_that_only_one_generation_shows(rows):
     rows = report.rows([cost(1, 2), cost(2, 1, steps_lost=4)], [], [], NAMES)
     found = report.problems(rows, audit(), log(), log())
     assert found == ["4 steps were lost", "1 rescales are without a survivor's word on the pause"]
+
+
+@pytest.mark.parametrize("voided", [True, False])
+def test_steps_that_were_undone(tmp_path, voided):
+    """What the next rank 0 voids is no point that goes back; what nobody voids is one."""
+    folder = tmp_path / "version_0"
+    for number, (steps, void) in enumerate([((4, 9, 14), None), ((14, 19), 14)]):
+        with SummaryWriter(str(folder), filename_suffix=f".{number}") as writer:
+            if void is not None and voided:
+                writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), void)
+            for step in steps:
+                writer.add_scalar("train/loss", 1.0, step)
+            writer.add_scalar("val/accuracy", 0.98, 20)
+    assert report.read_log(tmp_path).steps == ((4, 9, 14, 19) if voided else (4, 9, 14, 14, 19))
 
 
 def test_a_folder_without_a_log(tmp_path):

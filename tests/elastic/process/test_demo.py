@@ -86,7 +86,7 @@ def its_report(folder: Path) -> None:
 def is_continuous(log: Path) -> None:
     """One version whose loss goes on from step to step, over every change of rank 0."""
     assert [path.name for path in log.iterdir()] == ["version_0"]
-    events = EventAccumulator(str(log / "version_0"), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
+    events = EventAccumulator(str(log / "version_0"), size_guidance={"scalars": 0}).Reload()
     steps = [point.step for point in events.Scalars("train/loss")]
     gaps = {later - earlier for earlier, later in pairwise(steps)}
     assert steps[0] == 4

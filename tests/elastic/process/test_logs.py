@@ -48,19 +48,16 @@ def test_one_log(make_run):
     assert [path.name for path in (run.folder / "csv").iterdir()] == ["version_0"]
     folder = run.folder / "tensorboard" / "version_0"
     assert len(list(folder.glob("events*"))) == 4  # one for each rank 0
-    guidance = {"scalars": 0, "tensors": 0}
-    for purge in (True, False):  # what TensorBoard shows, and all that is in the files
-        events = EventAccumulator(str(folder), size_guidance=guidance, purge_orphaned_data=purge).Reload()
-        steps = {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-        for tag, points in steps.items():
-            back = [pair for pair in pairwise(points) if pair[0] >= pair[1]]
-            assert not back or tag == "epoch", (tag, back)  # `epoch` comes with every call of a logger
-        if purge:
-            assert steps["loss_step"] == list(range(num_steps))
-            sizes = [int(point.value) for point in events.Scalars("elastic/world_size")]
-            told = [
-                event.tensor_proto.string_val[0].decode() for event in events.Tensors("elastic/rescales/text_summary")
-            ]
+    # As TensorBoard shows it: a rank 0 that was killed may have written a step that was undone, which its successor voids.
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    steps = {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for tag, points in steps.items():
+        back = [pair for pair in pairwise(points) if pair[0] >= pair[1]]
+        assert not back or tag == "epoch", (tag, back)  # `epoch` comes with every call of a logger
+    assert steps["loss_step"] == list(range(num_steps))
+    sizes = [int(point.value) for point in events.Scalars("elastic/world_size")]
+    texts = events.Tensors("elastic/rescales/text_summary")
+    told = [event.tensor_proto.string_val[0].decode() for event in texts]
     changes = [size for before, size in zip([0, *sizes], sizes, strict=False) if size != before]
     assert changes[0] == 1
     assert changes[-5:] == [4, 3, 2, 3, 2]

@@ -78,7 +78,13 @@ def rows(
 
 
 def read_log(folder: Path) -> TrainingLog:
-    """Read the TensorBoard log in `<folder>/version_*`. Raises `ValueError` if there is none, or it lacks a curve."""
+    """Read the TensorBoard log in `<folder>/version_*`, as TensorBoard shows it.
+
+    A rank 0 that dies may have written the loss of a step that is undone: its successor voids it in the log. What goes
+    back without being voided is seen.
+
+    Raises `ValueError` if there is no log, or it lacks a curve.
+    """
     # Imported here, because it takes as long as all other imports of this module together.
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         SCALARS,
@@ -88,8 +94,8 @@ def read_log(folder: Path) -> TrainingLog:
     versions = sorted(folder.glob("version_*"))
     if not versions:
         raise ValueError(f"there is no TensorBoard log in {folder}")
-    # 0 keeps every point. Nothing is purged, so that points that go back would be seen.
-    events = EventAccumulator(str(versions[0]), size_guidance={SCALARS: 0}, purge_orphaned_data=False).Reload()
+    # 0 keeps every point.
+    events = EventAccumulator(str(versions[0]), size_guidance={SCALARS: 0}).Reload()
     missing = {"train/loss", "val/accuracy"} - set(events.Tags()[SCALARS])
     if missing:
         raise ValueError(f"the TensorBoard log in {versions[0]} has no {' and no '.join(sorted(missing))}")
