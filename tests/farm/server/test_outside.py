@@ -16,6 +16,7 @@ from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import WorkerRecord
 from dtf_lightning.farm.server.outside import workers as outside_module
+from dtf_lightning.farm.server.pool import Pool
 from support.farm.server import DEADLINE, CoordinatorInThread
 from support.source_tree import ROOT
 
@@ -223,6 +224,29 @@ def test_the_example(coordinator, client, tmp_path):
         process.send_signal(signal.SIGTERM)
         process.wait(DEADLINE)
         log.close()
+
+
+def test_who_waits_is_told_when_the_coordinator_ends(memory, tmp_path, monkeypatch):
+    """To register again, at once: not after the five seconds that requests under way get."""
+    waits = threading.Event()
+    wait_for = Pool.wait_for
+
+    async def noted(pool, name, condition, timeout):
+        if timeout == 10:
+            waits.set()
+        return await wait_for(pool, name, condition, timeout)
+
+    monkeypatch.setattr(Pool, "wait_for", noted)
+    coordinator = CoordinatorInThread(memory, tmp_path)
+    told: list[FarmRefused] = []
+    with coordinator.client() as client:
+        worker = RestWorker(client)
+        thread = threading.Thread(target=lambda: told.append(refused(worker.tasks, wait=10)))
+        thread.start()
+        waits.wait(DEADLINE)
+        coordinator.stop()
+        thread.join(DEADLINE)
+    assert "register again" in str(told[0])
 
 
 def test_one_that_an_earlier_coordinator_of_this_name_has_left(memory, tmp_path):

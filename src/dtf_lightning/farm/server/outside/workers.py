@@ -134,7 +134,8 @@ class OutsideWorkers:
         self._heard(worker, session)
 
         def news() -> bool:
-            return not self._holds(worker, session) or {live.revision for live in self._attempts(worker)} != known
+            here = worker in self._here and self._holds(worker, session)
+            return not here or {live.revision for live in self._attempts(worker)} != known
 
         await self._pool.wait_for(_of(worker), news, wait)
         self._heard(worker, session)
@@ -247,6 +248,7 @@ class OutsideWorkers:
         """End the timers: whoever is registered here registers elsewhere."""
         for worker in list(self._here):
             self._forget(worker)
+            self._pool.wake(_of(worker))
         for job in self._jobs:
             job.cancel()
 
