@@ -102,14 +102,17 @@ def _generations(store: ResultsStore, run: str, began: datetime | None) -> list[
 
 def _timeline(store: ResultsStore, run: str, began: datetime | None) -> list[dict[str, Any]]:
     """Return each worker's stays in generations, in seconds since the run's start."""
+    entered: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for entry in store.rows(
+        "SELECT source, (data->>'incarnation')::INT AS incarnation, instance, time, "
+        "(data->>'generation')::INT AS generation, (data->>'rank')::INT AS rank FROM instance_events "
+        "WHERE run = ? AND kind = 'generation_entered' ORDER BY time",
+        [run],
+    ):
+        entered.setdefault((entry["source"], entry["incarnation"], entry["instance"]), []).append(entry)
     found = []
     for worker in store.rows("FROM workers WHERE run = ? ORDER BY started, worker", [run]):
-        entries = store.rows(
-            "SELECT time, (data->>'generation')::INT AS generation, (data->>'rank')::INT AS rank FROM instance_events "
-            "WHERE run = ? AND kind = 'generation_entered' AND source = ? AND (data->>'incarnation')::INT = ? "
-            "AND instance = ? ORDER BY time",
-            [run, worker["worker"], worker["incarnation"], worker["instance"]],
-        )
+        entries = entered.get((worker["worker"], worker["incarnation"], worker["instance"]), [])
         end = _since(worker["ended"], began)
         edges = [*(_since(entry["time"], began) for entry in entries), end]
         found.append(
