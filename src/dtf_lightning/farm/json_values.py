@@ -49,9 +49,8 @@ def read_json(text: str | bytes, made: Callable[[Any], T]) -> T:
     try:
         return made(orjson.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError):
-        return made(
-            json.loads(text)
-        )  # it may be one that only Python reads; if it is none, this one says what is wrong
+        # It may be one that only Python reads; if it is none, Python says what is wrong.
+        return made(json.loads(text))
 
 
 def to_json(value: Any) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from itertools import chain, combinations
 import pytest
 
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.rules.scheduling.yielding import Part, Seat, Wish, may_grow, who_yields
+from dtf_lightning.farm.rules.scheduling.door import Seat
+from dtf_lightning.farm.rules.scheduling.yielding import Part, Wish, may_grow, who_yields
 
 
 def cpus(number):

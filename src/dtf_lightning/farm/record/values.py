@@ -218,6 +218,10 @@ class TaskOutcome(Enum):
 COMMAND_CHARACTERS = 400
 
 
+NO_ATTEMPT = Attempt(number=0)
+"""Of a task that was never given to a worker."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Envelope:
     """A task's result, at most `codec.MAX_ENVELOPE` bytes without `asked`: counts and links; test cases and logs are

@@ -226,7 +226,7 @@ class ForgetWorker:
         leader, worker = outcome.found
         if worker is None:
             return Decision.MADE if outcome.unsure else Decision.GONE
-        return Decision.CHANGED if _leads(leader, self.fence) else Decision.DEPOSED
+        return Decision.CHANGED if leads(leader, self.fence) else Decision.DEPOSED
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -497,10 +497,11 @@ def decided(outcome: Outcome, attempt: Attempt, fence: Compare) -> Decision:
         return Decision.MADE
     if outcome.found[-1] is None:
         return Decision.GONE
-    return Decision.CHANGED if _leads(leader, fence) else Decision.DEPOSED
+    return Decision.CHANGED if leads(leader, fence) else Decision.DEPOSED
 
 
-def _leads(leader: KeyValue | None, fence: Compare) -> bool:
+def leads(leader: KeyValue | None, fence: Compare) -> bool:
+    """Whether the leadership of this fence still holds. `leader`: its key, as it was read."""
     return leader is not None and leader.create_revision == fence.operand
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +33,7 @@ async def change_worker(pool: Pool, record: FarmRecord, name: str, **changes: An
     for _ in range(10):
         changed = replace(find_worker(pool, name), **changes)
         seen = pool.mirror.seen(Kind.WORKER, name)
-        if await asyncio.wrap_future(record.write(Register(worker=name, record=changed, seen=seen))):
+        if await record.answer(Register(worker=name, record=changed, seen=seen)):
             await pool.wait_for_change(Kind.WORKER, name, seen, SHOWN)
             return changed
         await pool.wait_for_change(Kind.WORKER, name, seen, 1.0)

@@ -28,6 +28,7 @@ from dtf_lightning.farm.record.mirror import Change, Mirror
 from dtf_lightning.farm.record.task_id import array_and_index
 from dtf_lightning.farm.record.trainings.writes import AskToYield
 from dtf_lightning.farm.record.values import (
+    NO_ATTEMPT,
     Attempt,
     Envelope,
     ProjectRecord,
@@ -160,7 +161,7 @@ class Leader:
         if completed:
             tally = replace(tally, exit_code=0)
         outcome = TaskOutcome.COMPLETED if completed else TaskOutcome.FAILED
-        envelope = envelope_of(specification, outcome, tally.reason, attempt=Attempt(number=0), revision=revision)
+        envelope = envelope_of(specification, outcome, tally.reason, attempt=NO_ATTEMPT, revision=revision)
         ended = replace(
             envelope, ended=now.wall, exit_code=tally.exit_code, kind=outcome.value, counts=dict(tally.outcomes)
         )
@@ -456,7 +457,7 @@ class Leader:
     def _attempt(self, task: str) -> Attempt:
         held = self._mirror.get(Kind.ATTEMPT, task)
         if held is None:
-            return Attempt(number=0)
+            return NO_ATTEMPT
         assert isinstance(held.value, Attempt)
         return held.value
 

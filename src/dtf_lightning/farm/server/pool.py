@@ -16,6 +16,7 @@ from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Change, Mirror
 from dtf_lightning.farm.record.task_id import array_and_index
 from dtf_lightning.farm.record.values import (
+    NO_ATTEMPT,
     Attempt,
     CoordinatorRecord,
     Envelope,
@@ -29,9 +30,6 @@ RECENT = 2_000
 LIVE_STATUSES = ("waiting", "pending", "assigned", "running")
 """Of tasks that are not done: for others, for a worker, for its process to start, for its end."""
 
-
-NO_ATTEMPT = Attempt(number=0)
-"""Of a task that was never given to a worker."""
 
 Listener = Callable[[Change], None]
 

@@ -16,7 +16,14 @@ from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.task_id import array_and_index, check_task_id, instance_id
-from dtf_lightning.farm.record.values import Attempt, Envelope, FailedAttempt, TaskOutcome, TaskSpecification, Tombstone
+from dtf_lightning.farm.record.values import (
+    NO_ATTEMPT,
+    Envelope,
+    FailedAttempt,
+    TaskOutcome,
+    TaskSpecification,
+    Tombstone,
+)
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
@@ -38,7 +45,6 @@ POLL = 0.2
 CHUNK = 256 * 1024
 PAGE = 2_000
 """Keys per answer of etcd."""
-NONE = Attempt(number=0)
 CANCELLED_AT_ONCE = 1_000
 """Tasks of a plan in one request."""
 
@@ -221,7 +227,7 @@ class Tasks:
         array, index = array_and_index(task) or ("", -1)
         if (live := self._pool.live(array)) is not None and index < live.specification.array:
             spec = instance_of(array, live.specification, index)
-            told = replace(live, task=task, specification=spec, attempt=NONE, revision=0)
+            told = replace(live, task=task, specification=spec, attempt=NO_ATTEMPT, revision=0)
             return models.live_task(
                 told, status="pending", reason=f"instance {index} of the array {array} has not begun"
             )

@@ -208,7 +208,7 @@ class WorkerConnections:
                 )
                 seen = self._pool.mirror.seen(Kind.WORKER, worker)
                 write = Register(worker=worker, record=record, seen=seen)
-                registered = await asyncio.wrap_future(self._record.write(write, timeout=WELCOME_TIMEOUT))
+                registered = await self._record.answer(write, timeout=WELCOME_TIMEOUT)
                 if not registered:
                     await self._pool.wait_for_change(Kind.WORKER, worker, seen, 1.0)
         shown = await self._pool.wait_for(worker, lambda: self._shows(connection), WELCOME_TIMEOUT)
@@ -307,7 +307,7 @@ class WorkerConnections:
     async def _set_meeting(self, connection: _Connection, told: MeetingPlace) -> None:
         meeting = Meeting(revision=told.revision, host=told.host, port=told.port)
         try:
-            await asyncio.wrap_future(self._record.write(Meet(task=told.task, meeting=meeting)))
+            await self._record.answer(Meet(task=told.task, meeting=meeting))
         except StoreError as error:
             log.warning("meeting of %s: %s", told.task, error)
             await _close(connection.socket, "etcd is away")  # it is asked for again over the next one
@@ -415,7 +415,7 @@ class WorkerConnections:
 
     async def _try(self, write: Register) -> None:
         with contextlib.suppress(StoreError):
-            await asyncio.wrap_future(self._record.write(write))
+            await self._record.answer(write)
 
     async def _refuse(self, socket: Socket, reason: str) -> None:
         with contextlib.suppress(Exception):  # it may be gone

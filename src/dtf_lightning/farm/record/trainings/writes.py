@@ -15,7 +15,7 @@ from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.guarded import Guarded, Outcome, as_seen
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import YieldRequest
-from dtf_lightning.farm.record.writes import Decision, LaneName, is_ours
+from dtf_lightning.farm.record.writes import Decision, LaneName, is_ours, leads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,4 @@ class ForgetYield:
 def _decided(outcome: Outcome, fence: Compare, is_there: object) -> Decision:
     if outcome.applied or is_there:
         return Decision.MADE
-    leader = outcome.found[0]
-    leads = leader is not None and leader.create_revision == fence.operand
-    return Decision.CHANGED if leads else Decision.DEPOSED
+    return Decision.CHANGED if leads(outcome.found[0], fence) else Decision.DEPOSED

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
-from dtf_lightning.farm.rules.scheduling.yielding import Seat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +68,17 @@ class Placement:
     task: str
     workers: tuple[str, ...]
     alternative: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seat:
+    """A worker, and what of it is free."""
+
+    total: Mapping[str, int]
+    """Resource -> thousandths."""
+    free: Mapping[str, int]
+    labels: frozenset[str] = frozenset()
+    accepting: bool = True
 
 
 class Scheduler(Protocol):

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
-from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Seat, WorkerOffer
 from dtf_lightning.farm.rules.scheduling.explanation import why_it_waits
 from dtf_lightning.farm.rules.scheduling.licences import Licences
 from dtf_lightning.farm.rules.scheduling.pool import WorkerPool
@@ -28,7 +28,6 @@ from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 from dtf_lightning.farm.rules.scheduling.shapes import Shape
 from dtf_lightning.farm.rules.scheduling.strategies import FairShare, Strategy
 from dtf_lightning.farm.rules.scheduling.worker_classes import Reservation, Worker, WorkerClass
-from dtf_lightning.farm.rules.scheduling.yielding import Seat
 
 
 @dataclass(slots=True)

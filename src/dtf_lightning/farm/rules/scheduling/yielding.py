@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dtf_lightning.farm.rules.needs import Need, quantised
+from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.scheduling.door import Seat
+from dtf_lightning.farm.rules.scheduling.worker_classes import Demand
 
 MIN_STAY = 20.0
 """Seconds for which a part that has just come is asked last."""
@@ -26,17 +28,6 @@ AWAY = 10.0
 """Seconds for which a part that gave its device back stays away: rescales cost the others a pause."""
 DEADLINE = 30.0
 """Seconds that a part has to leave at a step boundary, before it is killed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Seat:
-    """A worker, and what of it is free."""
-
-    total: Mapping[str, int]
-    """Resource -> thousandths."""
-    free: Mapping[str, int]
-    labels: frozenset[str] = frozenset()
-    accepting: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +128,7 @@ def taken(need: Need, seat: Seat) -> dict[str, int]:
 
 
 def _wanted(need: Need) -> dict[str, int]:
-    return quantised(need.amounts) or {"cpu": 1000}
+    return dict(Demand.of(need).amounts)
 
 
 def _fits(free: Mapping[str, int], wanted: Mapping[str, int]) -> bool:

@@ -126,7 +126,7 @@ class Cluster:
         )
         write = TellNode(node=self._place.name, record=record, seen=self._pool.mirror.seen(Kind.NODE, self._place.name))
         with contextlib.suppress(StoreError):  # the next word comes soon
-            await asyncio.wrap_future(self._record.write(write, timeout=WRITE))
+            await self._record.answer(write, timeout=WRITE)
 
     async def _forget_nodes(self) -> None:
         there, now = self._pool.coordinators(), self._clock.wall()
@@ -135,7 +135,7 @@ class Cluster:
             if name not in there and now - held.value.at > NODE_RETENTION:
                 with contextlib.suppress(StoreError):
                     write = ForgetNode(node=name, seen=held.mod_revision)
-                    await asyncio.wrap_future(self._record.write(write, timeout=WRITE))
+                    await self._record.answer(write, timeout=WRITE)
 
     def take_over(self, is_here: Callable[[str], bool]) -> None:
         """Give up the workers that an earlier process of this name has left, and that do not come back.
@@ -163,7 +163,7 @@ class Cluster:
         while self.presence.epoch == epoch:
             write = BeginTerm(epoch=epoch, record=record, fence=self._fence(epoch), forget=forget)
             try:
-                await asyncio.wrap_future(self._record.write(write))
+                await self._record.answer(write)
             except StoreError as error:
                 log.info("the term %d is not written yet: %s", epoch, error)
             else:
@@ -177,7 +177,7 @@ class Cluster:
         record = replace(term, ended=self._clock.wall(), end_reason=reason)
         with contextlib.suppress(StoreError, TimeoutError):
             write = EndTerm(epoch=epoch, record=record, fence=self._fence(epoch))
-            await asyncio.wrap_future(self._record.write(write, timeout=LAST_WORD))
+            await self._record.answer(write, timeout=LAST_WORD)
 
     def _fence(self, epoch: int) -> Compare:
         return Compare(self._pool.keys.leader, "create", "=", epoch)
@@ -234,7 +234,7 @@ class Cluster:
             self._known(name)
             other = last_other(name, self._enabled())
             write = Disable(node=name, other=other, record=DisabledRecord(at=self._clock.wall(), reason=reason))
-            if not await asyncio.wrap_future(self._record.write(write, timeout=WRITE)):
+            if not await self._record.answer(write, timeout=WRITE):
                 raise LastNode(
                     f"{other}, which was to stay, has just been disabled: enable it, or leave {name} as it is"
                 )
@@ -246,7 +246,7 @@ class Cluster:
         """Let a coordinator work again. Raises `UnknownNode`, and what etcd raises."""
         async with self._changing:
             self._known(name)
-            await asyncio.wrap_future(self._record.write(Enable(node=name), timeout=WRITE))
+            await self._record.answer(Enable(node=name), timeout=WRITE)
             await self._pool.wait_for(name, lambda: self._pool.mirror.get(Kind.DISABLED, name) is None, HAND_OVER)
         return self.node(name)
 

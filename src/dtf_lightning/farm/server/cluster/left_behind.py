@@ -47,7 +47,7 @@ async def sign_off_left_behind(
             log.warning("worker %s has not come back to %s", name, coordinator)
             write = Register(worker=name, record=replace(worker, coordinator=""), seen=seen)
             try:
-                await asyncio.wrap_future(record.write(write))
+                await record.answer(write)
             except StoreError as error:
                 log.info("worker %s cannot be signed off yet: %s", name, error)
             await pool.wait_for_change(Kind.WORKER, name, seen, PAUSE)

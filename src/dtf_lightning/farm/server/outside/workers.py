@@ -108,7 +108,7 @@ class OutsideWorkers:
             )
             seen = self._pool.mirror.seen(Kind.WORKER, name)
             write = Register(worker=name, record=record, seen=seen)
-            if await asyncio.wrap_future(self._record.write(write, timeout=WRITE)):
+            if await self._record.answer(write, timeout=WRITE):
                 break
             await self._pool.wait_for_change(Kind.WORKER, name, seen, 1.0)
         else:
@@ -134,7 +134,7 @@ class OutsideWorkers:
         self._heard(worker, session)
 
         def news() -> bool:
-            here = worker in self._here and self._holds(worker, session)
+            here = self._registered(worker, session) is not None
             return not here or {live.revision for live in self._attempts(worker)} != known
 
         await self._pool.wait_for(_of(worker), news, wait)
@@ -160,7 +160,7 @@ class OutsideWorkers:
         if asked.draining and record.state is not WorkerState.DRAINING:
             record = replace(record, state=WorkerState.DRAINING)
             write = Register(worker=worker, record=record, seen=self._pool.mirror.seen(Kind.WORKER, worker))
-            await asyncio.wrap_future(self._record.write(write, timeout=WRITE))
+            await self._record.answer(write, timeout=WRITE)
         return {"worker_id": worker, "cancel": ending, "draining": record.state is WorkerState.DRAINING}
 
     async def end(self, task: str, asked: AttemptEnd, kind: OutcomeKind, reason: str) -> dict[str, Any]:
@@ -192,14 +192,19 @@ class OutsideWorkers:
         record = self._pool.workers().get(worker)
         return record is not None and record.connection == session and record.coordinator == self._coordinator
 
+    def _registered(self, worker: str, session: str) -> _Registered | None:
+        found = self._here.get(worker)
+        valid = found is not None and found.nonce == session and self._holds(worker, session)
+        return found if valid else None
+
     def holds(self, nonce: str) -> bool:
         """Whether a registration is one of this process."""
         return any(registered.nonce == nonce for registered in self._here.values())
 
     def _heard(self, worker: str, session: str) -> None:
         """A worker has said something. Raises `RegisterAgain`."""
-        registered = self._here.get(worker)
-        if registered is None or registered.nonce != session or not self._holds(worker, session):
+        registered = self._registered(worker, session)
+        if registered is None:
             raise RegisterAgain(
                 f"the coordinator {self._coordinator} holds no such registration of {worker!r}: register again"
             )
@@ -237,7 +242,7 @@ class OutsideWorkers:
             record = replace(self._pool.workers()[worker], coordinator="")
             seen = self._pool.mirror.seen(Kind.WORKER, worker)
             with contextlib.suppress(StoreError):
-                await asyncio.wrap_future(self._record.write(Register(worker=worker, record=record, seen=seen)))
+                await self._record.answer(Register(worker=worker, record=record, seen=seen))
             await self._pool.wait_for_change(Kind.WORKER, worker, seen, 1.0)
 
     def _forget(self, worker: str) -> None:

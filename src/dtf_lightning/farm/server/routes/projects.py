@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path
@@ -49,9 +48,7 @@ def add_projects(app: FastAPI, coordinator: Coordinator) -> None:
         return {"name": name, "weight": record.weight, "limits": dict(record.limits)}
 
     async def write(kind: Kind, name: str, record: ProjectRecord | LicenceRecord, seen: int) -> bool:
-        made = await asyncio.wrap_future(
-            coordinator.record.write(SetShare(kind=kind, name=name, record=record, seen=seen))
-        )
+        made = await coordinator.record.answer(SetShare(kind=kind, name=name, record=record, seen=seen))
         await pool.wait_for_change(kind, name, seen, SHOWN if made else 1.0)
         return made
 

@@ -15,7 +15,7 @@ from dtf_lightning.etcd.store import Compare
 from dtf_lightning.farm.record.array_writes import Birth
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Mirror
-from dtf_lightning.farm.record.values import Attempt, TaskSpecification
+from dtf_lightning.farm.record.values import NO_ATTEMPT, Attempt, TaskSpecification
 from dtf_lightning.farm.rules.arrays import births
 
 
@@ -126,6 +126,6 @@ class Arrays:
     def _frontier(self, array: str) -> tuple[int, Attempt]:
         held = self._mirror.get(Kind.ATTEMPT, array)
         if held is None:
-            return 0, Attempt(number=0)
+            return 0, NO_ATTEMPT
         assert isinstance(held.value, Attempt)
         return held.mod_revision, held.value

@@ -25,8 +25,8 @@ from dtf_lightning.farm.record.trainings.writes import AskToYield, ForgetYield
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRequest
 from dtf_lightning.farm.record.writes import TakeBack, Write
 from dtf_lightning.farm.rules.needs import Need, needed
-from dtf_lightning.farm.rules.scheduling.door import Scheduler
-from dtf_lightning.farm.rules.scheduling.yielding import AWAY, DEADLINE, Part, Seat, Wish, may_grow, who_yields
+from dtf_lightning.farm.rules.scheduling.door import Scheduler, Seat
+from dtf_lightning.farm.rules.scheduling.yielding import AWAY, DEADLINE, Part, Wish, may_grow, who_yields
 
 LOOK = 0.25
 """Seconds between two looks at who could give something back, and who could grow."""
