@@ -41,7 +41,12 @@ HEAVY = (
     "dtf_lightning.elastic.lightning.callback",
     # What every agent loads before it can talk to etcd. Not our client: it refuses to work in a fork of who has loaded it.
     "grpc",
+    "grpc._channel",
+    "grpc.experimental",
+    "encodings.idna",
     "dtf_lightning.etcd.wire.messages",
+    "torch.distributed.algorithms.ddp_comm_hooks",  # with the first DDP
+    "support.elastic.warm_up",
 )
 
 
@@ -177,6 +182,7 @@ def serve(descriptor: int, modules: Sequence[str]) -> None:
     torch.set_num_threads(1)
     for module in modules:
         importlib.import_module(module)
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a thread was started, and would be missing in every fork"
     gc.collect()
     gc.freeze()  # no child looks through these again, which would copy them page by page
     connection = socket.socket(fileno=descriptor)
