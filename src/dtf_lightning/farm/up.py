@@ -111,7 +111,7 @@ class _Child:
         return f"{last} (all of it in {self._log_path})"
 
 
-def run_farm(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share") -> None:
+def run_farm(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share", allow_pickle: bool = False) -> None:
     """Run a farm until SIGINT or SIGTERM. Call it from the main thread.
 
     Raises `SettingsError` for a port that is taken and a home that another farm uses, `DtfError` for a part of the farm
@@ -132,12 +132,14 @@ def run_farm(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share
             watchdog = Watchdog(environment.FARM_UP, mark)
             stack.callback(watchdog.close)
             etcd = stack.enter_context(EmbeddedEtcd(data_dir=home.folder / "etcd"))
+            chosen = ["--strategy", strategy, *(["--allow-pickle"] if allow_pickle else [])]
             coordinator = _Child(
-                "coordinator", _coordinator_arguments(home, etcd.endpoint, port, strategy), home.folder, mark
+                "coordinator", [*_coordinator_arguments(home, etcd.endpoint, port), *chosen], home.folder, mark
             )
             stack.callback(coordinator.stop)
             url = coordinator.start()
-            coordinator.arguments = _coordinator_arguments(home, etcd.endpoint, int(url.rpartition(":")[2]), strategy)
+            port = int(url.rpartition(":")[2])
+            coordinator.arguments = [*_coordinator_arguments(home, etcd.endpoint, port), *chosen]
             worker = _Child("worker", _worker_arguments(home, url), home.folder, mark)
             stack.callback(worker.stop, signal.SIGINT)
             offers = worker.start()
@@ -194,10 +196,10 @@ def _pidfd(pid: int) -> Iterator[int | None]:
             os.close(file)
 
 
-def _coordinator_arguments(home: FarmHome, endpoint: str, port: int, strategy: str) -> list[str]:
+def _coordinator_arguments(home: FarmHome, endpoint: str, port: int) -> list[str]:
     return [
         "coordinator", "--endpoint", endpoint, "--port", str(port), "--folder", str(home.folder / "files"),
-        "--token-file", str(home.token), "--worker-grace", str(WORKER_GRACE), "--strategy", strategy,
+        "--token-file", str(home.token), "--worker-grace", str(WORKER_GRACE),
     ]  # fmt: skip
 
 
@@ -208,7 +210,7 @@ def _worker_arguments(home: FarmHome, url: str) -> list[str]:
     ]  # fmt: skip
 
 
-def detach(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share") -> int:
+def detach(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share", allow_pickle: bool = False) -> int:
     """Start a farm in the background, and return an exit code once it is up, or has failed to come up."""
     home.make()
     log_path = home.folder / "up.log"
@@ -216,7 +218,7 @@ def detach(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share")
         process = subprocess.Popen(
             [
                 *[sys.executable, "-m", "dtf_lightning", "farm", "up", "--port", str(port), "--home", str(home.folder)],
-                *["--strategy", strategy],
+                *["--strategy", strategy, *(["--allow-pickle"] if allow_pickle else [])],
             ],
             stdin=subprocess.DEVNULL,
             stdout=log_file,

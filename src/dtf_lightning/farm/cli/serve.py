@@ -30,9 +30,9 @@ def up(arguments: argparse.Namespace) -> int:
     strategy_named(strategy)
     home = _home(arguments.home)
     if arguments.detach:
-        return detach(home, arguments.port, say=print, strategy=strategy)
+        return detach(home, arguments.port, say=print, strategy=strategy, allow_pickle=arguments.allow_pickle)
     try:
-        run_farm(home, arguments.port, say=print, strategy=strategy)
+        run_farm(home, arguments.port, say=print, strategy=strategy, allow_pickle=arguments.allow_pickle)
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
@@ -149,6 +149,7 @@ def worker(arguments: argparse.Namespace) -> int:
             "disk_percent": settings.health.disk_threshold,
         },
         health_interval=settings.health.report_interval,
+        allow_pickle=execution.allow_pickle is not False,
         cache_bytes=int(execution.cache_limit * (1 << 30)),
         secrets=settings.path(execution.secrets_dir) if execution.secrets_dir else None,
     )
@@ -180,6 +181,7 @@ COORDINATOR_OPTIONS = {
     "worker_grace": "health_monitor.worker_grace",
     "strategy": "load_balancer.strategy",
     "token_file": "security.token_file",
+    "allow_pickle": "security.allow_pickle",
     "endpoint": "etcd.endpoint",
     "ca_cert": "etcd.ca_cert",
     "cert": "etcd.cert",

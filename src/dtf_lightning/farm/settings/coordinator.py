@@ -64,6 +64,11 @@ class SecuritySettings:
     token_file: str | None = setting(
         None, "File with the token that every request must bear; made if it is not there, for its owner alone."
     )
+    allow_pickle: bool = setting(
+        False,
+        "Whether clients may submit functions that travel by cloudpickle: what they hold runs where it is read. Functions that "
+        "are called by their names need no leave.",
+    )
 
     def __post_init__(self) -> None:
         check_types(self)

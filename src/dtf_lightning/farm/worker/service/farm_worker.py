@@ -85,6 +85,8 @@ class WorkerOptions:
     """Seconds between two reports of it."""
     secrets: Path | None = None
     """Folder of the secrets that it gives to tasks which name them."""
+    allow_pickle: bool = True
+    """Whether it runs functions that travel by cloudpickle, which the farm must have allowed, too."""
     cache_bytes: int = 20 << 30
     """Of its cache folder: sources, inputs, and what tasks' libraries keep there (models, data, packages)."""
 
@@ -119,6 +121,7 @@ class FarmWorker:
             options.cache_bytes,
             SecretFiles(options.secrets),
             timeout=options.timeout,
+            allow_pickle=options.allow_pickle,
         )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
