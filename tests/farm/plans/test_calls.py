@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_a_plan_with_calls():
     assert told.command[:5] == ("python", "-P", "-m", MODULE, "app.models:train.fast")
     assert json.loads(told.command[5]) == {"args": list(last.args), "kwargs": last.kwargs}
     assert (told.call, told.name, told.is_pickled) == ("import", "train[2,off]", False)
+
+
+def test_the_example():
+    """It is what docs/farm.md shows."""
+    page = (Path(__file__).parents[3] / "docs" / "farm.md").read_text().partition("\n## Functions\n")[2]
+    (shown,) = re.findall(r"^```yml\n(.*?)^```", page.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    mean, *trains = parse_plan(shown).tasks
+    assert (mean.call, mean.args) == ("statistics:mean", ([1, 2, 6],))
+    assert [task.kwargs["seed"] for task in trains] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
