@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.page.app import Page
-from dtf_lightning.farm.server.access import LOOPBACK, AuditFile, Guard
+from dtf_lightning.farm.security.certificates import ReloadingContext, TlsFiles
+from dtf_lightning.farm.security.names import Listening
+from dtf_lightning.farm.server.access import AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
@@ -50,6 +53,51 @@ class CoordinatorOptions:
     settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
 
 
+class Wire:
+    """How a coordinator is reached: its TLS, and the names that it has.
+
+    Raises `SettingsError` for a host that must not be listened on, and for certificates that cannot be used.
+    """
+
+    def __init__(self, listening: Listening, files: TlsFiles | None) -> None:
+        self._listening = listening
+        self.context = ReloadingContext(files) if files is not None else None
+        if self.context is not None and (problem := self.context.certificate.problem(time.time())):
+            assert files is not None
+            raise SettingsError(f"the certificate {files.cert} cannot be used: {problem}")
+
+    @classmethod
+    def of(cls, options: CoordinatorOptions) -> Wire:
+        """Return that of a coordinator's options."""
+        told = options.settings
+        files = None
+        if (paths := told.tls_files) is not None:
+            files = TlsFiles(cert=paths[0], key=paths[1], client_ca=paths[2])
+        listening = Listening(
+            host=options.host,
+            advertise=told.server.advertise,
+            tls=files is not None,
+            insecure=told.security.insecure,
+        )
+        return cls(listening, files)
+
+    @property
+    def warning(self) -> str:
+        """What everybody should know who looks at this farm; "" for nothing."""
+        return self._listening.warning
+
+    def address(self, port: int) -> str:
+        """Where workers and clients reach it. Raises `SettingsError` where that cannot be known."""
+        return self._listening.address(port, self._certified())
+
+    def serves(self, name: str) -> bool:
+        """Whether a request may say that it means this host."""
+        return self._listening.serves(name, self._certified())
+
+    def _certified(self) -> tuple[str, ...]:
+        return self.context.certificate.names if self.context is not None else ()
+
+
 class _Server(uvicorn.Server):
     """Leaves signals alone: the coordinator has to sign off first. Wakes up once a second, uvicorn's own ten times."""
 
@@ -77,13 +125,9 @@ class _Server(uvicorn.Server):
 def run_coordinator(store: Store, options: CoordinatorOptions, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. `say` is called with the address, once it serves.
 
-    Raises `SettingsError` for a port that is taken or a host that is not loopback, and the fault that ended it.
+    Raises `SettingsError` for a port that is taken, for a host that is not loopback without TLS, and for certificates that
+    cannot be used; and the fault that ended it.
     """
-    if options.host not in LOOPBACK:
-        raise SettingsError(
-            f"the host {options.host!r} is not this machine's loopback: until the farm has roles and TLS it serves only "
-            "127.0.0.1; reach it from elsewhere through an SSH tunnel (ssh -L 8080:127.0.0.1:8080 HOST)"
-        )
     asyncio.run(serve(store, options, say, _stop_on_signals))
 
 
@@ -94,10 +138,11 @@ async def serve(
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
     """As `run_coordinator`, on a loop that runs. `register_stop` is called with the function that ends it."""
+    wire = Wire.of(options)
     with contextlib.ExitStack() as stack:
         ports = (options.port, *options.settings.server.more_ports)
         listeners = [stack.enter_context(listen(options.host, port)) for port in ports]
-        await _serve_on(listeners, store, options, say, register_stop)
+        await _serve_on(listeners, store, options, wire, say, register_stop)
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:
@@ -109,20 +154,21 @@ async def _serve_on(
     listeners: list[socket.socket],
     store: Store,
     options: CoordinatorOptions,
+    wire: Wire,
     say: Callable[[str], None],
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
-    host, port = listeners[0].getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = wire.address(listeners[0].getsockname()[1])
     coordinator = Coordinator(
         store,
         CoordinatorPlace(
             farm=options.farm,
             name=options.name,
-            address=options.settings.server.advertise.rstrip("/") or address,
+            address=address,
             folder=options.folder,
             version=__version__,
             settings=options.settings,
+            warning=wire.warning,
         ),
     )
     register_stop(coordinator.stop)
@@ -130,21 +176,8 @@ async def _serve_on(
     try:
         await coordinator.start()
         page = Page(build_app(coordinator), coordinator, options.token, options.folder)
-        app = Guard(page, token=options.token, audit=audit)
-        server = _Server(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_level="warning",
-                access_log=False,
-                ws="websockets-sansio",
-                ws_max_size=MAX_MESSAGE,
-                ws_per_message_deflate=False,
-                ws_ping_interval=None,  # heartbeats are the application's own
-                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
-                timeout_keep_alive=60,
-            )
-        )
+        app = Guard(page, token=options.token, audit=audit, serves=wire.serves)
+        server = _Server(_config(app, wire))
         serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
         say(address)
@@ -160,6 +193,26 @@ async def _serve_on(
             await asyncio.gather(serving, running, return_exceptions=True)
     finally:
         audit.close()
+
+
+def _config(app: Guard, wire: Wire) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,  # heartbeats are the application's own
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
+        timeout_keep_alive=60,
+        proxy_headers=False,  # anybody can write them: the audit file names the address that the connection comes from
+        server_header=False,
+    )
+    config.load()
+    config.ssl = wire.context  # uvicorn's own options know nothing of certificates that change
+    return config
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -46,6 +46,7 @@ from dtf_lightning.farm.messages import (
     write_message,
 )
 from dtf_lightning.farm.rules.health import WorkerHealth
+from dtf_lightning.farm.security.trust import Trust, WireFaults, is_mute
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class Link:
         workplace: the worker.
         health: looks at the machine; is called in a thread. `None`: nothing is reported.
         health_interval: seconds between two reports.
+        trust: by which coordinators' certificates are verified, and with which certificate the worker shows itself.
     """
 
     def __init__(
@@ -115,13 +117,18 @@ class Link:
         *,
         health: Callable[[], WorkerHealth] | None = None,
         health_interval: float = 30.0,
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust or Trust()
+        self._faults = WireFaults(self._trust)
         self._health, self._health_interval = health, health_interval
         self.addresses = list(addresses)
         self._token = token
         self._workplace = workplace
         self._outgoing: asyncio.Queue[FromWorker] = asyncio.Queue()
         self._connected = asyncio.Event()
+        self._welcomed = False
+        """Whether a coordinator has ever taken it."""
         self.host = ""
         """This machine's address towards the coordinator that it is connected with."""
 
@@ -145,8 +152,8 @@ class Link:
                     await self._talk(socket)
             except Refused:
                 raise
-            except (OSError, TimeoutError, WebSocketException, ProtocolError) as error:
-                log.info("coordinator %s: %r", address, error)
+            except (OSError, TimeoutError, EOFError, WebSocketException, ProtocolError) as error:
+                await self._failed(address, error)
             if self._connected.is_set():
                 self._connected.clear()
                 pause = SHORTEST_PAUSE
@@ -155,6 +162,19 @@ class Link:
             if number % len(self.addresses) == 0 or len(self.addresses) == 1:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _failed(self, address: str, error: Exception) -> None:
+        """Note that a coordinator was not reached. Raises `Refused` at the start, where waiting would not mend it."""
+        if not self._welcomed and is_mute(error):
+            told = await asyncio.to_thread(self._faults.failed, address, error)
+        else:
+            told = self._faults.failed(address, error, look=False)
+        if told is None:
+            log.info("coordinator %s: %r", address, error)
+            return
+        log.warning("coordinator %s", told)
+        if not self._welcomed and self._faults.hopeless(self.addresses):
+            raise Refused(told) from error
 
     @contextlib.asynccontextmanager
     async def _open(self, address: str) -> AsyncIterator[ClientConnection]:
@@ -170,6 +190,7 @@ class Link:
                 ping_interval=None,
                 compression=None,
                 proxy=None,
+                ssl=self._trust.context() if address.startswith("https://") else None,
             ) as socket:
                 self.host = str(socket.local_address[0])
                 yield socket
@@ -190,6 +211,8 @@ class Link:
             raise Refused(f"the farm does not take this worker: {welcome.reason}")
         if not isinstance(welcome, Welcome):
             raise ProtocolError(f"expected welcome, got {type(welcome).__name__}")
+        self._faults.answered()
+        self._welcomed = True
         self.addresses = list(dict.fromkeys([*self.addresses, *welcome.addresses]))
         self._connected.set()
         log.info("welcomed by %s", welcome.coordinator)
