@@ -29,6 +29,7 @@ from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.wire.version import version_advice
 from dtf_lightning.farm.home import FarmHome, RunningFarm
+from dtf_lightning.farm.security.names import Listening
 from dtf_lightning.farm.sign_in import SignIn
 from dtf_lightning.farm.tokens import make_token, read_token
 from dtf_lightning.processes.signals import open_pidfd
@@ -60,8 +61,17 @@ class Reach:
     """Further options of `dtf farm coordinator`: TLS, and the address that it advertises."""
 
     def __post_init__(self) -> None:
+        self._listening()
         if self.port == 0 and "--advertise" in self.more:
             raise SettingsError("with --advertise say by --port which port it is: 0 is another one at every start")
+
+    @property
+    def warning(self) -> str:
+        """What everybody should know who looks at this farm; "" for nothing."""
+        return self._listening().warning
+
+    def _listening(self) -> Listening:
+        return Listening(host=self.host, tls="--tls-cert" in self.more, insecure="--insecure" in self.more)
 
     @property
     def words(self) -> list[str]:
@@ -173,6 +183,7 @@ def run_farm(home: FarmHome, reach: Reach, *, say: Say, strategy: str = "fair_sh
             defects = version_advice(etcd.version)
             for line in (
                 *(f"warning: etcd {etcd.version}: {told}; {remedy}" for told, remedy in defects),
+                *([f"warning: {reach.warning}"] if reach.warning else []),
                 f"farm up at {url} (etcd {etcd.version}, this machine only)",
                 f"  its page: {SignIn(read_token(token_file)).link(url, time.time())}",
                 "    (this link signs a browser in once, within ten minutes; `dtf farm sign-in` prints another)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -15,12 +16,14 @@ import pytest
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.client import Client
-from dtf_lightning.farm.http import Connection, FarmUntrusted
+from dtf_lightning.farm.http import Connection, FarmRefused, FarmUntrusted
 from dtf_lightning.farm.security.certificates import TlsFiles, server_context
 from dtf_lightning.farm.security.trust import Trust, speaks_tls
+from dtf_lightning.farm.server.wire.client_certificates import is_of_workers
 from dtf_lightning.farm.sign_in import SignIn
 from dtf_lightning.farm.tokens import read_token
 from dtf_lightning.farm.updates import follow
+from support.farm.app import farm_app
 from support.farm.browsing import Browsing
 from support.farm.certificates import Lab, tls_settings
 from support.farm.server import CoordinatorInThread, PlayedWorker
@@ -238,6 +241,74 @@ class TestNewCertificates:
             assert ask(running, lab.trust)[1] not in (first, second)
             assert open_before.status()["farm"] == "f"
             assert open_before.connection._local.line.connection.sock is socket_before
+
+
+@pytest.fixture(scope="module")
+def asking(lab, memory, tmp_path_factory):
+    settings = tls_settings(lab.issue("asking")) | {"security.client_ca": str(lab.ca)}
+    coordinator = CoordinatorInThread(memory, tmp_path_factory.mktemp("asking"), farm="asking", settings=settings)
+    coordinator.loop.start_threads()
+    yield coordinator
+    coordinator.stop()
+
+
+class TestWorkersCertificates:
+    """A coordinator with an authority of clients: what only workers ask for needs a certificate of it."""
+
+    def test_one_with_a_certificate(self, asking, lab):
+        """Others come without one to the same port."""
+        token = read_token(asking.token_file)
+        worker = PlayedWorker((asking.url,), token, trust=lab.client())
+        try:
+            with asking.client(lab.ca) as client:
+                task = client.submit(["true"])
+                order = worker.next()
+                assert worker.write(order, 0, b"hello") == 5
+                worker.end(order)
+                assert client.wait(task, DEADLINE).status == "completed"
+                with pytest.raises(FarmRefused, match="needs a certificate of its authority"):
+                    client.connection.send("POST", f"/api/tasks/{task}/logs", b"x", revision=order.revision, offset=5)
+        finally:
+            worker.close()
+
+    def test_one_without(self, asking, lab):
+        worker = PlayedWorker((asking.url,), read_token(asking.token_file), name="bare", trust=lab.trust)
+        try:
+            assert "HTTP 403): a worker of this farm needs a certificate of its authority: give" in str(worker.error())
+        finally:
+            worker.close()
+
+    def test_one_of_another_authority(self, asking, lab, stranger):
+        theirs = stranger.client()
+        trust = Trust(ca=lab.ca, cert=theirs.cert, key=theirs.key)
+        connection = Connection((asking.url,), "token", trust=trust, patience=DEADLINE)
+        with pytest.raises(FarmUntrusted, match="does not take the client certificate"):
+            connection.ask("GET", "/api/status")
+        connection.close()
+        worker = PlayedWorker((asking.url,), read_token(asking.token_file), name="theirs", trust=trust)
+        try:
+            assert "does not take the client certificate" in str(worker.error())
+        finally:
+            worker.close()
+
+    def test_what_is_workers_alone(self):
+        """Every route whose operation is a worker's, and no other."""
+        with farm_app() as app:
+            of_workers = {
+                (method, route.path)
+                for route in app.routes
+                for method in getattr(route, "methods", None) or ("WEBSOCKET",)
+                if is_of_workers(method, re.sub(r"{[^}]*}", "x", route.path))
+            }
+            expected = {
+                (method, route.path)
+                for route in app.routes
+                for method in getattr(route, "methods", None) or ("WEBSOCKET",)
+                for operation in [getattr(route, "operation_id", None) or route.name]
+                if operation.startswith(("attempt.", "subtask."))
+                or operation in ("worker.connect", "worker.register", "worker.tasks", "worker.health")
+            }
+        assert of_workers == expected
 
 
 class TestAtTheStart:

@@ -132,6 +132,11 @@ class ReloadingContext(ssl.SSLContext):
         self._certificate = Certificate.read(files.cert)
 
     @property
+    def asks_for_certificates(self) -> bool:
+        """Whether clients have an authority."""
+        return self._files.client_ca is not None
+
+    @property
     def certificate(self) -> Certificate:
         """That with which new connections are served."""
         self._follow()

@@ -84,33 +84,38 @@ class WireFaults:
         self._trust = trust
         self._faulty: set[str] = set()
         self._mute: Counter[str] = Counter()
-        self._secure: dict[str, bool] = {}
-        """Whether TLS is spoken where connections are closed without a word."""
+        self._found: dict[str, str | None] = {}
+        """Why connections are closed without a word, where that was looked at."""
 
     def answered(self) -> None:
         """A coordinator has answered."""
         self._faulty.clear()
         self._mute.clear()
-        self._secure.clear()
+        self._found.clear()
 
     def failed(self, url: str, error: BaseException, *, look: bool = True) -> str | None:
         """Note that a coordinator could not be spoken with; returns what is wrong if waiting does not mend it.
 
-        `look`: where one has closed the connection without a word, and again, look whether it speaks TLS. That may take
-        `PROBE_TIMEOUT`.
+        `look`: where one has closed the connection without a word, and again, look why. That may take `PROBE_TIMEOUT`.
         """
         told = explain(error, url, self._trust)
-        if told is None and look and url.startswith("http://") and is_mute(error):
+        if told is None and look and is_mute(error):
             self._mute[url] += 1
             if self._mute[url] == 2:
-                self._secure[url] = speaks_tls(url)
-            if self._secure.get(url):
-                told = f"{url}: TLS is spoken there: write https:// in its place"
+                self._found[url] = self._look(url)
+            told = self._found.get(url)
         if told is not None:
             self._faulty.add(url)
         else:
             self._faulty.discard(url)
         return told
+
+    def _look(self, url: str) -> str | None:
+        if url.startswith("http://"):
+            return f"{url}: TLS is spoken there: write https:// in its place" if speaks_tls(url) else None
+        if self._trust.cert is not None and hangs_up(url, self._trust):
+            return _refused_client(url, self._trust)
+        return None
 
     def hopeless(self, urls: Iterable[str]) -> bool:
         """Whether each of these coordinators last failed in a way that waiting does not mend."""
@@ -138,6 +143,29 @@ def speaks_tls(url: str) -> bool:
             return True
     except (OSError, ValueError):
         return False
+
+
+def hangs_up(url: str, trust: Trust) -> bool:
+    """Whether a coordinator ends a connection on which it has seen our certificate, and nothing was asked yet.
+
+    That is how a certificate is refused in TLS 1.3: the client's part of the handshake is over by then, and asyncio's
+    servers close without sending the alert.
+    """
+    parts = urlsplit(url)
+    try:
+        line = socket.create_connection((parts.hostname or "", parts.port or 443), PROBE_TIMEOUT)
+    except OSError:
+        return False
+    with line:
+        try:
+            with trust.context().wrap_socket(line, server_hostname=parts.hostname) as secure:
+                return not secure.recv(1)
+        except TimeoutError:
+            return False
+        except (ssl.SSLError, ConnectionError):
+            return True
+        except OSError:
+            return False
 
 
 def explain(error: BaseException, url: str, trust: Trust) -> str | None:

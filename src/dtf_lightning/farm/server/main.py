@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,13 @@ from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.page.app import Page
-from dtf_lightning.farm.security.certificates import ReloadingContext, TlsFiles
-from dtf_lightning.farm.security.names import Listening
 from dtf_lightning.farm.server.access import AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
+from dtf_lightning.farm.server.wire.client_certificates import ClientCertificates
+from dtf_lightning.farm.server.wire.reach import Wire
+from dtf_lightning.farm.server.wire.serving import server_config
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ SHUTDOWN_TIMEOUT = 5
 """Seconds for requests that are under way when the coordinator ends."""
 TICKS_A_SECOND = 10
 """Of uvicorn's server."""
-MAX_MESSAGE = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,51 +50,6 @@ class CoordinatorOptions:
     token: str
     audit: Path
     settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
-
-
-class Wire:
-    """How a coordinator is reached: its TLS, and the names that it has.
-
-    Raises `SettingsError` for a host that must not be listened on, and for certificates that cannot be used.
-    """
-
-    def __init__(self, listening: Listening, files: TlsFiles | None) -> None:
-        self._listening = listening
-        self.context = ReloadingContext(files) if files is not None else None
-        if self.context is not None and (problem := self.context.certificate.problem(time.time())):
-            assert files is not None
-            raise SettingsError(f"the certificate {files.cert} cannot be used: {problem}")
-
-    @classmethod
-    def of(cls, options: CoordinatorOptions) -> Wire:
-        """Return that of a coordinator's options."""
-        told = options.settings
-        files = None
-        if (paths := told.tls_files) is not None:
-            files = TlsFiles(cert=paths[0], key=paths[1], client_ca=paths[2])
-        listening = Listening(
-            host=options.host,
-            advertise=told.server.advertise,
-            tls=files is not None,
-            insecure=told.security.insecure,
-        )
-        return cls(listening, files)
-
-    @property
-    def warning(self) -> str:
-        """What everybody should know who looks at this farm; "" for nothing."""
-        return self._listening.warning
-
-    def address(self, port: int) -> str:
-        """Where workers and clients reach it. Raises `SettingsError` where that cannot be known."""
-        return self._listening.address(port, self._certified())
-
-    def serves(self, name: str) -> bool:
-        """Whether a request may say that it means this host."""
-        return self._listening.serves(name, self._certified())
-
-    def _certified(self) -> tuple[str, ...]:
-        return self.context.certificate.names if self.context is not None else ()
 
 
 class _Server(uvicorn.Server):
@@ -138,7 +92,9 @@ async def serve(
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
     """As `run_coordinator`, on a loop that runs. `register_stop` is called with the function that ends it."""
-    wire = Wire.of(options)
+    wire = Wire.of(options.host, options.settings)
+    if wire.warning:
+        log.warning("%s", wire.warning)
     with contextlib.ExitStack() as stack:
         ports = (options.port, *options.settings.server.more_ports)
         listeners = [stack.enter_context(listen(options.host, port)) for port in ports]
@@ -177,7 +133,7 @@ async def _serve_on(
         await coordinator.start()
         page = Page(build_app(coordinator), coordinator, options.token, options.folder)
         app = Guard(page, token=options.token, audit=audit, serves=wire.serves)
-        server = _Server(_config(app, wire))
+        server = _Server(server_config(ClientCertificates(app) if wire.asks_for_certificates else app, wire))
         serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
         say(address)
@@ -193,26 +149,6 @@ async def _serve_on(
             await asyncio.gather(serving, running, return_exceptions=True)
     finally:
         audit.close()
-
-
-def _config(app: Guard, wire: Wire) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE,
-        ws_per_message_deflate=False,
-        ws_ping_interval=None,  # heartbeats are the application's own
-        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
-        timeout_keep_alive=60,
-        proxy_headers=False,  # anybody can write them: the audit file names the address that the connection comes from
-        server_header=False,
-    )
-    config.load()
-    config.ssl = wire.context  # uvicorn's own options know nothing of certificates that change
-    return config
 
 
 def listen(host: str, port: int) -> socket.socket:

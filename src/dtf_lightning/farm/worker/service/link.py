@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,7 @@ from typing import Protocol
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
-from dtf_lightning.errors import ProtocolError
+from dtf_lightning.errors import ProtocolError, SettingsError
 from dtf_lightning.farm.messages import (
     HEARTBEAT,
     SILENCE,
@@ -143,7 +144,7 @@ class Link:
             self._outgoing.put_nowait(message)
 
     async def run(self) -> None:
-        """Stay connected. Raises `Refused`."""
+        """Stay connected. Raises `Refused`, and `SettingsError` for files of certificates that cannot be used at the start."""
         pause, number = SHORTEST_PAUSE, random.randrange(1 << 16)
         while True:
             address = self.addresses[number % len(self.addresses)]
@@ -154,6 +155,10 @@ class Link:
                 raise
             except (OSError, TimeoutError, EOFError, WebSocketException, ProtocolError) as error:
                 await self._failed(address, error)
+            except SettingsError as error:  # files of certificates: they may be about to be replaced
+                if not self._welcomed:
+                    raise
+                log.warning("coordinator %s: %s", address, error)
             if self._connected.is_set():
                 self._connected.clear()
                 pause = SHORTEST_PAUSE
@@ -197,9 +202,8 @@ class Link:
         except InvalidHandshake as error:
             status = getattr(getattr(error, "response", None), "status_code", 0)
             if status in (401, 403):
-                raise Refused(
-                    f"the farm at {address} refused this worker (HTTP {status}): is the token that of this farm?"
-                ) from error
+                reason = _reason(error) or "is the token that of this farm?"
+                raise Refused(f"the farm at {address} refused this worker (HTTP {status}): {reason}") from error
             raise
 
     async def _talk(self, socket: ClientConnection) -> None:
@@ -273,3 +277,11 @@ class Link:
             raise Refused(f"the farm does not take this worker: {message.reason}")
         elif not isinstance(message, Heartbeat):
             raise ProtocolError(f"a coordinator does not say {type(message).__name__}")
+
+
+def _reason(error: InvalidHandshake) -> str:
+    """Return what a coordinator has said about its refusal; "" if it has not said it as the API does."""
+    try:
+        return str(json.loads(error.response.body)["error"])  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError, KeyError):
+        return ""
