@@ -54,6 +54,9 @@ STATE_HOME = "XDG_STATE_HOME"
 FARM_RESULTS = "DTF_FARM_RESULTS"
 """Variable with the folder for what a task reports; set by a farm worker for its attempts."""
 
+FARM_RETURNED = "DTF_FARM_RETURNED"
+"""Variable with the file in which a task that is a call tells what it returned; set by a farm worker for its attempts."""
+
 DEFAULT_ETCD_ENDPOINT = "127.0.0.1:2379"
 
 GRPC_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"

@@ -40,6 +40,7 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
+    {"farm.calls"},
     {"farm.json_values", "farm.plans", "farm.security", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.trainings"},
@@ -96,6 +97,7 @@ ALLOWED = {
     "torchx": {"elastic.torchx"},
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
+    "cloudpickle": {"farm.calls"},
     "orjson": {"farm.json_values"},
     "cryptography": {"farm.security"},
     "fastapi": {"farm.server", "farm.results"},  # its routes

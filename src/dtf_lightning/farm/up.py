@@ -58,7 +58,7 @@ class Reach:
     ca: Path | None = None
     """The authority of its certificate, for those on this machine that talk with it."""
     more: tuple[str, ...] = ()
-    """Further options of `dtf farm coordinator`: TLS, and the address that it advertises."""
+    """Further options of `dtf farm coordinator`, which `dtf farm up` takes, too: TLS, the address that it advertises, ..."""
 
     def __post_init__(self) -> None:
         self._listening()

@@ -82,6 +82,11 @@ def _add_processes(actions: Commands) -> None:
         help="authority of the certificate, for the worker and commands on this machine",
     )
     _add_strategy(up)
+    up.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="take functions that travel by cloudpickle (`Client.submit(function)`)",
+    )
     up.add_argument("--detach", action="store_true", help="go on in the background; `dtf farm down` ends it")
 
     demo = add_farm_command(
@@ -163,6 +168,11 @@ def _add_coordinator(actions: Commands) -> None:
     _add_strategy(coordinator)
     coordinator.add_argument("--token-file", type=Path, metavar="FILE", help="made if it is not there")
     _add_tls(coordinator)
+    coordinator.add_argument(
+        "--allow-pickle",
+        action=argparse.BooleanOptionalAction,
+        help="take functions that travel by cloudpickle (default: no)",
+    )
     add_connection(coordinator)
 
 
@@ -306,6 +316,8 @@ def _task(arguments: argparse.Namespace) -> int:
             print(f"  {name.replace('_', ' ')}: {task.raw[name]}")
     _show_training(task)
     results = task.raw.get("results") or {}
+    if returned := results.get("returned"):
+        print(f"  returned: {json.dumps(returned['value']) if 'value' in returned else returned.get('artifact')}")
     for name, value in {**(results.get("metrics") or {}), **(results.get("counts") or {})}.items():
         print(f"  {name}: {'not a number' if value is None else f'{value:g}'}")
     return DONE

@@ -32,7 +32,7 @@ def up(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         ca=arguments.ca.absolute() if arguments.ca else None,
-        more=_words_of(arguments, ("advertise", "tls_cert", "tls_key", "client_ca", "insecure")),
+        more=_words_of(arguments, ("advertise", "tls_cert", "tls_key", "client_ca", "insecure", "allow_pickle")),
     )
     home = _home(arguments.home)
     if arguments.detach:
@@ -171,6 +171,7 @@ def worker(arguments: argparse.Namespace) -> int:
             "disk_percent": settings.health.disk_threshold,
         },
         health_interval=settings.health.report_interval,
+        allow_pickle=execution.allow_pickle is not False,
         cache_bytes=int(execution.cache_limit * (1 << 30)),
         secrets=settings.path(execution.secrets_dir) if execution.secrets_dir else None,
         trust=address.trust,
@@ -207,6 +208,7 @@ COORDINATOR_OPTIONS = {
     "tls_key": "security.tls_key",
     "client_ca": "security.client_ca",
     "insecure": "security.insecure",
+    "allow_pickle": "security.allow_pickle",
     "endpoint": "etcd.endpoint",
     "ca_cert": "etcd.ca_cert",
     "cert": "etcd.cert",

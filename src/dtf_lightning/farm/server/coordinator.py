@@ -73,6 +73,7 @@ class Coordinator:
                 max_live=place.settings.task_scheduler.max_queue_size,
                 ids=place.settings.retention.ids,
                 refusal=lambda: self.upkeep.refusal,
+                allow_pickle=place.settings.security.allow_pickle,
             ),
         )
         self.updates = Updates(self.pool, self._clock.wall)

@@ -47,6 +47,10 @@ PAGE = 2_000
 """Keys per answer of etcd."""
 CANCELLED_AT_ONCE = 1_000
 """Tasks of a plan in one request."""
+NO_PICKLE = (
+    "this farm takes no functions that travel by cloudpickle; set `allow_pickle: true` in the section `security` of "
+    "coordinator.yaml (`dtf farm up --allow-pickle`), or call the function by its name (`call: package.module:function`)"
+)
 
 
 class UnknownTask(DtfError):
@@ -71,6 +75,8 @@ class SubmissionLimits:
     """Seconds for which the record remembers ids."""
     refusal: Callable[[], str]
     """Returns why no new work is taken now; "": it is."""
+    allow_pickle: bool = False
+    """Whether functions that travel by cloudpickle are taken."""
 
 
 def _what_it_needs(specification: TaskSpecification) -> str:
@@ -151,6 +157,8 @@ class Tasks:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
         await self._check_known({name for names in after.values() for name in names} - specifications.keys())
         for task, specification in specifications.items():
+            if specification.is_pickled and not self._limits.allow_pickle:
+                raise SettingsError(f"task {specification.name or task}: {NO_PICKLE}")
             if why := why_refused(self._pool.mirror, specification):
                 raise SettingsError(f"task {specification.name or task}: {why}")
             for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):

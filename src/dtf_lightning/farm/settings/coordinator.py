@@ -77,6 +77,11 @@ class SecuritySettings:
     insecure: bool = setting(
         False, "Whether it may listen on more than the loopback without TLS: others can read the tokens then."
     )
+    allow_pickle: bool = setting(
+        False,
+        "Whether clients may submit functions that travel by cloudpickle: what they hold runs where it is read. Functions that "
+        "are called by their names need no leave.",
+    )
 
     def __post_init__(self) -> None:
         check_types(self)

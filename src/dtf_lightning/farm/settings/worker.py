@@ -76,6 +76,11 @@ class ExecutionSettings:
     secrets_dir: str | None = setting(
         None, "Folder of the secrets that it gives to tasks which name them, one in a file."
     )
+    allow_pickle: bool | None = setting(
+        None,
+        "Whether it runs functions that travel by cloudpickle; without it what the coordinators allow "
+        "(`security.allow_pickle` of coordinator.yaml).",
+    )
     cache_limit: float = setting(20.0, "Of inputs and what tasks download, kept for the next tasks.", unit="GiB")
 
     def __post_init__(self) -> None:

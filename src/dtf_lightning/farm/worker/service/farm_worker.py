@@ -88,6 +88,8 @@ class WorkerOptions:
     """Folder of the secrets that it gives to tasks which name them."""
     trust: Trust = field(default_factory=Trust)
     """By which it and coordinators with TLS know each other."""
+    allow_pickle: bool = True
+    """Whether it runs functions that travel by cloudpickle, which the farm must have allowed, too."""
     cache_bytes: int = 20 << 30
     """Of its cache folder: sources, inputs, and what tasks' libraries keep there (models, data, packages)."""
 
@@ -122,6 +124,7 @@ class FarmWorker:
             options.cache_bytes,
             SecretFiles(options.secrets),
             timeout=options.timeout,
+            allow_pickle=options.allow_pickle,
         )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
