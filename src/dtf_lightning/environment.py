@@ -40,6 +40,9 @@ FARM_URL = "DTF_FARM_URL"
 FARM_TOKEN_FILE = "DTF_FARM_TOKEN_FILE"
 """Variable with the file that holds that farm's token."""
 
+FARM_CA = "DTF_FARM_CA"
+"""Variable with the file of the authority that has signed that farm's certificates, where this machine does not know it."""
+
 FARM_HOME = "DTF_FARM_HOME"
 """Variable with the folder in which a farm that `dtf farm up` starts keeps its things."""
 

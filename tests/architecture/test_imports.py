@@ -41,7 +41,7 @@ ELASTIC = [
 FARM: list[set[str]] = [
     {"farm.rules"},
     {"farm.calls"},
-    {"farm.json_values", "farm.plans", "farm.settings", "farm.verdicts"},
+    {"farm.json_values", "farm.plans", "farm.security", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.trainings"},
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
@@ -100,6 +100,7 @@ ALLOWED = {
     "opentelemetry": {"elastic.agent"},
     "cloudpickle": {"farm.calls"},
     "orjson": {"farm.json_values"},
+    "cryptography": {"farm.security"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},

@@ -186,6 +186,7 @@ class Coordinator:
             "workers_connected_here": self.connections.num_connected,
             "results": self.history.status(),
             "room": self.upkeep.status(),
+            "warnings": [self._place.warning] if self._place.warning else [],
             "uptime_seconds": round(time.monotonic() - self._place.began, 1),
         }
 

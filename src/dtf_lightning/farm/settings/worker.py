@@ -46,6 +46,12 @@ class CoordinatorConnection:
         "The token itself, where there is no `token_file`: write `${VARIABLE}`, since others may read a settings file.",
     )
 
+    ca_cert: str | None = setting(
+        None, "File (PEM) of the authority of the coordinators' certificates; without it those that the machine knows."
+    )
+    cert: str | None = setting(None, "The worker's own certificate (PEM), for farms that ask for one; needs `key`.")
+    key: str | None = setting(None, "That certificate's private key (PEM); needs `cert`.")
+
     def __post_init__(self) -> None:
         check_types(self)
 

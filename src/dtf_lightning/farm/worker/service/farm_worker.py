@@ -34,6 +34,7 @@ from dtf_lightning.farm.messages import (
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.scheduling.yielding import DEADLINE
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL
@@ -85,6 +86,8 @@ class WorkerOptions:
     """Seconds between two reports of it."""
     secrets: Path | None = None
     """Folder of the secrets that it gives to tasks which name them."""
+    trust: Trust = field(default_factory=Trust)
+    """By which it and coordinators with TLS know each other."""
     allow_pickle: bool = True
     """Whether it runs functions that travel by cloudpickle, which the farm must have allowed, too."""
     cache_bytes: int = 20 << 30
@@ -106,7 +109,7 @@ class FarmWorker:
             labels=options.labels,
             host=options.host,
         )
-        self._connection = Connection(options.addresses, options.token)
+        self._connection = Connection(options.addresses, options.token, trust=options.trust)
         self._at_hand = AttemptsAtHand()
         self._yielding: dict[Key, str] = {}
         """Attempts of trainings' parts that were asked for their devices, and why; set before the executor is told."""
@@ -132,6 +135,7 @@ class FarmWorker:
             self,
             health=HealthReader(folders.path, options.thresholds).read,
             health_interval=options.health_interval,
+            trust=options.trust,
         )
         # Tells at once what an earlier process has left.
         self._executor = Executor(
