@@ -17,6 +17,7 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from support.farm.whole import DEADLINE, Farm
+from support.pages import blocks
 
 pytestmark = pytest.mark.process
 
@@ -114,6 +115,26 @@ def test_functions(farm):
         assert caught.value.args == (5,)
         assert "in fails" in str(caught.value.__cause__)
         assert client.task(more[2].task_id).reason == "KeyError: 5; exit code 1"
+
+
+def test_the_docs_functions(farm):
+    """What docs/farm.md shows of functions, typed."""
+    _, functions, *_ = blocks("docs/farm.md", "python", "## From Python")
+    (farm.project / "functions.py").write_text(functions)
+    done = subprocess.run(
+        [sys.executable, "functions.py"],
+        cwd=farm.project,
+        env={**os.environ, "DTF_FARM_HOME": str(farm.home.folder)},
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    energy, *ended, counts, mean = done.stdout.splitlines()
+    assert energy == str(sum(step % 7 for step in range(100)))
+    assert sorted(ended) == [f"simulate {seed}" for seed in range(10)]
+    assert counts.startswith("10 0 ")
+    assert mean == "3"
 
 
 def test_ctrl_c_cancels(farm):
