@@ -97,6 +97,7 @@ ALLOWED = {
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
     "orjson": {"farm.json_values"},
+    "cronsim": {"farm.plans"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
@@ -355,6 +356,7 @@ Value = (
     | YieldRequest
     | ProjectRecord
     | LicenceRecord
+    | ScheduleRecord
     | KeyRecord
     | Tombstone
 )
