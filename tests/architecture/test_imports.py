@@ -40,7 +40,8 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.json_values", "farm.plans", "farm.settings", "farm.verdicts"},
+    {"farm.calls"},
+    {"farm.json_values", "farm.plans", "farm.security", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.trainings"},
     {"farm.server", "farm.page", "farm.worker", "farm.client"},
@@ -96,8 +97,10 @@ ALLOWED = {
     "torchx": {"elastic.torchx"},
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
+    "cloudpickle": {"farm.calls"},
     "orjson": {"farm.json_values"},
     "cronsim": {"farm.plans"},
+    "cryptography": {"farm.security"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},

@@ -24,6 +24,7 @@ from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.home import find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
 from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.sources import Source, pack_input
 from dtf_lightning.farm.trainings import launch
 from dtf_lightning.whole_files import whole_file
@@ -81,15 +82,20 @@ class Client:
     Args:
         url: of one coordinator or more, with commas; `None`: `$DTF_FARM_URL`, or the farm that `dtf farm up` started here.
         token_file: holds the farm's token; `None`: `$DTF_FARM_TOKEN_FILE`, or that farm's.
+        ca: the certificate (PEM) of the authority of its coordinators' certificates; `None`: `$DTF_FARM_CA`, or one that
+            this machine knows.
 
-    Its methods raise `FarmUnreachable` if no coordinator answers for 20 s, and `FarmRefused` for what the farm refuses.
+    Its methods raise `FarmUnreachable` if no coordinator answers for 20 s, at once `FarmUntrusted` where waiting would not
+    help (a certificate that is not accepted), and `FarmRefused` for what the farm refuses.
     """
 
-    def __init__(self, url: str | None = None, token_file: str | Path | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, token_file: str | Path | None = None, *, ca: str | Path | None = None
+    ) -> None:
         from dtf_lightning.farm.tokens import read_token
 
-        address = find_farm(url, token_file)
-        self.connection = Connection(address.urls, read_token(address.token_file))
+        address = find_farm(url, token_file, Trust(ca=Path(ca) if ca else None))
+        self.connection = Connection(address.urls, read_token(address.token_file), trust=address.trust)
 
     def __enter__(self) -> Client:
         return self
@@ -326,7 +332,7 @@ class Client:
 
     def _ended_at(self, url: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
         """Yield those of some tasks that have ended, as one coordinator knows it."""
-        connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR)
+        connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR, trust=self.connection.trust)
         try:
             for task in tasks:
                 info = _info(connection.ask("GET", f"/api/tasks/{quote(task)}"))

@@ -1,6 +1,6 @@
 """Signing in: a browser gives the token once, or a link that `dtf farm up` prints, and gets a cookie.
 
-Rule: the cookie is for this page alone (HttpOnly, SameSite=Strict), and is given only to who had the token or a link that
+Rule: the cookie is for this page alone (HttpOnly, SameSite=Strict, over TLS Secure), and is given only to who had the token or a link that
 nobody had used. Where a browser goes on to is always of this farm.
 """
 
@@ -62,7 +62,7 @@ class SigningIn:
                 "This link was used before, or is older than ten minutes: give the token, or let a new link be made."
             )
             return HTMLResponse(self._renderer.sign_in(back=back, problem=problem), 403)
-        return self._signed_in(back)
+        return self._signed_in(request, back)
 
     async def _take(self, request: Request) -> Response:
         body = b""
@@ -74,9 +74,9 @@ class SigningIn:
         back = way_back(form.get("next", [""])[0])
         if not hmac.compare_digest(form.get("token", [""])[0].strip().encode(), self._token):
             return HTMLResponse(self._renderer.sign_in(back=back, problem="This is not the farm's token."), 403)
-        return self._signed_in(back)
+        return self._signed_in(request, back)
 
-    def _signed_in(self, back: str) -> Response:
+    def _signed_in(self, request: Request, back: str) -> Response:
         answer = HTMLResponse(self._renderer.signed_in(back))
         answer.set_cookie(
             self._sign_in.cookie,
@@ -84,6 +84,7 @@ class SigningIn:
             max_age=int(SESSION_SECONDS),
             httponly=True,
             samesite="strict",
+            secure=request.url.scheme == "https",
         )
         return answer
 
@@ -93,7 +94,8 @@ class SigningIn:
             if "hx-request" in request.headers
             else RedirectResponse("/sign-in", 303)
         )
-        answer.delete_cookie(self._sign_in.cookie, httponly=True, samesite="strict")
+        secure = request.url.scheme == "https"
+        answer.delete_cookie(self._sign_in.cookie, httponly=True, samesite="strict", secure=secure)
         return answer
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.plans.calls import arguments, function, named_arguments
 from dtf_lightning.farm.plans.cron import times_of
 from dtf_lightning.farm.plans.matrix import read_matrix
 from dtf_lightning.farm.plans.plan import PlanSchedule
@@ -337,6 +338,26 @@ TASK_KEYS = {
         schema={"oneOf": [_TEXT, {"type": "array", "minItems": 1, "items": _SCALAR}]},
         default=False,
     ),
+    "call": Key(
+        meaning="In the place of `run`: a Python function, `package.module:function`, that the worker's Python imports in the "
+        "task's folder and environment, and calls.",
+        read=function,
+        schema={"type": "string", "pattern": r"^[\w.]+:[\w.]+$"},
+        default=False,
+    ),
+    "args": Key(
+        meaning="Of a call: its arguments, in order; texts, numbers, lists and mappings. One that is `{{matrix.AXIS}}` and "
+        "nothing more is what YAML reads there, such as a number.",
+        read=arguments,
+        schema={"type": "array"},
+        default=False,
+    ),
+    "kwargs": Key(
+        meaning="Of a call: its arguments by their names.",
+        read=named_arguments,
+        schema={"type": "object"},
+        default=False,
+    ),
     "name": Key(
         meaning="What the task is called; with a matrix it tells its instances apart. Without it: the key, and the "
         "matrix's values in brackets.",
@@ -375,7 +396,7 @@ TASK_KEYS = {
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(
         meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
-        "`{{matrix.AXIS}}` stands for its value in `run`, `env` and `name`.",
+        "`{{matrix.AXIS}}` stands for its value in `run`, `args`, `kwargs`, `env` and `name`.",
         read=lambda node, _: read_matrix(node),
         schema={
             "type": "object",
@@ -434,6 +455,16 @@ TASK_KEYS = {
 DEFAULT_KEYS = {name: key for name, key in TASK_KEYS.items() if key.default}
 """Those that may stand under `defaults`."""
 
+
+def _task_schema() -> dict[str, Any]:
+    """A task is a `run` or a `call`."""
+    either = [
+        {"required": ["run"], "not": {"required": ["call"]}},
+        {"required": ["call"], "not": {"required": ["run"]}},
+    ]
+    return {**object_schema(TASK_KEYS), "oneOf": either}
+
+
 PLAN_KEYS = {
     "name": Key(meaning="What the plan is called.", read=text, schema=_TEXT),
     "project": Key(meaning="Whose share of the farm it counts against.", read=text, schema=_TEXT),
@@ -454,7 +485,7 @@ PLAN_KEYS = {
     "tasks": Key(
         meaning="The tasks, by names that `after` refers to.",
         read=lambda node, _: node,
-        schema={"type": "object", "minProperties": 1, "additionalProperties": object_schema(TASK_KEYS, ("run",))},
+        schema={"type": "object", "minProperties": 1, "additionalProperties": _task_schema()},
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.submissions.schedules import Overlap
@@ -25,7 +26,11 @@ class PlanTask:
     """The key under `tasks`."""
     name: str
     """Unique in the plan."""
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    call: str = ""
+    """Of a task that is a call: `package.module:function`."""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     gang: int = 1
     """Workers that run it together."""

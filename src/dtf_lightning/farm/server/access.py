@@ -5,8 +5,8 @@ Rules that this file guards:
 - The page's own paths also take the cookie of a browser that has signed in (`sign_in.py`), the API never does. What
   changes something by that cookie must come from the very address that it goes to, with a header that a form cannot send.
 - Without either, a browser may only sign in, and load what is the same for every farm.
-- `Host` must name this machine's loopback, and `Origin`, where a browser sends one, too: a page of another site must not
-  reach a farm through somebody's browser (DNS rebinding, cross-site requests).
+- `Host` must be a name that this coordinator has (`security/names.py`), and `Origin`, where a browser sends one, too: a
+  page of another site must not reach a farm through somebody's browser (DNS rebinding, cross-site requests).
 - Every change that was asked for is appended to the audit file: when, what, by which route, with which status.
 """
 
@@ -16,20 +16,21 @@ import hmac
 import json
 import os
 import threading
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.responses import JSONResponse, RedirectResponse
 
 from dtf_lightning.clock import Clock, SystemClock
+from dtf_lightning.farm.security.names import hostname
 from dtf_lightning.farm.sign_in import SignIn
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAGE_HEADER = "X-DTF-Farm"
 """What the page's script sends with every change: no other site's can, and no form."""
 SIGN_IN = "/sign-in"
@@ -59,10 +60,23 @@ class AuditFile:
 
 
 class Guard:
-    """An ASGI application before another, which lets through what the rules above allow."""
+    """An ASGI application before another, which lets through what the rules above allow.
 
-    def __init__(self, app: ASGIApp, *, token: str, audit: AuditFile, clock: Clock | None = None) -> None:
+    Args:
+        serves: whether a host's name is one of this coordinator.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str,
+        audit: AuditFile,
+        serves: Callable[[str], bool],
+        clock: Clock | None = None,
+    ) -> None:
         self._app = app
+        self._serves = serves
         self._token = token.encode()
         self._audit = audit
         self._sign_in = SignIn(token)
@@ -100,16 +114,19 @@ class Guard:
 
     def _problem(self, scope: Scope, headers: dict[str, bytes]) -> tuple[int, str] | None:
         host = headers.get("host", b"").decode("latin-1")
-        if _hostname(f"//{host}") not in LOOPBACK:
-            return 403, f"the host {host!r} is not this machine's loopback, which is all that this farm serves"
+        if not self._serves(hostname(f"//{host}")):
+            return (
+                403,
+                f"the host {host!r} is not a name of this coordinator: those of its certificate are, and what it advertises",
+            )
         origin = headers.get("origin")
-        if origin is not None and _hostname(origin.decode("latin-1")) not in LOOPBACK:
+        if origin is not None and not self._serves(hostname(origin.decode("latin-1"))):
             return 403, "a page of another site asked"
         given = headers.get("authorization", b"")
         if hmac.compare_digest(given, b"Bearer " + self._token):
             return None
         changes = scope["type"] == "http" and scope["method"] in _CHANGING
-        from_itself = origin == f"http://{host}".encode("latin-1")
+        from_itself = origin == f"{scope['scheme']}://{host}".encode("latin-1")
         if is_open(scope["path"]):
             return (403, "a page of another address asked") if changes and not from_itself else None
         if is_of_page(scope["path"]) and self._sign_in.is_session(self._cookie(headers), self._clock.wall()):
@@ -139,13 +156,6 @@ def is_open(path: str) -> bool:
 def _is_output(path: str) -> bool:
     """Whether a request brings output of an attempt: many a second, and no decision of anybody."""
     return path.endswith("/logs")
-
-
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
 
 
 def wants_page(scope: Scope) -> bool:

@@ -74,6 +74,7 @@ class Coordinator:
                 max_live=place.settings.task_scheduler.max_queue_size,
                 ids=place.settings.retention.ids,
                 refusal=lambda: self.upkeep.refusal,
+                allow_pickle=place.settings.security.allow_pickle,
             ),
         )
         self.updates = Updates(self.pool, self._clock.wall)
@@ -192,6 +193,7 @@ class Coordinator:
             "workers_connected_here": self.connections.num_connected,
             "results": self.history.status(),
             "room": self.upkeep.status(),
+            "warnings": [self._place.warning] if self._place.warning else [],
             "uptime_seconds": round(time.monotonic() - self._place.began, 1),
         }
 

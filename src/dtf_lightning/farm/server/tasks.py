@@ -47,6 +47,10 @@ PAGE = 2_000
 """Keys per answer of etcd."""
 CANCELLED_AT_ONCE = 1_000
 """Tasks of a plan in one request."""
+NO_PICKLE = (
+    "this farm takes no functions that travel by cloudpickle; set `allow_pickle: true` in the section `security` of "
+    "coordinator.yaml (`dtf farm up --allow-pickle`), or call the function by its name (`call: package.module:function`)"
+)
 
 
 class UnknownTask(DtfError):
@@ -71,6 +75,8 @@ class SubmissionLimits:
     """Seconds for which the record remembers ids."""
     refusal: Callable[[], str]
     """Returns why no new work is taken now; "": it is."""
+    allow_pickle: bool = False
+    """Whether functions that travel by cloudpickle are taken."""
 
 
 def _what_it_needs(specification: TaskSpecification) -> str:
@@ -179,6 +185,8 @@ class Tasks:
     def check_possible(self, specifications: Mapping[str, TaskSpecification]) -> None:
         """Raise `SettingsError` for a project, a licence or files that are not there."""
         for task, specification in specifications.items():
+            if specification.is_pickled and not self._limits.allow_pickle:
+                raise SettingsError(f"task {specification.name or task}: {NO_PICKLE}")
             if why := why_refused(self._pool.mirror, specification):
                 raise SettingsError(f"task {specification.name or task}: {why}")
             for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
