@@ -100,6 +100,7 @@ ALLOWED = {
     "opentelemetry": {"elastic.agent"},
     "cloudpickle": {"farm.calls"},
     "orjson": {"farm.json_values"},
+    "cronsim": {"farm.plans"},
     "cryptography": {"farm.security"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},

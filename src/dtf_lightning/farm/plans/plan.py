@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.submissions.schedules import Overlap
 
 MAX_TASKS = 10_000
 """Of one plan, its matrices multiplied out."""
@@ -57,11 +58,23 @@ class PlanTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanSchedule:
+    """When a plan is submitted."""
+
+    cron: str
+    """Minute, hour, day of the month, month, day of the week."""
+    timezone: str = "UTC"
+    overlap: Overlap = Overlap.SKIP
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Tasks that are submitted together."""
 
     name: str
     project: str
+    schedule: PlanSchedule | None = None
+    """When it is submitted; `None`: once, now."""
     tasks: tuple[PlanTask, ...]
     """In the order of the file; of a matrix in the order of its product."""
     after: Mapping[str, tuple[str, ...]]

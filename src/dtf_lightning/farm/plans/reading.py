@@ -30,9 +30,14 @@ def read_plan(path: str) -> Plan:
     return _plan(read_marked(path), path)
 
 
-def parse_plan(text: str, file: str = "plan.yaml") -> Plan:
-    """Return the plan of a YAML text. `file`: its name, for errors. Raises `SettingsError`."""
-    return _plan(parse_marked(text, file), file)
+def parse_plan(text: str, file: str = "plan.yaml", *, name: str = "") -> Plan:
+    """Return the plan of a YAML text. Raises `SettingsError`.
+
+    Args:
+        file: its name, for errors.
+        name: of the plan, where it does not say so itself; "": the file's.
+    """
+    return _plan(parse_marked(text, file), file, name)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class _Entry:
         return self.told.get("matrix") or (None,)
 
 
-def _plan(root: Node, file: str) -> Plan:
+def _plan(root: Node, file: str, name: str = "") -> Plan:
     root.refuse_unknown(PLAN_KEYS, "a plan")
     told = {name: PLAN_KEYS[name].read(node, name) for name, node in root.value.items()}
     if "tasks" not in told:
@@ -68,8 +73,9 @@ def _plan(root: Node, file: str) -> Plan:
         raise nodes.error(f"the plan has {total} tasks, {MAX_TASKS} are allowed")
     after, after_any = _links(entries)
     return Plan(
-        name=told.get("name") or _stem(file),
+        name=told.get("name") or name or _stem(file),
         project=told.get("project", "default"),
+        schedule=told.get("schedule"),
         tasks=_unique([(entry, _task(entry, cell)) for entry in entries for cell in entry.cells]),
         after=after,
         after_any=after_any,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.farm.calls.spelling import CallKind
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
@@ -365,6 +366,7 @@ Value = (
     | YieldRequest
     | ProjectRecord
     | LicenceRecord
+    | ScheduleRecord
     | KeyRecord
     | Tombstone
 )
