@@ -42,7 +42,7 @@ FARM: list[set[str]] = [
     {"farm.rules"},
     {"farm.json_values", "farm.plans", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
-    {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.trainings"},
+    {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.security", "farm.trainings"},
     {"farm.server", "farm.page", "farm.worker", "farm.client"},
     {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
     {"farm.demo"},
@@ -100,6 +100,8 @@ ALLOWED = {
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},
+    "cryptography": {"farm.security"},
+    "jwt": {"farm.security"},
     "jinja2": {"farm.page"},
     "pydantic": {"farm.server", "farm.results"},
     "uvicorn": {"farm.server"},

@@ -14,6 +14,7 @@ from dtf_lightning.farm.cli import run as run_command
 from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.api.nodes import add_nodes
 from dtf_lightning.farm.cli.api.openapi import add_openapi
+from dtf_lightning.farm.cli.api.tokens import add_tokens
 from dtf_lightning.farm.cli.artifacts import add_artifacts
 from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.doctor import add_doctor
@@ -51,6 +52,7 @@ def register(commands: Commands) -> None:
     add_nodes(actions)
     add_openapi(actions)
     add_sharing(actions)
+    add_tokens(actions)
     add_results(actions)
     add_artifacts(actions)
     add_doctor(actions)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
@@ -357,5 +358,9 @@ Value = (
     | LicenceRecord
     | KeyRecord
     | Tombstone
+    | SigningKeyRecord
+    | TokenRecord
+    | RevokedRecord
+    | FamilyRecord
 )
 """Whatever a record holds."""

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from fastapi import Request  # noqa: TC002  # FastAPI reads the annotation of a route
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
@@ -19,6 +20,8 @@ from dtf_lightning.farm.plans.reading import parse_plan
 from dtf_lightning.farm.plans.requests import requests_of
 from dtf_lightning.farm.record.task_id import array_id, derived_task_id
 from dtf_lightning.farm.record.writes import Submission
+from dtf_lightning.farm.security.identity import identity_of
+from dtf_lightning.farm.security.ownership import refuse_projects
 from dtf_lightning.farm.server import models
 
 if TYPE_CHECKING:
@@ -51,11 +54,12 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
     tasks = coordinator.tasks
 
     @app.post("/api/plans", operation_id="plan.submit")
-    async def submit_plan(request: PlanRequest) -> JSONResponse:
+    async def submit_plan(request: PlanRequest, asking: Request) -> JSONResponse:
         """Accept all tasks of a plan. Again with the same `plan_id`: what was accepted before is, once."""
         coordinator.cluster.check_takes_work()
         coordinator.tasks.check_id(request.plan_id)
         name, project, submissions = await asyncio.to_thread(_expand, request)
+        refuse_projects(identity_of(asking.scope), {one.project for one in submissions} | {project})
         told: list[dict[str, Any]] = []
         for start in range(0, len(submissions), AT_ONCE):
             told += await tasks.submit(submissions[start : start + AT_ONCE], strict=request.strict)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
@@ -96,6 +97,14 @@ class Workplace(Protocol):
         ...
 
 
+def _reason(body: bytes | None) -> str:
+    """Return what a coordinator has said of why it refuses."""
+    try:
+        return str(json.loads(body or b"")["error"])
+    except (ValueError, KeyError, TypeError):
+        return "is the token that of this farm?"
+
+
 class Link:
     """Runs on an event loop: `run()` until it is cancelled.
 
@@ -174,10 +183,10 @@ class Link:
                 self.host = str(socket.local_address[0])
                 yield socket
         except InvalidHandshake as error:
-            status = getattr(getattr(error, "response", None), "status_code", 0)
-            if status in (401, 403):
+            response = getattr(error, "response", None)
+            if response is not None and response.status_code in (401, 403):
                 raise Refused(
-                    f"the farm at {address} refused this worker (HTTP {status}): is the token that of this farm?"
+                    f"the farm at {address} refused this worker (HTTP {response.status_code}): {_reason(response.body)}"
                 ) from error
             raise
 
