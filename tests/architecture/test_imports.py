@@ -40,9 +40,10 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.json_values", "farm.plans", "farm.settings", "farm.verdicts"},
+    {"farm.calls"},
+    {"farm.json_values", "farm.plans", "farm.security", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
-    {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.security", "farm.trainings"},
+    {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.trainings"},
     {"farm.server", "farm.page", "farm.worker", "farm.client"},
     {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
     {"farm.demo"},
@@ -96,11 +97,13 @@ ALLOWED = {
     "torchx": {"elastic.torchx"},
     "prometheus_client": {"elastic.agent"},
     "opentelemetry": {"elastic.agent"},
+    "cloudpickle": {"farm.calls"},
     "orjson": {"farm.json_values"},
+    "cronsim": {"farm.plans"},
+    "cryptography": {"farm.security"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},
-    "cryptography": {"farm.security"},
     "jwt": {"farm.security"},
     "jinja2": {"farm.page"},
     "pydantic": {"farm.server", "farm.results"},

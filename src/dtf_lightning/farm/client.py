@@ -24,6 +24,7 @@ from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.home import find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
 from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.sources import Source, pack_input
 from dtf_lightning.farm.trainings import launch
 from dtf_lightning.whole_files import whole_file
@@ -81,15 +82,20 @@ class Client:
     Args:
         url: of one coordinator or more, with commas; `None`: `$DTF_FARM_URL`, or the farm that `dtf farm up` started here.
         token_file: holds the farm's token; `None`: `$DTF_FARM_TOKEN_FILE`, or that farm's.
+        ca: the certificate (PEM) of the authority of its coordinators' certificates; `None`: `$DTF_FARM_CA`, or one that
+            this machine knows.
 
-    Its methods raise `FarmUnreachable` if no coordinator answers for 20 s, and `FarmRefused` for what the farm refuses.
+    Its methods raise `FarmUnreachable` if no coordinator answers for 20 s, at once `FarmUntrusted` where waiting would not
+    help (a certificate that is not accepted), and `FarmRefused` for what the farm refuses.
     """
 
-    def __init__(self, url: str | None = None, token_file: str | Path | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, token_file: str | Path | None = None, *, ca: str | Path | None = None
+    ) -> None:
         from dtf_lightning.farm.tokens import read_token
 
-        address = find_farm(url, token_file)
-        self.connection = Connection(address.urls, read_token(address.token_file))
+        address = find_farm(url, token_file, Trust(ca=Path(ca) if ca else None))
+        self.connection = Connection(address.urls, read_token(address.token_file), trust=address.trust)
 
     def __enter__(self) -> Client:
         return self
@@ -196,7 +202,7 @@ class Client:
     def submit_plan(
         self, plan: str | Mapping[str, Any], *, plan_id: str | None = None, source: str = "", folder: str = ""
     ) -> str:
-        """Submit a plan and return its id, once the farm will not lose any of its tasks.
+        """Submit a plan and return its id, once the farm will not lose any of its tasks; of one with a schedule its name.
 
         Args:
             plan: its YAML as text, or the same as a mapping.
@@ -204,10 +210,25 @@ class Client:
             source: digest of the archive of files that each task unpacks (`send_source`).
             folder: where in it the tasks run.
         """
-        told = plan_id or new_task_id(time.time())
-        self.connection.ask(
-            "POST", "/api/plans", {"plan_id": told, "plan": plan, "source": source, "folder": folder}, wait=PLAN_TIMEOUT
-        )
+        told = self.send_plan(plan, plan_id=plan_id, source=source, folder=folder)
+        return str(told.get("plan_id", told["name"]))
+
+    def send_plan(
+        self,
+        plan: str | Mapping[str, Any],
+        *,
+        plan_id: str | None = None,
+        inputs: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Submit a plan as `submit_plan`, and return what became of each of its tasks, or of its `schedule`.
+
+        Args:
+            inputs: path that the plan names -> reference of what lies there (`send_input`).
+            fields: `source`, `folder`, `name` (of a plan that does not say it), and `strict`, as `submit_all` has it.
+        """
+        body = {"plan_id": plan_id or new_task_id(time.time()), "plan": plan, "inputs": dict(inputs or {}), **fields}
+        told: dict[str, Any] = self.connection.ask("POST", "/api/plans", body, wait=PLAN_TIMEOUT)
         return told
 
     def send_source(self, source: Source) -> str:
@@ -311,7 +332,7 @@ class Client:
 
     def _ended_at(self, url: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
         """Yield those of some tasks that have ended, as one coordinator knows it."""
-        connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR)
+        connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR, trust=self.connection.trust)
         try:
             for task in tasks:
                 info = _info(connection.ask("GET", f"/api/tasks/{quote(task)}"))
@@ -537,6 +558,29 @@ class Client:
         body = {"weight": weight, "limits": None if limits is None else dict(limits)}
         told: dict[str, Any] = self.connection.ask("PUT", f"/api/projects/{quote(name, safe='')}", body)
         return told
+
+    def schedules(self) -> list[dict[str, Any]]:
+        """Return the plans that are submitted at certain times: `name`, `next_time`, `paused`, `last_run` and its `outcome`."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/schedules")["schedules"]
+        return told
+
+    def schedule(self, name: str) -> dict[str, Any]:
+        """Return one of them with its `plan` and the latest of its `runs`, the newest first."""
+        told: dict[str, Any] = self.connection.ask("GET", f"/api/schedules/{quote(name, safe='')}")
+        return told
+
+    def change_schedule(self, name: str, what: str) -> dict[str, Any]:
+        """`what`: `pause`, `resume`, or `remove`; runs that were submitted go on."""
+        path = f"/api/schedules/{quote(name, safe='')}"
+        method, path = ("DELETE", path) if what == "remove" else ("POST", f"{path}/{what}")
+        told: dict[str, Any] = self.connection.ask(method, path)
+        return told
+
+    def run_schedule(self, name: str) -> str:
+        """Have a schedule's plan submitted now, and return the plan's id."""
+        plan = new_task_id(time.time())
+        self.connection.ask("POST", f"/api/schedules/{quote(name, safe='')}/run", plan_id=plan)
+        return plan
 
     def licences(self) -> dict[str, int]:
         """Return how many there are of each licence."""

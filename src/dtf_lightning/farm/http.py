@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.farm.security.trust import Trust, WireFaults
 
 T = TypeVar("T")
 
@@ -34,10 +36,18 @@ PATIENCE = 20.0
 """Seconds for which coordinators are asked again that do not answer."""
 PAUSE = 0.2
 CHUNK = 256 * 1024
+_CLOSED_MEANWHILE = (
+    http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError,
+)  # fmt: skip
+"""What a connection says that was kept open, and that the coordinator has closed."""
 
 
 class FarmUnreachable(DtfError):
     """No coordinator answered."""
+
+
+class FarmUntrusted(FarmUnreachable):
+    """No coordinator can be spoken with, and waiting does not mend it: its certificate, or TLS where there is none."""
 
 
 class FarmRefused(DtfError):
@@ -62,11 +72,16 @@ class Connection:
         urls: of coordinators, all alike.
         token: the farm's.
         patience: seconds for which coordinators are asked again.
+        trust: by which coordinators' certificates are verified; `None`: by what this machine knows.
     """
 
-    def __init__(self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE, trust: Trust | None = None
+    ) -> None:
         self.urls = urls
         self.token = token
+        self.trust = trust or Trust()
+        self.faults = WireFaults(self.trust)
         self.patience = patience
         self._local = threading.local()
         self._preferred = 0
@@ -77,7 +92,7 @@ class Connection:
         return self.urls[self._preferred % len(self.urls)]
 
     def ask(self, method: str, path: str, body: Any = None, **query: object) -> Any:
-        """Return the answer's JSON. Raises `FarmRefused` and `FarmUnreachable`."""
+        """Return the answer's JSON. Raises `FarmRefused`, `FarmUnreachable` and, at once, `FarmUntrusted`."""
         return self._whole(method, path, None if body is None else json.dumps(body).encode(), query)
 
     def send(self, method: str, path: str, data: bytes, **query: object) -> Any:
@@ -92,6 +107,15 @@ class Connection:
         """Return the answer's head, and its body as it comes. Raises also while it is read."""
         answer = self._request("GET", path, None, query, lambda answer: answer)
         return answer, _chunks(answer)
+
+    def unreachable(self, error: Exception) -> FarmUnreachable:
+        """Return in words that the coordinator `url` could not be spoken with."""
+        told = self.faults.failed(self.url, error)
+        if told is not None:
+            return FarmUntrusted(told)
+        return FarmUnreachable(
+            f"the farm at {', '.join(self.urls)} does not answer ({_words(error)}); is it up? `dtf farm up` starts one"
+        )
 
     def turn(self) -> None:
         """Leave this thread's coordinator, after a moment, for the next one."""
@@ -129,15 +153,15 @@ class Connection:
             tried += 1
             try:
                 answer = self._try(method, target, data, ANSWER_TIMEOUT + wait)
+                self.faults.answered()
                 refusal = _refusal(answer) if answer.status >= 400 else None
                 if refusal is None:
                     return take(answer)
             except (OSError, http.client.HTTPException) as error:
+                problem: DtfError = self.unreachable(error)
                 self._drop()
-                problem: DtfError = FarmUnreachable(
-                    f"the farm at {', '.join(self.urls)} does not answer ({_words(error)}); is it up? "
-                    "`dtf farm up` starts one"
-                )
+                if self.faults.hopeless(self.urls):
+                    raise problem from error
             else:
                 if refusal.status != 503:
                     raise refusal
@@ -162,7 +186,7 @@ class Connection:
                     raise http.client.IncompleteRead(b"")  # Python takes a head that was cut for a whole one
                 _set_timeout(line.connection, SILENCE)
                 return answer
-            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            except _CLOSED_MEANWHILE:
                 if fresh:
                     raise
             except http.client.ResponseNotReady:  # a stream before this was not read to its end
@@ -178,9 +202,15 @@ class Connection:
             parts = urlsplit(url)
             if parts.hostname is None:
                 raise SettingsError(f"{url!r} is no address of a farm")
-            line = _Line(http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=ANSWER_TIMEOUT), url)
+            line = _Line(self._connection(parts), url)
             self._local.line = line
         return line
+
+    def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(host, port or 443, timeout=ANSWER_TIMEOUT, context=self.trust.context())
+        return http.client.HTTPConnection(host, port or 80, timeout=ANSWER_TIMEOUT)
 
     def _drop(self) -> None:
         self.close()

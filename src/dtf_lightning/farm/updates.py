@@ -24,7 +24,8 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from dtf_lightning.errors import DtfError
-from dtf_lightning.farm.http import PATIENCE, Connection, FarmRefused, FarmUnreachable
+from dtf_lightning.farm.http import PATIENCE, Connection, FarmRefused
+from dtf_lightning.farm.security.trust import Trust
 
 OPEN_TIMEOUT = 1.5
 """Seconds for a connection and its handshake."""
@@ -40,13 +41,18 @@ class _Broken(DtfError):
 class ClientSocket:
     """A WebSocket for one thread. Raises `_Broken` for whatever ends it, `FarmRefused` where the token is refused."""
 
-    def __init__(self, url: str, token: str, path: str = "/ws") -> None:
+    def __init__(self, url: str, token: str, path: str = "/ws", *, trust: Trust | None = None) -> None:
         parts = urlsplit(url)
+        secure = parts.scheme == "https"
         self._text: list[bytes] = []
-        self._protocol = ClientProtocol(parse_uri(f"ws://{parts.netloc}{path}"), max_size=MAX_MESSAGE)
-        self._socket = socket.create_connection((parts.hostname or "", parts.port or 80), OPEN_TIMEOUT)
+        uri = parse_uri(f"{'wss' if secure else 'ws'}://{parts.netloc}{path}")
+        self._protocol = ClientProtocol(uri, max_size=MAX_MESSAGE)
+        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+        self._socket = socket.create_connection((host, port), OPEN_TIMEOUT)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if secure:
+                self._socket = (trust or Trust()).context().wrap_socket(self._socket, server_hostname=host)
             request = self._protocol.connect()
             request.headers["Authorization"] = f"Bearer {token}"
             self._protocol.send_request(request)
@@ -100,7 +106,7 @@ class ClientSocket:
         except OSError as error:
             raise _Broken(str(error) or "silent") from error
         if not data:
-            raise _Broken("the connection has ended")
+            raise _Broken("the connection has ended") from EOFError()
         self._protocol.receive_data(data)
         self._waiting += [event for event in self._protocol.events_received() if isinstance(event, Frame)]
         self._flush()
@@ -169,12 +175,12 @@ def follow(
     while True:
         try:
             url = connection.url
-            line = ClientSocket(url, connection.token)
+            line = ClientSocket(url, connection.token, trust=connection.trust)
+            connection.faults.answered()
         except (OSError, WebSocketException, _Broken) as error:
-            if time.monotonic() > deadline:
-                raise FarmUnreachable(
-                    f"the farm at {', '.join(connection.urls)} does not answer ({error}); is it up? `dtf farm up` starts one"
-                ) from error
+            problem = connection.unreachable(error)
+            if time.monotonic() > deadline or connection.faults.hopeless(connection.urls):
+                raise problem from error
             connection.turn()
             continue
         try:

@@ -13,6 +13,7 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
@@ -38,6 +39,7 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.submissions.schedules import Overlap
 
 KIND_OF = {cls: kind for kind, cls in CLASSES.items()}
 
@@ -148,6 +150,21 @@ WRITTEN = [
     (
         FamilyRecord(id="f", number=2, nonce="d", joined=1.0, expires=2.0, by="t"),
         '{"by":"t","expires":2.0,"id":"f","joined":1.0,"nonce":"d","number":2,"v":1}',
+    ),
+    (
+        ScheduleRecord(
+            plan="{}",
+            cron="0 2 * * *",
+            overlap=Overlap.QUEUE,
+            digests=("d",),
+            registered=1.0,
+            decided=2.0,
+            runs=(ScheduleRun(plan="p", time=2.0, decided=3.0, state=RunState.SUBMITTED, missed=1),),
+        ),
+        (
+            '{"cron":"0 2 * * *","decided":2.0,"digests":["d"],"overlap":"queue","plan":"{}","registered":1.0,"runs":[{"decided":3.0,'
+            '"missed":1,"plan":"p","state":"submitted","time":2.0}],"v":1}'
+        ),
     ),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]

@@ -9,7 +9,7 @@ import pytest
 
 from dtf_lightning.__main__ import main
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.cli.api.tokens import seconds_of
+from dtf_lightning.farm.cli.security.tokens import seconds_of
 
 pytestmark = pytest.mark.process
 

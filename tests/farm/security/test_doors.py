@@ -13,10 +13,10 @@ from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.keys import FarmKeys
 from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.task_id import new_task_id
-from dtf_lightning.farm.security.authenticator import Authenticator
 from dtf_lightning.farm.security.identity import OWNER, Identity
 from dtf_lightning.farm.security.permissions import PERMISSIONS, Role
 from dtf_lightning.farm.security.refusals import EACH
+from dtf_lightning.farm.server.doors.authenticator import Authenticator
 from dtf_lightning.farm.updates import ClientSocket, _Broken
 from support.farm.app import farm_app
 from support.farm.browsing import Browsing

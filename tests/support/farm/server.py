@@ -29,6 +29,7 @@ from dtf_lightning.farm.messages import (
     YieldAttempt,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 from dtf_lightning.farm.tokens import make_token
@@ -85,15 +86,20 @@ class CoordinatorInThread:
     """One coordinator, which waits for its workers. `stop` is what SIGTERM does."""
 
     def __init__(
-        self, store: Store, folder: Path, farm: str = "f", name: str = "c0", settings: dict[str, Any] | None = None
+        self,
+        store: Store,
+        folder: Path,
+        farm: str = "f",
+        name: str = "c0",
+        settings: dict[str, Any] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        self.loop = Loop()
         self.name = name
         self.token_file = folder / "token"
         options = CoordinatorOptions(
             farm=farm,
             name=name,
-            host="127.0.0.1",
+            host=host,
             port=0,
             folder=folder / "files",
             token=make_token(self.token_file),
@@ -101,6 +107,7 @@ class CoordinatorInThread:
             settings=CoordinatorSettings.load(given={"health_monitor.worker_grace": DEADLINE} | (settings or {})),
         )
         self.audit = options.audit
+        self.loop = Loop()
         ready: Future[str] = Future()
         self._stopping: list[Callable[[], None]] = []
         self._running = self.loop.start(serve(store, options, ready.set_result, self._stopping.append))
@@ -119,15 +126,21 @@ class CoordinatorInThread:
         self._running.result(DEADLINE)
         self.loop.close()
 
-    def client(self) -> Client:
-        return Client(self.url, self.token_file)
+    def client(self, ca: Path | None = None) -> Client:
+        return Client(self.url, self.token_file, ca=ca)
 
 
 class PlayedWorker:
     """A worker whose attempts do nothing. What it is told to run waits in `orders`; the test says how each ends."""
 
     def __init__(
-        self, urls: tuple[str, ...], token: str, name: str = "w", session: str = "first", **devices: float
+        self,
+        urls: tuple[str, ...],
+        token: str,
+        name: str = "w",
+        session: str = "first",
+        trust: Trust | None = None,
+        **devices: float,
     ) -> None:
         self._loop = Loop()
         self.name = name
@@ -143,8 +156,9 @@ class PlayedWorker:
         self._running: dict[str, int] = {}
         self._kept: dict[tuple[str, int], Result] = {}
         self._token = token
-        self.connection = Connection(urls, token)
-        self.link = Link(urls, token, self)
+        self._trust = trust
+        self.connection = Connection(urls, token, trust=trust)
+        self.link = Link(urls, token, self, trust=trust)
         self._job = self._loop.start(self._run())
 
     async def _run(self) -> None:
@@ -233,7 +247,7 @@ class PlayedWorker:
 
     def come_back(self) -> None:
         """Dial anew."""
-        self.link = Link(tuple(self.link.addresses), self._token, self)
+        self.link = Link(tuple(self.link.addresses), self._token, self, trust=self._trust)
         self._job = self._loop.start(self._run())
 
     def error(self) -> BaseException | None:
@@ -275,6 +289,10 @@ class WorkerInThread:
             await self._worker.run()
 
         self._running = self._loop.start(run())
+
+    def start_threads(self) -> None:
+        """As `Loop.start_threads`."""
+        self._loop.start_threads()
 
     def close(self) -> None:
         self._loop.loop.call_soon_threadsafe(self._worker.stop)

@@ -1,6 +1,6 @@
 """Signing in: a browser gives a token once, or a link that `dtf farm up` prints, and gets a cookie.
 
-Rule: the cookie is for this page alone (HttpOnly, SameSite=Strict), and is given only to who had a token that may see the
+Rule: the cookie is for this page alone (HttpOnly, SameSite=Strict, over TLS Secure), and is given only to who had a token that may see the
 page, or a link that nobody had used. Of a signed token the cookie is that token: it ends with it, and by its revocation.
 Where a browser goes on to is always of this farm.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from dtf_lightning.farm.page.render import Renderer
-    from dtf_lightning.farm.security.authenticator import Authenticator
+    from dtf_lightning.farm.server.doors.authenticator import Authenticator
 
 MAX_FORM = 10_000
 """Bytes of what is sent to sign in."""
@@ -70,7 +70,7 @@ class SigningIn:
                 "This link was used before, or is older than ten minutes: give the token, or let a new link be made."
             )
             return HTMLResponse(self._renderer.sign_in(back=back, problem=problem), 403)
-        return self._signed_in(back)
+        return self._signed_in(request, back)
 
     async def _take(self, request: Request) -> Response:
         body = b""
@@ -82,7 +82,7 @@ class SigningIn:
         back = way_back(form.get("next", [""])[0])
         token = form.get("token", [""])[0].strip()
         if hmac.compare_digest(token.encode(), self._token):
-            return self._signed_in(back)
+            return self._signed_in(request, back)
         if not is_signed(token):
             return HTMLResponse(self._renderer.sign_in(back=back, problem="This is not the farm's token."), 403)
         try:
@@ -93,9 +93,9 @@ class SigningIn:
             problem = f"The page shows the whole farm: {reason}."
             return HTMLResponse(self._renderer.sign_in(back=back, problem=problem), 403)
         seconds = min((identity.expires or 0.0) - self._now(), SESSION_SECONDS)
-        return self._signed_in(back, token, max(seconds, 1.0))
+        return self._signed_in(request, back, token, max(seconds, 1.0))
 
-    def _signed_in(self, back: str, value: str = "", seconds: float = SESSION_SECONDS) -> Response:
+    def _signed_in(self, request: Request, back: str, value: str = "", seconds: float = SESSION_SECONDS) -> Response:
         answer = HTMLResponse(self._renderer.signed_in(back))
         answer.set_cookie(
             self._sign_in.cookie,
@@ -103,6 +103,7 @@ class SigningIn:
             max_age=int(seconds),
             httponly=True,
             samesite="strict",
+            secure=request.url.scheme == "https",
         )
         return answer
 
@@ -112,7 +113,8 @@ class SigningIn:
             if "hx-request" in request.headers
             else RedirectResponse("/sign-in", 303)
         )
-        answer.delete_cookie(self._sign_in.cookie, httponly=True, samesite="strict")
+        secure = request.url.scheme == "https"
+        answer.delete_cookie(self._sign_in.cookie, httponly=True, samesite="strict", secure=secure)
         return answer
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.submissions.schedules import Overlap
 
 MAX_TASKS = 10_000
 """Of one plan, its matrices multiplied out."""
@@ -24,7 +26,11 @@ class PlanTask:
     """The key under `tasks`."""
     name: str
     """Unique in the plan."""
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    call: str = ""
+    """Of a task that is a call: `package.module:function`."""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     gang: int = 1
     """Workers that run it together."""
@@ -52,11 +58,23 @@ class PlanTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanSchedule:
+    """When a plan is submitted."""
+
+    cron: str
+    """Minute, hour, day of the month, month, day of the week."""
+    timezone: str = "UTC"
+    overlap: Overlap = Overlap.SKIP
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Tasks that are submitted together."""
 
     name: str
     project: str
+    schedule: PlanSchedule | None = None
+    """When it is submitted; `None`: once, now."""
     tasks: tuple[PlanTask, ...]
     """In the order of the file; of a matrix in the order of its product."""
     after: Mapping[str, tuple[str, ...]]

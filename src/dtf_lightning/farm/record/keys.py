@@ -24,6 +24,7 @@
 | `tokens` | the token's id | – | what a list shows of a token; of one to join with how often it can still be used |
 | `revoked` | the token's or the family's id | – | it is good no more; goes when it would have expired |
 | `families` | farm worker | – | the tokens of a worker that has joined |
+| `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `plans`, `reservations`, `alerts` | each its own | – | small records |
 
 Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.
@@ -65,6 +66,7 @@ class Kind(Enum):
     PLAN = "plans"
     PROJECT = "projects"
     LICENCE = "licences"
+    SCHEDULE = "schedules"
     RESERVATION = "reservations"
     SIGNING_KEY = "signing-keys"
     TOKEN = "tokens"
@@ -89,6 +91,7 @@ LIVE = (
     Kind.PLAN,
     Kind.PROJECT,
     Kind.LICENCE,
+    Kind.SCHEDULE,
     Kind.RESERVATION,
     Kind.SIGNING_KEY,
     Kind.TOKEN,

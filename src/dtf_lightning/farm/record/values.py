@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from dtf_lightning.farm.calls.spelling import CallKind
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
@@ -142,6 +144,8 @@ class TaskSpecification:
     """Of a command that failed, the exit codes after which it is tried again; none: after any."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Name of a licence -> how many of it are held while it runs."""
+    call: str = ""
+    """Of a task that is a call of a Python function: how the function comes to the worker (`farm.calls`)."""
     source: str = ""
     """Digest of the files that its workspace begins with; "": none."""
     folder: str = ""
@@ -161,6 +165,11 @@ class TaskSpecification:
     """Id of the task that was done and is tried again as this one; "": none."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
+
+    @property
+    def is_pickled(self) -> bool:
+        """Whether it is a call of a function that travels by cloudpickle."""
+        return self.call == CallKind.PICKLE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,6 +262,8 @@ class Envelope:
     """Length of the output of the attempt that counts."""
     tail: str = ""
     """The last of its output."""
+    returned: str = ""
+    """Of a call: what is told of its value (`farm.calls.returned`)."""
     submitted: float | None = None
     project: str = ""
     plan: str = ""
@@ -356,6 +367,7 @@ Value = (
     | YieldRequest
     | ProjectRecord
     | LicenceRecord
+    | ScheduleRecord
     | KeyRecord
     | Tombstone
     | SigningKeyRecord

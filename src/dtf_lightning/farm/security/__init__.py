@@ -1,1 +1,1 @@
-"""Who may talk to a coordinator, and what each may do: roles and their permissions, signed tokens, and their end."""
+"""Who may talk to a farm and what each may do (roles, tokens, their end), and what guards the wire: names and certificates."""

@@ -2,12 +2,12 @@
 
 Rules that this file guards:
 - Every request carries a token, WebSockets too, as `Authorization: Bearer TOKEN`: the farm's own, or one that the farm has
-  signed (`security/authenticator.py`). What its role may do is looked at behind this door (`doors/permits.py`).
+  signed (`doors/authenticator.py`). What its role may do is looked at behind this door (`doors/permits.py`).
 - The page's own paths also take the cookie of a browser that has signed in (`sign_in.py`), the API never does. What
   changes something by that cookie must come from the very address that it goes to, with a header that a form cannot send.
 - Without either, a browser may only sign in, and load what is the same for every farm.
-- `Host` must name this machine's loopback, and `Origin`, where a browser sends one, too: a page of another site must not
-  reach a farm through somebody's browser (DNS rebinding, cross-site requests).
+- `Host` must be a name that this coordinator has (`security/names.py`), and `Origin`, where a browser sends one, too: a
+  page of another site must not reach a farm through somebody's browser (DNS rebinding, cross-site requests).
 - Every change that was asked for is appended to the audit file: when, who, what, by which route, with which status. So is
   what was refused, as far as `security/refusals.py` lets it.
 """
@@ -22,22 +22,22 @@ from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.responses import RedirectResponse
 
 from dtf_lightning.clock import Clock, SystemClock
-from dtf_lightning.farm.security.authenticator import Authenticator
 from dtf_lightning.farm.security.identity import IN_SCOPE, OWNER, Forbidden, Identity, Unauthorised
+from dtf_lightning.farm.security.names import hostname
 from dtf_lightning.farm.security.refusals import Refusals
 from dtf_lightning.farm.security.tokens import is_signed
+from dtf_lightning.farm.server.doors.authenticator import Authenticator
 from dtf_lightning.farm.server.doors.permits import refuse
 from dtf_lightning.farm.sign_in import SignIn
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAGE_HEADER = "X-DTF-Farm"
 """What the page's script sends with every change: no other site's can, and no form."""
 SIGN_IN = "/sign-in"
@@ -82,6 +82,7 @@ class Guard:
 
     Args:
         token: the farm's own.
+        serves: whether a host's name is one of this coordinator.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class Guard:
         token: str,
         authenticator: Authenticator,
         audit: AuditFile,
+        serves: Callable[[str], bool],
         clock: Clock | None = None,
     ) -> None:
         self._app = app
+        self._serves = serves
         self._authenticator = authenticator
         self._audit = audit
         self._sign_in = SignIn(token)
@@ -149,17 +152,19 @@ class Guard:
     def _identify(self, scope: Scope, headers: dict[str, bytes]) -> Identity | None:
         """Return who asks; `None` for what is the same for everybody. Raises `Unauthorised` and `Forbidden`."""
         host = headers.get("host", b"").decode("latin-1")
-        if _hostname(f"//{host}") not in LOOPBACK:
-            raise Forbidden(f"the host {host!r} is not this machine's loopback, which is all that this farm serves")
+        if not self._serves(hostname(f"//{host}")):
+            raise Forbidden(
+                f"the host {host!r} is not a name of this coordinator: those of its certificate are, and what it advertises"
+            )
         origin = headers.get("origin")
-        if origin is not None and _hostname(origin.decode("latin-1")) not in LOOPBACK:
+        if origin is not None and not self._serves(hostname(origin.decode("latin-1"))):
             raise Forbidden("a page of another site asked")
         try:
             return self._authenticator.identify(headers.get("authorization", b""))
         except Unauthorised as error:
             problem = error
         changes = scope["type"] == "http" and scope["method"] in _CHANGING
-        from_itself = origin == f"http://{host}".encode("latin-1")
+        from_itself = origin == f"{scope['scheme']}://{host}".encode("latin-1")
         if is_open(scope["path"]) and scope["type"] == "http":
             if changes and not from_itself:
                 raise Forbidden("a page of another address asked")
@@ -201,13 +206,6 @@ def is_open(path: str) -> bool:
 def _is_output(path: str) -> bool:
     """Whether a request brings output of an attempt: many a second, and no decision of anybody."""
     return path.endswith("/logs")
-
-
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
 
 
 def wants_page(scope: Scope) -> bool:

@@ -47,6 +47,10 @@ PAGE = 2_000
 """Keys per answer of etcd."""
 CANCELLED_AT_ONCE = 1_000
 """Tasks of a plan in one request."""
+NO_PICKLE = (
+    "this farm takes no functions that travel by cloudpickle; set `allow_pickle: true` in the section `security` of "
+    "coordinator.yaml (`dtf farm up --allow-pickle`), or call the function by its name (`call: package.module:function`)"
+)
 
 
 class UnknownTask(DtfError):
@@ -71,6 +75,8 @@ class SubmissionLimits:
     """Seconds for which the record remembers ids."""
     refusal: Callable[[], str]
     """Returns why no new work is taken now; "": it is."""
+    allow_pickle: bool = False
+    """Whether functions that travel by cloudpickle are taken."""
 
 
 def _what_it_needs(specification: TaskSpecification) -> str:
@@ -127,9 +133,8 @@ class Tasks:
         if len(by_id) < len(requests):
             raise SettingsError("two tasks of one submission have the same task_id")
         specifications = {task: request.specification(now) for task, request in by_id.items()}
-        for task, specification in specifications.items() if strict else ():
-            if lacks := self._who_lacks_what(specification):
-                raise SettingsError(f"task {specification.name or task}: {lacks}")
+        if strict:
+            self.check_able(specifications)
         return await self.accept(specifications)
 
     async def accept(self, specifications: Mapping[str, TaskSpecification]) -> list[dict[str, Any]]:
@@ -150,12 +155,7 @@ class Tasks:
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
         await self._check_known({name for names in after.values() for name in names} - specifications.keys())
-        for task, specification in specifications.items():
-            if why := why_refused(self._pool.mirror, specification):
-                raise SettingsError(f"task {specification.name or task}: {why}")
-            for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
-                if self.files.source(digest) is None:
-                    raise SettingsError(f"the source {digest} of {task} is not here: send it first")
+        self.check_possible(specifications)
         ordered = dependencies_first(after)
         futures = [
             self._record.answer(Submit(task=task, specification=specifications[task]), timeout=WRITE)
@@ -175,6 +175,23 @@ class Tasks:
                 warnings[alike] = self._who_lacks_what(specification)
             told.append(_submitted(verdicts[task], warnings[alike]))
         return told
+
+    def check_able(self, specifications: Mapping[str, TaskSpecification]) -> None:
+        """Raise `SettingsError` where no worker that is there could do one of these tasks."""
+        for task, specification in specifications.items():
+            if lacks := self._who_lacks_what(specification):
+                raise SettingsError(f"task {specification.name or task}: {lacks}")
+
+    def check_possible(self, specifications: Mapping[str, TaskSpecification]) -> None:
+        """Raise `SettingsError` for a project, a licence or files that are not there."""
+        for task, specification in specifications.items():
+            if specification.is_pickled and not self._limits.allow_pickle:
+                raise SettingsError(f"task {specification.name or task}: {NO_PICKLE}")
+            if why := why_refused(self._pool.mirror, specification):
+                raise SettingsError(f"task {specification.name or task}: {why}")
+            for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
+                if self.files.source(digest) is None:
+                    raise SettingsError(f"the source {digest} of {task} is not here: send it first")
 
     def check_id(self, name: str) -> None:
         """Raise `SettingsError` for an id of which the record could not tell whether it is new."""

@@ -21,12 +21,15 @@ PORT = 8080
 class ServerSettings:
     """Section `server`."""
 
-    host: str = setting("127.0.0.1", "Where it listens: this machine's loopback, until the farm has roles and TLS.")
+    host: str = setting(
+        "127.0.0.1", "Where it listens: this machine's loopback; with a certificate anything, such as `0.0.0.0`."
+    )
     port: int = setting(PORT, "Serves clients, workers and the page; 0 takes a free one.")
     workers_port: int | None = setting(None, "A second port, for workers; everything is served on each.")
     dashboard_port: int | None = setting(None, "A third port, for the page.")
     advertise: str = setting(
-        "", "Where workers reach it, if not where it listens: the near end of a tunnel or a proxy, as a URL."
+        "",
+        "Where workers and clients reach it, if not where it listens: its name, the near end of a tunnel or a proxy, as a URL.",
     )
 
     def __post_init__(self) -> None:
@@ -64,9 +67,32 @@ class SecuritySettings:
     token_file: str | None = setting(
         None, "File with the token that every request must bear; made if it is not there, for its owner alone."
     )
+    tls_cert: str | None = setting(
+        None, "File (PEM) of the coordinator's certificate, with those between it and its authority; needs `tls_key`."
+    )
+    tls_key: str | None = setting(None, "That certificate's private key (PEM), without a password; needs `tls_cert`.")
+    client_ca: str | None = setting(
+        None, "File (PEM) of the authority of workers' certificates: without such a one no worker is taken."
+    )
+    insecure: bool = setting(
+        False, "Whether it may listen on more than the loopback without TLS: others can read the tokens then."
+    )
+    allow_pickle: bool = setting(
+        False,
+        "Whether clients may submit functions that travel by cloudpickle: what they hold runs where it is read. Functions that "
+        "are called by their names need no leave.",
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
+        check(
+            (self.tls_cert is None) == (self.tls_key is None),
+            f"{'tls_cert' if self.tls_cert else 'tls_key'} was given alone: TLS needs tls_cert and tls_key",
+        )
+        check(
+            self.client_ca is None or self.tls_cert is not None,
+            "client_ca needs tls_cert and tls_key: certificates are shown over TLS alone",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +342,14 @@ class CoordinatorSettings(SettingsFile):
             "archive.url": self.place(self.archive.url, folder / "archive"),
             "artifacts.url": self.place(self.artifacts.url, folder / "artifacts"),
         }
+
+    @property
+    def tls_files(self) -> tuple[Path, Path, Path | None] | None:
+        """Files of the certificate, its key, and the authority of clients' certificates; `None`: no TLS."""
+        told = self.security
+        if told.tls_cert is None or told.tls_key is None:
+            return None
+        return self.path(told.tls_cert), self.path(told.tls_key), self.path(told.client_ca) if told.client_ca else None
 
     @property
     def database_file(self) -> Path | None:

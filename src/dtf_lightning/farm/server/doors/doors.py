@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dtf_lightning.clock import SystemClock
-from dtf_lightning.farm.security.authenticator import Authenticator
+from dtf_lightning.farm.server.doors.authenticator import Authenticator
 from dtf_lightning.farm.server.doors.office import TokenOffice
 from dtf_lightning.farm.server.doors.permits import Permits
 

@@ -26,13 +26,14 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.tokens.writes import AddKey, ForgetTokens, Join, NoteToken, Renew, Revoke
 from dtf_lightning.farm.record.writes import Write
-from dtf_lightning.farm.security.authenticator import Authenticator
 from dtf_lightning.farm.security.identity import Identity, Unauthorised
 from dtf_lightning.farm.security.keys import LONGEST_LIFE, SigningKey, past, signer
 from dtf_lightning.farm.security.permissions import Role
 from dtf_lightning.farm.security.tokens import make_token
+from dtf_lightning.farm.server.doors.authenticator import Authenticator
 from dtf_lightning.farm.server.models import when
 from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.presence import wait_for_event
 
 log = logging.getLogger(__name__)
 
@@ -276,9 +277,7 @@ class TokenOffice:
     async def run(self, leads: Callable[[], bool]) -> None:
         """Look again and again, until cancelled. `leads`: whether this coordinator is to do it."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
-                    await asyncio.Event().wait()
+            await wait_for_event(asyncio.Event(), INTERVAL)
             if leads():
                 with contextlib.suppress(StoreError):  # the next look finds it again
                     await self.tidy()

@@ -34,6 +34,7 @@ from dtf_lightning.farm.messages import (
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.scheduling.yielding import DEADLINE
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL
@@ -85,6 +86,10 @@ class WorkerOptions:
     """Seconds between two reports of it."""
     secrets: Path | None = None
     """Folder of the secrets that it gives to tasks which name them."""
+    trust: Trust = field(default_factory=Trust)
+    """By which it and coordinators with TLS know each other."""
+    allow_pickle: bool = True
+    """Whether it runs functions that travel by cloudpickle, which the farm must have allowed, too."""
     cache_bytes: int = 20 << 30
     """Of its cache folder: sources, inputs, and what tasks' libraries keep there (models, data, packages)."""
 
@@ -104,7 +109,7 @@ class FarmWorker:
             labels=options.labels,
             host=options.host,
         )
-        self._connection = Connection(options.addresses, options.token)
+        self._connection = Connection(options.addresses, options.token, trust=options.trust)
         self._at_hand = AttemptsAtHand()
         self._yielding: dict[Key, str] = {}
         """Attempts of trainings' parts that were asked for their devices, and why; set before the executor is told."""
@@ -119,6 +124,7 @@ class FarmWorker:
             options.cache_bytes,
             SecretFiles(options.secrets),
             timeout=options.timeout,
+            allow_pickle=options.allow_pickle,
         )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
@@ -129,6 +135,7 @@ class FarmWorker:
             self,
             health=HealthReader(folders.path, options.thresholds).read,
             health_interval=options.health_interval,
+            trust=options.trust,
         )
         # Tells at once what an earlier process has left.
         self._executor = Executor(

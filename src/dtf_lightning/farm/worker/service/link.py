@@ -22,7 +22,7 @@ from typing import Protocol
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
-from dtf_lightning.errors import ProtocolError
+from dtf_lightning.errors import ProtocolError, SettingsError
 from dtf_lightning.farm.messages import (
     HEARTBEAT,
     SILENCE,
@@ -47,6 +47,7 @@ from dtf_lightning.farm.messages import (
     write_message,
 )
 from dtf_lightning.farm.rules.health import WorkerHealth
+from dtf_lightning.farm.security.trust import Trust, WireFaults, is_mute
 
 log = logging.getLogger(__name__)
 
@@ -97,14 +98,6 @@ class Workplace(Protocol):
         ...
 
 
-def _reason(body: bytes | None) -> str:
-    """Return what a coordinator has said of why it refuses."""
-    try:
-        return str(json.loads(body or b"")["error"])
-    except (ValueError, KeyError, TypeError):
-        return "is the token that of this farm?"
-
-
 class Link:
     """Runs on an event loop: `run()` until it is cancelled.
 
@@ -114,6 +107,7 @@ class Link:
         workplace: the worker.
         health: looks at the machine; is called in a thread. `None`: nothing is reported.
         health_interval: seconds between two reports.
+        trust: by which coordinators' certificates are verified, and with which certificate the worker shows itself.
     """
 
     def __init__(
@@ -124,13 +118,18 @@ class Link:
         *,
         health: Callable[[], WorkerHealth] | None = None,
         health_interval: float = 30.0,
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust or Trust()
+        self._faults = WireFaults(self._trust)
         self._health, self._health_interval = health, health_interval
         self.addresses = list(addresses)
         self._token = token
         self._workplace = workplace
         self._outgoing: asyncio.Queue[FromWorker] = asyncio.Queue()
         self._connected = asyncio.Event()
+        self._welcomed = False
+        """Whether a coordinator has ever taken it."""
         self.host = ""
         """This machine's address towards the coordinator that it is connected with."""
 
@@ -145,7 +144,7 @@ class Link:
             self._outgoing.put_nowait(message)
 
     async def run(self) -> None:
-        """Stay connected. Raises `Refused`."""
+        """Stay connected. Raises `Refused`, and `SettingsError` for files of certificates that cannot be used at the start."""
         pause, number = SHORTEST_PAUSE, random.randrange(1 << 16)
         while True:
             address = self.addresses[number % len(self.addresses)]
@@ -154,8 +153,12 @@ class Link:
                     await self._talk(socket)
             except Refused:
                 raise
-            except (OSError, TimeoutError, WebSocketException, ProtocolError) as error:
-                log.info("coordinator %s: %r", address, error)
+            except (OSError, TimeoutError, EOFError, WebSocketException, ProtocolError) as error:
+                await self._failed(address, error)
+            except SettingsError as error:  # files of certificates: they may be about to be replaced
+                if not self._welcomed:
+                    raise
+                log.warning("coordinator %s: %s", address, error)
             if self._connected.is_set():
                 self._connected.clear()
                 pause = SHORTEST_PAUSE
@@ -164,6 +167,19 @@ class Link:
             if number % len(self.addresses) == 0 or len(self.addresses) == 1:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _failed(self, address: str, error: Exception) -> None:
+        """Note that a coordinator was not reached. Raises `Refused` at the start, where waiting would not mend it."""
+        if not self._welcomed and is_mute(error):
+            told = await asyncio.to_thread(self._faults.failed, address, error)
+        else:
+            told = self._faults.failed(address, error, look=False)
+        if told is None:
+            log.info("coordinator %s: %r", address, error)
+            return
+        log.warning("coordinator %s", told)
+        if not self._welcomed and self._faults.hopeless(self.addresses):
+            raise Refused(told) from error
 
     @contextlib.asynccontextmanager
     async def _open(self, address: str) -> AsyncIterator[ClientConnection]:
@@ -179,15 +195,15 @@ class Link:
                 ping_interval=None,
                 compression=None,
                 proxy=None,
+                ssl=self._trust.context() if address.startswith("https://") else None,
             ) as socket:
                 self.host = str(socket.local_address[0])
                 yield socket
         except InvalidHandshake as error:
-            response = getattr(error, "response", None)
-            if response is not None and response.status_code in (401, 403):
-                raise Refused(
-                    f"the farm at {address} refused this worker (HTTP {response.status_code}): {_reason(response.body)}"
-                ) from error
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if status in (401, 403):
+                reason = _reason(error) or "is the token that of this farm?"
+                raise Refused(f"the farm at {address} refused this worker (HTTP {status}): {reason}") from error
             raise
 
     async def _talk(self, socket: ClientConnection) -> None:
@@ -199,6 +215,8 @@ class Link:
             raise Refused(f"the farm does not take this worker: {welcome.reason}")
         if not isinstance(welcome, Welcome):
             raise ProtocolError(f"expected welcome, got {type(welcome).__name__}")
+        self._faults.answered()
+        self._welcomed = True
         self.addresses = list(dict.fromkeys([*self.addresses, *welcome.addresses]))
         self._connected.set()
         log.info("welcomed by %s", welcome.coordinator)
@@ -259,3 +277,11 @@ class Link:
             raise Refused(f"the farm does not take this worker: {message.reason}")
         elif not isinstance(message, Heartbeat):
             raise ProtocolError(f"a coordinator does not say {type(message).__name__}")
+
+
+def _reason(error: InvalidHandshake) -> str:
+    """Return what a coordinator has said about its refusal; "" if it has not said it as the API does."""
+    try:
+        return str(json.loads(error.response.body)["error"])  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError, KeyError):
+        return ""
