@@ -175,7 +175,7 @@ def permissions_table() -> list[str]:
         f"|---|{'---|' * (len(roles) + 1)}",
     ]
     alike: dict[tuple[str, ...], list[str]] = {}
-    reaches = {Reach.NONE: "–", Reach.BODY: "submission"}
+    reaches = {Reach.NONE: "–", Reach.TASKS: "task", Reach.BODY: "submission"}
     for name, permission in PERMISSIONS.items():
         cells = tuple("yes" if role in permission.roles else "" for role in roles)
         if any(cells):

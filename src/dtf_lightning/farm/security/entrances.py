@@ -44,6 +44,7 @@ OPEN_PAGES = ("/sign-in", "/sign-out", "/static")
 _SUBMIT = ("source.exists", "source.put", "task.submit", "plan.submit", "project.list")
 _FOLLOW = (
     "task.get",
+    "task.ends",
     "task.logs",
     "task.stdin",
     "task.cancel",

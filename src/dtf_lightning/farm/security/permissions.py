@@ -49,6 +49,8 @@ class Reach(Enum):
     """All of it: it tells nothing of other projects' tasks."""
     TASK = "task"
     """A task of these projects."""
+    TASKS = "tasks"
+    """Tasks of these projects, which the request names."""
     PLAN = "plan"
     """A plan all of whose tasks are of these projects."""
     LIST = "list"
@@ -82,6 +84,7 @@ PERMISSIONS: Mapping[str, Permission] = {
         _LOOKING,
         task__list=Reach.LIST,
         task__get=Reach.TASK,
+        task__ends=Reach.TASKS,
         task__logs=Reach.TASK,
         task__artifacts=Reach.TASK,
         plan__get=Reach.PLAN,

@@ -9,6 +9,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -104,12 +105,12 @@ class Permits:
         if reach is Reach.LIST:
             return {**scope, "query_string": narrowed_query(identity, scope["query_string"])}
         named = scope["path_params"]
-        if reach is Reach.TASK:
-            task = str(named.get("task_id") or named["result_id"])
-            try:
-                refuse_projects(identity, [await self._project_of(task)])
-            except UnknownTask:
-                return scope  # the route says so
+        if reach in (Reach.TASK, Reach.TASKS):
+            asked = parse_qs(scope["query_string"].decode("latin-1")).get("tasks", [])
+            tasks = asked if reach is Reach.TASKS else [str(named.get("task_id") or named["result_id"])]
+            for task in ",".join(tasks).split(","):
+                with contextlib.suppress(UnknownTask):  # the route says so
+                    refuse_projects(identity, [await self._project_of(task)])
         elif reach is Reach.PLAN:
             plan = str(named["plan_id"])
             live = {one.specification.project for one in self._pool.live_tasks() if one.specification.plan == plan}
