@@ -40,6 +40,7 @@ OPERATIONS: dict[str, Operation] = {
         Access.READ,
         task__list="Tasks that are not done and those that are, page by page.",
         task__get="One task; with `wait` when something has happened.",
+        task__ends="Which of some tasks have ended; with `wait` when one has.",
         client__connect="A client's connection, a WebSocket; each message on it is an operation of its own.",
         update__follow="Be told what changes, over the WebSocket.",
         task__logs="What an attempt has written.",
