@@ -18,6 +18,7 @@ from dtf_lightning.farm.record.writes import Submission
 from dtf_lightning.farm.security.identity import Forbidden, identity_of
 from dtf_lightning.farm.security.ownership import refuse_projects
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.clients.keys import claim_plan, renamed_requests
 from dtf_lightning.farm.server.schedules.expanding import SentPlan
 
 if TYPE_CHECKING:
@@ -72,11 +73,20 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
         if plan.schedule is not None:
             told_of = await coordinator.schedules.register(plan, submissions, sent, strict=request.strict)
             return JSONResponse({"name": plan.name, "project": plan.project, "schedule": told_of})
+        plan_id = request.plan_id
+        if plan.key:
+            tasks.check_possible({one.task_id: one.specification(0.0) for one in submissions})
+            plan_id = await claim_plan(plan.key, lambda of: sent.expand(of)[1], plan_id, tasks, coordinator.record)
+            submissions = await asyncio.to_thread(lambda: sent.expand(plan_id)[1])
         told: list[dict[str, Any]] = []
+        names: dict[str, str] = {}
         for start in range(0, len(submissions), AT_ONCE):
-            told += await tasks.submit(submissions[start : start + AT_ONCE], strict=request.strict)
+            part = renamed_requests(submissions[start : start + AT_ONCE], names)
+            for one, answer in zip(part, await tasks.submit(part, strict=request.strict), strict=True):
+                names |= {one.task_id: answer["task_id"]} if answer["task_id"] != one.task_id else {}
+                told.append(answer | {"name": one.name})
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
-        answer = {"plan_id": request.plan_id, "name": plan.name, "project": plan.project, "tasks": told}
+        answer = {"plan_id": plan_id, "name": plan.name, "project": plan.project, "tasks": told}
         if conflict:
             answer["error"] = f"another plan was submitted under the id {request.plan_id}"
         return JSONResponse(answer, 409 if conflict else 200)
