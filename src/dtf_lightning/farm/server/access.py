@@ -32,7 +32,7 @@ from dtf_lightning.farm.security.names import hostname
 from dtf_lightning.farm.security.refusals import Refusals
 from dtf_lightning.farm.security.tokens import is_signed
 from dtf_lightning.farm.server.doors.authenticator import Authenticator
-from dtf_lightning.farm.server.doors.permits import refuse
+from dtf_lightning.farm.server.wire.refusing import refuse
 from dtf_lightning.farm.sign_in import SignIn
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from dtf_lightning.farm.security.identity import Forbidden, Identity, Unauthoris
 from dtf_lightning.farm.security.ownership import narrowed_query, refuse_attempt, refuse_name, refuse_projects
 from dtf_lightning.farm.security.permissions import PERMISSIONS, Reach, Role, reason_against
 from dtf_lightning.farm.server.tasks import UnknownTask
+from dtf_lightning.farm.server.wire.refusing import refuse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -157,12 +158,3 @@ class Permits:
 def _refuse_role(identity: Identity, operation: str) -> None:
     if reason := reason_against(operation, identity.role, limited=bool(identity.projects)):
         raise Forbidden(reason)
-
-
-async def refuse(status: int, reason: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer that somebody may not: an HTTP request, or a WebSocket that is not open yet."""
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    answer = JSONResponse({"error": reason}, status, headers)
-    if scope["type"] == "websocket":
-        await receive()  # that somebody wants to connect
-    await answer(scope, receive, send)  # Starlette's, which knows ASGI's way to answer a handshake in words
