@@ -304,6 +304,13 @@ class TestAudit:
         assert 1 <= len(lines) <= 2 * EACH  # a minute may have begun meanwhile
         assert "sub" not in lines[0]
 
+    def test_nor_the_log_by_sockets(self, farm, caplog):
+        """uvicorn would write a line for each."""
+        for _ in range(3):
+            with pytest.raises(FarmRefused):
+                ClientSocket(farm.urls[0], "x")
+        assert "handshake" not in caplog.text
+
     def test_no_token_is_in_it(self, farm):
         token = farm.token("viewer")
         farm.connect(token).ask("GET", "/api/status")
