@@ -91,6 +91,10 @@ class Connection:
         """Of the coordinator that is asked next."""
         return self.urls[self._preferred % len(self.urls)]
 
+    def use_token(self, token: str) -> None:
+        """Ask with another token from now on."""
+        self.token = token
+
     def ask(self, method: str, path: str, body: Any = None, **query: object) -> Any:
         """Return the answer's JSON. Raises `FarmRefused`, `FarmUnreachable` and, at once, `FarmUntrusted`."""
         return self._whole(method, path, None if body is None else json.dumps(body).encode(), query)
