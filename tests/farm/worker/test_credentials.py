@@ -10,7 +10,7 @@ import pytest
 from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
 from dtf_lightning.farm.security.tokens import role_told
 from dtf_lightning.farm.worker.service import credentials as credentials_module
-from dtf_lightning.farm.worker.service.credentials import Credentials
+from dtf_lightning.farm.worker.service.credentials import Credentials, worker_token
 from dtf_lightning.farm.worker.service.link import Refused
 
 JOINING = "join"
@@ -35,7 +35,8 @@ class PlayedFarm:
         self.next: list[Exception] = []
         self.token = ""
 
-    def __call__(self, *_: object, **__: object) -> PlayedFarm:
+    def __call__(self, urls: tuple[str, ...], token: str, **_: object) -> PlayedFarm:
+        self.token = token
         return self
 
     def ask(self, method: str, path: str, body: dict) -> dict:
@@ -148,6 +149,15 @@ def test_what_cannot_be_read_or_is_anothers(farm, start, tmp_path, text):
     (tmp_path / "credentials.json").write_text(text)
     assert start().token() == "t1"
     assert farm.told == [("/api/join", JOINING)]
+
+
+def test_which_token_a_worker_goes_by(farm, tmp_path):
+    """A farm's own, and one that is the worker's already, as it is; one to join with for the worker's own."""
+    for given in ("secret", "a.eyJyb2xlIjoid29ya2VyIn0.c"):
+        assert worker_token(given, "w", tmp_path / "none", ()) == given
+    own = worker_token("a.eyJyb2xlIjoiam9pbiJ9.c", "w", tmp_path / "w", ())
+    assert [own(), own()] == ["t1", "t1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
 @pytest.mark.parametrize("text", ["", "x", "a.b.c", "a.W10.c", "a.bnVsbA.c", "a.eyJyb2xlIjoxfQ.c", "é.é.é"])

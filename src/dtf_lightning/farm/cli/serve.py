@@ -129,13 +129,11 @@ def _connect(settings: CoordinatorSettings) -> EtcdStore:
 def worker(arguments: argparse.Namespace) -> int:
     """Offer this machine until it is drained or stopped."""
     from dtf_lightning.farm.home import find_farm
-    from dtf_lightning.farm.security.permissions import Role
-    from dtf_lightning.farm.security.tokens import role_told
     from dtf_lightning.farm.security.trust import Trust
     from dtf_lightning.farm.settings.worker import WorkerSettings
     from dtf_lightning.farm.tokens import read_token
     from dtf_lightning.farm.worker.offer import offer_of_this_machine
-    from dtf_lightning.farm.worker.service.credentials import Credentials
+    from dtf_lightning.farm.worker.service.credentials import worker_token
     from dtf_lightning.farm.worker.service.farm_worker import WorkerOptions
     from dtf_lightning.farm.worker.service.main import run_worker
 
@@ -157,16 +155,11 @@ def worker(arguments: argparse.Namespace) -> int:
         folder, cpus=who.cpus, at_most=execution.concurrent_tasks, memory=who.memory, labels=labels
     )
     token = reached.api_key if reached.api_key and not token_file else read_token(address.token_file)
-    credentials = None
-    if role_told(token) == Role.JOIN.value:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        credentials = Credentials(token, name, folder / "credentials.json", address.urls, trust=address.trust)
     options = WorkerOptions(
         name=name,
         folder=folder,
         addresses=address.urls,
-        token=token if credentials is None else credentials.token(),
-        credentials=credentials,
+        token=worker_token(token, name, folder, address.urls, address.trust),
         devices=offer.devices,
         device_names=offer.names,
         labels=offer.labels,

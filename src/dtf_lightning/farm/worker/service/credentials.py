@@ -1,4 +1,4 @@
-"""The tokens of a worker that has joined: kept in a file, and renewed before they are over.
+"""The tokens of a worker that has joined: kept in a file, and renewed when one is asked for that is half over.
 
 Rules that this file guards:
 - The file is its owner's alone, and is whole or not there.
@@ -8,7 +8,6 @@ Rules that this file guards:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -20,8 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dtf_lightning.clock import Clock, SystemClock
-from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
+from dtf_lightning.farm.security.permissions import Role
+from dtf_lightning.farm.security.tokens import role_told
 from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.worker.service.link import Refused
 from dtf_lightning.whole_files import write_whole
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 RENEWED = 0.5
 """Part of a token's life after which the next one is asked for."""
-LOOK = 30.0
-"""Seconds between two looks whether it is time."""
 _NO = (401, 403, 409)
 """HTTP's codes by which a farm says that it does not take the worker."""
 
@@ -77,7 +75,7 @@ class Credentials:
         self._joining = joining
         self._by = hashlib.sha256(joining.encode()).hexdigest()
         self._file = file
-        self._connection = Connection(urls, joining, trust=trust)
+        self._urls, self._trust = urls, trust
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._kept = self._read(worker)
@@ -123,12 +121,11 @@ class Credentials:
     def _ask(self, path: str, token: str) -> None:
         if not self._kept.nonce:
             self._keep(replace(self._kept, nonce=secrets.token_hex(16)))
-        self._connection.token = token
+        connection = Connection(self._urls, token, trust=self._trust)
         try:
-            body = {"worker_id": self._kept.worker, "nonce": self._kept.nonce}
-            told = self._connection.ask("POST", path, body)
+            told = connection.ask("POST", path, {"worker_id": self._kept.worker, "nonce": self._kept.nonce})
         finally:
-            self._connection.close()
+            connection.close()
         self._keep(
             _Kept(
                 worker=self._kept.worker,
@@ -153,15 +150,16 @@ class Credentials:
         return _Kept(worker=worker)
 
 
-async def keep_renewed(credentials: Credentials, tell: Callable[[str], None]) -> None:
-    """Renew a worker's token until cancelled. `tell` is called with each. Raises `Refused`."""
-    while True:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK):
-                await asyncio.Event().wait()
-        try:
-            tell(await asyncio.to_thread(credentials.token))
-        except Refused:
-            raise
-        except (DtfError, OSError) as error:
-            log.warning("the worker's token cannot be renewed: %s", error)
+def worker_token(
+    given: str, worker: str, folder: Path, urls: tuple[str, ...], trust: Trust | None = None
+) -> str | Callable[[], str]:
+    """Return a worker's token; for one to join with what returns the worker's own, once it has joined.
+
+    Raises as `Credentials.token`. `folder`: the worker's, where its own tokens are kept.
+    """
+    if role_told(given) != Role.JOIN.value:
+        return given
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    credentials = Credentials(given, worker, folder / "credentials.json", urls, trust=trust)
+    credentials.token()  # what is wrong is told before anything else
+    return credentials.token

@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,7 +40,6 @@ from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL
 from dtf_lightning.farm.worker.orders import AttemptOutput, AttemptStarted, Told
 from dtf_lightning.farm.worker.service.at_hand import AttemptsAtHand, Key
-from dtf_lightning.farm.worker.service.credentials import Credentials, keep_renewed
 from dtf_lightning.farm.worker.service.health import HealthReader
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.meetings import Meetings
@@ -67,8 +66,8 @@ class WorkerOptions:
     folder: Path
     addresses: tuple[str, ...]
     """Of coordinators."""
-    token: str
-    """The farm's, or one for this worker."""
+    token: str | Callable[[], str]
+    """The farm's, or one for this worker; or what returns one that is good."""
     devices: Mapping[str, float]
     """Resource -> amount that it offers."""
     device_names: Mapping[str, tuple[str, ...]]
@@ -92,8 +91,6 @@ class WorkerOptions:
     """By which it and coordinators with TLS know each other."""
     allow_pickle: bool = True
     """Whether it runs functions that travel by cloudpickle, which the farm must have allowed, too."""
-    credentials: Credentials | None = None
-    """Of a worker that has joined: where its next tokens come from."""
     cache_bytes: int = 20 << 30
     """Of its cache folder: sources, inputs, and what tasks' libraries keep there (models, data, packages)."""
 
@@ -114,7 +111,6 @@ class FarmWorker:
             host=options.host,
         )
         self._connection = Connection(options.addresses, options.token, trust=options.trust)
-        self._credentials = options.credentials
         self._at_hand = AttemptsAtHand()
         self._yielding: dict[Key, str] = {}
         """Attempts of trainings' parts that were asked for their devices, and why; set before the executor is told."""
@@ -136,7 +132,7 @@ class FarmWorker:
         self._outgoing = Outgoing(options.folder, self._connection, self._at_hand, self._stored)
         self._link = Link(
             options.addresses,
-            options.token if options.credentials is None else options.credentials.token,
+            options.token,
             self,
             health=HealthReader(folders.path, options.thresholds).read,
             health_interval=options.health_interval,
@@ -165,8 +161,6 @@ class FarmWorker:
         self._outgoing.start()
         self._preparation.go_on(self._executor)
         jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self._stopped())]
-        if self._credentials is not None:
-            jobs.append(asyncio.create_task(keep_renewed(self._credentials, self._connection.use_token)))
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             for job in jobs:
