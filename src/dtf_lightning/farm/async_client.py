@@ -384,6 +384,10 @@ class AsyncClient:
     run_schedule = Asked(Client.run_schedule)
     licences = Asked(Client.licences)
     set_licence = Asked(Client.set_licence)
+    create_token = Asked(Client.create_token)
+    tokens = Asked(Client.tokens)
+    revoke_token = Asked(Client.revoke_token)
+    rotate_keys = Asked(Client.rotate_keys)
     status = Asked(Client.status)
 
     async def next_attempt(self, task: str, revision: int) -> TaskInfo:

@@ -73,16 +73,21 @@ class Connection:
 
     Args:
         urls: of coordinators, all alike.
-        token: the farm's.
+        token: the farm's, or one that it has signed; or what returns one that is good, as `Credentials.token`.
         patience: seconds for which coordinators are asked again.
         trust: by which coordinators' certificates are verified; `None`: by what this machine knows.
     """
 
     def __init__(
-        self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE, trust: Trust | None = None
+        self,
+        urls: tuple[str, ...],
+        token: str | Callable[[], str],
+        *,
+        patience: float = PATIENCE,
+        trust: Trust | None = None,
     ) -> None:
         self.urls = urls
-        self.token = token
+        self._token = token
         self.trust = trust or Trust()
         self.faults = WireFaults(self.trust)
         self.patience = patience
@@ -98,6 +103,11 @@ class Connection:
     def url(self) -> str:
         """Of the coordinator that is asked next."""
         return self.urls[self._preferred % len(self.urls)]
+
+    @property
+    def token(self) -> str:
+        """One that is good now."""
+        return self._token if isinstance(self._token, str) else self._token()
 
     def ask(self, method: str, path: str, body: Any = None, **query: object) -> Any:
         """Return the answer's JSON. Raises `FarmRefused`, `FarmUnreachable` and, at once, `FarmUntrusted`."""

@@ -307,3 +307,23 @@ class TestSchedules:
             parse_plan(f"schedule: {schedule}\ntasks: {{a: {{run: a}}}}", "p.yaml")
         assert str(error.value).startswith("p.yaml:1:")
         assert told in str(error.value)
+
+
+class TestKeys:
+    def test_of_tasks_and_of_the_plan(self):
+        plan = parse_plan("{key: K, tasks: {a: {run: a, matrix: {n: [1, 2]}, key: 'a-{{matrix.n}}'}}}")
+        assert (plan.key, [task.key for task in plan.tasks]) == ("K", ["a-1", "a-2"])
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("{tasks: {a: {run: a, matrix: {n: [1, 2]}, key: k}}}", "let `key` hold each axis of the matrix"),
+            ("{tasks: {a: {run: a, key: k}, b: {run: b, key: k}}}", "two tasks have the key 'k', of 'a' and 'b'"),
+            ("{schedule: '0 2 * * *', key: k, tasks: {a: {run: a}}}", "a plan with a `schedule` has no `key`"),
+            ("{schedule: '0 2 * * *', tasks: {a: {run: a, key: k}}}", "a plan with a `schedule` has no `key`"),
+        ],
+    )
+    def test_what_is_wrong(self, text, told):
+        with pytest.raises(SettingsError, match=r"p\.yaml:1:") as error:
+            parse_plan(text, "p.yaml")
+        assert told in str(error.value)

@@ -133,6 +133,7 @@ def worker(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.settings.worker import WorkerSettings
     from dtf_lightning.farm.tokens import read_token
     from dtf_lightning.farm.worker.offer import offer_of_this_machine
+    from dtf_lightning.farm.worker.service.credentials import worker_token
     from dtf_lightning.farm.worker.service.farm_worker import WorkerOptions
     from dtf_lightning.farm.worker.service.main import run_worker
 
@@ -153,11 +154,12 @@ def worker(arguments: argparse.Namespace) -> int:
     offer = offer_of_this_machine(
         folder, cpus=who.cpus, at_most=execution.concurrent_tasks, memory=who.memory, labels=labels
     )
+    token = reached.api_key if reached.api_key and not token_file else read_token(address.token_file)
     options = WorkerOptions(
         name=name,
         folder=folder,
         addresses=address.urls,
-        token=reached.api_key if reached.api_key and not token_file else read_token(address.token_file),
+        token=worker_token(token, name, folder, address.urls, address.trust),
         devices=offer.devices,
         device_names=offer.names,
         labels=offer.labels,
@@ -189,7 +191,13 @@ def sign_in(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.tokens import read_token
 
     address = find_farm(arguments.farm, arguments.token_file)
-    print(SignIn(read_token(address.token_file)).link(address.urls[0], time.time()))
+    token = read_token(address.token_file)
+    if token.count(".") == 2:
+        raise SettingsError(
+            f"links are made with the farm's own token, and {address.token_file} holds one that the farm has signed: open "
+            f"{address.urls[0]}/sign-in and give it there"
+        )
+    print(SignIn(token).link(address.urls[0], time.time()))
     return DONE
 
 

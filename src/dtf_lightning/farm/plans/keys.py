@@ -449,6 +449,12 @@ TASK_KEYS = {
         read=duration,
         schema=_DURATION_SCHEMA,
     ),
+    "key": Key(
+        meaning="Whoever submits under the same key gets the same task; with a matrix it holds each axis.",
+        read=text,
+        schema=_TEXT,
+        default=False,
+    ),
     "folder": Key(meaning="Where it runs, below the folder in which the plan is started.", read=folder, schema=_TEXT),
 }
 
@@ -470,6 +476,9 @@ PLAN_KEYS = {
     "project": Key(meaning="Whose share of the farm it counts against.", read=text, schema=_TEXT),
     "priority": Key(
         meaning="Of tasks that name none.", read=TASK_KEYS["priority"].read, schema=TASK_KEYS["priority"].schema
+    ),
+    "key": Key(
+        meaning="Whoever submits under the same key gets the same plan, with the same tasks.", read=text, schema=_TEXT
     ),
     "schedule": Key(
         meaning="When it is submitted, instead of at once: a cron expression of five fields (UTC), or `cron` with `timezone` and "

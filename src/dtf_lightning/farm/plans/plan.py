@@ -53,6 +53,8 @@ class PlanTask:
     """Names of secrets."""
     artifacts: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
+    key: str = ""
+    """Of an idempotent submission; "": none."""
     folder: str = ""
     """Where it runs, relative to where the plan was started."""
 
@@ -73,6 +75,8 @@ class Plan:
 
     name: str
     project: str
+    key: str = ""
+    """Of an idempotent submission of the whole plan; "": none."""
     schedule: PlanSchedule | None = None
     """When it is submitted; `None`: once, now."""
     tasks: tuple[PlanTask, ...]

@@ -72,9 +72,12 @@ def _plan(root: Node, file: str, name: str = "") -> Plan:
     if total > MAX_TASKS:
         raise nodes.error(f"the plan has {total} tasks, {MAX_TASKS} are allowed")
     after, after_any = _links(entries)
+    if "schedule" in told:
+        _refuse_keys(root, entries)
     return Plan(
         name=told.get("name") or name or _stem(file),
         project=told.get("project", "default"),
+        key=told.get("key", ""),
         schedule=told.get("schedule"),
         tasks=_unique([(entry, _task(entry, cell)) for entry in entries for cell in entry.cells]),
         after=after,
@@ -115,6 +118,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         call=told.get("call", ""),
         args=tuple(filled(one, fill) for one in told.get("args", ())),
         kwargs={key: filled(one, fill) for key, one in told.get("kwargs", {}).items()},
+        key=fill(entry.node.value["key"], told["key"]) if "key" in told else "",
         needs=_needs(told.get("needs", ()), told.get("labels", ())),
         gang=told.get("gang", 1),
         array=told.get("array", 0),
@@ -174,13 +178,29 @@ def _links(entries: list[_Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str,
 
 def _unique(tasks: list[tuple[_Entry, PlanTask]]) -> tuple[PlanTask, ...]:
     seen: dict[str, _Entry] = {}
+    keys: dict[str, _Entry] = {}
     for entry, task in tasks:
         if (other := seen.get(task.name)) is not None:
             where = entry.node.value["name"].place if "name" in entry.told else entry.place
             hint = "; let `name` hold each axis of the matrix" if other is entry else ""
             raise where.error(f"two tasks are called {task.name!r}, of {other.name!r} and {entry.name!r}{hint}")
         seen[task.name] = entry
+        if task.key and (other := keys.get(task.key)) is not None:
+            hint = "; let `key` hold each axis of the matrix" if other is entry else ""
+            raise entry.node.value["key"].error(
+                f"two tasks have the key {task.key!r}, of {other.name!r} and {entry.name!r}{hint}"
+            )
+        keys[task.key] = entry
     return tuple(task for _, task in tasks)
+
+
+def _refuse_keys(root: Node, entries: list[_Entry]) -> None:
+    """Raise `SettingsError` for a key in a plan with a schedule."""
+    for node in (root, *(entry.node for entry in entries)):
+        if "key" in node.value:
+            raise node.keys["key"].error(
+                "a plan with a `schedule` has no `key`: each of its runs would be the first one; leave one of the two out"
+            )
 
 
 def _stem(file: str) -> str:

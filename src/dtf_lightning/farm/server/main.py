@@ -22,6 +22,7 @@ from dtf_lightning.farm.page.app import Page
 from dtf_lightning.farm.server.access import AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
+from dtf_lightning.farm.server.doors.doors import Doors
 from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
 from dtf_lightning.farm.server.wire.client_certificates import ClientCertificates
 from dtf_lightning.farm.server.wire.reach import Wire
@@ -131,11 +132,13 @@ async def _serve_on(
     audit = AuditFile(options.audit)
     try:
         await coordinator.start()
-        page = Page(build_app(coordinator), coordinator, options.token, options.folder)
-        app = Guard(page, token=options.token, audit=audit, serves=wire.serves)
+        doors = Doors.of(coordinator, options.token, options.farm, audit.write)
+        page = Page(build_app(coordinator, doors), coordinator, options.token, options.folder, doors)
+        app = Guard(page, token=options.token, authenticator=doors.authenticator, audit=audit, serves=wire.serves)
         server = _Server(server_config(ClientCertificates(app) if wire.asks_for_certificates else app, wire))
         serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
+        tidying = asyncio.create_task(doors.office.run(lambda: coordinator.leads))
         say(address)
         try:
             await asyncio.wait([serving, running], return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +149,8 @@ async def _serve_on(
             page.close()
             server.end()
             running.cancel()
-            await asyncio.gather(serving, running, return_exceptions=True)
+            tidying.cancel()
+            await asyncio.gather(serving, running, tidying, return_exceptions=True)
     finally:
         audit.close()
 

@@ -187,7 +187,8 @@ class TaskRequest(StrictModel):
             command = self.words()
         except SettingsError as error:
             raise ValueError(str(error)) from error
-        words = [*command, *self.environment, *self.environment.values(), *self.inputs, *self.all_inputs().values()]
+        pairs = (*self.environment.items(), *self.all_inputs().items())
+        words = [self.key, *command, *(word for pair in pairs for word in pair)]
         if any("\0" in word for word in words):
             raise ValueError("a command and its environment cannot hold a NUL character")
         if sum(map(len, words)) > MAX_COMMAND:
@@ -210,6 +211,10 @@ class TaskRequest(StrictModel):
             raise ValueError(str(error)) from error
         if self.stdin and self.array:
             raise ValueError("an array has no standard input: its instances are many, and there is one input")
+        return self
+
+    @model_validator(mode="after")
+    def _check_secrets(self) -> TaskRequest:
         for name in self.secrets:
             if not _SECRET.fullmatch(name) or name.startswith(OWN):
                 raise ValueError(

@@ -27,9 +27,9 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
-from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.clients.keys import KnownRequests, submit_keyed
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
@@ -118,6 +118,8 @@ class Tasks:
         self._clock = clock
         self._explain = explain
         self._archived = archived
+        self.known = KnownRequests(pool, self.envelope, self.outcome)
+        """What tasks were asked for."""
         self._log_sizes: dict[str, dict[tuple[int, int], int]] = {}
         """By task, and by revision and rank, of output that came through this coordinator, while its task is not done."""
 
@@ -156,12 +158,7 @@ class Tasks:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
         await self._check_known({name for names in after.values() for name in names} - specifications.keys())
         self.check_possible(specifications)
-        ordered = dependencies_first(after)
-        futures = [
-            self._record.answer(Submit(task=task, specification=specifications[task]), timeout=WRITE)
-            for task in ordered
-        ]
-        verdicts = dict(zip(ordered, await asyncio.gather(*futures), strict=True))
+        verdicts = await submit_keyed(specifications, dependencies_first(after), self._write, self.known)
         new = [task for task, verdict in verdicts.items() if verdict.submission is Submission.NEW]
         if new:
             last = new[-1]
@@ -176,6 +173,13 @@ class Tasks:
             told.append(_submitted(verdicts[task], warnings[alike]))
         return told
 
+    async def _write(self, specifications: Mapping[str, TaskSpecification]) -> list[Submitted]:
+        futures = [
+            self._record.answer(Submit(task=task, specification=asked), timeout=WRITE)
+            for task, asked in specifications.items()
+        ]
+        return await asyncio.gather(*futures)
+
     def check_able(self, specifications: Mapping[str, TaskSpecification]) -> None:
         """Raise `SettingsError` where no worker that is there could do one of these tasks."""
         for task, specification in specifications.items():
@@ -189,7 +193,7 @@ class Tasks:
                 raise SettingsError(f"task {specification.name or task}: {NO_PICKLE}")
             if why := why_refused(self._pool.mirror, specification):
                 raise SettingsError(f"task {specification.name or task}: {why}")
-            for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
+            for digest in specification.stored:
                 if self.files.source(digest) is None:
                     raise SettingsError(f"the source {digest} of {task} is not here: send it first")
 

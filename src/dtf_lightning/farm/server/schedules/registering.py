@@ -16,7 +16,6 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
 from dtf_lightning.farm.record.schedules.writes import RemoveSchedule, SetSchedule
 from dtf_lightning.farm.results.history import History
-from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.submissions.schedules import next_time
 from dtf_lightning.farm.server.models import TaskRequest, when
 from dtf_lightning.farm.server.pool import Pool
@@ -60,8 +59,7 @@ class Schedules:
         self._tasks.check_possible(specifications)
         if strict:
             self._tasks.check_able(specifications)
-        digests = {one.source for one in specifications.values() if one.source}
-        digests.update(*(stored_digests(one.inputs.values()) for one in specifications.values()))
+        digests = {digest for one in specifications.values() for digest in one.stored}
         record = ScheduleRecord(
             plan=sent.text,
             cron=plan.schedule.cron,

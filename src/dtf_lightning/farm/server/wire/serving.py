@@ -8,6 +8,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -25,6 +26,15 @@ SHUTDOWN_TIMEOUT = 5
 """Seconds for requests that are under way when the coordinator ends."""
 KEEP_ALIVE = 60
 """Seconds for which a connection is kept without a request."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's log says something.
+
+    It takes a WebSocket's handshake that was refused with a reason for one that was forgotten: a line for each, by which a
+    stranger could fill a disk.
+    """
+    return "without completing handshake" not in record.getMessage()
 
 
 class Connection(H11Protocol):
@@ -56,5 +66,6 @@ def server_config(app: ASGIApp, wire: Wire) -> uvicorn.Config:
         server_header=False,
     )
     config.load()
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config.ssl = wire.context  # uvicorn's own options know nothing of certificates that change
     return config
