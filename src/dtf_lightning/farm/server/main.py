@@ -23,9 +23,9 @@ from dtf_lightning.farm.server.access import AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
-from dtf_lightning.farm.server.wire.client_certificates import ClientCertificates
 from dtf_lightning.farm.server.wire.reach import Wire
 from dtf_lightning.farm.server.wire.serving import server_config
+from dtf_lightning.farm.server.wire.turnstile import doors
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ async def _serve_on(
         await coordinator.start()
         page = Page(build_app(coordinator), coordinator, options.token, options.folder)
         app = Guard(page, token=options.token, audit=audit, serves=wire.serves)
-        server = _Server(server_config(ClientCertificates(app) if wire.asks_for_certificates else app, wire))
+        server = _Server(server_config(doors(app, wire, options.settings, __version__), wire, options.settings.limits))
         serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
         say(address)
