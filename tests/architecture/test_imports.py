@@ -44,7 +44,8 @@ FARM: list[set[str]] = [
     {"farm.json_values", "farm.plans", "farm.security", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
     {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.trainings"},
-    {"farm.server", "farm.page", "farm.worker", "farm.client"},
+    {"farm.server", "farm.page", "farm.worker", "farm.functions"},
+    {"farm.client"},
     {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
     {"farm.demo"},
     {"farm.cli"},
@@ -99,6 +100,7 @@ ALLOWED = {
     "opentelemetry": {"elastic.agent"},
     "cloudpickle": {"farm.calls"},
     "orjson": {"farm.json_values"},
+    "cronsim": {"farm.plans"},
     "cryptography": {"farm.security"},
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client, TaskInfo
+    from dtf_lightning.farm.functions.future import Future
+    from dtf_lightning.farm.functions.values import TaskFailed
     from dtf_lightning.farm.worker.report import report
 
-__all__ = ["Client", "TaskInfo", "report"]
+__all__ = ["Client", "Future", "TaskFailed", "TaskInfo", "report"]
 
 _HOME = {
     "Client": "dtf_lightning.farm.client",
+    "Future": "dtf_lightning.farm.functions.future",
+    "TaskFailed": "dtf_lightning.farm.functions.values",
     "TaskInfo": "dtf_lightning.farm.client",
     "report": "dtf_lightning.farm.worker.report",
 }

@@ -38,6 +38,10 @@ class _Broken(DtfError):
     """The socket has ended, or is silent."""
 
 
+class _TimeIsUp(DtfError):
+    """The caller waits no longer."""
+
+
 class ClientSocket:
     """A WebSocket for one thread. Raises `_Broken` for whatever ends it, `FarmRefused` where the token is refused."""
 
@@ -154,6 +158,7 @@ def follow(
     *,
     since: int | None = None,
     details: bool = False,
+    until: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield what changes, and survive every coordinator but the last.
 
@@ -166,6 +171,7 @@ def follow(
         wanted: the filter: a field's name and its value, or a list of values.
         since: a sequence, such as a plan's `revision`.
         details: with the whole task, where it is done.
+        until: on the monotonic clock; `TimeoutError` is raised then.
 
     Raises `FarmUnreachable` if no coordinator answers for 20 s, and `FarmRefused` for what the farm refuses.
     """
@@ -178,19 +184,23 @@ def follow(
             line = ClientSocket(url, connection.token, trust=connection.trust)
             connection.faults.answered()
         except (OSError, WebSocketException, _Broken) as error:
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError("the time to wait is over") from error
             problem = connection.unreachable(error)
             if time.monotonic() > deadline or connection.faults.hopeless(connection.urls):
                 raise problem from error
             connection.turn()
             continue
         try:
-            for message in _subscribed(line, channel, wanted, position, details):
+            for message in _subscribed(line, channel, wanted, position, details, until):
                 deadline = time.monotonic() + PATIENCE
                 if message["type"] in ("subscribed", "gap"):
                     message["url"] = url
                 if message["type"] != "subscribed" or first:
                     yield message
                 first = False
+        except _TimeIsUp:
+            raise TimeoutError("the time to wait is over") from None
         except (OSError, WebSocketException, _Broken):
             connection.turn()
         finally:
@@ -198,7 +208,12 @@ def follow(
 
 
 def _subscribed(
-    line: ClientSocket, channel: str, wanted: Mapping[str, Any], position: _Position, details: bool
+    line: ClientSocket,
+    channel: str,
+    wanted: Mapping[str, Any],
+    position: _Position,
+    details: bool,
+    until: float | None,
 ) -> Iterator[dict[str, Any]]:
     """Yield from one coordinator, until it ends or does not keep up."""
     line.send({"type": "subscribe", "channel": channel, "filter": wanted, "since": position.whole, "details": details})
@@ -210,7 +225,12 @@ def _subscribed(
     position.seen(answer["sequence"])
     yield {"type": "gap" if answer["gap"] else "subscribed", "sequence": answer["sequence"]}
     while True:
-        message = line.receive(SILENCE)
+        try:
+            message = line.receive(SILENCE if until is None else min(SILENCE, until - time.monotonic()))
+        except _Broken:
+            if until is not None and time.monotonic() >= until:
+                raise _TimeIsUp("no more") from None
+            raise
         if message["type"] == "heartbeat":
             position.seen(message["sequence"])
         elif message["type"] == "dropped":

@@ -13,6 +13,7 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
@@ -37,6 +38,7 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.submissions.schedules import Overlap
 
 KIND_OF = {cls: kind for kind, cls in CLASSES.items()}
 
@@ -138,6 +140,21 @@ WRITTEN = [
     (YieldRequest(revision=9, wanted_by="t", at=1.0), '{"at":1.0,"revision":9,"v":1,"wanted_by":"t"}'),
     (ProjectRecord(weight=2.0, limits={"cpu": 8}), '{"limits":{"cpu":8},"v":1,"weight":2.0}'),
     (LicenceRecord(total=3), '{"total":3,"v":1}'),
+    (
+        ScheduleRecord(
+            plan="{}",
+            cron="0 2 * * *",
+            overlap=Overlap.QUEUE,
+            digests=("d",),
+            registered=1.0,
+            decided=2.0,
+            runs=(ScheduleRun(plan="p", time=2.0, decided=3.0, state=RunState.SUBMITTED, missed=1),),
+        ),
+        (
+            '{"cron":"0 2 * * *","decided":2.0,"digests":["d"],"overlap":"queue","plan":"{}","registered":1.0,"runs":[{"decided":3.0,'
+            '"missed":1,"plan":"p","state":"submitted","time":2.0}],"v":1}'
+        ),
+    ),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]
 

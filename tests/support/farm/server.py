@@ -290,10 +290,6 @@ class WorkerInThread:
 
         self._running = self._loop.start(run())
 
-    def start_threads(self) -> None:
-        """As `Loop.start_threads`."""
-        self._loop.start_threads()
-
     def close(self) -> None:
         self._loop.loop.call_soon_threadsafe(self._worker.stop)
         self._running.result(DEADLINE)

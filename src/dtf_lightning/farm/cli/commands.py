@@ -26,6 +26,7 @@ from dtf_lightning.farm.cli.options import (
     connect,
 )
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.schedules.commands import add_schedules
 from dtf_lightning.farm.cli.security.cert import add_cert
 from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.streams.logs import show_logs
@@ -52,6 +53,7 @@ def register(commands: Commands) -> None:
     add_nodes(actions)
     add_openapi(actions)
     add_sharing(actions)
+    add_schedules(actions)
     add_results(actions)
     add_artifacts(actions)
     add_doctor(actions)
@@ -227,8 +229,14 @@ def _add_tasks(actions: Commands) -> None:
     add_plan_options(run)
     add_farm(run)
 
-    submit = add_farm_command(actions, "submit", _submit, "submit a command and print its task's id")
+    submit = add_farm_command(
+        actions,
+        "submit",
+        run_command.submit_only,
+        "submit a command and print its task's id; or PLAN.yaml, and print the plan's",
+    )
     add_task_options(submit)
+    add_json(submit)
     add_farm(submit)
 
     tasks = add_farm_command(actions, "tasks", _tasks, "the tasks that are not done, and those that are")
@@ -278,12 +286,6 @@ def _add_pool(actions: Commands) -> None:
     status = add_farm_command(actions, "status", _status, "the farm in numbers")
     add_json(status)
     add_farm(status)
-
-
-def _submit(arguments: argparse.Namespace) -> int:
-    with connect(arguments) as farm:
-        print(run_command.submit(farm, arguments))
-    return DONE
 
 
 def _tasks(arguments: argparse.Namespace) -> int:

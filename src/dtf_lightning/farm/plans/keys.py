@@ -14,12 +14,15 @@ from typing import Any
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.calls import arguments, function, named_arguments
+from dtf_lightning.farm.plans.cron import times_of
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.plans.plan import PlanSchedule
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.attempts import RETRIED_ON
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.farm.rules.submissions.schedules import Overlap
 from dtf_lightning.settings.durations import DURATION_PATTERN, seconds_of
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
@@ -237,6 +240,33 @@ def folder(node: Node, what: str) -> str:
     return "/".join(part for part in told.split("/") if part not in ("", "."))
 
 
+def schedule(node: Node, what: str) -> PlanSchedule:
+    """Return when a plan is submitted: by a cron expression, or a mapping with `cron`, `timezone` and `overlap`."""
+    told: dict[str, Any] = {}
+    if isinstance(node.value, dict):
+        node.refuse_unknown(SCHEDULE_KEYS, what)
+        if "cron" not in node.value:
+            raise node.error(f"{what} says when by `cron`, such as '30 2 * * 1-5'")
+        told = {name: SCHEDULE_KEYS[name].read(one, name) for name, one in node.value.items()}
+    else:
+        told["cron"] = text(node, what)
+    found = PlanSchedule(**told)
+    try:
+        times_of(found.cron, found.timezone)
+    except SettingsError as error:
+        raise node.error(f"{what}: {error}") from None
+    return found
+
+
+def overlap(node: Node, what: str) -> Overlap:
+    """Return what is done at a time at which the last run goes on."""
+    told = text(node, what)
+    known = [one.value for one in Overlap]
+    if told not in known:
+        raise node.error(f"{what} is one of {', '.join(known)}, got {told!r}{nearest(told, known)}")
+    return Overlap(told)
+
+
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 ENDS = ("success", "any")
@@ -281,6 +311,22 @@ RETRY_KEYS = {
         meaning="Of a command that failed, those that count; without it all. 128 + n is signal n.",
         read=exit_codes,
         schema={"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 1, "maximum": 255}},
+    ),
+}
+
+SCHEDULE_KEYS = {
+    "cron": Key(
+        meaning="Minute, hour, day of the month, month and day of the week, such as `30 2 * * 1-5`.",
+        read=text,
+        schema=_TEXT,
+    ),
+    "timezone": Key(
+        meaning="In which these are meant, such as `Europe/Berlin`; without it UTC.", read=text, schema=_TEXT
+    ),
+    "overlap": Key(
+        meaning="At a time at which the last run still goes on: `skip` (as without it), or `queue`: one more when that has ended.",
+        read=overlap,
+        schema={"enum": [one.value for one in Overlap]},
     ),
 }
 
@@ -403,6 +449,12 @@ TASK_KEYS = {
         read=duration,
         schema=_DURATION_SCHEMA,
     ),
+    "key": Key(
+        meaning="Whoever submits under the same key gets the same task; with a matrix it holds each axis.",
+        read=text,
+        schema=_TEXT,
+        default=False,
+    ),
     "folder": Key(meaning="Where it runs, below the folder in which the plan is started.", read=folder, schema=_TEXT),
 }
 
@@ -424,6 +476,15 @@ PLAN_KEYS = {
     "project": Key(meaning="Whose share of the farm it counts against.", read=text, schema=_TEXT),
     "priority": Key(
         meaning="Of tasks that name none.", read=TASK_KEYS["priority"].read, schema=TASK_KEYS["priority"].schema
+    ),
+    "key": Key(
+        meaning="Whoever submits under the same key gets the same plan, with the same tasks.", read=text, schema=_TEXT
+    ),
+    "schedule": Key(
+        meaning="When it is submitted, instead of at once: a cron expression of five fields (UTC), or `cron` with `timezone` and "
+        "`overlap`.",
+        read=schedule,
+        schema={"oneOf": [_TEXT, object_schema(SCHEDULE_KEYS, ("cron",))]},
     ),
     "defaults": Key(
         meaning="What holds for each task that does not say otherwise; variables of `env` are joined.",

@@ -30,9 +30,14 @@ def read_plan(path: str) -> Plan:
     return _plan(read_marked(path), path)
 
 
-def parse_plan(text: str, file: str = "plan.yaml") -> Plan:
-    """Return the plan of a YAML text. `file`: its name, for errors. Raises `SettingsError`."""
-    return _plan(parse_marked(text, file), file)
+def parse_plan(text: str, file: str = "plan.yaml", *, name: str = "") -> Plan:
+    """Return the plan of a YAML text. Raises `SettingsError`.
+
+    Args:
+        file: its name, for errors.
+        name: of the plan, where it does not say so itself; "": the file's.
+    """
+    return _plan(parse_marked(text, file), file, name)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class _Entry:
         return self.told.get("matrix") or (None,)
 
 
-def _plan(root: Node, file: str) -> Plan:
+def _plan(root: Node, file: str, name: str = "") -> Plan:
     root.refuse_unknown(PLAN_KEYS, "a plan")
     told = {name: PLAN_KEYS[name].read(node, name) for name, node in root.value.items()}
     if "tasks" not in told:
@@ -67,9 +72,13 @@ def _plan(root: Node, file: str) -> Plan:
     if total > MAX_TASKS:
         raise nodes.error(f"the plan has {total} tasks, {MAX_TASKS} are allowed")
     after, after_any = _links(entries)
+    if "schedule" in told:
+        _refuse_keys(root, entries)
     return Plan(
-        name=told.get("name") or _stem(file),
+        name=told.get("name") or name or _stem(file),
         project=told.get("project", "default"),
+        key=told.get("key", ""),
+        schedule=told.get("schedule"),
         tasks=_unique([(entry, _task(entry, cell)) for entry in entries for cell in entry.cells]),
         after=after,
         after_any=after_any,
@@ -109,6 +118,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         call=told.get("call", ""),
         args=tuple(filled(one, fill) for one in told.get("args", ())),
         kwargs={key: filled(one, fill) for key, one in told.get("kwargs", {}).items()},
+        key=fill(entry.node.value["key"], told["key"]) if "key" in told else "",
         needs=_needs(told.get("needs", ()), told.get("labels", ())),
         gang=told.get("gang", 1),
         array=told.get("array", 0),
@@ -168,13 +178,29 @@ def _links(entries: list[_Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str,
 
 def _unique(tasks: list[tuple[_Entry, PlanTask]]) -> tuple[PlanTask, ...]:
     seen: dict[str, _Entry] = {}
+    keys: dict[str, _Entry] = {}
     for entry, task in tasks:
         if (other := seen.get(task.name)) is not None:
             where = entry.node.value["name"].place if "name" in entry.told else entry.place
             hint = "; let `name` hold each axis of the matrix" if other is entry else ""
             raise where.error(f"two tasks are called {task.name!r}, of {other.name!r} and {entry.name!r}{hint}")
         seen[task.name] = entry
+        if task.key and (other := keys.get(task.key)) is not None:
+            hint = "; let `key` hold each axis of the matrix" if other is entry else ""
+            raise entry.node.value["key"].error(
+                f"two tasks have the key {task.key!r}, of {other.name!r} and {entry.name!r}{hint}"
+            )
+        keys[task.key] = entry
     return tuple(task for _, task in tasks)
+
+
+def _refuse_keys(root: Node, entries: list[_Entry]) -> None:
+    """Raise `SettingsError` for a key in a plan with a schedule."""
+    for node in (root, *(entry.node for entry in entries)):
+        if "key" in node.value:
+            raise node.keys["key"].error(
+                "a plan with a `schedule` has no `key`: each of its runs would be the first one; leave one of the two out"
+            )
 
 
 def _stem(file: str) -> str:

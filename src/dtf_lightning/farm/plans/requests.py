@@ -72,6 +72,7 @@ def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str
         "limits": dict(task.limits),
         "folder": "/".join(part for part in (folder, task.folder) if part),
         "artifacts": list(task.artifacts),
+        "key": task.key,
         "secrets": list(task.secrets),
         "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
     }

@@ -17,6 +17,7 @@ from typing import Any
 from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_json
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
@@ -59,6 +60,7 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.YIELD: YieldRequest,
     Kind.PROJECT: ProjectRecord,
     Kind.LICENCE: LicenceRecord,
+    Kind.SCHEDULE: ScheduleRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
 }

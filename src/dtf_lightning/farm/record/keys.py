@@ -20,6 +20,7 @@
 | `tombstones` | task | – | a task that was archived: its id cannot be used again |
 | `projects` | project | – | its weight, and how many of which licences it may hold |
 | `licences` | licence | – | how many there are of it |
+| `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `plans`, `reservations`, `tokens`, `alerts` | each its own | – | small records |
 
 Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.
@@ -61,6 +62,7 @@ class Kind(Enum):
     PLAN = "plans"
     PROJECT = "projects"
     LICENCE = "licences"
+    SCHEDULE = "schedules"
     RESERVATION = "reservations"
     TOKEN = "tokens"
     ALERT = "alerts"
@@ -82,6 +84,7 @@ LIVE = (
     Kind.PLAN,
     Kind.PROJECT,
     Kind.LICENCE,
+    Kind.SCHEDULE,
     Kind.RESERVATION,
     Kind.TOKEN,
     Kind.ALERT,

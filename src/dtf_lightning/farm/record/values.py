@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.farm.calls.spelling import CallKind
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
+from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.needs import Need
 
 
@@ -163,6 +165,11 @@ class TaskSpecification:
     """Id of the task that was done and is tried again as this one; "": none."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Digests of what lies in the farm's files for it."""
+        return tuple(filter(None, [self.source, *stored_digests(self.inputs.values())]))
 
     @property
     def is_pickled(self) -> bool:
@@ -335,9 +342,14 @@ class LicenceRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRecord:
-    """Which task was submitted under an idempotency key."""
+    """Which task was submitted under an idempotency key, or which plan."""
 
     task: str
+    """Of a plan its first, with which the key is forgotten."""
+    plan: str = ""
+    """The plan's id; "": it is a task's key."""
+    digest: str = ""
+    """Of what the plan was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -365,6 +377,7 @@ Value = (
     | YieldRequest
     | ProjectRecord
     | LicenceRecord
+    | ScheduleRecord
     | KeyRecord
     | Tombstone
 )

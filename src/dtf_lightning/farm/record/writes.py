@@ -4,6 +4,7 @@
 |---|---|---|
 | `Submit` | no such task, result, tombstone or key yet | the task, and its key |
 | `Assign` | the leader's fence, the attempt as seen, the task is there | the attempt |
+| `ClaimPlan` | the key as seen | which plan is submitted under it |
 | `RecordResult` | the attempt is the one that this result is of, no result yet | the result; task and attempt are deleted |
 | `RecordRetry` | the attempt is the one that failed | the failure; the attempt waits to be assigned again |
 | `Cancel` | the task is there, its attempt as seen, no result yet | the result; task and attempt are deleted |
@@ -134,6 +135,39 @@ class Submit:
         record = decode(Kind.KEY, _there(key[0]).value)
         assert isinstance(record, KeyRecord)
         return Submitted(submission=Submission.SAME_KEY, task=record.task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimPlan:
+    """Say which plan is submitted under an idempotency key, before its tasks are. The verdict: the plan that is."""
+
+    key: str
+    record: KeyRecord
+    seen: int = 0
+    """The mod revision of a record under this key of whose plan nothing was accepted; 0: none."""
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        key = keys.key(Kind.KEY, plan_key(self.key))
+        put = Put(key, encode(self.record))
+        return Guarded(f"claim the key {self.key}", (as_seen(key, self.seen),), (put,), (key,))
+
+    def verdict(self, outcome: Outcome) -> tuple[KeyRecord, int]:
+        """The record that is there, and its mod revision."""
+        if outcome.applied:
+            return self.record, outcome.revision
+        found = outcome.found[0]
+        if found is None:
+            return self.record, 0  # it was forgotten just now
+        record = decode(Kind.KEY, found.value)
+        assert isinstance(record, KeyRecord)
+        return record, found.mod_revision
+
+
+def plan_key(key: str) -> str:
+    """Return the name of a plan's key in the record: no task's key is so named, since those hold no NUL."""
+    return f"plan\0{key}"
 
 
 # --- the leader's decisions ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_ch
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.change_worker import change_worker, find_worker
+from dtf_lightning.farm.server.clients.keys import OtherRequest
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
@@ -238,6 +239,8 @@ def _add_errors(app: FastAPI) -> None:
             return JSONResponse({"error": str(error), "wanted": error.wanted}, 409)
         if isinstance(error, UnknownTask):
             return _error(404, str(error))
+        if isinstance(error, OtherRequest):
+            return _error(409, str(error))
         if isinstance(error, TooManyTasks):
             return _error(429, str(error), Retry_After="10")
         if isinstance(error, NoRoom):
@@ -261,6 +264,6 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ValidationError, invalid)
     app.add_exception_handler(RequestValidationError, invalid)
-    for kind in (OutOfOrder, UnknownTask, TooManyTasks, NoRoom, SettingsError, StoreError):
+    for kind in (OutOfOrder, OtherRequest, UnknownTask, TooManyTasks, NoRoom, SettingsError, StoreError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(OSError, disk)

@@ -30,6 +30,7 @@ from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.outside.workers import OutsideWorkers
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
+from dtf_lightning.farm.server.schedules.registering import Schedules
 from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
@@ -111,6 +112,11 @@ class Coordinator:
         """The package's."""
         return self._place.version
 
+    @property
+    def schedules(self) -> Schedules:
+        """What people do with schedules; it holds nothing of its own."""
+        return Schedules(self.pool, self.record, self.tasks, self.history, self._clock)
+
     def now(self) -> float:
         """Seconds since the epoch."""
         return self._clock.wall()
@@ -149,6 +155,7 @@ class Coordinator:
                 self.cluster.beat(),
                 self._leading.run(),
                 self.upkeep.run(),
+                self.schedules.keep(lambda: self._leading.epoch),
                 keep_expecting(self.history, self._leading.expect),
             )
         ]

@@ -77,7 +77,7 @@ class _Server(uvicorn.Server):
 
 
 def run_coordinator(store: Store, options: CoordinatorOptions, say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `say` is called with the address, once it serves.
+    """Serve until SIGTERM or SIGINT. `say` is called with the address where it listens, once it serves.
 
     Raises `SettingsError` for a port that is taken, for a host that is not loopback without TLS, and for certificates that
     cannot be used; and the fault that ended it.
@@ -114,7 +114,8 @@ async def _serve_on(
     say: Callable[[str], None],
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
-    address = wire.address(listeners[0].getsockname()[1])
+    port = listeners[0].getsockname()[1]
+    address = wire.address(port)
     coordinator = Coordinator(
         store,
         CoordinatorPlace(
@@ -136,7 +137,7 @@ async def _serve_on(
         server = _Server(server_config(doors(app, wire, options.settings, __version__), wire, options.settings.limits))
         serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
-        say(address)
+        say(wire.own_address(port))
         try:
             await asyncio.wait([serving, running], return_when=asyncio.FIRST_COMPLETED)
             if serving.done() and not running.done():

@@ -187,7 +187,8 @@ class TaskRequest(StrictModel):
             command = self.words()
         except SettingsError as error:
             raise ValueError(str(error)) from error
-        words = [*command, *self.environment, *self.environment.values(), *self.inputs, *self.all_inputs().values()]
+        pairs = (*self.environment.items(), *self.all_inputs().items())
+        words = [self.key, *command, *(word for pair in pairs for word in pair)]
         if any("\0" in word for word in words):
             raise ValueError("a command and its environment cannot hold a NUL character")
         if sum(map(len, words)) > MAX_COMMAND:

@@ -27,9 +27,9 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
-from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.clients.keys import KnownRequests, submit_keyed
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
@@ -118,6 +118,8 @@ class Tasks:
         self._clock = clock
         self._explain = explain
         self._archived = archived
+        self.known = KnownRequests(pool, self.envelope, self.outcome)
+        """What tasks were asked for."""
         self._log_sizes: dict[str, dict[tuple[int, int], int]] = {}
         """By task, and by revision and rank, of output that came through this coordinator, while its task is not done."""
 
@@ -133,9 +135,8 @@ class Tasks:
         if len(by_id) < len(requests):
             raise SettingsError("two tasks of one submission have the same task_id")
         specifications = {task: request.specification(now) for task, request in by_id.items()}
-        for task, specification in specifications.items() if strict else ():
-            if lacks := self._who_lacks_what(specification):
-                raise SettingsError(f"task {specification.name or task}: {lacks}")
+        if strict:
+            self.check_able(specifications)
         return await self.accept(specifications)
 
     async def accept(self, specifications: Mapping[str, TaskSpecification]) -> list[dict[str, Any]]:
@@ -156,20 +157,8 @@ class Tasks:
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
         await self._check_known({name for names in after.values() for name in names} - specifications.keys())
-        for task, specification in specifications.items():
-            if specification.is_pickled and not self._limits.allow_pickle:
-                raise SettingsError(f"task {specification.name or task}: {NO_PICKLE}")
-            if why := why_refused(self._pool.mirror, specification):
-                raise SettingsError(f"task {specification.name or task}: {why}")
-            for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
-                if self.files.source(digest) is None:
-                    raise SettingsError(f"the source {digest} of {task} is not here: send it first")
-        ordered = dependencies_first(after)
-        futures = [
-            self._record.answer(Submit(task=task, specification=specifications[task]), timeout=WRITE)
-            for task in ordered
-        ]
-        verdicts = dict(zip(ordered, await asyncio.gather(*futures), strict=True))
+        self.check_possible(specifications)
+        verdicts = await submit_keyed(specifications, dependencies_first(after), self._write, self.known)
         new = [task for task, verdict in verdicts.items() if verdict.submission is Submission.NEW]
         if new:
             last = new[-1]
@@ -183,6 +172,30 @@ class Tasks:
                 warnings[alike] = self._who_lacks_what(specification)
             told.append(_submitted(verdicts[task], warnings[alike]))
         return told
+
+    async def _write(self, specifications: Mapping[str, TaskSpecification]) -> list[Submitted]:
+        futures = [
+            self._record.answer(Submit(task=task, specification=asked), timeout=WRITE)
+            for task, asked in specifications.items()
+        ]
+        return await asyncio.gather(*futures)
+
+    def check_able(self, specifications: Mapping[str, TaskSpecification]) -> None:
+        """Raise `SettingsError` where no worker that is there could do one of these tasks."""
+        for task, specification in specifications.items():
+            if lacks := self._who_lacks_what(specification):
+                raise SettingsError(f"task {specification.name or task}: {lacks}")
+
+    def check_possible(self, specifications: Mapping[str, TaskSpecification]) -> None:
+        """Raise `SettingsError` for a project, a licence or files that are not there."""
+        for task, specification in specifications.items():
+            if specification.is_pickled and not self._limits.allow_pickle:
+                raise SettingsError(f"task {specification.name or task}: {NO_PICKLE}")
+            if why := why_refused(self._pool.mirror, specification):
+                raise SettingsError(f"task {specification.name or task}: {why}")
+            for digest in specification.stored:
+                if self.files.source(digest) is None:
+                    raise SettingsError(f"the source {digest} of {task} is not here: send it first")
 
     def check_id(self, name: str) -> None:
         """Raise `SettingsError` for an id of which the record could not tell whether it is new."""
