@@ -105,6 +105,7 @@ ALLOWED = {
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},
+    "jwt": {"farm.security"},
     "jinja2": {"farm.page"},
     "pydantic": {"farm.server", "farm.results"},
     "uvicorn": {"farm.server"},

@@ -741,6 +741,47 @@ class Client:
         """Say how many there are of a licence."""
         self.connection.ask("PUT", f"/api/licences/{quote(name, safe='')}", {"total": total})
 
+    # --- who may do what ---------------------------------------------------------------------------------------------
+
+    def create_token(
+        self,
+        role: str,
+        *,
+        subject: str = "",
+        projects: Sequence[str] = (),
+        seconds: float = 30 * 86400.0,
+        uses: int | None = None,
+    ) -> dict[str, Any]:
+        """Make a token. The answer's `token` is told this once.
+
+        Args:
+            role: by `farm.security.permissions.Role`, such as "developer".
+            subject: whose it is; "": as who asks.
+            projects: to which it is limited; none: to none.
+            seconds: for which it is good.
+            uses: of the role "worker": so many workers can join with it.
+        """
+        body = {"role": role, "subject": subject, "projects": list(projects), "seconds": seconds, "uses": uses}
+        told: dict[str, Any] = self.connection.ask("POST", "/api/tokens", body)
+        return told
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """Return the tokens that were made and are not over, and the workers that have joined."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/tokens")["tokens"]
+        return told
+
+    def revoke_token(self, token_id: str, *, reason: str = "") -> dict[str, Any]:
+        """Make a token good no more, or all of a worker's that has joined."""
+        told: dict[str, Any] = self.connection.ask(
+            "DELETE", f"/api/tokens/{quote(token_id, safe='')}", reason=reason or None
+        )
+        return told
+
+    def rotate_keys(self, *, forget: bool = False) -> dict[str, Any]:
+        """Sign tokens with a new key. `forget`: refuse what older ones have signed."""
+        told: dict[str, Any] = self.connection.ask("POST", "/api/tokens/rotate-keys", forget="true" if forget else None)
+        return told
+
     def status(self) -> dict[str, Any]:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")

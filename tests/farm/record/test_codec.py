@@ -14,6 +14,7 @@ from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
+from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
@@ -140,6 +141,16 @@ WRITTEN = [
     (YieldRequest(revision=9, wanted_by="t", at=1.0), '{"at":1.0,"revision":9,"v":1,"wanted_by":"t"}'),
     (ProjectRecord(weight=2.0, limits={"cpu": 8}), '{"limits":{"cpu":8},"v":1,"weight":2.0}'),
     (LicenceRecord(total=3), '{"total":3,"v":1}'),
+    (SigningKeyRecord(sealed="AA==", created=1.0), '{"created":1.0,"sealed":"AA==","v":1}'),
+    (
+        TokenRecord(subject="ann", role="worker", projects=("a",), created=1.0, expires=2.0, by="bob", uses=3),
+        '{"by":"bob","created":1.0,"expires":2.0,"projects":["a"],"role":"worker","subject":"ann","uses":3,"v":1}',
+    ),
+    (RevokedRecord(at=1.0, until=2.0, reason="r", by="bob"), '{"at":1.0,"by":"bob","reason":"r","until":2.0,"v":1}'),
+    (
+        FamilyRecord(id="f", number=2, nonce="d", joined=1.0, expires=2.0, by="t"),
+        '{"by":"t","expires":2.0,"id":"f","joined":1.0,"nonce":"d","number":2,"v":1}',
+    ),
     (
         ScheduleRecord(
             plan="{}",

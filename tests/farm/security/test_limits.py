@@ -188,7 +188,7 @@ class Asking:
         sent = []
 
         async def receive():
-            return parts.pop(0) if parts else await asyncio.Event().wait()
+            return parts.pop(0) if parts else await asyncio.get_running_loop().create_future()
 
         async def send(message):
             sent.append(message)
@@ -270,7 +270,7 @@ class TestBeforeItIsKnownWhoAsks:
         asking = Asking()
 
         async def never():
-            await asyncio.Event().wait()
+            await asyncio.get_running_loop().create_future()
 
         async def ask():
             body = turnstile._Body(never, 1 << 20, asking.clock)

@@ -28,6 +28,7 @@ from dtf_lightning.farm.cli.options import (
 from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.schedules.commands import add_schedules
 from dtf_lightning.farm.cli.security.cert import add_cert
+from dtf_lightning.farm.cli.security.tokens import add_tokens
 from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.streams.logs import show_logs
 from dtf_lightning.farm.cli.tables import print_table
@@ -53,6 +54,7 @@ def register(commands: Commands) -> None:
     add_nodes(actions)
     add_openapi(actions)
     add_sharing(actions)
+    add_tokens(actions)
     add_schedules(actions)
     add_results(actions)
     add_artifacts(actions)

@@ -189,7 +189,13 @@ def sign_in(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.tokens import read_token
 
     address = find_farm(arguments.farm, arguments.token_file)
-    print(SignIn(read_token(address.token_file)).link(address.urls[0], time.time()))
+    token = read_token(address.token_file)
+    if token.count(".") == 2:
+        raise SettingsError(
+            f"links are made with the farm's own token, and {address.token_file} holds one that the farm has signed: open "
+            f"{address.urls[0]}/sign-in and give it there"
+        )
+    print(SignIn(token).link(address.urls[0], time.time()))
     return DONE
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from dtf_lightning.farm.server.coordinator import Coordinator
+    from dtf_lightning.farm.server.doors.doors import Doors
 
 STATIC = Path(__file__).parent / "static"
 Look = Callable[[], Awaitable[View]]
@@ -48,13 +49,13 @@ Look = Callable[[], Awaitable[View]]
 class Page:
     """The page and the API of a coordinator, each at its addresses. `close` lets those go who look at it."""
 
-    def __init__(self, api: ASGIApp, coordinator: Coordinator, token: str, folder: Path) -> None:
+    def __init__(self, api: ASGIApp, coordinator: Coordinator, token: str, folder: Path, doors: Doors) -> None:
         self._api = api
         self._coordinator = coordinator
         self._screens = Screens(coordinator)
         self._renderer = Renderer()
         self._live = LiveViews(coordinator.pool, SystemClock())
-        signing_in = SigningIn(token, folder / "used-links", self._renderer, coordinator.now)
+        signing_in = SigningIn(token, doors.authenticator, folder / "used-links", self._renderer, coordinator.now)
         screens = self._screens
         self._app = Starlette(
             routes=[
@@ -75,6 +76,7 @@ class Page:
             ],
             exception_handlers={DtfError: self._problem, 404: self._nothing_there},
         )
+        doors.permits.stand_before(self._app.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" or scope["path"].startswith("/api/") or scope["path"] == "/openapi.json":

@@ -18,6 +18,7 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_json
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
+from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
@@ -63,6 +64,10 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.SCHEDULE: ScheduleRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
+    Kind.SIGNING_KEY: SigningKeyRecord,
+    Kind.TOKEN: TokenRecord,
+    Kind.REVOKED: RevokedRecord,
+    Kind.FAMILY: FamilyRecord,
 }
 """What a key of each kind holds, as far as there is something yet."""
 

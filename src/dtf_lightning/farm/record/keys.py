@@ -20,8 +20,12 @@
 | `tombstones` | task | – | a task that was archived: its id cannot be used again |
 | `projects` | project | – | its weight, and how many of which licences it may hold |
 | `licences` | licence | – | how many there are of it |
+| `signing-keys` | the key's `kid` | – | a key that signs tokens, sealed with the farm's own token |
+| `tokens` | the token's id | – | what a list shows of a token; of one to join with how often it can still be used |
+| `revoked` | the token's or the family's id | – | it is good no more; goes when it would have expired |
+| `families` | farm worker | – | the tokens of a worker that has joined |
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
-| `plans`, `reservations`, `tokens`, `alerts` | each its own | – | small records |
+| `plans`, `reservations`, `alerts` | each its own | – | small records |
 
 Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.
 """
@@ -64,7 +68,10 @@ class Kind(Enum):
     LICENCE = "licences"
     SCHEDULE = "schedules"
     RESERVATION = "reservations"
+    SIGNING_KEY = "signing-keys"
     TOKEN = "tokens"
+    REVOKED = "revoked"
+    FAMILY = "families"
     ALERT = "alerts"
 
 
@@ -86,7 +93,10 @@ LIVE = (
     Kind.LICENCE,
     Kind.SCHEDULE,
     Kind.RESERVATION,
+    Kind.SIGNING_KEY,
     Kind.TOKEN,
+    Kind.REVOKED,
+    Kind.FAMILY,
     Kind.ALERT,
 )
 """What a coordinator holds in memory. Of the others it hears, but keeps nothing."""

@@ -11,6 +11,7 @@ from enum import Enum
 
 from dtf_lightning.farm.calls.spelling import CallKind
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
+from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import stored_digests
@@ -380,5 +381,9 @@ Value = (
     | ScheduleRecord
     | KeyRecord
     | Tombstone
+    | SigningKeyRecord
+    | TokenRecord
+    | RevokedRecord
+    | FamilyRecord
 )
 """Whatever a record holds."""

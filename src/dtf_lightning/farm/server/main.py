@@ -22,10 +22,11 @@ from dtf_lightning.farm.page.app import Page
 from dtf_lightning.farm.server.access import AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
+from dtf_lightning.farm.server.doors.doors import Doors
 from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
 from dtf_lightning.farm.server.wire.reach import Wire
 from dtf_lightning.farm.server.wire.serving import server_config
-from dtf_lightning.farm.server.wire.turnstile import doors
+from dtf_lightning.farm.server.wire.turnstile import turnstile
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
@@ -132,11 +133,13 @@ async def _serve_on(
     audit = AuditFile(options.audit)
     try:
         await coordinator.start()
-        page = Page(build_app(coordinator), coordinator, options.token, options.folder)
-        app = Guard(page, token=options.token, audit=audit, serves=wire.serves)
-        server = _Server(server_config(doors(app, wire, options.settings, __version__), wire, options.settings.limits))
+        doors = Doors.of(coordinator, options.token, options.farm, audit.write)
+        page = Page(build_app(coordinator, doors), coordinator, options.token, options.folder, doors)
+        app = Guard(page, token=options.token, authenticator=doors.authenticator, audit=audit, serves=wire.serves)
+        server = _Server(server_config(turnstile(app, wire, options.settings), wire, options.settings.limits))
         serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
+        tidying = asyncio.create_task(doors.office.run(lambda: coordinator.leads))
         say(wire.own_address(port))
         try:
             await asyncio.wait([serving, running], return_when=asyncio.FIRST_COMPLETED)
@@ -147,7 +150,8 @@ async def _serve_on(
             page.close()
             server.end()
             running.cancel()
-            await asyncio.gather(serving, running, return_exceptions=True)
+            tidying.cancel()
+            await asyncio.gather(serving, running, tidying, return_exceptions=True)
     finally:
         audit.close()
 

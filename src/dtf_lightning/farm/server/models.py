@@ -211,6 +211,10 @@ class TaskRequest(StrictModel):
             raise ValueError(str(error)) from error
         if self.stdin and self.array:
             raise ValueError("an array has no standard input: its instances are many, and there is one input")
+        return self
+
+    @model_validator(mode="after")
+    def _check_secrets(self) -> TaskRequest:
         for name in self.secrets:
             if not _SECRET.fullmatch(name) or name.startswith(OWN):
                 raise ValueError(

@@ -120,8 +120,11 @@ class WorkerConnections:
         """Whether a connection is one of this process."""
         return any(connection.nonce == nonce for connection in self._connections.values())
 
-    async def serve(self, socket: Socket) -> None:
-        """Talk with one worker until its connection ends, or etcd does not register it. Raises what the socket raises."""
+    async def serve(self, socket: Socket, named: str | None = None) -> None:
+        """Talk with one worker until its connection ends, or etcd does not register it. Raises what the socket raises.
+
+        `named`: the one worker for which its token speaks; `None`: any.
+        """
         connection: _Connection | None = None
         sender: asyncio.Task[None] | None = None
         try:
@@ -131,6 +134,12 @@ class WorkerConnections:
             hello = await self._receive(socket)
             if not isinstance(hello, Hello):
                 await self._refuse(socket, f"the first message must be hello, got {type(hello).__name__}")
+                return
+            if named not in (None, hello.worker):
+                await self._refuse(
+                    socket,
+                    f"its token is of the worker {named!r}, and speaks for no other, as here for {hello.worker!r}",
+                )
                 return
             if (other := self._pool.workers().get(hello.worker)) is not None and self._is_another(other, hello):
                 await self._refuse(

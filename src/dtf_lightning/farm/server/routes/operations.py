@@ -1,4 +1,4 @@
-"""The operations of the API: each route declares one of these names, which is what permissions will be given for.
+"""The operations of the API: each route declares one of these names, which is what permissions are given for (`security/permissions.py`).
 
 Rule: a route without a name of this table is a mistake (`tests/farm/server/test_operations.py`), and so is a name without
 a route.
@@ -19,8 +19,12 @@ class Access(Enum):
     """Adds or ends work."""
     WORK = "work"
     """What a worker says and asks."""
+    JOIN = "join"
+    """What a machine asks that becomes a worker, or stays one."""
     OPERATE = "operate"
     """Changes the farm itself."""
+    ADMIT = "admit"
+    """Lets others in."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,18 @@ OPERATIONS: dict[str, Operation] = {
         worker__uncordon="Give a worker tasks again.",
         project__set="Make a project, or change its weight and limits.",
         licence__set="Say how many there are of a licence.",
+    ),
+    **_of(
+        Access.ADMIT,
+        token__create="Make a token for somebody.",
+        token__list="The tokens that were made, and the workers that have joined.",
+        token__revoke="Make a token good no more.",
+        token__rotate_keys="Sign tokens with a new key.",
+    ),
+    **_of(
+        Access.JOIN,
+        token__join="Become a worker, with a token to join with.",
+        token__refresh="A worker's next tokens.",
     ),
 }
 """Name -> the operation."""

@@ -10,10 +10,13 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+from fastapi import Request  # noqa: TC002  # FastAPI reads the annotation of a route
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from dtf_lightning.farm.record.writes import Submission
+from dtf_lightning.farm.security.identity import Forbidden, identity_of
+from dtf_lightning.farm.security.ownership import refuse_projects
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.clients.keys import claim_plan, renamed_requests
 from dtf_lightning.farm.server.schedules.expanding import SentPlan
@@ -52,7 +55,7 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
     tasks = coordinator.tasks
 
     @app.post("/api/plans", operation_id="plan.submit")
-    async def submit_plan(request: PlanRequest) -> JSONResponse:
+    async def submit_plan(request: PlanRequest, asking: Request) -> JSONResponse:
         """Accept all tasks of a plan. Again with the same `plan_id`: what was accepted before is, once.
 
         One with a `schedule` is registered in the place of the one of its name, and submitted at its times.
@@ -64,6 +67,9 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
             text=text, source=request.source, folder=request.folder, inputs=request.inputs, name=request.name
         )
         plan, submissions = await asyncio.to_thread(sent.expand, request.plan_id)
+        refuse_projects(identity_of(asking.scope), {one.project for one in submissions} | {plan.project})
+        if plan.schedule is not None and identity_of(asking.scope).projects:
+            raise Forbidden("a schedule has its name in the whole farm, and this token is limited to some projects")
         if plan.schedule is not None:
             told_of = await coordinator.schedules.register(plan, submissions, sent, strict=request.strict)
             return JSONResponse({"name": plan.name, "project": plan.project, "schedule": told_of})

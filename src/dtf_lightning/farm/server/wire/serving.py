@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import resource
 from collections import Counter
 from collections.abc import Callable
@@ -41,6 +42,15 @@ FILES_KEPT = 256
 """Of the files that a process may have open, for all else than connections."""
 KEEP_ALIVE = 60
 """Seconds for which a connection is kept without a request."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's log says something.
+
+    It takes a WebSocket's handshake that was refused with a reason for one that was forgotten: a line for each, by which a
+    stranger could fill a disk.
+    """
+    return "without completing handshake" not in record.getMessage()
 
 
 def _said(status: str, reason: str, *headers: str) -> bytes:
@@ -221,5 +231,6 @@ def server_config(app: ASGIApp, wire: Wire, limits: LimitSettings) -> uvicorn.Co
     config.load()
     config.http_protocol_class = partial(Connection, counter=counter)  # type: ignore[assignment]
     config.ws_protocol_class = partial(Socket, counter=counter)  # type: ignore[assignment]
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config.ssl = wire.context  # uvicorn's own options know nothing of certificates that change
     return config

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from dtf_lightning import __version__
 from dtf_lightning.clock import Clock, SystemClock
 from dtf_lightning.farm.security.limits import Buckets, Caller, RateLimits, body_patience
 from dtf_lightning.farm.server.access import is_open
@@ -45,9 +46,9 @@ SLACK = 1 << 16
 """Bytes beyond a file's own that its request may have."""
 
 
-def doors(app: ASGIApp, wire: Wire, settings: CoordinatorSettings, version: str) -> ASGIApp:
+def turnstile(app: ASGIApp, wire: Wire, settings: CoordinatorSettings) -> ASGIApp:
     """Return an application behind what is asked of every request before it is known whose it is."""
-    return Turnstile(ClientCertificates(app) if wire.asks_for_certificates else app, settings, version=version)
+    return Turnstile(ClientCertificates(app) if wire.asks_for_certificates else app, settings, version=__version__)
 
 
 @dataclass(frozen=True, kw_only=True)
