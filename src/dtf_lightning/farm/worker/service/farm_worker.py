@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,7 +67,8 @@ class WorkerOptions:
     folder: Path
     addresses: tuple[str, ...]
     """Of coordinators."""
-    token: str
+    token: str | Callable[[], str]
+    """The farm's, or one for this worker; or what returns one that is good."""
     devices: Mapping[str, float]
     """Resource -> amount that it offers."""
     device_names: Mapping[str, tuple[str, ...]]
