@@ -9,11 +9,14 @@ Rules that this file guards:
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +69,7 @@ class FarmRefused(DtfError):
         return float(told) if self.status == _TOO_MANY and isinstance(told, int | float) else 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Line:
     connection: http.client.HTTPConnection
     url: str
@@ -77,26 +80,41 @@ class Connection:
 
     Args:
         urls: of coordinators, all alike.
-        token: the farm's.
+        token: the farm's, or one that it has signed; or what returns one that is good, as `Credentials.token`.
         patience: seconds for which coordinators are asked again.
         trust: by which coordinators' certificates are verified; `None`: by what this machine knows.
     """
 
     def __init__(
-        self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE, trust: Trust | None = None
+        self,
+        urls: tuple[str, ...],
+        token: str | Callable[[], str],
+        *,
+        patience: float = PATIENCE,
+        trust: Trust | None = None,
     ) -> None:
         self.urls = urls
-        self.token = token
+        self._token = token
         self.trust = trust or Trust()
         self.faults = WireFaults(self.trust)
         self.patience = patience
+        self.ended = False
+        """Whether `interrupt` was called: nothing is asked any more."""
         self._local = threading.local()
+        self._lock = threading.Lock()
+        self._lines: weakref.WeakSet[_Line] = weakref.WeakSet()
+        """Of all threads; that of a thread which has ended goes with it."""
         self._preferred = 0
 
     @property
     def url(self) -> str:
         """Of the coordinator that is asked next."""
         return self.urls[self._preferred % len(self.urls)]
+
+    @property
+    def token(self) -> str:
+        """One that is good now."""
+        return self._token if isinstance(self._token, str) else self._token()
 
     def ask(self, method: str, path: str, body: Any = None, **query: object) -> Any:
         """Return the answer's JSON. Raises `FarmRefused`, `FarmUnreachable` and, at once, `FarmUntrusted`."""
@@ -136,6 +154,23 @@ class Connection:
             line.connection.close()
             self._local.line = None
 
+    def interrupt(self) -> None:
+        """End what any thread waits for here: it is told `FarmUnreachable`, and so is whoever asks from now on."""
+        self.ended = True
+        for line in self._all_lines():
+            with contextlib.suppress(OSError):
+                if line.connection.sock is not None:
+                    line.connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, none of which asks anything now."""
+        for line in self._all_lines():
+            line.connection.close()
+
+    def _all_lines(self) -> list[_Line]:
+        with self._lock:
+            return list(self._lines)
+
     def _whole(self, method: str, path: str, data: bytes | Path | None, query: dict[str, object]) -> Any:
         text = self._request(method, path, data, query, lambda answer: answer.read())
         return json.loads(text) if text else None
@@ -157,6 +192,8 @@ class Connection:
         deadline = time.monotonic() + self.patience + wait
         tried = 0
         while True:
+            if self.ended:
+                raise FarmUnreachable("this client was closed")
             tried += 1
             pause = PAUSE
             try:
@@ -213,6 +250,8 @@ class Connection:
                 raise SettingsError(f"{url!r} is no address of a farm")
             line = _Line(self._connection(parts), url)
             self._local.line = line
+            with self._lock:
+                self._lines.add(line)
         return line
 
     def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:

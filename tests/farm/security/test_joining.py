@@ -7,7 +7,7 @@ import secrets
 
 import pytest
 
-from dtf_lightning.clock import poll_until
+from dtf_lightning.clock import SystemClock, poll_until
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.codec import encode
@@ -15,9 +15,11 @@ from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.security.keys import LONGEST_LIFE
+from dtf_lightning.farm.security.tokens import role_told
 from dtf_lightning.farm.server.doors.authenticator import Authenticator
-from dtf_lightning.farm.server.doors.office import TokenOffice
+from dtf_lightning.farm.server.doors.office import ACCESS_LIFE, TokenOffice
 from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.worker.service.credentials import Credentials
 from support.farm.doors import Farm, refused
 from support.farm.server import DEADLINE, PlayedWorker
 
@@ -185,3 +187,28 @@ class FixedClock:
 
     def monotonic(self) -> float:
         return self._now
+
+
+def test_a_worker_joins_works_and_stays(farm, tmp_path):
+    """By a token to join with alone; when its token is over, it goes on with the next."""
+    clock = SteppedClock()
+    joining = farm.token("worker", uses=1)
+    assert role_told(joining) == "join"
+    credentials = Credentials(joining, "j10", tmp_path / "credentials.json", farm.urls, clock=clock)
+    worker = PlayedWorker(farm.urls, credentials.token, name="j10")
+    try:
+        worker.wait_until_welcome()
+        first = credentials.token()
+        clock.step = ACCESS_LIFE
+        worker.reconnect()
+        worker.wait_until_welcome()
+        assert credentials.token() != first
+    finally:
+        worker.close()
+
+
+class SteppedClock(SystemClock):
+    step = 0.0
+
+    def wall(self) -> float:
+        return super().wall() + self.step

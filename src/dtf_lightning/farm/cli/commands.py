@@ -188,7 +188,7 @@ def _add_worker(actions: Commands) -> None:
         metavar="URL",
         help="of one coordinator or more, with commas (default: as --farm of other commands)",
     )
-    worker.add_argument("--token-file", type=Path, metavar="FILE", help="holds the farm's token")
+    worker.add_argument("--token-file", type=Path, metavar="FILE", help="holds the farm's token, or one to join with")
     for name, text in (
         (
             "ca",

@@ -133,6 +133,7 @@ def worker(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.settings.worker import WorkerSettings
     from dtf_lightning.farm.tokens import read_token
     from dtf_lightning.farm.worker.offer import offer_of_this_machine
+    from dtf_lightning.farm.worker.service.credentials import worker_token
     from dtf_lightning.farm.worker.service.farm_worker import WorkerOptions
     from dtf_lightning.farm.worker.service.main import run_worker
 
@@ -153,11 +154,12 @@ def worker(arguments: argparse.Namespace) -> int:
     offer = offer_of_this_machine(
         folder, cpus=who.cpus, at_most=execution.concurrent_tasks, memory=who.memory, labels=labels
     )
+    token = reached.api_key if reached.api_key and not token_file else read_token(address.token_file)
     options = WorkerOptions(
         name=name,
         folder=folder,
         addresses=address.urls,
-        token=reached.api_key if reached.api_key and not token_file else read_token(address.token_file),
+        token=worker_token(token, name, folder, address.urls, address.trust),
         devices=offer.devices,
         device_names=offer.names,
         labels=offer.labels,

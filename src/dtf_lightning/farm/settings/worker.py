@@ -40,7 +40,9 @@ class CoordinatorConnection:
     url: str | None = setting(
         None, "Of one coordinator or more, with commas; without it `$DTF_FARM_URL`, else the farm that runs here."
     )
-    token_file: str | None = setting(None, "File with the farm's token; only its owner may read it.")
+    token_file: str | None = setting(
+        None, "File with the farm's token, or one to join with; only its owner may read it."
+    )
     api_key: str | None = setting(
         None,
         "The token itself, where there is no `token_file`: write `${VARIABLE}`, since others may read a settings file.",

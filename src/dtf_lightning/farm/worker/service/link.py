@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
 from dtf_lightning.errors import ProtocolError, SettingsError
+from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
 from dtf_lightning.farm.messages import (
     HEARTBEAT,
     SILENCE,
@@ -32,6 +33,7 @@ from dtf_lightning.farm.messages import (
     Draining,
     FromCoordinator,
     FromWorker,
+    Gone,
     Heartbeat,
     Hello,
     MeetingPlace,
@@ -56,6 +58,8 @@ OPEN_TIMEOUT = 1.5
 WELCOME_TIMEOUT = 10.0
 MAX_MESSAGE = 16 * 1024 * 1024
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+NO_TOKEN = (FarmUnreachable, FarmRefused)
+"""Raised where no coordinator gives the next token."""
 
 
 class Refused(ProtocolError):
@@ -103,7 +107,7 @@ class Link:
 
     Args:
         addresses: of coordinators; those that a coordinator names later are added.
-        token: the farm's.
+        token: the farm's, or one for this worker; or what returns one that is good, in a thread.
         workplace: the worker.
         health: looks at the machine; is called in a thread. `None`: nothing is reported.
         health_interval: seconds between two reports.
@@ -113,7 +117,7 @@ class Link:
     def __init__(
         self,
         addresses: tuple[str, ...],
-        token: str,
+        token: str | Callable[[], str],
         workplace: Workplace,
         *,
         health: Callable[[], WorkerHealth] | None = None,
@@ -138,7 +142,7 @@ class Link:
         """Set while a coordinator has welcomed the worker."""
         return self._connected
 
-    def say(self, message: Started | Result | MeetingPlace | Draining) -> None:
+    def say(self, message: Started | Result | MeetingPlace | Gone | Draining) -> None:
         """Send a message if there is a connection; without one, the next `hello` says as much."""
         if self._connected.is_set():
             self._outgoing.put_nowait(message)
@@ -153,7 +157,7 @@ class Link:
                     await self._talk(socket)
             except Refused:
                 raise
-            except (OSError, TimeoutError, EOFError, WebSocketException, ProtocolError) as error:
+            except (OSError, TimeoutError, EOFError, WebSocketException, ProtocolError, *NO_TOKEN) as error:
                 await self._failed(address, error)
             except SettingsError as error:  # files of certificates: they may be about to be replaced
                 if not self._welcomed:
@@ -184,7 +188,8 @@ class Link:
     @contextlib.asynccontextmanager
     async def _open(self, address: str) -> AsyncIterator[ClientConnection]:
         url = "ws" + address.removeprefix("http") + "/ws/worker"
-        headers = {"Authorization": f"Bearer {self._token}"}
+        token = self._token if isinstance(self._token, str) else await asyncio.to_thread(self._token)
+        headers = {"Authorization": f"Bearer {token}"}
         try:
             async with connect(
                 url,
