@@ -4,7 +4,7 @@ Rules that this file guards:
 - Any coordinator will do: where one does not answer, the next is asked. That is safe for what is asked here, since every
   change is idempotent by an id that the client has chosen, or by an offset.
 - An answer whose connection ends in its middle is no answer: it is asked again.
-- An answer that says "not now" (503) is asked again until the time is over.
+- An answer that says "not now" (503, and 429 with the seconds after which to ask again) is asked again until the time is over.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ PATIENCE = 20.0
 """Seconds for which coordinators are asked again that do not answer."""
 PAUSE = 0.2
 CHUNK = 256 * 1024
+_TOO_MANY = 429
 _CLOSED_MEANWHILE = (
     http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError,
 )  # fmt: skip
@@ -60,6 +61,12 @@ class FarmRefused(DtfError):
         super().__init__(message)
         self.status = status
         self.body = body
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which it may be asked again, where there were too many requests; 0 where that would not help."""
+        told = self.body.get("retry_after", 0.0)
+        return float(told) if self.status == _TOO_MANY and isinstance(told, int | float) else 0.0
 
 
 @dataclass(eq=False)
@@ -188,6 +195,7 @@ class Connection:
             if self.ended:
                 raise FarmUnreachable("this client was closed")
             tried += 1
+            pause = PAUSE
             try:
                 answer = self._try(method, target, data, ANSWER_TIMEOUT + wait)
                 self.faults.answered()
@@ -200,14 +208,15 @@ class Connection:
                 if self.faults.hopeless(self.urls):
                     raise problem from error
             else:
-                if refusal.status != 503:
+                if refusal.status != 503 and not refusal.retry_after:
                     raise refusal
                 problem = refusal
-                if len(self.urls) > 1:
+                pause = max(refusal.retry_after, PAUSE)
+                if len(self.urls) > 1 and refusal.status == 503:
                     self._drop()  # another coordinator may be able to
-            if time.monotonic() >= deadline and tried >= len(self.urls):
+            if time.monotonic() + pause >= deadline + PAUSE and tried >= len(self.urls):
                 raise problem
-            time.sleep(PAUSE)
+            time.sleep(pause)
 
     def _try(self, method: str, target: str, data: bytes | Path | None, timeout: float) -> http.client.HTTPResponse:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
