@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError
 import pytest
 
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.farm.async_client import LOOKS, Asked, AsyncClient, AsyncFuture, Followed, _Ends
+from dtf_lightning.farm.async_client import LOOKS, THREADS, Asked, AsyncClient, AsyncFuture, Followed, _Ends
 from dtf_lightning.farm.calls.returned import write_told
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.functions.values import TaskFailed
@@ -149,7 +149,7 @@ def test_many_that_wait_take_few_threads(shared, worker):
         end(worker, await next_order(worker), 1)
         assert await last == 1
         assert not any(one.done() for one in waiting)
-        assert threading.active_count() - before <= 4 + LOOKS + 1
+        assert threading.active_count() - before <= 2 * (THREADS + LOOKS)  # some of those that were alone may be ending
         assert await farm.cancel_plan(plan) == 100
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(error, CancelledError) for error in ended)
