@@ -26,6 +26,7 @@ from dtf_lightning.farm.security.ownership import refuse_projects, speaks_for
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.change_worker import change_worker, find_worker
 from dtf_lightning.farm.server.clients.keys import OtherRequest
+from dtf_lightning.farm.server.doors.hiding import without_others
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
@@ -83,8 +84,10 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
         coordinator.cluster.check_takes_work()
         body = await request.body()
         submission = models.Submission.model_validate_json(body)
-        refuse_projects(identity_of(request.scope), {task.project for task in submission.tasks})
-        told = await tasks.submit(submission.tasks, strict=submission.strict)
+        identity = identity_of(request.scope)
+        refuse_projects(identity, {task.project for task in submission.tasks})
+        with without_others(identity):
+            told = await tasks.submit(submission.tasks, strict=submission.strict)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
         return JSONResponse({"tasks": told}, 409 if conflict else 200)
 
