@@ -46,6 +46,7 @@ FARM: list[set[str]] = [
     {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.trainings"},
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
+    {"farm.async_client"},
     {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
     {"farm.demo"},
     {"farm.cli"},

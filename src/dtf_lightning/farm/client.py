@@ -191,6 +191,7 @@ class Client:
 
     def train(
         self,
+        /,
         script: str,
         arguments: Sequence[str] = (),
         *,
@@ -267,6 +268,7 @@ class Client:
 
     def send_plan(
         self,
+        /,
         plan: str | Mapping[str, Any],
         *,
         plan_id: str | None = None,
@@ -325,7 +327,7 @@ class Client:
         """Return a task as it is now. `ID[N]` is the instance N of an array."""
         return _info(self.connection.ask("GET", f"/api/tasks/{quote(named(task))}"))
 
-    def tasks(self, **filters: Any) -> Iterator[TaskInfo]:
+    def tasks(self, /, **filters: Any) -> Iterator[TaskInfo]:
         """Yield tasks, those that are not done and those that are, newest first, a page at a time.
 
         Args:
@@ -389,6 +391,7 @@ class Client:
 
     def updates(
         self,
+        /,
         channel: str = "task_updates",
         *,
         since: int | None = None,
@@ -461,10 +464,24 @@ class Client:
         connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR, trust=self.connection.trust)
         try:
             for start in range(0, len(tasks), ASKED_AT_ONCE):
-                asked = ",".join(tasks[start : start + ASKED_AT_ONCE])
-                yield from map(_info, connection.ask("GET", "/api/task_ends", tasks=asked)["ended"])
+                told = self.ask_for_ends(tasks[start : start + ASKED_AT_ONCE], connection=connection)
+                for unknown in told["unknown"]:
+                    raise unknown_task(unknown)
+                yield from map(_info, told["ended"])
         finally:
             connection.close()
+
+    def ask_for_ends(
+        self, tasks: Sequence[str], timeout: float = 0.0, *, connection: Connection | None = None
+    ) -> dict[str, Any]:
+        """Return which of up to 500 tasks have `ended`, as the API shows them, and which are `unknown`.
+
+        `timeout`: seconds for which the farm waits until there is one. `connection`: to ask one coordinator.
+        """
+        told: dict[str, Any] = (connection or self.connection).ask(
+            "GET", "/api/task_ends", tasks=",".join(tasks), wait=timeout
+        )
+        return told
 
     def plan(self, plan: str) -> dict[str, Any]:
         """Return how a plan goes: `counts` of its tasks by status, `total`, and how many are `done`."""
@@ -786,6 +803,11 @@ class Client:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")
         return told
+
+
+def unknown_task(task: str) -> FarmRefused:
+    """Return the error that a farm knows no such task."""
+    return FarmRefused(404, f"this farm knows no task {task!r}", {})
 
 
 def named(task: str) -> str:

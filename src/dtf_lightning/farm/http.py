@@ -4,16 +4,19 @@ Rules that this file guards:
 - Any coordinator will do: where one does not answer, the next is asked. That is safe for what is asked here, since every
   change is idempotent by an id that the client has chosen, or by an offset.
 - An answer whose connection ends in its middle is no answer: it is asked again.
-- An answer that says "not now" (503) is asked again until the time is over.
+- An answer that says "not now" (503, and 429 with the seconds after which to ask again) is asked again until the time is over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +39,7 @@ PATIENCE = 20.0
 """Seconds for which coordinators are asked again that do not answer."""
 PAUSE = 0.2
 CHUNK = 256 * 1024
+_TOO_MANY = 429
 _CLOSED_MEANWHILE = (
     http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError,
 )  # fmt: skip
@@ -58,8 +62,14 @@ class FarmRefused(DtfError):
         self.status = status
         self.body = body
 
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which it may be asked again, where there were too many requests; 0 where that would not help."""
+        told = self.body.get("retry_after", 0.0)
+        return float(told) if self.status == _TOO_MANY and isinstance(told, int | float) else 0.0
 
-@dataclass
+
+@dataclass(eq=False)
 class _Line:
     connection: http.client.HTTPConnection
     url: str
@@ -88,7 +98,12 @@ class Connection:
         self.trust = trust or Trust()
         self.faults = WireFaults(self.trust)
         self.patience = patience
+        self.ended = False
+        """Whether `interrupt` was called: nothing is asked any more."""
         self._local = threading.local()
+        self._lock = threading.Lock()
+        self._lines: weakref.WeakSet[_Line] = weakref.WeakSet()
+        """Of all threads; that of a thread which has ended goes with it."""
         self._preferred = 0
 
     @property
@@ -139,6 +154,23 @@ class Connection:
             line.connection.close()
             self._local.line = None
 
+    def interrupt(self) -> None:
+        """End what any thread waits for here: it is told `FarmUnreachable`, and so is whoever asks from now on."""
+        self.ended = True
+        for line in self._all_lines():
+            with contextlib.suppress(OSError):
+                if line.connection.sock is not None:
+                    line.connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, none of which asks anything now."""
+        for line in self._all_lines():
+            line.connection.close()
+
+    def _all_lines(self) -> list[_Line]:
+        with self._lock:
+            return list(self._lines)
+
     def _whole(self, method: str, path: str, data: bytes | Path | None, query: dict[str, object]) -> Any:
         text = self._request(method, path, data, query, lambda answer: answer.read())
         return json.loads(text) if text else None
@@ -160,7 +192,10 @@ class Connection:
         deadline = time.monotonic() + self.patience + wait
         tried = 0
         while True:
+            if self.ended:
+                raise FarmUnreachable("this client was closed")
             tried += 1
+            pause = PAUSE
             try:
                 answer = self._try(method, target, data, ANSWER_TIMEOUT + wait)
                 self.faults.answered()
@@ -173,14 +208,15 @@ class Connection:
                 if self.faults.hopeless(self.urls):
                     raise problem from error
             else:
-                if refusal.status != 503:
+                if refusal.status != 503 and not refusal.retry_after:
                     raise refusal
                 problem = refusal
-                if len(self.urls) > 1:
+                pause = max(refusal.retry_after, PAUSE)
+                if len(self.urls) > 1 and refusal.status == 503:
                     self._drop()  # another coordinator may be able to
-            if time.monotonic() >= deadline and tried >= len(self.urls):
+            if time.monotonic() + pause >= deadline + PAUSE and tried >= len(self.urls):
                 raise problem
-            time.sleep(PAUSE)
+            time.sleep(pause)
 
     def _try(self, method: str, target: str, data: bytes | Path | None, timeout: float) -> http.client.HTTPResponse:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
@@ -214,6 +250,8 @@ class Connection:
                 raise SettingsError(f"{url!r} is no address of a farm")
             line = _Line(self._connection(parts), url)
             self._local.line = line
+            with self._lock:
+                self._lines.add(line)
         return line
 
     def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:

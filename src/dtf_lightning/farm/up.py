@@ -74,6 +74,11 @@ class Reach:
         return Listening(host=self.host, tls="--tls-cert" in self.more, insecure="--insecure" in self.more)
 
     @property
+    def advertise(self) -> str:
+        """Where others reach the coordinator, if not where it listens; "" for none."""
+        return self.more[self.more.index("--advertise") + 1].rstrip("/") if "--advertise" in self.more else ""
+
+    @property
     def words(self) -> list[str]:
         """As options of a coordinator."""
         return ["--port", str(self.port), "--host", self.host, *self.more]
@@ -171,8 +176,8 @@ def run_farm(home: FarmHome, reach: Reach, *, say: Say, strategy: str = "fair_sh
             )
             stack.callback(coordinator.stop)
             url = coordinator.start()
-            if reach.port == 0:
-                reach = replace(reach, port=urlsplit(url).port or 0)
+            reach = replace(reach, port=urlsplit(url).port or reach.port)
+            url = reach.advertise or url
             coordinator.arguments = _coordinator_arguments(home, etcd.endpoint, reach, strategy)
             worker = _Child("worker", _worker_arguments(home, url, reach), home.folder, mark)
             stack.callback(worker.stop, signal.SIGINT)

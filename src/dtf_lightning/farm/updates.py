@@ -24,7 +24,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from dtf_lightning.errors import DtfError
-from dtf_lightning.farm.http import PATIENCE, Connection, FarmRefused
+from dtf_lightning.farm.http import PATIENCE, Connection, FarmRefused, FarmUnreachable
 from dtf_lightning.farm.security.trust import Trust
 
 OPEN_TIMEOUT = 1.5
@@ -179,6 +179,8 @@ def follow(
     first = True
     deadline = time.monotonic() + PATIENCE
     while True:
+        if connection.ended:
+            raise FarmUnreachable("this client was closed")
         try:
             url = connection.url
             line = ClientSocket(url, connection.token, trust=connection.trust)
@@ -193,7 +195,11 @@ def follow(
             continue
         try:
             for message in _subscribed(line, channel, wanted, position, details, until):
+                if connection.ended:
+                    raise FarmUnreachable("this client was closed")
                 deadline = time.monotonic() + PATIENCE
+                if message["type"] == "heartbeat":
+                    continue
                 if message["type"] in ("subscribed", "gap"):
                     message["url"] = url
                 if message["type"] != "subscribed" or first:
@@ -233,6 +239,7 @@ def _subscribed(
             raise
         if message["type"] == "heartbeat":
             position.seen(message["sequence"])
+            yield message
         elif message["type"] == "dropped":
             position.seen(message["sequence"])
             yield {"type": "gap", "sequence": message["sequence"]}

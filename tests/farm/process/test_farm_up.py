@@ -118,9 +118,9 @@ def test_functions(farm):
 
 
 def test_the_docs_functions(farm):
-    """What docs/farm.md shows of functions, typed."""
-    _, functions, *_ = blocks("docs/farm.md", "python", "## From Python")
-    (farm.project / "functions.py").write_text(functions)
+    """What docs/farm.md shows of functions, and of an event loop, typed."""
+    _, functions, on_a_loop = blocks("docs/farm.md", "python", "## From Python")
+    (farm.project / "functions.py").write_text(f"{functions}\n{on_a_loop}")
     done = subprocess.run(
         [sys.executable, "functions.py"],
         cwd=farm.project,
@@ -130,11 +130,13 @@ def test_the_docs_functions(farm):
         timeout=2 * DEADLINE,
     )
     assert done.returncode == 0, done.stderr
-    energy, *ended, counts, mean = done.stdout.splitlines()
-    assert energy == str(sum(step % 7 for step in range(100)))
-    assert sorted(ended) == [f"simulate {seed}" for seed in range(10)]
-    assert counts.startswith("10 0 ")
-    assert mean == "3"
+    energy = [sum((seed * step) % 7 for step in range(100)) for seed in range(10)]
+    told = done.stdout.splitlines()
+    assert told[0] == str(energy[1])
+    assert sorted(told[1:11]) == [f"simulate {seed}" for seed in range(10)]
+    assert told[11:14] == [f"10 0 {max(energy)}", "3", str(energy[0])]
+    assert sorted(told[14:18]) == sorted(f"simulate {one}" for one in energy[1:5])
+    assert told[18:] == [str(sum(energy[:5]))]
 
 
 def test_ctrl_c_cancels(farm):

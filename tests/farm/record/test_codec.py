@@ -19,6 +19,7 @@ from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
     DisabledRecord,
+    Ending,
     Envelope,
     FailedAttempt,
     KeyRecord,
@@ -104,6 +105,10 @@ WRITTEN = [
     (
         FailedAttempt(revision=9, workers=("a",), reason="lost", ended=2.0),
         '{"ended":2.0,"reason":"lost","revision":9,"v":1,"workers":["a"]}',
+    ),
+    (
+        Ending(workers=("a",), need=Need(amounts={"gpu": 1.0}), limits={"l": 1}),
+        '{"limits":{"l":1},"need":{"amounts":{"gpu":1.0}},"v":1,"workers":["a"]}',
     ),
     (KeyRecord(task="t"), '{"task":"t","v":1}'),
     (

@@ -111,7 +111,7 @@ class TestProjects:
         for method, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/artifacts"), ("POST", "/retry")):
             assert refused(only_a.ask, method, f"/api/tasks/{other}{path}").status == 403
         assert refused(only_a.ask, "GET", "/api/task_ends", tasks=f"{own},{other}").status == 403
-        assert only_a.ask("GET", "/api/task_ends", tasks=own) == {"ended": []}
+        assert only_a.ask("GET", "/api/task_ends", tasks=own) == {"ended": [], "unknown": []}
         assert refused(only_a.ask, "GET", f"/api/tasks/{new_task_id(0)}").status == 404
         assert only_a.ask("POST", f"/api/tasks/{own}/cancel")["cancellation"] == "cancelled"
         assert only_a.ask("GET", f"/api/tasks/{own}")["status"] == "cancelled"  # and when it is done

@@ -73,6 +73,12 @@ class TestWhereOthersReachIt:
     def test_rather_by_one_that_others_know(self, certified, host):
         assert Listening(host="0.0.0.0", tls=True).address(81, certified) == f"https://{host}:81"
 
+    def test_where_it_listens(self):
+        """Whoever has put something between needs to know where that leads to."""
+        assert Listening(host="127.0.0.1", advertise="http://near:9").own_address(81, ()) == "http://127.0.0.1:81"
+        assert Listening(host="::", tls=True, advertise="https://near").own_address(81, CERTIFIED) == "https://[::]:81"
+        assert Listening(host="0.0.0.0", tls=True).own_address(81, CERTIFIED) == "https://a.lab:81"
+
     def test_what_cannot_be_known(self):
         with pytest.raises(SettingsError, match="--advertise http://HOST:81"):
             Listening(host="0.0.0.0", insecure=True).address(81, ())

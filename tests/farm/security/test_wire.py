@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import logging
 import re
 import socket
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from dtf_lightning import __version__
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.client import Client
@@ -91,6 +93,21 @@ class TestEverything:
     @pytest.mark.parametrize(("host", "status"), [("localhost", 303), ("127.0.0.1:1", 303), ("a.lab", 403), ("", 403)])
     def test_under_names_of_the_certificate_alone(self, coordinator, lab, host, status):
         assert ask(coordinator, lab.trust, Host=host, Accept="text/html")[0].status == status
+
+    def test_a_stranger_learns_version_and_health(self, coordinator, lab):
+        """Under any name, as a load balancer asks; and nothing of the rest."""
+        answer, _ = ask(coordinator, lab.trust, path="/api/health", Host="10.1.2.3")
+        assert (answer.status, json.loads(answer.text)) == (200, {"status": "ok", "version": __version__})
+        assert answer.getheader("server") is None
+        with farm_app() as app:
+            paths = {(method, route.path) for route in app.routes for method in getattr(route, "methods", None) or ()}
+        for method, path in sorted(
+            paths | {("GET", path) for path in ("/", "/tasks", "/fleet", "/cluster", "/nothing")}
+        ):
+            told, _ = ask(coordinator, lab.trust, method, re.sub(r"{[^}]*}", "x", path))
+            assert told.status == 401, (method, path)
+            assert method == "HEAD" or set(json.loads(told.text)) == {"error"}
+            assert __version__ not in told.text
 
     @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
     def test_nothing_older_than_tls_1_2(self, coordinator, lab):

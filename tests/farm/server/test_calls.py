@@ -10,6 +10,7 @@ import pytest
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd.memory.store import MemoryStore
+from dtf_lightning.farm import client as client_module
 from dtf_lightning.farm.calls.returned import write_told
 from dtf_lightning.farm.calls.spelling import ARGUMENTS, FUNCTION
 from dtf_lightning.farm.functions.values import TaskFailed
@@ -110,21 +111,23 @@ def test_pickles_are_refused_by_default(coordinator):
 
 
 class TestFutures:
-    def test_a_thousand_calls_are_few_requests(self, client, monkeypatch):
-        """Two files and one submission; how they are is one question for each 500. Nothing of an argument is in etcd."""
+    def test_many_calls_are_few_requests(self, client, monkeypatch):
+        """Two files and one submission, up to 1,000 calls; nothing of an argument is in etcd. They are waited for together."""
+        assert client_module.BATCH == 1000
+        monkeypatch.setattr(client_module, "ASKED_AT_ONCE", 50)
         asked = []
         try_it = client.connection._try
         monkeypatch.setattr(client.connection, "_try", lambda *told: asked.append(told[:2]) or try_it(*told))
         plan = new_task_id(time.time())
-        futures = client.options(plan=plan).map(len, [["x" * 100]] * 1000)
+        futures = client.options(plan=plan).map(len, [["x" * 100]] * 120)
         assert [method for method, _ in asked] == ["PUT", "PUT", "POST"]
-        assert len({future.task_id for future in futures}) == 1000
+        assert len({future.task_id for future in futures}) == 120
         client.submit(len, ["y"])
         assert [method for method, _ in asked] == ["PUT", "PUT", "POST", "PUT", "POST"]
         task = client.task(futures[0].task_id)
         assert "xxx" not in str(task.raw)
         assert task.raw["name"] == "len"
-        assert client.cancel_plan(plan) == 1000
+        assert client.cancel_plan(plan) == 120
         assert all(future.cancelled() for future in client.as_completed(futures, DEADLINE))
 
     def test_inputs(self, client, worker):
@@ -197,10 +200,15 @@ class TestEnds:
             told[0]["ended"],
         )
 
-    @pytest.mark.parametrize(
-        ("tasks", "status"), [("", 422), (",".join(["x"] * 501), 422), (new_task_id(time.time()), 404)]
-    )
-    def test_what_is_refused(self, client, tasks, status):
-        with pytest.raises(FarmRefused) as refused:
+    @pytest.mark.parametrize("tasks", ["", ",".join(["x"] * 501)], ids=["none", "many"])
+    def test_what_is_refused(self, client, tasks):
+        with pytest.raises(FarmRefused, match="expected 1 to 500 ids with commas between them") as refused:
             client.connection.ask("GET", "/api/task_ends", tasks=tasks)
-        assert refused.value.status == status
+        assert refused.value.status == 422
+
+    def test_one_that_is_not_known(self, client):
+        """It is told beside the others, and ends no other's wait; who waits for it alone is refused."""
+        unknown = new_task_id(time.time())
+        assert client.ask_for_ends([unknown]) == {"ended": [], "unknown": [unknown]}
+        with pytest.raises(FarmRefused, match="this farm knows no task"):
+            list(client.as_completed([unknown]))

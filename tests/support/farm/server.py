@@ -20,6 +20,7 @@ from dtf_lightning.farm.messages import (
     Acknowledge,
     CancelAttempt,
     Draining,
+    Gone,
     Hello,
     MeetingPlace,
     PickMeeting,
@@ -153,6 +154,8 @@ class PlayedWorker:
         self.draining = threading.Event()
         self.session = session
         self._task: asyncio.Task[None] | None = None
+        self.lingers = False
+        """Whether what it is told to end goes on until `gone`."""
         self._running: dict[str, int] = {}
         self._kept: dict[tuple[str, int], Result] = {}
         self._token = token
@@ -196,6 +199,8 @@ class PlayedWorker:
     def cancel(self, message: CancelAttempt) -> None:
         if self._running.get(message.task) == message.revision:
             del self._running[message.task]
+        if not self.lingers:
+            self.link.say(Gone(task=message.task, revision=message.revision))
         self.cancelled.put(message)
 
     def yield_device(self, message: YieldAttempt) -> None:
@@ -232,6 +237,10 @@ class PlayedWorker:
             self.link.say(result)
 
         self._loop.loop.call_soon_threadsafe(keep)
+
+    def gone(self, message: CancelAttempt) -> None:
+        """Nothing is left of what it was told to end."""
+        self._say(Gone(task=message.task, revision=message.revision))
 
     def wait_until_welcome(self) -> None:
         poll_until(self.link.connected.is_set, DEADLINE, f"{self.name} to be welcomed")

@@ -95,7 +95,7 @@ class Future(Generic[R_co]):
         one that did not return for another reason, `concurrent.futures.CancelledError`, and `TimeoutError` if it has not
         ended after `timeout` seconds.
         """
-        value, error = self._outcome(timeout)
+        value, error = self.outcome(timeout)
         if error is not None:
             raise error
         result: R_co = value
@@ -106,7 +106,7 @@ class Future(Generic[R_co]):
 
         Raises `concurrent.futures.CancelledError` and `TimeoutError` as `result`.
         """
-        error = self._outcome(timeout)[1]
+        error = self.outcome(timeout)[1]
         if isinstance(error, CancelledError):
             raise error
         return error
@@ -120,6 +120,15 @@ class Future(Generic[R_co]):
         """Its task as the API showed it at its end, once that is known here."""
         return self._ended
 
+    def outcome(self, timeout: float | None = None) -> tuple[Any, BaseException | None]:
+        """Return the value, or what `result` would raise for the call's end. Raises `TimeoutError`."""
+        if self._ended is None:
+            self.take(self._farm.wait_for_end(self.task_id, timeout))
+        with self._lock:
+            if self._known is None:
+                self._known = self._read()
+            return self._known
+
     def take(self, task: Mapping[str, Any]) -> None:
         """Take in how its task has ended, as the API shows it: nothing has to be asked any more."""
         self._ended = self._ended or task
@@ -132,14 +141,6 @@ class Future(Generic[R_co]):
             self.take(task)
         assert self._ended is not None
         return str(self._ended["status"])
-
-    def _outcome(self, timeout: float | None) -> tuple[Any, BaseException | None]:
-        if self._ended is None:
-            self.take(self._farm.wait_for_end(self.task_id, timeout))
-        with self._lock:
-            if self._known is None:
-                self._known = self._read()
-            return self._known
 
     def _read(self) -> tuple[Any, BaseException | None]:
         """What a failure to reach the farm raises is no end of the call: it is raised, and asked for again."""

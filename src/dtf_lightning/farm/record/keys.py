@@ -12,6 +12,7 @@
 | `tasks` | task | – | what was asked for, until it is done |
 | `attempts` | task | – | the attempt that counts; its mod revision is the attempt's identity |
 | `done` | task | – | the envelope of the result, written once; deleted when it is in the archive |
+| `endings` | task, attempt's identity | – | an attempt that does not count any more, and the workers on which its processes may still run |
 | `failed` | task, attempt's number | – | an attempt after which the task is tried again |
 | `meetings` | task | – | where the members of a gang's attempt find each other; goes with the attempt |
 | `members` | task, rank | – | a member of a gang's attempt that has ended; goes with the attempt |
@@ -58,6 +59,7 @@ class Kind(Enum):
     ATTEMPT = "attempts"
     DONE = "done"
     FAILED = "failed"
+    ENDING = "endings"
     MEETING = "meetings"
     MEMBER = "members"
     YIELD = "yields"
@@ -85,6 +87,7 @@ LIVE = (
     Kind.HEALTH,
     Kind.TASK,
     Kind.ATTEMPT,
+    Kind.ENDING,
     Kind.MEETING,
     Kind.MEMBER,
     Kind.YIELD,
@@ -128,7 +131,7 @@ class FarmKeys:
         return self._folders[kind]
 
     def key(self, kind: Kind, *names: str | int) -> str:
-        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `MEMBER` its rank."""
+        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `ENDING` its identity, for `MEMBER` its rank."""
         assert len(names) == _NUM_NAMES.get(kind, 1), (kind, names)
         if "" in names:
             raise SettingsError(f"an empty name under {kind.value}/: every record of a farm has a name")
@@ -151,5 +154,5 @@ def _quoted(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else quote(name, safe="")
 
 
-_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.MEMBER: 2}
+_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.ENDING: 2, Kind.MEMBER: 2}
 _KINDS = {kind.value: kind for kind in Kind}

@@ -294,6 +294,19 @@ class FailedAttempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """An attempt that does not count any more: what it holds is not free before its processes are gone."""
+
+    workers: tuple[str, ...]
+    """Those that have not said that nothing of it is left."""
+    need: Need
+    """What each of them gives it."""
+    project: str = "default"
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """As in the specification."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Meeting:
     """Where the members of a gang's attempt find each other: its first member's host, and a port that is free there."""
 
@@ -373,6 +386,7 @@ Value = (
     | Attempt
     | Envelope
     | FailedAttempt
+    | Ending
     | Meeting
     | MemberRecord
     | YieldRequest

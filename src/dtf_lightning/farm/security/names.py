@@ -87,6 +87,12 @@ class Listening:
             )
         return f"https://{bracketed(min(concrete, key=_how_local))}:{port}"
 
+    def own_address(self, port: int, certified: Iterable[str]) -> str:
+        """Return as a URL where it listens; where it does not advertise another, that is `address`."""
+        if not self.advertise:
+            return self.address(port, certified)
+        return f"{'https' if self.tls else 'http'}://{bracketed(self.host)}:{port}"
+
     def serves(self, name: str, certified: Iterable[str]) -> bool:
         """Whether a request may say that it means this host. `certified`: as of `address`."""
         if self.tls:

@@ -24,9 +24,9 @@ from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.doors.doors import Doors
 from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
-from dtf_lightning.farm.server.wire.client_certificates import ClientCertificates
 from dtf_lightning.farm.server.wire.reach import Wire
 from dtf_lightning.farm.server.wire.serving import server_config
+from dtf_lightning.farm.server.wire.turnstile import turnstile
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class _Server(uvicorn.Server):
 
 
 def run_coordinator(store: Store, options: CoordinatorOptions, say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `say` is called with the address, once it serves.
+    """Serve until SIGTERM or SIGINT. `say` is called with the address where it listens, once it serves.
 
     Raises `SettingsError` for a port that is taken, for a host that is not loopback without TLS, and for certificates that
     cannot be used; and the fault that ended it.
@@ -115,7 +115,8 @@ async def _serve_on(
     say: Callable[[str], None],
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
-    address = wire.address(listeners[0].getsockname()[1])
+    port = listeners[0].getsockname()[1]
+    address = wire.address(port)
     coordinator = Coordinator(
         store,
         CoordinatorPlace(
@@ -135,11 +136,11 @@ async def _serve_on(
         doors = Doors.of(coordinator, options.token, options.farm, audit.write)
         page = Page(build_app(coordinator, doors), coordinator, options.token, options.folder, doors)
         app = Guard(page, token=options.token, authenticator=doors.authenticator, audit=audit, serves=wire.serves)
-        server = _Server(server_config(ClientCertificates(app) if wire.asks_for_certificates else app, wire))
+        server = _Server(server_config(turnstile(app, wire, options.settings), wire, options.settings.limits))
         serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
         tidying = asyncio.create_task(doors.office.run(lambda: coordinator.leads))
-        say(address)
+        say(wire.own_address(port))
         try:
             await asyncio.wait([serving, running], return_when=asyncio.FIRST_COMPLETED)
             if serving.done() and not running.done():

@@ -27,13 +27,13 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
-from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.clients.keys import KnownRequests, submit_keyed
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
-from dtf_lightning.farm.server.scheduling.projects import why_refused
+from dtf_lightning.farm.server.scheduling.endings import ending_of
+from dtf_lightning.farm.server.scheduling.projects import who_lacks_what, why_refused
 from dtf_lightning.farm.settings.coordinator import SKEW
 
 SHOWN = 5.0
@@ -169,7 +169,7 @@ class Tasks:
         for task, specification in specifications.items():
             alike = _what_it_needs(specification)
             if alike not in warnings:
-                warnings[alike] = self._who_lacks_what(specification)
+                warnings[alike] = who_lacks_what(self._pool.workers(), specification)
             told.append(_submitted(verdicts[task], warnings[alike]))
         return told
 
@@ -183,7 +183,7 @@ class Tasks:
     def check_able(self, specifications: Mapping[str, TaskSpecification]) -> None:
         """Raise `SettingsError` where no worker that is there could do one of these tasks."""
         for task, specification in specifications.items():
-            if lacks := self._who_lacks_what(specification):
+            if lacks := who_lacks_what(self._pool.workers(), specification):
                 raise SettingsError(f"task {specification.name or task}: {lacks}")
 
     def check_possible(self, specifications: Mapping[str, TaskSpecification]) -> None:
@@ -200,23 +200,6 @@ class Tasks:
     def check_id(self, name: str) -> None:
         """Raise `SettingsError` for an id of which the record could not tell whether it is new."""
         check_task_id(name, self._clock.wall(), self._limits.ids, SKEW)
-
-    def _who_lacks_what(self, specification: TaskSpecification) -> str:
-        """Say what no worker of the farm has, if no worker could do the task."""
-        workers = self._pool.workers()
-        needs = needed(specification.needs, specification.secrets)
-        missing = [
-            min((lacking(need, record.devices, record.labels) for need in needs), key=len)
-            for record in workers.values()
-        ]
-        able = sum(not lacks for lacks in missing)
-        if not missing or able >= specification.gang:
-            return ""
-        if able:
-            return f"only {able} of the {len(workers)} workers can do it, and it needs {specification.gang} at once"
-        return (
-            f"none of the {len(workers)} workers can do it; the nearest lacks {', '.join(sorted(missing, key=len)[0])}"
-        )
 
     async def _check_known(self, names: Iterable[str]) -> None:
         unknown = [name for name in sorted(names) if self._pool.mirror.get(Kind.TASK, name) is None]
@@ -395,15 +378,20 @@ class Tasks:
             await self._catch_up(task)
             live = self._pool.live(task)
         if live is not None:
+            specification = live.specification
             envelope = ended_without_attempt(
-                live.specification,
+                specification,
                 TaskOutcome.CANCELLED,
                 reason,
                 number=live.attempt.number,
                 revision=live.revision,
                 workers=live.attempt.workers,
             )
-            cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope, timeout=WRITE))
+            cancelled = await asyncio.wrap_future(
+                self._record.cancel(
+                    task, envelope, live.attempt, lambda attempt: ending_of(specification, attempt), timeout=WRITE
+                )
+            )
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
                 await self._pool.wait_for(task, lambda: self._pool.live(task) is None, SHOWN)
             return {"task_id": task, "cancellation": cancelled.cancellation.value}

@@ -96,6 +96,38 @@ class SecuritySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitSettings:
+    """Section `limits`: counted by each coordinator for itself."""
+
+    requests_per_second: float = setting(
+        500.0, "Of one token at one address, for long; what workers bring is not counted.", unit="requests a second"
+    )
+    burst: int = setting(5000, "Requests beyond that at once, after a pause.", unit="requests")
+    strangers_per_second: float = setting(
+        20.0, "Of one address with a token that was not good there before, or with none.", unit="requests a second"
+    )
+    strangers_burst: int = setting(500, "Such ones at once, after a pause.", unit="requests")
+    request_size: float = setting(64.0, "Of a request's body, but for files.", unit="MiB")
+    source_size: float = setting(512.0, "Of files that commands take along, and of an input.", unit="MiB")
+    connections: int = setting(
+        10_000, "Open at once, workers' among them; never more than the process may have files, less 256."
+    )
+    connections_per_address: int = setting(2000, "Of these from one address.")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in (
+            "requests_per_second",
+            "strangers_per_second",
+            "request_size",
+            "source_size",
+        ):
+            check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g}")
+        for name in ("burst", "strangers_burst", "connections", "connections_per_address"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSchedulerSettings:
     """Section `task_scheduler`."""
 
@@ -324,6 +356,7 @@ class CoordinatorSettings(SettingsFile):
     artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
     task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
     health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)

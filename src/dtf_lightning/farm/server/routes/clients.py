@@ -32,7 +32,7 @@ def add_client_routes(app: FastAPI, coordinator: Coordinator) -> None:
     @app.get("/api/task_ends", operation_id="task.ends")
     async def task_ends(tasks: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0) -> dict[str, Any]:
         """Return those of up to 500 tasks (`tasks=ID,ID`) that have ended; with `wait` as soon as there is one."""
-        return {"ended": await ends.of([name for name in tasks.split(",") if name], wait)}
+        return await ends.of([name for name in tasks.split(",") if name], wait)
 
     @app.post("/api/tasks/{task_id}/retry", operation_id="task.retry")
     async def retry(task_id: str, retry_id: str = "") -> dict[str, Any]:

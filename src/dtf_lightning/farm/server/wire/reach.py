@@ -51,6 +51,10 @@ class Wire:
         """Where workers and clients reach it. Raises `SettingsError` where that cannot be known."""
         return self._listening.address(port, self._certified())
 
+    def own_address(self, port: int) -> str:
+        """Where it listens; where it does not advertise another, that is `address`."""
+        return self._listening.own_address(port, self._certified())
+
     def serves(self, name: str) -> bool:
         """Whether a request may say that it means this host."""
         return self._listening.serves(name, self._certified())

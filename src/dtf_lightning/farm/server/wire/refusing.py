@@ -10,9 +10,15 @@ if TYPE_CHECKING:
 
 
 async def refuse(
-    status: int, reason: str, scope: Scope, receive: Receive, send: Send, headers: dict[str, str] | None = None
+    status: int,
+    reason: str,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    headers: dict[str, str] | None = None,
+    **more: object,
 ) -> None:
-    """Answer a request, or a WebSocket's handshake, with an error: `{"error": reason}`."""
+    """Answer a request, or a WebSocket's handshake, with an error: `{"error": reason}`, and what more it is to say."""
     kind = "http.response"
     if scope["type"] == "websocket":
         await receive()
@@ -20,7 +26,7 @@ async def refuse(
             await send({"type": "websocket.close", "code": 4000 + status, "reason": reason})
             return
         kind = "websocket.http.response"
-    body = json.dumps({"error": reason}).encode()
+    body = json.dumps({"error": reason, **more}).encode()
     told = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
     await send(
         {

@@ -24,6 +24,7 @@ from dtf_lightning.farm.messages import (
     Acknowledge,
     CancelAttempt,
     Draining,
+    Gone,
     Hello,
     MeetingPlace,
     PickMeeting,
@@ -205,7 +206,9 @@ class FarmWorker:
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
-        self._end((message.task, message.revision), message.reason)
+        key = message.task, message.revision
+        self._end(key, message.reason)
+        self._tell_if_gone(key)
 
     def yield_device(self, message: YieldAttempt) -> None:
         """See `Workplace`. An attempt that is still being prepared is told when its executor has it."""
@@ -254,6 +257,7 @@ class FarmWorker:
 
     def _keep(self, result: Result) -> None:
         self._spool.keep(result.number, result.task, result.revision, result.outcome)
+        self._look_if_gone((result.task, result.revision))
         self._wait_for_output(result)
 
     def _wait_for_output(self, result: Result) -> None:
@@ -277,6 +281,17 @@ class FarmWorker:
     def _forgotten(self) -> None:
         self._acknowledged.set()
         self._leave_if_drained()
+
+    def _tell_if_gone(self, key: Key) -> None:
+        """On the event loop: say that nothing is left of an attempt that was to end, once that is so."""
+        task, revision = key
+        over = not self._executor.has(task, revision) or self._spool.holds(task, revision)
+        if over and self._at_hand.take_unwanted(key):
+            self._link.say(Gone(task=task, revision=revision))
+
+    def _look_if_gone(self, key: Key) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(self._tell_if_gone, key)
 
     def _call(self, message: Started | Result) -> None:
         try:
@@ -304,6 +319,7 @@ class FarmWorker:
             self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log")
         finally:
             self._at_hand.prepared(key)
+            self._look_if_gone(key)
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
         now = time.time()

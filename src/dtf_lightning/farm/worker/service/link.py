@@ -33,6 +33,7 @@ from dtf_lightning.farm.messages import (
     Draining,
     FromCoordinator,
     FromWorker,
+    Gone,
     Heartbeat,
     Hello,
     MeetingPlace,
@@ -141,7 +142,7 @@ class Link:
         """Set while a coordinator has welcomed the worker."""
         return self._connected
 
-    def say(self, message: Started | Result | MeetingPlace | Draining) -> None:
+    def say(self, message: Started | Result | MeetingPlace | Gone | Draining) -> None:
         """Send a message if there is a connection; without one, the next `hello` says as much."""
         if self._connected.is_set():
             self._outgoing.put_nowait(message)
