@@ -14,6 +14,7 @@ WORKER_MESSAGES: Mapping[str, str] = {
     "Result": "worker.connect",
     "MeetingPlace": "worker.connect",
     "Draining": "worker.connect",
+    "Gone": "worker.connect",
 }
 """What a worker says over its WebSocket -> the operation that it is."""
 

@@ -1,17 +1,22 @@
-"""What a token that is limited to projects is not told in errors: idempotency keys are of the whole farm."""
+"""What a token that is limited to projects may submit, and is not told in errors: idempotency keys are of the whole farm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from dtf_lightning.farm.security.identity import Identity
+from dtf_lightning.farm.security.ownership import refuse_projects
 from dtf_lightning.farm.server.clients.keys import OtherRequest
 
 
 @contextmanager
-def without_others(identity: Identity) -> Iterator[None]:
-    """Inside, something is submitted. What was submitted under the same key may be of a project that is not this token's."""
+def submitting(identity: Identity, projects: Iterable[str]) -> Iterator[None]:
+    """Inside, tasks of these projects are submitted. What was submitted under the same key may be of one that is not told.
+
+    Raises `Forbidden` for other projects than the token's.
+    """
+    refuse_projects(identity, projects)
     try:
         yield
     except OtherRequest:
