@@ -122,6 +122,15 @@ class TestProjects:
     def _listed(self, connection) -> list[dict]:
         return [one["metadata"] for one in connection.ask("GET", "/api/tasks")["tasks"]]
 
+    def test_keys_are_of_the_whole_farm_and_tell_nothing(self, farm):
+        """Who submits under the key of another project's task hears that it is taken, and not what that task was."""
+        only_a = farm.connect(farm.token("developer", projects=["a"]))
+        secret = ["train", "--secret-plan"]
+        submit(farm.admin, "b", command=secret, key="nightly")
+        assert "secret-plan" in str(refused(submit, farm.admin, "a", key="nightly"))
+        refusal = refused(submit, only_a, "a", key="nightly")
+        assert (refusal.status, "secret-plan" in str(refusal), "under this key" in str(refusal)) == (409, False, True)
+
     def test_plans(self, farm):
         only_a = farm.connect(farm.token("developer", projects=["a"]))
         submit(farm.admin, "b", plan="p-b"), submit(only_a, "a", plan="p-a")

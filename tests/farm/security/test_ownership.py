@@ -15,7 +15,6 @@ from dtf_lightning.farm.security.ownership import (
     refuse_attempt,
     refuse_name,
     refuse_projects,
-    speaks_for,
 )
 from dtf_lightning.farm.security.permissions import Role
 from dtf_lightning.farm.security.refusals import EACH, MINUTE, Refusals
@@ -74,7 +73,7 @@ class TestProjects:
 
 class TestWorkers:
     def test_its_own_name(self):
-        assert (speaks_for(WORKER), speaks_for(OWNER)) == ("w1", None)
+        assert (WORKER.worker, OWNER.worker) == ("w1", None)
         refuse_name(WORKER, "w1")
         refuse_name(OWNER, "w2")
         with pytest.raises(Forbidden, match="of the worker 'w1', and speaks for no other, as here for 'w2'"):

@@ -43,6 +43,11 @@ class Identity:
         """What can be revoked of it."""
         return tuple(name for name in (self.token, self.family) if name)
 
+    @property
+    def worker(self) -> str | None:
+        """The one worker in whose name it speaks; `None`: any."""
+        return self.subject if self.role is Role.WORKER else None
+
     def shown(self) -> dict[str, str]:
         """As the audit file has it."""
         return {"sub": self.subject, "role": self.role.value} | ({"jti": self.token} if self.token else {})

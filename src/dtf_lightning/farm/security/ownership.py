@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl, urlencode
 
 from dtf_lightning.farm.security.identity import Forbidden, Identity
-from dtf_lightning.farm.security.permissions import Role
 
 
 def refuse_projects(identity: Identity, projects: Iterable[str]) -> None:
@@ -51,21 +50,16 @@ def narrowed_filter(identity: Identity, wanted: Mapping[str, frozenset[str]]) ->
     return {**wanted, "project": projects}
 
 
-def speaks_for(identity: Identity) -> str | None:
-    """Return the one worker in whose name somebody speaks; `None`: any."""
-    return identity.subject if identity.role is Role.WORKER else None
-
-
 def refuse_name(identity: Identity, worker: str) -> None:
     """Raise `Forbidden` where somebody speaks in the name of another worker."""
-    own = speaks_for(identity)
+    own = identity.worker
     if own is not None and own != worker:
         raise Forbidden(f"this token is of the worker {own!r}, and speaks for no other, as here for {worker!r}")
 
 
 def refuse_attempt(identity: Identity, task: str, workers: Iterable[str]) -> None:
     """Raise `Forbidden` where a worker speaks of an attempt that others make. `workers`: who make it, as far as known."""
-    own = speaks_for(identity)
+    own = identity.worker
     if own is not None and own not in workers:
         raise Forbidden(f"the worker {own!r} makes no such attempt at the task {task}: it speaks of its own alone")
 

@@ -22,10 +22,10 @@ from dtf_lightning.farm.record.writes import Submission
 from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_chunks
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.security.identity import identity_of
-from dtf_lightning.farm.security.ownership import refuse_projects, speaks_for
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.change_worker import change_worker, find_worker
 from dtf_lightning.farm.server.clients.keys import OtherRequest
+from dtf_lightning.farm.server.doors.hiding import submitting
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
@@ -83,8 +83,8 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
         coordinator.cluster.check_takes_work()
         body = await request.body()
         submission = models.Submission.model_validate_json(body)
-        refuse_projects(identity_of(request.scope), {task.project for task in submission.tasks})
-        told = await tasks.submit(submission.tasks, strict=submission.strict)
+        with submitting(identity_of(request.scope), {task.project for task in submission.tasks}):
+            told = await tasks.submit(submission.tasks, strict=submission.strict)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
         return JSONResponse({"tasks": told}, 409 if conflict else 200)
 
@@ -208,7 +208,7 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
     async def worker_socket(socket: WebSocket) -> None:
         await socket.accept()
         try:
-            await coordinator.connections.serve(socket, speaks_for(identity_of(socket.scope)))
+            await coordinator.connections.serve(socket, identity_of(socket.scope).worker)
         except (WebSocketDisconnect, RuntimeError):
             return  # Starlette raises RuntimeError where a closed socket is used
 

@@ -19,6 +19,7 @@ from dtf_lightning.farm.security.identity import Forbidden, identity_of
 from dtf_lightning.farm.security.ownership import refuse_projects
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.clients.keys import claim_plan, renamed_requests
+from dtf_lightning.farm.server.doors.hiding import submitting
 from dtf_lightning.farm.server.schedules.expanding import SentPlan
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
             text=text, source=request.source, folder=request.folder, inputs=request.inputs, name=request.name
         )
         plan, submissions = await asyncio.to_thread(sent.expand, request.plan_id)
-        refuse_projects(identity_of(asking.scope), {one.project for one in submissions} | {plan.project})
-        if plan.schedule is not None and identity_of(asking.scope).projects:
+        identity = identity_of(asking.scope)
+        projects = {one.project for one in submissions} | {plan.project}
+        refuse_projects(identity, projects)
+        if plan.schedule is not None and identity.projects:
             raise Forbidden("a schedule has its name in the whole farm, and this token is limited to some projects")
         if plan.schedule is not None:
             told_of = await coordinator.schedules.register(plan, submissions, sent, strict=request.strict)
@@ -76,13 +79,16 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
         plan_id = request.plan_id
         if plan.key:
             tasks.check_possible({one.task_id: one.specification(0.0) for one in submissions})
-            plan_id = await claim_plan(plan.key, lambda of: sent.expand(of)[1], plan_id, tasks, coordinator.record)
+            with submitting(identity, projects):
+                plan_id = await claim_plan(plan.key, lambda of: sent.expand(of)[1], plan_id, tasks, coordinator.record)
             submissions = await asyncio.to_thread(lambda: sent.expand(plan_id)[1])
         told: list[dict[str, Any]] = []
         names: dict[str, str] = {}
         for start in range(0, len(submissions), AT_ONCE):
             part = renamed_requests(submissions[start : start + AT_ONCE], names)
-            for one, answer in zip(part, await tasks.submit(part, strict=request.strict), strict=True):
+            with submitting(identity, projects):
+                accepted = await tasks.submit(part, strict=request.strict)
+            for one, answer in zip(part, accepted, strict=True):
                 names |= {one.task_id: answer["task_id"]} if answer["task_id"] != one.task_id else {}
                 told.append(answer | {"name": one.name})
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
