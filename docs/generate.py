@@ -7,6 +7,7 @@
   imports to, each with the first sentence of its docstring;
 * docs/farm.md, between its markers: the keys of a plan and of its tasks;
 * docs/plan.schema.json, wholly: the same keys as JSON Schema;
+* docs/security.md, between its markers: which role may do which operation;
 * docs/compatibility.md and docs/guarantees.md, between their markers: what becomes of all that Lightning ships, from the
   table that the tests of the matrix hold (tests/support/elastic/matrix/table.py).
 """
@@ -23,6 +24,7 @@ from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
 from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, RescalePhase
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.farm.plans.keys import PLAN_KEYS, TASK_KEYS, Key, plan_schema
+from dtf_lightning.farm.security.permissions import GIVEN, PERMISSIONS, Reach, Role
 from dtf_lightning.farm.settings import coordinator, worker
 from dtf_lightning.settings.fields import setting_docs, settings_table
 
@@ -165,6 +167,22 @@ def farm_page(text: str) -> str:
     return text
 
 
+def permissions_table() -> list[str]:
+    """Which role may do which operation, those for which the same holds together."""
+    roles = [role for role in Role if role in GIVEN]
+    lines = [
+        f"| operations | {' | '.join(role.value for role in roles)} | for projects |",
+        f"|---|{'---|' * (len(roles) + 1)}",
+    ]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    reaches = {Reach.NONE: "–", Reach.TASKS: "task", Reach.BODY: "submission"}
+    for name, permission in PERMISSIONS.items():
+        cells = tuple("yes" if role in permission.roles else "" for role in roles)
+        if any(cells):
+            alike.setdefault((*cells, reaches.get(permission.reach, permission.reach.value)), []).append(f"`{name}`")
+    return [*lines, *(f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in alike.items())]
+
+
 MATRIX = {
     "Callbacks": table.CALLBACKS,
     "Strategies, by name": table.STRATEGIES,
@@ -228,7 +246,9 @@ def pages() -> dict[Path, str]:
     farm_settings = DOCS / "farm-settings.md"
     settings, architecture, farm = DOCS / "settings.md", DOCS / "architecture.md", DOCS / "farm.md"
     compatibility, guarantees = DOCS / "compatibility.md", DOCS / "guarantees.md"
+    security = DOCS / "security.md"
     return {
+        security: between(security.read_text(encoding="utf-8"), "PERMISSIONS", permissions_table()),
         architecture: architecture_page(architecture.read_text(encoding="utf-8")),
         farm_settings: farm_settings_page(farm_settings.read_text(encoding="utf-8")),
         farm: farm_page(farm.read_text(encoding="utf-8")),

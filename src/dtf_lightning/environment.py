@@ -40,6 +40,9 @@ FARM_URL = "DTF_FARM_URL"
 FARM_TOKEN_FILE = "DTF_FARM_TOKEN_FILE"
 """Variable with the file that holds that farm's token."""
 
+FARM_CA = "DTF_FARM_CA"
+"""Variable with the file of the authority that has signed that farm's certificates, where this machine does not know it."""
+
 FARM_HOME = "DTF_FARM_HOME"
 """Variable with the folder in which a farm that `dtf farm up` starts keeps its things."""
 
@@ -50,6 +53,9 @@ STATE_HOME = "XDG_STATE_HOME"
 """Variable with the user's folder for programs' state (XDG Base Directory Specification)."""
 FARM_RESULTS = "DTF_FARM_RESULTS"
 """Variable with the folder for what a task reports; set by a farm worker for its attempts."""
+
+FARM_RETURNED = "DTF_FARM_RETURNED"
+"""Variable with the file in which a task that is a call tells what it returned; set by a farm worker for its attempts."""
 
 DEFAULT_ETCD_ENDPOINT = "127.0.0.1:2379"
 

@@ -20,11 +20,15 @@ BESIDE = ".beside"
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, *, durable: bool) -> Iterator[BufferedRandom]:
-    """Inside, a new file can be written and read; afterwards it has its name, unless the body raised. Raises `OSError`."""
+def whole_file(path: Path, *, durable: bool, private: bool = False) -> Iterator[BufferedRandom]:
+    """Inside, a new file can be written and read; afterwards it has its name, unless the body raised. Raises `OSError`.
+
+    `private`: nobody but its owner may read it, from the first byte on.
+    """
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{BESIDE}")
     try:
-        with beside.open("x+b") as file:
+        mode = 0o600 if private else 0o666
+        with open(beside, "x+b", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             if durable:
                 file.flush()
@@ -38,9 +42,9 @@ def whole_file(path: Path, *, durable: bool) -> Iterator[BufferedRandom]:
         sync_folder(path.parent)
 
 
-def write_whole(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a whole file. Raises `OSError`."""
-    with whole_file(path, durable=durable) as file:
+def write_whole(path: Path, data: bytes, *, durable: bool = False, private: bool = False) -> None:
+    """Write a whole file, where `private` for its owner alone. Raises `OSError`."""
+    with whole_file(path, durable=durable, private=private) as file:
         file.write(data)
 
 

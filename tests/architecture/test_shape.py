@@ -42,6 +42,7 @@ SLEEPERS = {
     "src/dtf_lightning/processes/watchdog.py": "looks again for processes that are being started; nothing announces them",
     "tests/elastic/agent/test_outage.py": "etcd is frozen for longer than a lease: nothing happens meanwhile, that is the test",
     "tests/farm/page/test_live.py": "`sleep(0)`: others get their turn on the loop, no time passes",
+    "tests/farm/server/test_async_client.py": "`sleep(0)`, likewise",
     "tests/support/elastic/programs/link_worker.py": "a step of training, which takes time",
     "tests/support/elastic/programs/node_process.py": "looks at its workers as torchelastic does, later than the agent",
     "tests/support/elastic/programs/restart_script.py": "a step of training, which takes time",

@@ -9,13 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dtf_lightning.farm.async_client import AsyncClient, AsyncFuture
     from dtf_lightning.farm.client import Client, TaskInfo
+    from dtf_lightning.farm.functions.future import Future
+    from dtf_lightning.farm.functions.values import TaskFailed
     from dtf_lightning.farm.worker.report import report
 
-__all__ = ["Client", "TaskInfo", "report"]
+__all__ = ["AsyncClient", "AsyncFuture", "Client", "Future", "TaskFailed", "TaskInfo", "report"]
 
 _HOME = {
+    "AsyncClient": "dtf_lightning.farm.async_client",
+    "AsyncFuture": "dtf_lightning.farm.async_client",
     "Client": "dtf_lightning.farm.client",
+    "Future": "dtf_lightning.farm.functions.future",
+    "TaskFailed": "dtf_lightning.farm.functions.values",
     "TaskInfo": "dtf_lightning.farm.client",
     "report": "dtf_lightning.farm.worker.report",
 }

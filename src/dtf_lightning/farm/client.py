@@ -5,30 +5,40 @@
     with Client() as farm:
         task = farm.submit(["pytest", "tests/"], needs={"cpu": 2})
         print(farm.wait(task).status)
+        squares = farm.map(lambda number: number**2, range(100))
+        print(sum(farm.results(squares)))
 
-A task's id is chosen here, so that what was asked for is asked again after a lost answer, and happens once.
+Commands are submitted as tasks, which are known by their ids; functions as futures. A task's id is chosen here, so that what was asked for is asked again after a lost answer, and happens once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 from urllib.parse import quote
 
 from dtf_lightning.errors import DtfError
+from dtf_lightning.farm.functions.calls import Calls, request_fields
+from dtf_lightning.farm.functions.future import ENDS, DoneAndNotDone, Future
 from dtf_lightning.farm.home import find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUnreachable
 from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.sources import Source, pack_input
 from dtf_lightning.farm.trainings import launch
 from dtf_lightning.whole_files import whole_file
 
-DONE = frozenset({"completed", "failed", "cancelled", "skipped", "expired"})
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DONE = ENDS
 """States in which a task has ended."""
 LONG_POLL = 20.0
 PLAN_TIMEOUT = 30.0
@@ -36,6 +46,12 @@ PLAN_TIMEOUT = 30.0
 BATCH = 1000
 FILTERED = 10_000
 """Tasks that a coordinator is asked by name to tell of."""
+ASKED_AT_ONCE = 500
+"""Tasks of which one request asks whether they have ended."""
+SENT = 1800.0
+"""Seconds for which a file that was sent is known to be there: the farm keeps it for an hour after its last use at least."""
+SMALL = 256 * 1024
+"""Bytes up to which a file is sent without asking whether it is there."""
 ONE_COORDINATOR = 2.0
 """Seconds for which one coordinator is asked that no other can stand in for."""
 
@@ -81,15 +97,22 @@ class Client:
     Args:
         url: of one coordinator or more, with commas; `None`: `$DTF_FARM_URL`, or the farm that `dtf farm up` started here.
         token_file: holds the farm's token; `None`: `$DTF_FARM_TOKEN_FILE`, or that farm's.
+        ca: the certificate (PEM) of the authority of its coordinators' certificates; `None`: `$DTF_FARM_CA`, or one that
+            this machine knows.
 
-    Its methods raise `FarmUnreachable` if no coordinator answers for 20 s, and `FarmRefused` for what the farm refuses.
+    Its methods raise `FarmUnreachable` if no coordinator answers for 20 s, at once `FarmUntrusted` where waiting would not
+    help (a certificate that is not accepted), and `FarmRefused` for what the farm refuses.
     """
 
-    def __init__(self, url: str | None = None, token_file: str | Path | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, token_file: str | Path | None = None, *, ca: str | Path | None = None
+    ) -> None:
         from dtf_lightning.farm.tokens import read_token
 
-        address = find_farm(url, token_file)
-        self.connection = Connection(address.urls, read_token(address.token_file))
+        address = find_farm(url, token_file, Trust(ca=Path(ca) if ca else None))
+        self.connection = Connection(address.urls, read_token(address.token_file), trust=address.trust)
+        self._sent: dict[str, float] = {}
+        """Digest of a file that is there -> when it was sent, on the monotonic clock."""
 
     def __enter__(self) -> Client:
         return self
@@ -103,48 +126,72 @@ class Client:
 
     # --- submitting --------------------------------------------------------------------------------------------------
 
+    @overload
     def submit(
         self,
         command: Sequence[str],
+        /,
         *,
-        name: str = "",
-        needs: Mapping[str, float] | Sequence[Mapping[str, Any]] | None = None,
-        labels: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-        after: Sequence[str] = (),
-        after_any: Sequence[str] = (),
-        task_id: str | None = None,
+        name: str = ...,
+        needs: Mapping[str, float] | Sequence[Mapping[str, Any]] | None = ...,
+        labels: Sequence[str] = ...,
+        environment: Mapping[str, str] | None = ...,
+        after: Sequence[str | Future[Any]] = ...,
+        after_any: Sequence[str | Future[Any]] = ...,
+        task_id: str | None = ...,
         **fields: Any,
-    ) -> str:
-        """Submit one task and return its id, once the farm will not lose it.
+    ) -> str: ...
+
+    @overload
+    def submit(self, function: Callable[P, R], /, *arguments: P.args, **named: P.kwargs) -> Future[R]: ...
+
+    def submit(self, what: Any, /, *arguments: Any, **named: Any) -> Any:
+        """Submit a command and return its task's id, or a call of a function and return its future; then the farm has it.
+
+        A function travels by cloudpickle with its arguments; the farm must allow it (`security.allow_pickle`), and the worker
+        have the same Python. `options(...)` says what such a call needs.
 
         Args:
-            command: program and arguments.
-            needs: resource -> amount, such as `{"gpu": 1}`; or a list of alternatives `{"amounts": ..., "labels": ...}`.
-            labels: that the worker must carry, where `needs` is one mapping.
-            after: ids of tasks that must have completed.
-            after_any: ids of tasks that must have ended.
-            fields: of `TaskRequest`, such as `timeout`, `retries`, `priority`, `project`, `key`.
+            what: program and arguments, or a function.
+            arguments: of the function, and so is everything that is named.
+
+        Of a command may be named `name`, `needs` (resource -> amount, such as `{"gpu": 1}`, or a list of alternatives
+        `{"amounts": ..., "labels": ...}`), `labels` that the worker must carry where `needs` is one mapping, `environment`,
+        `after` (ids or futures of what must have completed), `after_any` (of what must have ended), `task_id`, and the fields
+        of `TaskRequest`, such as `timeout`, `retries`, `priority`, `project`, `key`.
+
+        Raises `SettingsError` for what cannot be pickled, which it names.
         """
+        if callable(what):
+            return self.options().submit(what, *arguments, **named)
+        task_id = named.pop("task_id", None)
         task = task_id or new_task_id(time.time())
-        if fields.get("array"):
+        if named.get("array"):
             task = array_id(task)
-        request = {"task_id": task, "command": list(command), **fields}
-        if name:
-            request["name"] = name
-        if needs is not None or labels:
-            one = needs is None or isinstance(needs, Mapping)
-            request["needs"] = [{"amounts": needs or {}, "labels": list(labels)}] if one else list(needs or ())
-        if environment:
-            request["environment"] = dict(environment)
-        if after:
-            request["dependencies"] = list(after)
-        if after_any:
-            request["after_any"] = list(after_any)
+        request = {"task_id": task, "command": list(what), **request_fields(*arguments, **named)}
         return str(self.submit_all([request])[0]["task_id"])
+
+    def options(self, **fields: Any) -> Calls:
+        """Return what submits calls with these fields, which are those of `submit` for a command.
+
+            farm.options(needs={"gpu": 1}, retries=2).map(train, seeds)
+
+        Raises `SettingsError` for arrays and trainings, which are commands.
+        """
+        return Calls(self, request_fields(**fields))
+
+    def call(self, function: str, /, *arguments: Any, **named: Any) -> Future[Any]:
+        """Submit a call of a function by its name, `package.module:function`, and return its future.
+
+        The worker imports the module; arguments and value are what JSON can hold. It needs no leave.
+
+        Raises `SettingsError` for what is no such name, and for arguments that JSON cannot hold.
+        """
+        return self.options().call(function, *arguments, **named)
 
     def train(
         self,
+        /,
         script: str,
         arguments: Sequence[str] = (),
         *,
@@ -174,7 +221,7 @@ class Client:
             script, arguments, run=training, workers=workers, endpoint=endpoint, python=python, options=options
         )
         fields = {"name": script, "priority": priority, **fields, "array": workers[1], "training": workers[0]}
-        return self.submit(words, task_id=training, **fields)
+        return self.submit(list(words), task_id=training, **fields)
 
     def submit_all(self, requests: Sequence[Mapping[str, Any]], *, strict: bool = False) -> list[dict[str, Any]]:
         """Submit tasks by their fields; returns what became of each, in order. A dependency stands before what needs it.
@@ -187,16 +234,28 @@ class Client:
             told += self.connection.ask("POST", "/api/tasks", {"tasks": batch, "strict": strict})["tasks"]
         return told
 
-    def map(self, commands: Sequence[Sequence[str]], **fields: Any) -> list[str]:
-        """Submit many alike and return their ids."""
-        now = time.time()
-        requests = [{"task_id": new_task_id(now), "command": list(command), **fields} for command in commands]
+    @overload
+    def map(self, commands: Sequence[Sequence[str]], /, **fields: Any) -> list[str]: ...
+
+    @overload
+    def map(self, function: Callable[..., R], /, *iterables: Iterable[Any], **named: Any) -> list[Future[R]]: ...
+
+    def map(self, what: Any, /, *iterables: Iterable[Any], **named: Any) -> Any:
+        """Submit many commands alike, and return their ids; or calls of a function with an argument from each iterable.
+
+        The shortest iterable says how many calls there are; `named` are arguments of each. A thousand of them are one
+        submission. See `submit`.
+        """
+        if callable(what):
+            return self.options().map(what, *iterables, **named)
+        now, fields = time.time(), request_fields(*iterables, **named)
+        requests = [{"task_id": new_task_id(now), "command": list(command), **fields} for command in what]
         return [str(told["task_id"]) for told in self.submit_all(requests)]
 
     def submit_plan(
         self, plan: str | Mapping[str, Any], *, plan_id: str | None = None, source: str = "", folder: str = ""
     ) -> str:
-        """Submit a plan and return its id, once the farm will not lose any of its tasks.
+        """Submit a plan and return its id, once the farm will not lose any of its tasks; of one with a schedule its name.
 
         Args:
             plan: its YAML as text, or the same as a mapping.
@@ -204,10 +263,26 @@ class Client:
             source: digest of the archive of files that each task unpacks (`send_source`).
             folder: where in it the tasks run.
         """
-        told = plan_id or new_task_id(time.time())
-        self.connection.ask(
-            "POST", "/api/plans", {"plan_id": told, "plan": plan, "source": source, "folder": folder}, wait=PLAN_TIMEOUT
-        )
+        told = self.send_plan(plan, plan_id=plan_id, source=source, folder=folder)
+        return str(told.get("plan_id", told["name"]))
+
+    def send_plan(
+        self,
+        /,
+        plan: str | Mapping[str, Any],
+        *,
+        plan_id: str | None = None,
+        inputs: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Submit a plan as `submit_plan`, and return what became of each of its tasks, or of its `schedule`.
+
+        Args:
+            inputs: path that the plan names -> reference of what lies there (`send_input`).
+            fields: `source`, `folder`, `name` (of a plan that does not say it), and `strict`, as `submit_all` has it.
+        """
+        body = {"plan_id": plan_id or new_task_id(time.time()), "plan": plan, "inputs": dict(inputs or {}), **fields}
+        told: dict[str, Any] = self.connection.ask("POST", "/api/plans", body, wait=PLAN_TIMEOUT)
         return told
 
     def send_source(self, source: Source) -> str:
@@ -220,6 +295,17 @@ class Client:
                 raise
             self.connection.send("PUT", path, source.archive)
         return source.digest
+
+    def send_files(self, files: Mapping[str, bytes]) -> None:
+        """Give files to the farm, by their digests, unless it has them."""
+        for digest, data in files.items():
+            sent = self._sent.get(digest)
+            if sent is None or time.monotonic() - sent > SENT:
+                if len(data) > SMALL:
+                    self.send_source(Source(digest, data, 1, ""))
+                else:
+                    self.connection.send("PUT", f"/api/sources/{digest}", data)
+                self._sent[digest] = time.monotonic()
 
     def send_input(self, path: str | Path) -> str:
         """Give a file or folder to the farm, unless it has it; returns its reference, for `inputs={"place": reference}`.
@@ -241,7 +327,7 @@ class Client:
         """Return a task as it is now. `ID[N]` is the instance N of an array."""
         return _info(self.connection.ask("GET", f"/api/tasks/{quote(named(task))}"))
 
-    def tasks(self, **filters: Any) -> Iterator[TaskInfo]:
+    def tasks(self, /, **filters: Any) -> Iterator[TaskInfo]:
         """Yield tasks, those that are not done and those that are, newest first, a page at a time.
 
         Args:
@@ -256,21 +342,62 @@ class Client:
             if not cursor:
                 return
 
-    def wait(self, task: str, timeout: float | None = None) -> TaskInfo:
-        """Return a task when it has ended. Raises `TimeoutError` if it has not within `timeout` seconds."""
+    @overload
+    def wait(self, tasks: str, timeout: float | None = ...) -> TaskInfo: ...
+
+    @overload
+    def wait(
+        self, tasks: Iterable[Future[R]], timeout: float | None = ..., *, return_when: str = ...
+    ) -> DoneAndNotDone[R]: ...
+
+    def wait(self, tasks: Any, timeout: float | None = None, *, return_when: str = ALL_COMPLETED) -> Any:
+        """Return a task, by its id, when it has ended; or of some futures those that have, and those that have not.
+
+        Args:
+            tasks: the task's id, or futures.
+            timeout: seconds. A task that has not ended then raises `TimeoutError`; of futures what has ended is told.
+            return_when: of futures: `ALL_COMPLETED`, `FIRST_COMPLETED` or `FIRST_EXCEPTION` of `concurrent.futures`.
+        """
+        if isinstance(tasks, str):
+            return _info(self.wait_for_end(tasks, timeout))
+        left = set(tasks)
+        done: set[Future[Any]] = set()
+        with contextlib.suppress(TimeoutError):
+            for future in self.as_completed(list(left), timeout):
+                left.discard(future)
+                done.add(future)
+                first = return_when == FIRST_COMPLETED
+                if first or (return_when == FIRST_EXCEPTION and future.failed()):
+                    break
+        return DoneAndNotDone(done, left)
+
+    def wait_for_end(self, task: str, timeout: float | None = None) -> dict[str, Any]:
+        """As `wait`, for a task's id; the task as the API shows it."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = LONG_POLL if end is None else min(LONG_POLL, end - time.monotonic())
-            info = _info(self.connection.ask("GET", f"/api/tasks/{quote(task)}", wait=max(left, 0.001)))
+            told: dict[str, Any] = self.connection.ask("GET", f"/api/tasks/{quote(task)}", wait=max(left, 0.001))
+            info = _info(told)
             if info.done:
-                return info
+                return told
             if end is not None and time.monotonic() >= end:
                 raise TimeoutError(
                     f"task {task} is {info.status} after {timeout:g} s ({info.reason or 'no reason known'})"
                 )
 
+    def show(self, task: str) -> dict[str, Any]:
+        """As `task`, as the API shows it."""
+        return dict(self.task(task).raw)
+
     def updates(
-        self, channel: str = "task_updates", *, since: int | None = None, details: bool = False, **wanted: Any
+        self,
+        /,
+        channel: str = "task_updates",
+        *,
+        since: int | None = None,
+        details: bool = False,
+        until: float | None = None,
+        **wanted: Any,
     ) -> Iterator[dict[str, Any]]:
         """Yield what changes in the farm, as it happens, from any coordinator, over its death.
 
@@ -281,25 +408,48 @@ class Client:
             channel: `task_updates`, `cluster_status` or `leadership_updates`.
             since: the `sequence` of an earlier update, or a `revision`: what came after it comes first.
             details: with the whole task, where it is done.
+            until: on the monotonic clock; `TimeoutError` is raised then.
             wanted: what an update must have: a value, or a list of some; of tasks `task_id`, `status`, `worker_id`,
                 `project`, `plan` and `name`.
         """
         from dtf_lightning.farm.updates import follow
 
-        return follow(self.connection, channel, wanted, since=since, details=details)
+        return follow(self.connection, channel, wanted, since=since, details=details, until=until)
 
-    def as_completed(self, tasks: Sequence[str]) -> Iterator[TaskInfo]:
-        """Yield each task when it has ended, those that end first first."""
+    @overload
+    def as_completed(self, tasks: Iterable[Future[R]], timeout: float | None = ...) -> Iterator[Future[R]]: ...
+
+    @overload
+    def as_completed(self, tasks: Iterable[str], timeout: float | None = ...) -> Iterator[TaskInfo]: ...
+
+    def as_completed(self, tasks: Iterable[Any], timeout: float | None = None) -> Iterator[Any]:
+        """Yield each task, by its id, or each future when it has ended, those that end first first.
+
+        Raises `TimeoutError` once `timeout` seconds have passed and some have not.
+        """
+        wanted = list(dict.fromkeys(tasks))
+        futures = {one.task_id: one for one in wanted if isinstance(one, Future)}
+        for future in futures.values():
+            if future.ended is not None:
+                wanted.remove(future)
+                yield future
+        for info in self._ends([one if isinstance(one, str) else one.task_id for one in wanted], timeout):
+            if (of := futures.get(info.task_id)) is not None:
+                of.take(info.raw)
+            yield of or info
+
+    def _ends(self, tasks: Sequence[str], timeout: float | None) -> Iterator[TaskInfo]:
+        until = None if timeout is None else time.monotonic() + timeout
         left = dict.fromkeys(tasks)
         wanted: dict[str, Any] = {"status": sorted(DONE)}
         if len(left) <= FILTERED:
             wanted["task_id"] = list(left)
         while left:
-            for update in self.updates(details=True, **wanted):
+            for update in self.updates(details=True, until=until, **wanted):
                 ended = [_info(update["task"])] if "task" in update else []
                 if update["type"] in ("subscribed", "gap"):
                     try:
-                        ended = list(self._ended_at(update["url"], left))
+                        ended = list(self._ended_at(update["url"], list(left)))
                     except FarmUnreachable:
                         break  # that coordinator is gone: another one tells from when on it knows everything
                 for info in ended:
@@ -309,16 +459,29 @@ class Client:
                 if not left:
                     return
 
-    def _ended_at(self, url: str, tasks: Iterable[str]) -> Iterator[TaskInfo]:
+    def _ended_at(self, url: str, tasks: Sequence[str]) -> Iterator[TaskInfo]:
         """Yield those of some tasks that have ended, as one coordinator knows it."""
-        connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR)
+        connection = Connection((url,), self.connection.token, patience=ONE_COORDINATOR, trust=self.connection.trust)
         try:
-            for task in tasks:
-                info = _info(connection.ask("GET", f"/api/tasks/{quote(task)}"))
-                if info.done:
-                    yield info
+            for start in range(0, len(tasks), ASKED_AT_ONCE):
+                told = self.ask_for_ends(tasks[start : start + ASKED_AT_ONCE], connection=connection)
+                for unknown in told["unknown"]:
+                    raise unknown_task(unknown)
+                yield from map(_info, told["ended"])
         finally:
             connection.close()
+
+    def ask_for_ends(
+        self, tasks: Sequence[str], timeout: float = 0.0, *, connection: Connection | None = None
+    ) -> dict[str, Any]:
+        """Return which of up to 500 tasks have `ended`, as the API shows them, and which are `unknown`.
+
+        `timeout`: seconds for which the farm waits until there is one. `connection`: to ask one coordinator.
+        """
+        told: dict[str, Any] = (connection or self.connection).ask(
+            "GET", "/api/task_ends", tasks=",".join(tasks), wait=timeout
+        )
+        return told
 
     def plan(self, plan: str) -> dict[str, Any]:
         """Return how a plan goes: `counts` of its tasks by status, `total`, and how many are `done`."""
@@ -378,13 +541,29 @@ class Client:
                 found += [info] if info.done else []
         return found
 
-    def results(self, **filters: Any) -> Iterator[dict[str, Any]]:
-        """Yield results of tasks that are done, newest first, also those that are in the archive.
+    @overload
+    def results(self, futures: Iterable[Future[R]], /, *, timeout: float | None = ...) -> list[R]: ...
+
+    @overload
+    def results(self, /, **filters: Any) -> Iterator[dict[str, Any]]: ...
+
+    def results(self, futures: Any = None, /, *, timeout: float | None = None, **filters: Any) -> Any:
+        """Return the values of futures, in their order; or yield results of tasks that are done, newest first.
 
         Args:
-            filters: `task_id`, `worker_id`, `status` ("success", "failure", "partial"), `outcome`, `project`, `plan`,
-                `name`, `since` and `until` (ISO 8601).
+            futures: of calls. The first, in order, that did not return raises as its `result`.
+            timeout: seconds for all futures, after which `TimeoutError` is raised.
+            filters: of results, also those that are in the archive: `task_id`, `worker_id`, `status` ("success",
+                "failure", "partial"), `outcome`, `project`, `plan`, `name`, `since` and `until` (ISO 8601).
         """
+        if futures is None:
+            return self._all_results(filters)
+        wanted = list(futures)
+        for _ in self.as_completed(wanted, timeout):
+            pass
+        return [future.result() for future in wanted]
+
+    def _all_results(self, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         cursor = ""
         while True:
             page = self.connection.ask("GET", "/api/results", **filters, cursor=cursor or None)
@@ -438,6 +617,16 @@ class Client:
             "GET", f"/api/tasks/{quote(task)}/artifacts", revision=revision or None
         )
         return told
+
+    def read_artifact(self, task: str, name: str, *, revision: int = 0) -> bytes:
+        """Return the content of a file that a task has left. Raises `DtfError` if it is not what the farm has."""
+        answer, chunks = self.connection.stream(
+            f"/api/tasks/{quote(task)}/artifacts/{quote(name)}", revision=revision or None
+        )
+        data = b"".join(chunks)
+        if hashlib.sha256(data).hexdigest() != answer.headers["X-Digest"]:
+            raise DtfError(f"the artifact {name!r} of {task} came with another digest than it has: ask again")
+        return data
 
     def fetch_artifact(self, task: str, name: str, folder: Path, *, revision: int = 0) -> Path:
         """Copy a file that a task has left into a folder, under its name; returns where it is.
@@ -538,6 +727,29 @@ class Client:
         told: dict[str, Any] = self.connection.ask("PUT", f"/api/projects/{quote(name, safe='')}", body)
         return told
 
+    def schedules(self) -> list[dict[str, Any]]:
+        """Return the plans that are submitted at certain times: `name`, `next_time`, `paused`, `last_run` and its `outcome`."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/schedules")["schedules"]
+        return told
+
+    def schedule(self, name: str) -> dict[str, Any]:
+        """Return one of them with its `plan` and the latest of its `runs`, the newest first."""
+        told: dict[str, Any] = self.connection.ask("GET", f"/api/schedules/{quote(name, safe='')}")
+        return told
+
+    def change_schedule(self, name: str, what: str) -> dict[str, Any]:
+        """`what`: `pause`, `resume`, or `remove`; runs that were submitted go on."""
+        path = f"/api/schedules/{quote(name, safe='')}"
+        method, path = ("DELETE", path) if what == "remove" else ("POST", f"{path}/{what}")
+        told: dict[str, Any] = self.connection.ask(method, path)
+        return told
+
+    def run_schedule(self, name: str) -> str:
+        """Have a schedule's plan submitted now, and return the plan's id."""
+        plan = new_task_id(time.time())
+        self.connection.ask("POST", f"/api/schedules/{quote(name, safe='')}/run", plan_id=plan)
+        return plan
+
     def licences(self) -> dict[str, int]:
         """Return how many there are of each licence."""
         return {one["name"]: one["total"] for one in self.connection.ask("GET", "/api/licences")["licences"]}
@@ -546,10 +758,56 @@ class Client:
         """Say how many there are of a licence."""
         self.connection.ask("PUT", f"/api/licences/{quote(name, safe='')}", {"total": total})
 
+    # --- who may do what ---------------------------------------------------------------------------------------------
+
+    def create_token(
+        self,
+        role: str,
+        *,
+        subject: str = "",
+        projects: Sequence[str] = (),
+        seconds: float = 30 * 86400.0,
+        uses: int | None = None,
+    ) -> dict[str, Any]:
+        """Make a token. The answer's `token` is told this once.
+
+        Args:
+            role: by `farm.security.permissions.Role`, such as "developer".
+            subject: whose it is; "": as who asks.
+            projects: to which it is limited; none: to none.
+            seconds: for which it is good.
+            uses: of the role "worker": so many workers can join with it.
+        """
+        body = {"role": role, "subject": subject, "projects": list(projects), "seconds": seconds, "uses": uses}
+        told: dict[str, Any] = self.connection.ask("POST", "/api/tokens", body)
+        return told
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """Return the tokens that were made and are not over, and the workers that have joined."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/tokens")["tokens"]
+        return told
+
+    def revoke_token(self, token_id: str, *, reason: str = "") -> dict[str, Any]:
+        """Make a token good no more, or all of a worker's that has joined."""
+        told: dict[str, Any] = self.connection.ask(
+            "DELETE", f"/api/tokens/{quote(token_id, safe='')}", reason=reason or None
+        )
+        return told
+
+    def rotate_keys(self, *, forget: bool = False) -> dict[str, Any]:
+        """Sign tokens with a new key. `forget`: refuse what older ones have signed."""
+        told: dict[str, Any] = self.connection.ask("POST", "/api/tokens/rotate-keys", forget="true" if forget else None)
+        return told
+
     def status(self) -> dict[str, Any]:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")
         return told
+
+
+def unknown_task(task: str) -> FarmRefused:
+    """Return the error that a farm knows no such task."""
+    return FarmRefused(404, f"this farm knows no task {task!r}", {})
 
 
 def named(task: str) -> str:

@@ -20,7 +20,8 @@ from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.wire.version import parse_version, version_advice
 from dtf_lightning.farm.home import FarmAddress, FarmHome, FarmNotFound, find_farm
-from dtf_lightning.farm.http import Connection, FarmRefused
+from dtf_lightning.farm.http import Connection, FarmRefused, FarmUntrusted
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.settings.coordinator import SKEW
 from dtf_lightning.farm.tokens import read_token
 
@@ -52,12 +53,12 @@ class Finding:
     """What to do."""
 
 
-def examine(url: str | None = None, token_file: Path | None = None) -> list[Finding]:
+def examine(url: str | None = None, token_file: Path | None = None, ca: Path | None = None) -> list[Finding]:
     """Check the farm that is meant, as `find_farm` finds it. Raises nothing for what may be wrong with it."""
     home = FarmHome.default()
     findings = [*check_home(home.folder), *check_disk(home.folder)]
     try:
-        address = find_farm(url, token_file)
+        address = find_farm(url, token_file, Trust(ca=ca))
     except (FarmNotFound, SettingsError) as error:
         return [
             *findings,
@@ -75,13 +76,16 @@ def _ask_coordinators(address: FarmAddress) -> Iterator[Finding]:
         return  # that is told already
     answered = False
     for url in address.urls:
-        connection = Connection((url,), token, patience=PATIENCE)
+        connection = Connection((url,), token, patience=PATIENCE, trust=address.trust)
         try:
             answer, chunks = connection.stream("/api/status")
             status = _parsed(b"".join(chunks))
         except FarmRefused as refusal:
             remedy = f"the token in {address.token_file} is not that of this farm" if refusal.status == 401 else ""
             yield Finding(what=f"coordinator {url}", level=Level.BAD, told=str(refusal), remedy=remedy)
+            continue
+        except FarmUntrusted as error:
+            yield Finding(what=f"coordinator {url}", level=Level.BAD, told=str(error))  # which says what to do
             continue
         except (DtfError, OSError, ValueError) as error:
             remedy = "start it (`dtf farm up`, `dtf farm coordinator`), or mend the address (--farm, $DTF_FARM_URL)"

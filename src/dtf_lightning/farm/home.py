@@ -11,11 +11,13 @@ A command finds its farm by `--farm`, else `DTF_FARM_URL`, else `farm.json`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dtf_lightning import environment
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.farm.security.names import scheme_of
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.whole_files import write_whole
 
 
@@ -58,6 +60,8 @@ class RunningFarm:
     token_file: str
     pid: int
     """Of `dtf farm up`."""
+    ca: str | None = None
+    """File of the authority of its certificate; `None`: one that this machine knows, or there is no certificate."""
 
     def write(self, path: Path) -> None:
         """Tell other commands of it."""
@@ -68,7 +72,12 @@ class RunningFarm:
         """Return what the file tells; `None` without one. Raises `SettingsError` for one that cannot be read."""
         try:
             body = json.loads(path.read_text())
-            return cls(url=str(body["url"]), token_file=str(body["token_file"]), pid=int(body["pid"]))
+            return cls(
+                url=str(body["url"]),
+                token_file=str(body["token_file"]),
+                pid=int(body["pid"]),
+                ca=body.get("ca") or None,
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -93,15 +102,17 @@ class FarmAddress:
     urls: tuple[str, ...]
     """Of its coordinators, all alike."""
     token_file: Path
+    trust: Trust = field(default_factory=Trust)
 
 
-def find_farm(url: str | None = None, token_file: str | Path | None = None) -> FarmAddress:
+def find_farm(url: str | None = None, token_file: str | Path | None = None, trust: Trust | None = None) -> FarmAddress:
     """Return which farm is meant. Raises `FarmNotFound`, and `SettingsError` for a file that cannot be read.
 
     Args:
         url: of one coordinator or more, with commas between them; `None`: what the environment says, or the farm that
             runs here.
         token_file: likewise.
+        trust: by which files client and farm know each other; where it names no authority: likewise.
     """
     home = FarmHome.default()
     running = RunningFarm.read(home.running)
@@ -118,8 +129,14 @@ def find_farm(url: str | None = None, token_file: str | Path | None = None) -> F
     token = (
         token_file or environment.read(environment.FARM_TOKEN_FILE) or (running.token_file if running else home.token)
     )
+    trust = trust or Trust()
+    ca = environment.read(environment.FARM_CA) or (running.ca if running else None)
+    if trust.ca is None and ca:
+        trust = replace(trust, ca=Path(ca))
     urls = tuple(one.strip().rstrip("/") for one in url.split(",") if one.strip())
     for one in urls:
-        if not one.startswith("http://"):
-            raise SettingsError(f"the farm's address {one!r} must look like http://127.0.0.1:8080")
-    return FarmAddress(urls=urls, token_file=Path(token))
+        if scheme_of(one) not in ("http", "https"):
+            raise SettingsError(
+                f"the farm's address {one!r} must look like http://127.0.0.1:8080 or https://farm.lab:8080"
+            )
+    return FarmAddress(urls=urls, token_file=Path(token), trust=trust)

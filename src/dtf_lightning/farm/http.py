@@ -4,22 +4,27 @@ Rules that this file guards:
 - Any coordinator will do: where one does not answer, the next is asked. That is safe for what is asked here, since every
   change is idempotent by an id that the client has chosen, or by an offset.
 - An answer whose connection ends in its middle is no answer: it is asked again.
-- An answer that says "not now" (503) is asked again until the time is over.
+- An answer that says "not now" (503, and 429 with the seconds after which to ask again) is asked again until the time is over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
+import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.farm.security.trust import Trust, WireFaults
 
 T = TypeVar("T")
 
@@ -34,10 +39,19 @@ PATIENCE = 20.0
 """Seconds for which coordinators are asked again that do not answer."""
 PAUSE = 0.2
 CHUNK = 256 * 1024
+_TOO_MANY = 429
+_CLOSED_MEANWHILE = (
+    http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError,
+)  # fmt: skip
+"""What a connection says that was kept open, and that the coordinator has closed."""
 
 
 class FarmUnreachable(DtfError):
     """No coordinator answered."""
+
+
+class FarmUntrusted(FarmUnreachable):
+    """No coordinator can be spoken with, and waiting does not mend it: its certificate, or TLS where there is none."""
 
 
 class FarmRefused(DtfError):
@@ -48,8 +62,14 @@ class FarmRefused(DtfError):
         self.status = status
         self.body = body
 
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which it may be asked again, where there were too many requests; 0 where that would not help."""
+        told = self.body.get("retry_after", 0.0)
+        return float(told) if self.status == _TOO_MANY and isinstance(told, int | float) else 0.0
 
-@dataclass
+
+@dataclass(eq=False)
 class _Line:
     connection: http.client.HTTPConnection
     url: str
@@ -60,15 +80,30 @@ class Connection:
 
     Args:
         urls: of coordinators, all alike.
-        token: the farm's.
+        token: the farm's, or one that it has signed; or what returns one that is good, as `Credentials.token`.
         patience: seconds for which coordinators are asked again.
+        trust: by which coordinators' certificates are verified; `None`: by what this machine knows.
     """
 
-    def __init__(self, urls: tuple[str, ...], token: str, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        urls: tuple[str, ...],
+        token: str | Callable[[], str],
+        *,
+        patience: float = PATIENCE,
+        trust: Trust | None = None,
+    ) -> None:
         self.urls = urls
-        self.token = token
+        self._token = token
+        self.trust = trust or Trust()
+        self.faults = WireFaults(self.trust)
         self.patience = patience
+        self.ended = False
+        """Whether `interrupt` was called: nothing is asked any more."""
         self._local = threading.local()
+        self._lock = threading.Lock()
+        self._lines: weakref.WeakSet[_Line] = weakref.WeakSet()
+        """Of all threads; that of a thread which has ended goes with it."""
         self._preferred = 0
 
     @property
@@ -76,8 +111,13 @@ class Connection:
         """Of the coordinator that is asked next."""
         return self.urls[self._preferred % len(self.urls)]
 
+    @property
+    def token(self) -> str:
+        """One that is good now."""
+        return self._token if isinstance(self._token, str) else self._token()
+
     def ask(self, method: str, path: str, body: Any = None, **query: object) -> Any:
-        """Return the answer's JSON. Raises `FarmRefused` and `FarmUnreachable`."""
+        """Return the answer's JSON. Raises `FarmRefused`, `FarmUnreachable` and, at once, `FarmUntrusted`."""
         return self._whole(method, path, None if body is None else json.dumps(body).encode(), query)
 
     def send(self, method: str, path: str, data: bytes, **query: object) -> Any:
@@ -93,6 +133,15 @@ class Connection:
         answer = self._request("GET", path, None, query, lambda answer: answer)
         return answer, _chunks(answer)
 
+    def unreachable(self, error: Exception) -> FarmUnreachable:
+        """Return in words that the coordinator `url` could not be spoken with."""
+        told = self.faults.failed(self.url, error)
+        if told is not None:
+            return FarmUntrusted(told)
+        return FarmUnreachable(
+            f"the farm at {', '.join(self.urls)} does not answer ({_words(error)}); is it up? `dtf farm up` starts one"
+        )
+
     def turn(self) -> None:
         """Leave this thread's coordinator, after a moment, for the next one."""
         self._drop()
@@ -104,6 +153,23 @@ class Connection:
         if line is not None:
             line.connection.close()
             self._local.line = None
+
+    def interrupt(self) -> None:
+        """End what any thread waits for here: it is told `FarmUnreachable`, and so is whoever asks from now on."""
+        self.ended = True
+        for line in self._all_lines():
+            with contextlib.suppress(OSError):
+                if line.connection.sock is not None:
+                    line.connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, none of which asks anything now."""
+        for line in self._all_lines():
+            line.connection.close()
+
+    def _all_lines(self) -> list[_Line]:
+        with self._lock:
+            return list(self._lines)
 
     def _whole(self, method: str, path: str, data: bytes | Path | None, query: dict[str, object]) -> Any:
         text = self._request(method, path, data, query, lambda answer: answer.read())
@@ -126,27 +192,31 @@ class Connection:
         deadline = time.monotonic() + self.patience + wait
         tried = 0
         while True:
+            if self.ended:
+                raise FarmUnreachable("this client was closed")
             tried += 1
+            pause = PAUSE
             try:
                 answer = self._try(method, target, data, ANSWER_TIMEOUT + wait)
+                self.faults.answered()
                 refusal = _refusal(answer) if answer.status >= 400 else None
                 if refusal is None:
                     return take(answer)
             except (OSError, http.client.HTTPException) as error:
+                problem: DtfError = self.unreachable(error)
                 self._drop()
-                problem: DtfError = FarmUnreachable(
-                    f"the farm at {', '.join(self.urls)} does not answer ({_words(error)}); is it up? "
-                    "`dtf farm up` starts one"
-                )
+                if self.faults.hopeless(self.urls):
+                    raise problem from error
             else:
-                if refusal.status != 503:
+                if refusal.status != 503 and not refusal.retry_after:
                     raise refusal
                 problem = refusal
-                if len(self.urls) > 1:
+                pause = max(refusal.retry_after, PAUSE)
+                if len(self.urls) > 1 and refusal.status == 503:
                     self._drop()  # another coordinator may be able to
-            if time.monotonic() >= deadline and tried >= len(self.urls):
+            if time.monotonic() + pause >= deadline + PAUSE and tried >= len(self.urls):
                 raise problem
-            time.sleep(PAUSE)
+            time.sleep(pause)
 
     def _try(self, method: str, target: str, data: bytes | Path | None, timeout: float) -> http.client.HTTPResponse:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
@@ -162,7 +232,7 @@ class Connection:
                     raise http.client.IncompleteRead(b"")  # Python takes a head that was cut for a whole one
                 _set_timeout(line.connection, SILENCE)
                 return answer
-            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            except _CLOSED_MEANWHILE:
                 if fresh:
                     raise
             except http.client.ResponseNotReady:  # a stream before this was not read to its end
@@ -178,9 +248,17 @@ class Connection:
             parts = urlsplit(url)
             if parts.hostname is None:
                 raise SettingsError(f"{url!r} is no address of a farm")
-            line = _Line(http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=ANSWER_TIMEOUT), url)
+            line = _Line(self._connection(parts), url)
             self._local.line = line
+            with self._lock:
+                self._lines.add(line)
         return line
+
+    def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(host, port or 443, timeout=ANSWER_TIMEOUT, context=self.trust.context())
+        return http.client.HTTPConnection(host, port or 80, timeout=ANSWER_TIMEOUT)
 
     def _drop(self) -> None:
         self.close()

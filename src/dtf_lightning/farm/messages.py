@@ -10,6 +10,7 @@ receiving one by one was more work than all else that a message needs. The first
 | `Result` | an attempt has ended; repeated in every `Hello` until it is acknowledged |
 | `Heartbeat` | it is there; answered by one |
 | `MeetingPlace` | where the members of a gang's attempt can meet: picked by the worker of its first member |
+| `Gone` | of an attempt that it was told to end nothing is left: the answer to `CancelAttempt`, at once or later |
 | `Draining` | it wants nothing more, and goes when what it runs has ended |
 
 | from the coordinator | |
@@ -18,7 +19,7 @@ receiving one by one was more work than all else that a message needs. The first
 | `Run` | an attempt at a task; sent again after a reconnection: idempotent by task and revision |
 | `PickMeeting` | pick where the members of a gang's attempt meet; its `Run` follows |
 | `Acknowledge` | a result is in the record, or does not count any more: the worker may forget it |
-| `CancelAttempt` | end an attempt; nobody wants its result |
+| `CancelAttempt` | end an attempt, whose result nobody wants; sent again after a reconnection until `Gone` is answered |
 | `YieldAttempt` | a training's part is to leave at a step boundary: it ends as `yielded` |
 | `Drain` | finish what runs, take nothing more, and end |
 | `Refuse` | the worker cannot be taken, and why; the end |
@@ -110,6 +111,14 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Gone:
+    """Nothing runs any more of an attempt that the worker was told to end."""
+
+    task: str
+    revision: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Draining:
     """The worker wants nothing more."""
 
@@ -193,7 +202,7 @@ class Refuse:
 
 T = TypeVar("T")
 
-FromWorker = Hello | Started | Result | MeetingPlace | Heartbeat | Draining
+FromWorker = Hello | Started | Result | MeetingPlace | Heartbeat | Gone | Draining
 FromCoordinator = Welcome | Run | PickMeeting | Acknowledge | CancelAttempt | YieldAttempt | Drain | Refuse | Heartbeat
 M = TypeVar("M", FromWorker, FromCoordinator)
 
@@ -203,6 +212,7 @@ _NAMES: dict[str, type[Any]] = {
     "result": Result,
     "meeting_place": MeetingPlace,
     "heartbeat": Heartbeat,
+    "gone": Gone,
     "draining": Draining,
     "welcome": Welcome,
     "run": Run,

@@ -19,7 +19,9 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dtf_lightning import environment
 from dtf_lightning.clock import poll_until
@@ -27,6 +29,7 @@ from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.wire.version import version_advice
 from dtf_lightning.farm.home import FarmHome, RunningFarm
+from dtf_lightning.farm.security.names import Listening
 from dtf_lightning.farm.sign_in import SignIn
 from dtf_lightning.farm.tokens import make_token, read_token
 from dtf_lightning.processes.signals import open_pidfd
@@ -43,6 +46,42 @@ WORKER_GRACE = 30.0
 TAIL = 2000
 
 Say = Callable[[str], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """Where the farm's coordinator listens, and how it is spoken with."""
+
+    port: int
+    """0: a free one."""
+    host: str = "127.0.0.1"
+    ca: Path | None = None
+    """The authority of its certificate, for those on this machine that talk with it."""
+    more: tuple[str, ...] = ()
+    """Further options of `dtf farm coordinator`, which `dtf farm up` takes, too: TLS, the address that it advertises, ..."""
+
+    def __post_init__(self) -> None:
+        self._listening()
+        if self.port == 0 and "--advertise" in self.more:
+            raise SettingsError("with --advertise say by --port which port it is: 0 is another one at every start")
+
+    @property
+    def warning(self) -> str:
+        """What everybody should know who looks at this farm; "" for nothing."""
+        return self._listening().warning
+
+    def _listening(self) -> Listening:
+        return Listening(host=self.host, tls="--tls-cert" in self.more, insecure="--insecure" in self.more)
+
+    @property
+    def advertise(self) -> str:
+        """Where others reach the coordinator, if not where it listens; "" for none."""
+        return self.more[self.more.index("--advertise") + 1].rstrip("/") if "--advertise" in self.more else ""
+
+    @property
+    def words(self) -> list[str]:
+        """As options of a coordinator."""
+        return ["--port", str(self.port), "--host", self.host, *self.more]
 
 
 class _Child:
@@ -111,7 +150,7 @@ class _Child:
         return f"{last} (all of it in {self._log_path})"
 
 
-def run_farm(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share") -> None:
+def run_farm(home: FarmHome, reach: Reach, *, say: Say, strategy: str = "fair_share") -> None:
     """Run a farm until SIGINT or SIGTERM. Call it from the main thread.
 
     Raises `SettingsError` for a port that is taken and a home that another farm uses, `DtfError` for a part of the farm
@@ -133,19 +172,23 @@ def run_farm(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share
             stack.callback(watchdog.close)
             etcd = stack.enter_context(EmbeddedEtcd(data_dir=home.folder / "etcd"))
             coordinator = _Child(
-                "coordinator", _coordinator_arguments(home, etcd.endpoint, port, strategy), home.folder, mark
+                "coordinator", _coordinator_arguments(home, etcd.endpoint, reach, strategy), home.folder, mark
             )
             stack.callback(coordinator.stop)
             url = coordinator.start()
-            coordinator.arguments = _coordinator_arguments(home, etcd.endpoint, int(url.rpartition(":")[2]), strategy)
-            worker = _Child("worker", _worker_arguments(home, url), home.folder, mark)
+            reach = replace(reach, port=urlsplit(url).port or reach.port)
+            url = reach.advertise or url
+            coordinator.arguments = _coordinator_arguments(home, etcd.endpoint, reach, strategy)
+            worker = _Child("worker", _worker_arguments(home, url, reach), home.folder, mark)
             stack.callback(worker.stop, signal.SIGINT)
             offers = worker.start()
-            RunningFarm(url=url, token_file=str(token_file), pid=os.getpid()).write(home.running)
+            ca = str(reach.ca) if reach.ca else None
+            RunningFarm(url=url, token_file=str(token_file), pid=os.getpid(), ca=ca).write(home.running)
             stack.callback(home.running.unlink, missing_ok=True)
             defects = version_advice(etcd.version)
             for line in (
                 *(f"warning: etcd {etcd.version}: {told}; {remedy}" for told, remedy in defects),
+                *([f"warning: {reach.warning}"] if reach.warning else []),
                 f"farm up at {url} (etcd {etcd.version}, this machine only)",
                 f"  its page: {SignIn(read_token(token_file)).link(url, time.time())}",
                 "    (this link signs a browser in once, within ten minutes; `dtf farm sign-in` prints another)",
@@ -194,29 +237,29 @@ def _pidfd(pid: int) -> Iterator[int | None]:
             os.close(file)
 
 
-def _coordinator_arguments(home: FarmHome, endpoint: str, port: int, strategy: str) -> list[str]:
+def _coordinator_arguments(home: FarmHome, endpoint: str, reach: Reach, strategy: str) -> list[str]:
     return [
-        "coordinator", "--endpoint", endpoint, "--port", str(port), "--folder", str(home.folder / "files"),
+        "coordinator", "--endpoint", endpoint, *reach.words, "--folder", str(home.folder / "files"),
         "--token-file", str(home.token), "--worker-grace", str(WORKER_GRACE), "--strategy", strategy,
     ]  # fmt: skip
 
 
-def _worker_arguments(home: FarmHome, url: str) -> list[str]:
+def _worker_arguments(home: FarmHome, url: str, reach: Reach) -> list[str]:
     return [
         "worker", "--coordinator", url, "--token-file", str(home.token), "--folder", str(home.folder / "worker"),
-        "--secrets", str(home.folder / "secrets"),
+        "--secrets", str(home.folder / "secrets"), *(["--ca", str(reach.ca)] if reach.ca else []),
     ]  # fmt: skip
 
 
-def detach(home: FarmHome, port: int, *, say: Say, strategy: str = "fair_share") -> int:
+def detach(home: FarmHome, reach: Reach, *, say: Say, strategy: str = "fair_share") -> int:
     """Start a farm in the background, and return an exit code once it is up, or has failed to come up."""
     home.make()
     log_path = home.folder / "up.log"
     with log_path.open("wb") as log_file:
         process = subprocess.Popen(
             [
-                *[sys.executable, "-m", "dtf_lightning", "farm", "up", "--port", str(port), "--home", str(home.folder)],
-                *["--strategy", strategy],
+                *[sys.executable, "-m", "dtf_lightning", "farm", "up", *reach.words, "--home", str(home.folder)],
+                *["--strategy", strategy, *(["--ca", str(reach.ca)] if reach.ca else [])],
             ],
             stdin=subprocess.DEVNULL,
             stdout=log_file,

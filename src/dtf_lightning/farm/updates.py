@@ -25,6 +25,7 @@ from websockets.uri import parse_uri
 
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.http import PATIENCE, Connection, FarmRefused, FarmUnreachable
+from dtf_lightning.farm.security.trust import Trust
 
 OPEN_TIMEOUT = 1.5
 """Seconds for a connection and its handshake."""
@@ -37,16 +38,25 @@ class _Broken(DtfError):
     """The socket has ended, or is silent."""
 
 
+class _TimeIsUp(DtfError):
+    """The caller waits no longer."""
+
+
 class ClientSocket:
     """A WebSocket for one thread. Raises `_Broken` for whatever ends it, `FarmRefused` where the token is refused."""
 
-    def __init__(self, url: str, token: str, path: str = "/ws") -> None:
+    def __init__(self, url: str, token: str, path: str = "/ws", *, trust: Trust | None = None) -> None:
         parts = urlsplit(url)
+        secure = parts.scheme == "https"
         self._text: list[bytes] = []
-        self._protocol = ClientProtocol(parse_uri(f"ws://{parts.netloc}{path}"), max_size=MAX_MESSAGE)
-        self._socket = socket.create_connection((parts.hostname or "", parts.port or 80), OPEN_TIMEOUT)
+        uri = parse_uri(f"{'wss' if secure else 'ws'}://{parts.netloc}{path}")
+        self._protocol = ClientProtocol(uri, max_size=MAX_MESSAGE)
+        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+        self._socket = socket.create_connection((host, port), OPEN_TIMEOUT)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if secure:
+                self._socket = (trust or Trust()).context().wrap_socket(self._socket, server_hostname=host)
             request = self._protocol.connect()
             request.headers["Authorization"] = f"Bearer {token}"
             self._protocol.send_request(request)
@@ -100,7 +110,7 @@ class ClientSocket:
         except OSError as error:
             raise _Broken(str(error) or "silent") from error
         if not data:
-            raise _Broken("the connection has ended")
+            raise _Broken("the connection has ended") from EOFError()
         self._protocol.receive_data(data)
         self._waiting += [event for event in self._protocol.events_received() if isinstance(event, Frame)]
         self._flush()
@@ -148,6 +158,7 @@ def follow(
     *,
     since: int | None = None,
     details: bool = False,
+    until: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield what changes, and survive every coordinator but the last.
 
@@ -160,6 +171,7 @@ def follow(
         wanted: the filter: a field's name and its value, or a list of values.
         since: a sequence, such as a plan's `revision`.
         details: with the whole task, where it is done.
+        until: on the monotonic clock; `TimeoutError` is raised then.
 
     Raises `FarmUnreachable` if no coordinator answers for 20 s, and `FarmRefused` for what the farm refuses.
     """
@@ -167,24 +179,34 @@ def follow(
     first = True
     deadline = time.monotonic() + PATIENCE
     while True:
+        if connection.ended:
+            raise FarmUnreachable("this client was closed")
         try:
             url = connection.url
-            line = ClientSocket(url, connection.token)
+            line = ClientSocket(url, connection.token, trust=connection.trust)
+            connection.faults.answered()
         except (OSError, WebSocketException, _Broken) as error:
-            if time.monotonic() > deadline:
-                raise FarmUnreachable(
-                    f"the farm at {', '.join(connection.urls)} does not answer ({error}); is it up? `dtf farm up` starts one"
-                ) from error
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError("the time to wait is over") from error
+            problem = connection.unreachable(error)
+            if time.monotonic() > deadline or connection.faults.hopeless(connection.urls):
+                raise problem from error
             connection.turn()
             continue
         try:
-            for message in _subscribed(line, channel, wanted, position, details):
+            for message in _subscribed(line, channel, wanted, position, details, until):
+                if connection.ended:
+                    raise FarmUnreachable("this client was closed")
                 deadline = time.monotonic() + PATIENCE
+                if message["type"] == "heartbeat":
+                    continue
                 if message["type"] in ("subscribed", "gap"):
                     message["url"] = url
                 if message["type"] != "subscribed" or first:
                     yield message
                 first = False
+        except _TimeIsUp:
+            raise TimeoutError("the time to wait is over") from None
         except (OSError, WebSocketException, _Broken):
             connection.turn()
         finally:
@@ -192,7 +214,12 @@ def follow(
 
 
 def _subscribed(
-    line: ClientSocket, channel: str, wanted: Mapping[str, Any], position: _Position, details: bool
+    line: ClientSocket,
+    channel: str,
+    wanted: Mapping[str, Any],
+    position: _Position,
+    details: bool,
+    until: float | None,
 ) -> Iterator[dict[str, Any]]:
     """Yield from one coordinator, until it ends or does not keep up."""
     line.send({"type": "subscribe", "channel": channel, "filter": wanted, "since": position.whole, "details": details})
@@ -204,9 +231,15 @@ def _subscribed(
     position.seen(answer["sequence"])
     yield {"type": "gap" if answer["gap"] else "subscribed", "sequence": answer["sequence"]}
     while True:
-        message = line.receive(SILENCE)
+        try:
+            message = line.receive(SILENCE if until is None else min(SILENCE, until - time.monotonic()))
+        except _Broken:
+            if until is not None and time.monotonic() >= until:
+                raise _TimeIsUp("no more") from None
+            raise
         if message["type"] == "heartbeat":
             position.seen(message["sequence"])
+            yield message
         elif message["type"] == "dropped":
             position.seen(message["sequence"])
             yield {"type": "gap", "sequence": message["sequence"]}

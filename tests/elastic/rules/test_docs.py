@@ -20,6 +20,7 @@ def test_generated_pages_are_up_to_date():
         "farm.md",
         "farm-settings.md",
         "plan.schema.json",
+        "security.md",
     }
     assert {path.name for path in pages} == written
     for path, text in pages.items():

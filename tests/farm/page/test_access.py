@@ -175,3 +175,8 @@ class TestWhatABrowserMayLoad:
         )
         assert "connect-src 'self' http://[::1]:8081 http://[::1]:8082;" in security_policy("[::1]:80", others)
         assert "connect-src 'self';" in security_policy("localhost:8081", [])
+
+    def test_others_of_the_farm_on_other_machines(self):
+        """Where they are; what means this machine under the name that the browser used."""
+        others = ["https://b.lab:8080", "https://127.0.0.1:8081"]
+        assert "connect-src 'self' https://a.lab:8081 https://b.lab:8080;" in security_policy("a.lab:8080", others)

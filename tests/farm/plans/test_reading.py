@@ -278,3 +278,52 @@ class TestSchema:
         else:
             with pytest.raises(SettingsError):
                 parse_plan(plan)
+
+
+class TestSchedules:
+    def test_both_forms(self):
+        from dtf_lightning.farm.plans.plan import PlanSchedule
+        from dtf_lightning.farm.rules.submissions.schedules import Overlap
+
+        short = parse_plan("{schedule: '0 2 * * *', tasks: {a: {run: a}}}")
+        assert short.schedule == PlanSchedule(cron="0 2 * * *", timezone="UTC", overlap=Overlap.SKIP)
+        told = "{schedule: {cron: '0 2 * * *', timezone: Asia/Tokyo, overlap: queue}, tasks: {a: {run: a}}}"
+        expected = PlanSchedule(cron="0 2 * * *", timezone="Asia/Tokyo", overlap=Overlap.QUEUE)
+        assert parse_plan(told).schedule == expected
+        assert parse_plan("tasks: {a: {run: a}}").schedule is None
+
+    @pytest.mark.parametrize(
+        ("schedule", "told"),
+        [
+            ("[1]", "schedule is a text or a number, got a list"),
+            ("{timezone: UTC}", "schedule says when by `cron`"),
+            ("{cron: '0 2 * * *', overlap: skipp}", "overlap is one of skip, queue, got 'skipp'; did you mean 'skip'?"),
+            ("{cron: '0 2 * * *', zone: UTC}", "unknown key 'zone' in schedule"),
+            ("'0 25 * * *'", "the times '0 25 * * *' cannot be read: bad hour"),
+        ],
+    )
+    def test_what_is_wrong_is_told_with_its_place(self, schedule, told):
+        with pytest.raises(SettingsError) as error:
+            parse_plan(f"schedule: {schedule}\ntasks: {{a: {{run: a}}}}", "p.yaml")
+        assert str(error.value).startswith("p.yaml:1:")
+        assert told in str(error.value)
+
+
+class TestKeys:
+    def test_of_tasks_and_of_the_plan(self):
+        plan = parse_plan("{key: K, tasks: {a: {run: a, matrix: {n: [1, 2]}, key: 'a-{{matrix.n}}'}}}")
+        assert (plan.key, [task.key for task in plan.tasks]) == ("K", ["a-1", "a-2"])
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("{tasks: {a: {run: a, matrix: {n: [1, 2]}, key: k}}}", "let `key` hold each axis of the matrix"),
+            ("{tasks: {a: {run: a, key: k}, b: {run: b, key: k}}}", "two tasks have the key 'k', of 'a' and 'b'"),
+            ("{schedule: '0 2 * * *', key: k, tasks: {a: {run: a}}}", "a plan with a `schedule` has no `key`"),
+            ("{schedule: '0 2 * * *', tasks: {a: {run: a, key: k}}}", "a plan with a `schedule` has no `key`"),
+        ],
+    )
+    def test_what_is_wrong(self, text, told):
+        with pytest.raises(SettingsError, match=r"p\.yaml:1:") as error:
+            parse_plan(text, "p.yaml")
+        assert told in str(error.value)

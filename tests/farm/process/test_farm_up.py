@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,13 +17,14 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from support.farm.whole import DEADLINE, Farm
+from support.pages import blocks
 
 pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory):
-    farm = Farm(tmp_path_factory.mktemp("farm"))
+    farm = Farm(tmp_path_factory.mktemp("farm"), "--allow-pickle")
     yield farm
     farm.close()
 
@@ -71,6 +73,70 @@ def test_a_plan(farm):
         "clean-up",
     ]
     assert {row[1] for row in rows} == {"completed"}
+
+
+def test_calls_in_a_plan(farm, tmp_path):
+    """By import of a module that came along, in the worker's own Python; the value, the reason and the output."""
+    (tmp_path / "app.py").write_text(
+        "import sys\n"
+        "def where(name):\n    print('hello')\n    return [name, sys.executable]\n"
+        "def fails():\n    raise ValueError('no such file')\n"
+    )
+    (tmp_path / "plan.yaml").write_text(
+        "tasks:\n  where: {call: 'app:where', kwargs: {name: x}}\n  fails: {call: 'app:fails', after: where}\n"
+    )
+    done = farm.dtf("run", "--json", "plan.yaml", cwd=tmp_path)
+    where, fails = sorted(json.loads(done.stdout)["tasks"], key=lambda task: str(task["name"]), reverse=True)
+    assert where["results"]["returned"] == {"value": ["x", sys.executable]}, where
+    assert (fails["status"], fails["error"], done.returncode) == ("failed", "ValueError: no such file; exit code 1", 1)
+    with farm.client() as client:
+        assert b"".join(client.logs(where["task_id"])) == b"hello\n"
+        assert b"app.py" in b"".join(client.logs(fails["task_id"]))
+
+
+def test_functions(farm):
+    """Closures, values that are no JSON, what is printed, and an exception with its traceback from there."""
+    base = 10
+
+    def add(number, *, by=0):
+        sys.stdout.write(f"adding {number}\n")
+        return {number: base + by}  # JSON has no numbers as names
+
+    def fails(number):
+        raise KeyError(number)
+
+    with farm.client() as client:
+        one, *more = [client.submit(add, 1, by=2), *client.map(add, range(2), by=1), client.submit(fails, 5)]
+        assert one.result(DEADLINE) == {1: 12}
+        assert b"".join(client.logs(one.task_id)) == b"adding 1\n"
+        assert client.results(more[:2], timeout=DEADLINE) == [{0: 11}, {1: 11}]
+        with pytest.raises(KeyError) as caught:
+            more[2].result(DEADLINE)
+        assert caught.value.args == (5,)
+        assert "in fails" in str(caught.value.__cause__)
+        assert client.task(more[2].task_id).reason == "KeyError: 5; exit code 1"
+
+
+def test_the_docs_functions(farm):
+    """What docs/farm.md shows of functions, and of an event loop, typed."""
+    _, functions, on_a_loop = blocks("docs/farm.md", "python", "## From Python")
+    (farm.project / "functions.py").write_text(f"{functions}\n{on_a_loop}")
+    done = subprocess.run(
+        [sys.executable, "functions.py"],
+        cwd=farm.project,
+        env={**os.environ, "DTF_FARM_HOME": str(farm.home.folder)},
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    energy = [sum((seed * step) % 7 for step in range(100)) for seed in range(10)]
+    told = done.stdout.splitlines()
+    assert told[0] == str(energy[1])
+    assert sorted(told[1:11]) == [f"simulate {seed}" for seed in range(10)]
+    assert told[11:14] == [f"10 0 {max(energy)}", "3", str(energy[0])]
+    assert sorted(told[14:18]) == sorted(f"simulate {one}" for one in energy[1:5])
+    assert told[18:] == [str(sum(energy[:5]))]
 
 
 def test_ctrl_c_cancels(farm):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +10,9 @@ from pathlib import Path
 import pytest
 
 from support.farm.whole import DEADLINE
-
-ROOT = Path(__file__).parents[3]
+from support.pages import blocks
 
 pytestmark = pytest.mark.process
-
-
-def blocks(page: str, language: str, after: str) -> list[str]:
-    """The code blocks of a page behind a heading."""
-    _, _, text = (ROOT / page).read_text().partition(f"\n{after}\n")
-    assert text, f"{page} has no heading {after!r}"
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def test_readme_and_docs(tmp_path):

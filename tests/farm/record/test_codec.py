@@ -13,10 +13,13 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
+from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
     DisabledRecord,
+    Ending,
     Envelope,
     FailedAttempt,
     KeyRecord,
@@ -37,6 +40,7 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.submissions.schedules import Overlap
 
 KIND_OF = {cls: kind for kind, cls in CLASSES.items()}
 
@@ -102,6 +106,10 @@ WRITTEN = [
         FailedAttempt(revision=9, workers=("a",), reason="lost", ended=2.0),
         '{"ended":2.0,"reason":"lost","revision":9,"v":1,"workers":["a"]}',
     ),
+    (
+        Ending(workers=("a",), need=Need(amounts={"gpu": 1.0}), limits={"l": 1}),
+        '{"limits":{"l":1},"need":{"amounts":{"gpu":1.0}},"v":1,"workers":["a"]}',
+    ),
     (KeyRecord(task="t"), '{"task":"t","v":1}'),
     (
         TermRecord(coordinator="c2", started=1.0, previous="c1", reason="leader_timeout", ended=2.0, end_reason="r"),
@@ -138,6 +146,31 @@ WRITTEN = [
     (YieldRequest(revision=9, wanted_by="t", at=1.0), '{"at":1.0,"revision":9,"v":1,"wanted_by":"t"}'),
     (ProjectRecord(weight=2.0, limits={"cpu": 8}), '{"limits":{"cpu":8},"v":1,"weight":2.0}'),
     (LicenceRecord(total=3), '{"total":3,"v":1}'),
+    (SigningKeyRecord(sealed="AA==", created=1.0), '{"created":1.0,"sealed":"AA==","v":1}'),
+    (
+        TokenRecord(subject="ann", role="worker", projects=("a",), created=1.0, expires=2.0, by="bob", uses=3),
+        '{"by":"bob","created":1.0,"expires":2.0,"projects":["a"],"role":"worker","subject":"ann","uses":3,"v":1}',
+    ),
+    (RevokedRecord(at=1.0, until=2.0, reason="r", by="bob"), '{"at":1.0,"by":"bob","reason":"r","until":2.0,"v":1}'),
+    (
+        FamilyRecord(id="f", number=2, nonce="d", joined=1.0, expires=2.0, by="t"),
+        '{"by":"t","expires":2.0,"id":"f","joined":1.0,"nonce":"d","number":2,"v":1}',
+    ),
+    (
+        ScheduleRecord(
+            plan="{}",
+            cron="0 2 * * *",
+            overlap=Overlap.QUEUE,
+            digests=("d",),
+            registered=1.0,
+            decided=2.0,
+            runs=(ScheduleRun(plan="p", time=2.0, decided=3.0, state=RunState.SUBMITTED, missed=1),),
+        ),
+        (
+            '{"cron":"0 2 * * *","decided":2.0,"digests":["d"],"overlap":"queue","plan":"{}","registered":1.0,"runs":[{"decided":3.0,'
+            '"missed":1,"plan":"p","state":"submitted","time":2.0}],"v":1}'
+        ),
+    ),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]
 

@@ -15,7 +15,11 @@ from dtf_lightning.farm.record.task_id import check_task_id, new_task_id, time_o
 NAMES = st.text(min_size=1, max_size=20)
 
 
-@given(NAMES, st.sampled_from([kind for kind in Kind if kind not in (Kind.LEADER, Kind.FAILED, Kind.MEMBER)]), NAMES)
+@given(
+    NAMES,
+    st.sampled_from([kind for kind in Kind if kind not in (Kind.LEADER, Kind.FAILED, Kind.MEMBER, Kind.ENDING)]),
+    NAMES,
+)
 def test_a_key_is_read_as_it_was_written(farm: str, kind: Kind, name: str):
     """Slashes, quotes and dots in names of farms and records included."""
     keys = FarmKeys(farm)
@@ -37,6 +41,7 @@ def test_the_keys_that_are_not_like_the_others():
     assert keys.parse(keys.leader) == (Kind.LEADER, ())
     assert keys.key(Kind.FAILED, "t", 2) == "/dtf/farm/lab/failed/t/2"
     assert keys.parse("/dtf/farm/lab/failed/t/2") == (Kind.FAILED, ("t", "2"))
+    assert keys.parse(keys.key(Kind.ENDING, "t", 17)) == (Kind.ENDING, ("t", "17"))
     assert keys.parse(keys.key(Kind.MEMBER, "t", 2)) == (Kind.MEMBER, ("t", "2"))
 
 

@@ -385,7 +385,7 @@ class TestAccess:
     def test_a_worker_with_another_token(self, coordinator):
         worker = PlayedWorker((coordinator.url,), "wrong")
         try:
-            assert "is the token that of this farm?" in str(worker.error())
+            assert "this is neither the farm's own token nor one that it has signed" in str(worker.error())
         finally:
             worker.close()
 

@@ -23,6 +23,7 @@ from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.task_id import array_and_index
 from dtf_lightning.farm.record.values import (
+    NO_ATTEMPT,
     Attempt,
     CoordinatorRecord,
     FailedAttempt,
@@ -40,6 +41,7 @@ from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.envelopes import end_of_attempt, ended_without_attempt, envelope_of
 from dtf_lightning.farm.server.leader import Leader, Now
+from dtf_lightning.farm.server.scheduling.endings import ending_of, release_of
 
 GRACE = 4.0
 CPUS = 3.0
@@ -227,7 +229,16 @@ class World:
             envelope = ended_without_attempt(
                 self.specification(task), TaskOutcome.CANCELLED, "", number=0, revision=seen, workers=workers
             )
-            self.make(Cancel(task=task, envelope=envelope))
+            attempt = held.value if held is not None else NO_ATTEMPT
+            self.make(Cancel(task=task, envelope=envelope, ending=ending_of(self.specification(task), attempt)))
+
+    def gone(self):
+        """A worker says that nothing is left of an attempt that does not count any more."""
+        endings = [
+            (*names, one) for names, held in self.eye.mirror.all(Kind.ENDING).items() for one in held.value.workers
+        ]
+        if endings:
+            self.make(release_of(self.eye.mirror, *self.chance.choice(endings)))
 
     def elect(self, watcher):
         self.store.delete(self.keys.leader)
@@ -237,8 +248,8 @@ class World:
 
     def step(self):
         event = self.chance.choices(
-            ["submit", "decide", "look", "finish", "connect", "away", "cancel", "elect", "late", "time"],
-            [6, 12, 10, 8, 3, 2, 1, 2, 3, 3],
+            ["submit", "decide", "look", "finish", "connect", "away", "cancel", "elect", "late", "time", "gone"],
+            [6, 12, 10, 8, 3, 2, 1, 2, 3, 3, 1],
         )[0]
         watcher = self.chance.choice(self.watchers)
         if event == "submit":
@@ -255,6 +266,8 @@ class World:
             self.connect(self.chance.choice(WORKERS), present=False)
         elif event == "cancel":
             self.cancel()
+        elif event == "gone":
+            self.gone()
         elif event == "elect":
             self.elect(watcher)
         elif event == "late":
@@ -283,8 +296,10 @@ class World:
             self.eye.look()
             self.finish(kinds=(OutcomeKind.COMPLETED, OutcomeKind.FAILED))
             self.eye.look()
+            self.gone()
+            self.eye.look()
             self.check()
-            if not self.eye.mirror.all(Kind.TASK):
+            if not self.eye.mirror.all(Kind.TASK) and not self.eye.mirror.all(Kind.ENDING):
                 return
 
     def specification(self, task):
@@ -298,12 +313,15 @@ class World:
     # --- what must hold ----------------------------------------------------------------------------------------------
 
     def check(self):
-        """In the record nobody has more than there is, and an attempt's task is there."""
+        """In the record nobody has more than there is, what is being ended counted in, and an attempt's task is there."""
         used = dict.fromkeys(WORKERS, 0.0)
         for (task,), held in self.eye.mirror.all(Kind.ATTEMPT).items():
             assert self.eye.mirror.get(Kind.TASK, task) is not None, f"{task}: an attempt without a task"
             for worker in held.value.workers:
                 used[worker] += self.specification(task).needs[held.value.alternative].amounts["cpu"]
+        for held in self.eye.mirror.all(Kind.ENDING).values():
+            for worker in held.value.workers:
+                used[worker] += held.value.need.amounts["cpu"]
         assert all(amount <= CPUS for amount in used.values()), used
 
     def check_dependencies(self, task):
@@ -320,6 +338,7 @@ class World:
             task: self.explain(task) for (task,) in self.eye.mirror.all(Kind.TASK)
         }
         assert not self.eye.mirror.all(Kind.ATTEMPT)
+        assert not self.eye.mirror.all(Kind.ENDING)
         assert not self.eye.mirror.all(Kind.MEMBER)
         outcomes = {}
         for kv in self.store.range(self.keys.folder(Kind.DONE)).kvs:

@@ -63,7 +63,7 @@ def test_a_result_has_the_requirements_fields(client, worker):
         "execution_time": 1.0,
         "hardware_metrics": {"cpu_seconds": 1.5, "peak_memory": 4096.0},
         "environment": {},
-        "raw_data": {"artifacts": {}, "log_bytes": 3, "tail": "ok\n"},
+        "raw_data": {"artifacts": {}, "log_bytes": 3, "tail": "ok\n", "returned": None},
     }
     about = told["metadata"]
     assert (about["project"], about["command"], about["counts"]) == ("vision", ["pytest", "-x"], {"passed": 3})

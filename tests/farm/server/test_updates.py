@@ -12,6 +12,7 @@ from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.rules.updates import Update
+from dtf_lightning.farm.security.identity import IN_SCOPE, OWNER
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.updates import changes, socket
 from dtf_lightning.farm.server.updates.changes import Message, Updates
@@ -220,6 +221,7 @@ class SlowSocket:
     """Takes `takes` messages, and then none until it is let go."""
 
     def __init__(self, takes: int, says: list[str]) -> None:
+        self.scope = {IN_SCOPE: OWNER}
         self.sent: list[str] = []
         self.free = asyncio.Event()
         self.closed = asyncio.Event()

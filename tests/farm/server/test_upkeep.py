@@ -15,9 +15,11 @@ from dtf_lightning.errors import StoreFull
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.memory.backend import MemoryBackend
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.etcd.store import Put, Txn
+from dtf_lightning.etcd.store import KeyValue, Put, Txn
 from dtf_lightning.farm.http import FarmRefused
+from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.results.artifacts import ArtifactStore
 from dtf_lightning.farm.server.files import FarmFiles
@@ -181,8 +183,10 @@ class TestFiles:
     def files(self, tmp_path):
         return FarmFiles(tmp_path, ArtifactStore(str(tmp_path / "artifacts"), 1000))
 
-    def tidy(self, files, live=(), **settings):
+    def tidy(self, files, live=(), schedule=None, **settings):
         pool = Pool(FarmKeys("f"))
+        if schedule is not None:
+            pool.load([KeyValue("/dtf/farm/f/schedules/s", encode(schedule), 1, 1, 1)], 1)
         pool.live_tasks = lambda: iter(live)
         keeping = Housekeeping(files, pool, RetentionSettings(**settings), leads=lambda: True, clock=SystemClock())
         asyncio.run(keeping.round())
@@ -222,6 +226,18 @@ class TestFiles:
         assert files.source(digests[b"used"]) is not None
         assert files.source(digests[b"input"]) is not None
         assert (files.read_stdin(done, 0, 10), files.read_stdin(live, 0, 10)) == ((b"", False), (b"input", True))
+
+    def test_what_a_schedule_takes_along_stays(self, files, tmp_path):
+        """As long as it stands."""
+        import hashlib
+
+        digests = tuple(hashlib.sha256(name).hexdigest() for name in (b"source", b"input"))
+        for name, digest in zip((b"source", b"input"), digests, strict=True):
+            files.add_source(digest, [name])
+        self.old(tmp_path)
+        schedule = ScheduleRecord(plan="{}", cron="0 2 * * *", registered=1.0, decided=1.0, digests=digests)
+        assert self.tidy(files, schedule=schedule)["removed"]["sources"] == 0
+        assert self.tidy(files)["removed"]["sources"] == 2
 
     def test_a_source_that_was_used_meanwhile_stays(self, files, tmp_path):
         """Whoever asks whether it is there is going to submit a task with it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
+from dtf_lightning.farm.server.doors.doors import Doors
 from dtf_lightning.farm.server.presence import CoordinatorPlace
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def farm_app() -> Iterator[FastAPI]:
+def farm_parts() -> Iterator[tuple[FastAPI, Coordinator, Doors]]:
     with tempfile.TemporaryDirectory() as folder:
         store = MemoryStore()
         try:
@@ -28,6 +29,14 @@ def farm_app() -> Iterator[FastAPI]:
             store.close()
 
 
-async def _build(store: MemoryStore, folder: Path) -> FastAPI:
+@contextmanager
+def farm_app() -> Iterator[FastAPI]:
+    with farm_parts() as (app, _, _):
+        yield app
+
+
+async def _build(store: MemoryStore, folder: Path) -> tuple[FastAPI, Coordinator, Doors]:
     place = CoordinatorPlace(farm="f", name="c0", address="http://127.0.0.1:1", folder=folder, version="0")
-    return build_app(Coordinator(store, place))
+    coordinator = Coordinator(store, place)
+    doors = Doors.of(coordinator, "secret", "f")
+    return build_app(coordinator, doors), coordinator, doors

@@ -20,6 +20,7 @@ from dtf_lightning.farm.messages import (
     Acknowledge,
     CancelAttempt,
     Draining,
+    Gone,
     Hello,
     MeetingPlace,
     PickMeeting,
@@ -29,6 +30,7 @@ from dtf_lightning.farm.messages import (
     YieldAttempt,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 from dtf_lightning.farm.tokens import make_token
@@ -85,15 +87,20 @@ class CoordinatorInThread:
     """One coordinator, which waits for its workers. `stop` is what SIGTERM does."""
 
     def __init__(
-        self, store: Store, folder: Path, farm: str = "f", name: str = "c0", settings: dict[str, Any] | None = None
+        self,
+        store: Store,
+        folder: Path,
+        farm: str = "f",
+        name: str = "c0",
+        settings: dict[str, Any] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        self.loop = Loop()
         self.name = name
         self.token_file = folder / "token"
         options = CoordinatorOptions(
             farm=farm,
             name=name,
-            host="127.0.0.1",
+            host=host,
             port=0,
             folder=folder / "files",
             token=make_token(self.token_file),
@@ -101,6 +108,7 @@ class CoordinatorInThread:
             settings=CoordinatorSettings.load(given={"health_monitor.worker_grace": DEADLINE} | (settings or {})),
         )
         self.audit = options.audit
+        self.loop = Loop()
         ready: Future[str] = Future()
         self._stopping: list[Callable[[], None]] = []
         self._running = self.loop.start(serve(store, options, ready.set_result, self._stopping.append))
@@ -119,15 +127,21 @@ class CoordinatorInThread:
         self._running.result(DEADLINE)
         self.loop.close()
 
-    def client(self) -> Client:
-        return Client(self.url, self.token_file)
+    def client(self, ca: Path | None = None) -> Client:
+        return Client(self.url, self.token_file, ca=ca)
 
 
 class PlayedWorker:
     """A worker whose attempts do nothing. What it is told to run waits in `orders`; the test says how each ends."""
 
     def __init__(
-        self, urls: tuple[str, ...], token: str, name: str = "w", session: str = "first", **devices: float
+        self,
+        urls: tuple[str, ...],
+        token: str,
+        name: str = "w",
+        session: str = "first",
+        trust: Trust | None = None,
+        **devices: float,
     ) -> None:
         self._loop = Loop()
         self.name = name
@@ -140,11 +154,14 @@ class PlayedWorker:
         self.draining = threading.Event()
         self.session = session
         self._task: asyncio.Task[None] | None = None
+        self.lingers = False
+        """Whether what it is told to end goes on until `gone`."""
         self._running: dict[str, int] = {}
         self._kept: dict[tuple[str, int], Result] = {}
         self._token = token
-        self.connection = Connection(urls, token)
-        self.link = Link(urls, token, self)
+        self._trust = trust
+        self.connection = Connection(urls, token, trust=trust)
+        self.link = Link(urls, token, self, trust=trust)
         self._job = self._loop.start(self._run())
 
     async def _run(self) -> None:
@@ -182,6 +199,8 @@ class PlayedWorker:
     def cancel(self, message: CancelAttempt) -> None:
         if self._running.get(message.task) == message.revision:
             del self._running[message.task]
+        if not self.lingers:
+            self.link.say(Gone(task=message.task, revision=message.revision))
         self.cancelled.put(message)
 
     def yield_device(self, message: YieldAttempt) -> None:
@@ -219,6 +238,10 @@ class PlayedWorker:
 
         self._loop.loop.call_soon_threadsafe(keep)
 
+    def gone(self, message: CancelAttempt) -> None:
+        """Nothing is left of what it was told to end."""
+        self._say(Gone(task=message.task, revision=message.revision))
+
     def wait_until_welcome(self) -> None:
         poll_until(self.link.connected.is_set, DEADLINE, f"{self.name} to be welcomed")
 
@@ -233,7 +256,7 @@ class PlayedWorker:
 
     def come_back(self) -> None:
         """Dial anew."""
-        self.link = Link(tuple(self.link.addresses), self._token, self)
+        self.link = Link(tuple(self.link.addresses), self._token, self, trust=self._trust)
         self._job = self._loop.start(self._run())
 
     def error(self) -> BaseException | None:

@@ -26,6 +26,9 @@ from dtf_lightning.farm.cli.options import (
     connect,
 )
 from dtf_lightning.farm.cli.results import add_results
+from dtf_lightning.farm.cli.schedules.commands import add_schedules
+from dtf_lightning.farm.cli.security.cert import add_cert
+from dtf_lightning.farm.cli.security.tokens import add_tokens
 from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.streams.logs import show_logs
 from dtf_lightning.farm.cli.tables import print_table
@@ -51,10 +54,13 @@ def register(commands: Commands) -> None:
     add_nodes(actions)
     add_openapi(actions)
     add_sharing(actions)
+    add_tokens(actions)
+    add_schedules(actions)
     add_results(actions)
     add_artifacts(actions)
     add_doctor(actions)
     add_compare(actions)
+    add_cert(actions)
 
 
 def _add_processes(actions: Commands) -> None:
@@ -70,7 +76,21 @@ def _add_processes(actions: Commands) -> None:
         metavar="DIR",
         help="where it keeps its things (default: $DTF_FARM_HOME, or ~/.local/state/dtf-farm)",
     )
+    up.add_argument("--host", default="127.0.0.1", help="as for coordinator (default: %(default)s)")
+    up.add_argument("--advertise", metavar="URL", help="as for coordinator; with --port")
+    _add_tls(up)
+    up.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="authority of the certificate, for the worker and commands on this machine",
+    )
     _add_strategy(up)
+    up.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="take functions that travel by cloudpickle (`Client.submit(function)`)",
+    )
     up.add_argument("--detach", action="store_true", help="go on in the background; `dtf farm down` ends it")
 
     demo = add_farm_command(
@@ -104,6 +124,25 @@ def _add_strategy(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tls-cert",
+        type=Path,
+        metavar="FILE",
+        help="the coordinator's certificate (PEM); `dtf farm cert issue` makes one",
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="that certificate's private key (PEM)")
+    parser.add_argument(
+        "--client-ca", type=Path, metavar="FILE", help="authority of workers' certificates (PEM), which they need then"
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="listen on more than this machine without TLS: others can read the farm's tokens then",
+    )
+
+
 def _add_coordinator(actions: Commands) -> None:
     coordinator = add_farm_command(
         actions, "coordinator", serve.coordinator, "one coordinator; any number of them, all alike"
@@ -111,7 +150,7 @@ def _add_coordinator(actions: Commands) -> None:
     coordinator.add_argument("--config", type=Path, metavar="FILE", help="coordinator.yaml; options win over it")
     coordinator.add_argument("--name", dest="named", metavar="NAME", help="(default: the machine's name)")
     coordinator.add_argument("--farm-name", metavar="NAME", help="one etcd can hold several farms (default: farm)")
-    coordinator.add_argument("--host", help="(default: 127.0.0.1)")
+    coordinator.add_argument("--host", help="where it listens; 0.0.0.0: everywhere, with TLS (default: 127.0.0.1)")
     coordinator.add_argument("--port", type=int, help=f"0: a free one (default: {serve.PORT})")
     coordinator.add_argument(
         "--folder", type=Path, metavar="DIR", help="of the farm's files; all its coordinators share it"
@@ -128,10 +167,16 @@ def _add_coordinator(actions: Commands) -> None:
     coordinator.add_argument(
         "--advertise",
         metavar="URL",
-        help="where workers reach it, if not where it listens: a tunnel's or a proxy's near end",
+        help="where workers and clients reach it, if not where it listens: a name of it, a tunnel's or a proxy's near end",
     )
     _add_strategy(coordinator)
     coordinator.add_argument("--token-file", type=Path, metavar="FILE", help="made if it is not there")
+    _add_tls(coordinator)
+    coordinator.add_argument(
+        "--allow-pickle",
+        action=argparse.BooleanOptionalAction,
+        help="take functions that travel by cloudpickle (default: no)",
+    )
     add_connection(coordinator)
 
 
@@ -143,7 +188,16 @@ def _add_worker(actions: Commands) -> None:
         metavar="URL",
         help="of one coordinator or more, with commas (default: as --farm of other commands)",
     )
-    worker.add_argument("--token-file", type=Path, metavar="FILE", help="holds the farm's token")
+    worker.add_argument("--token-file", type=Path, metavar="FILE", help="holds the farm's token, or one to join with")
+    for name, text in (
+        (
+            "ca",
+            "certificate of the authority of an https farm (default: $DTF_FARM_CA, or those that this machine knows)",
+        ),
+        ("client-cert", "the worker's own certificate, for farms that ask for one"),
+        ("client-key", "that certificate's private key"),
+    ):
+        worker.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{text}; PEM")
     worker.add_argument("--name", dest="named", metavar="NAME", help="(default: the machine's name)")
     worker.add_argument(
         "--folder", type=Path, metavar="DIR", help="where it works and keeps results (default: in the farm's home)"
@@ -177,8 +231,14 @@ def _add_tasks(actions: Commands) -> None:
     add_plan_options(run)
     add_farm(run)
 
-    submit = add_farm_command(actions, "submit", _submit, "submit a command and print its task's id")
+    submit = add_farm_command(
+        actions,
+        "submit",
+        run_command.submit_only,
+        "submit a command and print its task's id; or PLAN.yaml, and print the plan's",
+    )
     add_task_options(submit)
+    add_json(submit)
     add_farm(submit)
 
     tasks = add_farm_command(actions, "tasks", _tasks, "the tasks that are not done, and those that are")
@@ -230,12 +290,6 @@ def _add_pool(actions: Commands) -> None:
     add_farm(status)
 
 
-def _submit(arguments: argparse.Namespace) -> int:
-    with connect(arguments) as farm:
-        print(run_command.submit(farm, arguments))
-    return DONE
-
-
 def _tasks(arguments: argparse.Namespace) -> int:
     with connect(arguments) as farm:
         filters = {name: value for name in _FILTERS if (value := getattr(arguments, f"wanted_{name}"))}
@@ -266,6 +320,8 @@ def _task(arguments: argparse.Namespace) -> int:
             print(f"  {name.replace('_', ' ')}: {task.raw[name]}")
     _show_training(task)
     results = task.raw.get("results") or {}
+    if returned := results.get("returned"):
+        print(f"  returned: {json.dumps(returned['value']) if 'value' in returned else returned.get('artifact')}")
     for name, value in {**(results.get("metrics") or {}), **(results.get("counts") or {})}.items():
         print(f"  {name}: {'not a number' if value is None else f'{value:g}'}")
     return DONE
@@ -348,6 +404,8 @@ def _status(arguments: argparse.Namespace) -> int:
         return DONE
     tasks = ", ".join(f"{number} {state}" for state, number in sorted(status["tasks"].items())) or "none"
     print(f"farm {status['farm']}: {status['workers']} workers, tasks: {tasks}")
+    for warning in status["warnings"]:
+        print(f"warning: {warning}")
     print(
         f"leader: {status['leader'] or 'nobody'}; asked: {status['coordinator']}, up for {status['uptime_seconds']:.0f} s"
     )

@@ -23,7 +23,7 @@ def add_doctor(actions: Commands) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.doctor import Level, examine
 
-    findings = examine(arguments.farm, arguments.token_file)
+    findings = examine(arguments.farm, arguments.token_file, arguments.ca)
     if arguments.json:
         print(json.dumps([{**asdict(finding), "level": finding.level.value} for finding in findings]))
     else:

@@ -58,6 +58,12 @@ def add_farm(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="holds the farm's token (default: $DTF_FARM_TOKEN_FILE, or that farm's)",
     )
+    parser.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="certificate (PEM) of the authority of an https farm (default: $DTF_FARM_CA, or those that this machine knows)",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -203,7 +209,7 @@ def connect(arguments: argparse.Namespace) -> Client:
     """Return a client of the farm that is meant. Raises what `Client` raises."""
     from dtf_lightning.farm.client import Client
 
-    return Client(arguments.farm, arguments.token_file)
+    return Client(arguments.farm, arguments.token_file, ca=arguments.ca)
 
 
 def needs_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:

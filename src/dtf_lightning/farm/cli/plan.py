@@ -23,17 +23,19 @@ from typing import TYPE_CHECKING, Any, TextIO
 from dtf_lightning.cli.main import DONE, INTERRUPTED
 from dtf_lightning.farm.cli.exit_codes import code_of
 from dtf_lightning.farm.cli.options import connect
+from dtf_lightning.farm.cli.schedules.commands import tell_registered
 from dtf_lightning.farm.cli.tables import print_table
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client, TaskInfo
+    from dtf_lightning.farm.plans.plan import Plan
 
 HINTS = 10
 """Failed tasks whose logs are pointed at."""
 
 
 def run_plan(path: str, arguments: argparse.Namespace) -> int:
-    """Run the plan of a file, and return the exit code of its worst task.
+    """Run the plan of a file, and return the exit code of its worst task. One with a schedule is registered.
 
     Raises `SettingsError` for a plan that cannot work, before anything is submitted, and what `Client` raises.
     """
@@ -47,6 +49,18 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
         digest = folder = ""
         if not arguments.no_source and (source := pack(Path.cwd())).num_files:
             digest, folder = farm.send_source(source), source.folder
+        if plan.schedule is not None or plan.key or any(task.key for task in plan.tasks):
+            told = farm.send_plan(
+                Path(path).read_text(encoding="utf-8"),
+                inputs=_sent(farm, plan),
+                source=digest,
+                folder=folder,
+                name=plan.name,
+                strict=arguments.strict,
+            )
+            if plan.schedule is not None:
+                return tell_registered(plan.name, told["schedule"], as_json=arguments.json)
+            return _follow_keyed(farm, plan.name, told, arguments)
         plan_id, now = new_task_id(time.time()), time.time()
 
         def new_id(is_array: bool) -> str:
@@ -69,6 +83,39 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
             print(f"dtf farm: what was left of the plan {plan_id} is cancelled", file=sys.stderr)
             return INTERRUPTED
     return _tell_end(plan_id, requests, ended, as_json=arguments.json)
+
+
+def _follow_keyed(farm: Client, name: str, told: Mapping[str, Any], arguments: argparse.Namespace) -> int:
+    """Follow a plan some tasks of which may have been submitted before, with others or as a whole."""
+    plan_id, tasks = told["plan_id"], told["tasks"]
+    before = sum(one["submission"] != "new" for one in tasks)
+    print(f"dtf farm: {len(tasks)} tasks of the plan {name}, {plan_id}, {before} submitted before", file=sys.stderr)
+    if arguments.no_wait:
+        _print_submitted(plan_id, tasks, as_json=arguments.json)
+        return DONE
+    others = [one["task_id"] for one in tasks if one["submission"] == "same key"]
+    ended: dict[str, TaskInfo] = {}
+    try:
+        progress = Progress(tasks, sys.stderr if arguments.json else sys.stdout)
+        _follow(farm, plan_id, [one for one in tasks if one["task_id"] not in others], ended, progress)
+        for info in farm.as_completed(others):
+            ended[info.task_id] = info
+            progress.ended(info)
+        progress.close()
+    except KeyboardInterrupt:
+        farm.close()  # an answer may be half read
+        farm.cancel_plan(plan_id, "Ctrl-C")
+        print(f"dtf farm: what was left of the plan {plan_id} is cancelled", file=sys.stderr)
+        return INTERRUPTED
+    return _tell_end(plan_id, tasks, ended, as_json=arguments.json)
+
+
+def _sent(farm: Client, plan: Plan) -> dict[str, str]:
+    """Give the farm the files and folders of here that a plan names; returns path -> reference."""
+    from dtf_lightning.farm.rules.inputs import is_local
+
+    paths = {path for task in plan.tasks for path in task.inputs.values() if is_local(path)}
+    return {path: farm.send_input(path) for path in sorted(paths)}
 
 
 def submit_plan(farm: Client, requests: Sequence[Mapping[str, Any]], *, strict: bool = False) -> None:

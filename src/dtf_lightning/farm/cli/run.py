@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning.cli.main import INTERRUPTED
+from dtf_lightning.cli.main import DONE, INTERRUPTED
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.exit_codes import exit_code
 from dtf_lightning.farm.cli.options import connect, environment_of, inputs_of, needs_of, plan_options
@@ -24,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Submit a command, show its output, and return its exit code. Ctrl-C cancels it."""
     from dtf_lightning.farm.cli.plan import run_plan
 
-    if arguments.command_line and arguments.command_line[0].endswith((".yaml", ".yml")):
+    if _is_plan(arguments):
         path, *words = arguments.command_line
         return run_plan(path, plan_options(path, words, arguments))
     if arguments.no_wait or arguments.json:
@@ -39,6 +40,24 @@ def run(arguments: argparse.Namespace) -> int:
             farm.cancel(task, "Ctrl-C")
             print(f"dtf farm run: task {task} is cancelled", file=sys.stderr)
             return INTERRUPTED
+
+
+def submit_only(arguments: argparse.Namespace) -> int:
+    """Submit a command, or a plan, and print its id."""
+    from dtf_lightning.farm.cli.plan import run_plan
+
+    arguments.no_wait = True
+    if _is_plan(arguments):
+        path, *words = arguments.command_line
+        return run_plan(path, plan_options(path, words, arguments))
+    with connect(arguments) as farm:
+        task = submit(farm, arguments)
+    print(json.dumps({"task_id": task}) if arguments.json else task)
+    return DONE
+
+
+def _is_plan(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.command_line) and arguments.command_line[0].endswith((".yaml", ".yml"))
 
 
 def submit(farm: Client, arguments: argparse.Namespace, *, stdin: bool = False) -> str:

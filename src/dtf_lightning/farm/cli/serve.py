@@ -24,18 +24,35 @@ def up(arguments: argparse.Namespace) -> int:
     """Run a farm of this machine until Ctrl-C."""
     from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
     from dtf_lightning.farm.strategies import strategy_named
-    from dtf_lightning.farm.up import detach, run_farm
+    from dtf_lightning.farm.up import Reach, detach, run_farm
 
     strategy = arguments.strategy or CoordinatorSettings().load_balancer.strategy
     strategy_named(strategy)
+    reach = Reach(
+        host=arguments.host,
+        port=arguments.port,
+        ca=arguments.ca.absolute() if arguments.ca else None,
+        more=_words_of(arguments, ("advertise", "tls_cert", "tls_key", "client_ca", "insecure", "allow_pickle")),
+    )
     home = _home(arguments.home)
     if arguments.detach:
-        return detach(home, arguments.port, say=print, strategy=strategy)
+        return detach(home, reach, say=print, strategy=strategy)
     try:
-        run_farm(home, arguments.port, say=print, strategy=strategy)
+        run_farm(home, reach, say=print, strategy=strategy)
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
+
+
+def _words_of(arguments: argparse.Namespace, options: Sequence[str]) -> tuple[str, ...]:
+    """Return those options that were given, as words of a command line; files by their whole paths."""
+    words: list[str] = []
+    for option in options:
+        told = getattr(arguments, option)
+        if told:
+            value = str(told.absolute()) if isinstance(told, Path) else str(told)
+            words += [f"--{option.replace('_', '-')}"] + ([] if told is True else [value])
+    return tuple(words)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -112,9 +129,11 @@ def _connect(settings: CoordinatorSettings) -> EtcdStore:
 def worker(arguments: argparse.Namespace) -> int:
     """Offer this machine until it is drained or stopped."""
     from dtf_lightning.farm.home import find_farm
+    from dtf_lightning.farm.security.trust import Trust
     from dtf_lightning.farm.settings.worker import WorkerSettings
     from dtf_lightning.farm.tokens import read_token
     from dtf_lightning.farm.worker.offer import offer_of_this_machine
+    from dtf_lightning.farm.worker.service.credentials import worker_token
     from dtf_lightning.farm.worker.service.farm_worker import WorkerOptions
     from dtf_lightning.farm.worker.service.main import run_worker
 
@@ -123,7 +142,11 @@ def worker(arguments: argparse.Namespace) -> int:
     _warn(settings.warnings)
     who, execution, reached = settings.worker, settings.execution, settings.coordinator
     token_file = settings.path(reached.token_file) if reached.token_file else None
-    address = find_farm(reached.url, token_file)
+    files = {
+        name: settings.path(told) if told else None
+        for name, told in (("ca", reached.ca_cert), ("cert", reached.cert), ("key", reached.key))
+    }
+    address = find_farm(reached.url, token_file, Trust(**files))
     name = who.id or who.name or socket.gethostname()
     working = settings.path(execution.working_dir) if execution.working_dir else None
     folder = working or _home(None).folder / "workers" / name
@@ -131,11 +154,12 @@ def worker(arguments: argparse.Namespace) -> int:
     offer = offer_of_this_machine(
         folder, cpus=who.cpus, at_most=execution.concurrent_tasks, memory=who.memory, labels=labels
     )
+    token = reached.api_key if reached.api_key and not token_file else read_token(address.token_file)
     options = WorkerOptions(
         name=name,
         folder=folder,
         addresses=address.urls,
-        token=reached.api_key if reached.api_key and not token_file else read_token(address.token_file),
+        token=worker_token(token, name, folder, address.urls, address.trust),
         devices=offer.devices,
         device_names=offer.names,
         labels=offer.labels,
@@ -149,8 +173,10 @@ def worker(arguments: argparse.Namespace) -> int:
             "disk_percent": settings.health.disk_threshold,
         },
         health_interval=settings.health.report_interval,
+        allow_pickle=execution.allow_pickle is not False,
         cache_bytes=int(execution.cache_limit * (1 << 30)),
         secrets=settings.path(execution.secrets_dir) if execution.secrets_dir else None,
+        trust=address.trust,
     )
     run_worker(options, _say)
     return DONE
@@ -165,7 +191,13 @@ def sign_in(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.tokens import read_token
 
     address = find_farm(arguments.farm, arguments.token_file)
-    print(SignIn(read_token(address.token_file)).link(address.urls[0], time.time()))
+    token = read_token(address.token_file)
+    if token.count(".") == 2:
+        raise SettingsError(
+            f"links are made with the farm's own token, and {address.token_file} holds one that the farm has signed: open "
+            f"{address.urls[0]}/sign-in and give it there"
+        )
+    print(SignIn(token).link(address.urls[0], time.time()))
     return DONE
 
 
@@ -180,6 +212,11 @@ COORDINATOR_OPTIONS = {
     "worker_grace": "health_monitor.worker_grace",
     "strategy": "load_balancer.strategy",
     "token_file": "security.token_file",
+    "tls_cert": "security.tls_cert",
+    "tls_key": "security.tls_key",
+    "client_ca": "security.client_ca",
+    "insecure": "security.insecure",
+    "allow_pickle": "security.allow_pickle",
     "endpoint": "etcd.endpoint",
     "ca_cert": "etcd.ca_cert",
     "cert": "etcd.cert",
@@ -193,6 +230,9 @@ COORDINATOR_OPTIONS = {
 WORKER_OPTIONS = {
     "coordinator": "coordinator.url",
     "token_file": "coordinator.token_file",
+    "ca": "coordinator.ca_cert",
+    "client_cert": "coordinator.cert",
+    "client_key": "coordinator.key",
     "named": "worker.id",
     "folder": "execution.working_dir",
     "secrets": "execution.secrets_dir",

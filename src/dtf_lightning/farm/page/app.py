@@ -32,6 +32,7 @@ from dtf_lightning.farm.page.output import part_after, part_around, part_before,
 from dtf_lightning.farm.page.render import Renderer, as_json
 from dtf_lightning.farm.page.screens import Screens, View
 from dtf_lightning.farm.page.signing_in import SigningIn
+from dtf_lightning.farm.security.names import LOOPBACK, bracketed
 from dtf_lightning.farm.server.tasks import UnknownTask
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from dtf_lightning.farm.server.coordinator import Coordinator
+    from dtf_lightning.farm.server.doors.doors import Doors
 
 STATIC = Path(__file__).parent / "static"
 Look = Callable[[], Awaitable[View]]
@@ -47,13 +49,13 @@ Look = Callable[[], Awaitable[View]]
 class Page:
     """The page and the API of a coordinator, each at its addresses. `close` lets those go who look at it."""
 
-    def __init__(self, api: ASGIApp, coordinator: Coordinator, token: str, folder: Path) -> None:
+    def __init__(self, api: ASGIApp, coordinator: Coordinator, token: str, folder: Path, doors: Doors) -> None:
         self._api = api
         self._coordinator = coordinator
         self._screens = Screens(coordinator)
         self._renderer = Renderer()
         self._live = LiveViews(coordinator.pool, SystemClock())
-        signing_in = SigningIn(token, folder / "used-links", self._renderer, coordinator.now)
+        signing_in = SigningIn(token, doors.authenticator, folder / "used-links", self._renderer, coordinator.now)
         screens = self._screens
         self._app = Starlette(
             routes=[
@@ -74,6 +76,7 @@ class Page:
             ],
             exception_handlers={DtfError: self._problem, 404: self._nothing_there},
         )
+        doors.permits.stand_before(self._app.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" or scope["path"].startswith("/api/") or scope["path"] == "/openapi.json":
@@ -200,8 +203,8 @@ class Page:
 def security_policy(host: str, addresses: list[str]) -> str:
     """Return the policy of a page that a browser has reached under `host`.
 
-    It may ask the other coordinators whether they live: at their ports, and under the host's name where that means this
-    machine as theirs does, since a cookie is of a name and not of a port.
+    It may ask the other coordinators whether they live: at their addresses, and where these mean this machine, under the
+    name that the browser has used, since a cookie is of a name and not of a port.
     """
     others = sorted({other for address in addresses if (other := address_from(host, address))})
     return "; ".join(
@@ -220,10 +223,12 @@ def security_policy(host: str, addresses: list[str]) -> str:
 
 def address_from(host: str, address: str) -> str:
     """Return a coordinator's address as a browser reaches it that has reached another as `host`; "" for none."""
-    name, port = urlsplit(f"//{host}").hostname, urlsplit(address).port
-    if name is None or port is None:
+    name, there = urlsplit(f"//{host}").hostname, urlsplit(address)
+    if name is None or there.hostname is None:
         return ""
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    if there.hostname not in LOOPBACK or there.port is None:
+        return f"{there.scheme}://{there.netloc}"
+    return f"{there.scheme}://{bracketed(name)}:{there.port}"
 
 
 def _query(request: Request) -> dict[str, str]:

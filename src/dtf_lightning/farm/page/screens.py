@@ -177,7 +177,7 @@ class Screens:
     async def cluster(self, _: Query) -> View:
         """The coordinators, who leads, and since which term."""
         told, status = self._coordinator.cluster_status(), self._coordinator.status()
-        data = told | {name: status[name] for name in ("farm", "coordinator", "version", "results")}
+        data = told | {name: status[name] for name in ("farm", "coordinator", "version", "results", "warnings")}
         return View(screen="cluster", title="Cluster", data=data)
 
     def addresses(self) -> list[str]:

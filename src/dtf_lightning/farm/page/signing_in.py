@@ -1,7 +1,8 @@
-"""Signing in: a browser gives the token once, or a link that `dtf farm up` prints, and gets a cookie.
+"""Signing in: a browser gives a token once, or a link that `dtf farm up` prints, and gets a cookie.
 
-Rule: the cookie is for this page alone (HttpOnly, SameSite=Strict), and is given only to who had the token or a link that
-nobody had used. Where a browser goes on to is always of this farm.
+Rule: the cookie is for this page alone (HttpOnly, SameSite=Strict, over TLS Secure), and is given only to who had a token that may see the
+page, or a link that nobody had used. Of a signed token the cookie is that token: it ends with it, and by its revocation.
+Where a browser goes on to is always of this farm.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from urllib.parse import parse_qs
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from dtf_lightning.farm.security.identity import Unauthorised
+from dtf_lightning.farm.security.permissions import reason_against
+from dtf_lightning.farm.security.tokens import is_signed
 from dtf_lightning.farm.sign_in import SESSION_SECONDS, SignIn, UsedLinks
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from dtf_lightning.farm.page.render import Renderer
+    from dtf_lightning.farm.server.doors.authenticator import Authenticator
 
 MAX_FORM = 10_000
 """Bytes of what is sent to sign in."""
@@ -35,7 +40,10 @@ class SigningIn:
         now: returns seconds since the epoch.
     """
 
-    def __init__(self, token: str, used: Path, renderer: Renderer, now: Callable[[], float]) -> None:
+    def __init__(
+        self, token: str, authenticator: Authenticator, used: Path, renderer: Renderer, now: Callable[[], float]
+    ) -> None:
+        self._authenticator = authenticator
         self._token = token.encode()
         self._sign_in = SignIn(token)
         self._used = UsedLinks(used)
@@ -62,7 +70,7 @@ class SigningIn:
                 "This link was used before, or is older than ten minutes: give the token, or let a new link be made."
             )
             return HTMLResponse(self._renderer.sign_in(back=back, problem=problem), 403)
-        return self._signed_in(back)
+        return self._signed_in(request, back)
 
     async def _take(self, request: Request) -> Response:
         body = b""
@@ -72,18 +80,30 @@ class SigningIn:
                 return HTMLResponse(self._renderer.sign_in(back="/", problem="That is too long for a token."), 413)
         form = parse_qs(body.decode("latin-1"), max_num_fields=10)
         back = way_back(form.get("next", [""])[0])
-        if not hmac.compare_digest(form.get("token", [""])[0].strip().encode(), self._token):
+        token = form.get("token", [""])[0].strip()
+        if hmac.compare_digest(token.encode(), self._token):
+            return self._signed_in(request, back)
+        if not is_signed(token):
             return HTMLResponse(self._renderer.sign_in(back=back, problem="This is not the farm's token."), 403)
-        return self._signed_in(back)
+        try:
+            identity = self._authenticator.read(token)
+        except Unauthorised as error:
+            return HTMLResponse(self._renderer.sign_in(back=back, problem=f"{error}."), 403)
+        if reason := reason_against("dashboard.get", identity.role, limited=bool(identity.projects)):
+            problem = f"The page shows the whole farm: {reason}."
+            return HTMLResponse(self._renderer.sign_in(back=back, problem=problem), 403)
+        seconds = min((identity.expires or 0.0) - self._now(), SESSION_SECONDS)
+        return self._signed_in(request, back, token, max(seconds, 1.0))
 
-    def _signed_in(self, back: str) -> Response:
+    def _signed_in(self, request: Request, back: str, value: str = "", seconds: float = SESSION_SECONDS) -> Response:
         answer = HTMLResponse(self._renderer.signed_in(back))
         answer.set_cookie(
             self._sign_in.cookie,
-            self._sign_in.session(self._now()),
-            max_age=int(SESSION_SECONDS),
+            value or self._sign_in.session(self._now()),
+            max_age=int(seconds),
             httponly=True,
             samesite="strict",
+            secure=request.url.scheme == "https",
         )
         return answer
 
@@ -93,7 +113,8 @@ class SigningIn:
             if "hx-request" in request.headers
             else RedirectResponse("/sign-in", 303)
         )
-        answer.delete_cookie(self._sign_in.cookie, httponly=True, samesite="strict")
+        secure = request.url.scheme == "https"
+        answer.delete_cookie(self._sign_in.cookie, httponly=True, samesite="strict", secure=secure)
         return answer
 
 

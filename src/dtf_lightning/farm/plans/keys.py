@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.plans.calls import arguments, function, named_arguments
+from dtf_lightning.farm.plans.cron import times_of
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.plans.plan import PlanSchedule
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.attempts import RETRIED_ON
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.farm.rules.submissions.schedules import Overlap
 from dtf_lightning.settings.durations import DURATION_PATTERN, seconds_of
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
@@ -236,6 +240,33 @@ def folder(node: Node, what: str) -> str:
     return "/".join(part for part in told.split("/") if part not in ("", "."))
 
 
+def schedule(node: Node, what: str) -> PlanSchedule:
+    """Return when a plan is submitted: by a cron expression, or a mapping with `cron`, `timezone` and `overlap`."""
+    told: dict[str, Any] = {}
+    if isinstance(node.value, dict):
+        node.refuse_unknown(SCHEDULE_KEYS, what)
+        if "cron" not in node.value:
+            raise node.error(f"{what} says when by `cron`, such as '30 2 * * 1-5'")
+        told = {name: SCHEDULE_KEYS[name].read(one, name) for name, one in node.value.items()}
+    else:
+        told["cron"] = text(node, what)
+    found = PlanSchedule(**told)
+    try:
+        times_of(found.cron, found.timezone)
+    except SettingsError as error:
+        raise node.error(f"{what}: {error}") from None
+    return found
+
+
+def overlap(node: Node, what: str) -> Overlap:
+    """Return what is done at a time at which the last run goes on."""
+    told = text(node, what)
+    known = [one.value for one in Overlap]
+    if told not in known:
+        raise node.error(f"{what} is one of {', '.join(known)}, got {told!r}{nearest(told, known)}")
+    return Overlap(told)
+
+
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 ENDS = ("success", "any")
@@ -283,12 +314,48 @@ RETRY_KEYS = {
     ),
 }
 
+SCHEDULE_KEYS = {
+    "cron": Key(
+        meaning="Minute, hour, day of the month, month and day of the week, such as `30 2 * * 1-5`.",
+        read=text,
+        schema=_TEXT,
+    ),
+    "timezone": Key(
+        meaning="In which these are meant, such as `Europe/Berlin`; without it UTC.", read=text, schema=_TEXT
+    ),
+    "overlap": Key(
+        meaning="At a time at which the last run still goes on: `skip` (as without it), or `queue`: one more when that has ended.",
+        read=overlap,
+        schema={"enum": [one.value for one in Overlap]},
+    ),
+}
+
 TASK_KEYS = {
     "run": Key(
         meaning="A shell line (`sh -ec`: it ends with the first command that fails), or a list of a program and its "
         "arguments.",
         read=command,
         schema={"oneOf": [_TEXT, {"type": "array", "minItems": 1, "items": _SCALAR}]},
+        default=False,
+    ),
+    "call": Key(
+        meaning="In the place of `run`: a Python function, `package.module:function`, that the worker's Python imports in the "
+        "task's folder and environment, and calls.",
+        read=function,
+        schema={"type": "string", "pattern": r"^[\w.]+:[\w.]+$"},
+        default=False,
+    ),
+    "args": Key(
+        meaning="Of a call: its arguments, in order; texts, numbers, lists and mappings. One that is `{{matrix.AXIS}}` and "
+        "nothing more is what YAML reads there, such as a number.",
+        read=arguments,
+        schema={"type": "array"},
+        default=False,
+    ),
+    "kwargs": Key(
+        meaning="Of a call: its arguments by their names.",
+        read=named_arguments,
+        schema={"type": "object"},
         default=False,
     ),
     "name": Key(
@@ -329,7 +396,7 @@ TASK_KEYS = {
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(
         meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
-        "`{{matrix.AXIS}}` stands for its value in `run`, `env` and `name`.",
+        "`{{matrix.AXIS}}` stands for its value in `run`, `args`, `kwargs`, `env` and `name`.",
         read=lambda node, _: read_matrix(node),
         schema={
             "type": "object",
@@ -382,17 +449,42 @@ TASK_KEYS = {
         read=duration,
         schema=_DURATION_SCHEMA,
     ),
+    "key": Key(
+        meaning="Whoever submits under the same key gets the same task; with a matrix it holds each axis.",
+        read=text,
+        schema=_TEXT,
+        default=False,
+    ),
     "folder": Key(meaning="Where it runs, below the folder in which the plan is started.", read=folder, schema=_TEXT),
 }
 
 DEFAULT_KEYS = {name: key for name, key in TASK_KEYS.items() if key.default}
 """Those that may stand under `defaults`."""
 
+
+def _task_schema() -> dict[str, Any]:
+    """A task is a `run` or a `call`."""
+    either = [
+        {"required": ["run"], "not": {"required": ["call"]}},
+        {"required": ["call"], "not": {"required": ["run"]}},
+    ]
+    return {**object_schema(TASK_KEYS), "oneOf": either}
+
+
 PLAN_KEYS = {
     "name": Key(meaning="What the plan is called.", read=text, schema=_TEXT),
     "project": Key(meaning="Whose share of the farm it counts against.", read=text, schema=_TEXT),
     "priority": Key(
         meaning="Of tasks that name none.", read=TASK_KEYS["priority"].read, schema=TASK_KEYS["priority"].schema
+    ),
+    "key": Key(
+        meaning="Whoever submits under the same key gets the same plan, with the same tasks.", read=text, schema=_TEXT
+    ),
+    "schedule": Key(
+        meaning="When it is submitted, instead of at once: a cron expression of five fields (UTC), or `cron` with `timezone` and "
+        "`overlap`.",
+        read=schedule,
+        schema={"oneOf": [_TEXT, object_schema(SCHEDULE_KEYS, ("cron",))]},
     ),
     "defaults": Key(
         meaning="What holds for each task that does not say otherwise; variables of `env` are joined.",
@@ -402,7 +494,7 @@ PLAN_KEYS = {
     "tasks": Key(
         meaning="The tasks, by names that `after` refers to.",
         read=lambda node, _: node,
-        schema={"type": "object", "minProperties": 1, "additionalProperties": object_schema(TASK_KEYS, ("run",))},
+        schema={"type": "object", "minProperties": 1, "additionalProperties": _task_schema()},
     ),
 }
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.submissions.schedules import Overlap
 
 MAX_TASKS = 10_000
 """Of one plan, its matrices multiplied out."""
@@ -24,7 +26,11 @@ class PlanTask:
     """The key under `tasks`."""
     name: str
     """Unique in the plan."""
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    call: str = ""
+    """Of a task that is a call: `package.module:function`."""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     gang: int = 1
     """Workers that run it together."""
@@ -47,8 +53,20 @@ class PlanTask:
     """Names of secrets."""
     artifacts: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
+    key: str = ""
+    """Of an idempotent submission; "": none."""
     folder: str = ""
     """Where it runs, relative to where the plan was started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSchedule:
+    """When a plan is submitted."""
+
+    cron: str
+    """Minute, hour, day of the month, month, day of the week."""
+    timezone: str = "UTC"
+    overlap: Overlap = Overlap.SKIP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +75,10 @@ class Plan:
 
     name: str
     project: str
+    key: str = ""
+    """Of an idempotent submission of the whole plan; "": none."""
+    schedule: PlanSchedule | None = None
+    """When it is submitted; `None`: once, now."""
     tasks: tuple[PlanTask, ...]
     """In the order of the file; of a matrix in the order of its product."""
     after: Mapping[str, tuple[str, ...]]

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dtf_lightning.farm.plans.calls import filled
 from dtf_lightning.farm.plans.keys import DEFAULT_KEYS, PLAN_KEYS, TASK_KEYS, Retries
 from dtf_lightning.farm.plans.matrix import filler
 from dtf_lightning.farm.plans.plan import MAX_LINKS, MAX_TASKS, Cell, Plan, PlanTask
@@ -29,9 +30,14 @@ def read_plan(path: str) -> Plan:
     return _plan(read_marked(path), path)
 
 
-def parse_plan(text: str, file: str = "plan.yaml") -> Plan:
-    """Return the plan of a YAML text. `file`: its name, for errors. Raises `SettingsError`."""
-    return _plan(parse_marked(text, file), file)
+def parse_plan(text: str, file: str = "plan.yaml", *, name: str = "") -> Plan:
+    """Return the plan of a YAML text. Raises `SettingsError`.
+
+    Args:
+        file: its name, for errors.
+        name: of the plan, where it does not say so itself; "": the file's.
+    """
+    return _plan(parse_marked(text, file), file, name)
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,11 @@ class _Entry:
         return self.told.get("matrix") or (None,)
 
 
-def _plan(root: Node, file: str) -> Plan:
+def _plan(root: Node, file: str, name: str = "") -> Plan:
     root.refuse_unknown(PLAN_KEYS, "a plan")
     told = {name: PLAN_KEYS[name].read(node, name) for name, node in root.value.items()}
     if "tasks" not in told:
-        raise root.error("the plan has no tasks: write them under `tasks:`, each with a `run:`")
+        raise root.error("the plan has no tasks: write them under `tasks:`, each with a `run:` or a `call:`")
     defaults: dict[str, Any] = {"priority": told["priority"]} if "priority" in told else {}
     if "defaults" in told:
         told["defaults"].refuse_unknown(DEFAULT_KEYS, "defaults")
@@ -61,14 +67,18 @@ def _plan(root: Node, file: str) -> Plan:
     nodes: Node = told["tasks"]
     entries = [_entry(name, node, nodes.keys[name], defaults) for name, node in nodes.mapping("tasks").items()]
     if not entries:
-        raise nodes.error("the plan has no tasks: each is a name with a `run:`")
+        raise nodes.error("the plan has no tasks: each is a name with a `run:` or a `call:`")
     total = sum(len(entry.cells) for entry in entries)
     if total > MAX_TASKS:
         raise nodes.error(f"the plan has {total} tasks, {MAX_TASKS} are allowed")
     after, after_any = _links(entries)
+    if "schedule" in told:
+        _refuse_keys(root, entries)
     return Plan(
-        name=told.get("name") or _stem(file),
+        name=told.get("name") or name or _stem(file),
         project=told.get("project", "default"),
+        key=told.get("key", ""),
+        schedule=told.get("schedule"),
         tasks=_unique([(entry, _task(entry, cell)) for entry in entries for cell in entry.cells]),
         after=after,
         after_any=after_any,
@@ -79,8 +89,16 @@ def _entry(name: str, node: Node, place: Place, defaults: Mapping[str, Any]) -> 
     if not name.strip():
         raise place.error("a task's name is empty")
     node.refuse_unknown(TASK_KEYS, f"the task {name!r}")
-    if "run" not in node.value:
-        raise node.error(f"the task {name!r} has no `run`: a shell line, or a list of a program and its arguments")
+    if "run" not in node.value and "call" not in node.value:
+        raise node.error(
+            f"the task {name!r} has no `run`, a shell line or a list of a program and its arguments, and no `call`, a "
+            "function such as package.module:function"
+        )
+    if "run" in node.value and "call" in node.value:
+        raise node.keys["call"].error(f"the task {name!r} has a `run` and a `call`: it is one of them")
+    for key in ("args", "kwargs"):
+        if key in node.value and "call" not in node.value:
+            raise node.keys[key].error(f"`{key}` of the task {name!r} are those of a `call`, which it does not have")
     told = {key: TASK_KEYS[key].read(one, key) for key, one in node.value.items()}
     if "env" in defaults and "env" in told:
         told["env"] = {**defaults["env"], **told["env"]}
@@ -96,7 +114,11 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
     return PlanTask(
         entry=entry.name,
         name=name,
-        command=tuple(fill(node, word) for node, word in told["run"]),
+        command=tuple(fill(node, word) for node, word in told.get("run", ())),
+        call=told.get("call", ""),
+        args=tuple(filled(one, fill) for one in told.get("args", ())),
+        kwargs={key: filled(one, fill) for key, one in told.get("kwargs", {}).items()},
+        key=fill(entry.node.value["key"], told["key"]) if "key" in told else "",
         needs=_needs(told.get("needs", ()), told.get("labels", ())),
         gang=told.get("gang", 1),
         array=told.get("array", 0),
@@ -156,13 +178,29 @@ def _links(entries: list[_Entry]) -> tuple[dict[str, tuple[str, ...]], dict[str,
 
 def _unique(tasks: list[tuple[_Entry, PlanTask]]) -> tuple[PlanTask, ...]:
     seen: dict[str, _Entry] = {}
+    keys: dict[str, _Entry] = {}
     for entry, task in tasks:
         if (other := seen.get(task.name)) is not None:
             where = entry.node.value["name"].place if "name" in entry.told else entry.place
             hint = "; let `name` hold each axis of the matrix" if other is entry else ""
             raise where.error(f"two tasks are called {task.name!r}, of {other.name!r} and {entry.name!r}{hint}")
         seen[task.name] = entry
+        if task.key and (other := keys.get(task.key)) is not None:
+            hint = "; let `key` hold each axis of the matrix" if other is entry else ""
+            raise entry.node.value["key"].error(
+                f"two tasks have the key {task.key!r}, of {other.name!r} and {entry.name!r}{hint}"
+            )
+        keys[task.key] = entry
     return tuple(task for _, task in tasks)
+
+
+def _refuse_keys(root: Node, entries: list[_Entry]) -> None:
+    """Raise `SettingsError` for a key in a plan with a schedule."""
+    for node in (root, *(entry.node for entry in entries)):
+        if "key" in node.value:
+            raise node.keys["key"].error(
+                "a plan with a `schedule` has no `key`: each of its runs would be the first one; leave one of the two out"
+            )
 
 
 def _stem(file: str) -> str:

@@ -57,7 +57,7 @@ def requests_of(
 def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str, Any]:
     return {
         "name": task.name,
-        "command": list(task.command),
+        **_what(task),
         "environment": dict(task.environment),
         "needs": [
             {"amounts": dict(need.amounts), "labels": list(need.labels), "exclusive": need.exclusive}
@@ -72,9 +72,16 @@ def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str
         "limits": dict(task.limits),
         "folder": "/".join(part for part in (folder, task.folder) if part),
         "artifacts": list(task.artifacts),
+        "key": task.key,
         "secrets": list(task.secrets),
         "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
     }
+
+
+def _what(task: PlanTask) -> dict[str, Any]:
+    if not task.call:
+        return {"command": list(task.command)}
+    return {"call": task.call, "args": list(task.args), "kwargs": dict(task.kwargs)}
 
 
 def _dependencies_first(plan: Plan) -> list[str]:

@@ -17,10 +17,13 @@ from typing import Any
 from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_json
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
+from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
     CoordinatorRecord,
     DisabledRecord,
+    Ending,
     Envelope,
     FailedAttempt,
     KeyRecord,
@@ -54,13 +57,19 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.ATTEMPT: Attempt,
     Kind.DONE: Envelope,
     Kind.FAILED: FailedAttempt,
+    Kind.ENDING: Ending,
     Kind.MEETING: Meeting,
     Kind.MEMBER: MemberRecord,
     Kind.YIELD: YieldRequest,
     Kind.PROJECT: ProjectRecord,
     Kind.LICENCE: LicenceRecord,
+    Kind.SCHEDULE: ScheduleRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
+    Kind.SIGNING_KEY: SigningKeyRecord,
+    Kind.TOKEN: TokenRecord,
+    Kind.REVOKED: RevokedRecord,
+    Kind.FAMILY: FamilyRecord,
 }
 """What a key of each kind holds, as far as there is something yet."""
 

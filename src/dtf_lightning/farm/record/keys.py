@@ -12,6 +12,7 @@
 | `tasks` | task | – | what was asked for, until it is done |
 | `attempts` | task | – | the attempt that counts; its mod revision is the attempt's identity |
 | `done` | task | – | the envelope of the result, written once; deleted when it is in the archive |
+| `endings` | task, attempt's identity | – | an attempt that does not count any more, and the workers on which its processes may still run |
 | `failed` | task, attempt's number | – | an attempt after which the task is tried again |
 | `meetings` | task | – | where the members of a gang's attempt find each other; goes with the attempt |
 | `members` | task, rank | – | a member of a gang's attempt that has ended; goes with the attempt |
@@ -20,7 +21,12 @@
 | `tombstones` | task | – | a task that was archived: its id cannot be used again |
 | `projects` | project | – | its weight, and how many of which licences it may hold |
 | `licences` | licence | – | how many there are of it |
-| `plans`, `reservations`, `tokens`, `alerts` | each its own | – | small records |
+| `signing-keys` | the key's `kid` | – | a key that signs tokens, sealed with the farm's own token |
+| `tokens` | the token's id | – | what a list shows of a token; of one to join with how often it can still be used |
+| `revoked` | the token's or the family's id | – | it is good no more; goes when it would have expired |
+| `families` | farm worker | – | the tokens of a worker that has joined |
+| `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
+| `plans`, `reservations`, `alerts` | each its own | – | small records |
 
 Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.
 """
@@ -53,6 +59,7 @@ class Kind(Enum):
     ATTEMPT = "attempts"
     DONE = "done"
     FAILED = "failed"
+    ENDING = "endings"
     MEETING = "meetings"
     MEMBER = "members"
     YIELD = "yields"
@@ -61,8 +68,12 @@ class Kind(Enum):
     PLAN = "plans"
     PROJECT = "projects"
     LICENCE = "licences"
+    SCHEDULE = "schedules"
     RESERVATION = "reservations"
+    SIGNING_KEY = "signing-keys"
     TOKEN = "tokens"
+    REVOKED = "revoked"
+    FAMILY = "families"
     ALERT = "alerts"
 
 
@@ -76,14 +87,19 @@ LIVE = (
     Kind.HEALTH,
     Kind.TASK,
     Kind.ATTEMPT,
+    Kind.ENDING,
     Kind.MEETING,
     Kind.MEMBER,
     Kind.YIELD,
     Kind.PLAN,
     Kind.PROJECT,
     Kind.LICENCE,
+    Kind.SCHEDULE,
     Kind.RESERVATION,
+    Kind.SIGNING_KEY,
     Kind.TOKEN,
+    Kind.REVOKED,
+    Kind.FAMILY,
     Kind.ALERT,
 )
 """What a coordinator holds in memory. Of the others it hears, but keeps nothing."""
@@ -115,7 +131,7 @@ class FarmKeys:
         return self._folders[kind]
 
     def key(self, kind: Kind, *names: str | int) -> str:
-        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `MEMBER` its rank."""
+        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `ENDING` its identity, for `MEMBER` its rank."""
         assert len(names) == _NUM_NAMES.get(kind, 1), (kind, names)
         if "" in names:
             raise SettingsError(f"an empty name under {kind.value}/: every record of a farm has a name")
@@ -138,5 +154,5 @@ def _quoted(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else quote(name, safe="")
 
 
-_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.MEMBER: 2}
+_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.ENDING: 2, Kind.MEMBER: 2}
 _KINDS = {kind.value: kind for kind in Kind}

@@ -14,7 +14,7 @@ from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.guarded import Limits
 from dtf_lightning.farm.record.keys import FarmKeys
 from dtf_lightning.farm.record.lane import PATIENCE, Lane, LaneCounts
-from dtf_lightning.farm.record.values import Envelope
+from dtf_lightning.farm.record.values import NO_ATTEMPT, Attempt, Ending, Envelope
 from dtf_lightning.farm.record.writes import Cancel, Cancellation, Cancelled, LaneName, Write
 
 T = TypeVar("T")
@@ -70,32 +70,44 @@ class FarmRecord:
         """As `write`, for the event loop that runs here."""
         return on_loop(self.write(write, timeout=timeout))
 
-    def cancel(self, task: str, envelope: Envelope, *, timeout: float = PATIENCE) -> Future[Cancelled]:
+    def cancel(
+        self,
+        task: str,
+        envelope: Envelope,
+        attempt: Attempt = NO_ATTEMPT,
+        ending: Callable[[Attempt], Ending | None] = lambda _: None,
+        *,
+        timeout: float = PATIENCE,
+    ) -> Future[Cancelled]:
         """End a task as `Cancel` does, again while its attempt is changed under our hands; at most `CANCEL_TRIES` times.
 
-        `envelope`: as far as known here. Attempt, revision and workers of later tries are those that etcd tells.
+        Args:
+            envelope: as far as known here. Attempt, revision and workers of later tries are those that etcd tells.
+            attempt: the attempt as far as known here.
+            ending: returns what an attempt at the task holds on its workers.
         """
         wanted: Future[Cancelled] = Future()
         wanted.set_running_or_notify_cancel()
-        self._try_to_cancel(task, envelope, timeout, wanted, CANCEL_TRIES)
+
+        def attempted(envelope: Envelope, attempt: Attempt, tries: int) -> None:
+            def told(tried: Future[Cancelled]) -> None:
+                try:
+                    verdict = tried.result()
+                    if verdict.cancellation is not Cancellation.CHANGED or tries == 1:
+                        wanted.set_result(verdict)
+                        return
+                    as_it_is = verdict.attempt or NO_ATTEMPT
+                    number, workers = as_it_is.number, as_it_is.workers
+                    again = replace(envelope, attempt=number, workers=workers, revision=verdict.seen)
+                    attempted(again, as_it_is, tries - 1)
+                except Exception as error:
+                    wanted.set_exception(error)
+
+            write = Cancel(task=task, envelope=envelope, ending=ending(attempt))
+            self.write(write, timeout=timeout).add_done_callback(told)
+
+        attempted(envelope, attempt, CANCEL_TRIES)
         return wanted
-
-    def _try_to_cancel(
-        self, task: str, envelope: Envelope, timeout: float, wanted: Future[Cancelled], tries: int
-    ) -> None:
-        def told(tried: Future[Cancelled]) -> None:
-            try:
-                verdict = tried.result()
-                if verdict.cancellation is not Cancellation.CHANGED or tries == 1:
-                    wanted.set_result(verdict)
-                    return
-                number, workers = (verdict.attempt.number, verdict.attempt.workers) if verdict.attempt else (0, ())
-                again = replace(envelope, attempt=number, workers=workers, revision=verdict.seen)
-                self._try_to_cancel(task, again, timeout, wanted, tries - 1)
-            except Exception as error:
-                wanted.set_exception(error)
-
-        self.write(Cancel(task=task, envelope=envelope), timeout=timeout).add_done_callback(told)
 
     def counts(self) -> dict[LaneName, LaneCounts]:
         """What each lane has done so far."""

@@ -9,8 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from dtf_lightning.farm.calls.spelling import CallKind
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
+from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
+from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.needs import Need
 
 
@@ -141,6 +145,8 @@ class TaskSpecification:
     """Of a command that failed, the exit codes after which it is tried again; none: after any."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Name of a licence -> how many of it are held while it runs."""
+    call: str = ""
+    """Of a task that is a call of a Python function: how the function comes to the worker (`farm.calls`)."""
     source: str = ""
     """Digest of the files that its workspace begins with; "": none."""
     folder: str = ""
@@ -160,6 +166,16 @@ class TaskSpecification:
     """Id of the task that was done and is tried again as this one; "": none."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Digests of what lies in the farm's files for it."""
+        return tuple(filter(None, [self.source, *stored_digests(self.inputs.values())]))
+
+    @property
+    def is_pickled(self) -> bool:
+        """Whether it is a call of a function that travels by cloudpickle."""
+        return self.call == CallKind.PICKLE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,6 +268,8 @@ class Envelope:
     """Length of the output of the attempt that counts."""
     tail: str = ""
     """The last of its output."""
+    returned: str = ""
+    """Of a call: what is told of its value (`farm.calls.returned`)."""
     submitted: float | None = None
     project: str = ""
     plan: str = ""
@@ -273,6 +291,19 @@ class FailedAttempt:
     workers: tuple[str, ...]
     reason: str
     ended: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """An attempt that does not count any more: what it holds is not free before its processes are gone."""
+
+    workers: tuple[str, ...]
+    """Those that have not said that nothing of it is left."""
+    need: Need
+    """What each of them gives it."""
+    project: str = "default"
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """As in the specification."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -325,9 +356,14 @@ class LicenceRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRecord:
-    """Which task was submitted under an idempotency key."""
+    """Which task was submitted under an idempotency key, or which plan."""
 
     task: str
+    """Of a plan its first, with which the key is forgotten."""
+    plan: str = ""
+    """The plan's id; "": it is a task's key."""
+    digest: str = ""
+    """Of what the plan was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -350,12 +386,18 @@ Value = (
     | Attempt
     | Envelope
     | FailedAttempt
+    | Ending
     | Meeting
     | MemberRecord
     | YieldRequest
     | ProjectRecord
     | LicenceRecord
+    | ScheduleRecord
     | KeyRecord
     | Tombstone
+    | SigningKeyRecord
+    | TokenRecord
+    | RevokedRecord
+    | FamilyRecord
 )
 """Whatever a record holds."""

@@ -4,18 +4,21 @@
 |---|---|---|
 | `Submit` | no such task, result, tombstone or key yet | the task, and its key |
 | `Assign` | the leader's fence, the attempt as seen, the task is there | the attempt |
+| `ClaimPlan` | the key as seen | which plan is submitted under it |
 | `RecordResult` | the attempt is the one that this result is of, no result yet | the result; task and attempt are deleted |
 | `RecordRetry` | the attempt is the one that failed | the failure; the attempt waits to be assigned again |
 | `Cancel` | the task is there, its attempt as seen, no result yet | the result; task and attempt are deleted |
 | `TakeBack` | the leader's fence, the attempt as seen | the attempt without its lost worker, which it excludes |
 | `Meet`, `RecordMember` (`gang_writes.py`) | the attempt is the one that counts, not told yet | where they meet; a member's end |
 | `Register`, `ForgetWorker` | the worker's record as seen; to forget it also the fence | the record |
+| `Release` | the note as seen | workers on which nothing of an attempt is left are struck off |
 | `ReportHealth` | the worker's record is there | how its machine is |
 | `Archive` | the result as seen | a tombstone; result and failures are deleted |
 | `ForgetTombstone` | the tombstone as seen | nothing is left of the task, but for its key |
 | `ForgetKey` | the key as seen, nothing is left of its task | the key may name another task |
 
 Rules:
+- An attempt that is taken from workers that are there is noted under `endings/`, in the same write (`Cancel`, `TakeBack`).
 - With an attempt of several workers go the records of their meeting and of those that have ended.
 - "As seen" is a mod revision, 0 for a key that was not there. Ids are not used again, so it never comes back.
 - The fence is a compare that was made when the decision was made (`Leadership.fence`). It is part of the write.
@@ -35,6 +38,7 @@ from dtf_lightning.farm.record.guarded import Guarded, Outcome, absent, as_seen,
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import (
     Attempt,
+    Ending,
     Envelope,
     FailedAttempt,
     KeyRecord,
@@ -136,6 +140,39 @@ class Submit:
         return Submitted(submission=Submission.SAME_KEY, task=record.task)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClaimPlan:
+    """Say which plan is submitted under an idempotency key, before its tasks are. The verdict: the plan that is."""
+
+    key: str
+    record: KeyRecord
+    seen: int = 0
+    """The mod revision of a record under this key of whose plan nothing was accepted; 0: none."""
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        key = keys.key(Kind.KEY, plan_key(self.key))
+        put = Put(key, encode(self.record))
+        return Guarded(f"claim the key {self.key}", (as_seen(key, self.seen),), (put,), (key,))
+
+    def verdict(self, outcome: Outcome) -> tuple[KeyRecord, int]:
+        """The record that is there, and its mod revision."""
+        if outcome.applied:
+            return self.record, outcome.revision
+        found = outcome.found[0]
+        if found is None:
+            return self.record, 0  # it was forgotten just now
+        record = decode(Kind.KEY, found.value)
+        assert isinstance(record, KeyRecord)
+        return record, found.mod_revision
+
+
+def plan_key(key: str) -> str:
+    """Return the name of a plan's key in the record: no task's key is so named, since those hold no NUL."""
+    return f"plan\0{key}"
+
+
 # --- the leader's decisions ------------------------------------------------------------------------------------------
 
 
@@ -186,6 +223,8 @@ class TakeBack:
     fence: Compare
     num_workers: int = 1
     """Of the attempt that is taken back."""
+    ending: Ending | None = None
+    """Of a gang: its other workers, which have to end their parts."""
     lane = LaneName.ASSIGN
 
     def guarded(self, keys: FarmKeys) -> Guarded:
@@ -195,6 +234,7 @@ class TakeBack:
         then: tuple[Put | Delete, ...] = (
             Put(attempt, encode(self.attempt)),
             *gone_with(keys, self.task, self.num_workers),
+            *noted(keys, self.task, self.seen, self.ending),
         )
         return Guarded(f"take back {self.task}", compares, then, (self.fence.key, attempt))
 
@@ -247,6 +287,8 @@ class RecordResult:
 
     task: str
     envelope: Envelope
+    ending: Ending | None = None
+    """Workers that have to end their parts of the attempt; of most results there are none."""
     lane = LaneName.RESULT
 
     def guarded(self, keys: FarmKeys) -> Guarded:
@@ -255,7 +297,8 @@ class RecordResult:
         compares = (as_seen(attempt, self.envelope.revision), absent(done))
         assert self.envelope.revision > 0, self.task
         gang = gone_with(keys, self.task, len(self.envelope.workers))
-        then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang)
+        note = noted(keys, self.task, self.envelope.revision, self.ending)
+        then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang, *note)
         return Guarded(f"result of {self.task}", compares, then, (done,))
 
     def verdict(self, outcome: Outcome) -> Recording:
@@ -323,6 +366,8 @@ class Cancel:
     task: str
     envelope: Envelope
     """Its outcome is `CANCELLED`, `SKIPPED` or `EXPIRED`. Its `revision` is that of the attempt as seen, or 0."""
+    ending: Ending | None = None
+    """What the attempt holds on its workers, where it has some."""
     lane = LaneName.OTHER
 
     def guarded(self, keys: FarmKeys) -> Guarded:
@@ -332,7 +377,8 @@ class Cancel:
         task, attempt, done, tombstone = (keys.key(kind, self.task) for kind in kinds)
         compares = (present(task), as_seen(attempt, self.envelope.revision), absent(done))
         gang = gone_with(keys, self.task, len(self.envelope.workers))
-        then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang)
+        note = noted(keys, self.task, self.envelope.revision, self.ending)
+        then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang, *note)
         return Guarded(f"cancel {self.task}", compares, then, (task, attempt, done, tombstone))
 
     def verdict(self, outcome: Outcome) -> Cancelled:
@@ -375,6 +421,31 @@ class Register:
     def verdict(self, outcome: Outcome) -> bool:
         """Whether the record is there, from now or before."""
         return outcome.applied or is_ours(outcome, outcome.found[0], self.record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Strike workers off an attempt that does not count any more. The verdict: whether that is done, from now or before."""
+
+    task: str
+    revision: str
+    """The attempt's identity."""
+    left: Ending
+    """Without them."""
+    seen: int
+    """The mod revision of the note."""
+    lane = LaneName.OTHER
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        key = keys.key(Kind.ENDING, self.task, self.revision)
+        then: Put | Delete = Put(key, encode(self.left)) if self.left.workers else Delete(key)
+        return Guarded(f"release what {self.task} held", (as_seen(key, self.seen),), (then,), (key,))
+
+    def verdict(self, outcome: Outcome) -> bool:
+        """Whether it is done."""
+        found = None if outcome.applied else outcome.found[0]
+        return outcome.applied or found is None or is_ours(outcome, found, self.left)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -469,6 +540,13 @@ def gone_with(keys: FarmKeys, task: str, num_workers: int) -> tuple[Delete, ...]
         return ()
     members = (Delete(keys.key(Kind.MEMBER, task, rank)) for rank in range(num_workers))
     return (Delete(keys.key(Kind.MEETING, task)), *members)
+
+
+def noted(keys: FarmKeys, task: str, revision: int, ending: Ending | None) -> tuple[Put, ...]:
+    """Return what is written of an attempt that does not count any more; it stands behind what takes the attempt away."""
+    if ending is None or not ending.workers:
+        return ()
+    return (Put(keys.key(Kind.ENDING, task, revision), encode(ending)),)
 
 
 def is_ours(outcome: Outcome, found: KeyValue | None, value: Value) -> bool:

@@ -157,6 +157,10 @@ class History:
         """As `FarmResults.outcomes`."""
         return self._fresh().outcomes(plan, without)
 
+    def projects(self, plan: str) -> list[str]:
+        """As `FarmResults.projects`."""
+        return self._fresh().projects(plan)
+
     def durations(self) -> list[Sample]:
         """As `FarmResults.durations`. Raises `ResultsBusy` where the database does not answer."""
         try:

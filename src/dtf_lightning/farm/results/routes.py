@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.calls.returned import read_told
 from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.results.history import History
 from dtf_lightning.farm.results.store import HARDWARE, NEWEST, SORTED_BY, ResultsBusy, Status, Wanted
@@ -107,7 +108,10 @@ def result(row: Mapping[str, Any]) -> dict[str, Any]:
         "execution_time": (ended - started).total_seconds() if started and ended else None,
         "hardware_metrics": {name: value for name, value in metrics.items() if name in HARDWARE},
         "environment": {},
-        "raw_data": {"artifacts": row["artifacts"], "log_bytes": row["log_bytes"], "tail": row["tail"]},
+        "raw_data": {
+            **{name: row[name] for name in ("artifacts", "log_bytes", "tail")},
+            "returned": read_told(row["returned"] or "") or None,
+        },
         "metadata": {
             **{name: row[name] for name in _METADATA},
             "failed_attempts": [

@@ -75,6 +75,7 @@ def result_row(result: SeenResult) -> Row:
         "tail": stored(envelope.tail),
         "retry_of": stored(envelope.retry_of),
         "asked": stored(envelope.asked),
+        "returned": stored(envelope.returned),
         "recorded": result.recorded,
         "seen": microseconds(result.seen),
     }
@@ -118,6 +119,7 @@ def envelope_of(row: Mapping[str, Any]) -> Envelope:
         command=tuple(row["command"]),
         retry_of=row["retry_of"] or "",
         asked=row["asked"] or "",
+        returned=row["returned"] or "",
     )
 
 

@@ -343,6 +343,12 @@ class FarmResults:
             ).fetchall()
         return {outcome: int(number) for outcome, number in rows}
 
+    def projects(self, plan: str) -> list[str]:
+        """Of which projects the tasks of a plan were that have ended."""
+        with self.reading() as reader:
+            rows = reader.execute("SELECT DISTINCT project FROM farm.results WHERE plan = ?", [stored(plan)]).fetchall()
+        return [str(project) for (project,) in rows]
+
     def durations(self) -> list[Sample]:
         """How long tasks took that have completed: of the latest `SAMPLED`, those that are alike together."""
         with self.reading() as reader:

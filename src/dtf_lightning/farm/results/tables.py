@@ -43,6 +43,7 @@ RESULT = pa.schema(
         ("problems", pa.list_(_TEXT)),
         ("retry_of", _TEXT),
         ("asked", _TEXT),
+        ("returned", _TEXT),
         ("recorded", _NUMBER),
         ("seen", _TIME),
     ]

@@ -63,6 +63,8 @@ class AttemptOutcome:
     """Length of its output: when these have been told, all have been."""
     tail: str = ""
     """The last `TAIL_BYTES` of its output, as text."""
+    returned: str = ""
+    """Of a call: what is told of its value (`farm.calls.returned`)."""
 
 
 RETRIED_ON = (OutcomeKind.FAILED.value, OutcomeKind.TIMEOUT.value)

@@ -1,4 +1,4 @@
-"""The coordinator's routes. Each declares the name of its operation, which is what permissions will be given for.
+"""The coordinator's routes. Each declares the name of its operation, which is what permissions are given for (`doors/permits.py`).
 
 Errors are JSON objects `{"error": "one sentence"}`: 401 and 403 (`access.py`), 404 for what is not known, 409 for another
 task under the same id or output behind a gap, 422 for input that cannot work, 429 for too many tasks, 501 for what comes
@@ -21,18 +21,23 @@ from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Submission
 from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_chunks
 from dtf_lightning.farm.results.routes import add_results
+from dtf_lightning.farm.security.identity import identity_of
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.change_worker import change_worker, find_worker
+from dtf_lightning.farm.server.clients.keys import OtherRequest
+from dtf_lightning.farm.server.doors.hiding import submitting
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.everything import add_everything
 from dtf_lightning.farm.server.routes.projects import add_projects
+from dtf_lightning.farm.server.routes.tokens import add_tokens
 from dtf_lightning.farm.server.tasks import NoRoom, TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.server.coordinator import Coordinator
+    from dtf_lightning.farm.server.doors.doors import Doors
 
 RETRY_AFTER = "1"
 """Seconds after which to ask again while etcd does not answer."""
@@ -49,8 +54,8 @@ _LATER = {
 }
 
 
-def build_app(coordinator: Coordinator) -> FastAPI:
-    """Return the application of one coordinator."""
+def build_app(coordinator: Coordinator, doors: Doors) -> FastAPI:
+    """Return the application of one coordinator. Who asks is in the scope (`security.identity`)."""
     app = FastAPI(title="dtf farm", version=coordinator.version, docs_url=None, redoc_url=None, openapi_url=None)
     _add_errors(app)
     _add_tasks(app, coordinator)
@@ -64,7 +69,9 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
+    add_tokens(app, doors.office)
     add_everything(app, coordinator)
+    doors.permits.stand_before(app.routes)
     return app
 
 
@@ -76,7 +83,8 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
         coordinator.cluster.check_takes_work()
         body = await request.body()
         submission = models.Submission.model_validate_json(body)
-        told = await tasks.submit(submission.tasks, strict=submission.strict)
+        with submitting(identity_of(request.scope), {task.project for task in submission.tasks}):
+            told = await tasks.submit(submission.tasks, strict=submission.strict)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
         return JSONResponse({"tasks": told}, 409 if conflict else 200)
 
@@ -200,7 +208,7 @@ def _add_workers(app: FastAPI, coordinator: Coordinator) -> None:
     async def worker_socket(socket: WebSocket) -> None:
         await socket.accept()
         try:
-            await coordinator.connections.serve(socket)
+            await coordinator.connections.serve(socket, identity_of(socket.scope).worker)
         except (WebSocketDisconnect, RuntimeError):
             return  # Starlette raises RuntimeError where a closed socket is used
 
@@ -238,6 +246,8 @@ def _add_errors(app: FastAPI) -> None:
             return JSONResponse({"error": str(error), "wanted": error.wanted}, 409)
         if isinstance(error, UnknownTask):
             return _error(404, str(error))
+        if isinstance(error, OtherRequest):
+            return _error(409, str(error))
         if isinstance(error, TooManyTasks):
             return _error(429, str(error), Retry_After="10")
         if isinstance(error, NoRoom):
@@ -261,6 +271,6 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ValidationError, invalid)
     app.add_exception_handler(RequestValidationError, invalid)
-    for kind in (OutOfOrder, UnknownTask, TooManyTasks, NoRoom, SettingsError, StoreError):
+    for kind in (OutOfOrder, OtherRequest, UnknownTask, TooManyTasks, NoRoom, SettingsError, StoreError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(OSError, disk)

@@ -30,6 +30,7 @@ from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.outside.workers import OutsideWorkers
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
+from dtf_lightning.farm.server.schedules.registering import Schedules
 from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
@@ -73,6 +74,7 @@ class Coordinator:
                 max_live=place.settings.task_scheduler.max_queue_size,
                 ids=place.settings.retention.ids,
                 refusal=lambda: self.upkeep.refusal,
+                allow_pickle=place.settings.security.allow_pickle,
             ),
         )
         self.updates = Updates(self.pool, self._clock.wall)
@@ -109,6 +111,11 @@ class Coordinator:
     def version(self) -> str:
         """The package's."""
         return self._place.version
+
+    @property
+    def schedules(self) -> Schedules:
+        """What people do with schedules; it holds nothing of its own."""
+        return Schedules(self.pool, self.record, self.tasks, self.history, self._clock)
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -148,6 +155,7 @@ class Coordinator:
                 self.cluster.beat(),
                 self._leading.run(),
                 self.upkeep.run(),
+                self.schedules.keep(lambda: self._leading.epoch),
                 keep_expecting(self.history, self._leading.expect),
             )
         ]
@@ -185,6 +193,7 @@ class Coordinator:
             "workers_connected_here": self.connections.num_connected,
             "results": self.history.status(),
             "room": self.upkeep.status(),
+            "warnings": [self._place.warning] if self._place.warning else [],
             "uptime_seconds": round(time.monotonic() - self._place.began, 1),
         }
 

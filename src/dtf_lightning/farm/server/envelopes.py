@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from dtf_lightning.farm.calls.returned import MAX_TOLD
 from dtf_lightning.farm.record.asked import pack
 from dtf_lightning.farm.record.codec import MAX_ENVELOPE, size_of
 from dtf_lightning.farm.record.values import (
@@ -136,6 +137,7 @@ def with_attempt(envelope: Envelope, told: AttemptOutcome) -> Envelope:
         missing=told.missing[:MAX_NAMES],
         log_bytes=told.log_bytes,
         tail=told.tail,
+        returned=told.returned if len(told.returned) <= MAX_TOLD else "",
     )
     return fitting(whole)
 
@@ -143,8 +145,8 @@ def with_attempt(envelope: Envelope, told: AttemptOutcome) -> Envelope:
 def fitting(envelope: Envelope) -> Envelope:
     """Return an envelope with as much of what it holds as a record may: all of it lies in the attempt's files.
 
-    In this order: fewer artifacts, fewer metrics, fewer counts, a shorter tail, shorter texts; what ended it, and
-    why, stays.
+    In this order: fewer artifacts, fewer metrics, fewer counts, a shorter tail, shorter texts, no value of a call; what
+    ended it, and why, stays.
     """
     if is_small(envelope):
         return envelope
@@ -156,7 +158,8 @@ def fitting(envelope: Envelope) -> Envelope:
     envelope = replace(envelope, tail=envelope.tail[-FEW:])
     if size_of(envelope) > MAX_ENVELOPE:
         envelope = replace(envelope, name=envelope.name[:FEW], reason=envelope.reason[:FEW])
-    return replace(envelope, project=envelope.project[:FEW], plan=envelope.plan[:FEW])
+    envelope = replace(envelope, project=envelope.project[:FEW], plan=envelope.plan[:FEW])
+    return envelope if size_of(envelope) <= MAX_ENVELOPE else replace(envelope, returned="")
 
 
 def is_small(envelope: Envelope) -> bool:
@@ -165,6 +168,7 @@ def is_small(envelope: Envelope) -> bool:
         return False
     texts = (
         *(envelope.reason, envelope.tail, envelope.project, envelope.plan, envelope.name, envelope.retry_of),
+        envelope.returned,
         *envelope.command,
         *envelope.workers,
         *envelope.missing,

@@ -30,6 +30,7 @@ from dtf_lightning.farm.record.trainings.writes import AskToYield
 from dtf_lightning.farm.record.values import (
     NO_ATTEMPT,
     Attempt,
+    Ending,
     Envelope,
     ProjectRecord,
     TaskOutcome,
@@ -43,12 +44,12 @@ from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows,
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
 from dtf_lightning.farm.rules.expectations import Expectations
 from dtf_lightning.farm.rules.gangs import together
-from dtf_lightning.farm.rules.needs import needed
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
-from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of, shortened
+from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of
 from dtf_lightning.farm.server.scheduling.arrays import Arrays
+from dtf_lightning.farm.server.scheduling.endings import as_placed, ending_of, lost_ones, name_of, on_worker
 from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
-from dtf_lightning.farm.server.scheduling.projects import limits_of, projects, totals
+from dtf_lightning.farm.server.scheduling.projects import projects, ready_task, totals
 from dtf_lightning.farm.server.scheduling.trainings import Trainings
 
 NEVER = float("inf")
@@ -125,6 +126,8 @@ class Leader:
             self._ended(name, envelope.outcome)
         elif change.kind is Kind.WORKER:
             self._worker_changed(name, now)
+        elif change.kind is Kind.ENDING:
+            self._ending_changed(*change.names)
         elif change.kind in (Kind.PROJECT, Kind.LICENCE):
             self._shares_changed(change)
         elif change.kind is Kind.COORDINATOR:
@@ -266,9 +269,22 @@ class Leader:
             ready += self._appeared(task, held.value, all_known=False)
         self._dependencies.settle()
         self._make_ready(ready)
+        for ending in list(self._mirror.all(Kind.ENDING)):
+            self._ending_changed(*ending)
         for array, revision in self._arrays.trainings_with_ended_parts():
             self._trainings.is_uncertain(array)
             self._arrays.over.append((array, revision))
+
+    def _ending_changed(self, task: str, revision: str) -> None:
+        """What an attempt that does not count any more holds is taken until its workers say otherwise, or are lost."""
+        held = self._mirror.get(Kind.ENDING, task, revision)
+        if held is None:
+            self._scheduler.task_gone(name_of(task, revision))
+            return
+        assert isinstance(held.value, Ending)
+        self._scheduler.task_placed(as_placed(self._mirror, task, revision, held.value), held.value.workers, 0)
+        if (release := lost_ones(self._mirror, task, revision)) is not None:
+            self._decided.append(release)
 
     def _task_changed(self, task: str) -> None:
         held = self._mirror.get(Kind.TASK, task)
@@ -379,7 +395,7 @@ class Leader:
         envelope = ended_without_attempt(
             held.value, outcome, reason, number=attempt.number, revision=seen, workers=attempt.workers
         )
-        self._decided.append(Cancel(task=task, envelope=envelope))
+        self._decided.append(Cancel(task=task, envelope=envelope, ending=ending_of(held.value, attempt)))
 
     def _expire(self, now: Now) -> list[Write[Any]]:
         while self._expiring and self._expiring[0][0] <= now.wall:
@@ -398,6 +414,8 @@ class Leader:
             for (task,), tried in self._mirror.all(Kind.ATTEMPT).items():
                 if isinstance(tried.value, Attempt) and worker in tried.value.workers:
                     self._orphans[task] = None
+            for task, revision in on_worker(self._mirror, worker):
+                self._ending_changed(task, str(revision))
             return
         record = held.value
         assert isinstance(record, WorkerRecord)
@@ -442,16 +460,24 @@ class Leader:
     def _take_back(self, task: str, attempt: Attempt, seen: int, worker: str, now: Now) -> Write[Any]:
         follows = what_follows(OutcomeKind.LOST, failures=0, retries=0, lost=attempt.lost + 1)
         specification = self._specification(task)
+        others = tuple(
+            one
+            for one in attempt.workers
+            if self._mirror.get(Kind.WORKER, one) is not None
+            and not has_ended_on(self._mirror, task, attempt, seen, one)
+        )
+        ending = ending_of(specification, replace(attempt, workers=others)) if specification is not None else None
         if follows is Follow.FAILED and specification is not None:
             reason = why_suspect(attempt.lost + 1, worker)
             envelope = envelope_of(specification, TaskOutcome.FAILED, reason, attempt=attempt, revision=seen)
-            return RecordResult(task=task, envelope=replace(envelope, ended=now.wall))
+            return RecordResult(task=task, envelope=replace(envelope, ended=now.wall), ending=ending)
         return TakeBack(
             task=task,
             attempt=attempt.given_back(worker, lost=True),
             seen=seen,
             fence=self._fence,
             num_workers=len(attempt.workers),
+            ending=ending,
         )
 
     def _attempt(self, task: str) -> Attempt:
@@ -469,20 +495,4 @@ class Leader:
         return held.value
 
     def _ready_task(self, task: str, attempt: Attempt) -> ReadyTask:
-        held = self._mirror.get(Kind.TASK, task)
-        assert held is not None
-        value = held.value
-        assert isinstance(value, TaskSpecification)
-        return ReadyTask(
-            task=task,
-            project=value.project,
-            plan=value.plan,
-            priority=value.priority,
-            submitted=value.submitted,
-            sequence=held.create_revision,
-            needs=needed(value.needs, value.secrets),
-            gang=value.gang,
-            excluded=attempt.excluded,
-            expected=self.expectations.of(value.project, value.name, shortened(value.command)),
-            limits=limits_of(self._mirror, value),
-        )
+        return ready_task(self._mirror, task, attempt, self.expectations)

@@ -93,6 +93,11 @@ class Leading:
         """Whether this coordinator decides now."""
         return self._leader is not None
 
+    @property
+    def epoch(self) -> int:
+        """Of the leadership by which this coordinator decides; 0: it does not."""
+        return self._leader.epoch if self._leader is not None else 0
+
     def lead(self, epoch: int) -> None:
         """The mirror shows our leader key of this epoch, or no such key any more: 0."""
         if self._leader is not None and self._leader.epoch != epoch:

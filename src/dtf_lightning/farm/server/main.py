@@ -19,10 +19,14 @@ from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.page.app import Page
-from dtf_lightning.farm.server.access import LOOPBACK, AuditFile, Guard
+from dtf_lightning.farm.server.access import AuditFile, Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
+from dtf_lightning.farm.server.doors.doors import Doors
 from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
+from dtf_lightning.farm.server.wire.reach import Wire
+from dtf_lightning.farm.server.wire.serving import server_config
+from dtf_lightning.farm.server.wire.turnstile import turnstile
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
@@ -31,7 +35,6 @@ SHUTDOWN_TIMEOUT = 5
 """Seconds for requests that are under way when the coordinator ends."""
 TICKS_A_SECOND = 10
 """Of uvicorn's server."""
-MAX_MESSAGE = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +78,11 @@ class _Server(uvicorn.Server):
 
 
 def run_coordinator(store: Store, options: CoordinatorOptions, say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `say` is called with the address, once it serves.
+    """Serve until SIGTERM or SIGINT. `say` is called with the address where it listens, once it serves.
 
-    Raises `SettingsError` for a port that is taken or a host that is not loopback, and the fault that ended it.
+    Raises `SettingsError` for a port that is taken, for a host that is not loopback without TLS, and for certificates that
+    cannot be used; and the fault that ended it.
     """
-    if options.host not in LOOPBACK:
-        raise SettingsError(
-            f"the host {options.host!r} is not this machine's loopback: until the farm has roles and TLS it serves only "
-            "127.0.0.1; reach it from elsewhere through an SSH tunnel (ssh -L 8080:127.0.0.1:8080 HOST)"
-        )
     asyncio.run(serve(store, options, say, _stop_on_signals))
 
 
@@ -94,10 +93,13 @@ async def serve(
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
     """As `run_coordinator`, on a loop that runs. `register_stop` is called with the function that ends it."""
+    wire = Wire.of(options.host, options.settings)
+    if wire.warning:
+        log.warning("%s", wire.warning)
     with contextlib.ExitStack() as stack:
         ports = (options.port, *options.settings.server.more_ports)
         listeners = [stack.enter_context(listen(options.host, port)) for port in ports]
-        await _serve_on(listeners, store, options, say, register_stop)
+        await _serve_on(listeners, store, options, wire, say, register_stop)
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:
@@ -109,45 +111,36 @@ async def _serve_on(
     listeners: list[socket.socket],
     store: Store,
     options: CoordinatorOptions,
+    wire: Wire,
     say: Callable[[str], None],
     register_stop: Callable[[Callable[[], None]], None],
 ) -> None:
-    host, port = listeners[0].getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    port = listeners[0].getsockname()[1]
+    address = wire.address(port)
     coordinator = Coordinator(
         store,
         CoordinatorPlace(
             farm=options.farm,
             name=options.name,
-            address=options.settings.server.advertise.rstrip("/") or address,
+            address=address,
             folder=options.folder,
             version=__version__,
             settings=options.settings,
+            warning=wire.warning,
         ),
     )
     register_stop(coordinator.stop)
     audit = AuditFile(options.audit)
     try:
         await coordinator.start()
-        page = Page(build_app(coordinator), coordinator, options.token, options.folder)
-        app = Guard(page, token=options.token, audit=audit)
-        server = _Server(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_level="warning",
-                access_log=False,
-                ws="websockets-sansio",
-                ws_max_size=MAX_MESSAGE,
-                ws_per_message_deflate=False,
-                ws_ping_interval=None,  # heartbeats are the application's own
-                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
-                timeout_keep_alive=60,
-            )
-        )
+        doors = Doors.of(coordinator, options.token, options.farm, audit.write)
+        page = Page(build_app(coordinator, doors), coordinator, options.token, options.folder, doors)
+        app = Guard(page, token=options.token, authenticator=doors.authenticator, audit=audit, serves=wire.serves)
+        server = _Server(server_config(turnstile(app, wire, options.settings), wire, options.settings.limits))
         serving = asyncio.create_task(server.serve(sockets=listeners))
         running = asyncio.create_task(coordinator.run())
-        say(address)
+        tidying = asyncio.create_task(doors.office.run(lambda: coordinator.leads))
+        say(wire.own_address(port))
         try:
             await asyncio.wait([serving, running], return_when=asyncio.FIRST_COMPLETED)
             if serving.done() and not running.done():
@@ -157,7 +150,8 @@ async def _serve_on(
             page.close()
             server.end()
             running.cancel()
-            await asyncio.gather(serving, running, return_exceptions=True)
+            tidying.cancel()
+            await asyncio.gather(serving, running, tidying, return_exceptions=True)
     finally:
         audit.close()
 

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.calls.returned import read_told
+from dtf_lightning.farm.calls.spelling import ARGUMENTS, FUNCTION, CallKind, imported, pickled
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.task_id import array_id, instance_id, is_array_id, time_of
 from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState, YieldRequest
@@ -85,14 +87,30 @@ class RetriesModel(StrictModel):
         return self
 
 
+class PickledCall(StrictModel):
+    """A call of a function that was sent by cloudpickle. The farm must allow it (`security.allow_pickle`)."""
+
+    function: str
+    """Reference (`rules.inputs`) of the file with the function."""
+    arguments: str
+    """Reference of a file with arguments of many calls."""
+    index: int = Field(ge=0)
+    """Which of them are this call's, from 0."""
+
+
 class TaskRequest(StrictModel):
-    """A task as it is submitted."""
+    """A task as it is submitted: a command, or a call of a Python function."""
 
     task_id: str
     """Chosen by the client: a UUID of version 7."""
     type: str = "command"
     name: str = ""
-    command: tuple[str, ...] = Field(min_length=1)
+    command: tuple[str, ...] = ()
+    call: str = ""
+    """Of a call: `package.module:function`, which the worker imports in the task's folder and environment."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    pickled: PickledCall | None = None
     environment: dict[str, str] = Field(default_factory=dict)
     project: str = "default"
     plan: str = ""
@@ -157,7 +175,20 @@ class TaskRequest(StrictModel):
             )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
-        words = [*self.command, *self.environment, *self.environment.values(), *self.inputs, *self.inputs.values()]
+        given = [bool(self.command), bool(self.call), self.pickled is not None]
+        if sum(given) != 1:
+            raise ValueError(
+                "a task is one of `command` (a program and its arguments), `call` and `pickled`; got "
+                + ("several of them" if any(given) else "none of them")
+            )
+        if (self.args or self.kwargs) and not self.call:
+            raise ValueError("`args` and `kwargs` are those of a `call`, which is not here")
+        try:
+            command = self.words()
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        pairs = (*self.environment.items(), *self.all_inputs().items())
+        words = [self.key, *command, *(word for pair in pairs for word in pair)]
         if any("\0" in word for word in words):
             raise ValueError("a command and its environment cannot hold a NUL character")
         if sum(map(len, words)) > MAX_COMMAND:
@@ -173,13 +204,17 @@ class TaskRequest(StrictModel):
                 f"a task has {len(self.inputs)} inputs, {MAX_INPUTS} are allowed: put them into one folder"
             )
         try:
-            for place, reference in self.inputs.items():
+            for place, reference in self.all_inputs().items():
                 check_place(place)
                 read_input(reference)
         except SettingsError as error:
             raise ValueError(str(error)) from error
         if self.stdin and self.array:
             raise ValueError("an array has no standard input: its instances are many, and there is one input")
+        return self
+
+    @model_validator(mode="after")
+    def _check_secrets(self) -> TaskRequest:
         for name in self.secrets:
             if not _SECRET.fullmatch(name) or name.startswith(OWN):
                 raise ValueError(
@@ -189,13 +224,30 @@ class TaskRequest(StrictModel):
                 raise ValueError(f"{name!r} is a secret and stands in the environment, too: which is meant?")
         return self
 
+    def words(self) -> tuple[str, ...]:
+        """Return the command, of a call the one that makes it. Raises `SettingsError` for a call that cannot be."""
+        if self.pickled is not None:
+            return pickled(self.pickled.index)
+        return imported(self.call, self.args, self.kwargs) if self.call else self.command
+
+    def all_inputs(self) -> dict[str, str]:
+        """Return what lies in the task's folder, place -> reference: the inputs, and what a call needs."""
+        sent = self.pickled
+        return self.inputs if sent is None else self.inputs | {FUNCTION: sent.function, ARGUMENTS: sent.arguments}
+
+    def _kind(self) -> str:
+        if self.pickled is not None:
+            return CallKind.PICKLE.value
+        return CallKind.IMPORT.value if self.call else ""
+
     def specification(self, now: float) -> TaskSpecification:
         """Return what is recorded. `now`: seconds since the epoch."""
         return TaskSpecification(
-            command=self.command,
+            command=self.words(),
+            call=self._kind(),
             project=self.project,
             plan=self.plan,
-            name=self.name,
+            name=self.name or self.call,
             needs=tuple(
                 Need(amounts=need.amounts, labels=need.labels, exclusive=need.exclusive) for need in self.needs
             ),
@@ -216,7 +268,7 @@ class TaskRequest(StrictModel):
             artifacts=self.artifacts,
             environment=self.environment,
             secrets=self.secrets,
-            inputs=self.inputs,
+            inputs=self.all_inputs(),
             stdin=self.task_id if self.stdin else "",
             key=self.key,
             submitted=now,
@@ -331,6 +383,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
             "missing": list(envelope.missing),
             "log_bytes": envelope.log_bytes,
             "tail": envelope.tail,
+            "returned": read_told(envelope.returned) or None,
         },
         "error": None if envelope.outcome.value == "completed" else envelope.reason,
         "metadata": {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dtf_lightning.etcd.store import KeyValue, WatchEvent
@@ -182,8 +182,13 @@ class Pool:
 
     async def wait_for(self, name: str, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until a condition about a record of this name holds; whether it does. `timeout` in seconds."""
+        return await self.wait_for_any((name,), condition, timeout)
+
+    async def wait_for_any(self, names: Sequence[str], condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait until a condition about records of these names holds; whether it does. `timeout` in seconds."""
         event = asyncio.Event()
-        self._changed.setdefault(name, set()).add(event)
+        for name in names:
+            self._changed.setdefault(name, set()).add(event)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -192,10 +197,11 @@ class Pool:
                         event.clear()
             return condition()
         finally:
-            waiting = self._changed[name]
-            waiting.discard(event)
-            if not waiting:
-                del self._changed[name]
+            for name in set(names):
+                waiting = self._changed[name]
+                waiting.discard(event)
+                if not waiting:
+                    del self._changed[name]
 
     async def wait_for_change(self, kind: Kind, name: str, seen: int, timeout: float) -> bool:
         """Wait until a record is another than the one with the mod revision `seen`; whether it is."""

@@ -46,6 +46,8 @@ class CoordinatorPlace:
     version: str
     host: str = field(default_factory=socket.gethostname)
     settings: CoordinatorSettings = field(default_factory=CoordinatorSettings)
+    warning: str = ""
+    """What everybody should know who looks at this farm."""
     began: float = field(default_factory=time.monotonic)
     """When it began, monotonic seconds."""
 

@@ -27,13 +27,13 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
-from dtf_lightning.farm.rules.inputs import stored_digests
-from dtf_lightning.farm.rules.needs import lacking, needed
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.clients.keys import KnownRequests, submit_keyed
 from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
-from dtf_lightning.farm.server.scheduling.projects import why_refused
+from dtf_lightning.farm.server.scheduling.endings import ending_of
+from dtf_lightning.farm.server.scheduling.projects import who_lacks_what, why_refused
 from dtf_lightning.farm.settings.coordinator import SKEW
 
 SHOWN = 5.0
@@ -47,6 +47,10 @@ PAGE = 2_000
 """Keys per answer of etcd."""
 CANCELLED_AT_ONCE = 1_000
 """Tasks of a plan in one request."""
+NO_PICKLE = (
+    "this farm takes no functions that travel by cloudpickle; set `allow_pickle: true` in the section `security` of "
+    "coordinator.yaml (`dtf farm up --allow-pickle`), or call the function by its name (`call: package.module:function`)"
+)
 
 
 class UnknownTask(DtfError):
@@ -71,6 +75,8 @@ class SubmissionLimits:
     """Seconds for which the record remembers ids."""
     refusal: Callable[[], str]
     """Returns why no new work is taken now; "": it is."""
+    allow_pickle: bool = False
+    """Whether functions that travel by cloudpickle are taken."""
 
 
 def _what_it_needs(specification: TaskSpecification) -> str:
@@ -112,6 +118,8 @@ class Tasks:
         self._clock = clock
         self._explain = explain
         self._archived = archived
+        self.known = KnownRequests(pool, self.envelope, self.outcome)
+        """What tasks were asked for."""
         self._log_sizes: dict[str, dict[tuple[int, int], int]] = {}
         """By task, and by revision and rank, of output that came through this coordinator, while its task is not done."""
 
@@ -127,9 +135,8 @@ class Tasks:
         if len(by_id) < len(requests):
             raise SettingsError("two tasks of one submission have the same task_id")
         specifications = {task: request.specification(now) for task, request in by_id.items()}
-        for task, specification in specifications.items() if strict else ():
-            if lacks := self._who_lacks_what(specification):
-                raise SettingsError(f"task {specification.name or task}: {lacks}")
+        if strict:
+            self.check_able(specifications)
         return await self.accept(specifications)
 
     async def accept(self, specifications: Mapping[str, TaskSpecification]) -> list[dict[str, Any]]:
@@ -150,18 +157,8 @@ class Tasks:
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
         await self._check_known({name for names in after.values() for name in names} - specifications.keys())
-        for task, specification in specifications.items():
-            if why := why_refused(self._pool.mirror, specification):
-                raise SettingsError(f"task {specification.name or task}: {why}")
-            for digest in filter(None, [specification.source, *stored_digests(specification.inputs.values())]):
-                if self.files.source(digest) is None:
-                    raise SettingsError(f"the source {digest} of {task} is not here: send it first")
-        ordered = dependencies_first(after)
-        futures = [
-            self._record.answer(Submit(task=task, specification=specifications[task]), timeout=WRITE)
-            for task in ordered
-        ]
-        verdicts = dict(zip(ordered, await asyncio.gather(*futures), strict=True))
+        self.check_possible(specifications)
+        verdicts = await submit_keyed(specifications, dependencies_first(after), self._write, self.known)
         new = [task for task, verdict in verdicts.items() if verdict.submission is Submission.NEW]
         if new:
             last = new[-1]
@@ -172,30 +169,37 @@ class Tasks:
         for task, specification in specifications.items():
             alike = _what_it_needs(specification)
             if alike not in warnings:
-                warnings[alike] = self._who_lacks_what(specification)
+                warnings[alike] = who_lacks_what(self._pool.workers(), specification)
             told.append(_submitted(verdicts[task], warnings[alike]))
         return told
+
+    async def _write(self, specifications: Mapping[str, TaskSpecification]) -> list[Submitted]:
+        futures = [
+            self._record.answer(Submit(task=task, specification=asked), timeout=WRITE)
+            for task, asked in specifications.items()
+        ]
+        return await asyncio.gather(*futures)
+
+    def check_able(self, specifications: Mapping[str, TaskSpecification]) -> None:
+        """Raise `SettingsError` where no worker that is there could do one of these tasks."""
+        for task, specification in specifications.items():
+            if lacks := who_lacks_what(self._pool.workers(), specification):
+                raise SettingsError(f"task {specification.name or task}: {lacks}")
+
+    def check_possible(self, specifications: Mapping[str, TaskSpecification]) -> None:
+        """Raise `SettingsError` for a project, a licence or files that are not there."""
+        for task, specification in specifications.items():
+            if specification.is_pickled and not self._limits.allow_pickle:
+                raise SettingsError(f"task {specification.name or task}: {NO_PICKLE}")
+            if why := why_refused(self._pool.mirror, specification):
+                raise SettingsError(f"task {specification.name or task}: {why}")
+            for digest in specification.stored:
+                if self.files.source(digest) is None:
+                    raise SettingsError(f"the source {digest} of {task} is not here: send it first")
 
     def check_id(self, name: str) -> None:
         """Raise `SettingsError` for an id of which the record could not tell whether it is new."""
         check_task_id(name, self._clock.wall(), self._limits.ids, SKEW)
-
-    def _who_lacks_what(self, specification: TaskSpecification) -> str:
-        """Say what no worker of the farm has, if no worker could do the task."""
-        workers = self._pool.workers()
-        needs = needed(specification.needs, specification.secrets)
-        missing = [
-            min((lacking(need, record.devices, record.labels) for need in needs), key=len)
-            for record in workers.values()
-        ]
-        able = sum(not lacks for lacks in missing)
-        if not missing or able >= specification.gang:
-            return ""
-        if able:
-            return f"only {able} of the {len(workers)} workers can do it, and it needs {specification.gang} at once"
-        return (
-            f"none of the {len(workers)} workers can do it; the nearest lacks {', '.join(sorted(missing, key=len)[0])}"
-        )
 
     async def _check_known(self, names: Iterable[str]) -> None:
         unknown = [name for name in sorted(names) if self._pool.mirror.get(Kind.TASK, name) is None]
@@ -374,15 +378,20 @@ class Tasks:
             await self._catch_up(task)
             live = self._pool.live(task)
         if live is not None:
+            specification = live.specification
             envelope = ended_without_attempt(
-                live.specification,
+                specification,
                 TaskOutcome.CANCELLED,
                 reason,
                 number=live.attempt.number,
                 revision=live.revision,
                 workers=live.attempt.workers,
             )
-            cancelled = await asyncio.wrap_future(self._record.cancel(task, envelope, timeout=WRITE))
+            cancelled = await asyncio.wrap_future(
+                self._record.cancel(
+                    task, envelope, live.attempt, lambda attempt: ending_of(specification, attempt), timeout=WRITE
+                )
+            )
             if cancelled.cancellation in (Cancellation.CANCELLED, Cancellation.FINISHED):
                 await self._pool.wait_for(task, lambda: self._pool.live(task) is None, SHOWN)
             return {"task_id": task, "cancellation": cancelled.cancellation.value}

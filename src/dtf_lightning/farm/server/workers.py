@@ -29,6 +29,7 @@ from dtf_lightning.farm.messages import (
     Draining,
     FromCoordinator,
     FromWorker,
+    Gone,
     Heartbeat,
     Hello,
     MeetingPlace,
@@ -50,6 +51,7 @@ from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
+    Ending,
     Meeting,
     MemberRecord,
     WorkerRecord,
@@ -59,6 +61,7 @@ from dtf_lightning.farm.record.values import (
 from dtf_lightning.farm.record.writes import Recording, Register, Write
 from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt
 from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.scheduling.endings import on_worker, release
 from dtf_lightning.farm.server.scheduling.gangs import meeting_of, members_that_ended, why_called_off
 from dtf_lightning.farm.server.upkeep.health import HealthReports
 
@@ -66,6 +69,7 @@ log = logging.getLogger(__name__)
 
 SLACK = 0.5
 """Seconds by which a silence may be noticed late."""
+NOT_COUNTED = "the attempt does not count any more"
 WELCOME_TIMEOUT = 10.0
 """Seconds for a registration to be written and to come by in the watch."""
 
@@ -120,8 +124,11 @@ class WorkerConnections:
         """Whether a connection is one of this process."""
         return any(connection.nonce == nonce for connection in self._connections.values())
 
-    async def serve(self, socket: Socket) -> None:
-        """Talk with one worker until its connection ends, or etcd does not register it. Raises what the socket raises."""
+    async def serve(self, socket: Socket, named: str | None = None) -> None:
+        """Talk with one worker until its connection ends, or etcd does not register it. Raises what the socket raises.
+
+        `named`: the one worker for which its token speaks; `None`: any.
+        """
         connection: _Connection | None = None
         sender: asyncio.Task[None] | None = None
         try:
@@ -131,6 +138,12 @@ class WorkerConnections:
             hello = await self._receive(socket)
             if not isinstance(hello, Hello):
                 await self._refuse(socket, f"the first message must be hello, got {type(hello).__name__}")
+                return
+            if named not in (None, hello.worker):
+                await self._refuse(
+                    socket,
+                    f"its token is of the worker {named!r}, and speaks for no other, as here for {hello.worker!r}",
+                )
                 return
             if (other := self._pool.workers().get(hello.worker)) is not None and self._is_another(other, hello):
                 await self._refuse(
@@ -225,7 +238,9 @@ class WorkerConnections:
         for task, revision in hello.running.items():
             connection.told[task] = revision
             if self._pool.mirror.seen(Kind.ATTEMPT, task) != revision:
-                self._cancel(connection, task, revision, "the attempt does not count any more")
+                self._cancel(connection, task, revision, NOT_COUNTED)
+        for task, revision in on_worker(self._pool.mirror, worker):
+            self._cancel(connection, task, revision, NOT_COUNTED)
         for (task,), held in list(self._pool.mirror.all(Kind.ATTEMPT).items()):
             assert isinstance(held.value, Attempt)
             if worker in held.value.workers:
@@ -259,6 +274,8 @@ class WorkerConnections:
             self._spawn(self._take_result(connection, message))
         elif isinstance(message, MeetingPlace):
             self._spawn(self._set_meeting(connection, message))
+        elif isinstance(message, Gone):
+            self._spawn(self._release(connection, message))
         elif isinstance(message, Draining):
             self._spawn(self._set_draining(connection))
         else:
@@ -304,6 +321,13 @@ class WorkerConnections:
         )
         return await self._record.answer(write)
 
+    async def _release(self, connection: _Connection, told: Gone) -> None:
+        try:
+            await release(self._pool, self._record, connection.worker, told.task, told.revision)
+        except StoreError as error:
+            log.warning("what the attempt at %s held: %s", told.task, error)
+            await _close(connection.socket, "etcd is away")  # over the next connection it is asked again
+
     async def _set_meeting(self, connection: _Connection, told: MeetingPlace) -> None:
         meeting = Meeting(revision=told.revision, host=told.host, port=told.port)
         try:
@@ -317,6 +341,8 @@ class WorkerConnections:
     def _changed(self, change: Change) -> None:
         if change.kind is Kind.ATTEMPT:
             self._attempt_changed(change)
+        elif change.kind is Kind.ENDING and change.before is None and change.after is not None:
+            self._ending_began(change)
         elif change.kind in (Kind.MEETING, Kind.MEMBER) and change.after is not None:
             self._gang_changed(change.names[0])
         elif change.kind is Kind.YIELD and change.after is not None:
@@ -342,12 +368,23 @@ class WorkerConnections:
             if connection is None or change.before is None:
                 continue
             revision = change.before.mod_revision
-            if connection.told.get(task) == revision:
-                self._cancel(connection, task, revision, "the attempt does not count any more")
+            noted = self._pool.mirror.get(Kind.ENDING, task, str(revision))  # then it is told by that
+            if connection.told.get(task) == revision and noted is None:
+                self._cancel(connection, task, revision, NOT_COUNTED)
         for worker in new:
             connection = self._connections.get(worker)
             if connection is not None and connection.welcomed and isinstance(after, Attempt) and change.after:
                 self._run(connection, task, after, change.after.mod_revision)
+
+    def _ending_began(self, change: Change) -> None:
+        """Tell those workers, also those that have not heard of the attempt: they answer when nothing of it is left."""
+        assert change.after is not None
+        assert isinstance(change.after.value, Ending)
+        task, revision = change.names
+        for worker in change.after.value.workers:
+            connection = self._connections.get(worker)
+            if connection is not None and connection.welcomed:
+                self._cancel(connection, task, int(revision), NOT_COUNTED)
 
     def _gang_changed(self, task: str) -> None:
         live = self._pool.live(task)

@@ -21,12 +21,15 @@ PORT = 8080
 class ServerSettings:
     """Section `server`."""
 
-    host: str = setting("127.0.0.1", "Where it listens: this machine's loopback, until the farm has roles and TLS.")
+    host: str = setting(
+        "127.0.0.1", "Where it listens: this machine's loopback; with a certificate anything, such as `0.0.0.0`."
+    )
     port: int = setting(PORT, "Serves clients, workers and the page; 0 takes a free one.")
     workers_port: int | None = setting(None, "A second port, for workers; everything is served on each.")
     dashboard_port: int | None = setting(None, "A third port, for the page.")
     advertise: str = setting(
-        "", "Where workers reach it, if not where it listens: the near end of a tunnel or a proxy, as a URL."
+        "",
+        "Where workers and clients reach it, if not where it listens: its name, the near end of a tunnel or a proxy, as a URL.",
     )
 
     def __post_init__(self) -> None:
@@ -64,9 +67,64 @@ class SecuritySettings:
     token_file: str | None = setting(
         None, "File with the token that every request must bear; made if it is not there, for its owner alone."
     )
+    tls_cert: str | None = setting(
+        None, "File (PEM) of the coordinator's certificate, with those between it and its authority; needs `tls_key`."
+    )
+    tls_key: str | None = setting(None, "That certificate's private key (PEM), without a password; needs `tls_cert`.")
+    client_ca: str | None = setting(
+        None, "File (PEM) of the authority of workers' certificates: without such a one no worker is taken."
+    )
+    insecure: bool = setting(
+        False, "Whether it may listen on more than the loopback without TLS: others can read the tokens then."
+    )
+    allow_pickle: bool = setting(
+        False,
+        "Whether clients may submit functions that travel by cloudpickle: what they hold runs where it is read. Functions that "
+        "are called by their names need no leave.",
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
+        check(
+            (self.tls_cert is None) == (self.tls_key is None),
+            f"{'tls_cert' if self.tls_cert else 'tls_key'} was given alone: TLS needs tls_cert and tls_key",
+        )
+        check(
+            self.client_ca is None or self.tls_cert is not None,
+            "client_ca needs tls_cert and tls_key: certificates are shown over TLS alone",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitSettings:
+    """Section `limits`: counted by each coordinator for itself."""
+
+    requests_per_second: float = setting(
+        500.0, "Of one token at one address, for long; what workers bring is not counted.", unit="requests a second"
+    )
+    burst: int = setting(5000, "Requests beyond that at once, after a pause.", unit="requests")
+    strangers_per_second: float = setting(
+        20.0, "Of one address with a token that was not good there before, or with none.", unit="requests a second"
+    )
+    strangers_burst: int = setting(500, "Such ones at once, after a pause.", unit="requests")
+    request_size: float = setting(64.0, "Of a request's body, but for files.", unit="MiB")
+    source_size: float = setting(512.0, "Of files that commands take along, and of an input.", unit="MiB")
+    connections: int = setting(
+        10_000, "Open at once, workers' among them; never more than the process may have files, less 256."
+    )
+    connections_per_address: int = setting(2000, "Of these from one address.")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in (
+            "requests_per_second",
+            "strangers_per_second",
+            "request_size",
+            "source_size",
+        ):
+            check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name):g}")
+        for name in ("burst", "strangers_burst", "connections", "connections_per_address"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +356,7 @@ class CoordinatorSettings(SettingsFile):
     artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
     task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
     health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
@@ -316,6 +375,14 @@ class CoordinatorSettings(SettingsFile):
             "archive.url": self.place(self.archive.url, folder / "archive"),
             "artifacts.url": self.place(self.artifacts.url, folder / "artifacts"),
         }
+
+    @property
+    def tls_files(self) -> tuple[Path, Path, Path | None] | None:
+        """Files of the certificate, its key, and the authority of clients' certificates; `None`: no TLS."""
+        told = self.security
+        if told.tls_cert is None or told.tls_key is None:
+            return None
+        return self.path(told.tls_cert), self.path(told.tls_key), self.path(told.client_ca) if told.client_ca else None
 
     @property
     def database_file(self) -> Path | None:

@@ -40,11 +40,19 @@ class CoordinatorConnection:
     url: str | None = setting(
         None, "Of one coordinator or more, with commas; without it `$DTF_FARM_URL`, else the farm that runs here."
     )
-    token_file: str | None = setting(None, "File with the farm's token; only its owner may read it.")
+    token_file: str | None = setting(
+        None, "File with the farm's token, or one to join with; only its owner may read it."
+    )
     api_key: str | None = setting(
         None,
         "The token itself, where there is no `token_file`: write `${VARIABLE}`, since others may read a settings file.",
     )
+
+    ca_cert: str | None = setting(
+        None, "File (PEM) of the authority of the coordinators' certificates; without it those that the machine knows."
+    )
+    cert: str | None = setting(None, "The worker's own certificate (PEM), for farms that ask for one; needs `key`.")
+    key: str | None = setting(None, "That certificate's private key (PEM); needs `cert`.")
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -69,6 +77,11 @@ class ExecutionSettings:
     )
     secrets_dir: str | None = setting(
         None, "Folder of the secrets that it gives to tasks which name them, one in a file."
+    )
+    allow_pickle: bool | None = setting(
+        None,
+        "Whether it runs functions that travel by cloudpickle; without it what the coordinators allow "
+        "(`security.allow_pickle` of coordinator.yaml).",
     )
     cache_limit: float = setting(20.0, "Of inputs and what tasks download, kept for the next tasks.", unit="GiB")
 

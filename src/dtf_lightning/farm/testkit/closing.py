@@ -45,7 +45,7 @@ def close_the_books(farm: LocalFarm, clients: Clients, runs: Path) -> Books:
     _wait(left, lambda: _all_have(farm, len(clients.accepted)), SETTLE, lambda: "results are missing in a DuckDB")
     rows = {name: _rows(farm, name) for name in farm.coordinators}
     left += _end((*farm.crowds.values(), *farm.workers.values()))
-    for kind in (Kind.WORKER, Kind.ATTEMPT, Kind.TASK):
+    for kind in (Kind.WORKER, Kind.ATTEMPT, Kind.TASK, Kind.ENDING):
         _wait(left, lambda kind=kind: _keys(farm, kind) == 0, GONE, lambda kind=kind: _named(farm, kind))  # type: ignore[misc]
     _wait(left, lambda: not _sockets(farm), GONE, lambda: f"connections of coordinators: {_sockets(farm)}")
     left += _end(farm.coordinators.values())

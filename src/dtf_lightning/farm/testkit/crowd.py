@@ -23,6 +23,7 @@ from dtf_lightning.farm.messages import (
     Acknowledge,
     CancelAttempt,
     Draining,
+    Gone,
     Hello,
     MeetingPlace,
     PickMeeting,
@@ -118,6 +119,7 @@ class SimulatedWorker:
         key = message.task, message.revision
         if key in self._running:
             self._end(key, OutcomeKind.CANCELLED, message.reason, None)
+        self.link.say(Gone(task=message.task, revision=message.revision))
 
     def yield_device(self, message: YieldAttempt) -> None:
         """See `Workplace`."""

@@ -221,6 +221,11 @@ class Executor:
             live = sorted(self._live.values(), key=lambda it: it.order.revision)
             return {it.order.task: it.order.revision for it in live}
 
+    def has(self, task: str, revision: int) -> bool:
+        """Whether this attempt has not ended yet."""
+        with self._lock:
+            return self._folders.attempt(task, revision).name in self._live
+
     def close(self, grace: float) -> None:
         """End all attempts, which are told as lost, and the keeper. What `tell` does not take in time is on disk. Idempotent."""
         if self._lock_file < 0:

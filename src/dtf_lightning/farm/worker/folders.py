@@ -1,7 +1,7 @@
 """Where a farm worker keeps what on its disk. All of it is its owner's only: logs and results may be confidential.
 
     <folder>/worker.lock, keeper.lock, keeper.socket, keeper.log
-    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin hardware_metrics.jsonl results/ work/
+    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin hardware_metrics.jsonl returned.json results/ work/
     <folder>/spool/<task>.<revision>.json
     <folder>/cache/
     <temporary>/dtf-<mark>/                 an attempt's TMPDIR, until its end
@@ -67,6 +67,11 @@ class AttemptFolder:
     def hardware_metrics(self) -> Path:
         """What it takes, as a series."""
         return self.path / "hardware_metrics.jsonl"
+
+    @property
+    def returned(self) -> Path:
+        """What it returned, if it is a call."""
+        return self.path / "returned.json"
 
     @property
     def stdin(self) -> Path:

@@ -46,6 +46,8 @@ class AttemptOrder:
     """Variables of the farm, which come before all others."""
     stdin: bool = False
     """Whether `Executor.feed` will give it a standard input; without, it reads the end of the file at once."""
+    returns: bool = False
+    """Whether it is a call of a function, whose value is told (`farm.calls.returned`)."""
 
     def __post_init__(self) -> None:
         if not self.task or not self.command or not self.command[0]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
+from dtf_lightning.farm.calls.returned import read_told, without_error
 from dtf_lightning.farm.rules.attempts import TAIL_BYTES, AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.worker.folders import AttemptFolder
 from dtf_lightning.farm.worker.keeper import hardware_metrics
@@ -17,6 +19,8 @@ log = logging.getLogger(__name__)
 
 MAX_REASON = 1000
 """Characters."""
+MAX_READ = 65536
+"""Bytes of what a call tells."""
 
 
 def working_folder(order: AttemptOrder, folder: AttemptFolder) -> Path:
@@ -35,7 +39,9 @@ def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutc
     if folder.hardware_metrics.exists():
         found.artifacts[hardware_metrics.NAME] = str(folder.hardware_metrics)
         found.metrics = hardware_metrics.summary(folder.hardware_metrics) | dict(found.metrics)
-    reason = "; ".join([end.reason, *found.notes])
+    told = _returned(folder) if order.returns else {}
+    why = [told["error"]] if "error" in told and end.kind == OutcomeKind.FAILED.value else []
+    reason = "; ".join([*why, end.reason, *found.notes])
     return AttemptOutcome(
         exit_code=code if code is None or code >= 0 else None,
         signal=-code if code is not None and code < 0 else None,
@@ -50,7 +56,16 @@ def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutc
         artifacts=found.artifacts,
         log_bytes=_size(folder.log),
         tail=tail(folder.log),
+        returned=without_error(told),
     )
+
+
+def _returned(folder: AttemptFolder) -> dict[str, Any]:
+    try:
+        with folder.returned.open("rb") as file:
+            return read_told(file.read(MAX_READ).decode(errors="replace"))
+    except OSError:
+        return {}
 
 
 def tail(log: Path) -> str:

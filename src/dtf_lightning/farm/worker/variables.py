@@ -63,6 +63,7 @@ def attempt_variables(
         **_in_the_workers_order(visible_devices(devices, allotment), base),
         **order.own,
         environment.FARM_RESULTS: str(folder.results),
+        **({environment.FARM_RETURNED: str(folder.returned)} if order.returns else {}),
         "DTF_FARM_TASK": order.task,
         "DTF_FARM_ATTEMPT": str(order.number),
         "DTF_FARM_WORKSPACE": str(folder.work),

@@ -34,12 +34,14 @@ def describe_without_a_farm() -> dict[str, Any]:
     from dtf_lightning.etcd.memory.store import MemoryStore
     from dtf_lightning.farm.server.api import build_app
     from dtf_lightning.farm.server.coordinator import Coordinator
+    from dtf_lightning.farm.server.doors.doors import Doors
     from dtf_lightning.farm.server.presence import CoordinatorPlace
     from dtf_lightning.farm.server.routes.description import describe
 
     async def build(store: Store, folder: Path) -> dict[str, Any]:
         place = CoordinatorPlace(farm="farm", name="c", address="", folder=folder, version=__version__)
-        return describe(build_app(Coordinator(store, place)))
+        coordinator = Coordinator(store, place)
+        return describe(build_app(coordinator, Doors.of(coordinator, "", "farm")))
 
     with tempfile.TemporaryDirectory() as folder:
         store = MemoryStore()

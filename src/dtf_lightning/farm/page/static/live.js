@@ -53,9 +53,10 @@
     if (source && source.readyState === EventSource.CLOSED) close(); // refused: asked again by `look`
   };
 
-  // Where the other coordinators are as this browser reaches them: at their ports, under the name that it used.
+  // Where the other coordinators are as this browser reaches them: where they are on its own machine, under the name that it used.
+  const loopback = ["127.0.0.1", "localhost", "[::1]"];
   const others = () => (document.getElementById("farm-state")?.dataset.addresses || "").split(" ").filter(Boolean)
-    .map((address) => { const url = new URL(address); url.hostname = location.hostname; return url.origin; })
+    .map((address) => { const url = new URL(address); if (loopback.includes(url.hostname)) url.hostname = location.hostname; return url.origin; })
     .filter((origin) => origin !== location.origin);
 
   const answers = async (origin) => {

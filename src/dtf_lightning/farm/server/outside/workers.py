@@ -29,6 +29,7 @@ from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.health import judge_health
 from dtf_lightning.farm.server.outside.models import AttemptEnd, HealthReport, Registration
 from dtf_lightning.farm.server.pool import LiveTask, Pool
+from dtf_lightning.farm.server.scheduling.endings import on_worker, release
 from dtf_lightning.farm.server.upkeep.health import HealthReports
 
 log = logging.getLogger(__name__)
@@ -156,6 +157,9 @@ class OutsideWorkers:
                 ending.append({"task_id": task, "revision": revision, "reason": "the attempt does not count any more"})
             elif live.started is None:
                 self._pool.attempt_started(task, revision, self._clock.wall())
+        for task, revision in on_worker(self._pool.mirror, worker):
+            if asked.running.get(task) != revision:
+                await release(self._pool, self._record, worker, task, revision)
         record = self._pool.workers()[worker]
         if asked.draining and record.state is not WorkerState.DRAINING:
             record = replace(record, state=WorkerState.DRAINING)
@@ -180,6 +184,7 @@ class OutsideWorkers:
         except ProtocolError as error:
             raise SettingsError(str(error)) from error
         if recording is not Recording.RECORDED:
+            await release(self._pool, self._record, worker, task, revision)
             raise Stale(f"the attempt {revision} at {task} does not count any more: leave it")
 
     # --- the parts ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from dtf_lightning.clock import SystemClock
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.server.clients.ends import TaskEnds
 from dtf_lightning.farm.server.clients.retries import TaskRetries
 from dtf_lightning.farm.server.clients.stdin import TaskInputs
 
@@ -25,6 +26,13 @@ def add_client_routes(app: FastAPI, coordinator: Coordinator) -> None:
     """Add the routes to a coordinator's application."""
     inputs = TaskInputs(coordinator.pool, coordinator.tasks.files)
     retries = TaskRetries(coordinator.pool, coordinator.tasks, coordinator.history, SystemClock())
+
+    ends = TaskEnds(coordinator.pool, coordinator.tasks)
+
+    @app.get("/api/task_ends", operation_id="task.ends")
+    async def task_ends(tasks: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0) -> dict[str, Any]:
+        """Return those of up to 500 tasks (`tasks=ID,ID`) that have ended; with `wait` as soon as there is one."""
+        return await ends.of([name for name in tasks.split(",") if name], wait)
 
     @app.post("/api/tasks/{task_id}/retry", operation_id="task.retry")
     async def retry(task_id: str, retry_id: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The operations of the API: each route declares one of these names, which is what permissions will be given for.
+"""The operations of the API: each route declares one of these names, which is what permissions are given for (`security/permissions.py`).
 
 Rule: a route without a name of this table is a mistake (`tests/farm/server/test_operations.py`), and so is a name without
 a route.
@@ -19,8 +19,12 @@ class Access(Enum):
     """Adds or ends work."""
     WORK = "work"
     """What a worker says and asks."""
+    JOIN = "join"
+    """What a machine asks that becomes a worker, or stays one."""
     OPERATE = "operate"
     """Changes the farm itself."""
+    ADMIT = "admit"
+    """Lets others in."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ OPERATIONS: dict[str, Operation] = {
         Access.READ,
         task__list="Tasks that are not done and those that are, page by page.",
         task__get="One task; with `wait` when something has happened.",
+        task__ends="Which of some tasks have ended; with `wait` when one has.",
         client__connect="A client's connection, a WebSocket; each message on it is an operation of its own.",
         update__follow="Be told what changes, over the WebSocket.",
         task__logs="What an attempt has written.",
@@ -48,6 +53,8 @@ OPERATIONS: dict[str, Operation] = {
         source__exists="Whether an archive of files is here.",
         source__get="An archive of files.",
         plan__get="How many of a plan's tasks are at what, and which have ended.",
+        schedule__list="The plans that are submitted at certain times, each with its latest run.",
+        schedule__get="One of them, with its plan and its latest runs.",
         result__list="Results of tasks that are done, page by page.",
         result__get="One result.",
         result__aggregate="Statistics of results: not yet.",
@@ -72,7 +79,11 @@ OPERATIONS: dict[str, Operation] = {
         task__cancel="End a task.",
         task__stdin="Add to what a task reads.",
         task__retry="Submit a task that is done again, with what was skipped because of it.",
-        plan__submit="Accept all tasks of a plan.",
+        plan__submit="Accept all tasks of a plan, or register its schedule.",
+        schedule__pause="Let a schedule rest.",
+        schedule__resume="Let a schedule go on.",
+        schedule__remove="Forget a schedule.",
+        schedule__run="Submit a schedule's plan now.",
         plan__cancel="End a plan's tasks.",
         plan__retry="Submit again what did not complete of a plan.",
         source__put="Keep an archive of files.",
@@ -105,6 +116,18 @@ OPERATIONS: dict[str, Operation] = {
         worker__uncordon="Give a worker tasks again.",
         project__set="Make a project, or change its weight and limits.",
         licence__set="Say how many there are of a licence.",
+    ),
+    **_of(
+        Access.ADMIT,
+        token__create="Make a token for somebody.",
+        token__list="The tokens that were made, and the workers that have joined.",
+        token__revoke="Make a token good no more.",
+        token__rotate_keys="Sign tokens with a new key.",
+    ),
+    **_of(
+        Access.JOIN,
+        token__join="Become a worker, with a token to join with.",
+        token__refresh="A worker's next tokens.",
     ),
 }
 """Name -> the operation."""

@@ -9,6 +9,8 @@ from fastapi.responses import JSONResponse, Response
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.rules.attempts import OutcomeKind
+from dtf_lightning.farm.security.identity import identity_of
+from dtf_lightning.farm.security.ownership import refuse_name
 from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.outside.models import Completion, Failure, HealthReport, Registration
 from dtf_lightning.farm.server.outside.workers import RegisterAgain, Stale
@@ -26,7 +28,8 @@ def add_outside(app: FastAPI, coordinator: Coordinator) -> None:
     outside, pool = coordinator.outside, coordinator.pool
 
     @app.post("/api/register", operation_id="worker.register")
-    async def register(asked: Registration) -> dict[str, Any]:
+    async def register(asked: Registration, request: Request) -> dict[str, Any]:
+        refuse_name(identity_of(request.scope), asked.worker_id)
         coordinator.cluster.check_takes_work()
         return await outside.register(asked)
 
@@ -38,15 +41,18 @@ def add_outside(app: FastAPI, coordinator: Coordinator) -> None:
         return await outside.tasks(worker_id, session, _revisions(known), wait)
 
     @app.post("/api/tasks/{task_id}/complete", operation_id="attempt.complete")
-    async def complete(task_id: str, asked: Completion) -> dict[str, Any]:
+    async def complete(task_id: str, asked: Completion, request: Request) -> dict[str, Any]:
+        refuse_name(identity_of(request.scope), asked.worker_id)
         return await outside.end(task_id, asked, OutcomeKind.COMPLETED, "")
 
     @app.post("/api/tasks/{task_id}/fail", operation_id="attempt.fail")
-    async def fail(task_id: str, asked: Failure) -> dict[str, Any]:
+    async def fail(task_id: str, asked: Failure, request: Request) -> dict[str, Any]:
+        refuse_name(identity_of(request.scope), asked.worker_id)
         return await outside.end(task_id, asked, OutcomeKind(asked.kind), asked.error)
 
     @app.post("/api/health", operation_id="worker.health")
-    async def health(asked: HealthReport) -> dict[str, Any]:
+    async def health(asked: HealthReport, request: Request) -> dict[str, Any]:
+        refuse_name(identity_of(request.scope), asked.worker_id)
         return await outside.health(asked)
 
     @app.get("/api/capabilities", operation_id="worker.capabilities")

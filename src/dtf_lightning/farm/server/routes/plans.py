@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from fastapi import Request  # noqa: TC002  # FastAPI reads the annotation of a route
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.plans.reading import parse_plan
-from dtf_lightning.farm.plans.requests import requests_of
-from dtf_lightning.farm.record.task_id import array_id, derived_task_id
 from dtf_lightning.farm.record.writes import Submission
+from dtf_lightning.farm.security.identity import Forbidden, identity_of
+from dtf_lightning.farm.security.ownership import refuse_projects
 from dtf_lightning.farm.server import models
+from dtf_lightning.farm.server.clients.keys import claim_plan, renamed_requests
+from dtf_lightning.farm.server.doors.hiding import submitting
+from dtf_lightning.farm.server.schedules.expanding import SentPlan
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -42,6 +43,10 @@ class PlanRequest(models.StrictModel):
     """Digest of the archive that each task unpacks."""
     folder: str = ""
     """Where in it the plan was started."""
+    name: str = ""
+    """What it is called where it does not say so itself."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Path that the plan names -> reference by which the farm has what lies there."""
     strict: bool = False
     """Refuse what no worker that is there could do; else it waits, with a warning."""
 
@@ -51,38 +56,43 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
     tasks = coordinator.tasks
 
     @app.post("/api/plans", operation_id="plan.submit")
-    async def submit_plan(request: PlanRequest) -> JSONResponse:
-        """Accept all tasks of a plan. Again with the same `plan_id`: what was accepted before is, once."""
+    async def submit_plan(request: PlanRequest, asking: Request) -> JSONResponse:
+        """Accept all tasks of a plan. Again with the same `plan_id`: what was accepted before is, once.
+
+        One with a `schedule` is registered in the place of the one of its name, and submitted at its times.
+        """
         coordinator.cluster.check_takes_work()
         coordinator.tasks.check_id(request.plan_id)
-        name, project, submissions = await asyncio.to_thread(_expand, request)
+        text = request.plan if isinstance(request.plan, str) else json.dumps(request.plan)
+        sent = SentPlan(
+            text=text, source=request.source, folder=request.folder, inputs=request.inputs, name=request.name
+        )
+        plan, submissions = await asyncio.to_thread(sent.expand, request.plan_id)
+        identity = identity_of(asking.scope)
+        projects = {one.project for one in submissions} | {plan.project}
+        refuse_projects(identity, projects)
+        if plan.schedule is not None and identity.projects:
+            raise Forbidden("a schedule has its name in the whole farm, and this token is limited to some projects")
+        if plan.schedule is not None:
+            told_of = await coordinator.schedules.register(plan, submissions, sent, strict=request.strict)
+            return JSONResponse({"name": plan.name, "project": plan.project, "schedule": told_of})
+        plan_id = request.plan_id
+        if plan.key:
+            tasks.check_possible({one.task_id: one.specification(0.0) for one in submissions})
+            with submitting(identity, projects):
+                plan_id = await claim_plan(plan.key, lambda of: sent.expand(of)[1], plan_id, tasks, coordinator.record)
+            submissions = await asyncio.to_thread(lambda: sent.expand(plan_id)[1])
         told: list[dict[str, Any]] = []
+        names: dict[str, str] = {}
         for start in range(0, len(submissions), AT_ONCE):
-            told += await tasks.submit(submissions[start : start + AT_ONCE], strict=request.strict)
+            part = renamed_requests(submissions[start : start + AT_ONCE], names)
+            with submitting(identity, projects):
+                accepted = await tasks.submit(part, strict=request.strict)
+            for one, answer in zip(part, accepted, strict=True):
+                names |= {one.task_id: answer["task_id"]} if answer["task_id"] != one.task_id else {}
+                told.append(answer | {"name": one.name})
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
-        answer = {"plan_id": request.plan_id, "name": name, "project": project, "tasks": told}
+        answer = {"plan_id": plan_id, "name": plan.name, "project": plan.project, "tasks": told}
         if conflict:
             answer["error"] = f"another plan was submitted under the id {request.plan_id}"
         return JSONResponse(answer, 409 if conflict else 200)
-
-
-def _expand(request: PlanRequest) -> tuple[str, str, list[models.TaskRequest]]:
-    """Return a plan's name, its project, and its tasks, a dependency before what needs it. Raises `SettingsError`."""
-    text = request.plan if isinstance(request.plan, str) else json.dumps(request.plan)
-    plan = parse_plan(text, "the plan")
-    if request.folder.startswith("/") or ".." in request.folder.split("/"):
-        raise SettingsError(f"the folder {request.folder!r} must lie in the task's own workspace")
-    ids = _ids(request.plan_id)
-
-    def new_id(is_array: bool) -> str:
-        return array_id(next(ids)) if is_array else next(ids)
-
-    fields = requests_of(plan, request.plan_id, new_id, source=request.source, folder=request.folder)
-    return plan.name, plan.project, [models.TaskRequest.model_validate(one) for one in fields]
-
-
-def _ids(plan_id: str) -> Iterator[str]:
-    number = 0
-    while True:
-        yield derived_task_id(plan_id, number)
-        number += 1

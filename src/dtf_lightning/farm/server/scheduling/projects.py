@@ -1,4 +1,4 @@
-"""Projects and licences, as the scheduler and those who submit are told of them. Pure.
+"""Projects, licences and tasks, as the scheduler and those who submit are told of them. Pure.
 
 Rules that this file guards:
 - The project `default` always exists, with the weight 1; any other is there once an operator has set it.
@@ -14,7 +14,11 @@ from collections.abc import Iterable, Mapping
 
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Mirror
-from dtf_lightning.farm.record.values import LicenceRecord, ProjectRecord, TaskSpecification
+from dtf_lightning.farm.record.values import Attempt, LicenceRecord, ProjectRecord, TaskSpecification, WorkerRecord
+from dtf_lightning.farm.rules.expectations import Expectations
+from dtf_lightning.farm.rules.needs import lacking, needed
+from dtf_lightning.farm.rules.scheduling.door import ReadyTask
+from dtf_lightning.farm.server.envelopes import shortened
 
 DEFAULT = "default"
 
@@ -57,6 +61,41 @@ def limits_of(mirror: Mirror, specification: TaskSpecification) -> Mapping[str, 
         if licence in held.value.limits
     }
     return {**specification.limits, **of_project}
+
+
+def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expectations) -> ReadyTask:
+    """Return a task as the scheduler takes it."""
+    held = mirror.get(Kind.TASK, task)
+    assert held is not None
+    value = held.value
+    assert isinstance(value, TaskSpecification)
+    return ReadyTask(
+        task=task,
+        project=value.project,
+        plan=value.plan,
+        priority=value.priority,
+        submitted=value.submitted,
+        sequence=held.create_revision,
+        needs=needed(value.needs, value.secrets),
+        gang=value.gang,
+        excluded=attempt.excluded,
+        expected=expectations.of(value.project, value.name, shortened(value.command)),
+        limits=limits_of(mirror, value),
+    )
+
+
+def who_lacks_what(workers: Mapping[str, WorkerRecord], specification: TaskSpecification) -> str:
+    """Say what none of these workers has, if none of them could do the task."""
+    needs = needed(specification.needs, specification.secrets)
+    missing = [
+        min((lacking(need, record.devices, record.labels) for need in needs), key=len) for record in workers.values()
+    ]
+    able = sum(not lacks for lacks in missing)
+    if not missing or able >= specification.gang:
+        return ""
+    if able:
+        return f"only {able} of the {len(workers)} workers can do it, and it needs {specification.gang} at once"
+    return f"none of the {len(workers)} workers can do it; the nearest lacks {', '.join(sorted(missing, key=len)[0])}"
 
 
 def own(project: str, licence: str) -> str:

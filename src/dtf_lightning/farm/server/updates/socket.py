@@ -20,9 +20,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.rules.updates import Subscription
-from dtf_lightning.farm.server.updates.changes import Updates, message_of
+from dtf_lightning.farm.security.identity import Forbidden, Identity, identity_of
+from dtf_lightning.farm.security.ownership import narrowed_filter
+from dtf_lightning.farm.security.permissions import reason_against
+from dtf_lightning.farm.server.updates.changes import TASKS, Updates, message_of
 from dtf_lightning.farm.server.updates.requests import (
     LATER,
+    OPERATIONS,
     ClientMessage,
     Unreadable,
     error,
@@ -63,7 +67,7 @@ class ClientSockets:
             await socket.close(1013, f"{MAX_CLIENTS} clients are connected here: try another coordinator")
             return
         await socket.accept()
-        client = _Client(socket, self._updates, self._answers)
+        client = _Client(socket, self._updates, self._answers, identity_of(socket.scope))
         self._clients.add(client)
         writing = asyncio.create_task(client.write())
         try:
@@ -89,7 +93,8 @@ class ClientSockets:
 
 
 class _Client:
-    def __init__(self, socket: WebSocket, updates: Updates, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, socket: WebSocket, updates: Updates, answers: Mapping[str, Answer], identity: Identity) -> None:
+        self._identity = identity
         self.news = asyncio.Event()
         self._socket = socket
         self._updates = updates
@@ -156,12 +161,17 @@ class _Client:
             message = read_client(text)
         except Unreadable as problem:
             return error(None, 422, str(problem), problem.request_id)
+        limited = bool(self._identity.projects)
+        if reason := reason_against(OPERATIONS[message.type], self._identity.role, limited=limited):
+            return error(message, 403, reason)
         if message.type in LATER:
             return error(message, 501, LATER[message.type])
         try:
             told = self._do(message)
         except SettingsError as problem:
             return error(message, 422, str(problem))
+        except Forbidden as problem:
+            return error(message, 403, str(problem))
         return {"type": message.answer, "request_id": message.request_id, "success": True, **told}
 
     def _do(self, message: ClientMessage) -> dict[str, Any]:
@@ -174,7 +184,8 @@ class _Client:
 
     def _subscribe(self, message: ClientMessage) -> dict[str, Any]:
         asked = read_subscribe(message)
-        subscription, whole = self._hub.subscribe(asked.channel, asked.wanted, asked.since)
+        wanted = narrowed_filter(self._identity, asked.wanted) if asked.channel == TASKS else asked.wanted
+        subscription, whole = self._hub.subscribe(asked.channel, wanted, asked.since)
         self._subscriptions[asked.channel] = subscription, asked.details
         return {
             "channel": asked.channel,

@@ -14,7 +14,8 @@ from typing import Any
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import DtfError
-from dtf_lightning.farm.rules.inputs import stored_digests
+from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.rules.retention import YOUNG, Keep, StoredThing, may_go
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
@@ -86,11 +87,12 @@ class Housekeeping:
         return [StoredThing(name=one.task, size=one.size, used=one.newest) for one in self._files.artifacts.tasks()]
 
     def _needed(self) -> tuple[set[str], set[str], set[str]]:
-        """Return the ids of live tasks, the digests of what they begin with, and the names of what they read."""
+        """Return the ids of live tasks, the digests of what they and schedules begin with, and the names of what they read."""
         live = list(self._pool.live_tasks())
-        digests = {one.specification.source for one in live}
-        for one in live:
-            digests.update(stored_digests(one.specification.inputs.values()))
+        digests = {digest for one in live for digest in one.specification.stored}
+        for held in self._pool.mirror.all(Kind.SCHEDULE).values():
+            assert isinstance(held.value, ScheduleRecord)
+            digests.update(held.value.digests)
         return {one.task for one in live}, digests, {one.specification.stdin for one in live}
 
     async def _remove(

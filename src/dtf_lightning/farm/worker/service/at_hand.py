@@ -22,6 +22,8 @@ class AttemptsAtHand:
         self._started: dict[Key, float] = {}
         self._preparing: dict[Key, bool] = {}
         """Whether it was cancelled meanwhile."""
+        self._unwanted: set[Key] = set()
+        """Those that a coordinator wants to hear of when nothing of them is left."""
         self._waiting: dict[Key, Result] = {}
         """Those whose output or artifacts are not stored yet."""
         self._results: dict[Key, Result] = {}
@@ -35,8 +37,9 @@ class AttemptsAtHand:
             return True
 
     def cancel(self, key: Key) -> None:
-        """Note that an attempt that is being prepared is not wanted any more."""
+        """Note that an attempt is not wanted any more."""
         with self._lock:
+            self._unwanted.add(key)
             if key in self._preparing:
                 self._preparing[key] = True
 
@@ -44,6 +47,14 @@ class AttemptsAtHand:
         """Whether an attempt that is being prepared is not wanted any more."""
         with self._lock:
             return self._preparing.get(key, False)
+
+    def take_unwanted(self, key: Key) -> bool:
+        """Whether somebody wants to hear that nothing is left of an attempt that is not being prepared; told once."""
+        with self._lock:
+            wanted = key in self._unwanted and key not in self._preparing
+            if wanted:
+                self._unwanted.discard(key)
+            return wanted
 
     def prepared(self, key: Key) -> None:
         """It runs, or has an outcome already."""

@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from dtf_lightning.farm.messages import (
     Acknowledge,
     CancelAttempt,
     Draining,
+    Gone,
     Hello,
     MeetingPlace,
     PickMeeting,
@@ -34,6 +35,7 @@ from dtf_lightning.farm.messages import (
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.scheduling.yielding import DEADLINE
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.keeper.hardware_metrics import INTERVAL
@@ -65,7 +67,8 @@ class WorkerOptions:
     folder: Path
     addresses: tuple[str, ...]
     """Of coordinators."""
-    token: str
+    token: str | Callable[[], str]
+    """The farm's, or one for this worker; or what returns one that is good."""
     devices: Mapping[str, float]
     """Resource -> amount that it offers."""
     device_names: Mapping[str, tuple[str, ...]]
@@ -85,6 +88,10 @@ class WorkerOptions:
     """Seconds between two reports of it."""
     secrets: Path | None = None
     """Folder of the secrets that it gives to tasks which name them."""
+    trust: Trust = field(default_factory=Trust)
+    """By which it and coordinators with TLS know each other."""
+    allow_pickle: bool = True
+    """Whether it runs functions that travel by cloudpickle, which the farm must have allowed, too."""
     cache_bytes: int = 20 << 30
     """Of its cache folder: sources, inputs, and what tasks' libraries keep there (models, data, packages)."""
 
@@ -104,7 +111,7 @@ class FarmWorker:
             labels=options.labels,
             host=options.host,
         )
-        self._connection = Connection(options.addresses, options.token)
+        self._connection = Connection(options.addresses, options.token, trust=options.trust)
         self._at_hand = AttemptsAtHand()
         self._yielding: dict[Key, str] = {}
         """Attempts of trainings' parts that were asked for their devices, and why; set before the executor is told."""
@@ -119,6 +126,7 @@ class FarmWorker:
             options.cache_bytes,
             SecretFiles(options.secrets),
             timeout=options.timeout,
+            allow_pickle=options.allow_pickle,
         )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
@@ -129,6 +137,7 @@ class FarmWorker:
             self,
             health=HealthReader(folders.path, options.thresholds).read,
             health_interval=options.health_interval,
+            trust=options.trust,
         )
         # Tells at once what an earlier process has left.
         self._executor = Executor(
@@ -197,7 +206,9 @@ class FarmWorker:
 
     def cancel(self, message: CancelAttempt) -> None:
         """See `Workplace`."""
-        self._end((message.task, message.revision), message.reason)
+        key = message.task, message.revision
+        self._end(key, message.reason)
+        self._tell_if_gone(key)
 
     def yield_device(self, message: YieldAttempt) -> None:
         """See `Workplace`. An attempt that is still being prepared is told when its executor has it."""
@@ -246,6 +257,7 @@ class FarmWorker:
 
     def _keep(self, result: Result) -> None:
         self._spool.keep(result.number, result.task, result.revision, result.outcome)
+        self._look_if_gone((result.task, result.revision))
         self._wait_for_output(result)
 
     def _wait_for_output(self, result: Result) -> None:
@@ -269,6 +281,17 @@ class FarmWorker:
     def _forgotten(self) -> None:
         self._acknowledged.set()
         self._leave_if_drained()
+
+    def _tell_if_gone(self, key: Key) -> None:
+        """On the event loop: say that nothing is left of an attempt that was to end, once that is so."""
+        task, revision = key
+        over = not self._executor.has(task, revision) or self._spool.holds(task, revision)
+        if over and self._at_hand.take_unwanted(key):
+            self._link.say(Gone(task=task, revision=revision))
+
+    def _look_if_gone(self, key: Key) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(self._tell_if_gone, key)
 
     def _call(self, message: Started | Result) -> None:
         try:
@@ -296,6 +319,7 @@ class FarmWorker:
             self._give_up(message, OutcomeKind.LOST, "the worker could not start it, see its log")
         finally:
             self._at_hand.prepared(key)
+            self._look_if_gone(key)
 
     def _give_up(self, message: Run, kind: OutcomeKind, reason: str) -> None:
         now = time.time()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,8 @@ from typing import Protocol
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
-from dtf_lightning.errors import ProtocolError
+from dtf_lightning.errors import ProtocolError, SettingsError
+from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
 from dtf_lightning.farm.messages import (
     HEARTBEAT,
     SILENCE,
@@ -31,6 +33,7 @@ from dtf_lightning.farm.messages import (
     Draining,
     FromCoordinator,
     FromWorker,
+    Gone,
     Heartbeat,
     Hello,
     MeetingPlace,
@@ -46,6 +49,7 @@ from dtf_lightning.farm.messages import (
     write_message,
 )
 from dtf_lightning.farm.rules.health import WorkerHealth
+from dtf_lightning.farm.security.trust import Trust, WireFaults, is_mute
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,8 @@ OPEN_TIMEOUT = 1.5
 WELCOME_TIMEOUT = 10.0
 MAX_MESSAGE = 16 * 1024 * 1024
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+NO_TOKEN = (FarmUnreachable, FarmRefused)
+"""Raised where no coordinator gives the next token."""
 
 
 class Refused(ProtocolError):
@@ -101,27 +107,33 @@ class Link:
 
     Args:
         addresses: of coordinators; those that a coordinator names later are added.
-        token: the farm's.
+        token: the farm's, or one for this worker; or what returns one that is good, in a thread.
         workplace: the worker.
         health: looks at the machine; is called in a thread. `None`: nothing is reported.
         health_interval: seconds between two reports.
+        trust: by which coordinators' certificates are verified, and with which certificate the worker shows itself.
     """
 
     def __init__(
         self,
         addresses: tuple[str, ...],
-        token: str,
+        token: str | Callable[[], str],
         workplace: Workplace,
         *,
         health: Callable[[], WorkerHealth] | None = None,
         health_interval: float = 30.0,
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust or Trust()
+        self._faults = WireFaults(self._trust)
         self._health, self._health_interval = health, health_interval
         self.addresses = list(addresses)
         self._token = token
         self._workplace = workplace
         self._outgoing: asyncio.Queue[FromWorker] = asyncio.Queue()
         self._connected = asyncio.Event()
+        self._welcomed = False
+        """Whether a coordinator has ever taken it."""
         self.host = ""
         """This machine's address towards the coordinator that it is connected with."""
 
@@ -130,13 +142,13 @@ class Link:
         """Set while a coordinator has welcomed the worker."""
         return self._connected
 
-    def say(self, message: Started | Result | MeetingPlace | Draining) -> None:
+    def say(self, message: Started | Result | MeetingPlace | Gone | Draining) -> None:
         """Send a message if there is a connection; without one, the next `hello` says as much."""
         if self._connected.is_set():
             self._outgoing.put_nowait(message)
 
     async def run(self) -> None:
-        """Stay connected. Raises `Refused`."""
+        """Stay connected. Raises `Refused`, and `SettingsError` for files of certificates that cannot be used at the start."""
         pause, number = SHORTEST_PAUSE, random.randrange(1 << 16)
         while True:
             address = self.addresses[number % len(self.addresses)]
@@ -145,8 +157,12 @@ class Link:
                     await self._talk(socket)
             except Refused:
                 raise
-            except (OSError, TimeoutError, WebSocketException, ProtocolError) as error:
-                log.info("coordinator %s: %r", address, error)
+            except (OSError, TimeoutError, EOFError, WebSocketException, ProtocolError, *NO_TOKEN) as error:
+                await self._failed(address, error)
+            except SettingsError as error:  # files of certificates: they may be about to be replaced
+                if not self._welcomed:
+                    raise
+                log.warning("coordinator %s: %s", address, error)
             if self._connected.is_set():
                 self._connected.clear()
                 pause = SHORTEST_PAUSE
@@ -156,10 +172,24 @@ class Link:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
+    async def _failed(self, address: str, error: Exception) -> None:
+        """Note that a coordinator was not reached. Raises `Refused` at the start, where waiting would not mend it."""
+        if not self._welcomed and is_mute(error):
+            told = await asyncio.to_thread(self._faults.failed, address, error)
+        else:
+            told = self._faults.failed(address, error, look=False)
+        if told is None:
+            log.info("coordinator %s: %r", address, error)
+            return
+        log.warning("coordinator %s", told)
+        if not self._welcomed and self._faults.hopeless(self.addresses):
+            raise Refused(told) from error
+
     @contextlib.asynccontextmanager
     async def _open(self, address: str) -> AsyncIterator[ClientConnection]:
         url = "ws" + address.removeprefix("http") + "/ws/worker"
-        headers = {"Authorization": f"Bearer {self._token}"}
+        token = self._token if isinstance(self._token, str) else await asyncio.to_thread(self._token)
+        headers = {"Authorization": f"Bearer {token}"}
         try:
             async with connect(
                 url,
@@ -170,15 +200,15 @@ class Link:
                 ping_interval=None,
                 compression=None,
                 proxy=None,
+                ssl=self._trust.context() if address.startswith("https://") else None,
             ) as socket:
                 self.host = str(socket.local_address[0])
                 yield socket
         except InvalidHandshake as error:
             status = getattr(getattr(error, "response", None), "status_code", 0)
             if status in (401, 403):
-                raise Refused(
-                    f"the farm at {address} refused this worker (HTTP {status}): is the token that of this farm?"
-                ) from error
+                reason = _reason(error) or "is the token that of this farm?"
+                raise Refused(f"the farm at {address} refused this worker (HTTP {status}): {reason}") from error
             raise
 
     async def _talk(self, socket: ClientConnection) -> None:
@@ -190,6 +220,8 @@ class Link:
             raise Refused(f"the farm does not take this worker: {welcome.reason}")
         if not isinstance(welcome, Welcome):
             raise ProtocolError(f"expected welcome, got {type(welcome).__name__}")
+        self._faults.answered()
+        self._welcomed = True
         self.addresses = list(dict.fromkeys([*self.addresses, *welcome.addresses]))
         self._connected.set()
         log.info("welcomed by %s", welcome.coordinator)
@@ -250,3 +282,11 @@ class Link:
             raise Refused(f"the farm does not take this worker: {message.reason}")
         elif not isinstance(message, Heartbeat):
             raise ProtocolError(f"a coordinator does not say {type(message).__name__}")
+
+
+def _reason(error: InvalidHandshake) -> str:
+    """Return what a coordinator has said about its refusal; "" if it has not said it as the API does."""
+    try:
+        return str(json.loads(error.response.body)["error"])  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError, KeyError):
+        return ""

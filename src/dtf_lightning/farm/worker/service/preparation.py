@@ -6,6 +6,7 @@ Called in threads of the worker's pool, and of its executor.
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.farm.calls.spelling import with_python
 from dtf_lightning.farm.http import Connection
 from dtf_lightning.farm.messages import Run
 from dtf_lightning.farm.record.values import TaskSpecification
@@ -51,6 +53,7 @@ class Preparation:
         cache_bytes: of all that lies in it.
         secrets: the worker's.
         timeout: seconds, of an attempt whose task has none of its own.
+        allow_pickle: whether functions are run that travel by cloudpickle.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class Preparation:
         secrets: SecretFiles,
         *,
         timeout: float | None = None,
+        allow_pickle: bool = True,
     ) -> None:
         self._timeout = timeout
+        self._allow_pickle = allow_pickle
         self._connection = connection
         self._room = CacheRoom(cache, cache_bytes)
         self._repositories = GitCache(cache / "git")
@@ -80,11 +85,17 @@ class Preparation:
         needs = spec.needs or (DEFAULT_NEED,)
         if message.alternative >= len(needs):
             raise SettingsError(f"the task has {len(needs)} needs, and was placed by number {message.alternative + 1}")
+        if spec.is_pickled and not self._allow_pickle:
+            raise SettingsError(
+                "this worker takes no functions that travel by cloudpickle (`allow_pickle: false` in the section `execution` "
+                "of its worker.yaml)"
+            )
         return AttemptOrder(
             task=message.task,
             number=message.number,
             revision=message.revision,
-            command=spec.command,
+            command=with_python(spec.command, sys.executable) if spec.call else spec.command,
+            returns=bool(spec.call),
             environment=spec.environment,
             timeout=spec.timeout if spec.timeout is not None else self._timeout,
             amounts=needs[message.alternative].amounts,

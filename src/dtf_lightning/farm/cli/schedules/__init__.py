@@ -1,0 +1,1 @@
+"""`dtf farm schedules`, `dtf farm schedule`: plans that are submitted at certain times."""

@@ -1,0 +1,1 @@
+"""Commands about who may talk to a farm, and over what wire."""

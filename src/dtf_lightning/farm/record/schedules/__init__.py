@@ -1,0 +1,1 @@
+"""What the record holds of schedules, and how it is written."""

@@ -1,0 +1,40 @@
+"""`Doors`: what stands between those who ask and a coordinator, together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dtf_lightning.clock import SystemClock
+from dtf_lightning.farm.server.doors.authenticator import Authenticator
+from dtf_lightning.farm.server.doors.office import TokenOffice
+from dtf_lightning.farm.server.doors.permits import Permits
+
+if TYPE_CHECKING:
+    from dtf_lightning.farm.server.coordinator import Coordinator
+
+
+def _not_written(**_: object) -> None:
+    """No audit file is kept."""
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Those of one coordinator."""
+
+    authenticator: Authenticator
+    office: TokenOffice
+    permits: Permits
+
+    @classmethod
+    def of(cls, coordinator: Coordinator, secret: str, farm: str, tell: Callable[..., None] = _not_written) -> Doors:
+        """Make them. `secret`: the farm's own token. `tell`: writes a line into the audit file."""
+        pool, clock = coordinator.pool, SystemClock()
+        authenticator = Authenticator(secret, farm, pool.mirror, clock)
+        pool.listeners.append(authenticator.changed)
+        return cls(
+            authenticator=authenticator,
+            office=TokenOffice(pool, coordinator.record, authenticator, clock, tell),
+            permits=Permits(pool, coordinator.tasks, coordinator.history),
+        )

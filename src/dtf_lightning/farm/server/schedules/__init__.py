@@ -1,0 +1,1 @@
+"""Schedules: plans that are registered, and submitted at their times by the leader."""

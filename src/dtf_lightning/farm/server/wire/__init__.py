@@ -1,0 +1,1 @@
+"""How a coordinator is reached: TLS and its names, connections and their limits, and workers' certificates."""

@@ -1,0 +1,88 @@
+"""What docs/farm.md says to type for a farm on several machines, typed: with TLS on every wire, that to etcd too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dtf_lightning import environment
+from dtf_lightning.etcd.server.cluster import EtcdCluster
+from dtf_lightning.farm.worker.offer import keep_profile
+from support.certificates import Authority
+from support.farm.whole import DEADLINE, DTF, PROFILE
+from support.pages import blocks
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def etcd(tmp_path):
+    """Wants a client certificate; the fixture is the endpoint, and the words that say with which files it is reached."""
+    folder = tmp_path / "etcd"
+    folder.mkdir()
+    authority = Authority(folder)
+    server, client = authority.issue("server"), authority.issue("client")
+    flags = ("--cert-file", str(server.cert), "--key-file", str(server.key))
+    flags += ("--client-cert-auth", "--trusted-ca-file", str(authority.path))
+    with EtcdCluster(1, extra=flags, scheme="https") as cluster:
+        yield (
+            f"https://{cluster.endpoint}",
+            f"--ca-cert {authority.path} --cert {client.cert} --key {client.key}",
+        )
+
+
+@contextlib.contextmanager
+def running(line, say, **fields):
+    """A process that has said a line with these words; SIGINT ends it."""
+    with subprocess.Popen(line, shell=True, stdout=subprocess.PIPE, text=True, **fields) as process:
+        try:
+            told = process.stdout.readline()
+            assert say in told
+            yield told
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(DEADLINE)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
+def test_the_docs_lines(tmp_path, etcd):
+    """Only etcd, the port, and the name of the machine are the test's own."""
+    endpoint, certificates = etcd
+    port = free_port()
+
+    def typed(text):
+        own = {
+            "127.0.0.1:2379": f"{endpoint} {certificates}",
+            "farm.lab": "localhost",
+            "8080": str(port),
+            "dtf farm": f"exec {' '.join(DTF)} farm",
+        }
+        for told, meant in own.items():
+            text = text.replace(told, meant)
+        return text.strip()
+
+    made, coordinator, worker, used = map(typed, blocks("docs/farm.md", "sh", "## On several machines")[:4])
+    keep_profile(tmp_path / "home" / "workers" / "w1", PROFILE)
+    fields = {
+        "cwd": tmp_path,
+        "env": {
+            **environment.for_child({environment.FARM_HOME: str(tmp_path / "home")}, without_prefix="DTF_"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+    }
+    for line in made.splitlines():
+        subprocess.run(line, shell=True, check=True, capture_output=True, timeout=DEADLINE, **fields)
+    with running(coordinator, f"https://localhost:{port}", **fields), running(worker, "worker w1 offers", **fields):
+        done = subprocess.run(used, shell=True, capture_output=True, text=True, timeout=DEADLINE, **fields)
+        assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
