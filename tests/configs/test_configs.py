@@ -155,6 +155,7 @@ def test_etcd_members():
     assert len(members) == stateful["spec"]["replicas"] == 3
     assert all(re.fullmatch(r"(etcd-\d)=https://\1\.etcd:2380", member) for member in members)
     assert (options["client-cert-auth"], options["peer-client-cert-auth"]) == ("true", "true")
+    assert options["experimental-initial-corrupt-check"] == "true"
     endpoint = next(each["value"] for each in container()["env"] if each["name"] == "DTF_ETCD_ENDPOINT")
     assert endpoint == ",".join(f"etcd-{number}.etcd:2379" for number in range(3))
 

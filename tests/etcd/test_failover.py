@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dtf_lightning.errors import OutcomeUnknown, StoreUnavailable
+from dtf_lightning.clock import poll_until
+from dtf_lightning.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from dtf_lightning.etcd import client, connect
 from dtf_lightning.etcd import watch as watch_module
 from dtf_lightning.etcd.etcd_store import EtcdStore
@@ -278,3 +279,29 @@ def test_a_frozen_member_is_left_by_writes_alone(steady_cluster: EtcdCluster, mo
             store.txn([], [Put("/x", b"2")])
         monkeypatch.setattr(client, "ATTEMPT", PATIENCE)  # whoever lives may be slow
         assert store.txn([], [Put("/x", b"3")]).succeeded
+
+
+@pytest.mark.process
+def test_a_member_with_other_data_does_not_serve():
+    """A value is changed in the file of a member that is down: on its start it finds that the others have another one.
+
+    It knows of the others from its latest snapshot: etcd's own default is one in 100,000 writes.
+    """
+    with EtcdCluster(extra=("--snapshot-count", "5")) as cluster:
+        member = cluster.members[2]
+        with connect(cluster.endpoint, quiet=True) as store:
+            store.put("/corrupted", b"as it was written")
+            for number in range(20):
+                store.put(f"/more/{number}", b"")
+        snapshots = member.directory / f"{member.name}.data/member/snap"
+        poll_until(lambda: any(snapshots.glob("*.snap")), PATIENCE, "the member's snapshot")
+        poll_until(
+            lambda: b"/more/19" in (snapshots / "db").read_bytes(), PATIENCE, "the last value in the member's file"
+        )
+        member.kill()
+        whole = (snapshots / "db").read_bytes()
+        (snapshots / "db").write_bytes(whole.replace(b"as it was written", b"as it was changed"))
+        with pytest.raises(StoreError, match="inconsistency with peers"):
+            member.start()
+        (snapshots / "db").write_bytes(whole)
+        member.start()

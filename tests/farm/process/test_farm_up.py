@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.etcd.server.embedded import find_etcd
+from dtf_lightning.etcd.wire.version import version_advice
 from support.farm.whole import DEADLINE, Farm
 from support.pages import blocks
 
@@ -60,6 +62,14 @@ def test_exit_codes(farm, arguments, code, told):
     assert done.returncode == code, done.stderr
     assert told in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_version_of_etcd_with_defects_is_warned_of(farm):
+    """One line for each defect, with what to do. The etcd of the tests is 3.5.1."""
+    version = find_etcd().version
+    poll_until(lambda: "Ctrl-C ends it" in farm.log.read_text(), DEADLINE, "what the farm says when it is up")
+    warnings = [line for line in farm.log.read_text().splitlines() if line.startswith("warning: etcd")]
+    assert warnings == [f"warning: etcd {version}: {told}; {remedy}" for told, remedy in version_advice(version)]
 
 
 def test_a_plan(farm):
