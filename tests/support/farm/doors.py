@@ -53,6 +53,15 @@ class Farm:
             coordinator.stop()
 
 
+def refusal_of(connection: Connection) -> FarmRefused | None:
+    """Why a coordinator does not show the farm's status; `None`: it does."""
+    try:
+        connection.ask("GET", "/api/status")
+    except FarmRefused as refusal:
+        return refusal
+    return None
+
+
 def refused(call: Callable[..., Any], *arguments: Any, **fields: Any) -> FarmRefused:
     with pytest.raises(FarmRefused) as caught:
         call(*arguments, **fields)
