@@ -10,7 +10,7 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.http import FarmRefused
-from dtf_lightning.farm.record.keys import FarmKeys
+from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.security.identity import OWNER, Identity
@@ -280,6 +280,25 @@ class TestWorkers:
             assert mine.write(order, 3, b"late") == 7  # what it still had to say of it
         finally:
             mine.close()
+
+    def test_over_its_socket_of_its_own_attempts(self, farm):
+        """Another worker neither says that an attempt has begun, nor where its members meet."""
+        mine = PlayedWorker((farm.urls[0],), farm.token("worker", subject="w5"), name="w5", here=1.0)
+        other = PlayedWorker((farm.urls[0],), farm.token("worker", subject="w6"), name="w6", there=1.0)
+        try:
+            task, mark = (submit(farm.admin, needs=[{"amounts": {need: 1}}]) for need in ("here", "there"))
+            order = poll_until(lambda: self._order(mine, task), DEADLINE, "the task to come")
+            own = poll_until(lambda: self._order(other, mark), DEADLINE, "the other task to come")
+            other.start(order)
+            other.meet(order)
+            other.meet(own)
+            meetings = FarmKeys("f").folder(Kind.MEETING)
+            poll_until(lambda: farm.store.range(meetings).kvs, DEADLINE, "its own to be noted")
+            assert farm.admin.ask("GET", f"/api/tasks/{task}")["status"] == "assigned"
+            assert [kv.key.removeprefix(meetings) for kv in farm.store.range(meetings).kvs] == [mark]
+        finally:
+            mine.close()
+            other.close()
 
     def _order(self, worker: PlayedWorker, task: str):
         order = worker.next()

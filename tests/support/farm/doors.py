@@ -19,6 +19,7 @@ class Farm:
     """Two coordinators, `own` is the farm's own token."""
 
     def __init__(self, store: MemoryStore, folder: Path) -> None:
+        self.store = store
         self.coordinators = [CoordinatorInThread(store, folder, name=name) for name in ("c0", "c1")]
         for coordinator in self.coordinators:
             coordinator.loop.start_threads()
