@@ -206,7 +206,7 @@ def test_a_coordinator_that_hears_of_a_token_later():
             store.put(keys.key(Kind.FAMILY, "v"), encode(family))
             used = Identity(subject="v", role=Role.REFRESH, token="r", expires=made.expires, family="x", number=3)
             refreshing = asyncio.create_task(office.refresh(used, "n" * 16))
-            await asyncio.sleep(0)  # both look
+            # Both look before this loop hears of anything: they stand before it in its queue.
             follower = Follower(store, keys, lambda told: loop.call_soon_threadsafe(hear, told))
             follower.start()
             try:
