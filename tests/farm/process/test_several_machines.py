@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,28 +51,22 @@ def running(line, say, **fields):
             process.wait(DEADLINE)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return one.getsockname()[1]
-
-
 def test_the_docs_lines(tmp_path, etcd):
     """Only etcd, the port, and the name of the machine are the test's own."""
     endpoint, certificates = etcd
-    port = free_port()
 
-    def typed(text):
+    def typed(text, port):
         own = {
             "127.0.0.1:2379": f"{endpoint} {certificates}",
             "farm.lab": "localhost",
-            "8080": str(port),
+            "8080": port,
             "dtf farm": f"exec {' '.join(DTF)} farm",
         }
         for told, meant in own.items():
             text = text.replace(told, meant)
         return text.strip()
 
-    made, coordinator, worker, used = map(typed, blocks("docs/farm.md", "sh", "## On several machines")[:4])
+    made, coordinator, *others = blocks("docs/farm.md", "sh", "## On several machines")[:4]
     keep_profile(tmp_path / "home" / "workers" / "w1", PROFILE)
     fields = {
         "cwd": tmp_path,
@@ -81,8 +75,10 @@ def test_the_docs_lines(tmp_path, etcd):
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         },
     }
-    for line in made.splitlines():
+    for line in typed(made, "").splitlines():
         subprocess.run(line, shell=True, check=True, capture_output=True, timeout=DEADLINE, **fields)
-    with running(coordinator, f"https://localhost:{port}", **fields), running(worker, "worker w1 offers", **fields):
-        done = subprocess.run(used, shell=True, capture_output=True, text=True, timeout=DEADLINE, **fields)
-        assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
+    with running(typed(coordinator, "0"), "https://localhost:", **fields) as told:
+        worker, used = (typed(text, re.search(r"https://localhost:(\d+)", told)[1]) for text in others)
+        with running(worker, "worker w1 offers", **fields):
+            done = subprocess.run(used, shell=True, capture_output=True, text=True, timeout=DEADLINE, **fields)
+            assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.etcd.memory.store import MemoryStore
 from support.farm.certificates import Lab, tls_settings
-from support.farm.doors import Farm
+from support.farm.doors import Farm, refusal_of
 from support.farm.patience import patience
-from support.farm.server import CoordinatorInThread
+from support.farm.server import DEADLINE, CoordinatorInThread
 
 __all__ = ["patience"]
 
@@ -21,7 +22,9 @@ def farm_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     farm = Farm(store, tmp_path_factory.mktemp("farm"))
     for project in ("a", "b"):
         farm.admin.ask("PUT", f"/api/projects/{project}", {})
-    farm.make("viewer")  # the first key is there
+    first = farm.connect(farm.token("viewer"), at=1)
+    poll_until(lambda: refusal_of(first) is None, DEADLINE, "the other coordinator to hear of the first key")
+    farm.disconnect()
     yield farm
     farm.close()
     store.close()

@@ -11,10 +11,13 @@ from dtf_lightning.clock import SystemClock, poll_until
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.codec import encode
+from dtf_lightning.farm.record.follower import Follower, RecordChanged, RecordRead
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
+from dtf_lightning.farm.security.identity import Identity
 from dtf_lightning.farm.security.keys import LONGEST_LIFE
+from dtf_lightning.farm.security.permissions import Role
 from dtf_lightning.farm.security.tokens import role_told
 from dtf_lightning.farm.server.doors.authenticator import Authenticator
 from dtf_lightning.farm.server.doors.office import ACCESS_LIFE, TokenOffice
@@ -174,6 +177,46 @@ def test_what_is_over_goes():
         left = [keys.parse(kv.key) for kv in store.range(keys.prefix).kvs]
         assert [names for kind, names in left if kind is not Kind.SIGNING_KEY] == [("good",)] * 3
         assert len([kind for kind, _ in left if kind is Kind.SIGNING_KEY]) == 2
+    finally:
+        store.close()
+
+
+def test_a_coordinator_that_hears_of_a_token_later():
+    """It was made, or was used, at another one: it is waited for, and not refused."""
+    store, keys = MemoryStore(), FarmKeys("f")
+
+    async def story() -> None:
+        loop, pool, clock = asyncio.get_running_loop(), Pool(keys), SystemClock()
+        authenticator = Authenticator("secret", "f", pool.mirror, clock)
+        pool.listeners.append(authenticator.changed)
+
+        def hear(told: object) -> None:
+            if isinstance(told, RecordRead):
+                pool.load(told.kvs, told.revision)
+            elif isinstance(told, RecordChanged):
+                pool.apply(told.events)
+
+        with FarmRecord(store, "f", deliver=loop.call_soon_threadsafe) as record:
+            office = TokenOffice(pool, record, authenticator, clock, lambda **_: None)
+            made = TokenRecord(subject="lab", role="worker", created=0.0, expires=clock.wall() + 100, uses=1)
+            store.put(keys.key(Kind.TOKEN, "t"), encode(made))
+            asked = Identity(subject="lab", role=Role.JOIN, token="t", expires=made.expires)
+            joining = asyncio.create_task(office.join(asked, "w", "n" * 16))
+            family = FamilyRecord(id="x", number=3, nonce="", joined=0.0, expires=made.expires)
+            store.put(keys.key(Kind.FAMILY, "v"), encode(family))
+            used = Identity(subject="v", role=Role.REFRESH, token="r", expires=made.expires, family="x", number=3)
+            refreshing = asyncio.create_task(office.refresh(used, "n" * 16))
+            # Both look before this loop hears of anything: they stand before it in its queue.
+            follower = Follower(store, keys, lambda told: loop.call_soon_threadsafe(hear, told))
+            follower.start()
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    assert [(await one)["worker_id"] for one in (joining, refreshing)] == ["w", "v"]
+            finally:
+                await asyncio.to_thread(follower.close)
+
+    try:
+        asyncio.run(story())
     finally:
         store.close()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import threading
 import time
 
 import pytest
@@ -12,6 +14,7 @@ from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.server.routes import plans
+from dtf_lightning.farm.server.schedules.expanding import SentPlan
 from support.farm.server import DEADLINE
 
 pytestmark = pytest.mark.process
@@ -23,6 +26,21 @@ tasks:
   test: {run: "t {{matrix.n}}", after: build, matrix: {n: [1, 2]}, key: "test-{{matrix.n}}"}
   report: {run: r, after: test}
 """
+
+
+class ThreadsOf:
+    """A method that notes the names of the threads that call it."""
+
+    def __init__(self, method) -> None:
+        self._method = method
+        self.threads: list[str] = []
+
+    def __get__(self, of, _=None):
+        return self if of is None else functools.partial(self._called, of)
+
+    def _called(self, of, *arguments):
+        self.threads.append(threading.current_thread().name)
+        return self._method(of, *arguments)
 
 
 class TestATask:
@@ -118,6 +136,15 @@ class TestAPlan:
         with pytest.raises(FarmRefused, match="it has no task 'c' in this place"):
             client.send_plan(PLAN.replace("b, after: a}", "b, after: a}, c: {run: c}"))
         assert len(list(client.tasks())) == 2
+
+    def test_its_text_is_read_in_threads(self, client, coordinator, monkeypatch):
+        """A plan may have many thousand tasks, and the event loop is everybody's."""
+        monkeypatch.setattr(SentPlan, "expand", ThreadsOf(SentPlan.expand))
+        client.send_plan(PLAN)
+        with pytest.raises(FarmRefused):
+            client.send_plan(PLAN.replace("run: b", "run: bb"))
+        assert len(SentPlan.expand.threads) > 4
+        assert "test-loop" not in SentPlan.expand.threads
 
     def test_a_plan_that_was_refused_leaves_its_key(self, client, worker):
         """Nothing came of it: the key is the next one's."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import calendar
+import itertools
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -48,6 +51,13 @@ def decided(memory) -> float:
     return decode(Kind.SCHEDULE, memory.get("/dtf/farm/f/schedules/nightly").value).decided
 
 
+def next_time() -> str:
+    """Of the plan's schedule, in a leap year: as `dtf` writes it."""
+    now = datetime.now(UTC)
+    years = filter(calendar.isleap, itertools.count(now.year))
+    return next(f"{year}-02-29T01:30:00.000Z" for year in years if datetime(year, 2, 29, 1, 30, tzinfo=UTC) > now)
+
+
 def outcome(client, name: str) -> str:
     return client.schedule(name)["runs"][0]["outcome"]
 
@@ -56,7 +66,7 @@ def test_a_plan_with_a_schedule_is_registered_and_not_run(dtf, client, memory):
     """With the files that it takes along (`test_upkeep.py` has that they stay), in the place of the one of its name."""
     code, out, err = dtf("run", "plan.yaml")
     assert (code, out) == (0, "nightly\n")
-    assert "the schedule nightly is registered; its next time is 2028-02-29T01:30:00.000Z" in err
+    assert f"the schedule nightly is registered; its next time is {next_time()}" in err
     code, out, err = dtf("submit", "plan.yaml")
     assert (code, out) == (0, "nightly\n")
     assert "is registered, in the place of the one of this name;" in err
@@ -97,7 +107,7 @@ def test_pause_resume_and_remove(dtf, memory):
     before = decided(memory)
     assert dtf("schedule", "nightly", "pause")[:2] == (0, "nightly: paused\n")
     assert json.loads(dtf("schedule", "nightly", "--json")[1])["next_time"] is None
-    assert dtf("schedule", "nightly", "resume")[:2] == (0, "nightly: 2028-02-29T01:30:00.000Z\n")
+    assert dtf("schedule", "nightly", "resume")[:2] == (0, f"nightly: {next_time()}\n")
     assert decided(memory) > before
     assert dtf("schedule", "nightly", "remove")[:2] == (0, "nightly: removed\n")
     assert json.loads(dtf("schedules", "--json")[1]) == []

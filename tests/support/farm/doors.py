@@ -19,6 +19,7 @@ class Farm:
     """Two coordinators, `own` is the farm's own token."""
 
     def __init__(self, store: MemoryStore, folder: Path) -> None:
+        self.store = store
         self.coordinators = [CoordinatorInThread(store, folder, name=name) for name in ("c0", "c1")]
         for coordinator in self.coordinators:
             coordinator.loop.start_threads()
@@ -51,6 +52,15 @@ class Farm:
         self.admin.close()
         for coordinator in self.coordinators:
             coordinator.stop()
+
+
+def refusal_of(connection: Connection) -> FarmRefused | None:
+    """Why a coordinator does not show the farm's status; `None`: it does."""
+    try:
+        connection.ask("GET", "/api/status")
+    except FarmRefused as refusal:
+        return refusal
+    return None
 
 
 def refused(call: Callable[..., Any], *arguments: Any, **fields: Any) -> FarmRefused:

@@ -194,7 +194,7 @@ class PlayedWorker:
             self.orders.put(message)
 
     def pick_meeting(self, message: PickMeeting) -> None:
-        self.link.say(MeetingPlace(task=message.task, revision=message.revision, host="here", port=4242))
+        self.meet(message)
 
     def cancel(self, message: CancelAttempt) -> None:
         if self._running.get(message.task) == message.revision:
@@ -221,6 +221,10 @@ class PlayedWorker:
 
     def start(self, order: Run) -> None:
         self._say(Started(task=order.task, revision=order.revision, at=time.time()))
+
+    def meet(self, order: Run | PickMeeting) -> None:
+        """Say where the members of an attempt meet."""
+        self._say(MeetingPlace(task=order.task, revision=order.revision, host="here", port=4242))
 
     def write(self, order: Run, offset: int, data: bytes) -> int:
         path = f"/api/tasks/{order.task}/logs"

@@ -268,6 +268,10 @@ class WorkerConnections:
             connection.outgoing.put_nowait(Heartbeat())
             if message.health is not None and connection.welcomed:
                 self.health.heard(connection.worker, message.health)
+        elif isinstance(message, Started | MeetingPlace) and not self._makes(
+            connection, message.task, message.revision
+        ):
+            pass  # it is over, or another's: nobody speaks of those
         elif isinstance(message, Started):
             self._pool.attempt_started(message.task, message.revision, message.at)
         elif isinstance(message, Result):
@@ -280,6 +284,13 @@ class WorkerConnections:
             self._spawn(self._set_draining(connection))
         else:
             raise ProtocolError(f"a worker does not say {type(message).__name__}")
+
+    def _makes(self, connection: _Connection, task: str, revision: int) -> bool:
+        """Whether an attempt counts and is made by a worker."""
+        held = self._pool.mirror.get(Kind.ATTEMPT, task)
+        if held is None or held.mod_revision != revision or not isinstance(held.value, Attempt):
+            return False
+        return connection.worker in held.value.workers
 
     async def _set_draining(self, connection: _Connection) -> None:
         held = self._pool.mirror.get(Kind.WORKER, connection.worker)

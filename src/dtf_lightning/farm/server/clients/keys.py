@@ -8,6 +8,7 @@ Rules that this file guards:
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -157,19 +158,20 @@ async def claim_plan(
     """Return the id of the plan that is submitted under a key: `plan_id`, or that of an earlier one.
 
     Args:
-        sent: returns what is asked for, with ids that are made from a plan's.
+        sent: returns what is asked for, with ids that are made from a plan's. It reads the whole plan, and is called in threads.
 
     Raises `OtherRequest` where another plan was submitted under it, and what etcd raises.
     """
-    first, digest = sent(plan_id)[0].task_id, digest_of(sent(ANY_ID))
+    first, digest = await asyncio.to_thread(lambda: (sent(plan_id)[0].task_id, digest_of(sent(ANY_ID))))
     mine, seen = KeyRecord(task=first, plan=plan_id, digest=digest), 0
     for _ in range(TRIES):
         there, revision = await record.answer(ClaimPlan(key=key, record=mine, seen=seen))
         if there.digest == digest and revision:
             return there.plan
         if revision and await tasks.known.is_known(there.task):
+            requests = await asyncio.to_thread(sent, there.plan)
             raise OtherRequest(
-                f"another plan was submitted under the key {key!r}, as {there.plan}: {await _plans_differ(tasks, sent(there.plan))}. "
+                f"another plan was submitted under the key {key!r}, as {there.plan}: {await _plans_differ(tasks, requests)}. "
                 "Choose another key, or submit the same plan"
             )
         seen = revision  # nothing came of it: it was refused

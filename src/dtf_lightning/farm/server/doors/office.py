@@ -5,6 +5,7 @@ Rules that this file guards:
 - A worker that joins gets a token for an hour and one that is good once, for the next two. Where that one is used again,
   somebody has stolen it or its successor: all tokens of that worker are revoked. Asking again for an answer that was lost
   is told apart by a number that the worker chose for this one request.
+- What another coordinator has written is waited for before a token is refused: it is signed, and so it is known to one.
 - A name that has joined is taken until its tokens are revoked or over: nobody becomes another worker by a token to join.
 """
 
@@ -164,6 +165,7 @@ class TokenOffice:
 
     async def join(self, asked: Identity, worker: str, nonce: str) -> dict[str, Any]:
         """Let a worker in. Raises `Unauthorised` where no use is left, `NameTaken`, and what etcd raises."""
+        await self._pool.wait_for(asked.token, lambda: self._mirror.get(Kind.TOKEN, asked.token) is not None, SHOWN)
         for _ in range(TRIES):
             now = self._clock.wall()
             held, family = self._mirror.get(Kind.TOKEN, asked.token), self._mirror.get(Kind.FAMILY, worker)
@@ -205,6 +207,7 @@ class TokenOffice:
     async def refresh(self, asked: Identity, nonce: str) -> dict[str, Any]:
         """Give a worker its next tokens. Raises `Unauthorised` for a token that was used before, and what etcd raises."""
         worker = asked.subject
+        await self._pool.wait_for(worker, lambda: self._has_heard_of(asked), SHOWN)
         for _ in range(TRIES):
             held = self._mirror.get(Kind.FAMILY, worker)
             told = None if held is None else held.value
@@ -226,6 +229,12 @@ class TokenOffice:
             if await self._try(Renew(worker=worker, family=record, seen=held.mod_revision), Kind.FAMILY, worker):
                 return await self._tokens(worker, record)
         raise StoreUnavailable(f"the tokens of {worker} change all the time, try again")
+
+    def _has_heard_of(self, asked: Identity) -> bool:
+        """Whether this coordinator knows of a token to refresh with, which may come from another one."""
+        held = self._mirror.get(Kind.FAMILY, asked.subject)
+        told = None if held is None else held.value
+        return isinstance(told, FamilyRecord) and told.id == asked.family and told.number >= asked.number
 
     async def _stolen(self, worker: str, told: FamilyRecord) -> None:
         reason = f"a token of the worker {worker!r} was used twice: it, or the one after it, was stolen"
