@@ -29,7 +29,7 @@ from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
 from dtf_lightning.etcd.wire.version import version_advice
 from dtf_lightning.farm.home import FarmHome, RunningFarm
-from dtf_lightning.farm.security.names import Listening
+from dtf_lightning.farm.security.names import LOOPBACK, Listening
 from dtf_lightning.farm.sign_in import SignIn
 from dtf_lightning.farm.tokens import make_token, read_token
 from dtf_lightning.processes.signals import open_pidfd
@@ -72,6 +72,11 @@ class Reach:
 
     def _listening(self) -> Listening:
         return Listening(host=self.host, tls="--tls-cert" in self.more, insecure="--insecure" in self.more)
+
+    @property
+    def audience(self) -> str:
+        """Who can reach the coordinator, in words."""
+        return "this machine only" if self.host in LOOPBACK else f"for all who reach {self.host}"
 
     @property
     def advertise(self) -> str:
@@ -189,7 +194,7 @@ def run_farm(home: FarmHome, reach: Reach, *, say: Say, strategy: str = "fair_sh
             for line in (
                 *(f"warning: etcd {etcd.version}: {told}; {remedy}" for told, remedy in defects),
                 *([f"warning: {reach.warning}"] if reach.warning else []),
-                f"farm up at {url} (etcd {etcd.version}, this machine only)",
+                f"farm up at {url} (etcd {etcd.version}, {reach.audience})",
                 f"  its page: {SignIn(read_token(token_file)).link(url, time.time())}",
                 "    (this link signs a browser in once, within ten minutes; `dtf farm sign-in` prints another)",
                 f"  {offers}",

@@ -41,18 +41,20 @@ def test_from_the_command_line(tmp_path, capsys):
     assert cert("issue", "w1", "--client") == 0
     names = [f"{name}.{kind}" for name in ("ca", "c1", "c2.lab", "c3.lab", "w1") for kind in ("pem", "key")]
     assert modes(folder) == {"certificates": "0o700"} | dict.fromkeys(names, "0o600")
-    assert Certificate.read(folder / "c1.pem").names == ("c1.lab", "10.0.0.5", "fd00::5")
+    assert Certificate.read(folder / "c1.pem").names == ("c1", "c1.lab", "10.0.0.5", "fd00::5")
     assert Certificate.read(folder / "c2.lab.pem").names == ("c2.lab",)
     until = dt.datetime.fromtimestamp(Certificate.read(folder / "c1.pem").until, dt.UTC)
     said = capsys.readouterr().out
-    assert f"for c1.lab, 10.0.0.5, fd00::5, good until {until:%Y-%m-%d}" in said
+    assert f"for c1, c1.lab, 10.0.0.5, fd00::5, good until {until:%Y-%m-%d}" in said
     assert "w1.pem for a client" in said
     before = (folder / "c1.pem").read_bytes()
     assert cert("init") == 2
     assert cert("issue", "c1") == 2
     assert cert("issue", "w1", "--client", "--host", "a") == 2
     assert cert("issue", "a", "b", "--host", "a") == 2
-    assert "is not overwritten" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "is not overwritten" in refused
+    assert all(line.startswith(("dtf farm cert init: ", "dtf farm cert issue: ")) for line in refused.splitlines())
     assert (folder / "c1.pem").read_bytes() == before
     assert cert("issue", "c1", "--replace") == 0
     assert (folder / "c1.pem").read_bytes() != before

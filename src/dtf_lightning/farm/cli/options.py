@@ -33,16 +33,17 @@ def add_farm_command(
         try:
             return command(arguments)
         except (FarmUnreachable, FarmNotFound) as error:
-            print(f"dtf farm {name}: {error}", file=sys.stderr)
+            print(f"{parser.prog}: {error}", file=sys.stderr)
             return UNREACHABLE
         except SettingsError as error:
-            print(f"dtf farm {name}: {error}", file=sys.stderr)
+            print(f"{parser.prog}: {error}", file=sys.stderr)
             return BAD_INPUT
         except FarmRefused as error:
-            print(f"dtf farm {name}: {error}", file=sys.stderr)
+            print(f"{parser.prog}: {error}", file=sys.stderr)
             return BAD_INPUT if error.status in _BAD_REQUEST else FAILED
 
-    return add_command(actions, name, run, text)
+    parser = add_command(actions, name, run, text)
+    return parser
 
 
 def add_farm(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ def add_cert(actions: Commands) -> None:
         action="append",
         default=[],
         metavar="HOST",
-        help="name or IP address under which the coordinator is reached; several times (default: NAME)",
+        help="further name or IP address, besides NAME, under which the coordinator is reached; several times",
     )
     issue.add_argument(
         "--client", action="store_true", help="for a client, such as a worker, in place of a coordinator"
@@ -83,7 +83,7 @@ def _issue(arguments: argparse.Namespace) -> int:
         made = issue(
             _folder(arguments),
             name,
-            hosts=arguments.host or [name],
+            hosts=[name, *(host for host in arguments.host if host != name)],
             client=arguments.client,
             days=arguments.days,
             now=now,
