@@ -63,7 +63,7 @@ def test_state_that_cannot_be_packed(make_run, recipe, reason):
     assert "may not join: the state of the run could not be packed on" in said
     assert reason in said
     assert reason in run.nodes["a"].log()
-    # Either may hear from its agent that the generation is over before it has heard why from the other.
+    # Whose state it would have been says it; the other one may hear first from its agent that the generation is over.
     assert "c/0, c/1 may not join" in run.nodes["a"].log() + run.nodes["b"].log()
     run.check(survivors=2, complete=False)
 

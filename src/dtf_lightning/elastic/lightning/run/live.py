@@ -311,19 +311,22 @@ class PeerState:
         able = [holder for holder in plan.holders if packings[holder] is Packing.DONE]
         if able:
             return send_from(plan, able)
-        box = [self._problem]
-        dist.broadcast_object_list(box, src=plan.first_holder)
         joiners = [receiver for receiver in plan.receivers if not positions[receiver].trained]
         if not joiners:
             return plan  # laggards among the survivors have what users' code keeps, one step older
-        reason = f"the state of the run could not be packed on {world.sources[plan.first_holder]} ({box[0]})"
+        names = ", ".join(world.sources[joiner] for joiner in joiners)
+        cause = f"the state of the run could not be packed on {world.sources[plan.first_holder]}"
+        if world.rank == plan.first_holder:
+            # Before it is told: a joiner that has heard it ends, and its end may cut the others short of hearing it.
+            log.error("%s may not join: %s (%s). Training goes on without", names, cause, self._problem)
+        box = [self._problem]
+        dist.broadcast_object_list(box, src=plan.first_holder)
+        reason = f"{cause} ({box[0]})"
         if world.rank in joiners:
             raise StateRefused(
                 f"this worker ({world.sources[world.rank]}) may not join: {reason}. The run goes on without it; "
                 "mend the hook or state that fails, and resume the run from its last checkpoint"
             )
-        names = ", ".join(world.sources[joiner] for joiner in joiners)
-        log.error("%s may not join: %s. Training goes on without", names, reason)
         raise GenerationBroken(f"{names} may not join: {reason}")
 
     def _transfer(self, world: World, plan: ResumePlan) -> None:
