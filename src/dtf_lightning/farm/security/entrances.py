@@ -1,6 +1,6 @@
 """What leads to which operation beside the routes of the API, which declare theirs: messages, the page, and commands.
 
-Rule: an entrance that is not here leads nowhere; `tests/farm/security/test_entrances.py` compares with what there is.
+Rule: an entrance that is not here leads nowhere; `tests/farm/security/test_permissions.py` compares with what there is.
 """
 
 from __future__ import annotations
