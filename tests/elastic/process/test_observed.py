@@ -35,6 +35,8 @@ def test_a_run_is_seen_from_everywhere(make_run, etcd, tmp_path):
             try:
                 run.start("a", "b")
                 before = run.wait_for_world(2)
+                # What it finds at its first look is no change, and c is to be one.
+                poll_until(lambda: "run running" in screen.read_text(), PATIENCE, "the watcher's first look")
                 run.start("c")
                 before = run.wait_for_world(3, after=before)
                 metrics = scrape_until(run.folder, "a", three_train)
