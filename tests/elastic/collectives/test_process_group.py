@@ -12,6 +12,7 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.collectives import process_group
+from support.elastic.programs.sleeper import see_a_sleeping_main_thread
 from support.elastic.ranks import DEADLINE, FORMING_TIMEOUT, RankFailed
 
 pytestmark = pytest.mark.process
@@ -333,6 +334,13 @@ def test_a_waiter_that_gloo_has_forgotten_is_recognised(start_group, tmp_path):
     poll_until((tmp_path / "waiting").exists, DEADLINE, "the waiter's recognition")
     busy.result()
     assert not (tmp_path / "busy").exists()
+
+
+def test_the_main_thread_of_a_forked_process_is_seen(fork_server, tmp_path):
+    """Python tells the parent's identifier of it there, and the watch over a waiter ended by an error, which hung the waiter."""
+    pid = fork_server.fork(see_a_sleeping_main_thread, tmp_path / "log", tmp_path / "seen")
+    assert fork_server.wait(pid, DEADLINE) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "seen").exists()
 
 
 @pytest.mark.chaos

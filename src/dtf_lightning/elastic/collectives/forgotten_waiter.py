@@ -51,11 +51,27 @@ class _Sight:
 
 def _look_at(thread: int) -> _Sight | None:
     frame = sys._current_frames().get(thread)
-    native_id = next((each.native_id for each in threading.enumerate() if each.ident == thread), None)
-    if frame is None or native_id is None or thread_state(os.getpid(), native_id) not in _SLEEPS:
+    native_id = _native_id(thread)
+    if frame is None or native_id is None:
+        return None
+    try:
+        if thread_state(os.getpid(), native_id) not in _SLEEPS:
+            return None
+    except OSError:  # it has ended
         return None
     call = id(frame), frame.f_lasti, frame.f_code.co_filename
     return _Sight(call=call, processor_time=time.clock_gettime(time.pthread_getcpuclockid(thread)))
+
+
+def _native_id(thread: int) -> int | None:
+    """Return the kernel's identifier of a thread; `None` if there is no such thread.
+
+    A process's first thread has its process id. In a forked process (restart mode's warm spares are such) Python goes on
+    telling the parent's (seen with 3.11).
+    """
+    if thread == threading.main_thread().ident:
+        return os.getpid()
+    return next((each.native_id for each in threading.enumerate() if each.ident == thread), None)
 
 
 def is_forgotten(thread: int, seconds: float, left: threading.Event) -> bool:
