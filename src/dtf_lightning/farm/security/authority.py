@@ -12,7 +12,6 @@ import datetime as dt
 import ipaddress
 import os
 import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.whole_files import BESIDE
+from dtf_lightning.whole_files import write_whole
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650.0, 397.0
 """Of an authority, and of what it issues: browsers take no certificate that is good for longer than 398 days."""
@@ -215,12 +214,12 @@ def _write(
 
 
 def _write_private(path: Path, content: bytes, *, replace: bool) -> None:
-    place = path.with_name(f".{path.name}.{uuid.uuid4().hex}{BESIDE}") if replace else path
+    if replace:
+        write_whole(path, content, private=True)
+        return
     try:
-        file = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise SettingsError(f"{path} is there already, and is not overwritten") from None
     with os.fdopen(file, "wb") as stream:
         stream.write(content)
-    if place != path:
-        place.rename(path)

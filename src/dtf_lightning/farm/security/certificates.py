@@ -138,8 +138,7 @@ class ReloadingContext(ssl.SSLContext):
 
     @property
     def certificate(self) -> Certificate:
-        """That with which new connections are served."""
-        self._follow()
+        """That of the newest connection: each looks at the files, so that a request need not."""
         return self._certificate
 
     def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
