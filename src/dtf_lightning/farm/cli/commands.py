@@ -27,6 +27,7 @@ from dtf_lightning.farm.cli.options import (
 )
 from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.schedules.commands import add_schedules
+from dtf_lightning.farm.cli.security.audit import add_audit
 from dtf_lightning.farm.cli.security.cert import add_cert
 from dtf_lightning.farm.cli.security.tokens import add_tokens
 from dtf_lightning.farm.cli.settings.config import add_config
@@ -63,6 +64,7 @@ def register(commands: Commands) -> None:
     add_compare(actions)
     add_cert(actions)
     add_config(actions)
+    add_audit(actions)
 
 
 def _add_processes(actions: Commands) -> None:
