@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from dtf_lightning.etcd.store import EventKind, KeyValue, WatchEvent
 from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome, TaskSpecification
-from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.pool import CoordinatorEnds, Pool
 
 KEYS = FarmKeys("f")
 
@@ -42,5 +44,28 @@ def test_a_task_that_is_over_at_once_has_been_shown():
         assert await shown
         assert pool.live("t") is None
         assert await pool.wait_for("t", lambda: pool.has_shown("t"), 30.0), "who comes later knows it, too"
+
+    asyncio.run(wait())
+
+
+def test_nobody_waits_for_a_coordinator_that_ends():
+    """Who waits is told so, at once and from then on; what holds already is answered."""
+
+    async def wait() -> None:
+        pool = Pool(KEYS)
+        waits = asyncio.Event()
+
+        def never() -> bool:
+            waits.set()
+            return False
+
+        waiting = asyncio.create_task(pool.wait_for("t", never, 3600.0))
+        await waits.wait()
+        pool.close()
+        with pytest.raises(CoordinatorEnds, match="ask another one"):
+            await waiting
+        with pytest.raises(CoordinatorEnds):
+            await pool.wait_for("t", never, 3600.0)
+        assert await pool.wait_for("t", lambda: True, 3600.0)
 
     asyncio.run(wait())

@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dtf_lightning.clock import Clock, SystemClock
@@ -56,17 +56,49 @@ class LaneCounts:
     """Transactions for which no etcd was to be had."""
 
 
+Told = Callable[[Any, Exception | None], object]
+"""Hears what became of a write: its verdict, or why there is none."""
+
+
 @dataclass(eq=False, slots=True)
-class _Waiting:
+class Pending:
     """A write with who waits for it."""
 
     guarded: Guarded
     verdict: Callable[[Outcome], Any]
     deadline: float
-    future: Future[Any] = field(default_factory=Future)
+    told: Told
+    future: Future[Any] | None = None
+    """Where somebody waits by one."""
     claimed: bool = False
     """It has been taken at least once: nobody can cancel it any more."""
     unsure: bool = False
+    given_up: bool = False
+    answered: bool = False
+
+    def cancel(self) -> None:
+        """Let it be, if it has not been taken yet. `told` is not called then."""
+        self.given_up = True
+
+    def claim(self) -> bool:
+        """Whether somebody still wants it; from now on it cannot be cancelled."""
+        if not self.claimed:
+            self.claimed = not self.given_up and (self.future is None or self.future.set_running_or_notify_cancel())
+        return self.claimed
+
+    def answer(self, answer: Outcome | Exception) -> None:
+        """Tell what became of it. What a listener raises is logged: the others are told all the same."""
+        self.answered = True
+        value, error = None, answer if isinstance(answer, Exception) else None
+        if not isinstance(answer, Exception):
+            try:
+                value = self.verdict(answer)
+            except Exception as fault:
+                error = fault
+        try:
+            self.told(value, error)
+        except Exception:
+            log.exception("%s: nobody took what became of it", self.guarded.label)
 
 
 class Lane:
@@ -96,11 +128,11 @@ class Lane:
         self._deliver = deliver or _at_once
         self._changed = threading.Condition()
         # Under the condition's lock:
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Pending] = deque()
         self._closing = False
         self._fault: BaseException | None = None
         # Of whoever calls `step`:
-        self._in_hand: list[_Waiting] = []
+        self._in_hand: list[Pending] = []
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"dtf-lane {name}")
 
     def start(self) -> None:
@@ -113,13 +145,22 @@ class Lane:
         It raises `StoreUnavailable` if the write was not made within `timeout` seconds, `OutcomeUnknown` if nobody can
         tell, and what etcd says of a write that it rejects. Raises `StoreError` if the lane is closed.
         """
-        waiting = _Waiting(guarded, verdict, self._clock.monotonic() + timeout)
-        with self._changed:
-            if self._closing:
-                raise StoreError(f"{guarded.label}: the lane {self._name!r} is closed{_because(self._fault)}")
-            self._waiting.append(waiting)
-            self._changed.notify_all()
-        return waiting.future
+        future: Future[T] = Future()
+
+        def told(value: T, error: Exception | None) -> None:
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+
+        self._enqueue(Pending(guarded, verdict, self._clock.monotonic() + timeout, told, future))
+        return future
+
+    def send(
+        self, guarded: Guarded, verdict: Callable[[Outcome], Any], told: Told, *, timeout: float = PATIENCE
+    ) -> Pending:
+        """As `submit`, for whoever needs no future, which costs as much as all else here. `told` is called where `deliver` does it."""
+        return self._enqueue(Pending(guarded, verdict, self._clock.monotonic() + timeout, told))
 
     @property
     def num_waiting(self) -> int:
@@ -149,13 +190,21 @@ class Lane:
         elif threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_TIMEOUT)
 
+    def _enqueue(self, waiting: Pending) -> Pending:
+        with self._changed:
+            if self._closing:
+                raise StoreError(f"{waiting.guarded.label}: the lane {self._name!r} is closed{_because(self._fault)}")
+            self._waiting.append(waiting)
+            self._changed.notify_all()
+        return waiting
+
     # --- one batch ---------------------------------------------------------------------------------------------------
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Pending]:
         batch = Batch(self._limits)
-        taken: list[_Waiting] = []
-        later: list[_Waiting] = []
-        late: list[_Waiting] = []
+        taken: list[Pending] = []
+        later: list[Pending] = []
+        late: list[Pending] = []
         now = self._clock.monotonic()
         with self._changed:
             while self._waiting and len(later) < LOOK_AHEAD:
@@ -163,7 +212,9 @@ class Lane:
                 if waiting.deadline <= now:
                     late.append(waiting)
                     continue
-                if not waiting.claimed and waiting.future.cancelled():
+                if not waiting.claimed and (
+                    waiting.given_up or (waiting.future is not None and waiting.future.cancelled())
+                ):
                     continue
                 place = batch.offer(waiting.guarded)
                 if place is Place.FULL:
@@ -172,15 +223,9 @@ class Lane:
                 (taken if place is Place.IN else later).append(waiting)
             self._waiting.extendleft(reversed(later))
         self._fail_late(late)
-        return [waiting for waiting in taken if self._claim(waiting)]
+        return [waiting for waiting in taken if waiting.claim()]
 
-    def _claim(self, waiting: _Waiting) -> bool:
-        """Whether somebody still wants it; from now on it cannot be cancelled."""
-        if not waiting.claimed:
-            waiting.claimed = waiting.future.set_running_or_notify_cancel()
-        return waiting.claimed
-
-    def _commit(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
+    def _commit(self, batch: Sequence[Pending]) -> list[Pending]:
         """Try it once. Returns those that etcd has not answered, in order."""
         if not batch:
             return []
@@ -209,7 +254,7 @@ class Lane:
         self._complete(answers)
         return []
 
-    def _rejected(self, batch: Sequence[_Waiting], error: StoreError) -> list[_Waiting]:
+    def _rejected(self, batch: Sequence[Pending], error: StoreError) -> list[Pending]:
         """One of them is to blame, and only alone it says so; unless it is etcd that takes nothing from us."""
         if len(batch) == 1 or isinstance(error, AuthenticationFailed | StoreFull):
             self.counts.rejected += len(batch)
@@ -223,11 +268,11 @@ class Lane:
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def _complete(self, answers: Sequence[tuple[_Waiting, Outcome | Exception]]) -> None:
+    def _complete(self, answers: Sequence[tuple[Pending, Outcome | Exception]]) -> None:
         if answers:
             self._deliver(lambda: _set(answers))
 
-    def _expired(self) -> list[_Waiting]:
+    def _expired(self) -> list[Pending]:
         """Taken out of the queue, whose lock is held."""
         now = self._clock.monotonic()
         late = [waiting for waiting in self._waiting if waiting.deadline <= now]
@@ -235,14 +280,14 @@ class Lane:
             self._waiting = deque(waiting for waiting in self._waiting if waiting.deadline > now)
         return late
 
-    def _fail_late(self, late: Sequence[_Waiting]) -> None:
-        self._complete([(w, _not_answered(w, "its time was over")) for w in late if self._claim(w)])
+    def _fail_late(self, late: Sequence[Pending]) -> None:
+        self._complete([(w, _not_answered(w, "its time was over")) for w in late if w.claim()])
 
     def _fail_all(self, why: str) -> None:
         with self._changed:
             left, self._in_hand = [*self._in_hand, *self._waiting], []
             self._waiting.clear()
-        answers = [(w, _not_answered(w, why)) for w in left if not w.future.done() and self._claim(w)]
+        answers = [(w, _not_answered(w, why)) for w in left if not w.answered and w.claim()]
         try:
             self._complete(answers)
         except Exception as error:  # an event loop that is closed
@@ -279,24 +324,16 @@ class Lane:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _not_answered(waiting: _Waiting, why: str) -> StoreError:
+def _not_answered(waiting: Pending, why: str) -> StoreError:
     label = waiting.guarded.label
     if waiting.unsure:
         return OutcomeUnknown(f"{label}: {why} before etcd answered; it was sent, and may or may not have been made")
     return StoreUnavailable(f"{label}: {why} before etcd took it; it was not made")
 
 
-def _set(answers: Sequence[tuple[_Waiting, Outcome | Exception]]) -> None:
+def _set(answers: Sequence[tuple[Pending, Outcome | Exception]]) -> None:
     for waiting, answer in answers:
-        if isinstance(answer, Exception):
-            waiting.future.set_exception(answer)
-            continue
-        try:
-            verdict = waiting.verdict(answer)
-        except Exception as error:
-            waiting.future.set_exception(error)
-        else:
-            waiting.future.set_result(verdict)
+        waiting.answer(answer)
 
 
 def _because(fault: BaseException | None) -> str:

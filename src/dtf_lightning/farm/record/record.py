@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.guarded import Limits
 from dtf_lightning.farm.record.keys import FarmKeys
-from dtf_lightning.farm.record.lane import PATIENCE, Lane, LaneCounts
+from dtf_lightning.farm.record.lane import PATIENCE, Lane, LaneCounts, Pending, Told
 from dtf_lightning.farm.record.values import NO_ATTEMPT, Attempt, Ending, Envelope
 from dtf_lightning.farm.record.writes import Cancel, Cancellation, Cancelled, LaneName, Write
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 CANCEL_TRIES = 10
 """Each but the first is owed to an attempt that was changed just then."""
@@ -68,7 +70,23 @@ class FarmRecord:
 
     def answer(self, write: Write[T], *, timeout: float = PATIENCE) -> asyncio.Future[T]:
         """As `write`, for the event loop that runs here."""
-        return on_loop(self.write(write, timeout=timeout))
+        return _awaited([write], self._send, timeout, lambda values: values[0])
+
+    def answers(self, writes: Sequence[Write[T]], *, timeout: float = PATIENCE) -> asyncio.Future[list[T]]:
+        """As `answer`, for many, in their order. It raises what one of them raises, as soon as it does; the others are made all the same."""
+        return _awaited(writes, self._send, timeout, list)
+
+    def tell(
+        self, write: Write[T], told: Callable[[T, Exception | None], object], *, timeout: float = PATIENCE
+    ) -> None:
+        """As `write`, for whoever is on the event loop to which this record delivers: `told` hears verdict or error there.
+
+        It may be called from a lane's thread where the record delivers nowhere.
+        """
+        self._send(write, told, timeout)
+
+    def _send(self, write: Write[Any], told: Told, timeout: float) -> Pending:
+        return self._lanes[write.lane].send(write.guarded(self.keys), write.verdict, told, timeout=timeout)
 
     def cancel(
         self,
@@ -123,35 +141,47 @@ class FarmRecord:
             lane.close()
 
 
-def on_loop(future: Future[T]) -> asyncio.Future[T]:
-    """Return a future of the running event loop that ends as this one does, and takes it along where it is cancelled.
+def _awaited(
+    writes: Sequence[Write[T]],
+    send: Callable[[Write[T], Told, float], Pending],
+    timeout: float,
+    made: Callable[[list[T]], R],
+) -> asyncio.Future[R]:
+    """Return a future of the running event loop for what becomes of some writes, which takes them along where it is cancelled.
 
-    `asyncio.wrap_future` does so too, and wakes the loop once for each: where `deliver` completes thousands on the loop
+    `asyncio.wrap_future` and `gather` do so too, and wake the loop once for each: where a lane tells of thousands on the loop
     itself, that was as much work as writing them.
     """
     loop, thread = asyncio.get_running_loop(), threading.get_ident()
-    awaited: asyncio.Future[T] = loop.create_future()
+    awaited: asyncio.Future[R] = loop.create_future()
+    values: list[Any] = [None] * len(writes)
+    left = len(writes)
 
-    def tell() -> None:
+    def tell(index: int, value: Any, error: Exception | None) -> None:
+        nonlocal left
+        values[index] = value
+        left -= 1
         if awaited.done():
             return
-        if future.cancelled():
-            awaited.cancel()
-        elif (error := future.exception()) is not None:
+        if error is not None:
             awaited.set_exception(error)
-        else:
-            awaited.set_result(future.result())
+        elif not left:
+            awaited.set_result(made(values))
 
-    def ended(_: Future[T]) -> None:
+    def told(index: int, value: Any, error: Exception | None) -> None:
         if threading.get_ident() == thread:
-            tell()
+            tell(index, value, error)
         elif not loop.is_closed():
-            loop.call_soon_threadsafe(tell)
+            loop.call_soon_threadsafe(tell, index, value, error)
 
-    def given_up(_: asyncio.Future[T]) -> None:
+    pending = [send(write, partial(told, index), timeout) for index, write in enumerate(writes)]
+    if not pending:
+        awaited.set_result(made(values))
+
+    def given_up(_: asyncio.Future[R]) -> None:
         if awaited.cancelled():
-            future.cancel()
+            for write in pending:
+                write.cancel()
 
     awaited.add_done_callback(given_up)
-    future.add_done_callback(ended)
     return awaited

@@ -29,6 +29,7 @@ from dtf_lightning.farm.server.doors.hiding import submitting
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
+from dtf_lightning.farm.server.pool import CoordinatorEnds
 from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.everything import add_everything
 from dtf_lightning.farm.server.routes.projects import add_projects
@@ -256,6 +257,8 @@ def _add_errors(app: FastAPI) -> None:
             return _error(422, str(error))
         if isinstance(error, StoreFull):
             return _error(507, f"etcd's quota is used up: {error}")
+        if isinstance(error, CoordinatorEnds):
+            return _error(503, str(error), Retry_After=RETRY_AFTER)
         if isinstance(error, StoreUnavailable | OutcomeUnknown):
             return _error(503, f"etcd does not answer: {error}", Retry_After=RETRY_AFTER)
         return _error(500, str(error))

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,23 +154,20 @@ class Leading:
             await wait_for_event(self._work, timeout)
 
     def _make(self, leader: Leader, write: Write[Any]) -> None:
-        future = self._record.write(write)
-        self._in_flight += 1
-
-        def made(done: Future[Any]) -> None:
+        def made(verdict: Any, error: Exception | None) -> None:
             self._in_flight -= 1
             if self._in_flight < MAX_IN_FLIGHT:
                 self._work.set()
-            error = done.exception()
             if isinstance(error, OutcomeUnknown) or (error is not None and not isinstance(error, StoreError)):
                 self._fail(error)
             elif error is not None:
                 log.warning("%s", error)
                 leader.not_made(write)  # one that is deposed by now is not asked any more
-            elif done.result() is Decision.DEPOSED:
+            elif verdict is Decision.DEPOSED:
                 log.info("another leads; the watch will show it")
 
-        future.add_done_callback(made)
+        self._record.tell(write, made)
+        self._in_flight += 1
 
     def _look_up(self, leader: Leader) -> None:
         for name in leader.take_lookups():

@@ -33,8 +33,6 @@ from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 log = logging.getLogger(__name__)
 
-SHUTDOWN_TIMEOUT = 5
-"""Seconds for requests that are under way when the coordinator ends."""
 COLLECT_AFTER = 20_000
 """Objects that may be garbage in cycles, after which Python looks for such; its own number is 700."""
 TICKS_A_SECOND = 10
@@ -157,6 +155,7 @@ async def _serve_on(
             await running
         finally:
             page.close()
+            coordinator.pool.close()
             server.end()
             running.cancel()
             tidying.cancel()

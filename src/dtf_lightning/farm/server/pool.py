@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dtf_lightning.errors import StoreUnavailable
 from dtf_lightning.etcd.store import KeyValue, WatchEvent
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Change, Mirror
@@ -32,6 +33,10 @@ LIVE_STATUSES = ("waiting", "pending", "assigned", "running")
 
 
 Listener = Callable[[Change], None]
+
+
+class CoordinatorEnds(StoreUnavailable):
+    """This coordinator shows no more changes: who waits for one has to ask another, or the next."""
 
 
 def of_plan(plan: str) -> str:
@@ -70,6 +75,7 @@ class Pool:
         self._num_live: Counter[str] = Counter()
         """Plan -> how many of its tasks are not done."""
         self._changed: dict[str, set[asyncio.Event]] = {}
+        self._closed = False
 
     # --- what the record shows ---------------------------------------------------------------------------------------
 
@@ -181,11 +187,11 @@ class Pool:
         return found
 
     async def wait_for(self, name: str, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until a condition about a record of this name holds; whether it does. `timeout` in seconds."""
+        """Wait until a condition about a record of this name holds; whether it does. `timeout` in seconds. Raises `CoordinatorEnds`."""
         return await self.wait_for_any((name,), condition, timeout)
 
     async def wait_for_any(self, names: Sequence[str], condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until a condition about records of these names holds; whether it does. `timeout` in seconds."""
+        """Wait until a condition about records of these names holds; whether it does. `timeout` in seconds. Raises `CoordinatorEnds`."""
         event = asyncio.Event()
         for name in names:
             self._changed.setdefault(name, set()).add(event)
@@ -193,6 +199,8 @@ class Pool:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     while not condition():
+                        if self._closed:
+                            raise CoordinatorEnds("this coordinator ends: ask another one")
                         await event.wait()
                         event.clear()
             return condition()
@@ -206,6 +214,13 @@ class Pool:
     async def wait_for_change(self, kind: Kind, name: str, seen: int, timeout: float) -> bool:
         """Wait until a record is another than the one with the mod revision `seen`; whether it is."""
         return await self.wait_for(name, lambda: self.mirror.seen(kind, name) != seen, timeout)
+
+    def close(self) -> None:
+        """Let nobody wait any more: a request that does would hold up this coordinator's end. Idempotent."""
+        self._closed = True
+        for events in self._changed.values():
+            for event in events:
+                event.set()
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 

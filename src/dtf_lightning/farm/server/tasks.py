@@ -174,11 +174,8 @@ class Tasks:
         return told
 
     async def _write(self, specifications: Mapping[str, TaskSpecification]) -> list[Submitted]:
-        futures = [
-            self._record.answer(Submit(task=task, specification=asked), timeout=WRITE)
-            for task, asked in specifications.items()
-        ]
-        return await asyncio.gather(*futures)
+        writes = [Submit(task=task, specification=asked) for task, asked in specifications.items()]
+        return await self._record.answers(writes, timeout=WRITE)
 
     def check_able(self, specifications: Mapping[str, TaskSpecification]) -> None:
         """Raise `SettingsError` where no worker that is there could do one of these tasks."""

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -60,7 +60,7 @@ from dtf_lightning.farm.record.values import (
 )
 from dtf_lightning.farm.record.writes import Recording, Register, Write
 from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt
-from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.pool import LiveTask, Pool
 from dtf_lightning.farm.server.scheduling.endings import on_worker, release
 from dtf_lightning.farm.server.scheduling.gangs import meeting_of, members_that_ended, why_called_off
 from dtf_lightning.farm.server.upkeep.health import HealthReports
@@ -234,7 +234,7 @@ class WorkerConnections:
             connection.outgoing.put_nowait(Drain())
         for result in hello.kept:
             connection.told[result.task] = result.revision
-            self._spawn(self._take_result(connection, result))
+            self._take_result(connection, result)
         for task, revision in hello.running.items():
             connection.told[task] = revision
             if self._pool.mirror.seen(Kind.ATTEMPT, task) != revision:
@@ -275,7 +275,7 @@ class WorkerConnections:
         elif isinstance(message, Started):
             self._pool.attempt_started(message.task, message.revision, message.at)
         elif isinstance(message, Result):
-            self._spawn(self._take_result(connection, message))
+            self._take_result(connection, message)
         elif isinstance(message, MeetingPlace):
             self._spawn(self._set_meeting(connection, message))
         elif isinstance(message, Gone):
@@ -298,39 +298,63 @@ class WorkerConnections:
             record = replace(held.value, state=WorkerState.DRAINING)
             await self._try(Register(worker=connection.worker, record=record, seen=held.mod_revision))
 
-    async def _take_result(self, connection: _Connection, result: Result) -> None:
+    def _take_result(self, connection: _Connection, result: Result) -> None:
         """Record what an attempt came to, if it is still the one that counts, and acknowledge it."""
         live = self._pool.live(result.task)
         in_gang = live is not None and len(live.attempt.workers) > 1  # is told nothing more, until its attempt is over
         if connection.told.get(result.task) == result.revision and not in_gang:
             del connection.told[result.task]
-        try:
-            recording = await self.record_result(connection.worker, result)
-        except StoreError as error:
+
+        def told(recording: Recording, error: Exception | None) -> None:
+            if error is None:
+                recorded = recording is Recording.RECORDED
+                word = Acknowledge(task=result.task, revision=result.revision, recorded=recorded)
+                connection.outgoing.put_nowait(word)
+                return
             # It is kept by its worker, who says it again with its next hello.
             log.warning("result of %s: %s", result.task, error)
-            await _close(connection.socket, "etcd is away")
-            return
-        recorded = recording is Recording.RECORDED
-        connection.outgoing.put_nowait(Acknowledge(task=result.task, revision=result.revision, recorded=recorded))
+            self._spawn(_close(connection.socket, "etcd is away"))
+
+        try:
+            self._record_result(connection.worker, live, result, told)
+        except StoreError as error:  # of a record that is closed: the coordinator ends
+            told(Recording.STALE, error)
+        except ProtocolError:
+            log.exception("the result of task %s cannot be recorded", result.task)
 
     async def record_result(self, worker: str, result: Result) -> Recording:
         """Record what a worker says that an attempt came to, if it is the one that counts. Raises what etcd raises."""
-        live = self._pool.live(result.task)
+        recorded: asyncio.Future[Recording] = asyncio.get_running_loop().create_future()
+
+        def told(recording: Recording, error: Exception | None) -> None:
+            if recorded.done():
+                return
+            if error is None:
+                recorded.set_result(recording)
+            else:
+                recorded.set_exception(error)
+
+        self._record_result(worker, self._pool.live(result.task), result, told)
+        return await recorded
+
+    def _record_result(
+        self, worker: str, live: LiveTask | None, result: Result, told: Callable[[Recording, Exception | None], object]
+    ) -> None:
+        """No task of the event loop for each: in a flood they are as much work as all else that a result needs."""
         if live is None or live.revision != result.revision or worker not in live.attempt.workers:
             # The mirror is newer than this attempt: it showed the registration that the worker made after it.
             recent = self._pool.recent(result.task)
             same = recent is not None and (recent.revision, recent.kind) == (result.revision, result.outcome.kind.value)
-            return Recording.RECORDED if same else Recording.STALE
-        told, attempt = result.outcome, live.attempt
+            told(Recording.RECORDED if same else Recording.STALE, None)
+            return
+        outcome, attempt = result.outcome, live.attempt
+        write: Write[Recording]
         if len(attempt.workers) > 1:
-            record = MemberRecord(revision=result.revision, worker=worker, outcome=bounded(told))
-            rank = attempt.workers.index(worker)
-            return await self._record.answer(RecordMember(task=result.task, rank=rank, member=record))
-        write: Write[Recording] = end_of_attempt(
-            result.task, live.specification, attempt, result.revision, told, worker
-        )
-        return await self._record.answer(write)
+            record = MemberRecord(revision=result.revision, worker=worker, outcome=bounded(outcome))
+            write = RecordMember(task=result.task, rank=attempt.workers.index(worker), member=record)
+        else:
+            write = end_of_attempt(result.task, live.specification, attempt, result.revision, outcome, worker)
+        self._record.tell(write, told)
 
     async def _release(self, connection: _Connection, told: Gone) -> None:
         try:
