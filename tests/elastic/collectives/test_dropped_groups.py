@@ -22,8 +22,8 @@ LONG = 30.0
 class _Slow:
     """Its destructor does not come to an end before it may."""
 
-    def __init__(self) -> None:
-        self.begun, self.may_end = threading.Event(), threading.Event()
+    def __init__(self, begun: threading.Event, may_end: threading.Event) -> None:
+        self.begun, self.may_end = begun, may_end
 
     def __del__(self) -> None:
         self.begun.set()
@@ -33,9 +33,8 @@ class _Slow:
 @pytest.fixture
 def slow():
     """Its destructor's two events, and the list with the only reference to it; it ends with the test."""
-    groups = [_Slow()]
-    may_end = groups[0].may_end
-    yield groups[0].begun, may_end, groups
+    begun, may_end = threading.Event(), threading.Event()
+    yield begun, may_end, [_Slow(begun, may_end)]
     may_end.set()
 
 
@@ -81,11 +80,8 @@ def test_the_end_of_the_interpreter_waits(slow):
     dropped = DroppedGroups()
     dropped.destroy(groups)
     assert begun.wait(LONG)
-    waiting = threading.Thread(target=dropped_groups._wait_for_all)
-    waiting.start()
-    assert waiting.is_alive()
-    may_end.set()
-    waiting.join(LONG)
+    threading.Thread(target=may_end.set).start()
+    dropped_groups._wait_for_all()
     assert not dropped._threads
 
 
