@@ -11,11 +11,12 @@ import sys
 
 import pytest
 
+from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.agent.live import worker_server
 from dtf_lightning.elastic.agent.live.inbox import WorkerEnding, WorkerGone, WorkerSaid
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.link import worker_link
-from dtf_lightning.elastic.link.messages import Dying, Hello
+from dtf_lightning.elastic.link.messages import Dying, Heartbeat, Hello
 from dtf_lightning.elastic.link.worker_link import WorkerLink
 from support.elastic.scripted_agent import welcome
 
@@ -48,25 +49,28 @@ def served(tmp_path):
     heard = Heard()
 
     def push(event):
-        if isinstance(event, WorkerSaid) and isinstance(event.message, Hello):
+        said = event.message if isinstance(event, WorkerSaid) else None
+        if isinstance(said, Hello):
             server.send(event.connection, welcome())
-        heard.put(event)
+        if not isinstance(said, Heartbeat):
+            heard.put(event)
 
     path = str(tmp_path / "agent")
     server = WorkerServer(path, push)
     server.start()
-    yield path, heard
+    yield path, heard, server
     server.close()
 
 
 def test_a_killed_worker_shows_on_its_lifeline(served, monkeypatch):
     """Nothing else tells: its connection is open in a child, and the kernel has no pidfds. What it said comes first."""
     monkeypatch.setattr(worker_server, "open_pidfd", lambda _: None)
-    path, heard = served
+    path, heard, server = served
     worker = subprocess.Popen([sys.executable, "-c", WORKER, path], start_new_session=True)
     try:
         assert isinstance(heard.expect(WorkerSaid).message, Hello)
         assert isinstance(heard.expect(WorkerSaid).message, Dying)
+        poll_until(lambda: [each.lifeline for each in server._connections.values() if each.lifeline], DEADLINE, "it")
         worker.kill()
         heard.expect(WorkerEnding)
         with pytest.raises(queue.Empty):
@@ -80,7 +84,7 @@ def test_a_killed_worker_shows_on_its_lifeline(served, monkeypatch):
 
 def test_a_worker_that_closes_its_connection_is_not_ending(served):
     """It lets its lifeline go, and the thread that watched it has ended."""
-    path, heard = served
+    path, heard, _ = served
     link = WorkerLink(path, 0)
     heard.expect(WorkerSaid)
     link.close()
@@ -94,7 +98,7 @@ def test_a_worker_without_a_lifeline(served, monkeypatch):
         raise OSError("there are no lifelines here")
 
     monkeypatch.setattr(worker_link, "Lifeline", none)
-    path, heard = served
+    path, heard, _ = served
     link = WorkerLink(path, 0)
     heard.expect(WorkerSaid)
     link.close()
