@@ -53,7 +53,7 @@ def test_the_command_line_of_a_part():
         "--rdzv-backend=etcd",
         "--rdzv-endpoint=e:1",
         "--rdzv-id=r",
-        "--rdzv-conf=user=u",
+        "--rdzv-conf=resume=true,user=u",
         "s.py",
         "-x",
     ]
@@ -66,7 +66,7 @@ def test_numbers_that_cannot_be_read(text):
 
 
 @pytest.mark.parametrize(
-    ("workers", "why"), [((0, 2), "minimum must be 1"), ((3, 2), "at most the maximum"), ((2, 4), "not there yet")]
+    ("workers", "why"), [((0, 2), "minimum must be 1"), ((3, 2), "at most the maximum"), ((1, 65), "64 at most")]
 )
 def test_numbers_that_cannot_be(workers, why):
     with pytest.raises(SettingsError, match=why):

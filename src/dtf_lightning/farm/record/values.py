@@ -127,7 +127,9 @@ class TaskSpecification:
     index: int | None = None
     """Of an instance: its number, from 0."""
     training: int = 0
-    """Of a training, which is an array, and of its parts: how many of them it keeps to its end; 0: it is none."""
+    """Of a training, which is an array, and of its parts: how many of them it keeps; 0: it is none."""
+    suspend_for: int | None = None
+    """Of a training: priority from which on work gets these, too, and the training waits; `None`: it never does."""
     after: tuple[str, ...] = ()
     """Ids of tasks that must have completed."""
     after_any: tuple[str, ...] = ()

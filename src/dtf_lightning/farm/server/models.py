@@ -119,9 +119,11 @@ class TaskRequest(StrictModel):
     """Workers that run it together, each giving what it needs."""
     array: int = Field(default=0, ge=0, le=MAX_ARRAY)
     """Instances of it, or `{"count": N}`; 0: it is one task. The id of an array ends with six zeros."""
-    training: int = Field(default=0, ge=0, le=1)
-    """1: its instances are the parts of one elastic training, of which it keeps one to its end and the others give their
-    devices to what waits for them. More than 1 is not there yet: it needs parts that start together or not at all."""
+    training: int = Field(default=0, ge=0, le=MAX_GANG)
+    """Its instances are the parts of one elastic training, of which it keeps so many, which start together, and the others
+    give their devices to what waits for them."""
+    suspend_for: int | None = None
+    """Of a training: work of at least this priority, which is above its own, gets what it keeps, too. It waits then."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -172,6 +174,12 @@ class TaskRequest(StrictModel):
             raise ValueError(
                 f"a training is an array of its parts, from 1 to {MAX_GANG}, each on one worker; got array={self.array} and "
                 f"gang={self.gang}"
+            )
+        if self.training > self.array:
+            raise ValueError(f"a training keeps {self.training} parts, and has {self.array}: it keeps at most all of them")
+        if self.suspend_for is not None and (not self.training or self.suspend_for <= self.priority):
+            raise ValueError(
+                f"suspend_for={self.suspend_for} is of trainings, and a priority above their own, which is {self.priority}"
             )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
@@ -254,6 +262,7 @@ class TaskRequest(StrictModel):
             gang=self.gang,
             array=self.array,
             training=self.training,
+            suspend_for=self.suspend_for,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,

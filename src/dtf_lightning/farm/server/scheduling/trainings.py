@@ -3,18 +3,20 @@
 A training is an array of which each instance is a part; `TaskSpecification.training` says how many of them it keeps.
 
 Data flow: a part waits -> it is offered to the scheduler for one decision, or for good where its training has less than its
-minimum -> it runs -> something waits that needs its device -> `AskToYield` -> its worker lets it leave -> it ends as
+minimum (`cores.py`) -> it runs -> something waits that needs its device -> `AskToYield` -> its worker lets it leave -> it ends as
 `yielded` and waits again -> its training has finished: what still waits is ended.
 
 Rules that this file guards:
 - The record alone says what was asked (`Kind.YIELD`): a new leader asks nobody twice, and forgets nobody.
 - A part that has not left `OVERDUE` seconds after it was asked is taken back, whatever its worker says.
+- Parts above the minimum come only while the minimum runs, and what a training has less than that comes together.
 - No part is started once one of its training has completed; until it is known whether one has, none is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.etcd.store import Compare
@@ -25,8 +27,9 @@ from dtf_lightning.farm.record.trainings.writes import AskToYield, ForgetYield
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRequest
 from dtf_lightning.farm.record.writes import TakeBack, Write
 from dtf_lightning.farm.rules.needs import Need, needed
-from dtf_lightning.farm.rules.scheduling.door import Scheduler, Seat
+from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Scheduler, Seat
 from dtf_lightning.farm.rules.scheduling.yielding import AWAY, DEADLINE, Part, Wish, may_grow, who_yields
+from dtf_lightning.farm.server.scheduling.cores import Cores
 
 LOOK = 0.25
 """Seconds between two looks at who could give something back, and who could grow."""
@@ -36,18 +39,32 @@ MOST = 64
 NEVER = float("inf")
 
 
+@dataclass(slots=True)
+class _World:
+    """What there is of a training."""
+
+    minimum: int
+    there: set[str]
+    """Parts that have a worker, or are about to."""
+    waiting: list[str]
+    """By their ids."""
+    staying: int = 0
+    """Of those that are there, how many were not asked to leave."""
+
+
 class Trainings:
     """Not thread-safe.
 
     Args:
-        offer: tells the scheduler that a part may start.
+        ready: returns a part as the scheduler takes it.
     """
 
-    def __init__(self, mirror: Mirror, fence: Compare, scheduler: Scheduler, offer: Callable[[str], None]) -> None:
+    def __init__(self, mirror: Mirror, fence: Compare, scheduler: Scheduler, ready: Callable[[str], ReadyTask]) -> None:
         self._mirror = mirror
         self._fence = fence
         self._scheduler = scheduler
-        self._offer = offer
+        self._ready = ready
+        self._cores = Cores(scheduler, ready)
         self.now = 0.0
         """Of the latest change or decision, in seconds since the epoch; 0: before the first."""
         self._waiting: dict[str, None] = {}
@@ -74,6 +91,7 @@ class Trainings:
         self._since.pop(part, None)
         self._offered.discard(part)
         self._waiting[part] = None
+        self._cores.withdraw(training_of(part))
         self._wants_look = True
 
     def runs(self, part: str) -> None:
@@ -92,6 +110,7 @@ class Trainings:
         self._since.pop(part, None)
         self._uncertain.pop(part, None)
         self._finished.discard(part)
+        self._cores.withdraw(part)
         for known in (self._asked, self._handled):
             known.pop(part, None)
         self._wants_look = True
@@ -105,6 +124,7 @@ class Trainings:
         self._uncertain.pop(training, None)
         if finished:
             self._finished.add(training)
+            self._cores.withdraw(training)
         self._wants_look = True
 
     def completed(self, task: str) -> None:
@@ -185,11 +205,19 @@ class Trainings:
     @property
     def has_offers(self) -> bool:
         """Whether the scheduler has parts that it may place."""
-        return bool(self._offered)
+        return bool(self._offered) or self._cores.any
+
+    def spread(self, placement: Placement) -> list[Placement]:
+        """Return a decision of the scheduler as one for each task: what a training needs to begin is decided at once."""
+        if not self._cores.is_core(placement.task):
+            return [placement]
+        placed = self._cores.spread(placement, self._waiting)
+        self._offered.update(one.task for one in placed)
+        return placed
 
     def holds_back(self, part: str) -> bool:
         """Whether a part waits that the scheduler was not told."""
-        return part in self._waiting and part not in self._offered
+        return part in self._waiting and part not in self._offered and not self._cores.wants_alone(part)
 
     def withdraw(self, offered: list[str]) -> None:
         """Take back the offers for one decision that came to nothing."""
@@ -213,33 +241,48 @@ class Trainings:
             return "waits until it is known whether its training has finished"
         if (left := self._back(part) - now) > 0:
             return f"gave its device back, and stays away for another {left:.0f} s"
+        if (why := self._cores.explain(training, part, now)) != "":
+            return why
         return "fills a device once one is idle that nothing else waits for"
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
     def _grow(self, promised: frozenset[str], seats: dict[str, Seat], running: list[Part], now: float) -> list[str]:
-        """Offer parts: those below their training's minimum for good, the others for one decision."""
-        count: dict[str, int] = {}
-        for part in running:
-            count[part.training] = count.get(part.training, 0) + 1
-        for name in self._offered:
-            count[training_of(name)] = count.get(training_of(name), 0) + 1
+        """Offer parts: what trainings have less than their minimum for good, the others for one decision."""
         offered: list[str] = []
-        for name in sorted(self._waiting):
-            specification, training = self._specification(name), training_of(name)
-            if specification is None or name in self._offered or training in self._uncertain:
+        for training, world in self._worlds(running).items():
+            if len(world.there) < world.minimum:
+                missing = world.minimum - len(world.there)
+                is_time = now >= max((self._back(part) for part in world.waiting), default=0.0)
+                self._cores.want(training, tuple(world.waiting[:missing]) if is_time else ())
                 continue
-            if self._scheduler.is_placed(name) or now < self._back(name):
-                continue
-            is_minimum = count.get(training, 0) < specification.training
-            needs = needed(specification.needs, specification.secrets)
-            if is_minimum or any(may_grow(need, promised, seats) for need in needs):
-                self._offer(name)
-                self._offered.add(name)
-                count[training] = count.get(training, 0) + 1
-                if not is_minimum:
-                    offered.append(name)
+            self._cores.want(training, ())
+            for part in world.waiting if world.staying >= world.minimum else ():
+                needs = self._needs(part)
+                if now >= self._back(part) and any(may_grow(need, promised, seats) for need in needs):
+                    self._scheduler.task_ready(self._ready(part))
+                    self._offered.add(part)
+                    offered.append(part)
         return offered
+
+    def _worlds(self, running: list[Part]) -> dict[str, _World]:
+        """Return what there is of each training of which a part waits, and of which it is known that it goes on."""
+        worlds: dict[str, _World] = {}
+        for part in sorted(self._waiting):
+            training, specification = training_of(part), self._specification(part)
+            if specification is None or training in self._uncertain or training in self._finished:
+                continue
+            world = worlds.setdefault(training, _World(minimum=specification.training, there=set(), waiting=[]))
+            if self._scheduler.is_placed(part):  # the record is about to show it
+                world.there.add(part)
+                world.staying += 1
+            else:
+                world.waiting.append(part)
+        for there in running:
+            if there.training in worlds:
+                worlds[there.training].there.add(there.task)
+                worlds[there.training].staying += not there.asked
+        return worlds
 
     def _parts(self) -> list[Part]:
         found = []
@@ -260,6 +303,7 @@ class Trainings:
                     task=name,
                     training=training_of(name),
                     minimum=specification.training,
+                    suspend_for=specification.suspend_for,
                     priority=specification.priority,
                     worker=tried.value.workers[0],
                     need=_granted(needs, tried.value.alternative),
@@ -270,12 +314,18 @@ class Trainings:
         return found
 
     def _wish(self, task: str) -> Wish | None:
+        if self._cores.is_core(task):
+            return self._cores.wish(task)
         specification, tried = self._specification(task), self._mirror.get(Kind.ATTEMPT, task)
         if specification is None:
             return None
         excluded = tried.value.excluded if tried is not None and isinstance(tried.value, Attempt) else ()
         needs = needed(specification.needs, specification.secrets)
         return Wish(task=task, priority=specification.priority, needs=needs, gang=specification.gang, excluded=excluded)
+
+    def _needs(self, task: str) -> tuple[Need, ...]:
+        specification = self._specification(task)
+        return () if specification is None else needed(specification.needs, specification.secrets)
 
     def _back(self, part: str) -> float:
         """When a part that gave its device back may come again; 0: it never did."""
