@@ -221,7 +221,14 @@ class Client:
         """
         training = array_id(fields.pop("task_id", None) or new_task_id(time.time()))
         words = launch.command(script, arguments, workers=workers, endpoint=endpoint, python=python, options=options)
-        fields = {"name": script, "priority": priority, **fields, "array": workers[1], "training": workers[0], "suspend_for": suspend_for}
+        fields = {
+            "name": script,
+            "priority": priority,
+            **fields,
+            "array": workers[1],
+            "training": workers[0],
+            "suspend_for": suspend_for,
+        }
         return self.submit(list(words), task_id=training, **fields)
 
     def submit_all(self, requests: Sequence[Mapping[str, Any]], *, strict: bool = False) -> list[dict[str, Any]]:

@@ -101,7 +101,10 @@ def test_priority(text, priority):
         ("{train: {script: s, endpoint: e, args: [[x]]}}", "f:1:52: each of args is a text or a number, got a list"),
         ("{train: {script: s, endpoint: e, options: {a: 'b,c'}}}", "f:1:55: options 'a': names have no ','"),
         ("{train: {script: '{{matrix.x}}', endpoint: e}}", "f:1:29: {{matrix.x}} stands in a task without a matrix"),
-        ("{train: {script: s, endpoint: e, suspend_for: -10}}", "f:1:58: suspend_for is a priority above the training's own"),
+        (
+            "{train: {script: s, endpoint: e, suspend_for: -10}}",
+            "f:1:58: suspend_for is a priority above the training's own",
+        ),
         ("{run: x, train: {script: s, endpoint: e}}", "f:1:21: the task 'a' has a `run` and a `train`"),
         ("{train: {script: s, endpoint: e}, args: [1]}", "f:1:46: `args` of the task 'a' are those of a `call`"),
         ("{train: {script: s, endpoint: e}, array: 2}", "f:1:46: the training 'a' has no `array`: its `workers` say"),

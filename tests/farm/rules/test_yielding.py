@@ -118,17 +118,15 @@ def test_as_a_slow_rule_that_tries_every_set():
                         break
                 continue
             num_asked += len(mine)
-            over = {
-                name for name, more in surplus.items() if sum(it.training == name for it in mine) > max(0, more)
-            }
+            over = {name for name, more in surplus.items() if sum(it.training == name for it in mine) > max(0, more)}
             if over:
                 num_suspended += 1
                 assert least is None, seed  # nothing else would have helped
                 assert all(gets_all(one, it) for it in mine if it.training in over), seed
                 assert {it.task for it in left if it.training in over} <= {it.task for it in mine}, seed  # all of it
                 assert any(
-                    seats[worker].accepting and free[worker] + sum(amount(it.need) for it in mine if it.worker == worker)
-                    >= amount(need)
+                    seats[worker].accepting
+                    and free[worker] + sum(amount(it.need) for it in mine if it.worker == worker) >= amount(need)
                     for worker in seats
                 ), seed
                 break  # where it goes is not told, so that the rest cannot be followed

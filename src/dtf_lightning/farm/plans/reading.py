@@ -116,8 +116,10 @@ def _entry(name: str, node: Node, place: Place, defaults: Mapping[str, Any]) -> 
     if "train" in told and "suspend_for" in told["train"]:
         priority = entry.told.get("priority", launch.PRIORITY)
         if told["train"]["suspend_for"] <= priority:
-            raise node.value["train"].value["suspend_for"].error(
-                f"suspend_for is a priority above the training's own, which is {priority}"
+            raise (
+                node.value["train"]
+                .value["suspend_for"]
+                .error(f"suspend_for is a priority above the training's own, which is {priority}")
             )
     return entry
 

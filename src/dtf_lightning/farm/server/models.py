@@ -170,17 +170,6 @@ class TaskRequest(StrictModel):
                 f"the id {self.task_id!r} of an array must end with six zeros, where the numbers of its instances stand: "
                 f"such as {array_id(self.task_id)!r}"
             )
-        if self.training and (not self.array or self.array > MAX_GANG or self.gang > 1):
-            raise ValueError(
-                f"a training is an array of its parts, from 1 to {MAX_GANG}, each on one worker; got array={self.array} and "
-                f"gang={self.gang}"
-            )
-        if self.training > self.array:
-            raise ValueError(f"a training keeps {self.training} parts, and has {self.array}: it keeps at most all of them")
-        if self.suspend_for is not None and (not self.training or self.suspend_for <= self.priority):
-            raise ValueError(
-                f"suspend_for={self.suspend_for} is of trainings, and a priority above their own, which is {self.priority}"
-            )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
         given = [bool(self.command), bool(self.call), self.pickled is not None]
@@ -219,6 +208,23 @@ class TaskRequest(StrictModel):
             raise ValueError(str(error)) from error
         if self.stdin and self.array:
             raise ValueError("an array has no standard input: its instances are many, and there is one input")
+        return self
+
+    @model_validator(mode="after")
+    def _check_training(self) -> TaskRequest:
+        if self.training and (not self.array or self.array > MAX_GANG or self.gang > 1):
+            raise ValueError(
+                f"a training is an array of its parts, from 1 to {MAX_GANG}, each on one worker; got array={self.array} and "
+                f"gang={self.gang}"
+            )
+        if self.training > self.array:
+            raise ValueError(
+                f"a training keeps {self.training} parts, and has {self.array}: it keeps at most all of them"
+            )
+        if self.suspend_for is not None and (not self.training or self.suspend_for <= self.priority):
+            raise ValueError(
+                f"suspend_for={self.suspend_for} is of trainings, and a priority above their own, which is {self.priority}"
+            )
         return self
 
     @model_validator(mode="after")

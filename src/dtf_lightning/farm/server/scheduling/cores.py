@@ -51,6 +51,10 @@ class Cores:
         """Whether the scheduler knows a part by its own name."""
         return (part,) in self._wanted.values()
 
+    def offer(self, part: str) -> None:
+        """Let the scheduler place a part by itself."""
+        self._scheduler.task_ready(self._ready(part))
+
     def want(self, training: str, parts: tuple[str, ...]) -> None:
         """Let these parts start together, in the place of what was wanted before; none: no more."""
         if self._wanted.get(training, ()) == parts:
@@ -78,9 +82,7 @@ class Cores:
         if not parts or not all(part in waiting for part in parts):
             return []
         workers = [worker for worker in placement.workers for _ in range(int(each))]
-        placed = [
-            replace(placement, task=part, workers=(worker,)) for part, worker in zip(parts, workers, strict=True)
-        ]
+        placed = [replace(placement, task=part, workers=(worker,)) for part, worker in zip(parts, workers, strict=True)]
         for one in placed:
             self._scheduler.task_placed(self._ready(one.task), one.workers, one.alternative)
         return placed

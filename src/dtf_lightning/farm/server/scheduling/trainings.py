@@ -63,7 +63,6 @@ class Trainings:
         self._mirror = mirror
         self._fence = fence
         self._scheduler = scheduler
-        self._ready = ready
         self._cores = Cores(scheduler, ready)
         self.now = 0.0
         """Of the latest change or decision, in seconds since the epoch; 0: before the first."""
@@ -260,7 +259,7 @@ class Trainings:
             for part in world.waiting if world.staying >= world.minimum else ():
                 needs = self._needs(part)
                 if now >= self._back(part) and any(may_grow(need, promised, seats) for need in needs):
-                    self._scheduler.task_ready(self._ready(part))
+                    self._cores.offer(part)
                     self._offered.add(part)
                     offered.append(part)
         return offered
