@@ -10,7 +10,7 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.rules.attempts import OutcomeKind
-from dtf_lightning.farm.server.scheduling import trainings
+from dtf_lightning.farm.server.scheduling import lending, trainings
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, CoordinatorInThread, PlayedWorker
 
@@ -59,6 +59,18 @@ def test_fills_what_is_idle_gives_it_back_and_comes_again(client, worker, start,
     told = client.task(again.task).raw["metadata"]
     assert told["excluded_workers"] == []  # it failed nowhere
     assert world(client, training)["running"] == 2
+
+    poll_until(lambda: world(client, training)["borrowed_seconds"], DEADLINE, "the return to be noted")
+    told = world(client, training)
+    (borrowed,) = told["borrowings"]
+    assert (borrowed["part"], borrowed["worker"], borrowed["wanted_by"]) == (again.task, worker.name, test)
+    assert borrowed["asked"] <= borrowed["left"] <= borrowed["back"]
+    assert told["num_borrowings"] == 1
+    for part in (again, next(one for one in (first, second) if one.task != again.task)):
+        worker.end(part)
+    info = client.wait(training, DEADLINE)
+    assert info.raw["results"]["metrics"] == {"borrowings": 1.0, "borrowed_seconds": round(told["borrowed_seconds"], 3)}
+    assert not memory.range(KEYS.folder(Kind.BORROWINGS)).kvs
 
 
 def test_what_it_keeps_is_not_asked_for(client, worker, start):
@@ -246,8 +258,8 @@ def test_the_next_leader_asks_nobody_twice_and_starts_nothing_that_is_over(memor
 
 
 def test_a_part_that_does_not_leave_is_taken_back(client, worker, start, monkeypatch):
-    monkeypatch.setattr(trainings, "OVERDUE", 0.5)
     start()
+    monkeypatch.setattr(lending, "OVERDUE", 0.5)
     test = client.submit(["test"])
     asked = worker.yields.get(timeout=DEADLINE)
     assert worker.cancelled.get(timeout=DEADLINE).task == asked.task

@@ -49,6 +49,7 @@ from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_w
 from dtf_lightning.farm.server.scheduling.arrays import Arrays
 from dtf_lightning.farm.server.scheduling.endings import as_placed, ending_of, lost_ones, name_of, on_worker
 from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
+from dtf_lightning.farm.server.scheduling.lending import lent_in_all
 from dtf_lightning.farm.server.scheduling.projects import projects, ready_task, totals
 from dtf_lightning.farm.server.scheduling.trainings import Trainings
 
@@ -168,7 +169,12 @@ class Leader:
         outcome = TaskOutcome.COMPLETED if completed else TaskOutcome.FAILED
         envelope = envelope_of(specification, outcome, tally.reason, attempt=NO_ATTEMPT, revision=revision)
         ended = replace(
-            envelope, ended=now.wall, exit_code=tally.exit_code, kind=outcome.value, counts=dict(tally.outcomes)
+            envelope,
+            ended=now.wall,
+            exit_code=tally.exit_code,
+            kind=outcome.value,
+            counts=dict(tally.outcomes),
+            metrics=lent_in_all(self._mirror, array),
         )
         self._decided.append(RecordResult(task=array, envelope=ended))
 

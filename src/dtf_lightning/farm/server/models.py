@@ -19,7 +19,14 @@ from dtf_lightning.farm.calls.returned import read_told
 from dtf_lightning.farm.calls.spelling import ARGUMENTS, FUNCTION, CallKind, imported, pickled
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.task_id import array_id, instance_id, is_array_id, time_of
-from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState, YieldRequest
+from dtf_lightning.farm.record.values import (
+    Borrowings,
+    Envelope,
+    TaskSpecification,
+    WorkerRecord,
+    WorkerState,
+    YieldRequest,
+)
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import WorkerHealth
@@ -372,7 +379,25 @@ def world_of(pool: Pool, training: LiveTask) -> dict[str, Any]:
         "workers": running,
         "leaving": leaving,
         "away": away,
+        **_borrowings(pool, training.task),
     }
+
+
+def _borrowings(pool: Pool, training: str) -> dict[str, Any]:
+    held = pool.mirror.get(Kind.BORROWINGS, training)
+    told = held.value if held is not None and isinstance(held.value, Borrowings) else Borrowings()
+    latest = [
+        {
+            "part": one.part,
+            "worker": one.worker,
+            "wanted_by": one.wanted_by,
+            "asked": when(one.asked),
+            "left": when(one.left),
+            "back": when(one.back or None),
+        }
+        for one in told.latest
+    ]
+    return {"num_borrowings": told.number, "borrowed_seconds": told.seconds, "borrowings": latest}
 
 
 def done_task(task: str, envelope: Envelope) -> dict[str, Any]:

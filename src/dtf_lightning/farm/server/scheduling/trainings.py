@@ -8,7 +8,7 @@ minimum (`cores.py`) -> it runs -> something waits that needs its device -> `Ask
 
 Rules that this file guards:
 - The record alone says what was asked (`Kind.YIELD`): a new leader asks nobody twice, and forgets nobody.
-- A part that has not left `OVERDUE` seconds after it was asked is taken back, whatever its worker says.
+- A part that has not left `lending.OVERDUE` seconds after it was asked is taken back, whatever its worker says.
 - Parts above the minimum come only while the minimum runs, and what a training has less than that comes together.
 - No part is started once one of its training has completed; until it is known whether one has, none is.
 """
@@ -22,18 +22,17 @@ from typing import Any
 from dtf_lightning.etcd.store import Compare
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Mirror
-from dtf_lightning.farm.record.task_id import array_and_index
-from dtf_lightning.farm.record.trainings.writes import AskToYield, ForgetYield
+from dtf_lightning.farm.record.trainings.writes import AskToYield
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRequest
-from dtf_lightning.farm.record.writes import TakeBack, Write
+from dtf_lightning.farm.record.writes import Write
 from dtf_lightning.farm.rules.needs import Need, needed
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Scheduler, Seat
-from dtf_lightning.farm.rules.scheduling.yielding import AWAY, DEADLINE, Part, Wish, may_grow, who_yields
+from dtf_lightning.farm.rules.scheduling.yielding import AWAY, Part, Wish, may_grow, who_yields
 from dtf_lightning.farm.server.scheduling.cores import Cores
+from dtf_lightning.farm.server.scheduling.lending import Lending, training_of
 
 LOOK = 0.25
 """Seconds between two looks at who could give something back, and who could grow."""
-OVERDUE = DEADLINE + 15.0
 MOST = 64
 """Tasks that are looked at: as many devices can be asked for in one look."""
 NEVER = float("inf")
@@ -76,8 +75,7 @@ class Trainings:
         """Waiting parts that the scheduler has."""
         self._asked: dict[str, int] = {}
         """Part -> the revision of its attempt that we have asked; the mirror may not show it yet."""
-        self._handled: dict[str, int] = {}
-        """Part -> the revision of the request that we deleted, or of the attempt that we took back, last."""
+        self._lending = Lending(mirror, fence)
         self._late: list[str] = []
         """Parts that were given a worker when their training had finished."""
         self._next_look = 0.0
@@ -110,8 +108,8 @@ class Trainings:
         self._uncertain.pop(part, None)
         self._finished.discard(part)
         self._cores.withdraw(part)
-        for known in (self._asked, self._handled):
-            known.pop(part, None)
+        self._asked.pop(part, None)
+        self._lending.gone(part)
         self._wants_look = True
 
     def is_uncertain(self, training: str) -> None:
@@ -151,26 +149,9 @@ class Trainings:
         return over + late
 
     def requests(self, now: float) -> list[Write[Any]]:
-        """Forget requests whose attempts are over, and take back what has not left in time."""
+        """Note what was given back, and take back what has not left in time."""
         self.now = now
-        writes: list[Write[Any]] = []
-        for (part,), held in self._mirror.all(Kind.YIELD).items():
-            assert isinstance(held.value, YieldRequest)
-            tried = self._mirror.get(Kind.ATTEMPT, part)
-            if tried is None or tried.mod_revision != held.value.revision:
-                if self._handled.get(part) != held.mod_revision:
-                    self._handled[part] = held.mod_revision
-                    writes.append(ForgetYield(task=part, seen=held.mod_revision, fence=self._fence))
-            elif (
-                now >= held.value.at + OVERDUE
-                and isinstance(tried.value, Attempt)
-                and self._handled.get(part) != tried.mod_revision
-            ):
-                self._handled[part] = tried.mod_revision
-                writes.append(
-                    TakeBack(task=part, attempt=tried.value.lent(now), seen=tried.mod_revision, fence=self._fence)
-                )
-        return writes
+        return self._lending.writes(now)
 
     def look(self, monotonic: float, now: float) -> tuple[list[Write[Any]], list[str]]:
         """Return whom to ask for devices, and the parts that were offered to the scheduler for its next decision only.
@@ -191,7 +172,8 @@ class Trainings:
         for one in answer.asked:
             revision = self._mirror.seen(Kind.ATTEMPT, one.part)
             self._asked[one.part] = revision
-            request = YieldRequest(revision=revision, wanted_by=one.wanted_by, at=now)
+            worker = next(part.worker for part in running if part.task == one.part)
+            request = YieldRequest(revision=revision, wanted_by=one.wanted_by, at=now, worker=worker)
             seen = self._mirror.seen(Kind.YIELD, one.part)
             writes.append(AskToYield(task=one.part, request=request, seen=seen, fence=self._fence))
         return writes, self._grow(answer.promised, seats, running, now)
@@ -227,8 +209,7 @@ class Trainings:
 
     def next_deadline(self) -> tuple[float, float]:
         """Return when there is something to look at though nothing changes: on the monotonic clock, and on the wall's."""
-        requests = (held.value for held in self._mirror.all(Kind.YIELD).values())
-        times = [request.at + OVERDUE for request in requests if isinstance(request, YieldRequest)]
+        times = self._lending.deadlines()
         times += [back for part in self._waiting if (back := self._back(part)) > self.now]
         look = self._next_look if self._wants_look and (self._waiting or self._since) else NEVER
         return look, min((at for at in times if at > self.now), default=NEVER)
@@ -335,12 +316,6 @@ class Trainings:
     def _specification(self, task: str) -> TaskSpecification | None:
         held = self._mirror.get(Kind.TASK, task)
         return held.value if held is not None and isinstance(held.value, TaskSpecification) else None
-
-
-def training_of(part: str) -> str:
-    """Return the id of a part's training; "": it is no instance of an array."""
-    found = array_and_index(part)
-    return found[0] if found is not None else ""
 
 
 def _granted(needs: tuple[Need, ...], alternative: int) -> Need:
