@@ -80,6 +80,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "compare": (*_SUBMIT, *_FOLLOW),
     "cert init": (),
     "cert issue": (),
+    "audit verify": (),
     "config check": (),
     "config show": (),
     "config schema": (),
