@@ -49,7 +49,6 @@ from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_w
 from dtf_lightning.farm.server.scheduling.arrays import Arrays
 from dtf_lightning.farm.server.scheduling.endings import as_placed, ending_of, lost_ones, name_of, on_worker
 from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
-from dtf_lightning.farm.server.scheduling.lending import lent_in_all
 from dtf_lightning.farm.server.scheduling.projects import projects, ready_task, totals
 from dtf_lightning.farm.server.scheduling.trainings import Trainings
 
@@ -174,7 +173,7 @@ class Leader:
             exit_code=tally.exit_code,
             kind=outcome.value,
             counts=dict(tally.outcomes),
-            metrics=lent_in_all(self._mirror, array),
+            metrics=self._trainings.lent_in_all(array),
         )
         self._decided.append(RecordResult(task=array, envelope=ended))
 

@@ -76,6 +76,13 @@ class Lending:
         requests = (held.value for held in self._mirror.all(Kind.YIELD).values())
         return [request.at + OVERDUE for request in requests if isinstance(request, YieldRequest)]
 
+    def in_all(self, training: str) -> dict[str, float]:
+        """Return how often a training gave a device back, and for how long its parts were away; nothing if it never did."""
+        held = self._mirror.get(Kind.BORROWINGS, training)
+        if held is None or not isinstance(held.value, Borrowings):
+            return {}
+        return {"borrowings": float(held.value.number), "borrowed_seconds": round(held.value.seconds, 3)}
+
     def _note(self, training: str, over: list[tuple[str, YieldRequest]], now: float) -> list[Write[Any]]:
         requests = [(part, self._mirror.seen(Kind.YIELD, part)) for part, _ in over]
         if self._mirror.get(Kind.TASK, training) is None:
@@ -127,11 +134,3 @@ def training_of(part: str) -> str:
     """Return the id of a part's training; "": it is no instance of an array."""
     found = array_and_index(part)
     return found[0] if found is not None else ""
-
-
-def lent_in_all(mirror: Mirror, training: str) -> dict[str, float]:
-    """Return how often a training gave a device back, and for how long its parts were away; nothing if it never did."""
-    held = mirror.get(Kind.BORROWINGS, training)
-    if held is None or not isinstance(held.value, Borrowings):
-        return {}
-    return {"borrowings": float(held.value.number), "borrowed_seconds": round(held.value.seconds, 3)}

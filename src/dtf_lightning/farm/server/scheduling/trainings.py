@@ -207,6 +207,10 @@ class Trainings:
                 self._offered.discard(part)
                 self._scheduler.task_gone(part)
 
+    def lent_in_all(self, training: str) -> dict[str, float]:
+        """Return what a training gave to others, as metrics of its result."""
+        return self._lending.in_all(training)
+
     def next_deadline(self) -> tuple[float, float]:
         """Return when there is something to look at though nothing changes: on the monotonic clock, and on the wall's."""
         times = self._lending.deadlines()
