@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -38,9 +40,11 @@ class Suite:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text).strip() + "\n")
 
-    def begin(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    @contextlib.contextmanager
+    def begin(self, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+        """Is killed where the test has failed meanwhile."""
         words = [sys.executable, "-m", "pytest", "-p", PLUGIN, *arguments]
-        return subprocess.Popen(
+        with subprocess.Popen(
             words,
             cwd=self.folder,
             env={**self._variables, **variables},
@@ -48,7 +52,11 @@ class Suite:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Exit code and output."""

@@ -71,8 +71,15 @@ class FarmOptions:
 
 
 def arguments(config: pytest.Config) -> list[str]:
-    """Return the words of the command line, those of `$PYTEST_ADDOPTS` first, as pytest reads them."""
-    return [*shlex.split(environment.read("PYTEST_ADDOPTS") or ""), *map(str, config.invocation_params.args)]
+    """Return the words of a worker's command line: those of here, of `$PYTEST_ADDOPTS` first, as pytest reads them.
+
+    Where output is shown as it comes, there it is kept all the same: here it is shown.
+    """
+    words = [*shlex.split(environment.read("PYTEST_ADDOPTS") or ""), *map(str, config.invocation_params.args)]
+    options = words.index("--") if "--" in words else len(words)
+    if config.option.capture in ("no", "tee-sys"):
+        words.insert(options, "--capture=fd")
+    return words
 
 
 def refuse_local_only(config: pytest.Config) -> None:

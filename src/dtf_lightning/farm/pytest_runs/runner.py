@@ -92,8 +92,6 @@ class ShardPlugin:
         for name, value in QUIET.items():
             if hasattr(config.option, name):
                 setattr(config.option, name, value)
-        if config.option.capture in ("no", "tee-sys"):
-            config.option.capture = "fd"  # what tests print is shown by the sender
         if config.option.xmlpath:  # fixtures look whether there is such a file; the one that counts is the sender's
             config.option.xmlpath = str(Path(self._shard["moved"], "junit.xml"))
         config.args = [str(Path(self._shard["top"], file)) for file in self._shard["files"]]
