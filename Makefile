@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo farm-demo test test-torchx test-matrix test-chaos lint format bench compatibility docs clean
+.PHONY: help demo farm-demo test test-torchx test-matrix test-chaos lint pip-audit format bench compatibility docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,12 @@ lint: $(STAMP)  ## ruff (lint and format check) and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# In an environment of its own: it looks at ours, and brings nothing into it.
+pip-audit: $(STAMP)  ## known vulnerabilities of what is installed; fails where it could check nothing
+	test -x .venv-pip-audit/bin/pip-audit || { "$(PYTHON)" -m venv .venv-pip-audit && .venv-pip-audit/bin/python -m pip install --quiet pip-audit; }
+	.venv-pip-audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		--skip-editable --format json --progress-spinner off | $(BIN)/python .ci/pip_audit.py
+
 format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -70,5 +76,5 @@ docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:  ## remove what make has made
-	rm -rf $(VENV) .venv-torchx build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
+	rm -rf $(VENV) .venv-torchx .venv-pip-audit build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

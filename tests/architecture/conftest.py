@@ -20,5 +20,5 @@ HERE = Path(__file__).parent
 
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     if nextitem is None or nextitem.path.parent != HERE:
-        source_tree.parse.cache_clear()
+        source_tree.forget()
         gc.collect()

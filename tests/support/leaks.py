@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -120,19 +119,20 @@ class Snapshot:
                 new = open_files() - self.files
             if new:
                 gc.collect()  # 0.2 s with torch; a file in a reference cycle is not a leak, only late
-        return [f"file {number}: {target}" for number, target in sorted(open_files() - self.files)]
+                new = open_files() - self.files
+        return [f"file {number}: {target}" for number, target in sorted(new)]
 
 
 def open_files() -> frozenset[tuple[int, str]]:
     """Number and target of every file descriptor that counts."""
     found = set()
-    for entry in Path("/proc/self/fd").iterdir():
+    for number in os.listdir("/proc/self/fd"):  # not by paths as objects: this is asked twice a test
         try:
-            target = str(entry.readlink())
+            target = os.readlink(f"/proc/self/fd/{number}")
         except OSError:  # the listing's own descriptor, closed by now
             continue
         if not target.startswith(IGNORED_FILES):
-            found.add((int(entry.name), target))
+            found.add((int(number), target))
     return frozenset(found)
 
 

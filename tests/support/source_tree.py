@@ -16,6 +16,19 @@ def parse(text: str) -> ast.Module:
     return ast.parse(text)
 
 
+@cache
+def nodes(text: str) -> tuple[ast.AST, ...]:
+    """Every node of the text. Walking takes as long as parsing, and ten tests look at the whole tree."""
+    return tuple(ast.walk(parse(text)))
+
+
+def forget() -> None:
+    """Let go of all that was parsed."""
+    nodes.cache_clear()
+    definitions.cache_clear()
+    parse.cache_clear()
+
+
 def sources(root: Path = PACKAGE) -> Iterator[tuple[str, str]]:
     """(path below `root`, text) of every Python file."""
     for path in sorted(root.rglob("*.py")):
@@ -29,7 +42,7 @@ def module_of(path: str) -> str:
 
 def imports(text: str) -> Iterator[str]:
     """Every module that an import names, at the top, inside a function or under `TYPE_CHECKING`."""
-    for node in ast.walk(parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -48,7 +61,7 @@ def imported_modules() -> dict[str, set[str]]:
 
 def _named(text: str, modules: Set[str]) -> Iterator[str]:
     """The modules that the imports mean: `from dtf_lightning.a import b` is a.b where that is a module, else a."""
-    for node in ast.walk(parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Import):
             yield from (_inner(alias.name) for alias in node.names if _is_ours(alias.name))
         elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
@@ -94,7 +107,8 @@ def cycles(graph: Mapping[str, set[str]]) -> list[set[str]]:
     return found
 
 
-def definitions(text: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+@cache
+def definitions(text: str) -> tuple[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef], ...]:
     """Every class and function with its qualified name."""
 
     def walk(node: ast.AST, prefix: str) -> Iterator:
@@ -105,7 +119,7 @@ def definitions(text: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFun
                 yield name[:-1], child
             yield from walk(child, name)
 
-    return walk(parse(text), "")
+    return tuple(walk(parse(text), ""))
 
 
 def is_record(node: ast.ClassDef) -> bool:
@@ -144,7 +158,7 @@ def _assigned(node: ast.AST) -> Iterator[ast.AST]:
 
 def calls(text: str, *names: str) -> bool:
     """Whether the code (not its strings or comments) uses one of the dotted names."""
-    return any(isinstance(node, ast.Attribute) and ast.unparse(node) in names for node in ast.walk(parse(text)))
+    return any(isinstance(node, ast.Attribute) and ast.unparse(node) in names for node in nodes(text))
 
 
 _SLEEPS = {"time.sleep", "asyncio.sleep", "signal.sigtimedwait"}
@@ -157,9 +171,8 @@ def sleeps(text: str) -> list[str]:
     """Where the code lets time pass that nothing can shorten: by `sleep`, or by waiting for what nobody can announce."""
     if not any(word in text for word in ("sleep", "sigtimedwait", "select", *_FRESH)):
         return []
-    tree = parse(text)
-    found = [node for node in ast.walk(tree) if _is_sleep(node)]
-    scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Module)]
+    found = [node for node in nodes(text) if _is_sleep(node)]
+    scopes = [node for node in nodes(text) if isinstance(node, ast.FunctionDef | ast.Module)]
     found += [wait for scope in scopes for wait in _waits_for_nobody(scope)]
     return sorted({f"line {node.lineno}: {ast.unparse(node)}" for node in found})
 

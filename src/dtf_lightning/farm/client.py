@@ -212,14 +212,12 @@ class Client:
             priority: work of at least this priority gets what is above the minimum.
             python: that the workers have.
             options: of the rendezvous, as in torchrun's `--rdzv-conf`.
-            fields: of `submit`, such as `needs`, `source`, `folder`, `project`.
+            fields: of `submit`, such as `needs`, `labels`, `after`, `source`, `folder`, `project`, `key`.
 
         Raises `SettingsError` for numbers of workers that cannot be.
         """
         training = array_id(fields.pop("task_id", None) or new_task_id(time.time()))
-        words = launch.command(
-            script, arguments, run=training, workers=workers, endpoint=endpoint, python=python, options=options
-        )
+        words = launch.command(script, arguments, workers=workers, endpoint=endpoint, python=python, options=options)
         fields = {"name": script, "priority": priority, **fields, "array": workers[1], "training": workers[0]}
         return self.submit(list(words), task_id=training, **fields)
 

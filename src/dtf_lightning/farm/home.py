@@ -3,7 +3,8 @@
     $DTF_FARM_HOME, else $XDG_STATE_HOME/dtf-farm, else ~/.local/state/dtf-farm:
         farm.json     address, token file and process of the farm that runs here
         token         the farm's token; its owner alone may read it
-        etcd/  files/  worker/  audit.jsonl  coordinator.log  worker.log
+        etcd/  worker/  coordinator.log  worker.log
+        files/        of the farm, with `audit-<coordinator>.jsonl`
 
 A command finds its farm by `--farm`, else `DTF_FARM_URL`, else `farm.json`.
 """

@@ -13,9 +13,9 @@ from typing import Any
 from dtf_lightning.errors import SettingsError
 
 
-def setting(default: Any, doc: str, *, unit: str = "") -> Any:
-    """A field of settings. `MISSING` for one without a default."""
-    metadata = {"doc": doc, "unit": unit}
+def setting(default: Any, doc: str, *, unit: str = "", secret: bool = False) -> Any:
+    """A field of settings. `MISSING` for one without a default. A secret one's value is not shown."""
+    metadata = {"doc": doc, "unit": unit, "secret": secret}
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -115,4 +115,6 @@ def _written(value: Any) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # not 2.592e+06
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -34,17 +34,20 @@ def parsed(words):
 def test_what_it_submits(monkeypatch, capsys):
     farm = Farm()
     monkeypatch.setattr(train, "connect", lambda _: farm)
-    words = ["--workers", "1:8", "--needs", "gpu=1", "--endpoint", "e:1", "--no-source", "train.py", "--epochs", "9"]
+    words = ["--after", "A", "--key", "K", "--name", "N", "--rdzv-conf", "user=u"]
+    words += ["--workers", "1:8", "--needs", "gpu=1", "--endpoint", "e:1", "--no-source", "train.py", "--epochs", "9"]
     assert train._train(parsed(words)) == 0
     script, arguments, fields = farm.asked
     assert (script, arguments) == ("train.py", ["--epochs", "9"])
     assert (fields["workers"], fields["endpoint"], fields["priority"]) == ((1, 8), "e:1", -10)
+    assert [fields[name] for name in ("after", "key", "name", "options")] == [["A"], "K", "N", {"user": "u"}]
     assert fields["needs"] == [{"amounts": {"gpu": 1.0}, "labels": []}]
     assert capsys.readouterr().out == "the-id\n"
 
 
 def test_the_command_line_of_a_part():
-    words = launch.command("s.py", ["-x"], run="r", workers=(1, 4), endpoint="e:1", options={"user": "u"})
+    words = launch.command("s.py", ["-x"], workers=(1, 4), endpoint="e:1", options={"user": "u"})
+    words = list(launch.of_run(words, "r"))
     assert words[:5] == ["python", "-m", "torch.distributed.run", "--nnodes=1:4", "--nproc-per-node=1"]
     assert words[5:] == [
         "--rdzv-backend=etcd",
@@ -67,4 +70,4 @@ def test_numbers_that_cannot_be_read(text):
 )
 def test_numbers_that_cannot_be(workers, why):
     with pytest.raises(SettingsError, match=why):
-        launch.command("s.py", [], run="r", workers=workers, endpoint="e:1")
+        launch.command("s.py", [], workers=workers, endpoint="e:1")

@@ -19,6 +19,7 @@ from dtf_lightning.farm.worker.executor import Executor
 from dtf_lightning.farm.worker.logs import KeptLogs
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOutput, AttemptStarted
 from dtf_lightning.farm.worker.spool import Spool
+from dtf_lightning.processes.freezing import freeze
 from support.farm.worker import DEVICES, PATIENCE, Listener, Worker
 
 pytestmark = pytest.mark.process
@@ -130,16 +131,42 @@ def test_a_daemon_without_environment(workers):
     wait_for_end(daemon)
 
 
+def test_the_keeper_is_killed_and_no_worker_is_there(tmp_path):
+    """Its guard ends all that its attempts have started: also what has neither their session nor their environment, nor a cgroup."""
+    script = "setsid env -i sh -c 'echo $$; exec sleep 60' & wait"
+    daemon = killed_worker(tmp_path / "worker", script, cgroups=False)
+    keeper = keeper_of(tmp_path / "worker")
+    guard = keeper.parent()
+    keeper.kill()
+    wait_for_end(daemon)
+    wait_for_end(guard.pid)
+
+
+def test_the_guard_is_killed(workers):
+    """Nothing runs without it: its keeper ends its attempts, as at a shutdown, and the worker goes on with another one."""
+    worker = workers()
+    revision = worker.shell("trap 'echo bye; exit 0' TERM; echo ready; sleep 60 & wait")
+    worker.heard.printed(revision, b"ready")
+    keeper_of(worker.folder).parent().kill()
+    outcome = worker.heard.ended(revision).outcome
+    assert (outcome.kind.value, outcome.tail) == ("lost", "ready\nbye\n")
+    assert worker.run("true").outcome.kind.value == "completed"
+
+
 @pytest.mark.parametrize("cgroups", [True, False])
 def test_all_are_killed(workers, tmp_path, cgroups):
-    """Worker and keeper: the next worker ends what is left of the attempt and tells that it is lost."""
+    """Worker, keeper and its guard: the next worker ends what is left of the attempt and tells that it is lost."""
     pid = killed_worker(tmp_path / "worker", "setsid sleep 60 & echo $!; wait", cgroups=cgroups)
     assert psutil.pid_exists(pid)
-    keeper_of(tmp_path / "worker").kill()
+    keeper = keeper_of(tmp_path / "worker")
+    guard = keeper.parent()
+    freeze(guard.pid)
+    keeper.kill()
+    guard.kill()
     outcome = workers(cgroups=cgroups).heard.ended(7).outcome
     assert (outcome.kind.value, outcome.exit_code, outcome.signal) == ("lost", None, None)
     if not cgroups:
-        assert outcome.reason.endswith("; processes of it that were still there were killed: 1")
+        assert outcome.reason.endswith("; processes of it that were still there were killed: 2")
     wait_for_end(pid)
 
 

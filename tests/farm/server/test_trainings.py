@@ -97,6 +97,43 @@ def test_when_it_has_finished_what_waits_is_ended(client, worker, start, memory)
     assert [kv.key for kind in (Kind.TASK, Kind.ATTEMPT) for kv in memory.range(KEYS.folder(kind)).kvs] == []
 
 
+PLAN = """
+tasks:
+  data: {run: prepare}
+  fit: {train: {script: train.py, workers: 1:3, endpoint: 'etcd:2379'}, after: data}
+  test: {run: pytest, after: fit}
+"""
+
+
+def test_a_training_of_a_plan(client, worker):
+    """It starts after what it comes after, with a run of its own; what comes after it starts when it has finished."""
+    plan = client.submit_plan(PLAN)
+    worker.end(worker.next())
+    parts = [worker.next(), worker.next()]
+    (training,) = {part.specification.array_id for part in parts}
+    assert all(f"--rdzv-id={training}" in part.specification.command for part in parts)
+    assert {part.specification.plan for part in parts} == {plan}
+    for part in parts:
+        worker.end(part)
+    assert worker.next().specification.command == ("sh", "-ec", "pytest")
+    assert client.task(training).status == "completed"
+
+
+def test_the_same_training_under_a_key_is_one(client, worker):
+    """Whatever id each submission has chosen; a retry of one that has failed goes on with its run."""
+    fields = {"endpoint": "etcd:2379", "key": "nightly"}
+    training = client.train("train.py", workers=(1, 1), **fields)
+    assert client.train("train.py", workers=(1, 1), **fields) == training
+    with pytest.raises(FarmRefused, match="another request was submitted under the key 'nightly'"):
+        client.train("train.py", workers=(1, 2), **fields)
+    worker.end(worker.next(), OutcomeKind.FAILED)
+    assert client.wait(training, DEADLINE).status == "failed"
+    again = client.retry(training)
+    part = worker.next()
+    assert part.specification.array_id == again != training
+    assert f"--rdzv-id={training}" in part.specification.command
+
+
 def test_a_training_that_fails(client, worker):
     training = client.train("train.py", endpoint="etcd:2379", workers=(1, 1))
     worker.end(worker.next(), OutcomeKind.FAILED, exit_code=3)

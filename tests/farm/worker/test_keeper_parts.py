@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dtf_lightning.clock import SystemClock
 from dtf_lightning.errors import ProtocolError, SettingsError
+from dtf_lightning.farm.worker.folders import WorkerFolders
 from dtf_lightning.farm.worker.keeper import family
+from dtf_lightning.farm.worker.keeper.attempt import KeptAttempt
 from dtf_lightning.farm.worker.keeper.cgroups import NOWHERE, Group, Hierarchy
 from dtf_lightning.farm.worker.keeper.messages import (
     Complete,
@@ -241,3 +245,30 @@ def test_an_order_on_disk():
     assert "hidden" not in str(kept)
     again = AttemptOrder.from_json(kept | {"new": 1})
     assert (again.command, again.artifacts, again.timeout, again.revision) == (("a", "b"), ("*.txt",), 3.0, 9)
+
+
+@pytest.mark.parametrize("memory", [None, 1 << 30])
+def test_no_code_runs_between_fork_and_exec(tmp_path, monkeypatch, memory):
+    """All of the keeper's memory would be forked for it. A memory limit alone has to be set there."""
+    asked = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *arguments, preexec_fn=None, **options):
+            asked.append(preexec_fn)
+            super().__init__(*arguments, preexec_fn=preexec_fn, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    folder = WorkerFolders(tmp_path).attempt("t", 1)
+    folder.make()
+    request = Start(
+        name="t.1", command=["true"], environment={"PATH": os.environ["PATH"]}, folder=str(folder.work), mark="MARK=1", timeout=None,
+        grace=1.0, memory=memory, cpus=[min(os.sched_getaffinity(0))], secrets=[], stdin=False, log_limit=1, sample=1.0,
+    )  # fmt: skip
+    cores = os.sched_getaffinity(0)
+    attempt = KeptAttempt(request, folder, Hierarchy("test", NOWHERE), SystemClock())
+    assert attempt.start() is None
+    attempt.waited_for(*os.wait4(attempt.pid, 0))
+    attempt.advance()
+    assert attempt.close().status == 0
+    assert [step is None for step in asked] == [memory is None]
+    assert os.sched_getaffinity(0) == cores

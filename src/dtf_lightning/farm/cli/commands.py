@@ -27,8 +27,8 @@ from dtf_lightning.farm.cli.options import (
 )
 from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.schedules.commands import add_schedules
-from dtf_lightning.farm.cli.security.cert import add_cert
-from dtf_lightning.farm.cli.security.tokens import add_tokens
+from dtf_lightning.farm.cli.security.commands import add_security
+from dtf_lightning.farm.cli.settings.config import add_config
 from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.streams.logs import show_logs
 from dtf_lightning.farm.cli.tables import print_table
@@ -54,13 +54,13 @@ def register(commands: Commands) -> None:
     add_nodes(actions)
     add_openapi(actions)
     add_sharing(actions)
-    add_tokens(actions)
+    add_security(actions)
     add_schedules(actions)
     add_results(actions)
     add_artifacts(actions)
     add_doctor(actions)
     add_compare(actions)
-    add_cert(actions)
+    add_config(actions)
 
 
 def _add_processes(actions: Commands) -> None:

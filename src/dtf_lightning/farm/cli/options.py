@@ -229,11 +229,16 @@ def needs_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def environment_of(arguments: argparse.Namespace) -> dict[str, str]:
     """Return what `--env` says. Raises `SettingsError`."""
+    return pairs_of(arguments.env, "--env")
+
+
+def pairs_of(texts: list[str], option: str) -> dict[str, str]:
+    """Return what an option says that is given several times as `NAME=VALUE`. Raises `SettingsError`."""
     pairs = {}
-    for text in arguments.env:
+    for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name:
-            raise SettingsError(f"--env {text}: expected NAME=VALUE")
+            raise SettingsError(f"{option} {text}: expected NAME=VALUE")
         pairs[name] = value
     return pairs
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dtf_lightning import environment
 from dtf_lightning.cli.main import DONE, FAILED, INTERRUPTED
 from dtf_lightning.errors import SettingsError
 
@@ -111,7 +112,6 @@ def coordinator(arguments: argparse.Namespace) -> int:
 
 
 def _connect(settings: CoordinatorSettings) -> EtcdStore:
-    from dtf_lightning import environment
     from dtf_lightning.etcd.access import EtcdAccess
 
     etcd = settings.etcd
@@ -139,6 +139,8 @@ def worker(arguments: argparse.Namespace) -> int:
 
     _log()
     settings = WorkerSettings.load(arguments.config, _given(arguments, WORKER_OPTIONS))
+    for name in settings.secret_variables:
+        environment.remove(name)  # or every task would have it from the worker
     _warn(settings.warnings)
     who, execution, reached = settings.worker, settings.execution, settings.coordinator
     token_file = settings.path(reached.token_file) if reached.token_file else None

@@ -9,7 +9,7 @@ from typing import Any
 from dtf_lightning import environment
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
-from dtf_lightning.farm.cli.options import add_farm, add_farm_command, connect, environment_of, needs_of
+from dtf_lightning.farm.cli.options import add_farm, add_farm_command, connect, environment_of, needs_of, pairs_of
 from dtf_lightning.farm.trainings import launch
 
 
@@ -44,6 +44,20 @@ def add_train(actions: Commands) -> None:
     train.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
     train.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="in its environment")
     train.add_argument("--python", default="python", help="that the workers have (default: %(default)s)")
+    train.add_argument("--name", dest="named", metavar="NAME", default="", help="for people (default: the script)")
+    train.add_argument(
+        "--after", action="append", default=[], metavar="ID", help="a task that must have completed; several times"
+    )
+    train.add_argument(
+        "--key", default="", metavar="KEY", help="whoever submits under the same key gets the same training"
+    )
+    train.add_argument(
+        "--rdzv-conf",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the rendezvous, as of torchrun; several times",
+    )
     train.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
     add_farm(train)
 
@@ -66,6 +80,10 @@ def _train(arguments: argparse.Namespace) -> int:
                 workers=launch.read_workers(arguments.workers),
                 priority=arguments.priority,
                 python=arguments.python,
+                options=pairs_of(arguments.rdzv_conf, "--rdzv-conf"),
+                name=arguments.named or arguments.script,
+                after=arguments.after,
+                key=arguments.key,
                 needs=needs_of(arguments),
                 environment=environment_of(arguments),
                 project=arguments.project,

@@ -23,6 +23,7 @@ from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
 from dtf_lightning.farm.rules.submissions.schedules import Overlap
+from dtf_lightning.farm.trainings.launch import read_workers
 from dtf_lightning.settings.durations import DURATION_PATTERN, seconds_of
 from dtf_lightning.settings.marked_yaml import Node, nearest
 
@@ -267,6 +268,37 @@ def overlap(node: Node, what: str) -> Overlap:
     return Overlap(told)
 
 
+def workers(node: Node, what: str) -> tuple[int, int]:
+    """Return the least and the most parts of a training."""
+    try:
+        return read_workers(node.scalar(what))
+    except SettingsError as error:
+        raise node.error(str(error)) from None
+
+
+def arguments_of_script(node: Node, what: str) -> tuple[tuple[Node, str], ...]:
+    """Return words with their nodes."""
+    return tuple((one, one.scalar(f"each of {what}")) for one in node.sequence(what))
+
+
+def rendezvous_options(node: Node, what: str) -> dict[str, str]:
+    """Return option -> value, as `--rdzv-conf` takes them."""
+    found = {name: one.scalar(f"{what} {name!r}") for name, one in node.mapping(what).items()}
+    for name, value in found.items():
+        if "," in value or not name or set(name) & set(",="):
+            raise node.keys[name].error(f"{what} {name!r}: names have no ',' and no '=', values no ','")
+    return found
+
+
+def training(node: Node, what: str) -> dict[str, Any]:
+    """Return what a training is made of."""
+    node.refuse_unknown(TRAIN_KEYS, what)
+    for name in TRAIN_REQUIRED:
+        if name not in node.value:
+            raise node.error(f"{what} has no `{name}`: {TRAIN_KEYS[name].meaning}")
+    return {name: TRAIN_KEYS[name].read(one, name) for name, one in node.value.items()}
+
+
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 ENDS = ("success", "any")
@@ -330,6 +362,32 @@ SCHEDULE_KEYS = {
     ),
 }
 
+TRAIN_KEYS = {
+    "script": Key(
+        meaning="A Lightning script with `ElasticCallback()`, a path in the task's folder.",
+        read=lambda node, what: (node, text(node, what)),
+        schema=_TEXT,
+    ),
+    "args": Key(meaning="Of the script.", read=arguments_of_script, schema={"type": "array", "items": _SCALAR}),
+    "workers": Key(
+        meaning="`MIN:MAX`: parts that it keeps, and at most has; without it 1:1.",
+        read=workers,
+        schema={"type": "string", "pattern": r"^[0-9]+:[0-9]+$"},
+    ),
+    "endpoint": Key(
+        meaning="Of the etcd at which its parts meet, as every worker reaches it, such as `etcd.lab:2379`.",
+        read=text,
+        schema=_TEXT,
+    ),
+    "python": Key(meaning="That the workers have; without it `python`.", read=text, schema=_TEXT),
+    "options": Key(
+        meaning="Of the rendezvous, as in torchrun's `--rdzv-conf`.",
+        read=rendezvous_options,
+        schema={"type": "object", "additionalProperties": _SCALAR},
+    ),
+}
+TRAIN_REQUIRED = ("script", "endpoint")
+
 TASK_KEYS = {
     "run": Key(
         meaning="A shell line (`sh -ec`: it ends with the first command that fails), or a list of a program and its "
@@ -356,6 +414,14 @@ TASK_KEYS = {
         meaning="Of a call: its arguments by their names.",
         read=named_arguments,
         schema={"type": "object"},
+        default=False,
+    ),
+    "train": Key(
+        meaning="In the place of `run`: an elastic training that fills idle devices and gives them back to what waits. `script`, "
+        "`args`, `workers: MIN:MAX`, `endpoint` of the etcd at which its parts meet, `python`, `options` of the rendezvous. Each "
+        "part gets what it `needs`.",
+        read=training,
+        schema=object_schema(TRAIN_KEYS, TRAIN_REQUIRED),
         default=False,
     ),
     "name": Key(
@@ -396,7 +462,7 @@ TASK_KEYS = {
     "labels": Key(meaning="Labels that the worker must carry, whatever alternative.", read=texts, schema=_TEXTS),
     "matrix": Key(
         meaning="Axes and their values: one task for each combination, less `exclude`, and those of `include` besides. "
-        "`{{matrix.AXIS}}` stands for its value in `run`, `args`, `kwargs`, `env` and `name`.",
+        "`{{matrix.AXIS}}` stands for its value in `run`, `args`, `kwargs`, `env` and `name`, and in the script and arguments of `train`.",
         read=lambda node, _: read_matrix(node),
         schema={
             "type": "object",
@@ -413,7 +479,9 @@ TASK_KEYS = {
         default=False,
     ),
     "priority": Key(
-        meaning="A higher number goes first within a project.", read=whole(-(10**9), 10**9), schema={"type": "integer"}
+        meaning="A higher number goes first within a project; without it 0, of a training -10.",
+        read=whole(-(10**9), 10**9),
+        schema={"type": "integer"},
     ),
     "timeout": Key(meaning="Of one attempt: seconds, or `90s`, `5m`, `1h30m`.", read=duration, schema=_DURATION_SCHEMA),
     "retries": Key(
@@ -458,17 +526,16 @@ TASK_KEYS = {
     "folder": Key(meaning="Where it runs, below the folder in which the plan is started.", read=folder, schema=_TEXT),
 }
 
+KINDS = ("run", "call", "train")
+"""Of tasks: each has one of these keys."""
+
 DEFAULT_KEYS = {name: key for name, key in TASK_KEYS.items() if key.default}
 """Those that may stand under `defaults`."""
 
 
 def _task_schema() -> dict[str, Any]:
-    """A task is a `run` or a `call`."""
-    either = [
-        {"required": ["run"], "not": {"required": ["call"]}},
-        {"required": ["call"], "not": {"required": ["run"]}},
-    ]
-    return {**object_schema(TASK_KEYS), "oneOf": either}
+    """A task is one of `run`, `call` and `train`."""
+    return {**object_schema(TASK_KEYS), "oneOf": [{"required": [kind]} for kind in KINDS]}
 
 
 PLAN_KEYS = {

@@ -35,7 +35,9 @@ class PlanTask:
     gang: int = 1
     """Workers that run it together."""
     array: int = 0
-    """Instances of it; 0: it is no array."""
+    """Instances of it, of a training its parts; 0: it is no array."""
+    training: int = 0
+    """Parts that a training keeps; 0: it is none."""
     priority: int = 0
     timeout: float | None = None
     """Seconds of one attempt."""

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dtf_lightning.farm.plans.calls import filled
-from dtf_lightning.farm.plans.keys import DEFAULT_KEYS, PLAN_KEYS, TASK_KEYS, Retries
+from dtf_lightning.farm.plans.calls import Fill, filled
+from dtf_lightning.farm.plans.keys import DEFAULT_KEYS, KINDS, PLAN_KEYS, TASK_KEYS, Retries
 from dtf_lightning.farm.plans.matrix import filler
 from dtf_lightning.farm.plans.plan import MAX_LINKS, MAX_TASKS, Cell, Plan, PlanTask
 from dtf_lightning.farm.rules.dependencies import find_cycle
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.farm.trainings import launch
 from dtf_lightning.settings.marked_yaml import Node, Place, nearest, parse_marked, read_marked
 
 TASK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -59,7 +60,9 @@ def _plan(root: Node, file: str, name: str = "") -> Plan:
     root.refuse_unknown(PLAN_KEYS, "a plan")
     told = {name: PLAN_KEYS[name].read(node, name) for name, node in root.value.items()}
     if "tasks" not in told:
-        raise root.error("the plan has no tasks: write them under `tasks:`, each with a `run:` or a `call:`")
+        raise root.error(
+            "the plan has no tasks: write them under `tasks:`, each with a `run:`, a `call:` or a `train:`"
+        )
     defaults: dict[str, Any] = {"priority": told["priority"]} if "priority" in told else {}
     if "defaults" in told:
         told["defaults"].refuse_unknown(DEFAULT_KEYS, "defaults")
@@ -67,7 +70,7 @@ def _plan(root: Node, file: str, name: str = "") -> Plan:
     nodes: Node = told["tasks"]
     entries = [_entry(name, node, nodes.keys[name], defaults) for name, node in nodes.mapping("tasks").items()]
     if not entries:
-        raise nodes.error("the plan has no tasks: each is a name with a `run:` or a `call:`")
+        raise nodes.error("the plan has no tasks: each is a name with a `run:`, a `call:` or a `train:`")
     total = sum(len(entry.cells) for entry in entries)
     if total > MAX_TASKS:
         raise nodes.error(f"the plan has {total} tasks, {MAX_TASKS} are allowed")
@@ -89,20 +92,28 @@ def _entry(name: str, node: Node, place: Place, defaults: Mapping[str, Any]) -> 
     if not name.strip():
         raise place.error("a task's name is empty")
     node.refuse_unknown(TASK_KEYS, f"the task {name!r}")
-    if "run" not in node.value and "call" not in node.value:
+    kinds = [kind for kind in KINDS if kind in node.value]
+    if not kinds:
         raise node.error(
-            f"the task {name!r} has no `run`, a shell line or a list of a program and its arguments, and no `call`, a "
-            "function such as package.module:function"
+            f"the task {name!r} has no `run`, a shell line or a list of a program and its arguments, no `call`, a "
+            "function such as package.module:function, and no `train`"
         )
-    if "run" in node.value and "call" in node.value:
-        raise node.keys["call"].error(f"the task {name!r} has a `run` and a `call`: it is one of them")
+    if len(kinds) > 1:
+        raise node.keys[kinds[1]].error(f"the task {name!r} has a `{kinds[0]}` and a `{kinds[1]}`: it is one of them")
     for key in ("args", "kwargs"):
         if key in node.value and "call" not in node.value:
             raise node.keys[key].error(f"`{key}` of the task {name!r} are those of a `call`, which it does not have")
     told = {key: TASK_KEYS[key].read(one, key) for key, one in node.value.items()}
     if "env" in defaults and "env" in told:
         told["env"] = {**defaults["env"], **told["env"]}
-    return _Entry(name, place, {**defaults, **told}, node)
+    entry = _Entry(name, place, {**defaults, **told}, node)
+    for key in ("gang", "array"):
+        if "train" in told and key in entry.told:
+            where, of = (
+                (node.keys[key], "") if key in node.value else (node.keys["train"], ", which `defaults` gives it")
+            )
+            raise where.error(f"the training {name!r} has no `{key}`{of}: its `workers` say how many parts it has")
+    return entry
 
 
 def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
@@ -114,15 +125,14 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
     return PlanTask(
         entry=entry.name,
         name=name,
-        command=tuple(fill(node, word) for node, word in told.get("run", ())),
+        **_what(told, fill),
         call=told.get("call", ""),
         args=tuple(filled(one, fill) for one in told.get("args", ())),
         kwargs={key: filled(one, fill) for key, one in told.get("kwargs", {}).items()},
         key=fill(entry.node.value["key"], told["key"]) if "key" in told else "",
         needs=_needs(told.get("needs", ()), told.get("labels", ())),
         gang=told.get("gang", 1),
-        array=told.get("array", 0),
-        priority=told.get("priority", 0),
+        priority=told.get("priority", launch.PRIORITY if "train" in told else 0),
         timeout=told.get("timeout"),
         expires=told.get("expires"),
         retries=retries.times,
@@ -135,6 +145,24 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         limits=told.get("limits", {}),
         folder=told.get("folder", ""),
     )
+
+
+def _what(told: Mapping[str, Any], fill: Fill) -> dict[str, Any]:
+    """Return what is run, and how many times."""
+    if "train" not in told:
+        words = tuple(fill(node, word) for node, word in told.get("run", ()))
+        return {"command": words, "array": told.get("array", 0)}
+    training = told["train"]
+    least, most = training.get("workers", (1, 1))
+    command = launch.command(
+        fill(*training["script"]),
+        [fill(node, word) for node, word in training.get("args", ())],
+        workers=(least, most),
+        endpoint=training["endpoint"],
+        python=training.get("python", "python"),
+        options=training.get("options"),
+    )
+    return {"command": tuple(command), "array": most, "training": least}
 
 
 def _needs(alternatives: tuple[Need, ...], labels: tuple[str, ...]) -> tuple[Need, ...]:

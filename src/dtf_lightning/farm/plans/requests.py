@@ -65,6 +65,7 @@ def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str
         ],
         "gang": task.gang,
         "array": task.array,
+        "training": task.training,
         "priority": task.priority,
         "timeout": task.timeout,
         "expires": task.expires,

@@ -19,12 +19,14 @@ from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.task_id import instance_id
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification
 from dtf_lightning.farm.record.writes import Decision, LaneName, decided
+from dtf_lightning.farm.trainings.launch import of_run
 
 
 def instance_of(array: str, specification: TaskSpecification, index: int) -> TaskSpecification:
     """Return what an instance of an array is asked for. What it comes after has ended when it is born."""
     return replace(
         specification,
+        command=of_run(specification.command, array) if specification.training else specification.command,
         array=0,
         array_id=array,
         index=index,

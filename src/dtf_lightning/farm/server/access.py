@@ -15,21 +15,17 @@ Rules that this file guards:
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import threading
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette.responses import RedirectResponse
 
 from dtf_lightning.clock import Clock, SystemClock
+from dtf_lightning.farm.security.audit import AuditFile
 from dtf_lightning.farm.security.identity import IN_SCOPE, OWNER, Forbidden, Identity, Unauthorised
 from dtf_lightning.farm.security.names import hostname
-from dtf_lightning.farm.security.refusals import Refusals
 from dtf_lightning.farm.security.tokens import is_signed
 from dtf_lightning.farm.server.doors.authenticator import Authenticator
 from dtf_lightning.farm.server.wire.refusing import refuse
@@ -44,37 +40,6 @@ SIGN_IN = "/sign-in"
 MAX_PATH = 500
 """Characters of a request's path that the audit file keeps."""
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
-
-
-class AuditFile:
-    """One JSON object for each change that was asked for. Thread-safe."""
-
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self._clock = clock or SystemClock()
-        self._lock = threading.Lock()
-        self._refusals = Refusals()
-
-    def refused(self, status: int, **facts: object) -> None:
-        """Note a refusal: in a line of its own, or as one of many. Raises `OSError` if the disk does not take it."""
-        for line in self._refusals.refused(self._clock.wall(), status, facts):
-            self.write(**line)
-
-    def write(self, **facts: object) -> None:
-        """Append one line. Raises `OSError` if the disk does not take it."""
-        line = json.dumps({"time": round(self._clock.wall(), 3), **facts}) + "\n"
-        with self._lock:
-            os.write(self._file, line.encode())
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file >= 0:
-            for line in self._refusals.rest():
-                self.write(**line)
-        with self._lock:
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
 
 
 class Guard:

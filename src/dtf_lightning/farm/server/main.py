@@ -19,7 +19,8 @@ from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.page.app import Page
-from dtf_lightning.farm.server.access import AuditFile, Guard
+from dtf_lightning.farm.security.audit import AuditFile, audit_key
+from dtf_lightning.farm.server.access import Guard
 from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.doors.doors import Doors
@@ -130,7 +131,7 @@ async def _serve_on(
         ),
     )
     register_stop(coordinator.stop)
-    audit = AuditFile(options.audit)
+    audit = AuditFile(options.audit, audit_key(options.token))
     try:
         await coordinator.start()
         doors = Doors.of(coordinator, options.token, options.farm, audit.write)

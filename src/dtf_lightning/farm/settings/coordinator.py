@@ -298,7 +298,10 @@ class RetentionSettings:
 
 
 _ETCD = "etcd elects, replicates and keeps the quorum; say where it is with `etcd.endpoint`"
-_TOKEN = "one random token guards the farm until it has roles; its file is `security.token_file`"
+_TOKEN = (
+    "the farm signs tokens with keys of its own (`dtf farm token`), good for as long as `dtf farm token create --for` says; "
+    "its own token lies in `security.token_file`"
+)
 _MACHINES = "nothing starts machines by itself yet; start `dtf farm worker` on each"
 _SPLIT = (
     "jobs that are split over devices come with a later release; a task's own `retries` and `timeout` are in its plan"
@@ -341,12 +344,20 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 """Keys that were asked for and that mean nothing here -> what takes their place."""
 
+VARIABLES: Mapping[str, str] = {
+    "COORDINATOR_ID": "high_availability.coordinator_id",
+    "ENABLE_HIGH_AVAILABILITY": "high_availability.enabled",
+    "HIGH_AVAILABILITY_PEERS": "high_availability.peers",
+}
+"""Environment variable -> the key whose value it says: many coordinators have one file, and each its own name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinatorSettings(SettingsFile):
     """All of `coordinator.yaml`."""
 
     without_effect = WITHOUT_EFFECT
+    variables = VARIABLES
 
     server: ServerSettings = field(default_factory=ServerSettings)
     farm: FarmSettings = field(default_factory=FarmSettings)

@@ -45,7 +45,9 @@ class CoordinatorConnection:
     )
     api_key: str | None = setting(
         None,
-        "The token itself, where there is no `token_file`: write `${VARIABLE}`, since others may read a settings file.",
+        "The token itself, where there is no `token_file`: write `${VARIABLE}`, since others may read a settings file. Tasks do not "
+        "get that variable.",
+        secret=True,
     )
 
     ca_cert: str | None = setting(
@@ -127,12 +129,20 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 """Keys that were asked for and that mean nothing here -> what takes their place."""
 
+VARIABLES: Mapping[str, str] = {
+    "WORKER_ID": "worker.id",
+    "COORDINATOR_URL": "coordinator.url",
+    "WORKER_API_KEY": "coordinator.api_key",
+}
+"""Environment variable -> the key whose value it says: many workers have one file, and each its own name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings(SettingsFile):
     """All of `worker.yaml`."""
 
     without_effect = WITHOUT_EFFECT
+    variables = VARIABLES
 
     worker: WorkerIdentity = field(default_factory=WorkerIdentity)
     coordinator: CoordinatorConnection = field(default_factory=CoordinatorConnection)

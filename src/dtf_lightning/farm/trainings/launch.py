@@ -8,35 +8,53 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.rules.gangs import MAX_GANG
 
 PRIORITY = -10
 """Of a training whose submission says nothing: tests and benchmarks go first."""
+_RUN = "--rdzv-id="
+_OWN = f"{_RUN}$DTF_FARM_TRAINING"
+"""Stands in what was asked for: two that ask for the same training ask for the same, whatever ids they choose."""
 
 
 def read_workers(text: str) -> tuple[int, int]:
-    """Return minimum and maximum of `MIN:MAX`. Raises `SettingsError` for any other text."""
+    """Return minimum and maximum of `MIN:MAX`. Raises `SettingsError` for any other text, and for numbers that cannot be."""
     parts = text.split(":")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise SettingsError(f"--workers {text!r}: expected MIN:MAX, such as 1:8")
-    return int(parts[0]), int(parts[1])
+    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise SettingsError(f"the workers {text!r} cannot be read; expected MIN:MAX, such as 1:8")
+    workers = int(parts[0]), int(parts[1])
+    check_workers(workers)
+    return workers
+
+
+def check_workers(workers: tuple[int, int]) -> None:
+    """Raise `SettingsError` for a minimum and a maximum that cannot be."""
+    least, most = workers
+    if not 1 <= least <= most <= MAX_GANG:
+        raise SettingsError(
+            f"a training with {least} to {most} workers: the minimum must be 1 or more, and at most the maximum, which is "
+            f"{MAX_GANG} at most"
+        )
+    if least > 1:
+        raise SettingsError(
+            f"a training that needs {least} workers at once is not there yet: say 1:{most}, and it starts with one"
+        )
 
 
 def command(
     script: str,
     arguments: Sequence[str],
     *,
-    run: str,
     workers: tuple[int, int],
     endpoint: str,
     python: str = "python",
     options: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Return what each part of a training runs.
+    """Return what each part of a training runs, but for the id of its run (`of_run`).
 
     Args:
         script: that trains, a path in the part's folder.
         arguments: of the script.
-        run: id of the run, which all parts have in common.
         workers: how many parts it has at least, and at most.
         endpoint: of the etcd at which they meet, as every worker reaches it.
         python: that the workers have.
@@ -44,15 +62,7 @@ def command(
 
     Raises `SettingsError` for numbers that cannot be.
     """
-    least, most = workers
-    if not 1 <= least <= most:
-        raise SettingsError(
-            f"a training with {least} to {most} workers: the minimum must be 1 or more, and at most the maximum"
-        )
-    if least > 1:
-        raise SettingsError(
-            f"a training that needs {least} workers at once is not there yet: say --workers 1:{most}, and it starts with one"
-        )
+    check_workers(workers)
     if not script or not endpoint:
         raise SettingsError("a training needs a script, and the endpoint of an etcd that its workers reach")
     conf = ",".join(f"{name}={value}" for name, value in (options or {}).items())
@@ -60,12 +70,17 @@ def command(
         python,
         "-m",
         "torch.distributed.run",
-        f"--nnodes={least}:{most}",
+        f"--nnodes={workers[0]}:{workers[1]}",
         "--nproc-per-node=1",
         "--rdzv-backend=etcd",
         f"--rdzv-endpoint={endpoint}",
-        f"--rdzv-id={run}",
+        _OWN,
         *([f"--rdzv-conf={conf}"] if conf else []),
         script,
         *arguments,
     ]
+
+
+def of_run(command: Sequence[str], run: str) -> tuple[str, ...]:
+    """Return a part's command, with the id of the run that all parts have in common."""
+    return tuple(f"{_RUN}{run}" if word == _OWN else word for word in command)

@@ -149,6 +149,9 @@ class WorkerFolders:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it, as far as that is possible; also where a task has locked its own folders."""
+    with contextlib.suppress(OSError):
+        path.rmdir()  # of most attempts nothing is in it
+        return
     shutil.rmtree(path, ignore_errors=True)
     if not os.path.lexists(path):
         return

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from dtf_lightning.errors import PeerError, ProtocolError
 from dtf_lightning.farm.worker.folders import WorkerFolders
+from dtf_lightning.farm.worker.keeper import guard
 from dtf_lightning.farm.worker.keeper.cgroups import RLIMIT
 from dtf_lightning.farm.worker.keeper.messages import SOCKET, Complete, Lines, Message, Quit, pack, unpack
 
@@ -115,10 +116,9 @@ class KeeperLink:
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         ours.settimeout(ANSWER_TIMEOUT)
-        name = "dtf_lightning.farm.worker.keeper"
         with theirs, (self._folders.path / "keeper.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", name, self._folders.path, str(theirs.fileno()), *self._arguments],
+                [sys.executable, "-PS", guard.__file__, self._folders.path, str(theirs.fileno()), *self._arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

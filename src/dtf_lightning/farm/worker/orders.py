@@ -6,7 +6,7 @@ Times are seconds since the epoch (UTC) by the worker's clock; sizes are bytes u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dtf_lightning.errors import SettingsError
@@ -69,7 +69,7 @@ class AttemptOrder:
 
     def kept_on_disk(self) -> dict[str, Any]:
         """The order as a JSON object, without the variables' values and the secrets, which stay in memory."""
-        return asdict(self) | {"environment": {}, "secrets": {}, "own": {}}
+        return {**vars(self), "amounts": dict(self.amounts), "environment": {}, "secrets": {}, "own": {}}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> AttemptOrder:

@@ -57,7 +57,7 @@ def collect(results: Path, folder: Path, patterns: Sequence[str], index: Path) -
             report.notes.append(f"{name} has more than {MAX_BYTES >> 20} MiB and was not read")
         else:
             read(path, name, report)
-    for path in _matching(folder, patterns, report.notes):
+    for path in _matching(folder, patterns, report.notes) if patterns else ():
         name = path.relative_to(folder).as_posix()
         report.artifacts.setdefault(name, str(path))
     _shorten(report, index)

@@ -18,11 +18,12 @@ from dtf_lightning.clock import Clock
 from dtf_lightning.errors import SettingsError, StoreUnavailable
 from dtf_lightning.farm.record.asked import unpack
 from dtf_lightning.farm.record.task_id import new_task_id, paired_task_id
-from dtf_lightning.farm.record.values import TaskSpecification
+from dtf_lightning.farm.record.values import TaskOutcome, TaskSpecification
 from dtf_lightning.farm.results.history import History
 from dtf_lightning.farm.rules.retries import LIVE, PlanTask, Retries
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.tasks import SHOWN, Tasks, UnknownTask
+from dtf_lightning.farm.trainings.launch import of_run
 
 AT_ONCE = 1_000
 """Tasks that one request submits."""
@@ -72,7 +73,8 @@ class TaskRetries:
             again = known.retries.with_skipped(task)
         else:
             known, again = _Known(Retries([], lambda old: paired_task_id(retry_id, old)), {task: asked}), [task]
-        told = await self._submit(known, again, retry_id)
+        anew = task if envelope.outcome is TaskOutcome.COMPLETED else ""
+        told = await self._submit(known, again, retry_id, anew=anew)
         return {"task_id": paired_task_id(retry_id, task), "retry_of": task, "retry_id": retry_id, **told}
 
     async def retry_plan(self, plan: str, retry_id: str) -> dict[str, Any]:
@@ -128,7 +130,8 @@ class TaskRetries:
             ended.append(PlanTask(task=task, outcome=outcome, after=after, retry_of=retry_of))
         return ended, asked
 
-    async def _submit(self, known: _Known, again: Sequence[str], retry_id: str) -> dict[str, Any]:
+    async def _submit(self, known: _Known, again: Sequence[str], retry_id: str, *, anew: str = "") -> dict[str, Any]:
+        """Submit a page of these. `anew`: a task that has completed; of a training that has not, the run goes on."""
         left = [task for task in again if not known.retries.is_made(task)]
         page = left[:AT_ONCE]
         specifications, chosen = {}, frozenset(again)
@@ -138,9 +141,11 @@ class TaskRetries:
                 raise SettingsError(_not_kept(task))
             specifications[paired_task_id(retry_id, task)] = replace(
                 asked,
+                command=of_run(asked.command, task) if asked.training and task != anew else asked.command,
                 after=known.retries.rewired(asked.after, chosen),
                 after_any=known.retries.rewired(asked.after_any, chosen),
                 key="",  # it names the first one
+                training=asked.training if asked.array else 0,  # a part by itself borrows nothing
                 array_id="",  # an instance that is tried again has its number, and is a task by itself
                 retry_of=task,
                 submitted=self._clock.wall(),

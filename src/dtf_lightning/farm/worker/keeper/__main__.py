@@ -1,4 +1,4 @@
-"""The keeper's program: `python -m dtf_lightning.farm.worker.keeper FOLDER SOCKET PATIENCE [rlimit]`.
+"""The keeper's program: `python -m dtf_lightning.farm.worker.keeper FOLDER SOCKET PATIENCE [rlimit]`, started by `guard.py`.
 
 SOCKET is the number of the descriptor that leads to the worker, which starts it; PATIENCE is in seconds; with `rlimit` it
 makes no cgroups.
@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def main(folder: Path, descriptor: int, patience: float, *, use_cgroups: bool) -
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     worker = socket.socket(fileno=descriptor)
     worker.set_inheritable(False)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # attempts inherit it
+    family.end_with_parent()
     lock = os.open(folder / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     poll_until(lambda: _locked(lock), LOCK_TIMEOUT, f"the keeper before this one to leave {folder}")
     family.become_subreaper()

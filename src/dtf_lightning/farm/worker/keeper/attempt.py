@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
@@ -14,11 +13,9 @@ from dtf_lightning.farm.worker.keeper import family
 from dtf_lightning.farm.worker.keeper.cgroups import RLIMIT, Hierarchy
 from dtf_lightning.farm.worker.keeper.course import Action, Course, could_not_start
 from dtf_lightning.farm.worker.keeper.hardware_metrics import Series
+from dtf_lightning.farm.worker.keeper.inherited import inherited
 from dtf_lightning.farm.worker.keeper.messages import End, Start
 from dtf_lightning.farm.worker.keeper.streams import Input, Output
-
-OOM_SCORE = 500
-"""Where the whole machine runs out of memory, an attempt goes before the worker does (`proc(5)`, oom_score_adj)."""
 
 
 class KeptAttempt:
@@ -62,22 +59,24 @@ class KeptAttempt:
         request = self.request
         self._limit_group()
         try:
-            self._process = subprocess.Popen(
-                request.command,
-                stdin=subprocess.DEVNULL if self.input is None else self.input.reader,
-                stdout=self.output.writer,
-                stderr=subprocess.STDOUT,
-                cwd=request.folder,
-                env=request.environment,
-                start_new_session=True,
-                preexec_fn=self._prepare,  # noqa: PLW1509 - the keeper has one thread
-            )
+            with inherited(request.cpus):
+                self._process = subprocess.Popen(
+                    request.command,
+                    stdin=subprocess.DEVNULL if self.input is None else self.input.reader,
+                    stdout=self.output.writer,
+                    stderr=subprocess.STDOUT,
+                    cwd=request.folder,
+                    env=request.environment,
+                    start_new_session=True,
+                    preexec_fn=None if request.memory is None else self._limit,  # noqa: PLW1509 - the keeper has one thread
+                )
         except OSError as error:
             code, reason = could_not_start(error, request.command[0], request.folder)
             return self._closed(kind="failed", reason=reason, exit_code=code)
         except (subprocess.SubprocessError, ValueError) as error:
             return self._closed(kind="failed", reason=f"it could not be started: {error}", exit_code=126)
         self.pid = self._process.pid
+        self._gather()
         self.output.started()
         if self.input is not None:
             self.input.started()
@@ -92,22 +91,27 @@ class KeptAttempt:
                 self._group.remove()
                 self._group = None
 
-    def _prepare(self) -> None:
-        """In the new process, before its program: what does not work here must not keep it from running."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        family.die_with_parent()
-        request, memory = self.request, self.request.memory
+    def _limit(self) -> None:
+        """In the new process, before its program: a limit is on all that it will start. What does not work must not keep it from running."""
+        memory = self.request.memory
         try:
-            with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-                file.write(str(OOM_SCORE))
-            if request.cpus:
-                os.sched_setaffinity(0, request.cpus)
             if self._group is not None:
                 self._group.join()
             elif memory is not None:
                 resource.setrlimit(resource.RLIMIT_DATA, (2 * memory, 2 * memory))
         except (OSError, ValueError) as error:
             os.write(2, f"[dtf] this attempt runs without all of its limits: {error}\n".encode())
+
+    def _gather(self) -> None:
+        """Where its cgroup has no limit to hold, it is joined a moment after the start, with what was started meanwhile."""
+        if self._group is None or self.request.memory is not None:
+            return
+        waiting, taken = {self.pid}, set()
+        while waiting:
+            for pid in waiting:
+                self._group.take(pid)
+            taken |= waiting
+            waiting = family.descendants({self.pid}).keys() - taken
 
     # --- its processes -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from dtf_lightning.farm.worker.keeper import family
+
 RLIMIT = "rlimit"
 NOWHERE = Path("/proc/no-cgroups")
 """A root without groups."""
@@ -30,6 +32,11 @@ class Group:
     def join(self) -> None:
         """Put this process into it, and all that it starts from then on. Raises `OSError`."""
         (self.path / "cgroup.procs").write_text("0")
+
+    def take(self, pid: int) -> None:
+        """Put a process into it, and all that it starts from then on. Nothing happens if it has ended, or the kernel refuses."""
+        with contextlib.suppress(OSError):
+            (self.path / "cgroup.procs").write_text(str(pid))
 
     def limit(self, memory: int) -> None:
         """Raises `OSError`."""
@@ -152,7 +159,7 @@ def _delegates(base: Path) -> bool:
         with contextlib.suppress(OSError):  # there are processes in it: ours may move, others not
             control.write_text("+memory")
             return "memory" in control.read_text().split()
-        ours = {os.getpid(), os.getppid()}
+        ours = {os.getpid(), os.getppid(), _parent(os.getppid())}  # keeper, guard, worker
         if not set(map(int, (base / "cgroup.procs").read_text().split())) <= ours:
             return False
         (base / LEAF).mkdir(exist_ok=True)
@@ -162,6 +169,11 @@ def _delegates(base: Path) -> bool:
         return "memory" in control.read_text().split()
     except (OSError, ValueError):
         return False
+
+
+def _parent(pid: int) -> int:
+    seen = family.status(pid)
+    return os.getpid() if seen is None else seen[1]
 
 
 def _can_make_groups(base: Path, version: int) -> bool:

@@ -28,9 +28,9 @@ def become_subreaper() -> bool:
     return bool(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def die_with_parent() -> None:
-    """The kernel kills this process when the thread that started it ends."""
-    _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+def end_with_parent() -> None:
+    """The kernel sends this process SIGTERM when the thread that started it ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def status(pid: int) -> tuple[str, int, int] | None:

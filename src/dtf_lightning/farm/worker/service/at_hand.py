@@ -48,6 +48,10 @@ class AttemptsAtHand:
         with self._lock:
             return self._preparing.get(key, False)
 
+    def is_unwanted(self, key: Key) -> bool:
+        """Whether somebody wants to hear when nothing is left of an attempt."""
+        return key in self._unwanted  # one operation on a set: no lock
+
     def take_unwanted(self, key: Key) -> bool:
         """Whether somebody wants to hear that nothing is left of an attempt that is not being prepared; told once."""
         with self._lock:

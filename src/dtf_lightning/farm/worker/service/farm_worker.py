@@ -275,8 +275,9 @@ class FarmWorker:
         except OSError:
             log.exception("what task %s has left cannot be removed", task)
         self._preparation.tidy(lambda: bool(self._at_hand.preparing() or self._executor.running()))
-        with contextlib.suppress(RuntimeError):  # the event loop has ended
-            self._loop.call_soon_threadsafe(self._forgotten)
+        if self._draining or self._stopping.is_set():  # whoever begins to leave after this finds it forgotten
+            with contextlib.suppress(RuntimeError):  # the event loop has ended
+                self._loop.call_soon_threadsafe(self._forgotten)
 
     def _forgotten(self) -> None:
         self._acknowledged.set()
@@ -290,6 +291,9 @@ class FarmWorker:
             self._link.say(Gone(task=task, revision=revision))
 
     def _look_if_gone(self, key: Key) -> None:
+        """After it was prepared, or its outcome kept. Whoever calls it off later looks, too."""
+        if not self._at_hand.is_unwanted(key):
+            return
         with contextlib.suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._tell_if_gone, key)
 
@@ -349,6 +353,7 @@ class FarmWorker:
     async def _sign_off(self) -> None:
         """End what runs, and give the coordinator a moment to hear of it; what it does not hear stays on the disk."""
         await asyncio.to_thread(self._executor.close, GRACE)
+        self._stopping.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
                 while self._spool.kept():

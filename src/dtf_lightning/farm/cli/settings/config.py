@@ -1,0 +1,124 @@
+"""`dtf farm config`: what a settings file means, before a process is started with it.
+
+Which program a file is for is known by its sections, which the programs do not share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dtf_lightning.cli.main import DONE
+from dtf_lightning.cli.options import Commands
+from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.cli.options import add_farm_command, add_json
+
+if TYPE_CHECKING:
+    from dtf_lightning.settings.sections import SettingsFile
+
+PROGRAMS = ("coordinator", "worker")
+HIDDEN = "(hidden)"
+"""In the place of a secret's value."""
+
+
+def add_config(actions: Commands) -> None:
+    """Add the commands."""
+    parser = actions.add_parser("config", help="settings files: check one, show what it means, print their schema")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    check = add_farm_command(commands, "check", _check, "read settings files as the programs do, and say what is wrong")
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    show = add_farm_command(
+        commands, "show", _show, "print every setting with its value, and where that is from: file, variable or default"
+    )
+    show.add_argument("file", nargs="?", type=Path, metavar="FILE", help="without one: what holds if there is none")
+    add_json(show)
+    for command in (check, show):
+        command.add_argument(
+            "--for", dest="program", choices=PROGRAMS, help="whose settings (default: told by the sections of the file)"
+        )
+    schema = add_farm_command(commands, "schema", _schema, "print the JSON Schema of a settings file, for editors")
+    schema.add_argument("program", choices=PROGRAMS)
+
+
+def _settings_of(program: str) -> type[SettingsFile]:
+    from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
+    from dtf_lightning.farm.settings.worker import WorkerSettings
+
+    return {"coordinator": CoordinatorSettings, "worker": WorkerSettings}[program]
+
+
+def _load(file: Path | None, program: str | None) -> SettingsFile:
+    return _settings_of(program or (_program_of(file) if file is not None else PROGRAMS[0])).load(file)
+
+
+def _program_of(file: Path) -> str:
+    """Return for which program a file is. Raises `SettingsError` where its sections do not tell."""
+    from dtf_lightning.settings.marked_yaml import read_marked
+
+    told = set(read_marked(str(file)).mapping("the settings"))
+    known = {
+        program: _settings_of(program).sections().keys()
+        | {key.partition(".")[0] for key in _settings_of(program).without_effect}
+        for program in PROGRAMS
+    }
+    fitting = [program for program, sections in known.items() if told & sections]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise SettingsError(
+        f"{file}: its sections ({', '.join(sorted(told)) or 'none'}) do not tell for which program it is; a coordinator has "
+        f"{', '.join(sorted(known['coordinator']))}, a worker {', '.join(sorted(known['worker']))}: say --for coordinator "
+        "or --for worker"
+    )
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    for file in arguments.files:
+        program = arguments.program or _program_of(file)
+        settings = _load(file, program)
+        for warning in settings.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        number = sum(origin.startswith(str(file)) for origin in settings.origins.values())
+        print(f"{file}: good for a {program} ({number} setting{'' if number == 1 else 's'})")
+    return DONE
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments.file, arguments.program)
+    for warning in settings.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    shown = list(_values(settings))
+    if arguments.json:
+        print(json.dumps([{"key": key, "value": value, "from": origin or "default"} for key, value, origin in shown]))
+        return DONE
+    before = ""
+    for key, value, origin in shown:
+        section, _, name = key.partition(".")
+        if section != before:
+            print(f"{section}:")
+            before = section
+        line = f"  {name}: {json.dumps(value)}"  # JSON's scalars are YAML's
+        print(f"{line:<44}  # {origin}" if origin else line)
+    return DONE
+
+
+def _values(settings: SettingsFile) -> Iterator[tuple[str, Any, str]]:
+    for section, cls in settings.sections().items():
+        values = getattr(settings, section)
+        for one in fields(cls):
+            value = getattr(values, one.name)
+            if one.metadata["secret"] and value:
+                value = HIDDEN
+            key = f"{section}.{one.name}"
+            yield key, value, settings.origins.get(key, "")
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from dtf_lightning.settings.schema import settings_schema
+
+    print(json.dumps(settings_schema(_settings_of(arguments.program), f"{arguments.program}.yaml"), indent=2))
+    return DONE
