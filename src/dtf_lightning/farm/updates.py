@@ -124,7 +124,7 @@ class ClientSocket:
             raise _Broken(str(error)) from error
 
 
-def _why(body: bytes | None) -> str:
+def _why(body: bytes | bytearray | None) -> str:
     """Return what a coordinator says of a refusal."""
     try:
         return str(json.loads(body or b"")["error"])

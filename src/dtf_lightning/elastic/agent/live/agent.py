@@ -176,7 +176,7 @@ class LiveAgent(AgentLoop):
         self._supervisor.written(write, outcome)
 
     def _last_writes(self) -> Sequence[Write]:
-        return last_writes(self._view, self._workers, self._admission.instance)
+        return last_writes(self._view, self._workers, self._admission.instance, resume=self._settings.elastic.resume)
 
     def _broke(self, text: str) -> None:
         self._answer_starts()
@@ -233,6 +233,11 @@ class LiveAgent(AgentLoop):
             )
             if self._go(ExitReason.LEFT, text):
                 log.warning("%s: %s", self.node_id, text)
+        elif self._settings.elastic.resume and run.phase is RunPhase.FINISHED and not admission.instance:
+            admission.instance = run.instance
+            text = f"run {self._view.keys.run_id!r} has finished ({run.reason}), and with resume=true it is not trained again"
+            if self._go(ExitReason.LEFT, text):
+                log.info("%s: %s", self.node_id, text)
         if run.instance == admission.instance:
             self._supervisor.tell(workers.end_of_run(run))
             if run.phase is RunPhase.FINISHED:
