@@ -22,6 +22,10 @@ class StoreUnavailable(StoreError):
     """No endpoint answered in time. A read or an idempotent write may be tried again."""
 
 
+class CoordinatorEnds(StoreUnavailable):
+    """A farm's coordinator ends, and shows no more changes: who waits for one has to ask another, or the next."""
+
+
 class OutcomeUnknown(StoreError):
     """A write was sent but its answer did not come: it may or may not have been applied."""
 

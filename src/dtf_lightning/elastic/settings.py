@@ -74,6 +74,12 @@ class ElasticSettings:
         "Where nobody is left who holds the state of a run that had trained, newcomers begin it anew at step 0, instead "
         "of going on from its newest snapshot or checkpoint.",
     )
+    resume: bool = setting(
+        False,
+        "The id stays the run's when all its nodes have left: those that come later go on from its newest snapshot or "
+        "checkpoint, and where it has finished they end with exit code 0. For nodes that a scheduler stops and starts; the "
+        "run's folder must be one that all of them reach.",
+    )
 
     def __post_init__(self) -> None:
         check_types(self)

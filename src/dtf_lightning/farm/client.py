@@ -200,6 +200,7 @@ class Client:
         priority: int = launch.PRIORITY,
         python: str = "python",
         options: Mapping[str, str] | None = None,
+        suspend_for: int | None = None,
         **fields: Any,
     ) -> str:
         """Submit an elastic training that fills what is idle and gives it back; returns its id, which is its run's too.
@@ -208,17 +209,26 @@ class Client:
             script: an unchanged Lightning script with `ElasticCallback()`, a path in the folder of its parts.
             arguments: of the script.
             endpoint: of the etcd at which its parts meet, as every worker reaches it.
-            workers: how many parts it has at least, and at most. It keeps the minimum, for now 1, to its end.
+            workers: how many parts it has at least, and at most. The minimum starts together, and it keeps it.
             priority: work of at least this priority gets what is above the minimum.
             python: that the workers have.
-            options: of the rendezvous, as in torchrun's `--rdzv-conf`.
+            options: of the rendezvous, as in torchrun's `--rdzv-conf`, such as `run_dir`.
+            suspend_for: work of at least this priority, which is above `priority`, gets the minimum, too. The training waits then,
+                with its state in the run's folder, which all workers must reach.
             fields: of `submit`, such as `needs`, `labels`, `after`, `source`, `folder`, `project`, `key`.
 
         Raises `SettingsError` for numbers of workers that cannot be.
         """
         training = array_id(fields.pop("task_id", None) or new_task_id(time.time()))
         words = launch.command(script, arguments, workers=workers, endpoint=endpoint, python=python, options=options)
-        fields = {"name": script, "priority": priority, **fields, "array": workers[1], "training": workers[0]}
+        fields = {
+            "name": script,
+            "priority": priority,
+            **fields,
+            "array": workers[1],
+            "training": workers[0],
+            "suspend_for": suspend_for,
+        }
         return self.submit(list(words), task_id=training, **fields)
 
     def submit_all(self, requests: Sequence[Mapping[str, Any]], *, strict: bool = False) -> list[dict[str, Any]]:

@@ -96,8 +96,8 @@ class ClientSocket:
     def _check_handshake(self, url: str) -> None:
         error = self._protocol.handshake_exc
         if isinstance(error, InvalidStatus) and error.response.status_code in (401, 403):
-            status = error.response.status_code
-            raise FarmRefused(status, f"the farm at {url} refused the connection: is the token that of this farm?", {})
+            told = _why(error.response.body)
+            raise FarmRefused(error.response.status_code, f"the farm at {url} refused the connection: {told}", {})
         if error is not None:
             raise _Broken(str(error)) from error
 
@@ -122,6 +122,14 @@ class ClientSocket:
                     self._socket.sendall(data)
         except OSError as error:
             raise _Broken(str(error)) from error
+
+
+def _why(body: bytes | bytearray | None) -> str:
+    """Return what a coordinator says of a refusal."""
+    try:
+        return str(json.loads(body or b"")["error"])
+    except (ValueError, KeyError, TypeError):  # a proxy's answer
+        return "is the token that of this farm?"
 
 
 @dataclass

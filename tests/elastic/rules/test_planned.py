@@ -227,6 +227,23 @@ def test_the_last_member_leaves():
     assert (run.directive.kind, run.directive.reason) == (DirectiveKind.FINISH, "last member left")
 
 
+def test_the_last_member_leaves_a_run_that_is_resumed():
+    """With `resume` the run waits, and the next node goes on."""
+    run = SimulatedRun(min_nodes=1, resume=True)
+    run.start("a", "b")
+    run.leave("a", "b")
+    run.advance(0.2)
+    run.answer("a", "b")
+    run.left("a")
+    run.left("b")
+    assert run.phase is RescalePhase.GATHERING
+    assert run.wait.paused
+    run.join("c")
+    run.ready("c")
+    run.advance(0.3)
+    assert run.members == ["c"]
+
+
 def test_the_last_one_waits_for_a_newcomer_that_starts():
     """It leaves when the newcomer has taken its state over."""
     run = SimulatedRun(min_nodes=1)

@@ -7,7 +7,8 @@ import argparse
 import pytest
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.cli import train
+from dtf_lightning.farm.cli import commands, train
+from dtf_lightning.farm.client import TaskInfo
 from dtf_lightning.farm.trainings import launch
 
 
@@ -53,7 +54,7 @@ def test_the_command_line_of_a_part():
         "--rdzv-backend=etcd",
         "--rdzv-endpoint=e:1",
         "--rdzv-id=r",
-        "--rdzv-conf=user=u",
+        "--rdzv-conf=resume=true,user=u",
         "s.py",
         "-x",
     ]
@@ -66,8 +67,22 @@ def test_numbers_that_cannot_be_read(text):
 
 
 @pytest.mark.parametrize(
-    ("workers", "why"), [((0, 2), "minimum must be 1"), ((3, 2), "at most the maximum"), ((2, 4), "not there yet")]
+    ("workers", "why"), [((0, 2), "minimum must be 1"), ((3, 2), "at most the maximum"), ((1, 65), "64 at most")]
 )
 def test_numbers_that_cannot_be(workers, why):
     with pytest.raises(SettingsError, match=why):
         launch.command("s.py", [], workers=workers, endpoint="e:1")
+
+
+def test_what_a_task_shows_of_a_training(capsys):
+    borrowed = {"part": "T[1]", "worker": "w", "wanted_by": "X", "asked": "10:00", "left": "10:01", "back": None}
+    world = {"running": 1, "wanted": 2, "minimum": 1, "workers": {"T[0]": "v"}, "leaving": [], "away": []}
+    world |= {"borrowings": [borrowed, borrowed | {"back": "10:05"}], "num_borrowings": 60, "borrowed_seconds": 240.4}
+    commands._show_training(TaskInfo("T", "running", {"metadata": {"training": world}}))
+    assert capsys.readouterr().out.splitlines() == [
+        "  world: 1 of 2 parts run, 1 it keeps",
+        "  part T[0]: runs on v",
+        "  borrowed: w of T[1] by X, asked 10:00, left 10:01, not back yet",
+        "  borrowed: w of T[1] by X, asked 10:00, left 10:01, back 10:05",
+        "  borrowings: 60, of 240 s in all",
+    ]

@@ -24,6 +24,7 @@ tasks:
       endpoint: etcd.lab:2379
       python: python3
       options: {user: u}
+      suspend_for: 7
     needs: {gpu: 1}
     labels: fast
     after: data
@@ -46,6 +47,7 @@ def test_a_plan_with_trainings():
     """Each instance of the matrix is a training of its own, with a run of its own; what comes after it waits for its end."""
     data, first, second, test = requests(PLAN)
     assert (first.array, first.training, first.priority, first.name) == (8, 1, -10, "fit[1]")
+    assert (first.suspend_for, data.suspend_for) == (7, None)
     assert first.dependencies == (data.task_id,)
     assert test.dependencies == (first.task_id, second.task_id)
     (need,) = first.needs
@@ -60,7 +62,7 @@ def test_a_plan_with_trainings():
         "--rdzv-backend=etcd",
         "--rdzv-endpoint=etcd.lab:2379",
         f"--rdzv-id={second.task_id}",
-        "--rdzv-conf=user=u",
+        "--rdzv-conf=resume=true,user=u",
         "train.py",
         "--seed",
         "2",
@@ -99,6 +101,10 @@ def test_priority(text, priority):
         ("{train: {script: s, endpoint: e, args: [[x]]}}", "f:1:52: each of args is a text or a number, got a list"),
         ("{train: {script: s, endpoint: e, options: {a: 'b,c'}}}", "f:1:55: options 'a': names have no ','"),
         ("{train: {script: '{{matrix.x}}', endpoint: e}}", "f:1:29: {{matrix.x}} stands in a task without a matrix"),
+        (
+            "{train: {script: s, endpoint: e, suspend_for: -10}}",
+            "f:1:58: suspend_for is a priority above the training's own",
+        ),
         ("{run: x, train: {script: s, endpoint: e}}", "f:1:21: the task 'a' has a `run` and a `train`"),
         ("{train: {script: s, endpoint: e}, args: [1]}", "f:1:46: `args` of the task 'a' are those of a `call`"),
         ("{train: {script: s, endpoint: e}, array: 2}", "f:1:46: the training 'a' has no `array`: its `workers` say"),

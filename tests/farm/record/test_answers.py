@@ -58,9 +58,11 @@ def test_what_is_not_made_is_told():
     async def ask() -> None:
         store = MemoryStore()
         store.reachable = False
-        with FarmRecord(store, "f", deliver=asyncio.get_running_loop().call_soon_threadsafe) as record:
-            with pytest.raises(StoreUnavailable, match="submit t"):
-                await asyncio.wait_for(record.answers(submits("t1", "t2"), timeout=0.05), PATIENCE)
+        with (
+            FarmRecord(store, "f", deliver=asyncio.get_running_loop().call_soon_threadsafe) as record,
+            pytest.raises(StoreUnavailable, match="submit t"),
+        ):
+            await asyncio.wait_for(record.answers(submits("t1", "t2"), timeout=0.05), PATIENCE)
 
     asyncio.run(ask())
 
@@ -73,7 +75,7 @@ def test_who_gives_up_takes_the_writes_along():
         record = FarmRecord(store, "f", deliver=asyncio.get_running_loop().call_soon_threadsafe)  # its lanes rest yet
         waiting = record.answers(submits("t1", "t2"))
         waiting.cancel()
-        await asyncio.sleep(0)
+        await asyncio.wait([waiting])
         record.start()
         try:
             told = await asyncio.wait_for(record.answers(submits("t1")), PATIENCE)

@@ -17,6 +17,8 @@ from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord,
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
+    Borrowing,
+    Borrowings,
     CoordinatorRecord,
     DisabledRecord,
     Ending,
@@ -143,6 +145,14 @@ WRITTEN = [
         ),
     ),
     (Meeting(revision=9, host="h", port=4711), '{"host":"h","port":4711,"revision":9,"v":1}'),
+    (
+        Borrowings(
+            number=2,
+            seconds=3.5,
+            latest=(Borrowing(part="p", worker="w", wanted_by="t", asked=1.0, left=2.0, back=5.5),),
+        ),
+        '{"latest":[{"asked":1.0,"back":5.5,"left":2.0,"part":"p","wanted_by":"t","worker":"w"}],"number":2,"seconds":3.5,"v":1}',
+    ),
     (YieldRequest(revision=9, wanted_by="t", at=1.0), '{"at":1.0,"revision":9,"v":1,"wanted_by":"t"}'),
     (ProjectRecord(weight=2.0, limits={"cpu": 8}), '{"limits":{"cpu":8},"v":1,"weight":2.0}'),
     (LicenceRecord(total=3), '{"total":3,"v":1}'),

@@ -42,6 +42,8 @@ def world(chance):
     """A small farm whose rooms add up: what is not free is held by parts or by ordinary tasks."""
     seats, parts = {}, []
     minimum = {"t": chance.randrange(3), "u": chance.randrange(2)}
+    suspend_for = {"t": chance.choice([None, None, -5, 0]), "u": chance.choice([None, 0])}
+    priorities = {"t": chance.choice([-10, 0]), "u": chance.choice([-10, 0])}
     needs = {"t": chance.randint(1, 2), "u": chance.randint(1, 2)}
     for worker in ("v", "w")[: chance.randint(1, 2)]:
         total = chance.randint(1, 5)
@@ -53,10 +55,8 @@ def world(chance):
                 free -= need
                 name = f"{worker}{number}"
                 stay = {"since": chance.choice([0.0, 990.0]), "asked": chance.random() < 0.2}
-                priority = chance.choice([-10, 0])
-                parts.append(
-                    part(name, worker, training, minimum=minimum[training], priority=priority, need=need, **stay)
-                )
+                stay |= {"suspend_for": suspend_for[training], "priority": priorities[training]}
+                parts.append(part(name, worker, training, minimum=minimum[training], need=need, **stay))
         seats[worker] = seat(total, chance.randint(0, free), accepting=chance.random() < 0.9)
     wishes = [
         wish(f"x{number}", chance.randint(1, 4), chance.choice([-10, -5, 0])) for number in range(chance.randint(1, 4))
@@ -64,8 +64,15 @@ def world(chance):
     return wishes, seats, parts
 
 
-def smallest(one, seats, free, left, surplus):
-    """The number of parts in the smallest set that makes room for a task, over all sets of all workers; `None`: none does."""
+def gets_all(one, it):
+    return it.suspend_for is not None and one.priority >= it.suspend_for and one.priority > it.priority
+
+
+def smallest(one, seats, free, left, surplus, *, suspends=False):
+    """The number of parts in the smallest set that makes room for a task, over all sets of all workers; `None`: none does.
+
+    `suspends`: trainings that give all of theirs may be asked for it.
+    """
     sizes = []
     (need,) = one.needs
     for worker, there in seats.items():
@@ -73,7 +80,11 @@ def smallest(one, seats, free, left, surplus):
             continue
         able = [it for it in left if it.worker == worker and it.priority <= one.priority]
         for some in chain.from_iterable(combinations(able, size) for size in range(len(able) + 1)):
-            is_allowed = all(sum(it.training == name for it in some) <= max(0, over) for name, over in surplus.items())
+            is_allowed = all(
+                sum(it.training == name for it in some) <= max(0, over)
+                or (suspends and all(gets_all(one, it) for it in some if it.training == name))
+                for name, over in surplus.items()
+            )
             if is_allowed and free[worker] + sum(amount(it.need) for it in some) >= amount(need):
                 sizes.append(len(some))
     return min(sizes, default=None)
@@ -81,8 +92,8 @@ def smallest(one, seats, free, left, surplus):
 
 def test_as_a_slow_rule_that_tries_every_set():
     """A task that some set of parts could help is helped, by no more than it needs; what helps nobody is not asked."""
-    num_asked = 0
-    for seed in range(3000):
+    num_asked = num_suspended = 0
+    for seed in range(4000):
         wishes, seats, parts = world(random.Random(seed))
         answer = who_yields(wishes, seats, parts, 1000.0)
         by_name = {it.task: it for it in parts}
@@ -100,12 +111,25 @@ def test_as_a_slow_rule_that_tries_every_set():
             (need,) = one.needs
             if not mine:
                 assert not least, (seed, one)  # nothing could help, or there is room
+                assert least == 0 or smallest(one, seats, free, left, surplus, suspends=True) is None, (seed, one)
                 for worker in sorted(seats) if least == 0 else ():
                     if seats[worker].accepting and free[worker] >= amount(need):
                         free[worker] -= amount(need)
                         break
                 continue
             num_asked += len(mine)
+            over = {name for name, more in surplus.items() if sum(it.training == name for it in mine) > max(0, more)}
+            if over:
+                num_suspended += 1
+                assert least is None, seed  # nothing else would have helped
+                assert all(gets_all(one, it) for it in mine if it.training in over), seed
+                assert {it.task for it in left if it.training in over} <= {it.task for it in mine}, seed  # all of it
+                assert any(
+                    seats[worker].accepting
+                    and free[worker] + sum(amount(it.need) for it in mine if it.worker == worker) >= amount(need)
+                    for worker in seats
+                ), seed
+                break  # where it goes is not told, so that the rest cannot be followed
             (worker,) = {it.worker for it in mine}
             given = sum(amount(it.need) for it in mine)
             assert all(it in left and it.priority <= one.priority for it in mine), seed
@@ -118,6 +142,7 @@ def test_as_a_slow_rule_that_tries_every_set():
             free[worker] += given - amount(need)
             assert least is not None
     assert num_asked > 300
+    assert num_suspended > 100
 
 
 def test_ordinary_order_of_choice():

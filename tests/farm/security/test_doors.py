@@ -179,6 +179,8 @@ class TestRevoking:
             with pytest.raises(_Broken, match="closed the connection"):
                 self._to_its_end(socket)
             socket.close()
+        told = refused(ClientSocket, farm.urls[0], made["token"])
+        assert str(told).endswith("refused the connection: this token was revoked: left")
         for connection in (here, there):
             refusal = refused(connection.ask, "GET", "/api/status")
             assert (refusal.status, str(refusal)) == (401, "this token was revoked: left")

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
+from dtf_lightning.errors import CoordinatorEnds
 from dtf_lightning.etcd.store import EventKind, KeyValue, WatchEvent
 from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome, TaskSpecification
-from dtf_lightning.farm.server.pool import CoordinatorEnds, Pool
+from dtf_lightning.farm.server.pool import Pool
 
 KEYS = FarmKeys("f")
 

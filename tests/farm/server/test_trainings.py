@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.rules.attempts import OutcomeKind
-from dtf_lightning.farm.server.scheduling import trainings
+from dtf_lightning.farm.server.scheduling import lending, trainings
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, CoordinatorInThread, PlayedWorker
 
@@ -58,6 +60,18 @@ def test_fills_what_is_idle_gives_it_back_and_comes_again(client, worker, start,
     assert told["excluded_workers"] == []  # it failed nowhere
     assert world(client, training)["running"] == 2
 
+    poll_until(lambda: world(client, training)["borrowed_seconds"], DEADLINE, "the return to be noted")
+    told = world(client, training)
+    (borrowed,) = told["borrowings"]
+    assert (borrowed["part"], borrowed["worker"], borrowed["wanted_by"]) == (again.task, worker.name, test)
+    assert borrowed["asked"] <= borrowed["left"] <= borrowed["back"]
+    assert told["num_borrowings"] == 1
+    for part in (again, next(one for one in (first, second) if one.task != again.task)):
+        worker.end(part)
+    info = client.wait(training, DEADLINE)
+    assert info.raw["results"]["metrics"] == {"borrowings": 1.0, "borrowed_seconds": round(told["borrowed_seconds"], 3)}
+    assert not memory.range(KEYS.folder(Kind.BORROWINGS)).kvs
+
 
 def test_what_it_keeps_is_not_asked_for(client, worker, start):
     """Two tests want both devices: one of them waits, because a training keeps its minimum."""
@@ -72,6 +86,79 @@ def test_what_it_keeps_is_not_asked_for(client, worker, start):
     assert {run.task, second.task} == set(tests)
     assert worker.yields.empty()
     assert world(client, training)["running"] == 1
+
+
+def train(client, least, most, **fields):
+    return client.train("train.py", endpoint="etcd:2379", workers=(least, most), **fields)
+
+
+def test_the_minimum_starts_together(client, worker, coordinator):
+    """It needs four of two cores: none starts, and says why; a second worker comes, and all start, two on each."""
+    training = train(client, 4, 4)
+    test = client.submit(["test"])
+    run = worker.next()
+    assert run.task == test  # a decision has been made, and no part was placed
+    assert "starts together with 3 more of its training, or not at all" in client.task(f"{training}[0]").reason
+    with closing(PlayedWorker((coordinator.url,), read_token(coordinator.token_file), name="second")) as second:
+        worker.end(run)
+        parts = [worker.next(), worker.next(), second.next(), second.next()]
+        assert {part.specification.index for part in parts} == {0, 1, 2, 3}
+        assert (world(client, training)["running"], world(client, training)["minimum"]) == (4, 4)
+
+
+def test_it_is_suspended_and_comes_again(client, worker, monkeypatch):
+    """Urgent work gets a device of what it keeps: all its parts leave, and all of them come again together."""
+    monkeypatch.setattr(trainings, "AWAY", 0.2)
+    training = train(client, 2, 2, suspend_for=50)
+    parts = {part.task: part for part in (worker.next(), worker.next())}
+    common = client.submit(["common"], priority=49)
+    urgent = client.submit(["urgent"], priority=50)
+    asked = {worker.yields.get(timeout=DEADLINE).task for _ in parts}
+    assert asked == set(parts)
+    assert {one["wanted_by"] for one in world(client, training)["leaving"]} == {urgent}
+    for part in parts.values():
+        worker.end(part, OutcomeKind.YIELDED, exit_code=0)
+    runs = [worker.next(), worker.next()]
+    assert {run.task for run in runs} == {urgent, common}
+    assert world(client, training)["running"] == 0
+    worker.end(runs[0])
+    assert client.wait(runs[0].task, DEADLINE).status == "completed"
+    assert worker.orders.empty()  # one device is free, and two are needed
+    worker.end(runs[1])
+    again = [worker.next(), worker.next()]
+    assert {part.task for part in again} == set(parts)
+    for part in again:
+        worker.end(part)
+    assert client.wait(training, DEADLINE).status == "completed"
+
+
+def test_the_next_leader_brings_what_was_suspended_back(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "AWAY", 0.2)
+    first = CoordinatorInThread(memory, tmp_path, name="first")
+    worker = PlayedWorker((first.url,), read_token(first.token_file))
+    with first.client() as client:
+        training = train(client, 2, 2, suspend_for=50)
+        parts = [worker.next(), worker.next()]
+        urgent = client.submit(["urgent"], priority=50)
+        for part in parts:
+            assert worker.yields.get(timeout=DEADLINE)
+            worker.end(part, OutcomeKind.YIELDED)
+        run = worker.next()
+        assert run.task == urgent
+    second = CoordinatorInThread(memory, tmp_path, name="second")
+    try:
+        worker.link.addresses[:] = [second.url]
+        first.stop()
+        worker.end(run)
+        again = [worker.next(), worker.next()]
+        assert {part.task for part in again} == {part.task for part in parts}
+        for part in again:
+            worker.end(part)
+        with second.client() as client:
+            assert client.wait(training, DEADLINE).status == "completed"
+    finally:
+        worker.close()
+        second.stop()
 
 
 def test_work_of_lower_priority_waits(client, worker, start):
@@ -171,8 +258,8 @@ def test_the_next_leader_asks_nobody_twice_and_starts_nothing_that_is_over(memor
 
 
 def test_a_part_that_does_not_leave_is_taken_back(client, worker, start, monkeypatch):
-    monkeypatch.setattr(trainings, "OVERDUE", 0.5)
     start()
+    monkeypatch.setattr(lending, "OVERDUE", 0.5)
     test = client.submit(["test"])
     asked = worker.yields.get(timeout=DEADLINE)
     assert worker.cancelled.get(timeout=DEADLINE).task == asked.task
@@ -181,7 +268,12 @@ def test_a_part_that_does_not_leave_is_taken_back(client, worker, start, monkeyp
 
 @pytest.mark.parametrize(
     ("fields", "text"),
-    [({"training": 1}, "an array of its parts"), ({"training": 2, "array": 3}, "less than or equal to 1")],
+    [
+        ({"training": 1}, "an array of its parts"),
+        ({"training": 3, "array": 2}, "keeps 3 parts, and has 2"),
+        ({"training": 1, "array": 2, "suspend_for": 0}, "a priority above their own, which is 0"),
+        ({"suspend_for": 5}, "suspend_for=5 is of trainings"),
+    ],
 )
 def test_what_is_no_training(client, worker, fields, text):
     with pytest.raises(FarmRefused, match=text):

@@ -213,7 +213,7 @@ class TestWhatIsSaid:
         assert line.receive(DEADLINE)["type"] == "error"
 
     def test_only_with_the_token(self, coordinator):
-        with pytest.raises(FarmRefused, match="is the token that of this farm"):
+        with pytest.raises(FarmRefused, match="refused the connection: this is neither the farm's own token nor one"):
             ClientSocket(coordinator.url, "wrong")
 
 

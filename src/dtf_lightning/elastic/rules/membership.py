@@ -129,7 +129,8 @@ def _gathering(settings: ElasticSettings, state: MembershipState, now: float, wa
         state = replace(move(state, RescalePhase.REFORMING, "a survivor is not ready any more"), asked_at=now)
         return _reforming(settings, state, now, wall)
     first = state.generation.number == 0
-    if not first and not survivors and not state.newcomers and _all_went_by_agreement(state):
+    nobody = not survivors and not state.newcomers and _all_went_by_agreement(state)
+    if nobody and not first and not settings.resume:
         return _finish(state, "last member left", now)
     world = (*survivors, *joiners(settings, state, len(survivors)))
     here = len(survivors) + len(state.newcomers)

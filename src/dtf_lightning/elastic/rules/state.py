@@ -345,13 +345,15 @@ def take_over(
     wall: float,
     reachable: Collection[str] = (),
     trained: bool = False,
+    all_left: bool = False,
 ) -> MembershipState:
     """Return the state of a new leader, from the keys alone, in whatever phase its predecessor died.
 
     A member of the generation without a record counts as gone, unless its node is in `reachable`: nodes whose key is
     away but whose agent answers (etcd lost their leases; they will register again). For those the caller must send
     `NodeChanged` or `NodeGone` in the end. Deadlines start anew at `now`. `trained`: the caller knows, or has to assume,
-    that members whose records are gone have made optimizer steps.
+    that members whose records are gone have made optimizer steps. `all_left`: no member of the generation is left, and none
+    has failed.
     """
     del settings  # the same for every leader; part of the signature so that rules here may come to depend on it
     if generation is None or (generation.instance and generation.instance != instance):
@@ -365,6 +367,8 @@ def take_over(
             phase, directive = RescalePhase.GATHERING, None
     else:
         directive = None
+    if all_left and phase not in (RescalePhase.FINISHED, RescalePhase.ABORTED):
+        phase, directive = RescalePhase.GATHERING, None
     state = MembershipState(
         epoch=epoch,
         instance=instance,
@@ -383,7 +387,7 @@ def take_over(
         state = observe(state, NodeChanged(record), wall)
     for member in state.live:
         if state.record(member) is None and member.node not in reachable:
-            kind = _unannounced(state, member)
+            kind = DepartureKind.DRAINED if all_left else _unannounced(state, member)
             state = depart(state, member, kind, "it was gone when a new leader took over", wall)
     return state
 

@@ -339,6 +339,13 @@ def _show_training(task: TaskInfo) -> None:
         print(f"  part {one['part']}: gives {one['worker']} to {one['wanted_by']}, asked {one['since']}")
     for one in world["away"]:
         print(f"  part {one['part']}: gave its device back {one['since']}")
+    for one in world["borrowings"]:
+        back = f"back {one['back']}" if one["back"] else "not back yet"
+        print(
+            f"  borrowed: {one['worker']} of {one['part']} by {one['wanted_by']}, asked {one['asked']}, left {one['left']}, {back}"
+        )
+    if world["num_borrowings"]:
+        print(f"  borrowings: {world['num_borrowings']}, of {world['borrowed_seconds']:.0f} s in all")
 
 
 def _logs(arguments: argparse.Namespace) -> int:

@@ -41,6 +41,13 @@ def add_train(actions: Commands) -> None:
         default=launch.PRIORITY,
         help="work of at least this priority gets what is above the minimum (default: %(default)s)",
     )
+    train.add_argument(
+        "--suspend-for",
+        type=int,
+        metavar="PRIORITY",
+        help="work of at least this priority gets the minimum, too: the training waits then, with its state in the run's "
+        "folder, which all workers must reach (default: it keeps its minimum)",
+    )
     train.add_argument("--project", default="default", help="whose share it counts against (default: %(default)s)")
     train.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="in its environment")
     train.add_argument("--python", default="python", help="that the workers have (default: %(default)s)")
@@ -79,6 +86,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 endpoint=endpoint,
                 workers=launch.read_workers(arguments.workers),
                 priority=arguments.priority,
+                suspend_for=arguments.suspend_for,
                 python=arguments.python,
                 options=pairs_of(arguments.rdzv_conf, "--rdzv-conf"),
                 name=arguments.named or arguments.script,

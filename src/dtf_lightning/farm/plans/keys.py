@@ -379,6 +379,12 @@ TRAIN_KEYS = {
         read=text,
         schema=_TEXT,
     ),
+    "suspend_for": Key(
+        meaning="Priority, above its own, from which on work gets what it keeps, too: the training waits then, with its state in "
+        "the run's folder, which all workers must reach. Without it it keeps its minimum.",
+        read=whole(-(10**9), 10**9),
+        schema={"type": "integer"},
+    ),
     "python": Key(meaning="That the workers have; without it `python`.", read=text, schema=_TEXT),
     "options": Key(
         meaning="Of the rendezvous, as in torchrun's `--rdzv-conf`.",
@@ -418,7 +424,7 @@ TASK_KEYS = {
     ),
     "train": Key(
         meaning="In the place of `run`: an elastic training that fills idle devices and gives them back to what waits. `script`, "
-        "`args`, `workers: MIN:MAX`, `endpoint` of the etcd at which its parts meet, `python`, `options` of the rendezvous. Each "
+        "`args`, `workers: MIN:MAX`, `endpoint` of the etcd at which its parts meet, `python`, `options` of the rendezvous, `suspend_for`. Each "
         "part gets what it `needs`.",
         read=training,
         schema=object_schema(TRAIN_KEYS, TRAIN_REQUIRED),

@@ -38,6 +38,8 @@ class PlanTask:
     """Instances of it, of a training its parts; 0: it is no array."""
     training: int = 0
     """Parts that a training keeps; 0: it is none."""
+    suspend_for: int | None = None
+    """Priority from which on work gets these, too."""
     priority: int = 0
     timeout: float | None = None
     """Seconds of one attempt."""

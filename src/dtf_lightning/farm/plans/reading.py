@@ -113,6 +113,14 @@ def _entry(name: str, node: Node, place: Place, defaults: Mapping[str, Any]) -> 
                 (node.keys[key], "") if key in node.value else (node.keys["train"], ", which `defaults` gives it")
             )
             raise where.error(f"the training {name!r} has no `{key}`{of}: its `workers` say how many parts it has")
+    if "train" in told and "suspend_for" in told["train"]:
+        priority = entry.told.get("priority", launch.PRIORITY)
+        if told["train"]["suspend_for"] <= priority:
+            raise (
+                node.value["train"]
+                .value["suspend_for"]
+                .error(f"suspend_for is a priority above the training's own, which is {priority}")
+            )
     return entry
 
 
@@ -162,7 +170,9 @@ def _what(told: Mapping[str, Any], fill: Fill) -> dict[str, Any]:
         python=training.get("python", "python"),
         options=training.get("options"),
     )
-    return {"command": tuple(command), "array": most, "training": least}
+    return {
+        "command": tuple(command), "array": most, "training": least, "suspend_for": training.get("suspend_for"),
+    }  # fmt: skip
 
 
 def _needs(alternatives: tuple[Need, ...], labels: tuple[str, ...]) -> tuple[Need, ...]:

@@ -66,6 +66,7 @@ def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str
         "gang": task.gang,
         "array": task.array,
         "training": task.training,
+        "suspend_for": task.suspend_for,
         "priority": task.priority,
         "timeout": task.timeout,
         "expires": task.expires,

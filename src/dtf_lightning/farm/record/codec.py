@@ -21,6 +21,7 @@ from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
+    Borrowings,
     CoordinatorRecord,
     DisabledRecord,
     Ending,
@@ -61,6 +62,7 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.MEETING: Meeting,
     Kind.MEMBER: MemberRecord,
     Kind.YIELD: YieldRequest,
+    Kind.BORROWINGS: Borrowings,
     Kind.PROJECT: ProjectRecord,
     Kind.LICENCE: LicenceRecord,
     Kind.SCHEDULE: ScheduleRecord,

@@ -17,6 +17,7 @@
 | `meetings` | task | – | where the members of a gang's attempt find each other; goes with the attempt |
 | `members` | task, rank | – | a member of a gang's attempt that has ended; goes with the attempt |
 | `yields` | task | – | a training's part is asked to give its device back; the leader deletes it when that attempt is over |
+| `borrowings` | training | – | which of its devices others got, and when they came back: the latest; goes with the training |
 | `keys` | key | – | the task that was submitted under an idempotency key |
 | `tombstones` | task | – | a task that was archived: its id cannot be used again |
 | `projects` | project | – | its weight, and how many of which licences it may hold |
@@ -63,6 +64,7 @@ class Kind(Enum):
     MEETING = "meetings"
     MEMBER = "members"
     YIELD = "yields"
+    BORROWINGS = "borrowings"
     KEY = "keys"
     TOMBSTONE = "tombstones"
     PLAN = "plans"
@@ -91,6 +93,7 @@ LIVE = (
     Kind.MEETING,
     Kind.MEMBER,
     Kind.YIELD,
+    Kind.BORROWINGS,
     Kind.PLAN,
     Kind.PROJECT,
     Kind.LICENCE,

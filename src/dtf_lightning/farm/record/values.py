@@ -127,7 +127,9 @@ class TaskSpecification:
     index: int | None = None
     """Of an instance: its number, from 0."""
     training: int = 0
-    """Of a training, which is an array, and of its parts: how many of them it keeps to its end; 0: it is none."""
+    """Of a training, which is an array, and of its parts: how many of them it keeps; 0: it is none."""
+    suspend_for: int | None = None
+    """Of a training: priority from which on work gets these, too, and the training waits; `None`: it never does."""
     after: tuple[str, ...] = ()
     """Ids of tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -335,6 +337,34 @@ class YieldRequest:
     wanted_by: str
     """The task that needs it."""
     at: float
+    worker: str = ""
+    """Which gives it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Borrowing:
+    """A training's part gave its device back. Times are seconds since the epoch."""
+
+    part: str
+    worker: str
+    wanted_by: str
+    """The task that needed it."""
+    asked: float
+    left: float
+    back: float = 0.0
+    """When the part had a device again, perhaps another one; 0: not yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Borrowings:
+    """The devices that a training gave back."""
+
+    number: int = 0
+    """All of them."""
+    seconds: float = 0.0
+    """For which parts were away, as far as they are back."""
+    latest: tuple[Borrowing, ...] = ()
+    """The oldest first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -390,6 +420,7 @@ Value = (
     | Meeting
     | MemberRecord
     | YieldRequest
+    | Borrowings
     | ProjectRecord
     | LicenceRecord
     | ScheduleRecord

@@ -36,6 +36,7 @@ from dtf_lightning.etcd.store import Compare, Delete, KeyValue, Put
 from dtf_lightning.farm.record.codec import decode, encode
 from dtf_lightning.farm.record.guarded import Guarded, Outcome, absent, as_seen, present
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
+from dtf_lightning.farm.record.task_id import is_array_id
 from dtf_lightning.farm.record.values import (
     Attempt,
     Ending,
@@ -296,7 +297,7 @@ class RecordResult:
         task, attempt, done = (keys.key(kind, self.task) for kind in (Kind.TASK, Kind.ATTEMPT, Kind.DONE))
         compares = (as_seen(attempt, self.envelope.revision), absent(done))
         assert self.envelope.revision > 0, self.task
-        gang = gone_with(keys, self.task, len(self.envelope.workers))
+        gang = gone_with(keys, self.task, len(self.envelope.workers), is_over=True)
         note = noted(keys, self.task, self.envelope.revision, self.ending)
         then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang, *note)
         return Guarded(f"result of {self.task}", compares, then, (done,))
@@ -376,7 +377,7 @@ class Cancel:
         kinds = (Kind.TASK, Kind.ATTEMPT, Kind.DONE, Kind.TOMBSTONE)
         task, attempt, done, tombstone = (keys.key(kind, self.task) for kind in kinds)
         compares = (present(task), as_seen(attempt, self.envelope.revision), absent(done))
-        gang = gone_with(keys, self.task, len(self.envelope.workers))
+        gang = gone_with(keys, self.task, len(self.envelope.workers), is_over=True)
         note = noted(keys, self.task, self.envelope.revision, self.ending)
         then: tuple[Put | Delete, ...] = (Put(done, encode(self.envelope)), Delete(attempt), Delete(task), *gang, *note)
         return Guarded(f"cancel {self.task}", compares, then, (task, attempt, done, tombstone))
@@ -534,8 +535,13 @@ class ForgetKey:
         return outcome.applied or outcome.found[0] is None
 
 
-def gone_with(keys: FarmKeys, task: str, num_workers: int) -> tuple[Delete, ...]:
-    """Return what is deleted with an attempt: of a gang its meeting, and its members that have ended."""
+def gone_with(keys: FarmKeys, task: str, num_workers: int, *, is_over: bool = False) -> tuple[Delete, ...]:
+    """Return what is deleted with an attempt: of a gang its meeting, and its members that have ended.
+
+    `is_over`: the task ends with it; of a training goes what is noted of its devices.
+    """
+    if is_over and is_array_id(task):
+        return (Delete(keys.key(Kind.BORROWINGS, task)),)
     if num_workers < 2:
         return ()
     members = (Delete(keys.key(Kind.MEMBER, task, rank)) for rank in range(num_workers))

@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect
 
-from dtf_lightning.errors import OutcomeUnknown, SettingsError, StoreError, StoreFull, StoreUnavailable
+from dtf_lightning.errors import CoordinatorEnds, OutcomeUnknown, SettingsError, StoreError, StoreFull, StoreUnavailable
 from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Submission
 from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_chunks
@@ -29,7 +29,6 @@ from dtf_lightning.farm.server.doors.hiding import submitting
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
-from dtf_lightning.farm.server.pool import CoordinatorEnds
 from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.everything import add_everything
 from dtf_lightning.farm.server.routes.projects import add_projects

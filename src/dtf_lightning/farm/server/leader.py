@@ -105,7 +105,9 @@ class Leader:
         """Tasks whose attempt names a worker that the record does not know: to be taken back."""
         self._present: set[str] = set()
         self._arrays = Arrays(mirror, self._fence)
-        self._trainings = Trainings(mirror, self._fence, scheduler, self._offer_part)
+        self._trainings = Trainings(
+            mirror, self._fence, scheduler, lambda part: self._ready_task(part, self._attempt(part))
+        )
         self._build(now)
 
     # --- what the record shows ---------------------------------------------------------------------------------------
@@ -166,7 +168,12 @@ class Leader:
         outcome = TaskOutcome.COMPLETED if completed else TaskOutcome.FAILED
         envelope = envelope_of(specification, outcome, tally.reason, attempt=NO_ATTEMPT, revision=revision)
         ended = replace(
-            envelope, ended=now.wall, exit_code=tally.exit_code, kind=outcome.value, counts=dict(tally.outcomes)
+            envelope,
+            ended=now.wall,
+            exit_code=tally.exit_code,
+            kind=outcome.value,
+            counts=dict(tally.outcomes),
+            metrics=self._trainings.lent_in_all(array),
         )
         self._decided.append(RecordResult(task=array, envelope=ended))
 
@@ -191,7 +198,8 @@ class Leader:
 
     def _assign(self, at_most: int, now: Now) -> list[Write[Any]]:
         writes: list[Write[Any]] = []
-        for placement in self._scheduler.decide(at_most, now.wall):
+        placed = [one for found in self._scheduler.decide(at_most, now.wall) for one in self._trainings.spread(found)]
+        for placement in placed:
             attempt = self._attempt(placement.task)
             given = replace(
                 attempt,
@@ -364,9 +372,6 @@ class Leader:
         """It is told to the scheduler when its training may grow."""
         self._scheduler.task_gone(part)
         self._trainings.waits(part)
-
-    def _offer_part(self, part: str) -> None:
-        self._scheduler.task_ready(self._ready_task(part, self._attempt(part)))
 
     def _cancel_orphan(self, instance: str) -> None:
         """The array of an instance was cancelled."""

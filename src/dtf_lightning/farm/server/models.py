@@ -19,7 +19,14 @@ from dtf_lightning.farm.calls.returned import read_told
 from dtf_lightning.farm.calls.spelling import ARGUMENTS, FUNCTION, CallKind, imported, pickled
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.task_id import array_id, instance_id, is_array_id, time_of
-from dtf_lightning.farm.record.values import Envelope, TaskSpecification, WorkerRecord, WorkerState, YieldRequest
+from dtf_lightning.farm.record.values import (
+    Borrowings,
+    Envelope,
+    TaskSpecification,
+    WorkerRecord,
+    WorkerState,
+    YieldRequest,
+)
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import WorkerHealth
@@ -119,9 +126,11 @@ class TaskRequest(StrictModel):
     """Workers that run it together, each giving what it needs."""
     array: int = Field(default=0, ge=0, le=MAX_ARRAY)
     """Instances of it, or `{"count": N}`; 0: it is one task. The id of an array ends with six zeros."""
-    training: int = Field(default=0, ge=0, le=1)
-    """1: its instances are the parts of one elastic training, of which it keeps one to its end and the others give their
-    devices to what waits for them. More than 1 is not there yet: it needs parts that start together or not at all."""
+    training: int = Field(default=0, ge=0, le=MAX_GANG)
+    """Its instances are the parts of one elastic training, of which it keeps so many, which start together, and the others
+    give their devices to what waits for them."""
+    suspend_for: int | None = None
+    """Of a training: work of at least this priority, which is above its own, gets what it keeps, too. It waits then."""
     dependencies: tuple[str, ...] = ()
     """Tasks that must have completed."""
     after_any: tuple[str, ...] = ()
@@ -168,11 +177,6 @@ class TaskRequest(StrictModel):
                 f"the id {self.task_id!r} of an array must end with six zeros, where the numbers of its instances stand: "
                 f"such as {array_id(self.task_id)!r}"
             )
-        if self.training and (not self.array or self.array > MAX_GANG or self.gang > 1):
-            raise ValueError(
-                f"a training is an array of its parts, from 1 to {MAX_GANG}, each on one worker; got array={self.array} and "
-                f"gang={self.gang}"
-            )
         if self.type != "command":
             raise ValueError(f"tasks of the type {self.type!r} are unknown; known is 'command'")
         given = [bool(self.command), bool(self.call), self.pickled is not None]
@@ -211,6 +215,23 @@ class TaskRequest(StrictModel):
             raise ValueError(str(error)) from error
         if self.stdin and self.array:
             raise ValueError("an array has no standard input: its instances are many, and there is one input")
+        return self
+
+    @model_validator(mode="after")
+    def _check_training(self) -> TaskRequest:
+        if self.training and (not self.array or self.array > MAX_GANG or self.gang > 1):
+            raise ValueError(
+                f"a training is an array of its parts, from 1 to {MAX_GANG}, each on one worker; got array={self.array} and "
+                f"gang={self.gang}"
+            )
+        if self.training > self.array:
+            raise ValueError(
+                f"a training keeps {self.training} parts, and has {self.array}: it keeps at most all of them"
+            )
+        if self.suspend_for is not None and (not self.training or self.suspend_for <= self.priority):
+            raise ValueError(
+                f"suspend_for={self.suspend_for} is of trainings, and a priority above their own, which is {self.priority}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -254,6 +275,7 @@ class TaskRequest(StrictModel):
             gang=self.gang,
             array=self.array,
             training=self.training,
+            suspend_for=self.suspend_for,
             after=self.dependencies,
             after_any=self.after_any,
             priority=self.priority,
@@ -357,7 +379,25 @@ def world_of(pool: Pool, training: LiveTask) -> dict[str, Any]:
         "workers": running,
         "leaving": leaving,
         "away": away,
+        **_borrowings(pool, training.task),
     }
+
+
+def _borrowings(pool: Pool, training: str) -> dict[str, Any]:
+    held = pool.mirror.get(Kind.BORROWINGS, training)
+    told = held.value if held is not None and isinstance(held.value, Borrowings) else Borrowings()
+    latest = [
+        {
+            "part": one.part,
+            "worker": one.worker,
+            "wanted_by": one.wanted_by,
+            "asked": when(one.asked),
+            "left": when(one.left),
+            "back": when(one.back or None),
+        }
+        for one in told.latest
+    ]
+    return {"num_borrowings": told.number, "borrowed_seconds": told.seconds, "borrowings": latest}
 
 
 def done_task(task: str, envelope: Envelope) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dtf_lightning.errors import StoreUnavailable
+from dtf_lightning.errors import CoordinatorEnds
 from dtf_lightning.etcd.store import KeyValue, WatchEvent
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.mirror import Change, Mirror
@@ -33,10 +33,6 @@ LIVE_STATUSES = ("waiting", "pending", "assigned", "running")
 
 
 Listener = Callable[[Change], None]
-
-
-class CoordinatorEnds(StoreUnavailable):
-    """This coordinator shows no more changes: who waits for one has to ask another, or the next."""
 
 
 def of_plan(plan: str) -> str:

@@ -12,6 +12,8 @@ from dtf_lightning.farm.rules.gangs import MAX_GANG
 
 PRIORITY = -10
 """Of a training whose submission says nothing: tests and benchmarks go first."""
+RESUME = {"resume": "true"}
+"""Of the rendezvous: a run that all its parts have left goes on when some come, and one that has finished stays so."""
 _RUN = "--rdzv-id="
 _OWN = f"{_RUN}$DTF_FARM_TRAINING"
 """Stands in what was asked for: two that ask for the same training ask for the same, whatever ids they choose."""
@@ -34,10 +36,6 @@ def check_workers(workers: tuple[int, int]) -> None:
         raise SettingsError(
             f"a training with {least} to {most} workers: the minimum must be 1 or more, and at most the maximum, which is "
             f"{MAX_GANG} at most"
-        )
-    if least > 1:
-        raise SettingsError(
-            f"a training that needs {least} workers at once is not there yet: say 1:{most}, and it starts with one"
         )
 
 
@@ -65,7 +63,7 @@ def command(
     check_workers(workers)
     if not script or not endpoint:
         raise SettingsError("a training needs a script, and the endpoint of an etcd that its workers reach")
-    conf = ",".join(f"{name}={value}" for name, value in (options or {}).items())
+    conf = ",".join(f"{name}={value}" for name, value in {**RESUME, **(options or {})}.items())
     return [
         python,
         "-m",
@@ -75,7 +73,7 @@ def command(
         "--rdzv-backend=etcd",
         f"--rdzv-endpoint={endpoint}",
         _OWN,
-        *([f"--rdzv-conf={conf}"] if conf else []),
+        f"--rdzv-conf={conf}",
         script,
         *arguments,
     ]

@@ -13,7 +13,13 @@ from dtf_lightning.elastic.agent.live.admission import Admission
 from dtf_lightning.elastic.agent.live.candidacy import Candidacy, others_can_lead
 from dtf_lightning.elastic.agent.live.closing_writes import last_writes
 from dtf_lightning.elastic.agent.live.console import Console
-from dtf_lightning.elastic.agent.live.inbox import IncarnationAsked, WorkerGone, WorkerSaid, WorkersToEnd
+from dtf_lightning.elastic.agent.live.inbox import (
+    IncarnationAsked,
+    WorkerEnding,
+    WorkerGone,
+    WorkerSaid,
+    WorkersToEnd,
+)
 from dtf_lightning.elastic.agent.live.worker_group import AgentAddress, WorkerGroup
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, WorkerSupervisor
@@ -138,6 +144,8 @@ class LiveAgent(AgentLoop):
         match event:
             case WorkerSaid(connection=connection, message=message):
                 self._hear(connection, message)
+            case WorkerEnding(connection=connection):
+                self._supervisor.ending(connection)
             case WorkerGone(connection=connection, cause=cause):
                 self._supervisor.gone(connection, cause)
             case IncarnationAsked(reply=reply):
@@ -176,7 +184,7 @@ class LiveAgent(AgentLoop):
         self._supervisor.written(write, outcome)
 
     def _last_writes(self) -> Sequence[Write]:
-        return last_writes(self._view, self._workers, self._admission.instance)
+        return last_writes(self._view, self._workers, self._admission.instance, resume=self._settings.elastic.resume)
 
     def _broke(self, text: str) -> None:
         self._answer_starts()
@@ -233,6 +241,11 @@ class LiveAgent(AgentLoop):
             )
             if self._go(ExitReason.LEFT, text):
                 log.warning("%s: %s", self.node_id, text)
+        elif self._settings.elastic.resume and run.phase is RunPhase.FINISHED and not admission.instance:
+            admission.instance = run.instance
+            text = f"run {self._view.keys.run_id!r} has finished ({run.reason}), and with resume=true it is not trained again"
+            if self._go(ExitReason.LEFT, text):
+                log.info("%s: %s", self.node_id, text)
         if run.instance == admission.instance:
             self._supervisor.tell(workers.end_of_run(run))
             if run.phase is RunPhase.FINISHED:

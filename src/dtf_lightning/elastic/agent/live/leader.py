@@ -142,6 +142,8 @@ class Leader:
             if still_here and now < self._started + GOING_HOME_TIMEOUT:
                 self.deadline.bring_forward(self._started + GOING_HOME_TIMEOUT)
                 return
+            if run.phase is RunPhase.FINISHED and self._settings.elastic.resume:
+                return  # its agent goes home
             self._reset(f"the earlier run {run.instance} is {run.phase.value}")
         elif run is None or generation is None:
             self._reset("nothing has been trained under this run id")
@@ -149,6 +151,9 @@ class Leader:
             self._lead(view, away, gone)
         elif now < self._started + self._settings.comeback:
             self.deadline.bring_forward(self._started + self._settings.comeback)
+        elif self._settings.elastic.resume:
+            log.info("%s: run %r, which all its nodes have left, goes on", self._node, self._keys.run_id)
+            self._lead(view, {}, {}, all_left=True)
         else:
             log.warning(
                 "%s: run %r: none of the %d members of generation %d has come back within %g s: that run crashed, "
@@ -171,12 +176,14 @@ class Leader:
         log.info("%s: run %r begins (%s)", self._node, self._keys.run_id, why)
         self._outbox.add("begin the run", *begin(self._keys, self._run))
 
-    def _lead(self, view: RunView, away: Mapping[str, NodeRecord], gone: Mapping[str, str]) -> None:
+    def _lead(
+        self, view: RunView, away: Mapping[str, NodeRecord], gone: Mapping[str, str], *, all_left: bool = False
+    ) -> None:
         run, generation, now = view.run, view.generation, self._clock.monotonic()
         assert run is not None
         self.stage, self._run = Stage.LEADING, run
         members: tuple[Member, ...] = generation.members if generation is not None else ()
-        missing = {member.node for member in members} - view.nodes.keys()
+        missing = set() if all_left else {member.node for member in members} - view.nodes.keys()
         # Nodes that this agent knows to be away are its own business: it probes them and sends NodeGone or NodeChanged.
         self._awaited = dict.fromkeys(missing - away.keys(), now + self._settings.comeback)
         self._state = take_over(
@@ -190,7 +197,8 @@ class Leader:
             wall=self._clock.wall(),
             reachable=missing,
             # Of members that were gone before this agent looked, nobody knows what they had done.
-            trained=run.instance in view.saw_trained or not missing <= away.keys() | gone.keys(),
+            trained=all_left or run.instance in view.saw_trained or not missing <= away.keys() | gone.keys(),
+            all_left=all_left,
         )
         for node in missing & gone.keys():
             self._decide(NodeGone(node, gone[node]))

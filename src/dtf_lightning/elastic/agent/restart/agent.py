@@ -195,6 +195,7 @@ class RestartAgent(AgentLoop):
             finished=local.has_finished and local.number == rounds.current.number,
             failed=bool(local.record.suspect) and not local.record.leaving,
             detail=local.record.detail,
+            stays=self._settings.elastic.resume and bool(local.record.leaving),
         )
 
     def _broke(self, text: str) -> None:
@@ -233,6 +234,10 @@ class RestartAgent(AgentLoop):
         elif run is not None and self._entry.may_take_part():
             self._instance = run.instance
             self._round.take_part(run.instance)
+        elif asked and run is not None and run.phase is RunPhase.FINISHED and self._settings.elastic.resume:
+            text = f"run {self._view.keys.run_id!r} has finished ({run.reason}), and with resume=true it is not trained again"
+            if self._go(ExitReason.LEFT, text):
+                log.info("%s", text)
         elif asked and self._exit is None:
             self._begin_run()
 

@@ -129,7 +129,7 @@ class RoundPlanner:
 
 
 def last_writes(
-    view: RunView, rounds: RoundView, *, node: str, finished: bool, failed: bool, detail: str
+    view: RunView, rounds: RoundView, *, node: str, finished: bool, failed: bool, detail: str, stays: bool
 ) -> tuple[Write, ...]:
     """Return the writes that end the run with its last node, so that spares go home and the id can be used again at
     once.
@@ -137,6 +137,7 @@ def last_writes(
     Args:
         finished, failed: what became of this node's workers in the latest round; a node that leaves has not failed.
         detail: why the node goes, for people.
+        stays: the id stays the run's, though its last node leaves.
     """
     others = [
         member.node
@@ -146,7 +147,7 @@ def last_writes(
     same_round = unchanged(view, view.keys.generation)
     if finished and not others:
         return (end(view, RunPhase.FINISHED, f"all nodes of round {rounds.current.number} finished", same_round),)
-    if set(rounds.living) <= {node}:
+    if set(rounds.living) <= {node} and (failed or not stays):
         phase = RunPhase.ABORTED if failed else RunPhase.FINISHED
         return (end(view, phase, f"the last node is gone: {detail or 'its workers ended'}", same_round),)
     return ()

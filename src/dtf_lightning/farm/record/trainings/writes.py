@@ -3,7 +3,8 @@
 | write | guard | what is written |
 |---|---|---|
 | `AskToYield` | the leader's fence, the attempt as seen, an older request as seen | the request |
-| `ForgetYield` | the leader's fence, the request as seen | nothing is left of the request, whose attempt is over |
+| `ForgetYield` | the leader's fence, the request as seen | nothing is left of the request, whose training is gone |
+| `NoteBorrowings` | the leader's fence, the training is there, its borrowings and requests as seen | the borrowings; the requests whose attempts are over are deleted |
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 
 from dtf_lightning.etcd.store import Compare, Delete, Put
 from dtf_lightning.farm.record.codec import encode
-from dtf_lightning.farm.record.guarded import Guarded, Outcome, as_seen
+from dtf_lightning.farm.record.guarded import Guarded, Outcome, as_seen, present
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
-from dtf_lightning.farm.record.values import YieldRequest
+from dtf_lightning.farm.record.values import Borrowings, YieldRequest
 from dtf_lightning.farm.record.writes import Decision, LaneName, is_ours, leads
 
 
@@ -61,6 +62,40 @@ class ForgetYield:
     def verdict(self, outcome: Outcome) -> Decision:
         """What became of it."""
         return _decided(outcome, self.fence, not outcome.applied and outcome.found[1] is None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteBorrowings:
+    """Note which devices a training gave back, and which of its parts are back."""
+
+    training: str
+    borrowings: Borrowings
+    seen: int
+    """The mod revision of what is noted; 0 if nothing is."""
+    over: tuple[tuple[str, int], ...]
+    """Parts whose requests are over, and the mod revisions of these."""
+    fence: Compare
+    lane = LaneName.ASSIGN
+
+    def guarded(self, keys: FarmKeys) -> Guarded:
+        """See the table above."""
+        noted = keys.key(Kind.BORROWINGS, self.training)
+        asked = [(keys.key(Kind.YIELD, part), seen) for part, seen in self.over]
+        compares = (
+            self.fence,
+            present(keys.key(Kind.TASK, self.training)),
+            as_seen(noted, self.seen),
+            *(as_seen(key, seen) for key, seen in asked),
+        )
+        put = Put(noted, encode(self.borrowings))
+        deletes = (Delete(key) for key, _ in asked)
+        return Guarded(f"borrowings of {self.training}", compares, (put, *deletes), (self.fence.key, noted))
+
+    def verdict(self, outcome: Outcome) -> Decision:
+        """What became of it."""
+        return _decided(
+            outcome, self.fence, not outcome.applied and is_ours(outcome, outcome.found[1], self.borrowings)
+        )
 
 
 def _decided(outcome: Outcome, fence: Compare, is_there: object) -> Decision:

@@ -1,15 +1,18 @@
 """Which parts of trainings give their devices to work that waits, and when a training may grow again. Pure.
 
-A training has up to so many parts, each a task on one worker. It keeps its minimum to its end; what it has above that, it
-only borrows from the pool.
+A training has up to so many parts, each a task on one worker. It keeps its minimum, unless it says from which priority on
+work gets that, too (`suspend_for`); what it has above that, it only borrows from the pool.
 
 Rules that this file guards:
-- Only work of at least a part's priority gets its device, and never a part of a training that has no more than its minimum.
-- A part is asked only where that makes room: with all that was asked, some task fits; without any one of it, it does not.
+- Only work of at least a part's priority gets its device. What a training keeps is asked for only by work of the priority
+  that it names, which is above its own, and only where nothing else would help.
+- A training goes below its minimum with all its parts: the others would hold devices and train nothing.
+- Else a part is asked only where that makes room: with all that was asked, some task fits; without any one of it, it does not.
 - Where parts of one training hold the same on a worker, as they do, no task waits that could be helped.
 - Room that was asked for counts as there: what waits is given it in its order, and nobody is asked twice for one task.
-- Of several ways to make room the one is taken that asks the fewest parts, of trainings with the largest surplus, and parts
-  that have not just come.
+- Of several ways to make room the one is taken that leaves all trainings their minimum, then the one that asks the fewest
+  parts, of trainings with the largest surplus, and parts that have not just come.
+- What a training needs to begin is one wish, however its parts may be spread: of several with one name one is served.
 - A training grows only where no device is on its way to work that waits: what grows there would be asked back at once.
 """
 
@@ -49,6 +52,8 @@ class Part:
     training: str
     minimum: int
     """Parts that its training keeps."""
+    suspend_for: int | None = None
+    """Priority from which on work gets these, too; `None`: it never does."""
     priority: int
     worker: str
     need: Need
@@ -82,7 +87,9 @@ class _Plan:
     parts: dict[str, list[Part]]
     """Worker -> parts that may still be asked."""
     surplus: dict[str, int]
-    """Training -> parts above its minimum that are not asked."""
+    """Training -> parts above its minimum that are not asked; below 0: it waits, or is about to."""
+    served: set[str] = field(default_factory=set)
+    """Names of wishes."""
     asked: list[Yield] = field(default_factory=list)
     promised: set[str] = field(default_factory=set)
 
@@ -108,7 +115,8 @@ def who_yields(
             plan.surplus[part.training] = plan.surplus.get(part.training, -part.minimum) + 1
             plan.parts.setdefault(part.worker, []).append(part)
     for wish in wishes:
-        _serve(wish, seats, plan, now, min_stay)
+        if wish.task not in plan.served:
+            _serve(wish, seats, plan, now, min_stay)
     return Answer(asked=plan.asked, promised=frozenset(plan.promised))
 
 
@@ -152,34 +160,56 @@ def _serve(wish: Wish, seats: Mapping[str, Seat], plan: _Plan, now: float, min_s
             if found is not None:
                 late = sum(part.since > now - min_stay for part in found)
                 most = -max((surplus[part.training] for part in found), default=0)
-                ways.append(((len(found), late, most), worker, found))
-        chosen = _first_of(ways, wish.gang, surplus)
+                ways.append(((_suspended(found, surplus), len(found), late, most), worker, found))
+        chosen = _first_of(wish, ways, surplus)
         if chosen:
+            plan.served.add(wish.task)
             for worker, found in chosen:
                 for part in found:
-                    plan.asked.append(Yield(part=part.task, wanted_by=wish.task))
-                    plan.parts[worker].remove(part)
-                    plan.surplus[part.training] -= 1
-                    _give(plan.free[worker], taken(part.need, seats[worker]))
+                    _ask(part, wish, seats, plan)
                 _give(plan.free[worker], taken(need, seats[worker]), -1)
                 plan.promised.add(worker)
+            over = {part.training for _, found in chosen for part in found if plan.surplus[part.training] < 0}
+            for part in [part for parts in plan.parts.values() for part in parts if part.training in over]:
+                _ask(part, wish, seats, plan)
             return
 
 
+def _ask(part: Part, wish: Wish, seats: Mapping[str, Seat], plan: _Plan) -> None:
+    plan.asked.append(Yield(part=part.task, wanted_by=wish.task))
+    plan.parts[part.worker].remove(part)
+    plan.surplus[part.training] -= 1
+    if part.worker in seats:
+        _give(plan.free[part.worker], taken(part.need, seats[part.worker]))
+
+
+def _suspended(found: list[Part], surplus: Mapping[str, int]) -> int:
+    """The number of trainings that go below their minimum by this."""
+    counts: dict[str, int] = {}
+    for part in found:
+        counts[part.training] = counts.get(part.training, 0) + 1
+    return sum(number > max(0, surplus[training]) for training, number in counts.items())
+
+
+def _gets_all(wish: Wish, part: Part) -> bool:
+    """Whether a task gets what this part's training keeps, too."""
+    return part.suspend_for is not None and wish.priority >= part.suspend_for and wish.priority > part.priority
+
+
 def _first_of(
-    ways: list[tuple[tuple[float, ...], str, list[Part]]], gang: int, surplus: Mapping[str, int]
+    wish: Wish, ways: list[tuple[tuple[float, ...], str, list[Part]]], surplus: Mapping[str, int]
 ) -> list[tuple[str, list[Part]]]:
-    """The cheapest workers that make room for all members without a training going below its minimum; else none."""
+    """The cheapest workers that make room for all members, of trainings that may be asked for so much; else none."""
     left = dict(surplus)
     chosen: list[tuple[str, list[Part]]] = []
     for _, worker, found in sorted(ways, key=lambda way: (way[0], way[1])):
         after = dict(left)
         for part in found:
             after[part.training] -= 1
-        if all(after[part.training] >= 0 for part in found):
+        if all(after[part.training] >= 0 or _gets_all(wish, part) for part in found):
             left = after
             chosen.append((worker, found))
-            if len(chosen) == gang:
+            if len(chosen) == wish.gang:
                 return chosen
     return []
 
@@ -200,8 +230,10 @@ def _least(
     able = [part for part in parts if part.priority <= wish.priority]
     able.sort(key=lambda part: (part.since > settled, -surplus[part.training], -part.since, part.task))
     left, found = dict(surplus), []
-    for part in able:
-        if left[part.training] > 0:
+    for is_kept in (False, True):
+        for part in able:
+            if part in found or not (_gets_all(wish, part) if is_kept else left[part.training] > 0):
+                continue
             left[part.training] -= 1
             found.append(part)
             _give(free, taken(part.need, seat))

@@ -3,51 +3,66 @@
 A training is an array of which each instance is a part; `TaskSpecification.training` says how many of them it keeps.
 
 Data flow: a part waits -> it is offered to the scheduler for one decision, or for good where its training has less than its
-minimum -> it runs -> something waits that needs its device -> `AskToYield` -> its worker lets it leave -> it ends as
+minimum (`cores.py`) -> it runs -> something waits that needs its device -> `AskToYield` -> its worker lets it leave -> it ends as
 `yielded` and waits again -> its training has finished: what still waits is ended.
 
 Rules that this file guards:
 - The record alone says what was asked (`Kind.YIELD`): a new leader asks nobody twice, and forgets nobody.
-- A part that has not left `OVERDUE` seconds after it was asked is taken back, whatever its worker says.
+- A part that has not left `lending.OVERDUE` seconds after it was asked is taken back, whatever its worker says.
+- Parts above the minimum come only while the minimum runs, and what a training has less than that comes together.
 - No part is started once one of its training has completed; until it is known whether one has, none is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from dtf_lightning.etcd.store import Compare
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Mirror
-from dtf_lightning.farm.record.task_id import array_and_index
-from dtf_lightning.farm.record.trainings.writes import AskToYield, ForgetYield
+from dtf_lightning.farm.record.trainings.writes import AskToYield
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRequest
-from dtf_lightning.farm.record.writes import TakeBack, Write
+from dtf_lightning.farm.record.writes import Write
 from dtf_lightning.farm.rules.needs import Need, needed
-from dtf_lightning.farm.rules.scheduling.door import Scheduler, Seat
-from dtf_lightning.farm.rules.scheduling.yielding import AWAY, DEADLINE, Part, Wish, may_grow, who_yields
+from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Scheduler, Seat
+from dtf_lightning.farm.rules.scheduling.yielding import AWAY, Part, Wish, may_grow, who_yields
+from dtf_lightning.farm.server.scheduling.cores import Cores
+from dtf_lightning.farm.server.scheduling.lending import Lending, training_of
 
 LOOK = 0.25
 """Seconds between two looks at who could give something back, and who could grow."""
-OVERDUE = DEADLINE + 15.0
 MOST = 64
 """Tasks that are looked at: as many devices can be asked for in one look."""
 NEVER = float("inf")
+
+
+@dataclass(slots=True)
+class _World:
+    """What there is of a training."""
+
+    minimum: int
+    there: set[str]
+    """Parts that have a worker, or are about to."""
+    waiting: list[str]
+    """By their ids."""
+    staying: int = 0
+    """Of those that are there, how many were not asked to leave."""
 
 
 class Trainings:
     """Not thread-safe.
 
     Args:
-        offer: tells the scheduler that a part may start.
+        ready: returns a part as the scheduler takes it.
     """
 
-    def __init__(self, mirror: Mirror, fence: Compare, scheduler: Scheduler, offer: Callable[[str], None]) -> None:
+    def __init__(self, mirror: Mirror, fence: Compare, scheduler: Scheduler, ready: Callable[[str], ReadyTask]) -> None:
         self._mirror = mirror
         self._fence = fence
         self._scheduler = scheduler
-        self._offer = offer
+        self._cores = Cores(scheduler, ready)
         self.now = 0.0
         """Of the latest change or decision, in seconds since the epoch; 0: before the first."""
         self._waiting: dict[str, None] = {}
@@ -60,8 +75,7 @@ class Trainings:
         """Waiting parts that the scheduler has."""
         self._asked: dict[str, int] = {}
         """Part -> the revision of its attempt that we have asked; the mirror may not show it yet."""
-        self._handled: dict[str, int] = {}
-        """Part -> the revision of the request that we deleted, or of the attempt that we took back, last."""
+        self._lending = Lending(mirror, fence)
         self._late: list[str] = []
         """Parts that were given a worker when their training had finished."""
         self._next_look = 0.0
@@ -74,6 +88,7 @@ class Trainings:
         self._since.pop(part, None)
         self._offered.discard(part)
         self._waiting[part] = None
+        self._cores.withdraw(training_of(part))
         self._wants_look = True
 
     def runs(self, part: str) -> None:
@@ -92,8 +107,9 @@ class Trainings:
         self._since.pop(part, None)
         self._uncertain.pop(part, None)
         self._finished.discard(part)
-        for known in (self._asked, self._handled):
-            known.pop(part, None)
+        self._cores.withdraw(part)
+        self._asked.pop(part, None)
+        self._lending.gone(part)
         self._wants_look = True
 
     def is_uncertain(self, training: str) -> None:
@@ -105,6 +121,7 @@ class Trainings:
         self._uncertain.pop(training, None)
         if finished:
             self._finished.add(training)
+            self._cores.withdraw(training)
         self._wants_look = True
 
     def completed(self, task: str) -> None:
@@ -132,26 +149,9 @@ class Trainings:
         return over + late
 
     def requests(self, now: float) -> list[Write[Any]]:
-        """Forget requests whose attempts are over, and take back what has not left in time."""
+        """Note what was given back, and take back what has not left in time."""
         self.now = now
-        writes: list[Write[Any]] = []
-        for (part,), held in self._mirror.all(Kind.YIELD).items():
-            assert isinstance(held.value, YieldRequest)
-            tried = self._mirror.get(Kind.ATTEMPT, part)
-            if tried is None or tried.mod_revision != held.value.revision:
-                if self._handled.get(part) != held.mod_revision:
-                    self._handled[part] = held.mod_revision
-                    writes.append(ForgetYield(task=part, seen=held.mod_revision, fence=self._fence))
-            elif (
-                now >= held.value.at + OVERDUE
-                and isinstance(tried.value, Attempt)
-                and self._handled.get(part) != tried.mod_revision
-            ):
-                self._handled[part] = tried.mod_revision
-                writes.append(
-                    TakeBack(task=part, attempt=tried.value.lent(now), seen=tried.mod_revision, fence=self._fence)
-                )
-        return writes
+        return self._lending.writes(now)
 
     def look(self, monotonic: float, now: float) -> tuple[list[Write[Any]], list[str]]:
         """Return whom to ask for devices, and the parts that were offered to the scheduler for its next decision only.
@@ -172,7 +172,8 @@ class Trainings:
         for one in answer.asked:
             revision = self._mirror.seen(Kind.ATTEMPT, one.part)
             self._asked[one.part] = revision
-            request = YieldRequest(revision=revision, wanted_by=one.wanted_by, at=now)
+            worker = next(part.worker for part in running if part.task == one.part)
+            request = YieldRequest(revision=revision, wanted_by=one.wanted_by, at=now, worker=worker)
             seen = self._mirror.seen(Kind.YIELD, one.part)
             writes.append(AskToYield(task=one.part, request=request, seen=seen, fence=self._fence))
         return writes, self._grow(answer.promised, seats, running, now)
@@ -185,11 +186,19 @@ class Trainings:
     @property
     def has_offers(self) -> bool:
         """Whether the scheduler has parts that it may place."""
-        return bool(self._offered)
+        return bool(self._offered) or self._cores.any
+
+    def spread(self, placement: Placement) -> list[Placement]:
+        """Return a decision of the scheduler as one for each task: what a training needs to begin is decided at once."""
+        if not self._cores.is_core(placement.task):
+            return [placement]
+        placed = self._cores.spread(placement, self._waiting)
+        self._offered.update(one.task for one in placed)
+        return placed
 
     def holds_back(self, part: str) -> bool:
         """Whether a part waits that the scheduler was not told."""
-        return part in self._waiting and part not in self._offered
+        return part in self._waiting and part not in self._offered and not self._cores.wants_alone(part)
 
     def withdraw(self, offered: list[str]) -> None:
         """Take back the offers for one decision that came to nothing."""
@@ -198,10 +207,13 @@ class Trainings:
                 self._offered.discard(part)
                 self._scheduler.task_gone(part)
 
+    def lent_in_all(self, training: str) -> dict[str, float]:
+        """Return what a training gave to others, as metrics of its result."""
+        return self._lending.in_all(training)
+
     def next_deadline(self) -> tuple[float, float]:
         """Return when there is something to look at though nothing changes: on the monotonic clock, and on the wall's."""
-        requests = (held.value for held in self._mirror.all(Kind.YIELD).values())
-        times = [request.at + OVERDUE for request in requests if isinstance(request, YieldRequest)]
+        times = self._lending.deadlines()
         times += [back for part in self._waiting if (back := self._back(part)) > self.now]
         look = self._next_look if self._wants_look and (self._waiting or self._since) else NEVER
         return look, min((at for at in times if at > self.now), default=NEVER)
@@ -213,33 +225,48 @@ class Trainings:
             return "waits until it is known whether its training has finished"
         if (left := self._back(part) - now) > 0:
             return f"gave its device back, and stays away for another {left:.0f} s"
+        if (why := self._cores.explain(training, part, now)) != "":
+            return why
         return "fills a device once one is idle that nothing else waits for"
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
     def _grow(self, promised: frozenset[str], seats: dict[str, Seat], running: list[Part], now: float) -> list[str]:
-        """Offer parts: those below their training's minimum for good, the others for one decision."""
-        count: dict[str, int] = {}
-        for part in running:
-            count[part.training] = count.get(part.training, 0) + 1
-        for name in self._offered:
-            count[training_of(name)] = count.get(training_of(name), 0) + 1
+        """Offer parts: what trainings have less than their minimum for good, the others for one decision."""
         offered: list[str] = []
-        for name in sorted(self._waiting):
-            specification, training = self._specification(name), training_of(name)
-            if specification is None or name in self._offered or training in self._uncertain:
+        for training, world in self._worlds(running).items():
+            if len(world.there) < world.minimum:
+                missing = world.minimum - len(world.there)
+                is_time = now >= max((self._back(part) for part in world.waiting), default=0.0)
+                self._cores.want(training, tuple(world.waiting[:missing]) if is_time else ())
                 continue
-            if self._scheduler.is_placed(name) or now < self._back(name):
-                continue
-            is_minimum = count.get(training, 0) < specification.training
-            needs = needed(specification.needs, specification.secrets)
-            if is_minimum or any(may_grow(need, promised, seats) for need in needs):
-                self._offer(name)
-                self._offered.add(name)
-                count[training] = count.get(training, 0) + 1
-                if not is_minimum:
-                    offered.append(name)
+            self._cores.want(training, ())
+            for part in world.waiting if world.staying >= world.minimum else ():
+                needs = self._needs(part)
+                if now >= self._back(part) and any(may_grow(need, promised, seats) for need in needs):
+                    self._cores.offer(part)
+                    self._offered.add(part)
+                    offered.append(part)
         return offered
+
+    def _worlds(self, running: list[Part]) -> dict[str, _World]:
+        """Return what there is of each training of which a part waits, and of which it is known that it goes on."""
+        worlds: dict[str, _World] = {}
+        for part in sorted(self._waiting):
+            training, specification = training_of(part), self._specification(part)
+            if specification is None or training in self._uncertain or training in self._finished:
+                continue
+            world = worlds.setdefault(training, _World(minimum=specification.training, there=set(), waiting=[]))
+            if self._scheduler.is_placed(part):  # the record is about to show it
+                world.there.add(part)
+                world.staying += 1
+            else:
+                world.waiting.append(part)
+        for there in running:
+            if there.training in worlds:
+                worlds[there.training].there.add(there.task)
+                worlds[there.training].staying += not there.asked
+        return worlds
 
     def _parts(self) -> list[Part]:
         found = []
@@ -260,6 +287,7 @@ class Trainings:
                     task=name,
                     training=training_of(name),
                     minimum=specification.training,
+                    suspend_for=specification.suspend_for,
                     priority=specification.priority,
                     worker=tried.value.workers[0],
                     need=_granted(needs, tried.value.alternative),
@@ -270,12 +298,18 @@ class Trainings:
         return found
 
     def _wish(self, task: str) -> Wish | None:
+        if self._cores.is_core(task):
+            return self._cores.wish(task)
         specification, tried = self._specification(task), self._mirror.get(Kind.ATTEMPT, task)
         if specification is None:
             return None
         excluded = tried.value.excluded if tried is not None and isinstance(tried.value, Attempt) else ()
         needs = needed(specification.needs, specification.secrets)
         return Wish(task=task, priority=specification.priority, needs=needs, gang=specification.gang, excluded=excluded)
+
+    def _needs(self, task: str) -> tuple[Need, ...]:
+        specification = self._specification(task)
+        return () if specification is None else needed(specification.needs, specification.secrets)
 
     def _back(self, part: str) -> float:
         """When a part that gave its device back may come again; 0: it never did."""
@@ -286,12 +320,6 @@ class Trainings:
     def _specification(self, task: str) -> TaskSpecification | None:
         held = self._mirror.get(Kind.TASK, task)
         return held.value if held is not None and isinstance(held.value, TaskSpecification) else None
-
-
-def training_of(part: str) -> str:
-    """Return the id of a part's training; "": it is no instance of an array."""
-    found = array_and_index(part)
-    return found[0] if found is not None else ""
 
 
 def _granted(needs: tuple[Need, ...], alternative: int) -> Need:
