@@ -167,8 +167,8 @@ async def _serve_on(
 def _collect_rarely() -> None:
     """Let Python's collector of cycles leave alone what is there for good, and look at the rest less often.
 
-    A task is many small objects that live for long and no cycles: in a flood a third of the event loop's time was the collector, which
-    looked at all of them, and at all imported modules, again and again.
+    A task is many small objects that live for long and no cycles: in a flood the collector looked at all of them, and at all imported
+    modules, again and again.
     """
     gc.collect()
     gc.freeze()

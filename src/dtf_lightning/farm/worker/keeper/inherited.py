@@ -1,6 +1,6 @@
 """What an attempt's first process inherits, so that nothing has to be done between fork and exec.
 
-Where Python code runs between them, all of the keeper's memory has to be forked for it: that was three quarters of what starting
+Where Python code runs between them, all of the keeper's memory has to be forked for it: that was two thirds of what starting
 an attempt cost. The keeper has one thread, so it can be for a moment what the new process is to be.
 """
 
