@@ -173,7 +173,10 @@ def test_what_a_test_ends_ends_the_run(suite):
 
 
 def test_our_own_tests(suite):
-    """Some of this project's, in a copy of it, whose modules are those that are tested: not those of the worker itself."""
+    """Some of this project's, in a copy of it, whose modules are those that are tested: not those of the worker itself.
+
+    And what one of them writes comes back, as far as it was asked for.
+    """
     for name in ("src/dtf_lightning", "tests/support", "tests/farm/rules"):
         shutil.copytree(ROOT / name, suite.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("tests/conftest.py", "pyproject.toml"):
@@ -181,12 +184,24 @@ def test_our_own_tests(suite):
     (suite.folder / "pytest.ini").unlink()
     suite.write(
         "tests/test_where.py",
-        "import os, dtf_lightning\ndef test_where(): assert dtf_lightning.__file__ == os.path.abspath('src/dtf_lightning/__init__.py')",
+        """
+        import pathlib
+        import dtf_lightning
+
+        def test_where():
+            assert dtf_lightning.__file__ == str(pathlib.Path("src/dtf_lightning/__init__.py").absolute())
+            for name in ("out/plots/1.txt", "out/2.txt", "not-asked-for.txt"):
+                pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+                pathlib.Path(name).write_text(name)
+        """,
     )
     source = str(suite.folder / "src")
     chosen = [f"tests/farm/rules/test_{name}.py" for name in ("gangs", "health")]
     words = ("-q", "-p", "_hypothesis_pytestplugin", "tests/test_where.py", *chosen)
-    code, told = suite.run("--farm", *words, PYTHONPATH=source)
+    code, told = suite.run("--farm", "--farm-artifacts=out", *words, PYTHONPATH=source)
     assert code == 0, told
+    back = [path for path in suite.folder.rglob("*.txt") if "support" not in path.parts]
+    assert sorted(path.relative_to(suite.folder).as_posix() for path in back) == ["out/2.txt", "out/plots/1.txt"]
+    assert all(path.read_text() == path.relative_to(suite.folder).as_posix() for path in back)
     _, here = suite.run(*words, PYTHONPATH=source)
     assert shown(told) == shown(here)

@@ -17,6 +17,7 @@ import pytest
 
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.pytest_runs.courses import Courses, End, Line
+from dtf_lightning.farm.pytest_runs.files_back import bring
 from dtf_lightning.farm.pytest_runs.lines import Reader, unpacked
 from dtf_lightning.farm.pytest_runs.local_side import LocalSide
 from dtf_lightning.farm.pytest_runs.marks import Offer, TestNeeds, num_slots, why_nowhere
@@ -70,6 +71,7 @@ class FarmRun:
 
         options = self._options
         with Client(options.url, options.token_file, ca=options.ca) as farm:
+            self._farm = farm
             self._local = LocalSide.of(self._config, options)
             self._tests = collected(session.items, self._local.top)
             self._courses = Courses(len(self._tests))
@@ -81,6 +83,7 @@ class FarmRun:
                     "folder": self._local.folder,
                     "environment": dict(options.variables),
                     "project": options.project,
+                    "artifacts": list(options.artifacts),
                 },
             )
             self._say(f"farm {farm.connection.url}: {len(self._tests)} tests in {len(shards)} shards")
@@ -213,6 +216,11 @@ class FarmRun:
             self._courses.fail(rest.failed, {"kind": CRASH, "text": text})
         if rest.again:
             self._submit(rest.again)
+        if self._options.artifacts and not event.lost:
+            here = self._config.invocation_params.dir
+            missing = bring(self._farm, event.task.task_id, self._options.artifacts, here)
+            if missing:
+                self._say(f"farm: not kept of what tests have written: {', '.join(missing)}")
 
     def _why(self, shard: Shard, event: Ended, nodeid: str) -> str:
         """Say why a test has failed whose process has ended."""
