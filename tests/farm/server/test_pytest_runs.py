@@ -125,6 +125,24 @@ def test_a_lost_worker(suite, players, coordinator):
     assert (code, told.count("PASSED")) == (0, 3), told
 
 
+def test_a_worker_that_is_lost_before_it_began(suite, players):
+    """The farm tries the same task again, and counts for how many workers."""
+    first = players("first")
+    with suite.begin("--farm", "--farm-shards", "1", "-q") as process:
+        first.take()
+        first.say("hello", **HELLO)
+        first.worker.hold_off()
+        second = players("second")
+        assert second.take() == ["a", "b", "c"]
+        assert second.order.task == first.order.task
+        second.say("hello", **HELLO)
+        for at, name in enumerate("abc"):
+            second.passes(at, f"test_x.py::test_{name}")
+        second.end()
+        code, told = outcome(process)
+    assert (code, "3 passed" in told) == (0, True), told
+
+
 @pytest.mark.parametrize(
     ("says", "told"),
     [

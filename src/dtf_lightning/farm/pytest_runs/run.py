@@ -187,12 +187,19 @@ class FarmRun:
         if kind == "timeout":
             shard.timed_out = told
         elif kind != "done":
-            left = [test for test in shard.tests if not self._courses.of[test].finished]
-            at = told["at"]
-            test = shard.tests[at] if at is not None else left[0]
+            test = self._test_of(shard, told)
             shard.begun = True
             shard.running = test if kind in ("start", "report", "warning") else None
             self._courses.hear(test, told)
+
+    def _test_of(self, shard: Shard, line: Line) -> int:
+        """Return of which test a line tells; what ends the run between tests is told of the next one. Raises what it says behind the last."""
+        if line["at"] is not None:
+            return shard.tests[line["at"]]
+        for test in shard.tests:
+            if not self._courses.of[test].finished:
+                return test
+        raise Replay.end_of(line)
 
     def _hear_end(self, event: Ended) -> None:
         shard = self._shards[event.shard]
@@ -205,6 +212,11 @@ class FarmRun:
             begun=shard.begun,
             end=End.LOST if event.lost else End.BY_ITSELF,
         )
+        if rest.left_to_the_farm:
+            self._live.add(event.shard)
+            self._shards[event.shard] = Shard(shard.tests)
+            self._tasks.follow(event.shard, event.revision)
+            return
         if event.lost:
             self._tasks.cancel(event.shard, "what is left of it runs in another task")
         if rest.hopeless:
