@@ -165,10 +165,18 @@ def test_ctrl_c(suite, farm, tmp_path):
 
 
 def test_what_a_test_ends_ends_the_run(suite):
+    """Its message and exit code. Here the option stands in the settings file, which the workers have, too."""
+    suite.write("pytest.ini", "[pytest]\naddopts = --farm --farm-shards=1")
     suite.write(
-        "test_exit.py", "import pytest\ndef test_1(): pass\ndef test_2(): pytest.exit('enough', 7)\ndef test_3(): pass"
+        "test_exit.py",
+        """
+        import pytest
+        def test_1(): pass
+        def test_2(): pytest.exit("enough", 7)
+        def test_3(): pass
+        """,
     )
-    code, told = suite.run("--farm", "-v", "--farm-shards", "1")
+    code, told = suite.run("-v")
     assert (code, "test_1 PASSED" in told, "enough" in told, "test_3" in told) == (7, True, True, False), told
 
 

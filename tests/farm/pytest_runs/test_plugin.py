@@ -41,6 +41,7 @@ def test_no_farm(run):
     done = run("def test_1(): pass", "--farm")
     assert done.ret == 4
     assert "dtf farm up" in done.stderr.str()
+    assert "--farm-url URL" in done.stderr.str()
 
 
 def test_an_error_in_collection_needs_no_farm(run):

@@ -63,7 +63,8 @@ class FarmRun:
         try:
             self._run(session)
         except DtfError as error:
-            raise pytest.UsageError(f"--farm: {error}") from error
+            # The name of the option is that of other commands.
+            raise pytest.UsageError(f"--farm: {str(error).replace('--farm URL', '--farm-url URL')}") from error
         return True
 
     def _run(self, session: pytest.Session) -> None:
