@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.farm.pytest_runs import runner
-from dtf_lightning.farm.pytest_runs.start import SHARD
+from dtf_lightning.farm.pytest_runs.worker_side import runner
+from dtf_lightning.farm.pytest_runs.worker_side.start import SHARD
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, CoordinatorInThread, PlayedWorker

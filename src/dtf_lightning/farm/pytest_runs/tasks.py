@@ -12,10 +12,10 @@ from typing import Any
 
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.client import Client, TaskInfo
-from dtf_lightning.farm.pytest_runs.start import SHARD
+from dtf_lightning.farm.pytest_runs.worker_side.start import SHARD
 from dtf_lightning.farm.record.task_id import new_task_id
 
-CALL = "dtf_lightning.farm.pytest_runs.start:begin"
+CALL = "dtf_lightning.farm.pytest_runs.worker_side.start:begin"
 JOIN_TIMEOUT = 20.0
 """Seconds for the threads to end once their connections are shut down."""
 
