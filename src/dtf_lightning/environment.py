@@ -67,6 +67,11 @@ def read(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def starting_with(prefix: str) -> dict[str, str]:
+    """Return the variables whose names start with these letters."""
+    return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
 def write(variables: Mapping[str, str]) -> None:
     """Set variables of this process and of the children that it starts from now on."""
     os.environ.update(variables)

@@ -47,7 +47,7 @@ FARM: list[set[str]] = [
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
     {"farm.async_client"},
-    {"farm.up", "farm.doctor", "farm.compare", "farm.testkit"},
+    {"farm.up", "farm.doctor", "farm.compare", "farm.testkit", "farm.pytest_runs"},
     {"farm.demo"},
     {"farm.cli"},
 ]
@@ -103,6 +103,7 @@ ALLOWED = {
     "orjson": {"farm.json_values"},
     "cronsim": {"farm.plans"},
     "cryptography": {"farm.security"},
+    "pytest": {"farm.pytest_runs"},  # it is a plugin of it
     "fastapi": {"farm.server", "farm.results"},  # its routes
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},
@@ -235,6 +236,7 @@ def test_the_rules_are_pure(rules):
         "import dtf_lightning; dir(dtf_lightning); dtf_lightning.__version__",
         "import dtf_lightning.elastic.torchrun.entry_points",
         "import dtf_lightning.__main__, dtf_lightning.farm.cli.commands, dtf_lightning.elastic.cli.commands",
+        "import dtf_lightning.farm.pytest_runs.plugin",
         "import dtf_lightning.elastic.torchx.torchx_dist, dtf_lightning.elastic.torchx.torchx_elastic",
     ],
 )

@@ -112,6 +112,37 @@ def test_worker_dies(cluster):
     assert [failure.member for failure in generation.failures] == ["b#1"]
 
 
+def test_nobody_waits_until_a_dead_workers_memory_is_freed(cluster):
+    """Its lifeline tells, its socket is still open: the survivors go on; its end, later, is no second failure."""
+    a, b = cluster.training("a", "b")
+    b.worker.hold_lifeline()
+    b.worker.end_slowly()
+    assert "b#1 failed (worker 0 (pid 0) is gone" in a.worker.unwind().reason
+    generation = a.worker.train()
+    assert [failure.member for failure in generation.failures] == ["b#1"]
+    b.worker.die()
+    b.start_workers()
+    b.worker.ready()
+    a.worker.stop_at_boundary()
+    assert members(a.worker.train()) == members(b.worker.train()) == ["a#1", "b#2"]
+
+
+def test_a_lifeline_that_ends_after_goodbye(cluster):
+    """A worker that has left ends: no failure, whichever sign of its end comes first."""
+    a, b = cluster.training("a", "b")
+    b.worker.hold_lifeline()
+    b.agent.leave("asked to")
+    assert b.worker.expect(messages.Stop).leave
+    a.worker.stop_at_boundary()
+    b.worker.say(messages.Left())
+    b.worker.end_slowly()
+    generation = a.worker.train()
+    assert (members(generation), generation.failures) == (["a#1"], ())
+    with pytest.raises(SystemExit) as exit_info:
+        b.agent.await_start()
+    assert exit_info.value.code == 0
+
+
 def test_siblings_end_with_a_dead_worker(cluster):
     """One of two workers dies: the agent ends the other, with everything in its process group."""
     (a,) = cluster.training("a")

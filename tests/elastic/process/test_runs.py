@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +77,14 @@ def test_etcd_freezes(fork_server, tmp_path):
             run.close()
 
 
+def _draws_by_generation(folder: Path, *, since: int) -> list[int]:
+    """How many workers have drawn samples in each generation from `since` on."""
+    workers: Counter[str] = Counter()
+    for path in folder.glob("ledger/*.jsonl"):
+        workers.update(set(re.findall(r'"kind":"draw","generation":(\d+)', path.read_text())))
+    return [number for generation, number in workers.items() if int(generation) >= since]
+
+
 def test_torchrun(etcd, fork_server, tmp_path):
     """Real torchrun, two nodes of two workers: one worker dies, its node comes back (--max-restarts); a node is killed."""
     training = Training(until_stopped=True, batch_norm=False)
@@ -100,7 +110,8 @@ def test_torchrun(etcd, fork_server, tmp_path):
         cluster.wait_for_step(5, PATIENCE)
         cluster.nodes["a"].kill_worker(1)
         cluster.wait_for_generation(3, PATIENCE)
-        cluster.wait_until(lambda: cluster.status().generation.world_size == 4, "four workers again", PATIENCE)
+        # Until all four have drawn in one generation: before that only those that have survived have the state.
+        cluster.wait_until(lambda: 4 in _draws_by_generation(tmp_path, since=3), "four workers again", PATIENCE)
         leader = cluster.leader()
         survivor = next(node for node in cluster.nodes.values() if node is not leader)
         leader.kill()

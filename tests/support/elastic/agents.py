@@ -24,6 +24,7 @@ from dtf_lightning.elastic.rules.records import WorkerState
 from dtf_lightning.elastic.run.keys import RunKeys, RunView
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.etcd.store import Store
+from support.lifelines import Holder
 
 PATIENCE = 60.0
 """Seconds that anything which must come gets to come."""
@@ -77,6 +78,17 @@ class FakeWorker:
             self._socket.sendall(message.encode())
         except OSError:
             assert self._closed or isinstance(message, messages.Heartbeat)
+
+    def hold_lifeline(self) -> None:
+        """As a real worker does; `end_slowly` ends its holder."""
+        self._holder = Holder()
+        line = messages.HoldsLifeline().encode()
+        socket.send_fds(self._socket, [line], [self._holder.descriptor])
+        self._holder.lifeline.close_file()
+
+    def end_slowly(self) -> None:
+        """What its agent sees of a kill -9 while the kernel frees much memory; `die` is what it sees then."""
+        self._holder.end()
 
     def expect(self, kind: type[M], timeout: float = PATIENCE) -> M:
         """The next message, which must be of this kind."""

@@ -80,6 +80,8 @@ class ScriptedAgent:
                 if isinstance(message, messages.Heartbeat):
                     self.heartbeats.put(message)
                     continue
+                if isinstance(message, messages.HoldsLifeline):
+                    continue  # the file with it is closed by the kernel
                 self.said.put(message)
                 if isinstance(message, messages.Hello):
                     self.send(self.greeting)

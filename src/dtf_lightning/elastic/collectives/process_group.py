@@ -16,11 +16,14 @@ and of a receive that is half read. So a cut
 A member that dies in the middle of a transfer can still leave such a waiter behind. Nothing can wake it; it is
 recognised (`forgotten_waiter.py`) within `FREE_TIMEOUT`, and `on_forgotten` is called, which is to replace its process.
 
+A group that is no longer used is destroyed in a thread (`dropped_groups.py`), while the next one forms; NCCL's in the
+calling thread, which has its device. Its sockets, as long as they are open, go into no forked child.
+
 While gloo connects the members, nothing interrupts it: it tries five times to reach one that died right then. So it
 connects in a thread, which a cut leaves behind; what comes of it there is dropped.
 
-Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group`, `_world.group_count`, and the name by
-which `init_process_group` finds gloo's class (all of `distributed_c10d`).
+Private API of torch touched here: `_set_pg_timeout`, `_abort_process_group`, `_world.group_count`, `_world.pg_map`, and the
+name by which `init_process_group` finds gloo's class (all of `distributed_c10d`).
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ import torch
 import torch.distributed as dist
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.elastic.collectives.dropped_groups import DroppedGroups
 from dtf_lightning.elastic.collectives.end_meeting import all_end_here
 from dtf_lightning.elastic.collectives.excepthook import remove_torch_excepthooks
 from dtf_lightning.elastic.collectives.forgotten_waiter import is_forgotten
@@ -117,6 +121,9 @@ class GenerationGroup:
         self._held: dict[str, socket.socket] = {}
         """Duplicates of sockets that keep the connections of a cut group open, for its peers, until the next group
         is formed."""
+        self._dropped = DroppedGroups()
+        self._former: set[str] = set()
+        """Sockets of groups that were dropped, and may not be closed yet."""
         self.backend = ""
         _groups.add(self)
 
@@ -354,26 +361,33 @@ class GenerationGroup:
         }
 
     def destroy(self) -> None:
-        """Forget the group. A peer that is still in it sees its connections closed."""
+        """Forget the group, which ends in a thread. A peer that is still in it then sees its connections closed."""
         self._left.set()
         with self._lock:
+            former = self._former.union(self._sockets().values())
+            self._former = former.intersection(_open_sockets().values()) if former else former
             self._before = self._own = None
         if dist.is_initialized():
+            groups: list[object] = [*dist.distributed_c10d._world.pg_map] if "nccl" not in self.backend else []
             dist.destroy_process_group()
+            self._dropped.destroy(groups)
         remove_torch_excepthooks()
 
     def close(self) -> None:
-        """Forget the group and end the connection to the store. Idempotent."""
+        """Forget the group, wait until it is destroyed, and end the connection to the store. Idempotent."""
         self.destroy()
+        self._dropped.wait()
         self.hang_up()
         self._store = None
 
     def _close_in_child(self) -> None:
         # A forked DataLoader worker outlives a SIGKILLed parent by up to 5 s (its watchdog's period); while it holds
         # the group's sockets, no peer sees the end of file.
-        for descriptor in self._sockets():
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        names = self._former.union(self._sockets().values())
+        for descriptor, name in _open_sockets().items():
+            if name in names:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
         for connection in self._held.values():
             with contextlib.suppress(OSError):
                 connection.close()

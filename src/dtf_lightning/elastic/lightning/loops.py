@@ -16,6 +16,7 @@ these methods changes. Internal: `ElasticCallback` puts these loops into a train
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from dtf_lightning.elastic.lightning.checks.compatibility import refuse_nested_loop
@@ -56,6 +57,11 @@ def _run_of(loop: Any) -> ElasticRun:
 def _strategy_of(loop: Any) -> Any:
     """Return the elastic strategy, untyped: this file does not import it."""
     return loop.trainer.strategy
+
+
+def _loading(loop: Any) -> AbstractContextManager[None]:
+    world = _run_of(loop).world
+    return _strategy_of(loop).loading(again=world.formed and not world.first)  # type: ignore[no-any-return]
 
 
 class ElasticFitLoop(FitLoop):
@@ -140,7 +146,8 @@ class ElasticFitLoop(FitLoop):
         self.in_setup, self.num_loaders = True, 0
         limit = self.trainer.limit_train_batches
         try:
-            super().setup_data()
+            with _loading(self):
+                super().setup_data()
             if self._combined_loader is not None:
                 _run_of(self).batches.places.mode = self._combined_loader._mode
         finally:
@@ -166,7 +173,8 @@ class ElasticFitLoop(FitLoop):
             epochs.completed = epochs.processed
         if self.epoch_loop._should_check_val_epoch() and trainer.val_dataloaders is None:
             trainer.validating = True
-            self.epoch_loop.val_loop.setup_data()  # has collectives: survivors and newcomers alike
+            with _loading(self):
+                self.epoch_loop.val_loop.setup_data()  # has collectives: survivors and newcomers alike
             trainer.training = True
         if self._newcomer:
             self._newcomer = False

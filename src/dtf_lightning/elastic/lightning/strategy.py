@@ -66,6 +66,7 @@ class ElasticDDPStrategy(DDPStrategy):
         self.run = run
         self.cluster_environment = run.environment
         self._alone = False
+        self._loads_again = False
         self._kept_loader: Any = None
         self._evaluations = Evaluations()
         self.after_training = AfterTraining(run)
@@ -193,6 +194,9 @@ class ElasticDDPStrategy(DDPStrategy):
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if not self._alone:
             self._tolerant(lambda: super(ElasticDDPStrategy, self).barrier(*args, **kwargs), None)
+        # Lightning's barrier behind the user's hook that makes the loaders.
+        if self._loads_again and args and str(args[0]).endswith("_dataloader()"):
+            self._alone = True
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
         if self._alone:
@@ -228,6 +232,21 @@ class ElasticDDPStrategy(DDPStrategy):
             yield
         finally:
             self._alone = False
+
+    @contextmanager
+    def loading(self, *, again: bool) -> Iterator[None]:
+        """Wrap Lightning's set-up of loaders.
+
+        Args:
+            again: the run has trained before. Lightning then compares no numbers of batches, which takes two collectives
+                for each loader and two for all: the members have agreed on what decides them (see `SameLoaders`).
+        """
+        self._loads_again = again
+        try:
+            yield
+        finally:
+            if again:
+                self._loads_again = self._alone = False
 
     def wrap_model(self, *, sync: bool) -> None:
         """Wrap the module for the current process group, as the gradients' policy wants it.

@@ -1,7 +1,8 @@
 """The messages between an agent and its workers: one line of JSON each, over a unix socket.
 
 The agent listens on the path in `DTF_AGENT_SOCKET`; a worker connects once, when `ElasticCallback` is constructed. An
-end of file is a death: of the worker at once, and of the agent for its workers, who then stop (no orphans).
+end of file is a death: of the worker, whose lifeline mostly shows it earlier, and of the agent for its workers, who then
+stop (no orphans).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 from dtf_lightning.errors import ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,13 @@ class Hello(Message):
     local_rank: int
     pid: int
     version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldsLifeline(Message):
+    """The file that comes with it is the worker's lifeline (`processes/lifeline.py`): its end shows there first."""
+
+    kind: ClassVar[str] = "lifeline"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +260,7 @@ class Refused(Message):
 _KINDS: dict[str, type[Message]] = {
     cls.kind: cls
     for cls in (
-        Hello, Ready, At, Active, Trained, Suspect, Leaving, Left, LoopEnds, Finished, Dying, Heartbeat, Happened,
+        Hello, HoldsLifeline, Ready, At, Active, Trained, Suspect, Leaving, Left, LoopEnds, Finished, Dying, Heartbeat, Happened,
         Welcome, Prepare, Stop, Fail, Assign, Finish, Abort, Refused,
     )
 }  # fmt: skip

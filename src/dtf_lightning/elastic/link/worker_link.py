@@ -9,17 +9,19 @@ Rules that this file guards, beside those of `announced.py` and `worker_socket.p
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.link.announced import Announced, RunFinished
 from dtf_lightning.elastic.link.worker_socket import WorkerSocket
 from dtf_lightning.errors import ProtocolError, RunAborted, RunRefused
+from dtf_lightning.processes.lifeline import Lifeline
 
 __all__ = ["RunFinished", "WorkerLink"]
 
@@ -247,13 +249,30 @@ class WorkerLink:
 
     def _listen(self) -> None:
         self._socket.read_timeout(self.welcome.heartbeat_interval)
-        try:
-            while line := self._read_line():
-                self._handle(messages.decode(line))
-        except Exception:
-            log.exception("the agent cannot be understood, which is as good as gone")
+        with self._on_a_lifeline():
+            try:
+                while line := self._read_line():
+                    self._handle(messages.decode(line))
+            except Exception:
+                log.exception("the agent cannot be understood, which is as good as gone")
         if not self._closed and not self._announced.over:
             self.on_agent_lost()
+
+    @contextlib.contextmanager
+    def _on_a_lifeline(self) -> Iterator[None]:
+        """Hold a lifeline inside the context, where there are such: the agent then sees a death sooner."""
+        try:
+            lifeline = Lifeline()
+        except OSError as error:
+            log.debug("this worker has no lifeline: %s", error)
+            yield
+            return
+        self._socket.send_with_file(messages.HoldsLifeline().encode(), lifeline.descriptor)
+        lifeline.close_file()
+        try:
+            yield
+        finally:
+            lifeline.let_go()
 
     def _read_line(self) -> bytes:
         """Return one line, or nothing at the end of file; sends heartbeats while it waits."""

@@ -47,6 +47,11 @@ class WorkerSocket:
         with self._send_lock, contextlib.suppress(OSError):
             self._socket.sendall(line)
 
+    def send_with_file(self, line: bytes, descriptor: int) -> None:
+        """Send one short line, and a file with it."""
+        with self._send_lock, contextlib.suppress(OSError):
+            socket.send_fds(self._socket, [line], [descriptor])
+
     def read_line(self) -> bytes:
         """One line without its end, or nothing at the end of file. Raises `TimeoutError`; nothing is lost by that."""
         while b"\n" not in self._buffer:

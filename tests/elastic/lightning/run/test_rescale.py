@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 import torchmetrics
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from dtf_lightning.elastic.lightning.host.names import WEIGHT_AVERAGING
+from dtf_lightning.elastic.lightning.loops import ElasticFitLoop
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.elastic.observe.ledger import audit
 from support.elastic.run_of_one import (
@@ -60,6 +62,31 @@ def test_planned(tmp_path: Path, run: RunOfOne, undisturbed: Any, step: int) -> 
     assert run.num_generations() == 2
     assert_same_training(elastic, plain)
     assert elastic.trace == plain.trace
+
+
+def test_a_later_generation_makes_its_loaders_without_reductions(
+    tmp_path: Path, run: RunOfOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's numbers of batches are compared once in a run; the barrier behind the users' hook stays."""
+    called: list[str] = []
+    in_generation: dict[int, list[str]] = {}
+    set_up = ElasticFitLoop.setup_data
+
+    def counted(name: str) -> None:
+        collective = getattr(dist, name)
+        monkeypatch.setattr(dist, name, lambda *args, **kwargs: (called.append(name), collective(*args, **kwargs))[1])
+
+    def setup_data(loop: Any) -> None:
+        called.clear()
+        set_up(loop)
+        in_generation.setdefault(loop.trainer.strategy.run.world.generation.number, list(called))
+
+    for name in ("barrier", "all_reduce", "all_gather"):
+        counted(name)
+    monkeypatch.setattr(ElasticFitLoop, "setup_data", setup_data)
+    fit(tmp_path, elastic=True, run=run, model=Net(), disturbances=[Disturbance("training_step", 2)])
+    assert in_generation[1] == ["barrier", "all_gather", *("barrier", "all_reduce") * 2]
+    assert in_generation[2] == ["barrier", "all_gather"]
 
 
 @pytest.mark.parametrize("place", PLACES)

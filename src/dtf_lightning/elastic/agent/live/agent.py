@@ -13,7 +13,13 @@ from dtf_lightning.elastic.agent.live.admission import Admission
 from dtf_lightning.elastic.agent.live.candidacy import Candidacy, others_can_lead
 from dtf_lightning.elastic.agent.live.closing_writes import last_writes
 from dtf_lightning.elastic.agent.live.console import Console
-from dtf_lightning.elastic.agent.live.inbox import IncarnationAsked, WorkerGone, WorkerSaid, WorkersToEnd
+from dtf_lightning.elastic.agent.live.inbox import (
+    IncarnationAsked,
+    WorkerEnding,
+    WorkerGone,
+    WorkerSaid,
+    WorkersToEnd,
+)
 from dtf_lightning.elastic.agent.live.worker_group import AgentAddress, WorkerGroup
 from dtf_lightning.elastic.agent.live.worker_server import WorkerServer
 from dtf_lightning.elastic.agent.live.worker_supervisor import RAISING_GRACE, WorkerSupervisor
@@ -138,6 +144,8 @@ class LiveAgent(AgentLoop):
         match event:
             case WorkerSaid(connection=connection, message=message):
                 self._hear(connection, message)
+            case WorkerEnding(connection=connection):
+                self._supervisor.ending(connection)
             case WorkerGone(connection=connection, cause=cause):
                 self._supervisor.gone(connection, cause)
             case IncarnationAsked(reply=reply):

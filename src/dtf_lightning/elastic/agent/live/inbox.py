@@ -18,6 +18,13 @@ class WorkerSaid(AgentEvent):
 
 
 @dataclass(frozen=True)
+class WorkerEnding(AgentEvent):
+    """A worker's process is ending: its memory is being freed, and `WorkerGone` follows."""
+
+    connection: int
+
+
+@dataclass(frozen=True)
 class WorkerGone(AgentEvent):
     """A worker's socket is at its end, or its process has ended."""
 

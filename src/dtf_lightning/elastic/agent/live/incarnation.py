@@ -96,10 +96,14 @@ class Incarnation:
         """Forget a worker that has ended; return whether its end is a failure."""
         del self.workers[worker.local_rank]
         self._num_ended += 1
-        if worker.released or self.gone or self.left_behind:
+        if not self.would_fail(worker):
             self.note_released()
             return False
         return True
+
+    def would_fail(self, worker: LocalWorker) -> bool:
+        """Tell whether the worker's end is a failure."""
+        return not (worker.released or self.gone or self.left_behind)
 
     def note_released(self) -> None:
         """Note that the incarnation is gone if all its workers were released or have ended."""

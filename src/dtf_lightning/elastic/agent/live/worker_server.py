@@ -1,7 +1,9 @@
 """`WorkerServer` is the agent's end of its workers' sockets: one thread reads them all.
 
-A worker's death shows as the end of file on its socket or, where the kernel has pidfds, as the end of its process,
-whichever comes first: a socket that a forked child inherited stays open after its owner's death.
+A worker's death shows on its lifeline, where it has one, in about a millisecond (`WorkerEnding`). Some milliseconds or
+seconds later, when the kernel has freed the worker's memory, it shows as the end of file on its socket or, where the
+kernel has pidfds, as the end of its process (`WorkerGone`), whichever comes first: a socket that a forked child inherited
+stays open after its owner's death.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dtf_lightning.elastic.agent.inbox import Push
-from dtf_lightning.elastic.agent.live.inbox import WorkerGone, WorkerSaid
+from dtf_lightning.elastic.agent.live.inbox import WorkerEnding, WorkerGone, WorkerSaid
 from dtf_lightning.elastic.link import messages
 from dtf_lightning.errors import ProtocolError
+from dtf_lightning.processes.lifeline import LifelineWatch
 from dtf_lightning.processes.selector_thread import SelectorThread
 from dtf_lightning.processes.signals import open_pidfd, signal_group
 
@@ -32,13 +35,16 @@ class _Connection:
     id: int
     socket: socket.socket
     buffer: bytes = b""
+    files: list[int] = field(default_factory=list)
+    """Descriptors that came with what was read."""
+    lifeline: LifelineWatch | None = None
     pidfd: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     closed: bool = False
 
 
 class WorkerServer:
-    """A thread that listens on a unix socket and reports `WorkerSaid` and `WorkerGone`.
+    """A thread that listens on a unix socket and reports `WorkerSaid`, `WorkerEnding` and `WorkerGone`.
 
     `send`, `end` and `close` may be called from any thread.
     """
@@ -111,7 +117,8 @@ class WorkerServer:
         gone = "its process ended" if process_ended else ""
         while True:  # whatever it said before it died is still in the buffer
             try:
-                data = connection.socket.recv(_RECEIVE_SIZE)
+                data, files, _, _ = socket.recv_fds(connection.socket, _RECEIVE_SIZE, 1, socket.MSG_CMSG_CLOEXEC)
+                connection.files += files
             except BlockingIOError:
                 break
             except OSError as error:
@@ -125,6 +132,9 @@ class WorkerServer:
         try:
             for line in lines:
                 message = messages.decode(line)
+                if isinstance(message, messages.HoldsLifeline):
+                    self._watch_lifeline(connection)
+                    continue
                 if isinstance(message, messages.Hello):
                     self._watch_process(connection, message.pid)
                 self._push(WorkerSaid(connection.id, message))
@@ -143,6 +153,32 @@ class WorkerServer:
         if connection.pidfd is not None:
             self._reader.register(connection.pidfd, partial(self._read, connection, process_ended=True))
 
+    def _watch_lifeline(self, connection: _Connection) -> None:
+        if connection.lifeline is not None or not connection.files:
+            return
+        try:
+            connection.lifeline = LifelineWatch(connection.files[0])
+        except (OSError, ValueError) as error:
+            log.warning(
+                "a worker's lifeline cannot be watched, its death is noticed some milliseconds later: %s", error
+            )
+        else:
+            self._reader.register(connection.lifeline, partial(self._ends, connection))
+        _close_files(connection)
+
+    def _ends(self, connection: _Connection) -> None:
+        self._read(connection, process_ended=False)  # whatever it said before
+        if not connection.closed:
+            self._drop_lifeline(connection)
+            self._push(WorkerEnding(connection.id))
+
+    def _drop_lifeline(self, connection: _Connection) -> None:
+        if connection.lifeline is not None:
+            self._reader.unregister(connection.lifeline)
+            connection.lifeline.close()
+            connection.lifeline = None
+        _close_files(connection)
+
     def _drop(self, connection: _Connection) -> None:
         with connection.lock:
             if connection.closed:
@@ -154,3 +190,9 @@ class WorkerServer:
             if connection.pidfd is not None:
                 self._reader.unregister(connection.pidfd)
                 os.close(connection.pidfd)
+            self._drop_lifeline(connection)
+
+
+def _close_files(connection: _Connection) -> None:
+    while connection.files:
+        os.close(connection.files.pop())

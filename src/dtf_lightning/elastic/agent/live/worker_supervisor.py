@@ -135,6 +135,19 @@ class WorkerSupervisor:
         self.num_attached += 1
         self._unwelcomed[connection] = now
 
+    def ending(self, connection: int) -> None:
+        """Take in that a worker's process is ending: the others need not wait until the kernel has freed its memory."""
+        worker = self._workers.by_connection(connection)
+        if worker is None or not self._workers.would_fail(worker):
+            return
+        first = not self._workers.failed
+        self._group.fail(f"worker {worker.local_rank} (pid {worker.pid}) is gone: its process ended")
+        # Its siblings end some time after it has ended: see `SIBLING_GRACE`.
+        at = self._clock.monotonic() + RAISING_GRACE
+        self._end_at = at if self._end_at is None else min(at, self._end_at)
+        if first:
+            self._report_lost(worker)
+
     def gone(self, connection: int, cause: str) -> None:
         """Take in that a worker's socket is closed, or that its process has ended."""
         worker = self._workers.by_connection(connection)
@@ -147,16 +160,13 @@ class WorkerSupervisor:
             at = self._clock.monotonic() + SIBLING_GRACE
             self._end_at = at if self._end_at is None else min(at, self._end_at)
         if failed and first:
-            name = self._group.address.node
-            self._report(
-                WorkerLost(
-                    at=self._clock.wall(),
-                    source=name,
-                    node=name,
-                    local_rank=worker.local_rank,
-                    reason=self._workers.failed,
-                )
-            )
+            self._report_lost(worker)
+
+    def _report_lost(self, worker: LocalWorker) -> None:
+        name, reason = self._group.address.node, self._workers.failed
+        self._report(
+            WorkerLost(at=self._clock.wall(), source=name, node=name, local_rank=worker.local_rank, reason=reason)
+        )
 
     # --- what the workers get ----------------------------------------------------------------------------------------
 
