@@ -9,6 +9,7 @@ Rules that this file guards:
 - A training goes below its minimum with all its parts: the others would hold devices and train nothing.
 - Else a part is asked only where that makes room: with all that was asked, some task fits; without any one of it, it does not.
 - Where parts of one training hold the same on a worker, as they do, no task waits that could be helped.
+- A worker that is held free for others helps nobody else, neither with what is free there nor with its parts.
 - Room that was asked for counts as there: what waits is given it in its order, and nobody is asked twice for one task.
 - Of several ways to make room the one is taken that leaves all trainings their minimum, then the one that asks the fewest
   parts, of trainings with the largest surplus, and parts that have not just come.
@@ -42,6 +43,8 @@ class Wish:
     needs: tuple[Need, ...]
     gang: int = 1
     excluded: tuple[str, ...] = ()
+    kind: int | None = None
+    """As the scheduler names it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +157,8 @@ def _serve(wish: Wish, seats: Mapping[str, Seat], plan: _Plan, now: float, min_s
         ways: list[tuple[tuple[float, ...], str, list[Part]]] = []
         surplus = dict(plan.surplus)
         for worker, seat in seats.items():
-            if not seat.accepting or worker in wish.excluded or not could_run(need, seat):
+            is_held = seat.held_for is not None and seat.held_for != wish.kind
+            if is_held or not seat.accepting or worker in wish.excluded or not could_run(need, seat):
                 continue
             found = _least(wish, need, seat, plan.free[worker], plan.parts.get(worker, []), surplus, now - min_stay)
             if found is not None:

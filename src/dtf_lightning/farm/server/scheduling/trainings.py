@@ -305,7 +305,14 @@ class Trainings:
             return None
         excluded = tried.value.excluded if tried is not None and isinstance(tried.value, Attempt) else ()
         needs = needed(specification.needs, specification.secrets)
-        return Wish(task=task, priority=specification.priority, needs=needs, gang=specification.gang, excluded=excluded)
+        return Wish(
+            task=task,
+            priority=specification.priority,
+            needs=needs,
+            gang=specification.gang,
+            excluded=excluded,
+            kind=self._scheduler.kind_of(task),
+        )
 
     def _needs(self, task: str) -> tuple[Need, ...]:
         specification = self._specification(task)
