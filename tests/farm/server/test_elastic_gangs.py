@@ -34,13 +34,15 @@ from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
-from dtf_lightning.farm.rules.scheduling.yielding import AWAY
+from dtf_lightning.farm.rules.scheduling.yielding import AWAY, PRICE
 from dtf_lightning.farm.server.envelopes import end_of_attempt
 from dtf_lightning.farm.server.leader import Leader, Now
 
 TICK = 0.25
 PATIENCE = 2.0
 """Seconds for which what the rules do not want may last: looks are a quarter of a second apart."""
+LONGEST_LEAVE = 4.0
+LONGEST_AWAY = PRICE * (LONGEST_LEAVE + 2 * TICK)
 BEGAN = 1_800_000_000.0
 
 
@@ -148,7 +150,7 @@ class World:
     def play(self):
         """Workers: what is asked to leave does so in a while, and what is over ends."""
         for part, request in self.requests().items():
-            self.leaves.setdefault((part, request.revision), self.time + self.chance.choice([0.25, 1.0, 4.0]))
+            self.leaves.setdefault((part, request.revision), self.time + self.chance.choice([0.25, 1.0, LONGEST_LEAVE]))
         for task, held in self.running().items():
             key = task, held.mod_revision
             specification = self.specification(task)
@@ -299,7 +301,7 @@ class World:
     def is_away(self, part):
         held = self.mirror.get(Kind.ATTEMPT, part)
         yielded = (held.value if held is not None else NO_ATTEMPT).yielded
-        return bool(yielded) and BEGAN + self.time < yielded + AWAY
+        return bool(yielded) and BEGAN + self.time < yielded + LONGEST_AWAY
 
 
 @pytest.mark.parametrize("seed", [*range(5), 53])

@@ -30,6 +30,11 @@ MIN_STAY = 20.0
 """Seconds for which a part that has just come is asked last."""
 AWAY = 10.0
 """Seconds for which a part that gave its device back stays away: rescales cost the others a pause."""
+PRICE = 4.0
+"""A part stays away so many times as long as leaves of its training took: of a device that goes to and fro at once, a fifth is
+lost by that at most."""
+MOST_AWAY = 120.0
+"""Seconds for which a part stays away at most, whatever leaves took."""
 DEADLINE = 30.0
 """Seconds that a part has to leave at a step boundary, before it is killed."""
 
@@ -121,6 +126,22 @@ def who_yields(
         if wish.task not in plan.served:
             _serve(wish, seats, plan, now, min_stay)
     return Answer(asked=plan.asked, promised=frozenset(plan.promised))
+
+
+def time_away(leaves: Sequence[float], *, least: float = AWAY, price: float = PRICE) -> float:
+    """Return the seconds for which a part that gave its device back stays away.
+
+    A training whose leaves take long is asked less often by that: it stays away until a return is worth the next leave.
+
+    Args:
+        leaves: seconds from a request to its device's being free, of the training's latest borrowings.
+        least: seconds, also where nothing is known.
+        price: how many times as long as a leave it stays away.
+    """
+    if not leaves:
+        return least
+    usual = sorted(leaves)[(len(leaves) - 1) // 2]
+    return max(least, min(price * usual, MOST_AWAY))
 
 
 def may_grow(need: Need, promised: Iterable[str], seats: Mapping[str, Seat]) -> bool:
