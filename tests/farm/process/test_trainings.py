@@ -26,6 +26,7 @@ PATIENCE = 300.0
 def farm(tmp_path, monkeypatch):
     """A coordinator and two workers of one core each; a part stays away for a moment only."""
     monkeypatch.setattr(trainings, "AWAY", 1.0)
+    monkeypatch.setattr(trainings, "PRICE", 0.0)
     store = MemoryStore()
     coordinator = CoordinatorInThread(store, tmp_path)
     token = read_token(coordinator.token_file)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtf_lightning.farm.pytest_runs import lines, runner
+from dtf_lightning.farm.pytest_runs import lines
 from dtf_lightning.farm.pytest_runs.lines import Reader, unpacked
+from dtf_lightning.farm.pytest_runs.worker_side import runner
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -41,6 +41,7 @@ def test_no_farm(run):
     done = run("def test_1(): pass", "--farm")
     assert done.ret == 4
     assert "dtf farm up" in done.stderr.str()
+    assert "--farm-url URL" in done.stderr.str()
 
 
 def test_an_error_in_collection_needs_no_farm(run):
@@ -93,13 +94,26 @@ def test_xdist_starts_no_process(run):
     assert "dtf farm up" in done.stderr.str()
 
 
-def test_a_mark_that_cannot_be(run, monkeypatch):
-    """Is refused by the test's name, when a farm is known; before anything is asked of it."""
+@pytest.fixture
+def known(run, monkeypatch):
+    """A farm that is known, and not there: who asks it fails only after seconds, and says another thing."""
     monkeypatch.setenv(environment.FARM_URL, "http://127.0.0.1:9")
     token = Path("token")
     token.write_text("secret")
     token.chmod(0o600)
     monkeypatch.setenv(environment.FARM_TOKEN_FILE, str(token.absolute()))
+
+
+def test_a_repository_without_a_lock_file(run, known):
+    """Where the workers' environments are to be made of one."""
+    done = run("def test_1(): pass", "--farm", "--farm-python", "uv run --frozen python")
+    assert done.ret == 4
+    assert "there is none in" in done.stderr.str()
+    assert "`uv lock` makes it" in done.stderr.str()
+
+
+def test_a_mark_that_cannot_be(run, known):
+    """Is refused by the test's name."""
     done = run("import pytest\n@pytest.mark.farm(gpus=1)\ndef test_1(): pass", "--farm")
     assert done.ret == 4
     assert "test_x.py::test_1: @pytest.mark.farm does not know 'gpus': did you mean 'gpu'?" in done.stderr.str()

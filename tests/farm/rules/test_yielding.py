@@ -9,7 +9,16 @@ import pytest
 
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.door import Seat
-from dtf_lightning.farm.rules.scheduling.yielding import Part, Wish, may_grow, who_yields
+from dtf_lightning.farm.rules.scheduling.yielding import (
+    AWAY,
+    MOST_AWAY,
+    PRICE,
+    Part,
+    Wish,
+    may_grow,
+    time_away,
+    who_yields,
+)
 
 
 def cpus(number):
@@ -181,3 +190,25 @@ def test_a_gang_gets_all_of_its_workers_or_none():
 def test_it_grows_where_no_device_is_on_its_way_to_others(promised, grows):
     seats = {"w": seat(2, 2), "small": seat(1, 1)}
     assert may_grow(cpus(2), promised, seats) is grows
+
+
+@pytest.mark.parametrize(
+    ("leaves", "away"),
+    [
+        ([], AWAY),
+        ([0.1], AWAY),
+        ([6.0, 5.0, 900.0], PRICE * 6.0),  # one that was killed says little of the others
+        ([5.0, 8.0], PRICE * 5.0),
+        ([45.0] * 9, MOST_AWAY),
+    ],
+)
+def test_how_long_it_stays_away(leaves, away):
+    assert time_away(leaves) == away
+
+
+def test_longer_leaves_never_bring_it_back_earlier():
+    chance = random.Random(0)
+    for _ in range(300):
+        leaves = [chance.uniform(0.0, 60.0) for _ in range(chance.randint(1, 9))]
+        longer = [one + chance.uniform(0.0, 20.0) for one in leaves]
+        assert AWAY <= time_away(leaves) <= time_away(longer) <= MOST_AWAY

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dtf_lightning.etcd.memory.store import MemoryStore
-from dtf_lightning.farm.pytest_runs import runner
-from dtf_lightning.farm.pytest_runs.start import SHARD
+from dtf_lightning.farm.pytest_runs.worker_side import runner
+from dtf_lightning.farm.pytest_runs.worker_side.start import SHARD
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE, CoordinatorInThread, PlayedWorker
@@ -123,6 +123,24 @@ def test_a_lost_worker(suite, players, coordinator):
             second.end()
         code, told = outcome(process)
     assert (code, told.count("PASSED")) == (0, 3), told
+
+
+def test_a_worker_that_is_lost_before_it_began(suite, players):
+    """The farm tries the same task again, and counts for how many workers."""
+    first = players("first")
+    with suite.begin("--farm", "--farm-shards", "1", "-q") as process:
+        first.take()
+        first.say("hello", **HELLO)
+        first.worker.hold_off()
+        second = players("second")
+        assert second.take() == ["a", "b", "c"]
+        assert second.order.task == first.order.task
+        second.say("hello", **HELLO)
+        for at, name in enumerate("abc"):
+            second.passes(at, f"test_x.py::test_{name}")
+        second.end()
+        code, told = outcome(process)
+    assert (code, "3 passed" in told) == (0, True), told
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ KEYS = FarmKeys("f")
 def start(client, worker, monkeypatch):
     """A training that has taken both cores of the farm; returns its id and its two orders."""
     monkeypatch.setattr(trainings, "AWAY", 0.2)
+    monkeypatch.setattr(trainings, "PRICE", 0.0)
 
     def start():
         training = client.train("train.py", ["--epochs", "3"], endpoint="etcd:2379", workers=(1, 4))
@@ -109,6 +110,7 @@ def test_the_minimum_starts_together(client, worker, coordinator):
 def test_it_is_suspended_and_comes_again(client, worker, monkeypatch):
     """Urgent work gets a device of what it keeps: all its parts leave, and all of them come again together."""
     monkeypatch.setattr(trainings, "AWAY", 0.2)
+    monkeypatch.setattr(trainings, "PRICE", 0.0)
     training = train(client, 2, 2, suspend_for=50)
     parts = {part.task: part for part in (worker.next(), worker.next())}
     common = client.submit(["common"], priority=49)
@@ -134,6 +136,7 @@ def test_it_is_suspended_and_comes_again(client, worker, monkeypatch):
 
 def test_the_next_leader_brings_what_was_suspended_back(memory, tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "AWAY", 0.2)
+    monkeypatch.setattr(trainings, "PRICE", 0.0)
     first = CoordinatorInThread(memory, tmp_path, name="first")
     worker = PlayedWorker((first.url,), read_token(first.token_file))
     with first.client() as client:

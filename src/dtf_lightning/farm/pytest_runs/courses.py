@@ -5,7 +5,8 @@ Rules that this file guards:
 - A test during which its process ended has failed, and says so by its name; the tests behind it run elsewhere.
 - A lost worker is not the test's fault: what it had not finished runs again elsewhere, the test that ran then by itself. A
   test with which a second worker is lost has failed.
-- A shard that ends before any of its tests has begun would do so again: it is not tried again, the run ends.
+- A shard that ends before any of its tests has begun would do so again: it is not tried again, the run ends. One whose worker is lost
+  before is left to the farm, which tries a task with three workers.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Rest:
     """The test that is to blame; its process, or its second worker, ended with it."""
     again: tuple[tuple[int, ...], ...] = ()
     """New shards."""
+    left_to_the_farm: bool = False
+    """All of it is tried again, as the task that it is."""
     hopeless: bool = False
     """Nothing of it has begun: its process cannot run tests."""
 
@@ -103,6 +106,8 @@ class Courses:
         others = _shards(test for test in left if test != running)
         if end is End.BY_ITSELF:
             return Rest(failed=running, again=others, hopeless=not begun)
+        if not begun:
+            return Rest(left_to_the_farm=True)
         if running is None:
             return Rest(again=others)
         self.of[running].losses += 1

@@ -15,6 +15,8 @@ from dtf_lightning.farm.pytest_runs.options import PATH, PLUGIN, FarmOptions, ar
 from dtf_lightning.farm.pytest_runs.selection import Collected
 from dtf_lightning.farm.sources import Source, pack
 
+LOCK = "uv.lock"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSide:
@@ -40,6 +42,7 @@ class LocalSide:
             raise pytest.UsageError(
                 f"pytest was started in {here}, and the tests' repository is {top}: start it there, or leave out --farm"
             )
+        _check_lock(options.python, here, top)
         folder = _below(here, top)
         searched: tuple[str, ...] = config.stash.get(PATH, tuple(sys.path))
         common = {
@@ -61,6 +64,17 @@ class LocalSide:
             "timeouts": [test.marked.timeout or timeout for test in tests],
         }
         return json.dumps(told).encode()
+
+
+def _check_lock(python: Sequence[str], here: Path, top: Path) -> None:
+    """Raise `pytest.UsageError` where uv is to make an environment of a lock file, and there is none."""
+    if Path(next(iter(python), "")).name != "uv" or not {"--frozen", "--locked"} & set(python):
+        return
+    if not any((place / LOCK).is_file() for place in (here, *here.parents) if place.is_relative_to(top)):
+        raise pytest.UsageError(
+            f"--farm-python {' '.join(python)!r} makes an environment of the repository's {LOCK}, and there is none in {here} or "
+            f"above it, up to {top}: `uv lock` makes it"
+        )
 
 
 def _searched(path: Iterable[str], here: Path, top: Path) -> Iterable[str]:

@@ -28,7 +28,7 @@ _LOCAL_ONLY = {
     "usepdb": "--pdb", "trace": "--trace", "setuponly": "--setup-only", "setupshow": "--setup-show", "setupplan": "--setup-plan",
 }  # fmt: skip
 _WITHOUT_XDIST: dict[str, Any] = {PROCESSES: None, "maxprocesses": None, "dist": "no", "distload": False, "tx": []}
-_OWN = ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_VERSION")
+_OWN = ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_VERSION", "PYTEST_XDIST_")
 """Variables of pytest that do not travel: of the process itself, or told as arguments."""
 
 
@@ -103,7 +103,7 @@ def leave_processes(config: pytest.Config) -> None:
 
 
 def _variables(given: list[str]) -> dict[str, str]:
-    found = {name: value for name, value in environment.starting_with("PYTEST_").items() if name not in _OWN}
+    found = {name: value for name, value in environment.starting_with("PYTEST_").items() if not name.startswith(_OWN)}
     ci = environment.read("CI")
     found |= {"CI": ci} if ci else {}
     for text in given:

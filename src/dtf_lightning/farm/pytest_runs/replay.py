@@ -42,7 +42,7 @@ class Replay:
                     assert other == CRASH
                     item.ihook.pytest_runtest_logreport(report=_crash(item, line["text"], "call" in phases))
         if course.ends_run is not None and course.ends_run["kind"] != "finish":
-            self._end(course.ends_run)
+            raise self.end_of(course.ends_run)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         for line in late:  # pytest tells them when a test is over
             self._warn(line)
@@ -84,14 +84,16 @@ class Replay:
             kwargs={"warning_message": message, "when": "runtest", "nodeid": line["nodeid"], "location": None}
         )
 
-    def _end(self, line: Mapping[str, Any]) -> None:
+    @staticmethod
+    def end_of(line: Mapping[str, Any]) -> BaseException:
+        """Return what ended a run, as it is raised here."""
         match line["kind"]:
             case "exit":
-                pytest.exit(line["text"], line["code"])
+                return pytest.exit.Exception(line["text"], line["code"])
             case "interrupt":
-                raise KeyboardInterrupt(line["text"])
+                return KeyboardInterrupt(line["text"])
             case _:
-                raise RuntimeError(f"pytest failed on a worker:\n{line['text']}")
+                return RuntimeError(f"pytest failed on a worker:\n{line['text']}")
 
 
 def _crash(item: pytest.Item, text: str, called: bool) -> pytest.TestReport:

@@ -17,6 +17,7 @@ import pytest
 
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.pytest_runs.courses import Courses, End, Line
+from dtf_lightning.farm.pytest_runs.files_back import bring
 from dtf_lightning.farm.pytest_runs.lines import Reader, unpacked
 from dtf_lightning.farm.pytest_runs.local_side import LocalSide
 from dtf_lightning.farm.pytest_runs.marks import Offer, TestNeeds, num_slots, why_nowhere
@@ -62,7 +63,8 @@ class FarmRun:
         try:
             self._run(session)
         except DtfError as error:
-            raise pytest.UsageError(f"--farm: {error}") from error
+            # The name of the option is that of other commands.
+            raise pytest.UsageError(f"--farm: {str(error).replace('--farm URL', '--farm-url URL')}") from error
         return True
 
     def _run(self, session: pytest.Session) -> None:
@@ -70,6 +72,7 @@ class FarmRun:
 
         options = self._options
         with Client(options.url, options.token_file, ca=options.ca) as farm:
+            self._farm = farm
             self._local = LocalSide.of(self._config, options)
             self._tests = collected(session.items, self._local.top)
             self._courses = Courses(len(self._tests))
@@ -81,6 +84,7 @@ class FarmRun:
                     "folder": self._local.folder,
                     "environment": dict(options.variables),
                     "project": options.project,
+                    "artifacts": list(options.artifacts),
                 },
             )
             self._say(f"farm {farm.connection.url}: {len(self._tests)} tests in {len(shards)} shards")
@@ -184,12 +188,19 @@ class FarmRun:
         if kind == "timeout":
             shard.timed_out = told
         elif kind != "done":
-            left = [test for test in shard.tests if not self._courses.of[test].finished]
-            at = told["at"]
-            test = shard.tests[at] if at is not None else left[0]
+            test = self._test_of(shard, told)
             shard.begun = True
             shard.running = test if kind in ("start", "report", "warning") else None
             self._courses.hear(test, told)
+
+    def _test_of(self, shard: Shard, line: Line) -> int:
+        """Return of which test a line tells; what ends the run between tests is told of the next one. Raises what it says behind the last."""
+        if line["at"] is not None:
+            return shard.tests[line["at"]]
+        for test in shard.tests:
+            if not self._courses.of[test].finished:
+                return test
+        raise Replay.end_of(line)
 
     def _hear_end(self, event: Ended) -> None:
         shard = self._shards[event.shard]
@@ -202,6 +213,11 @@ class FarmRun:
             begun=shard.begun,
             end=End.LOST if event.lost else End.BY_ITSELF,
         )
+        if rest.left_to_the_farm:
+            self._live.add(event.shard)
+            self._shards[event.shard] = Shard(shard.tests)
+            self._tasks.follow(event.shard, event.revision)
+            return
         if event.lost:
             self._tasks.cancel(event.shard, "what is left of it runs in another task")
         if rest.hopeless:
@@ -213,6 +229,11 @@ class FarmRun:
             self._courses.fail(rest.failed, {"kind": CRASH, "text": text})
         if rest.again:
             self._submit(rest.again)
+        if self._options.artifacts and not event.lost:
+            here = self._config.invocation_params.dir
+            missing = bring(self._farm, event.task.task_id, self._options.artifacts, here)
+            if missing:
+                self._say(f"farm: not kept of what tests have written: {', '.join(missing)}")
 
     def _why(self, shard: Shard, event: Ended, nodeid: str) -> str:
         """Say why a test has failed whose process has ended."""

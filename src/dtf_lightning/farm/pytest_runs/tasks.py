@@ -12,10 +12,10 @@ from typing import Any
 
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.client import Client, TaskInfo
-from dtf_lightning.farm.pytest_runs.start import SHARD
+from dtf_lightning.farm.pytest_runs.worker_side.start import SHARD
 from dtf_lightning.farm.record.task_id import new_task_id
 
-CALL = "dtf_lightning.farm.pytest_runs.start:begin"
+CALL = "dtf_lightning.farm.pytest_runs.worker_side.start:begin"
 JOIN_TIMEOUT = 20.0
 """Seconds for the threads to end once their connections are shut down."""
 
@@ -31,13 +31,15 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A shard's first attempt has ended."""
+    """An attempt at a shard has ended."""
 
     shard: int
+    revision: int
+    """Of the attempt."""
     worker: str
     task: TaskInfo
     lost: bool
-    """Whether its worker was: the farm tries the whole task again, unless it is cancelled."""
+    """Whether its worker was: the farm tries the whole task again, unless it is cancelled. `task` has not ended then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +93,13 @@ class ShardTasks:
             )
         self._farm.submit_all(requests)
         for order in orders:
-            thread = threading.Thread(target=self._follow, args=(order.number,), name="dtf-pytest-shard", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self.follow(order.number, 0)
+
+    def follow(self, shard: int, revision: int) -> None:
+        """Follow the next attempt at a shard's task. `revision`: of the one before it; 0: it is the first."""
+        thread = threading.Thread(target=self._follow, args=(shard, revision), name="dtf-pytest-shard", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def cancel(self, shard: int, reason: str) -> None:
         """End a shard's task."""
@@ -110,16 +116,18 @@ class ShardTasks:
             thread.join(JOIN_TIMEOUT)
         self._farm.connection.close_all()
 
-    def _follow(self, shard: int) -> None:
+    def _follow(self, shard: int, before: int) -> None:
         task = self._tasks[shard]
         try:
-            info = self._farm.next_attempt(task, 0)
+            info = self._farm.next_attempt(task, before)
+            while not info.done and not _worker(info):  # its last worker was lost, and it has no other one yet
+                info = self._farm.next_attempt(task, info.revision)
             revision, worker = info.revision, _worker(info)
-            if revision:
+            if revision not in (0, before):
                 for chunk in self._farm.logs(task, follow=True, revision=revision):
                     self.events.put(Said(shard=shard, worker=worker, data=chunk))
                 info = self._farm.next_attempt(task, revision)
-            self.events.put(Ended(shard=shard, worker=worker, task=info, lost=not info.done))
+            self.events.put(Ended(shard=shard, revision=revision, worker=worker, task=info, lost=not info.done))
         except DtfError as error:
             self.events.put(Broke(error=error))
         except Exception as error:  # a thread must not end without a word: the run would wait for ever

@@ -79,6 +79,8 @@ class Seat:
     free: Mapping[str, int]
     labels: frozenset[str] = frozenset()
     accepting: bool = True
+    held_for: int | None = None
+    """The kind of tasks (`Scheduler.kind_of`) for which it is held free; `None`: for nobody."""
 
 
 class Scheduler(Protocol):
@@ -122,6 +124,10 @@ class Scheduler(Protocol):
 
     def first_waiting(self, at_most: int) -> list[str]:
         """Return the tasks that are ready, have no worker and could have one, in the order of their ranks."""
+        ...
+
+    def kind_of(self, task: str) -> int | None:
+        """Return the same number for waiting tasks that ask for the same; `None` for one that does not wait."""
         ...
 
     def seats(self) -> dict[str, Seat]:

@@ -178,6 +178,11 @@ class ShapeScheduler:
                     ranks += heapq.nsmallest(at_most, (task.rank for task in queue.tasks.values()))
         return [rank[3] for rank in heapq.nsmallest(at_most, ranks)]
 
+    def kind_of(self, task: str) -> int | None:
+        """The shape of a waiting task: those that ask for the same have the same."""
+        queue = self.backlog.waiting.get(task)
+        return None if queue is None else queue.shape.serial
+
     def seats(self) -> dict[str, Seat]:
         """What is free of each worker, and what it has in all."""
         return {
@@ -186,6 +191,7 @@ class ShapeScheduler:
                 free=dict(zip(worker.cls.key.resources, worker.room, strict=True)),
                 labels=worker.cls.labels,
                 accepting=worker.accepting,
+                held_for=None if worker.reservation is None else worker.reservation.shape,
             )
             for name, worker in self.pool.workers.items()
             if worker.cls is not None

@@ -9,6 +9,7 @@ Rules that this file guards:
 - A training goes below its minimum with all its parts: the others would hold devices and train nothing.
 - Else a part is asked only where that makes room: with all that was asked, some task fits; without any one of it, it does not.
 - Where parts of one training hold the same on a worker, as they do, no task waits that could be helped.
+- A worker that is held free for others helps nobody else, neither with what is free there nor with its parts.
 - Room that was asked for counts as there: what waits is given it in its order, and nobody is asked twice for one task.
 - Of several ways to make room the one is taken that leaves all trainings their minimum, then the one that asks the fewest
   parts, of trainings with the largest surplus, and parts that have not just come.
@@ -29,6 +30,11 @@ MIN_STAY = 20.0
 """Seconds for which a part that has just come is asked last."""
 AWAY = 10.0
 """Seconds for which a part that gave its device back stays away: rescales cost the others a pause."""
+PRICE = 4.0
+"""A part stays away so many times as long as leaves of its training took: of a device that goes to and fro at once, a fifth is
+lost by that at most."""
+MOST_AWAY = 120.0
+"""Seconds for which a part stays away at most, whatever leaves took."""
 DEADLINE = 30.0
 """Seconds that a part has to leave at a step boundary, before it is killed."""
 
@@ -42,6 +48,8 @@ class Wish:
     needs: tuple[Need, ...]
     gang: int = 1
     excluded: tuple[str, ...] = ()
+    kind: int | None = None
+    """As the scheduler names it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +128,22 @@ def who_yields(
     return Answer(asked=plan.asked, promised=frozenset(plan.promised))
 
 
+def time_away(leaves: Sequence[float], *, least: float = AWAY, price: float = PRICE) -> float:
+    """Return the seconds for which a part that gave its device back stays away.
+
+    A training whose leaves take long is asked less often by that: it stays away until a return is worth the next leave.
+
+    Args:
+        leaves: seconds from a request to its device's being free, of the training's latest borrowings.
+        least: seconds, also where nothing is known.
+        price: how many times as long as a leave it stays away.
+    """
+    if not leaves:
+        return least
+    usual = sorted(leaves)[(len(leaves) - 1) // 2]
+    return max(least, min(price * usual, MOST_AWAY))
+
+
 def may_grow(need: Need, promised: Iterable[str], seats: Mapping[str, Seat]) -> bool:
     """Whether a part with this need can come without getting in the way of what gets one of these workers."""
     return not any(worker in seats and could_run(need, seats[worker]) for worker in promised)
@@ -154,7 +178,8 @@ def _serve(wish: Wish, seats: Mapping[str, Seat], plan: _Plan, now: float, min_s
         ways: list[tuple[tuple[float, ...], str, list[Part]]] = []
         surplus = dict(plan.surplus)
         for worker, seat in seats.items():
-            if not seat.accepting or worker in wish.excluded or not could_run(need, seat):
+            is_held = seat.held_for is not None and seat.held_for != wish.kind
+            if is_held or not seat.accepting or worker in wish.excluded or not could_run(need, seat):
                 continue
             found = _least(wish, need, seat, plan.free[worker], plan.parts.get(worker, []), surplus, now - min_stay)
             if found is not None:

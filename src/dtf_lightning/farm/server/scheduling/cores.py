@@ -93,7 +93,8 @@ class Cores:
         offer = self._offers.get(training, {}).get(task)
         if offer is None:
             return None
-        return Wish(task=training, priority=offer.priority, needs=offer.needs, gang=offer.gang)
+        kind = self._scheduler.kind_of(task)
+        return Wish(task=training, priority=offer.priority, needs=offer.needs, gang=offer.gang, kind=kind)
 
     def explain(self, training: str, part: str, now: float) -> str:
         """Say why a part does not run that is to start with others; "": it is none."""

@@ -27,6 +27,8 @@ from dtf_lightning.farm.rules.scheduling.yielding import DEADLINE
 OVERDUE = DEADLINE + 15.0
 LATEST = 50
 """Borrowings in the list of a training."""
+FOR_A_PRICE = 9
+"""Borrowings from which it is learned how long leaves take."""
 AT_ONCE = 20
 """Requests that one write deletes."""
 
@@ -75,6 +77,12 @@ class Lending:
         """Return when parts that were asked are overdue, in seconds since the epoch."""
         requests = (held.value for held in self._mirror.all(Kind.YIELD).values())
         return [request.at + OVERDUE for request in requests if isinstance(request, YieldRequest)]
+
+    def leaves(self, training: str) -> list[float]:
+        """Return how long the latest leaves of a training took, in seconds."""
+        held = self._mirror.get(Kind.BORROWINGS, training)
+        latest = held.value.latest if held is not None and isinstance(held.value, Borrowings) else ()
+        return [one.left - one.asked for one in latest[-FOR_A_PRICE:]]
 
     def in_all(self, training: str) -> dict[str, float]:
         """Return how often a training gave a device back, and for how long its parts were away; nothing if it never did."""

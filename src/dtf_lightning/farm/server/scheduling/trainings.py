@@ -27,7 +27,7 @@ from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRe
 from dtf_lightning.farm.record.writes import Write
 from dtf_lightning.farm.rules.needs import Need, needed
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Scheduler, Seat
-from dtf_lightning.farm.rules.scheduling.yielding import AWAY, Part, Wish, may_grow, who_yields
+from dtf_lightning.farm.rules.scheduling.yielding import AWAY, PRICE, Part, Wish, may_grow, time_away, who_yields
 from dtf_lightning.farm.server.scheduling.cores import Cores
 from dtf_lightning.farm.server.scheduling.lending import Lending, training_of
 
@@ -305,7 +305,14 @@ class Trainings:
             return None
         excluded = tried.value.excluded if tried is not None and isinstance(tried.value, Attempt) else ()
         needs = needed(specification.needs, specification.secrets)
-        return Wish(task=task, priority=specification.priority, needs=needs, gang=specification.gang, excluded=excluded)
+        return Wish(
+            task=task,
+            priority=specification.priority,
+            needs=needs,
+            gang=specification.gang,
+            excluded=excluded,
+            kind=self._scheduler.kind_of(task),
+        )
 
     def _needs(self, task: str) -> tuple[Need, ...]:
         specification = self._specification(task)
@@ -315,7 +322,9 @@ class Trainings:
         """When a part that gave its device back may come again; 0: it never did."""
         tried = self._mirror.get(Kind.ATTEMPT, part)
         yielded = tried.value.yielded if tried is not None and isinstance(tried.value, Attempt) else 0.0
-        return yielded + AWAY if yielded else 0.0
+        if not yielded:
+            return 0.0
+        return yielded + time_away(self._lending.leaves(training_of(part)), least=AWAY, price=PRICE)
 
     def _specification(self, task: str) -> TaskSpecification | None:
         held = self._mirror.get(Kind.TASK, task)

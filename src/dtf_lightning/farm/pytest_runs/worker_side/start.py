@@ -1,6 +1,6 @@
 """The call that a shard's task is: makes the worker's folder what the sender's was, and becomes the process that runs the tests.
 
-    dtf_lightning.farm.pytest_runs.start:begin(".dtf-pytest.json")
+    dtf_lightning.farm.pytest_runs.worker_side.start:begin(".dtf-pytest.json")
 
 Rules that this file guards:
 - Modules are found where they were found by the sender, as far as they came along, before any that is installed: a worker on the
