@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
-JOBS ?= 2
+# More than cores: a test waits for half of its time, for processes and for what nobody may hurry.
+JOBS ?= 3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 DOCS_STAMP := $(VENV)/docs.stamp
@@ -37,7 +38,7 @@ farm-demo: $(STAMP)  ## a plan on a farm whose parts are killed and frozen, and 
 	$(BIN)/dtf farm demo $(ARGS)
 
 # One by one, the longest first (tests/support/durations.py), so that the workers end together.
-test: $(STAMP)  ## all tests but the long random ones, JOBS (2) at a time; ARGS='-k sampler -x' goes to pytest
+test: $(STAMP)  ## all tests but the long random ones, JOBS (3) at a time; ARGS='-k sampler -x' goes to pytest
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist load --maxschedchunk 1 $(ARGS)
 
 test-chaos: $(STAMP)  ## the long random fault runs

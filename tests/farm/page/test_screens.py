@@ -336,10 +336,10 @@ class TestLive:
     def test_the_end_of_the_coordinator_is_not_held_up(self, tmp_path, monkeypatch):
         """A stream that is open ends with it, and does not wait for its patience with requests to end."""
         from dtf_lightning.etcd.memory.store import MemoryStore
-        from dtf_lightning.farm.server import main
+        from dtf_lightning.farm.server.wire import serving
         from dtf_lightning.farm.tokens import read_token
 
-        monkeypatch.setattr(main, "SHUTDOWN_TIMEOUT", 10 * DEADLINE)
+        monkeypatch.setattr(serving, "SHUTDOWN_TIMEOUT", 10 * DEADLINE)
         store = MemoryStore()
         coordinator = CoordinatorInThread(store, tmp_path)
         stream = Stream(Browsing(coordinator.url, read_token(coordinator.token_file)), "/")
