@@ -52,6 +52,11 @@ class FarmHome:
     def token(self) -> Path:
         return self.folder / "token"
 
+    def known_token(self, running: RunningFarm | None) -> Path:
+        """Return the token's file where nobody says which: the environment's, or that of the farm that runs here."""
+        named = environment.read(environment.FARM_TOKEN_FILE)
+        return Path(named or (running.token_file if running else self.token))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunningFarm:
@@ -127,9 +132,7 @@ def find_farm(url: str | None = None, token_file: str | Path | None = None, trus
         raise FarmNotFound(
             f"no farm is known here: start one with `dtf farm up`, or say which is meant with --farm URL or ${environment.FARM_URL}"
         )
-    token = (
-        token_file or environment.read(environment.FARM_TOKEN_FILE) or (running.token_file if running else home.token)
-    )
+    token = token_file or home.known_token(running)
     trust = trust or Trust()
     ca = environment.read(environment.FARM_CA) or (running.ca if running else None)
     if trust.ca is None and ca:

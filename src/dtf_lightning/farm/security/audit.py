@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dtf_lightning.clock import Clock, SystemClock
+from dtf_lightning.farm.security.keys import derived_key
 from dtf_lightning.farm.security.refusals import Refusals
 
 _LINK = re.compile(r', "chain": "([0-9a-f]{64})"\}')
@@ -35,10 +36,7 @@ MAX_BREAKS = 20
 
 def audit_key(token: str) -> bytes:
     """Return the key of a farm's audit files. `token`: the farm's own."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-    return HKDF(SHA256(), 32, salt=None, info=b"dtf farm: audit file").derive(token.encode())
+    return derived_key(token, b"dtf farm: audit file")
 
 
 def _link(key: bytes, before: str, line: str) -> str:

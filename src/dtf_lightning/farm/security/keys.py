@@ -50,6 +50,14 @@ class SigningKey:
         return self.private.public_key()
 
 
+def derived_key(secret: str, purpose: bytes, *, salt: bytes | None = None) -> bytes:
+    """Return 32 bytes that the farm's own token gives for one purpose, and that tell neither it nor another's (HKDF, RFC 5869)."""
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    return HKDF(SHA256(), 32, salt=salt, info=purpose).derive(secret.encode())
+
+
 class Sealer:
     """Seals and opens private keys.
 
@@ -59,11 +67,8 @@ class Sealer:
 
     def __init__(self, secret: str, farm: str) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        derived = HKDF(SHA256(), 32, salt=farm.encode(), info=b"dtf farm: signing keys").derive(secret.encode())
-        self._cipher = ChaCha20Poly1305(derived)
+        self._cipher = ChaCha20Poly1305(derived_key(secret, b"dtf farm: signing keys", salt=farm.encode()))
         self._farm = farm
 
     def seal_new(self) -> tuple[str, str]:

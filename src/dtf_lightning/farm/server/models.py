@@ -20,7 +20,6 @@ from dtf_lightning.farm.calls.spelling import ARGUMENTS, FUNCTION, CallKind, imp
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.task_id import array_id, instance_id, is_array_id, time_of
 from dtf_lightning.farm.record.values import (
-    Borrowings,
     Envelope,
     TaskSpecification,
     WorkerRecord,
@@ -33,6 +32,7 @@ from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.server.pool import LiveTask, Pool
+from dtf_lightning.farm.server.scheduling.lending import borrowings_of
 
 MAX_TASKS = 10_000
 """Tasks of one submission."""
@@ -384,8 +384,7 @@ def world_of(pool: Pool, training: LiveTask) -> dict[str, Any]:
 
 
 def _borrowings(pool: Pool, training: str) -> dict[str, Any]:
-    held = pool.mirror.get(Kind.BORROWINGS, training)
-    told = held.value if held is not None and isinstance(held.value, Borrowings) else Borrowings()
+    told = borrowings_of(pool.mirror, training)
     latest = [
         {
             "part": one.part,

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtf_lightning import environment
 from dtf_lightning.cli.main import DONE, FAILED
 from dtf_lightning.cli.options import Commands
 from dtf_lightning.errors import SettingsError
@@ -52,7 +51,7 @@ def add_audit(actions: Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from dtf_lightning.farm.home import FarmHome
+    from dtf_lightning.farm.home import FarmHome, RunningFarm
     from dtf_lightning.farm.security.audit import audit_key, verify
     from dtf_lightning.farm.tokens import read_token
 
@@ -63,8 +62,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"no {FILES} in {folder}: name the files, which lie in the folder of a farm's files")
     if arguments.contains and len(files) > 1:
         raise SettingsError(f"--contains is about one file, got {len(files)}")
-    named = environment.read(environment.FARM_TOKEN_FILE)
-    tokens = arguments.token_file or [Path(named) if named else home.token]
+    tokens = arguments.token_file or [home.known_token(RunningFarm.read(home.running))]
     keys = [audit_key(read_token(file)) for file in tokens]
     verdicts = []
     for file in files:

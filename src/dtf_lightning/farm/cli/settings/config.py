@@ -52,8 +52,11 @@ def _settings_of(program: str) -> type[SettingsFile]:
     return {"coordinator": CoordinatorSettings, "worker": WorkerSettings}[program]
 
 
-def _load(file: Path | None, program: str | None) -> SettingsFile:
-    return _settings_of(program or (_program_of(file) if file is not None else PROGRAMS[0])).load(file)
+def _load(file: Path | None, program: str) -> SettingsFile:
+    settings = _settings_of(program).load(file)
+    for warning in settings.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return settings
 
 
 def _program_of(file: Path) -> str:
@@ -80,17 +83,14 @@ def _check(arguments: argparse.Namespace) -> int:
     for file in arguments.files:
         program = arguments.program or _program_of(file)
         settings = _load(file, program)
-        for warning in settings.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
         number = sum(origin.startswith(str(file)) for origin in settings.origins.values())
         print(f"{file}: good for a {program} ({number} setting{'' if number == 1 else 's'})")
     return DONE
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    settings = _load(arguments.file, arguments.program)
-    for warning in settings.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    file = arguments.file
+    settings = _load(file, arguments.program or (_program_of(file) if file is not None else PROGRAMS[0]))
     shown = list(_values(settings))
     if arguments.json:
         print(json.dumps([{"key": key, "value": value, "from": origin or "default"} for key, value, origin in shown]))

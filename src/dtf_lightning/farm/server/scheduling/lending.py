@@ -80,16 +80,15 @@ class Lending:
 
     def leaves(self, training: str) -> list[float]:
         """Return how long the latest leaves of a training took, in seconds."""
-        held = self._mirror.get(Kind.BORROWINGS, training)
-        latest = held.value.latest if held is not None and isinstance(held.value, Borrowings) else ()
+        latest = borrowings_of(self._mirror, training).latest
         return [one.left - one.asked for one in latest[-FOR_A_PRICE:]]
 
     def in_all(self, training: str) -> dict[str, float]:
         """Return how often a training gave a device back, and for how long its parts were away; nothing if it never did."""
-        held = self._mirror.get(Kind.BORROWINGS, training)
-        if held is None or not isinstance(held.value, Borrowings):
+        told = borrowings_of(self._mirror, training)
+        if not told.number:
             return {}
-        return {"borrowings": float(held.value.number), "borrowed_seconds": round(held.value.seconds, 3)}
+        return {"borrowings": float(told.number), "borrowed_seconds": round(told.seconds, 3)}
 
     def _note(self, training: str, over: list[tuple[str, YieldRequest]], now: float) -> list[Write[Any]]:
         requests = [(part, self._mirror.seen(Kind.YIELD, part)) for part, _ in over]
@@ -100,8 +99,7 @@ class Lending:
         seen = self._mirror.seen(Kind.BORROWINGS, training)
         if self._noted.get(training) == seen:
             return []
-        held = self._mirror.get(Kind.BORROWINGS, training)
-        before = held.value if held is not None and isinstance(held.value, Borrowings) else Borrowings()
+        before = borrowings_of(self._mirror, training)
         left = [self._borrowing(part, request, now) for part, request in over]
         waiting = [one.part for one in (*before.latest, *left) if not one.back]
         back = {part: now for part in waiting if self._attempt(part).workers}
@@ -120,6 +118,12 @@ class Lending:
     def _attempt(self, part: str) -> Attempt:
         held = self._mirror.get(Kind.ATTEMPT, part)
         return held.value if held is not None and isinstance(held.value, Attempt) else NO_ATTEMPT
+
+
+def borrowings_of(mirror: Mirror, training: str) -> Borrowings:
+    """Return what a training has lent so far."""
+    held = mirror.get(Kind.BORROWINGS, training)
+    return held.value if held is not None and isinstance(held.value, Borrowings) else Borrowings()
 
 
 def noted(before: Borrowings, left: Iterable[Borrowing], back: Mapping[str, float]) -> Borrowings:
