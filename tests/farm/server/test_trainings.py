@@ -99,7 +99,8 @@ def test_the_minimum_starts_together(client, worker, coordinator):
     test = client.submit(["test"])
     run = worker.next()
     assert run.task == test  # a decision has been made, and no part was placed
-    assert "starts together with 3 more of its training, or not at all" in client.task(f"{training}[0]").reason
+    why = "starts together with 3 more of its training, or not at all"
+    poll_until(lambda: why in client.task(f"{training}[0]").reason, DEADLINE, "why the minimum does not start")
     with closing(PlayedWorker((coordinator.url,), read_token(coordinator.token_file), name="second")) as second:
         worker.end(run)
         parts = [worker.next(), worker.next(), second.next(), second.next()]
