@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo farm-demo test test-torchx test-matrix test-chaos lint pip-audit format bench compatibility docs clean
+.PHONY: help demo farm-demo test test-torchx test-matrix test-chaos test-generated lint pip-audit format bench compatibility docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ test-chaos: $(STAMP)  ## the long random fault runs
 
 test-matrix: $(STAMP)  ## every callback, strategy and hook through every event at every place (ten minutes)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) -m matrix $(ARGS)
+
+test-generated: $(STAMP)  ## the generated tests that take long: a rescale, and configs of transformers where it is installed
+	$(BIN)/python -m pytest -m generated tests/farm/generate $(ARGS)
 
 test-torchx:  ## the torchx tests, in an environment of their own
 	test -x .venv-torchx/bin/python || "$(PYTHON)" -m venv .venv-torchx

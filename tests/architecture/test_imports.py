@@ -47,7 +47,7 @@ FARM: list[set[str]] = [
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
     {"farm.async_client"},
-    {"farm.up", "farm.doctor", "farm.compare", "farm.testkit", "farm.pytest_runs"},
+    {"farm.up", "farm.doctor", "farm.compare", "farm.generate", "farm.testkit", "farm.pytest_runs"},
     {"farm.demo"},
     {"farm.cli"},
 ]
@@ -75,7 +75,12 @@ ALLOWED = {
         "elastic.lightning",
         "elastic.testkit",
         "elastic.demo",
+        "farm.generate",  # measures the user's module
     },
+    "transformers": {"farm.generate"},  # these four where they are installed
+    "timm": {"farm.generate"},
+    "onnx": {"farm.generate"},
+    "onnxruntime": {"farm.generate"},
     "fsspec": {"elastic.checkpoints", "farm.results"},
     "pyarrow": {"farm.results"},
     "safetensors": {"elastic.checkpoints"},
@@ -108,7 +113,7 @@ ALLOWED = {
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},
     "jwt": {"farm.security"},
-    "jinja2": {"farm.page"},
+    "jinja2": {"farm.page", "farm.generate"},
     "pydantic": {"farm.server", "farm.results"},
     "uvicorn": {"farm.server"},
     "websockets": {"farm.worker", "farm.updates"},

@@ -13,9 +13,21 @@ if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client, TaskInfo
     from dtf_lightning.farm.functions.future import Future
     from dtf_lightning.farm.functions.values import TaskFailed
+    from dtf_lightning.farm.generate.generate import generate_tests
+    from dtf_lightning.farm.generate.submitting import generate_and_submit_tests
     from dtf_lightning.farm.worker.report import report
 
-__all__ = ["AsyncClient", "AsyncFuture", "Client", "Future", "TaskFailed", "TaskInfo", "report"]
+__all__ = [
+    "AsyncClient",
+    "AsyncFuture",
+    "Client",
+    "Future",
+    "TaskFailed",
+    "TaskInfo",
+    "generate_and_submit_tests",
+    "generate_tests",
+    "report",
+]
 
 _HOME = {
     "AsyncClient": "dtf_lightning.farm.async_client",
@@ -24,6 +36,8 @@ _HOME = {
     "Future": "dtf_lightning.farm.functions.future",
     "TaskFailed": "dtf_lightning.farm.functions.values",
     "TaskInfo": "dtf_lightning.farm.client",
+    "generate_and_submit_tests": "dtf_lightning.farm.generate.submitting",
+    "generate_tests": "dtf_lightning.farm.generate.generate",
     "report": "dtf_lightning.farm.worker.report",
 }
 

@@ -17,6 +17,7 @@ from dtf_lightning.farm.cli.api.openapi import add_openapi
 from dtf_lightning.farm.cli.artifacts import add_artifacts
 from dtf_lightning.farm.cli.compare import add_compare
 from dtf_lightning.farm.cli.doctor import add_doctor
+from dtf_lightning.farm.cli.generate.commands import add_generate
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -60,6 +61,7 @@ def register(commands: Commands) -> None:
     add_artifacts(actions)
     add_doctor(actions)
     add_compare(actions)
+    add_generate(actions)
     add_config(actions)
 
 

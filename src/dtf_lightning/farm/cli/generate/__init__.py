@@ -1,0 +1,1 @@
+"""`dtf farm generate`: writes the tests of a model, and submits them."""
