@@ -62,7 +62,7 @@ def test_from_python_and_by_the_command(coordinator, capsys):
         assert main([*command, *arguments]) == 0
         plan_id = capsys.readouterr().out.splitlines()[-1]
         (task,) = client.tasks(plan=plan_id)
-        assert task.raw["project"] == "models"
+        assert task.raw["metadata"]["project"] == "models"
 
 
 def test_tests_that_workers_would_not_get(coordinator, folder, tmp_path):
