@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=3.0, help="seconds of undisturbed training before each borrowing")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--model", default="5M")
-    parser.add_argument("--batch-size", type=int, default=4, help="per worker")
+    parser.add_argument("--batch-size", type=int, default=2, help="per worker")
     parser.add_argument("--dataset-size", type=int, default=2000, help="of an epoch, in samples")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -54,6 +54,7 @@ from dtf_lightning.elastic.snapshots.node import NodeSnapshots, RunRecord, agent
 from dtf_lightning.environment import TorchelasticWorld
 from dtf_lightning.errors import DtfError, GenerationBroken, PeerError, RunAborted, SettingsError
 from dtf_lightning.events.registry import Event
+from dtf_lightning.processes.quick_end import end_quickly
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -348,6 +349,7 @@ class RestartMembership:
                 "is started anew"
             ) from self.lost
         log.info("this worker stops at step %d: %s", step, reason)
+        end_quickly()
         raise WorkerStopped(reason)
 
     def leaving(self, reason: str) -> None:

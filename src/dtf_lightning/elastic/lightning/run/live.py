@@ -39,6 +39,7 @@ from dtf_lightning.elastic.rules.resume import (
 )
 from dtf_lightning.errors import DtfError, GenerationBroken, PeerError, RunAborted, RunRefused, StateRefused
 from dtf_lightning.events.registry import Event
+from dtf_lightning.processes.quick_end import end_quickly
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -153,6 +154,7 @@ class LiveMembership:
 
     def leave(self, reason: str, step: int) -> None:  # noqa: ARG002
         self.link.left()
+        end_quickly()
         raise WorkerLeft(reason)
 
     def leaving(self, reason: str) -> None:
