@@ -15,8 +15,8 @@ from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.api.nodes import add_nodes
 from dtf_lightning.farm.cli.api.openapi import add_openapi
 from dtf_lightning.farm.cli.artifacts import add_artifacts
+from dtf_lightning.farm.cli.care.commands import add_care
 from dtf_lightning.farm.cli.compare import add_compare
-from dtf_lightning.farm.cli.doctor import add_doctor
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -58,7 +58,7 @@ def register(commands: Commands) -> None:
     add_schedules(actions)
     add_results(actions)
     add_artifacts(actions)
-    add_doctor(actions)
+    add_care(actions)
     add_compare(actions)
     add_config(actions)
 

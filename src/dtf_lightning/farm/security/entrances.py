@@ -60,6 +60,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "down": (),
     "demo": (),
     "doctor": (),
+    "backup": (),
+    "restore": (),
     "openapi": (),
     "sign-in": (),
     "coordinator": (),
