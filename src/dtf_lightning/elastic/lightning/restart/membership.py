@@ -43,7 +43,7 @@ from dtf_lightning.elastic.lightning.checks.fingerprint import script_path
 from dtf_lightning.elastic.lightning.restart.former_life import changes, refusal
 from dtf_lightning.elastic.lightning.restart.stop_news import StopNews
 from dtf_lightning.elastic.lightning.restart.stop_request import StopRequest
-from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft, WorkerStopped
+from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft, WorkerStopped, leave
 from dtf_lightning.elastic.lightning.run.policies import Verdict
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.signals import stopping_signals
@@ -54,7 +54,6 @@ from dtf_lightning.elastic.snapshots.node import NodeSnapshots, RunRecord, agent
 from dtf_lightning.environment import TorchelasticWorld
 from dtf_lightning.errors import DtfError, GenerationBroken, PeerError, RunAborted, SettingsError
 from dtf_lightning.events.registry import Event
-from dtf_lightning.processes.quick_end import end_quickly
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -349,8 +348,7 @@ class RestartMembership:
                 "is started anew"
             ) from self.lost
         log.info("this worker stops at step %d: %s", step, reason)
-        end_quickly()
-        raise WorkerStopped(reason)
+        leave(WorkerStopped(reason))
 
     def leaving(self, reason: str) -> None:
         self.stop.ask(reason)
