@@ -47,7 +47,7 @@ FARM: list[set[str]] = [
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
     {"farm.async_client"},
-    {"farm.up", "farm.doctor", "farm.compare", "farm.testkit", "farm.pytest_runs"},
+    {"farm.up", "farm.backup", "farm.doctor", "farm.compare", "farm.inquiries", "farm.testkit", "farm.pytest_runs"},
     {"farm.demo"},
     {"farm.cli"},
 ]

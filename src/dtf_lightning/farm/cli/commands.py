@@ -15,8 +15,7 @@ from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.api.nodes import add_nodes
 from dtf_lightning.farm.cli.api.openapi import add_openapi
 from dtf_lightning.farm.cli.artifacts import add_artifacts
-from dtf_lightning.farm.cli.compare import add_compare
-from dtf_lightning.farm.cli.doctor import add_doctor
+from dtf_lightning.farm.cli.care.commands import add_care
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -33,6 +32,7 @@ from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.streams.logs import show_logs
 from dtf_lightning.farm.cli.tables import print_table
 from dtf_lightning.farm.cli.train import add_train
+from dtf_lightning.farm.cli.verdicts.commands import add_verdicts
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import TaskInfo
@@ -58,8 +58,8 @@ def register(commands: Commands) -> None:
     add_schedules(actions)
     add_results(actions)
     add_artifacts(actions)
-    add_doctor(actions)
-    add_compare(actions)
+    add_care(actions)
+    add_verdicts(actions)
     add_config(actions)
 
 

@@ -148,6 +148,12 @@ class History:
             raise ResultsBusy("the database of results is behind")
         return results.of_plan(plan)
 
+    def alike(
+        self, project: str, name: str, command: Sequence[str], limit: int
+    ) -> list[tuple[str, str, str, list[str], str]]:
+        """As `FarmResults.alike`."""
+        return self._fresh().alike(project, name, command, limit)
+
     def page(
         self, wanted: Wanted, *, limit: int, order: Order = NEWEST, behind: Place | None = None
     ) -> list[dict[str, Any]]:
