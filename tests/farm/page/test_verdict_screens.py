@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.page.verdicts.comparisons import verdicts_of
 from dtf_lightning.farm.page.verdicts.screens import named
@@ -152,6 +153,23 @@ def test_a_view_as_one_file(page, worker, run):
         assert f'href="{page.url}/' in html
         assert 'href="/' not in html
     assert "name = kept" in page.get("/tasks", name="kept", format="html").text
+
+
+def test_a_view_is_saved_by_a_command(page, run, coordinator, tmp_path, capsys):
+    run("kept")
+    file = tmp_path / "report.html"
+    farm = ["--farm", page.url, "--token-file", str(coordinator.token_file)]
+    assert main(["farm", "report", "/grid?search=kept", "--html", str(file), *farm]) == 0
+    assert re.fullmatch(rf"{re.escape(str(file))}: \d+ kB\n", capsys.readouterr().out)
+    assert "search = kept" in file.read_text("utf-8")
+    for view, told in (
+        ("grid", "is no view of the page"),
+        ("/grid?by=x", "expected one of class"),
+        ("/nothing", "no screen"),
+    ):
+        assert main(["farm", "report", view, "--html", str(file), *farm]) != 0
+        assert told in capsys.readouterr().err
+    assert main(["farm", "report", "/", "--html", str(tmp_path), *farm]) == 2
 
 
 def test_what_is_saved_has_no_pages(page, client, monkeypatch):

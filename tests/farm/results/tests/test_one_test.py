@@ -117,3 +117,16 @@ def test_by_which_name_a_version_is_meant():
     assert [version.is_called(name) for name in ("main", "abcdef1", "abcdef", "", "mai")] == [
         True, True, False, False, False
     ]  # fmt: skip
+
+
+def test_reruns_are_evidence_and_no_part_of_the_history(results, run):
+    from dtf_lightning.farm.results.tests.grid import GridWanted, read_grid
+    from dtf_lightning.farm.results.tests.runs import RERUN
+    from dtf_lightning.farm.server.clients.reruns import PREFIX
+
+    assert RERUN == PREFIX
+    run("failed", name="t")
+    again = run(name="blame: t", project="vision")
+    told = course(results)
+    assert (told.count.runs, [one.task for one in told.reruns]) == (1, [again])
+    assert [row.test for row in read_grid(results, GridWanted(), {}).rows] == ["t"]

@@ -31,7 +31,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "fleet": ("workers",),
     "cluster": ("nodes", "findings", "changes"),
     "grid": ("rows",),
-    "test": ("runs", "series", "by_device", "by_worker", "failures"),
+    "test": ("runs", "series", "by_device", "by_worker", "failures", "reruns"),
     "compare": ("pairs", "verdicts", "plans"),
     "trainings": ("trainings",),
     "training": ("members", "borrowings"),

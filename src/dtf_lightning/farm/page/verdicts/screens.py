@@ -23,6 +23,7 @@ from dtf_lightning.farm.results.tests.sides import Side, Sides, newest_plans, re
 from dtf_lightning.farm.rules.watching.devices import device_class
 from dtf_lightning.farm.server.models import when
 from dtf_lightning.farm.verdicts.metrics import Metric
+from dtf_lightning.farm.verdicts.rates import interval
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.server.coordinator import Coordinator
@@ -184,6 +185,7 @@ def shown_course(course: Course, test: str, metric: Metric, limit: int) -> dict[
         "failures": [
             {"reason": one.reason, "number": one.number, **_run(one.newest), "tail": one.newest.tail} for one in course.failures
         ],
+        "reruns": [_run(run) for run in course.reruns],
         "metric": named(metric),
         "metrics": offered(course.metrics),
         "told": {**told, "steps": list(told["steps"])},
@@ -198,6 +200,7 @@ def _count(count: Any) -> dict[str, Any]:
         **dataclasses.asdict(count),
         "failure_rate": count.failed / own if own else None,
         "flaky_rate": count.tried / own if own else None,
+        "flaky_between": list(interval(count.tried, own)) if own else None,
     }
 
 

@@ -17,7 +17,7 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.record.asked import unpack
 from dtf_lightning.farm.results.rows import stored
 from dtf_lightning.farm.results.store import FarmResults
-from dtf_lightning.farm.results.tests.runs import CODE, ENDS, IS_OF, IS_RUN, version_of
+from dtf_lightning.farm.results.tests.runs import CODE, ENDS, IS_OF, IS_RUN, RERUN, version_of
 from dtf_lightning.farm.verdicts.history.review import review
 from dtf_lightning.farm.verdicts.metrics import Metric
 from dtf_lightning.farm.verdicts.series import Series, percent
@@ -129,6 +129,8 @@ class Course:
     by_worker: dict[str, Count]
     runs: tuple[Run, ...]
     failures: tuple[Failure, ...]
+    reruns: tuple[Run, ...]
+    """What `dtf farm blame` has run again of it, the latest first."""
     metrics: tuple[str, ...]
     told: Told
 
@@ -146,6 +148,13 @@ _RUNS = f"""
 """
 
 
+_RERUNS = f"""
+    SELECT task, {CODE}, reason, coalesce(workers[1], ''), plan, project, started, ended, metrics, attempt, tail, asked
+    FROM farm.results WHERE {IS_RUN} AND name = $rerun AND ($project = '' OR project = $project)
+    ORDER BY recorded DESC LIMIT {TEXTS}
+"""
+
+
 def read_course(results: FarmResults, wanted: CourseWanted, classes: Mapping[str, str]) -> Course:
     """Read it. Raises `ResultsBusy`. Without any run all of it is empty.
 
@@ -159,6 +168,8 @@ def read_course(results: FarmResults, wanted: CourseWanted, classes: Mapping[str
     with results.reading() as reader:
         counts = reader.execute(_COUNTS, asked).fetchall()
         rows = reader.execute(_RUNS, asked | of_workers).fetchall()
+        again = {"rerun": RERUN + asked["test"], "project": asked["project"]}
+        reruns = reader.execute(_RERUNS, again).fetchall()
     by_worker = {
         worker: Count(runs=runs, failed=failed, lost=lost, tried=tried) for worker, runs, failed, lost, tried in counts
     }
@@ -177,6 +188,7 @@ def read_course(results: FarmResults, wanted: CourseWanted, classes: Mapping[str
         by_worker=dict(sorted(by_worker.items())),
         runs=tuple(runs),
         failures=tuple(failures_of(runs)),
+        reruns=tuple(_run(row, classes, wanted.metric.name) for row in reruns),
         metrics=tuple(sorted({name for row in rows for name in row[8]})),
         told=tell([run for run in reversed(runs) if run.end == ENDS[0]], wanted.metric),
     )

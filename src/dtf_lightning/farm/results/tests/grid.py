@@ -12,7 +12,7 @@ from typing import Any
 
 from dtf_lightning.farm.results.rows import stored
 from dtf_lightning.farm.results.store import FarmResults
-from dtf_lightning.farm.results.tests.runs import ARE_OF, IS_RUN, RANK, TEST, end_of
+from dtf_lightning.farm.results.tests.runs import ARE_OF, IS_RUN, IS_TEST, RANK, TEST, end_of
 
 PLANS = 20
 """The newest, where they are the columns."""
@@ -97,7 +97,7 @@ class Grid:
 _TESTS = f"""
     WITH tests AS MATERIALIZED (
         SELECT {TEST} AS test, max({RANK}, 2) AS ranks, count(*) AS runs FROM farm.results
-        WHERE {IS_RUN} AND ($project = '' OR project = $project) GROUP BY test
+        WHERE {IS_RUN} AND {IS_TEST} AND ($project = '' OR project = $project) GROUP BY test
     )
     SELECT totals.*, page.* FROM (
         SELECT count(*), count(*) FILTER (ranks[1] % 4 > 0), count(*) FILTER (ranks[1] % 4 <> ranks[2] % 4) FROM tests

@@ -1,7 +1,8 @@
 """Runs of tests as SQL sees them: which results are one, of which test, how it ended, and how far these three questions go.
 
 A test is what its tasks are called: their name, or for tasks without one their command. A run is a task that a worker has
-begun and that came to an end of its own: what was cancelled or skipped says nothing of a test.
+begun and that came to an end of its own: what was cancelled or skipped says nothing of a test. What `dtf farm blame` runs again has
+another name, and is evidence, no part of the test's history.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ IS_OF = "(name = $test OR (name = '' AND array_to_string(command, ' ') = $test))
 """SQL: whether a row is of the test `$test`. The name is compared first: columns of names are short and read fast."""
 ARE_OF = "(name IN (SELECT unnest($tests)) OR (name = '' AND array_to_string(command, ' ') IN (SELECT unnest($tests))))"
 """SQL: whether a row is of one of the tests `$tests`."""
+
+RERUN = "blame: "
+"""How the name of a rerun begins, before the test's."""
+IS_TEST = f"NOT starts_with(name, '{RERUN}')"
+"""SQL: whether a row is of a test."""
 
 ENDS = ("passed", "failed", "timeout", "lost")
 """How a run ended. `lost`: with its worker, which says little of the test."""
