@@ -47,7 +47,7 @@ FARM: list[set[str]] = [
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
     {"farm.async_client"},
-    {"farm.up", "farm.doctor", "farm.compare", "farm.inquiries", "farm.testkit", "farm.pytest_runs"},
+    {"farm.up", "farm.backup", "farm.doctor", "farm.compare", "farm.inquiries", "farm.testkit", "farm.pytest_runs"},
     {"farm.demo"},
     {"farm.cli"},
 ]
@@ -77,7 +77,7 @@ ALLOWED = {
         "elastic.demo",
     },
     "fsspec": {"elastic.checkpoints", "farm.results"},
-    "pyarrow": {"farm.results"},
+    "pyarrow": {"farm.results", "farm.page"},  # Parquet: the archive, and tables of the page
     "safetensors": {"elastic.checkpoints"},
     "numpy": {
         "elastic.data",

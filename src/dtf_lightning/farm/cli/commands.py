@@ -15,7 +15,7 @@ from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.api.nodes import add_nodes
 from dtf_lightning.farm.cli.api.openapi import add_openapi
 from dtf_lightning.farm.cli.artifacts import add_artifacts
-from dtf_lightning.farm.cli.doctor import add_doctor
+from dtf_lightning.farm.cli.care.commands import add_care
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -24,6 +24,7 @@ from dtf_lightning.farm.cli.options import (
     add_task_options,
     connect,
 )
+from dtf_lightning.farm.cli.page.commands import add_page
 from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.schedules.commands import add_schedules
 from dtf_lightning.farm.cli.security.commands import add_security
@@ -57,8 +58,9 @@ def register(commands: Commands) -> None:
     add_security(actions)
     add_schedules(actions)
     add_results(actions)
+    add_page(actions)
     add_artifacts(actions)
-    add_doctor(actions)
+    add_care(actions)
     add_verdicts(actions)
     add_config(actions)
 

@@ -11,9 +11,10 @@ from dtf_lightning.clock import Clock
 from dtf_lightning.farm.compare.measuring import RunFailed, run_once
 from dtf_lightning.farm.compare.processes import run_to_end
 from dtf_lightning.farm.compare.programs import CannotBeBuilt, Checkouts, Program
-from dtf_lightning.farm.compare.session import Compared, Metric, compare
+from dtf_lightning.farm.compare.session import Compared, compare
 from dtf_lightning.farm.inquiries.bisecting import Answer, Answered
 from dtf_lightning.farm.inquiries.commits import Commit
+from dtf_lightning.farm.verdicts.metrics import Metric
 from dtf_lightning.farm.verdicts.pairs.plan import LOOKS, Plan, Side
 
 CANNOT = 125

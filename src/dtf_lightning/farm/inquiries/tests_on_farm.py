@@ -13,12 +13,13 @@ from dtf_lightning import environment
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.client import Client, TaskInfo
 from dtf_lightning.farm.compare.on_farm import DECIDED, DTF, kept_of, verdicts_in
-from dtf_lightning.farm.compare.session import Compared, Metric
+from dtf_lightning.farm.compare.session import Compared
 from dtf_lightning.farm.inquiries.bisecting import Answer, Answered, NoMoreTests
 from dtf_lightning.farm.inquiries.commits import Commit
 from dtf_lightning.farm.inquiries.tests_here import CANNOT, Step
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.sources import Source, pack_commit
+from dtf_lightning.farm.verdicts.metrics import Metric
 from dtf_lightning.farm.verdicts.pairs.plan import Plan
 
 _SET_UP = 'if [ -n "$1" ]; then sh -c "$1" || exit 125; fi; shift; '

@@ -142,8 +142,8 @@ _Ended = tuple["Bisected | None", "Compared | None"]
 def _here(arguments: argparse.Namespace, commits: Sequence[Commit], command: Sequence[str]) -> _Ended:
     from dtf_lightning.clock import SystemClock
     from dtf_lightning.farm.compare.programs import Checkouts
-    from dtf_lightning.farm.compare.session import Metric
     from dtf_lightning.farm.inquiries.tests_here import FailuresHere, TimingsHere
+    from dtf_lightning.farm.verdicts.metrics import Metric
 
     timeout = seconds_of_option(arguments.timeout, "--timeout")
     with Checkouts(Path.cwd(), setup=arguments.setup, patience=timeout) as checkouts:
@@ -156,8 +156,8 @@ def _here(arguments: argparse.Namespace, commits: Sequence[Commit], command: Seq
 
 
 def _on_farm(arguments: argparse.Namespace, commits: Sequence[Commit], command: Sequence[str]) -> _Ended:
-    from dtf_lightning.farm.compare.session import Metric
     from dtf_lightning.farm.inquiries.tests_on_farm import FailuresOnFarm, OnFarm, TimingsOnFarm
+    from dtf_lightning.farm.verdicts.metrics import Metric
 
     timeout = seconds_of_option(arguments.timeout, "--timeout")
     # Of one task: a run with its setup; of timings all of a comparison.
