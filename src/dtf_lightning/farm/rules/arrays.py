@@ -6,8 +6,10 @@ like any other, which is tried again and recorded by itself; above it an instanc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dtf_lightning.farm.rules.run_figures import together
 
 MAX_ARRAY = 100_000
 """Instances of one array."""
@@ -39,6 +41,13 @@ class Tally:
     """Outcome -> how many."""
     exit_code: int | None = None
     """The highest of those that did not complete, as far as it is known."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of parts of a training, their run's last figures."""
+
+    @classmethod
+    def of(cls, outcomes: Mapping[str, int], exit_code: int | None, reports: Iterable[Mapping[str, float]]) -> Tally:
+        """Return the tally of instances that have reported these metrics."""
+        return cls(outcomes=outcomes, exit_code=exit_code, metrics=together(reports))
 
     @property
     def completed(self) -> bool:
