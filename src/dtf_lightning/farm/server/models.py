@@ -26,12 +26,11 @@ from dtf_lightning.farm.record.values import (
     WorkerState,
     YieldRequest,
 )
-from dtf_lightning.farm.rules.arrays import MAX_ARRAY
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY, together
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
-from dtf_lightning.farm.rules.run_figures import together
 from dtf_lightning.farm.server.pool import LiveTask, Pool
 from dtf_lightning.farm.server.scheduling.lending import borrowings_of
 

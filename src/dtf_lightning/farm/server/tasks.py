@@ -25,7 +25,7 @@ from dtf_lightning.farm.record.values import (
     Tombstone,
 )
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
-from dtf_lightning.farm.rules.arrays import Tally
+from dtf_lightning.farm.rules.arrays import GENERATION, Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.clients.keys import KnownRequests, submit_keyed
@@ -250,7 +250,7 @@ class Tasks:
                 value = decode(kind, kv.value)
                 assert isinstance(value, Envelope | Tombstone)
                 outcomes[kv.key[-36:]] = value.outcome
-                if isinstance(value, Envelope):
+                if isinstance(value, Envelope) and GENERATION in value.metrics:
                     metrics[kv.key[-36:]] = value.metrics
                 if isinstance(value, Envelope) and value.outcome is not TaskOutcome.COMPLETED:
                     worst = max(worst or 0, value.exit_code or 0) or None

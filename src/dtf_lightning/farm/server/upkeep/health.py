@@ -8,8 +8,8 @@ from concurrent.futures import Future
 
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.writes import ReportHealth
+from dtf_lightning.farm.rules.arrays import GENERATION
 from dtf_lightning.farm.rules.health import WorkerHealth
-from dtf_lightning.farm.rules.run_figures import GENERATION
 
 log = logging.getLogger(__name__)
 

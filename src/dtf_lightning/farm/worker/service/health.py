@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dtf_lightning.farm.rules.health import WorkerHealth, judge_health
-from dtf_lightning.farm.worker.progress import reported
+from dtf_lightning.farm.worker.service.progress import reported
 
 LOOPBACK = "lo"
 
