@@ -62,6 +62,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "doctor": (),
     "backup": (),
     "restore": (),
+    "deploy": (),
     "openapi": (),
     "sign-in": (),
     "coordinator": (),
