@@ -86,7 +86,7 @@ ALLOWED = {
         "elastic.demo",
     },
     "fsspec": {"elastic.checkpoints", "farm.results"},
-    "pyarrow": {"farm.results"},
+    "pyarrow": {"farm.results", "farm.page"},  # Parquet: the archive, and tables of the page
     "safetensors": {"elastic.checkpoints"},
     "numpy": {
         "elastic.data",

@@ -24,6 +24,7 @@ from dtf_lightning.farm.cli.options import (
     add_task_options,
     connect,
 )
+from dtf_lightning.farm.cli.page.commands import add_page
 from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.schedules.commands import add_schedules
 from dtf_lightning.farm.cli.security.commands import add_security
@@ -57,6 +58,7 @@ def register(commands: Commands) -> None:
     add_security(actions)
     add_schedules(actions)
     add_results(actions)
+    add_page(actions)
     add_artifacts(actions)
     add_care(actions)
     add_verdicts(actions)

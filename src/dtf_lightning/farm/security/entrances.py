@@ -27,6 +27,11 @@ PAGE: Mapping[str, str] = {
     "/plans/{plan:path}": "plan.get",
     "/fleet": "worker.list",
     "/cluster": "cluster.status",
+    "/grid": "result.list",
+    "/test": "result.list",
+    "/compare": "result.list",
+    "/trainings": "task.list",
+    "/trainings/{task}": "task.get",
 }
 """Address of the page -> operation. The page shows all projects: it is not for tokens that are limited to some, nor for CI."""
 
@@ -112,6 +117,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "drain": ("worker.drain",),
     "cordon": ("worker.cordon",),
     "uncordon": ("worker.uncordon",),
+    "report": ("dashboard.get", *PAGE.values()),
     "status": ("status.get",),
     "nodes": ("cluster.status",),
     "node disable": ("cluster.disable",),

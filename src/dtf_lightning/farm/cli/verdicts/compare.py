@@ -21,7 +21,8 @@ from dtf_lightning.farm.cli.verdicts.durations import seconds_of_option
 if TYPE_CHECKING:
     from dtf_lightning.farm.compare.book import Kept
     from dtf_lightning.farm.compare.programs import Program
-    from dtf_lightning.farm.compare.session import Compared, Metric, Outcome
+    from dtf_lightning.farm.compare.session import Compared, Outcome
+    from dtf_lightning.farm.verdicts.metrics import Metric
     from dtf_lightning.farm.verdicts.pairs.plan import Plan
 
 SLOWER, UNDECIDED = 1, 3
@@ -125,7 +126,7 @@ class _Wanted:
 
 def _wanted(arguments: argparse.Namespace) -> _Wanted:
     """What the options say, checked. Raises `SettingsError`."""
-    from dtf_lightning.farm.compare.session import Metric
+    from dtf_lightning.farm.verdicts.metrics import Metric
     from dtf_lightning.farm.verdicts.pairs.plan import Plan
 
     metrics = [Metric.parse(text) for text in arguments.metric or ["time"]]
