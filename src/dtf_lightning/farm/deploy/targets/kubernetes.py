@@ -199,10 +199,9 @@ def _storage(deployment: Deployment) -> Manifest:
 # --- coordinators ----------------------------------------------------------------------------------------------------
 
 
-def _coordinator_pod(deployment: Deployment, app: str) -> Manifest:
-    image = deployment.image_of("coordinator")
-    uses_etcd_tls = not deployment.etcd or deployment.etcd[0].startswith("https://")
-    mounts = [
+def _coordinator_volumes(deployment: Deployment) -> tuple[list[Manifest], list[Manifest]]:
+    """Return where volumes are mounted, and what they are."""
+    mounts: list[Manifest] = [
         {
             "name": "config",
             "mountPath": "/etc/dtf-farm/coordinator.yaml",
@@ -215,7 +214,7 @@ def _coordinator_pod(deployment: Deployment, app: str) -> Manifest:
         {"name": "cache", "mountPath": "/var/cache/dtf-farm"},
         {"name": "tmp", "mountPath": "/tmp"},
     ]
-    volumes = [
+    volumes: list[Manifest] = [
         {"name": "config", "configMap": {"name": "dtf-farm-config"}},
         {
             "name": "tls",
@@ -240,9 +239,15 @@ def _coordinator_pod(deployment: Deployment, app: str) -> Manifest:
         {"name": "cache", "emptyDir": {"sizeLimit": "10Gi"}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
     ]
-    if uses_etcd_tls:
+    if not deployment.etcd or deployment.etcd[0].startswith("https://"):
         mounts.append({"name": "etcd-tls", "mountPath": "/etc/dtf-farm/etcd", "readOnly": True})
         volumes.append(_secret("etcd-tls", "etcd-client-tls"))
+    return mounts, volumes
+
+
+def _coordinator_pod(deployment: Deployment, app: str) -> Manifest:
+    image = deployment.image_of("coordinator")
+    mounts, volumes = _coordinator_volumes(deployment)
     container = _container(
         "coordinator",
         image,
@@ -422,11 +427,10 @@ def _policies(deployment: Deployment) -> list[Manifest]:
     ]
 
 
-def _etcd(deployment: Deployment) -> list[Manifest]:
-    """Three members with TLS between all. A cluster that has one already names it with `--etcd`."""
+def _etcd_words() -> list[str]:
     members = ",".join(f"etcd-{number}=https://etcd-{number}.etcd:2380" for number in range(3))
     files = {"trusted-ca-file": "ca.crt", "cert-file": "tls.crt", "key-file": "tls.key"}
-    words = [
+    return [
         "etcd",
         "--name=$(POD)",
         "--data-dir=/var/lib/etcd/data",
@@ -444,10 +448,14 @@ def _etcd(deployment: Deployment) -> list[Manifest]:
         "--auto-compaction-retention=1h",
         "--listen-metrics-urls=http://0.0.0.0:2381",
     ]
+
+
+def _etcd(deployment: Deployment) -> list[Manifest]:
+    """Three members with TLS between all. A cluster that has one already names it with `--etcd`."""
     container = _container(
         "etcd",
         deployment.etcd_image,
-        command=words,
+        command=_etcd_words(),
         env=[{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         ports=[
             {"name": "client", "containerPort": 2379},

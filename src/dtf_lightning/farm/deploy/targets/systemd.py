@@ -54,71 +54,25 @@ CLOSED: Section = [
 ]
 """Of what runs no tasks."""
 
+ROLES = {
+    "coordinator": (["coordinator.yaml"], ["dtf-farm-coordinator.service"]),
+    "worker": (["worker.yaml"], ["dtf-farm-worker.service"]),
+    "page": (["page.yaml"], ["dtf-farm-page.service"]),
+    "backup": (["coordinator.yaml"], ["dtf-farm-backup.service", "dtf-farm-backup.timer"]),
+}
+"""What a machine may be -> settings and units that it gets; the last of these is started."""
+
 
 def render_systemd(wanted: Wanted) -> list[RenderedFile]:
     """Return the files."""
-    user = wanted.deployment.user
-    config = f"{PLACES.config}/coordinator.yaml"
-    page, worker_config = f"{PLACES.config}/page.yaml", f"{PLACES.config}/worker.yaml"
-    coordinator, of_page = commands.coordinator(config), commands.coordinator(page)
-    worker, backup = commands.worker(worker_config), commands.backup(config, BACKUPS)
-    serving: Section = [("StateDirectory", "dtf-farm"), ("StateDirectoryMode", "0700"), ("LimitNOFILE", "65536")]
-    units = {
-        "dtf-farm-coordinator.service": _service(
-            "coordinator", coordinator, user, [*serving, ("TimeoutStopSec", "30"), *HARDENED, *CLOSED]
-        ),
-        "dtf-farm-page.service": _service(
-            "coordinator that people open",
-            of_page,
-            user,
-            [("Environment", "COORDINATOR_ID=page-%H"), *serving, ("TimeoutStopSec", "30"), *HARDENED, *CLOSED],
-        ),
-        "dtf-farm-worker.service": _service(
-            "worker",
-            worker,
-            user,
-            [
-                *serving,
-                ("Delegate", "yes"),  # limits of memory for its tasks
-                ("KillMode", "process"),  # tasks outlive a worker that is started anew
-                ("TimeoutStopSec", str(DRAINING)),
-                ("ProtectSystem", "full"),
-                *HARDENED,
-            ],
-        ),
-        "dtf-farm-backup.service": _unit(
-            backup,
-            {
-                "Unit": [("Description", "Backup of the dtf farm"), ("After", "network-online.target")],
-                "Service": [
-                    ("Type", "oneshot"),
-                    ("User", user),
-                    ("ExecStart", command_line(backup)),
-                    ("ReadWritePaths", BACKUPS),
-                    ("StateDirectory", "dtf-farm"),
-                    ("StateDirectoryMode", "0700"),
-                    *HARDENED,
-                    *CLOSED,
-                ],
-            },
-        ),
-        "dtf-farm-backup.timer": _unit(
-            backup,
-            {
-                "Unit": [("Description", "Nightly backup of the dtf farm")],
-                "Timer": [
-                    ("OnCalendar", "*-*-* 03:17:00"),
-                    ("RandomizedDelaySec", "15min"),
-                    ("Persistent", "true"),
-                ],
-                "Install": [("WantedBy", "timers.target")],
-            },
-        ),
-    }
+    coordinator, page = (commands.coordinator(f"{PLACES.config}/{name}.yaml") for name in ("coordinator", "page"))
+    worker = commands.worker(f"{PLACES.config}/worker.yaml")
+    backup = commands.backup(f"{PLACES.config}/coordinator.yaml", BACKUPS)
     over = {"server": {"port": PAGE_PORT, "workers_port": None, "dashboard_port": None}}
+    units = _units(wanted.deployment.user, coordinator, page, worker) | _backup_units(wanted.deployment.user, backup)
     return [
         settings_file("coordinator.yaml", coordinator_sections(wanted, PLACES), coordinator),
-        settings_file("page.yaml", coordinator_sections(wanted, PLACES, over=over), of_page),
+        settings_file("page.yaml", coordinator_sections(wanted, PLACES, over=over), page),
         settings_file("worker.yaml", worker_sections(wanted, PLACES), worker),
         *(RenderedFile(name=name, text=text) for name, text in units.items()),
         RenderedFile(
@@ -127,21 +81,61 @@ def render_systemd(wanted: Wanted) -> list[RenderedFile]:
             text=render(
                 "install.sh.j2",
                 package=wanted.deployment.package,
-                user=user,
+                user=wanted.deployment.user,
                 prefix=PREFIX,
                 config=PLACES.config,
                 secrets=PLACES.secrets,
                 backups=BACKUPS,
-                roles={
-                    "coordinator": (["coordinator.yaml"], ["dtf-farm-coordinator.service"]),
-                    "worker": (["worker.yaml"], ["dtf-farm-worker.service"]),
-                    "page": (["page.yaml"], ["dtf-farm-page.service"]),
-                    "backup": (["coordinator.yaml"], ["dtf-farm-backup.service", "dtf-farm-backup.timer"]),
-                },
-                lines=[one.line(PROGRAM) for one in (coordinator, of_page, worker, backup)],
+                roles=ROLES,
+                lines=[one.line(PROGRAM) for one in (coordinator, page, worker, backup)],
             ),
         ),
     ]
+
+
+def _units(user: str, coordinator: FarmCommand, page: FarmCommand, worker: FarmCommand) -> dict[str, str]:
+    common: Section = [("StateDirectory", "dtf-farm"), ("StateDirectoryMode", "0700"), ("LimitNOFILE", "65536")]
+    serving: Section = [*common, ("TimeoutStopSec", "30"), *HARDENED, *CLOSED]
+    working: Section = [
+        *common,
+        ("Delegate", "yes"),  # limits of memory for its tasks
+        ("KillMode", "process"),  # tasks outlive a worker that is started anew
+        ("TimeoutStopSec", str(DRAINING)),
+        ("ProtectSystem", "full"),
+        *HARDENED,
+    ]
+    named: Section = [("Environment", "COORDINATOR_ID=page-%H")]
+    return {
+        "dtf-farm-coordinator.service": _service("coordinator", coordinator, user, serving),
+        "dtf-farm-page.service": _service("coordinator that people open", page, user, [*named, *serving]),
+        "dtf-farm-worker.service": _service("worker", worker, user, working),
+    }
+
+
+def _backup_units(user: str, backup: FarmCommand) -> dict[str, str]:
+    once: Section = [
+        ("Type", "oneshot"),
+        ("User", user),
+        ("ExecStart", command_line(backup)),
+        ("ReadWritePaths", BACKUPS),
+        ("StateDirectory", "dtf-farm"),
+        ("StateDirectoryMode", "0700"),
+        *HARDENED,
+        *CLOSED,
+    ]
+    nightly: Section = [("OnCalendar", "*-*-* 03:17:00"), ("RandomizedDelaySec", "15min"), ("Persistent", "true")]
+    about: Section = [("Description", "Backup of the dtf farm"), ("After", "network-online.target")]
+    return {
+        "dtf-farm-backup.service": _unit(backup, {"Unit": about, "Service": once}),
+        "dtf-farm-backup.timer": _unit(
+            backup,
+            {
+                "Unit": [("Description", "Nightly backup of the dtf farm")],
+                "Timer": nightly,
+                "Install": [("WantedBy", "timers.target")],
+            },
+        ),
+    }
 
 
 def _service(what: str, command: FarmCommand, user: str, more: Section) -> str:
