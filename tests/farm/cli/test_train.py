@@ -54,7 +54,7 @@ def test_the_command_line_of_a_part():
         "--rdzv-backend=etcd",
         "--rdzv-endpoint=e:1",
         "--rdzv-id=r",
-        "--rdzv-conf=resume=true,user=u",
+        "--rdzv-conf=resume=true,progress=$DTF_FARM_RESULTS/training.jsonl,user=u",
         "s.py",
         "-x",
     ]

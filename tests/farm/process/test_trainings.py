@@ -87,6 +87,9 @@ def test_a_test_borrows_a_device_and_no_sample_is_lost(farm, etcd, store, parts,
         ended = [client.task(f"{training}[{index}]") for index in range(2)]
         assert info.status == "completed", [b"".join(client.logs(part.task_id))[-3000:] for part in ended]
         assert {part.status for part in ended} <= {"completed", "skipped"}
+        metrics = info.raw["results"]["metrics"]
+        assert metrics["generation"] >= 2 + 2 * times
+        assert 0.0 <= metrics["goodput"] < 1.0
     account = audit(sorted(folder.glob("dtf/*/ledger/*.jsonl")))
     assert len(account.resume_steps) >= 2 + 2 * times  # each borrowing is a leave and a return
     assert len(account.instances) == 1  # it was never begun anew

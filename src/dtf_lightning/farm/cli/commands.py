@@ -335,6 +335,15 @@ def _show_training(task: TaskInfo) -> None:
     if not world:
         return
     print(f"  world: {world['running']} of {world['wanted']} parts run, {world['minimum']} it keeps")
+    if run := world.get("run"):
+        words = {
+            "generation": "generation {:.0f}",
+            "world_size": "{:.0f} workers",
+            "step": "step {:.0f}",
+            "goodput": "goodput {:.1%}",
+        }
+        told = ", ".join(text.format(run[name]) for name, text in words.items() if name in run)
+        print(f"  run: {told} (as of {run['at']})")
     for part, worker in world["workers"].items():
         print(f"  part {part}: runs on {worker}")
     for one in world["leaving"]:

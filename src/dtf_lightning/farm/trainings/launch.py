@@ -14,6 +14,9 @@ PRIORITY = -10
 """Of a training whose submission says nothing: tests and benchmarks go first."""
 RESUME = {"resume": "true"}
 """Of the rendezvous: a run that all its parts have left goes on when some come, and one that has finished stays so."""
+PROGRESS_FILE = "training.jsonl"
+"""Among what a part reports: its run's generation, world and goodput, kept up to date by its torchrun."""
+PROGRESS = {"progress": f"$DTF_FARM_RESULTS/{PROGRESS_FILE}"}
 _RUN = "--rdzv-id="
 _OWN = f"{_RUN}$DTF_FARM_TRAINING"
 """Stands in what was asked for: two that ask for the same training ask for the same, whatever ids they choose."""
@@ -63,7 +66,7 @@ def command(
     check_workers(workers)
     if not script or not endpoint:
         raise SettingsError("a training needs a script, and the endpoint of an etcd that its workers reach")
-    conf = ",".join(f"{name}={value}" for name, value in {**RESUME, **(options or {})}.items())
+    conf = ",".join(f"{name}={value}" for name, value in {**RESUME, **PROGRESS, **(options or {})}.items())
     return [
         python,
         "-m",
