@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import queue
 import subprocess
-import threading
 import time
 
 import pytest
@@ -15,44 +13,14 @@ from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
-from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.sources import Source, pack, pack_commit
 from dtf_lightning.farm.tokens import read_token
-from support.farm.server import DEADLINE, PlayedWorker, WorkerInThread
+from support.farm.playing import Players
+from support.farm.server import DEADLINE, WorkerInThread
 
 pytestmark = pytest.mark.process
 
 GOOD, BAD = "1" * 64, "2" * 64
-
-
-class Players:
-    """Workers that end what they are told to run: `fails(worker, specification)` says how."""
-
-    def __init__(self, coordinator, fails, names=("a", "b")):
-        self.fails, self.ran, self._over = fails, [], threading.Event()
-        self.workers = [PlayedWorker((coordinator.url,), read_token(coordinator.token_file), name) for name in names]
-        for worker in self.workers:
-            worker.wait_until_welcome()
-        self._threads = [threading.Thread(target=self._play, args=(worker,)) for worker in self.workers]
-        for thread in self._threads:
-            thread.start()
-
-    def _play(self, worker):
-        while not self._over.is_set():
-            with contextlib.suppress(queue.Empty):
-                order = worker.orders.get(timeout=0.05)
-                failed = self.fails(worker.name, order.specification)
-                self.ran.append((worker.name, order.specification))
-                if failed:
-                    worker.end(order, OutcomeKind.FAILED, exit_code=1, reason="exit code 1")
-                else:
-                    worker.end(order)
-
-    def close(self):
-        self._over.set()
-        for thread, worker in zip(self._threads, self.workers, strict=True):
-            thread.join(DEADLINE)
-            worker.close()
 
 
 @pytest.fixture

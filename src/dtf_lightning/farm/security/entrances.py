@@ -85,6 +85,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "submit": _SUBMIT,
     "train": (*_SUBMIT, *_FOLLOW),
     "compare": (*_SUBMIT, *_FOLLOW),
+    "bisect": (*_SUBMIT, *_FOLLOW),
     "blame": (
         "task.get",
         "task.past",
