@@ -39,6 +39,7 @@ class Cores:
         """Training -> the parts that are to start together."""
         self._offers: dict[str, dict[str, ReadyTask]] = {}
         """Training -> what the scheduler was told, by its names."""
+        self._unevenly: list[Placement] = []
 
     @property
     def any(self) -> bool:
@@ -84,7 +85,7 @@ class Cores:
         if not parts or not all(part in waiting for part in parts):
             return []
         workers = [worker for worker in placement.workers for _ in range(int(each))]
-        return self._placed(parts, workers, placement.alternative)
+        return self._place(parts, workers, placement.alternative)
 
     def wish(self, task: str) -> Wish | None:
         """Return what a core needs of those that could give it, by the training's name."""
@@ -104,15 +105,21 @@ class Cores:
         kinds = frozenset(kind for name in offers if (kind := self._scheduler.kind_of(name)) is not None)
         return Wish(task=training, priority=offer.priority, needs=offer.needs, slots=len(parts), kinds=kinds)
 
-    def place(self, training: str, placed: Placed, waiting: Container[str]) -> list[Placement]:
-        """Return a placement for each part of a core, at these workers; none if it is not wanted any more."""
+    def place(self, training: str, placed: Placed, waiting: Container[str]) -> tuple[str, ...]:
+        """Place the parts of a core at these workers, and return them; none if it is not wanted any more."""
         parts = self._wanted.get(training, ())
         self.withdraw(training)
         if len(parts) != len(placed.workers) or not all(part in waiting for part in parts):
-            return []
-        return self._placed(parts, placed.workers, placed.alternative)
+            return ()
+        self._unevenly += self._place(parts, placed.workers, placed.alternative)
+        return parts
 
-    def _placed(self, parts: Sequence[str], workers: Sequence[str], alternative: int) -> list[Placement]:
+    def take_placed(self) -> list[Placement]:
+        """Return what `place` has placed, each once."""
+        placed, self._unevenly = self._unevenly, []
+        return placed
+
+    def _place(self, parts: Sequence[str], workers: Sequence[str], alternative: int) -> list[Placement]:
         placed = [
             Placement(task=part, workers=(worker,), alternative=alternative)
             for part, worker in zip(parts, workers, strict=True)

@@ -78,8 +78,6 @@ class Trainings:
         self._lending = Lending(mirror, fence)
         self._late: list[str] = []
         """Parts that were given a worker when their training had finished."""
-        self._placed: list[Placement] = []
-        """Parts that fill uneven room together, and are to be assigned."""
         self._next_look = 0.0
         self._wants_look = False
 
@@ -179,9 +177,7 @@ class Trainings:
             seen = self._mirror.seen(Kind.YIELD, one.part)
             writes.append(AskToYield(task=one.part, request=request, seen=seen, fence=self._fence))
         for training, room in answer.places.items():
-            placed = self._cores.place(training, room, self._waiting)
-            self._offered.update(one.task for one in placed)
-            self._placed += placed
+            self._offered.update(self._cores.place(training, room, self._waiting))
         return writes, self._grow(answer.promised, seats, running, now)
 
     def not_made(self, write: AskToYield) -> None:
@@ -204,8 +200,7 @@ class Trainings:
 
     def take_placed(self) -> list[Placement]:
         """Return the parts that were placed without the scheduler, each once."""
-        placed, self._placed = self._placed, []
-        return placed
+        return self._cores.take_placed()
 
     def holds_back(self, part: str) -> bool:
         """Whether a part waits that the scheduler was not told."""
