@@ -56,6 +56,7 @@ OPERATIONS: dict[str, Operation] = {
         plan__get="How many of a plan's tasks are at what, and which have ended.",
         schedule__list="The plans that are submitted at certain times, each with its latest run.",
         schedule__get="One of them, with its plan and its latest runs.",
+        health__findings="What is wrong with the farm, how bad that is, why, and what to do.",
         result__list="Results of tasks that are done, page by page.",
         result__get="One result.",
         result__aggregate="Statistics of results: not yet.",
