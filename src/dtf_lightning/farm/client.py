@@ -217,10 +217,18 @@ class Client:
                 with its state in the run's folder, which all workers must reach.
             fields: of `submit`, such as `needs`, `labels`, `after`, `source`, `folder`, `project`, `key`.
 
-        Raises `SettingsError` for numbers of workers that cannot be.
+        Raises `SettingsError` for numbers of workers that cannot be, and for restart mode with `suspend_for`.
         """
         training = array_id(fields.pop("task_id", None) or new_task_id(time.time()))
-        words = launch.command(script, arguments, workers=workers, endpoint=endpoint, python=python, options=options)
+        words = launch.command(
+            script,
+            arguments,
+            workers=workers,
+            endpoint=endpoint,
+            python=python,
+            options=options,
+            suspended=suspend_for is not None,
+        )
         fields = {
             "name": script,
             "priority": priority,

@@ -102,7 +102,7 @@ def _add_processes(actions: Commands) -> None:
         "a plan on a farm of this machine whose parts are killed, and the books (two minutes)",
     )
     demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a temporary one)")
-    demo.add_argument("--fast", action="store_true", help="fewer and shorter tasks")
+    demo.add_argument("--fast", action="store_true", help="fewer and shorter tasks, and no training")
 
     down = add_farm_command(actions, "down", serve.down, "end the farm that runs on this machine")
     down.add_argument("--home", type=Path, metavar="DIR", help="as for up")

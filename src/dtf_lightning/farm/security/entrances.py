@@ -67,6 +67,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "doctor": (),
     "backup": (),
     "restore": (),
+    "deploy": (),
     "openapi": (),
     "sign-in": (),
     "coordinator": (),
