@@ -724,6 +724,14 @@ class Client:
         told: dict[str, Any] = self.connection.ask("GET", "/api/cluster/status")
         return told
 
+    def health(self) -> dict[str, Any]:
+        """Return how the farm is: `health`, and `findings`, each with `level`, `subject`, `reason` and `remedy`, the worst first.
+
+        `changes` are those since the coordinator that answers began, the latest first.
+        """
+        told: dict[str, Any] = self.connection.ask("GET", "/api/findings")
+        return told
+
     def change_node(self, node: str, what: str, *, reason: str = "") -> dict[str, Any]:
         """`what`: `disable` a coordinator, which hands over the leadership and takes no work, or `enable` it."""
         path = f"/api/cluster/node/{quote(node, safe='')}/{what}"

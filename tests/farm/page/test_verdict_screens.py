@@ -41,6 +41,10 @@ def run(client, worker):
     return make
 
 
+def text_of(html):
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", html))
+
+
 def until(look, good):
     seen = [look()]
     poll_until(lambda: good(seen[-1]) or seen.append(look()), DEADLINE, lambda: f"{seen[-1]}")
@@ -128,7 +132,7 @@ def test_a_series_is_drawn_and_saved(page, run):
         run("series", told={"metrics": {"latency": value}})
     query = {"name": "series", "metric": "latency:ms"}
     data = until(lambda: page.data("/test", **query), lambda data: len(data["series"]) == 3)
-    assert [point["value"] for point in data["drawing"]["points"]] == pytest.approx([0.005, 0.0051, 0.0052])
+    assert [point["value"] for point in data["drawing"]["points"]] == [5.0, 5.1, 5.2]
     html = page.get("/test", **query).text
     assert html.count("<circle") == 3
     assert "format=svg&amp;chart=series" in html
@@ -194,6 +198,12 @@ def test_a_training(page, client, worker, monkeypatch):
     monkeypatch.setattr(trainings, "PRICE", 0.0)
     training = client.train("train.py", endpoint="etcd:2379", workers=(1, 4), name=EVIL)
     orders = [worker.next() for _ in range(4)]
+    worker.report(tasks={orders[0].task: {"generation": 2, "world_size": 4, "step": 40, "goodput": 0.75}})
+    until(lambda: page.data(f"/trainings/{training}"), lambda data: data["run"])
+    shown = text_of(page.get(f"/trainings/{training}").text)
+    assert "Generation 2 , of 4 workers" in shown.replace("2, of", "2 , of")
+    assert "Goodput 75 % of the time" in shown
+    assert "generation 2, step 40, goodput 75 %" in text_of(page.get("/trainings").text)
     test = client.submit(["test"])
     asked = worker.yields.get(timeout=DEADLINE)
     data = page.data(f"/trainings/{training}")
@@ -213,10 +223,11 @@ def test_a_training(page, client, worker, monkeypatch):
     assert f'href="/trainings/{training}"' in page.get(f"/tasks/{training}").text
     assert page.get(f"/trainings/{training}", format="svg", chart="borrowings").text.startswith("<svg xmlns=")
     for order in (again, *(order for order in orders if order.task != asked.task)):
-        worker.end(order)
+        worker.end(order, metrics={"generation": 3, "goodput": 0.5})
     client.wait(training, DEADLINE)
     ended = until(lambda: page.data("/trainings")["trainings"], lambda rows: rows and rows[0]["status"] == "completed")
     assert (ended[0]["task_id"], ended[0]["borrowings"]) == (training, 1.0)
+    assert page.data(f"/trainings/{training}")["run"] == {"generation": 3.0, "goodput": 0.5}
     members = until(lambda: page.data(f"/trainings/{training}")["members"], lambda members: len(members) == 4)
     assert {part["status"] for part in members} == {"completed"}
     assert page.get(f"/trainings/{test}").status == 422

@@ -94,6 +94,7 @@ class Screens:
             "num_connected": sum(worker["status"] != "offline" for worker in workers),
             "results": self._coordinator.history.status(),
             "leader": self.leader(),
+            "findings": self._findings(),
         }
         return View(screen="now", title="Now", data=data)
 
@@ -168,13 +169,20 @@ class Screens:
             for worker in workers
             if status in ("", worker["status"]) and (not label or label in worker["capabilities"]["labels"])
         ]
-        data = {"workers": shown, "total": len(workers), "statuses": sorted({worker["status"] for worker in workers})}
+        data = {
+            "workers": shown,
+            "total": len(workers),
+            "statuses": sorted({worker["status"] for worker in workers}),
+            "findings": self._findings("worker_", "queue_"),
+        }
         return View(screen="fleet", title="Fleet", data=data)
 
     async def cluster(self, _: Query) -> View:
         """The coordinators, who leads, and since which term."""
         told, status = self._coordinator.cluster_status(), self._coordinator.status()
         data = told | {name: status[name] for name in ("farm", "coordinator", "version", "results", "warnings")}
+        data["findings"] = self._findings("no_", "etcd_", "coordinator_", "results", "files")
+        data["changes"] = self._coordinator.upkeep.monitor.changes()
         return View(screen="cluster", title="Cluster", data=data)
 
     def addresses(self) -> list[str]:
@@ -189,6 +197,11 @@ class Screens:
         return {"name": name, "address": address, "here": self._coordinator.leads}
 
     # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def _findings(self, *kinds: str) -> list[dict[str, str]]:
+        """What is wrong, of kinds that begin so; of all without one."""
+        found = self._coordinator.upkeep.monitor.findings()
+        return [one for one in found if not kinds or one["kind"].startswith(kinds)]
 
     def _workers(self, told: Summary) -> list[dict[str, Any]]:
         coordinators = self._pool.coordinators()

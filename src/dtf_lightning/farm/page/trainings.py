@@ -1,7 +1,4 @@
-"""What the screens on trainings show, as plain data: their worlds, their parts, and which devices they have lent.
-
-What a world has beside the fields that are named here (its generation, its goodput) is shown as it is told.
-"""
+"""What the screens on trainings show, as plain data: their worlds, their runs, their parts, and which devices they have lent."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.page.charts.borrowings import draw_borrowings, number_of
 from dtf_lightning.farm.page.screens import Query, View, refuse_unknown, title_of
+from dtf_lightning.farm.record.asked import unpack
 from dtf_lightning.farm.record.task_id import instance_id
 from dtf_lightning.farm.record.values import Envelope
 from dtf_lightning.farm.results.rows import seconds
@@ -29,15 +27,13 @@ DONE = 50
 """Trainings that have ended, the latest."""
 LOOKED_AT = 20_000
 """Latest results among which those are looked for."""
-_NAMED = (
-    "minimum", "wanted", "running", "workers", "leaving", "away", "borrowings", "num_borrowings", "borrowed_seconds"
-)  # fmt: skip
+RUN = ("generation", "world_size", "step", "goodput", "samples_per_second")
+"""What is told of a training's run: while it goes on by its parts, and in the end among its metrics."""
+# Ids of arrays end so, and trainings are arrays: what was asked for is unpacked of few.
 _DONE = f"""
-    SELECT task FROM (SELECT task, metrics, recorded FROM farm.results ORDER BY recorded DESC LIMIT {LOOKED_AT})
-    WHERE list_contains(map_keys(metrics), 'borrowings') ORDER BY recorded DESC LIMIT {DONE}
+    SELECT task, asked FROM (SELECT task, asked, recorded FROM farm.results ORDER BY recorded DESC LIMIT {LOOKED_AT})
+    WHERE ends_with(task, '000000') AND asked <> '' ORDER BY recorded DESC
 """
-
-
 _PARTS = f"""
     SELECT task, outcome, workers[1], reason, started, ended FROM farm.results
     WHERE task >= ? AND task < ? ORDER BY task LIMIT {PARTS}
@@ -65,11 +61,10 @@ class TrainingScreens:
         """One training: its world, its parts, and what it has lent."""
         told = await self._coordinator.tasks.task(task)
         done = told["status"] in DONE_STATUSES
-        world = told["metadata"].get("training")
         metrics = (told.get("results") or {}).get("metrics") or {}
-        if world is None and "borrowings" not in metrics:
+        world = told["metadata"].get("training") or {}
+        if not world and not (done and _is_training(await self._coordinator.tasks.envelope(task))):
             raise SettingsError(f"{task} is no training; /tasks/{task} shows it")
-        world = world or {}
         parts = await self._parts(task, world)
         borrowings = list(world.get("borrowings", ()))
         drawing = draw_borrowings(borrowings, models.when(self._coordinator.now()) or "")
@@ -77,11 +72,7 @@ class TrainingScreens:
             "task": told,
             "done": done,
             "world": world,
-            "more": {
-                name: value
-                for name, value in world.items()
-                if name not in _NAMED and isinstance(value, str | int | float) and not isinstance(value, bool)
-            },
+            "run": run_of(world, metrics),
             "metrics": metrics,
             "members": parts,
             "borrowings": borrowings,
@@ -113,8 +104,20 @@ def _ended_parts(results: FarmResults, training: str) -> list[dict[str, Any]]:
 
 def _done(results: FarmResults) -> list[tuple[str, Envelope]]:
     with results.reading() as reader:
-        tasks = [task for (task,) in reader.execute(_DONE).fetchall()]
+        rows = reader.execute(_DONE).fetchall()
+    tasks = [task for task, asked in rows if (told := unpack(asked)) is not None and told.training][:DONE]
     return [(task, envelope) for task in tasks if (envelope := results.envelope(task)) is not None]
+
+
+def _is_training(envelope: Envelope | None) -> bool:
+    asked = None if envelope is None else unpack(envelope.asked)
+    return asked is not None and asked.training > 0 and asked.array > 0
+
+
+def run_of(world: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a training's run, of `RUN` and `at`, the time of the latest report; without one it is empty."""
+    told = world.get("run") or metrics
+    return {name: told[name] for name in (*RUN, "at") if told.get(name) is not None}
 
 
 def _row(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +131,7 @@ def _row(task: Mapping[str, Any]) -> dict[str, Any]:
         "wanted": world.get("wanted"),
         "minimum": world.get("minimum"),
         "leaving": len(world.get("leaving", ())),
+        "run": run_of(world, metrics),
         "borrowings": world.get("num_borrowings", metrics.get("borrowings")),
         "borrowed_seconds": world.get("borrowed_seconds", metrics.get("borrowed_seconds")),
         "project": task["metadata"]["project"],

@@ -122,6 +122,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "cordon": ("worker.cordon",),
     "uncordon": ("worker.uncordon",),
     "report": ("dashboard.get", *PAGE.values()),
+    "health": ("health.findings",),
     "status": ("status.get",),
     "nodes": ("cluster.status",),
     "node disable": ("cluster.disable",),

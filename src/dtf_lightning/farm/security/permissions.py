@@ -106,6 +106,7 @@ PERMISSIONS: Mapping[str, Permission] = {
         cluster__nodes=Reach.ALL,
         cluster__health=Reach.ALL,
         cluster__leader=Reach.ALL,
+        health__findings=Reach.NONE,
         schedule__list=Reach.NONE,
         schedule__get=Reach.NONE,
         orchestration__get=Reach.NONE,

@@ -1,15 +1,19 @@
-"""`dtf farm report`: a view of the page as one file."""
+"""`dtf farm report`: a view of the page as one file. `dtf farm health`: what is wrong with a farm, as the page has it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.cli.options import add_farm, add_farm_command, connect
+from dtf_lightning.farm.cli.options import add_farm, add_farm_command, add_json, connect
+
+CRITICAL, WARNING = 1, 3
+"""Exit codes of a farm that is not well, beside 0 for one that is."""
 
 
 def add_page(actions: Commands) -> None:
@@ -26,6 +30,14 @@ def add_page(actions: Commands) -> None:
     )
     report.add_argument("--html", type=Path, metavar="FILE", required=True, help="where to; what is there is replaced")
     add_farm(report)
+    health = add_farm_command(
+        actions,
+        "health",
+        _health,
+        "what is wrong with a farm, and what to do; exit code 1 if it is critical, 3 for a warning",
+    )
+    add_json(health)
+    add_farm(health)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -42,3 +54,16 @@ def _report(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"the report cannot be written: {error}") from error
     print(f"{arguments.html}: {len(data) / 1000:.0f} kB")
     return DONE
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    with connect(arguments) as farm:
+        told = farm.health()
+    if arguments.json:
+        print(json.dumps(told))
+    elif not told["findings"]:
+        print("healthy: nothing is wrong as far as can be seen from here")
+    for one in () if arguments.json else told["findings"]:
+        print(f"{one['level']}: {one['subject']}: {one['reason']}")
+        print(f"  {one['remedy']}")
+    return {"healthy": DONE, "critical": CRITICAL}.get(told["health"], WARNING)

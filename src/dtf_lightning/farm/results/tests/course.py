@@ -21,6 +21,7 @@ from dtf_lightning.farm.results.tests.runs import CODE, ENDS, IS_OF, IS_RUN, RER
 from dtf_lightning.farm.verdicts.history.review import review
 from dtf_lightning.farm.verdicts.metrics import Metric
 from dtf_lightning.farm.verdicts.series import Series, percent
+from dtf_lightning.farm.verdicts.units import unit_of
 
 RUNS = 500
 """The latest, which are listed, and whose values are the series."""
@@ -235,14 +236,14 @@ def tell(runs: Sequence[Run], metric: Metric) -> Told:
         return Told(unit=metric.unit, values=tuple(values), tasks=tasks, problem=str(error))
     (reviewed,) = review([series])
     floor, sign = reviewed.floor, -1.0 if series.higher_is_better else 1.0
-    width = math.log1p(floor.smallest_visible)
-    low, high = sorted(math.exp(sign * (floor.center + side * width)) for side in (-1, 1))
+    width, scale = math.log1p(floor.smallest_visible), unit_of(metric.unit, metric.name).scale
+    low, high = sorted(math.exp(sign * (floor.center + side * width)) / scale for side in (-1, 1))
     drift = reviewed.drift
     return Told(
-        unit=series.unit,
-        values=series.values,
+        unit=metric.unit,
+        values=tuple(values),
         tasks=tasks,
-        center=math.exp(sign * floor.center),
+        center=math.exp(sign * floor.center) / scale,
         low=low,
         high=high,
         visible=floor.smallest_visible,
