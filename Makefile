@@ -44,7 +44,7 @@ test: $(STAMP)  ## all tests but the long random ones, JOBS (3) at a time; ARGS=
 test-chaos: $(STAMP)  ## the long random fault runs
 	$(BIN)/python -m pytest -m chaos $(ARGS)
 
-test-matrix: $(STAMP)  ## every callback, strategy and hook through every event at every place (ten minutes)
+test-matrix: $(STAMP)  ## the cells that `make test` leaves out: every option, callback and strategy through every event at every place
 	$(BIN)/python -m pytest --numprocesses $(JOBS) -m matrix $(ARGS)
 
 test-torchx:  ## the torchx tests, in an environment of their own
