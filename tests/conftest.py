@@ -9,11 +9,12 @@ import gc
 import os
 import signal
 import uuid
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import durations, leaks
+from support import durations, leaks, units
 from support.etcd_cluster import etcd, etcd_cluster, prefix, steady_cluster, store
 from support.fork_server import fork_server
 
@@ -39,6 +40,11 @@ pytest_plugins = ["pytester"]  # for the police's own test
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--note-durations", action="store_true", help="write tests/durations.json anew")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return units.scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
