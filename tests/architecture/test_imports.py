@@ -47,7 +47,16 @@ FARM: list[set[str]] = [
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
     {"farm.async_client"},
-    {"farm.up", "farm.doctor", "farm.compare", "farm.testkit", "farm.pytest_runs"},
+    {
+        "farm.up",
+        "farm.backup",
+        "farm.deploy",
+        "farm.doctor",
+        "farm.compare",
+        "farm.inquiries",
+        "farm.testkit",
+        "farm.pytest_runs",
+    },
     {"farm.demo"},
     {"farm.cli"},
 ]
@@ -77,7 +86,7 @@ ALLOWED = {
         "elastic.demo",
     },
     "fsspec": {"elastic.checkpoints", "farm.results"},
-    "pyarrow": {"farm.results"},
+    "pyarrow": {"farm.results", "farm.page"},  # Parquet: the archive, and tables of the page
     "safetensors": {"elastic.checkpoints"},
     "numpy": {
         "elastic.data",
@@ -108,8 +117,8 @@ ALLOWED = {
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},
     "jwt": {"farm.security"},
-    "jinja2": {"farm.page"},
-    "pydantic": {"farm.server", "farm.results"},
+    "jinja2": {"farm.deploy", "farm.page"},
+    "pydantic": {"farm.deploy", "farm.server", "farm.results"},
     "uvicorn": {"farm.server"},
     "websockets": {"farm.worker", "farm.updates"},
 }

@@ -217,10 +217,18 @@ class Client:
                 with its state in the run's folder, which all workers must reach.
             fields: of `submit`, such as `needs`, `labels`, `after`, `source`, `folder`, `project`, `key`.
 
-        Raises `SettingsError` for numbers of workers that cannot be.
+        Raises `SettingsError` for numbers of workers that cannot be, and for restart mode with `suspend_for`.
         """
         training = array_id(fields.pop("task_id", None) or new_task_id(time.time()))
-        words = launch.command(script, arguments, workers=workers, endpoint=endpoint, python=python, options=options)
+        words = launch.command(
+            script,
+            arguments,
+            workers=workers,
+            endpoint=endpoint,
+            python=python,
+            options=options,
+            suspended=suspend_for is not None,
+        )
         fields = {
             "name": script,
             "priority": priority,
@@ -714,6 +722,14 @@ class Client:
     def cluster_status(self) -> dict[str, Any]:
         """Return who leads, the coordinators, and how they are together."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/cluster/status")
+        return told
+
+    def health(self) -> dict[str, Any]:
+        """Return how the farm is: `health`, and `findings`, each with `level`, `subject`, `reason` and `remedy`, the worst first.
+
+        `changes` are those since the coordinator that answers began, the latest first.
+        """
+        told: dict[str, Any] = self.connection.ask("GET", "/api/findings")
         return told
 
     def change_node(self, node: str, what: str, *, reason: str = "") -> dict[str, Any]:

@@ -28,6 +28,7 @@
 | `families` | farm worker | – | the tokens of a worker that has joined |
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `plans`, `reservations`, `alerts` | each its own | – | small records |
+| `restoring` | – | – | no record: a backup is being put back, and coordinators do not start (`farm.backup`) |
 
 Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.
 """
@@ -116,7 +117,9 @@ class FarmKeys:
     prefix: str = field(init=False)
     """Of all keys of this farm."""
     leader: str = field(init=False)
-    """The one key that is no folder."""
+    """The one record that is no folder."""
+    restoring: str = field(init=False)
+    """Is there while a backup is being put back."""
     _folders: dict[Kind, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +130,7 @@ class FarmKeys:
         folders[Kind.LEADER] = prefix + Kind.LEADER.value
         object.__setattr__(self, "prefix", prefix)
         object.__setattr__(self, "leader", folders[Kind.LEADER])
+        object.__setattr__(self, "restoring", prefix + "restoring")
         object.__setattr__(self, "_folders", folders)
 
     def folder(self, kind: Kind) -> str:

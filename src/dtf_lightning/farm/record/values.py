@@ -166,6 +166,8 @@ class TaskSpecification:
     """Of an idempotent submission; "": none."""
     retry_of: str = ""
     """Id of the task that was done and is tried again as this one; "": none."""
+    avoid: tuple[str, ...] = ()
+    """Workers that are not to run it while others can."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
 

@@ -154,7 +154,7 @@ class Coordinator:
                 self.cluster.presence.stay(),
                 self.cluster.beat(),
                 self._leading.run(),
-                self.upkeep.run(),
+                self.upkeep.run(self.history, lambda: self.cluster.etcd),
                 self.schedules.keep(lambda: self._leading.epoch),
                 keep_expecting(self.history, self._leading.expect),
             )

@@ -173,7 +173,7 @@ class Leader:
             exit_code=tally.exit_code,
             kind=outcome.value,
             counts=dict(tally.outcomes),
-            metrics=self._trainings.lent_in_all(array),
+            metrics={**(tally.metrics if specification.training else {}), **self._trainings.lent_in_all(array)},
         )
         self._decided.append(RecordResult(task=array, envelope=ended))
 
