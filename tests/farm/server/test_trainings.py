@@ -128,6 +128,20 @@ def test_the_minimum_starts_together(client, worker, coordinator):
         assert (world(client, training)["running"], world(client, training)["minimum"]) == (4, 4)
 
 
+def test_an_uneven_minimum_starts_together(client, worker, coordinator):
+    """Three parts on a worker of two cores and one of one: none before there is room for all, then two and one."""
+    training = train(client, 3, 3)
+    why = "starts together with 2 more of its training, or not at all"
+    poll_until(lambda: why in client.task(f"{training}[0]").reason, DEADLINE, "why the minimum does not start")
+    with closing(
+        PlayedWorker((coordinator.url,), read_token(coordinator.token_file), name="second", cpu=1.0)
+    ) as second:
+        parts = [worker.next(), worker.next(), second.next()]
+        assert {part.specification.index for part in parts} == {0, 1, 2}
+        assert (world(client, training)["running"], second.orders.empty()) == (3, True)
+        assert all(f"--rdzv-id={training}" in part.specification.command for part in parts)
+
+
 def test_it_is_suspended_and_comes_again(client, worker, monkeypatch):
     """Urgent work gets a device of what it keeps: all its parts leave, and all of them come again together."""
     monkeypatch.setattr(trainings, "AWAY", 0.2)
