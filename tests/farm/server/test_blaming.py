@@ -138,6 +138,7 @@ def test_a_flake(play, run, blame):
     assert "a flaky test (9" in told
     assert "it failed in 0 of " in told
     assert "a rate between 0 and " in told
+    assert "to let it fail while it is mended: dtf farm quarantine add t --owner NAME" in told
 
 
 def test_a_changed_variable(play, run, blame):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,9 @@ def _proposal(inquiry: Inquiry) -> str:
         return ""
     failed, runs = inquiry.case.runs
     low, high = interval(failed, runs)
-    return f"it failed in {failed} of {runs} other runs (95 %: a rate between {100 * low:.0f} and {100 * high:.0f} %)"
+    rate = f"it failed in {failed} of {runs} other runs (95 %: a rate between {100 * low:.0f} and {100 * high:.0f} %)"
+    test = shlex.quote(inquiry.case.test)
+    return f"{rate}\nto let it fail while it is mended: dtf farm quarantine add {test} --owner NAME --expires 14d --reason '{rate}'"
 
 
 def _row(case: Case, step: Step) -> tuple[str, ...]:
