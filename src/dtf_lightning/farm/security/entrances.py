@@ -89,6 +89,9 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "bisect": (*_SUBMIT, *_FOLLOW),
     "blame": (
         "task.get",
+        "task.retry",
+        "result.list",
+        "worker.cordon",
         "task.past",
         "task.rerun",
         "task.cancel",
