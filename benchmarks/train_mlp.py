@@ -1,6 +1,7 @@
 """The script that the benchmarks train: an MLP with Adam on data made up on the fly. Not meant to be run by hand.
 
-Every batch's end is one line in the node's file: seconds since the epoch, process id, world size, global step.
+Every batch's end is one line in the node's file: seconds since the epoch, process id, world size, global step. The file has the name
+that `BENCH_NODE` says; without it, each process has a file of its own.
 """
 
 import argparse
@@ -74,10 +75,14 @@ def main() -> None:
     parser.add_argument("--global-batch", type=int)
     parser.add_argument("--virtual-ranks", type=int)
     parser.add_argument("--watched", action="store_true", help="with DivergenceStopping")
+    parser.add_argument("--ledger", action="store_true", help="with the ledger that `dtf audit` reads")
+    parser.add_argument("--stop-file", type=Path, help="end with the epoch in which it appears")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    callbacks: list[Callback] = [StepTimes(arguments.folder / "steps" / f"{os.environ.get('BENCH_NODE', 'x')}.txt")]
+    callbacks: list[Callback] = [
+        StepTimes(arguments.folder / "steps" / f"{os.environ.get('BENCH_NODE', os.getpid())}.txt")
+    ]
     options = {}
     last = arguments.folder / "checkpoints" / "last.ckpt"
     if arguments.mode in ("live", "elastic"):
@@ -89,12 +94,17 @@ def main() -> None:
                 batch="per_rank" if arguments.global_batch is None else "global",
                 global_batch=arguments.global_batch,
                 virtual_ranks=arguments.virtual_ranks,
+                ledger=arguments.ledger,
             )
         )
         if arguments.watched:
             from dtf_lightning import DivergenceStopping
 
             callbacks.append(DivergenceStopping())
+        if arguments.stop_file:
+            from dtf_lightning.elastic.demo.digits import StopWhenTold
+
+            callbacks.append(StopWhenTold(arguments.stop_file))
     else:
         world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
         options = {"strategy": "ddp", "devices": local, "num_nodes": world // local}

@@ -72,6 +72,11 @@ def starting_with(prefix: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
 
 
+def expanded(text: str) -> str:
+    """Return a text with `$NAME` and `${NAME}` replaced by those variables, as far as there are such."""
+    return os.path.expandvars(text)
+
+
 def write(variables: Mapping[str, str]) -> None:
     """Set variables of this process and of the children that it starts from now on."""
     os.environ.update(variables)

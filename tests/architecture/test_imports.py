@@ -47,7 +47,17 @@ FARM: list[set[str]] = [
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
     {"farm.async_client"},
-    {"farm.up", "farm.doctor", "farm.compare", "farm.generate", "farm.testkit", "farm.pytest_runs"},
+    {
+        "farm.up",
+        "farm.backup",
+        "farm.deploy",
+        "farm.doctor",
+        "farm.compare",
+        "farm.generate",
+        "farm.inquiries",
+        "farm.testkit",
+        "farm.pytest_runs",
+    },
     {"farm.demo"},
     {"farm.cli"},
 ]
@@ -82,7 +92,7 @@ ALLOWED = {
     "onnx": {"farm.generate"},
     "onnxruntime": {"farm.generate"},
     "fsspec": {"elastic.checkpoints", "farm.results"},
-    "pyarrow": {"farm.results"},
+    "pyarrow": {"farm.results", "farm.page"},  # Parquet: the archive, and tables of the page
     "safetensors": {"elastic.checkpoints"},
     "numpy": {
         "elastic.data",
@@ -113,8 +123,8 @@ ALLOWED = {
     "psutil": {"hardware"},
     "starlette": {"farm.server", "farm.page"},
     "jwt": {"farm.security"},
-    "jinja2": {"farm.page", "farm.generate"},
-    "pydantic": {"farm.server", "farm.results"},
+    "jinja2": {"farm.deploy", "farm.generate", "farm.page"},
+    "pydantic": {"farm.deploy", "farm.server", "farm.results"},
     "uvicorn": {"farm.server"},
     "websockets": {"farm.worker", "farm.updates"},
 }

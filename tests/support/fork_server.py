@@ -110,9 +110,11 @@ class ForkServer:
                 return int(message[1])
             self._exit_codes[message[1]] = message[2]
 
-    def start(self, arguments: list[str], environment: Mapping[str, str], output: int) -> Program:
-        """Be `python ARGUMENTS`, with its output in this descriptor."""
-        order = arguments, dict(environment), str(Path.cwd()), self._process.pid
+    def start(
+        self, arguments: list[str], environment: Mapping[str, str], output: int, directory: str | None = None
+    ) -> Program:
+        """Be `python ARGUMENTS`, with its output in this descriptor, in this directory or the present one."""
+        order = arguments, dict(environment), directory or str(Path.cwd()), self._process.pid
         return Program(self, self.fork(warm_python.program, output, *order))
 
     def popen(self, args: list[str], *, env: Mapping[str, str], stdout: IO[bytes], **_: object) -> Program:

@@ -199,6 +199,12 @@ class AgentSettings:
         "`traces`.",
     )
 
+    progress: str | None = setting(
+        None,
+        "Path of a file that is to hold one line of JSON on the run as this node sees it: `generation`, `world_size`, `step`, "
+        "`goodput`, `samples_per_second`. `$NAME` in it stands for that environment variable.",
+    )
+
     def __post_init__(self) -> None:
         check_types(self)
         check(self.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")

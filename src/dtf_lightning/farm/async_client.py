@@ -375,6 +375,7 @@ class AsyncClient:
     workers = Asked(Client.workers)
     change_worker = Asked(Client.change_worker)
     cluster_status = Asked(Client.cluster_status)
+    health = Asked(Client.health)
     change_node = Asked(Client.change_node)
     projects = Asked(Client.projects)
     set_project = Asked(Client.set_project)

@@ -217,10 +217,18 @@ class Client:
                 with its state in the run's folder, which all workers must reach.
             fields: of `submit`, such as `needs`, `labels`, `after`, `source`, `folder`, `project`, `key`.
 
-        Raises `SettingsError` for numbers of workers that cannot be.
+        Raises `SettingsError` for numbers of workers that cannot be, and for restart mode with `suspend_for`.
         """
         training = array_id(fields.pop("task_id", None) or new_task_id(time.time()))
-        words = launch.command(script, arguments, workers=workers, endpoint=endpoint, python=python, options=options)
+        words = launch.command(
+            script,
+            arguments,
+            workers=workers,
+            endpoint=endpoint,
+            python=python,
+            options=options,
+            suspended=suspend_for is not None,
+        )
         fields = {
             "name": script,
             "priority": priority,
@@ -716,6 +724,14 @@ class Client:
         told: dict[str, Any] = self.connection.ask("GET", "/api/cluster/status")
         return told
 
+    def health(self) -> dict[str, Any]:
+        """Return how the farm is: `health`, and `findings`, each with `level`, `subject`, `reason` and `remedy`, the worst first.
+
+        `changes` are those since the coordinator that answers began, the latest first.
+        """
+        told: dict[str, Any] = self.connection.ask("GET", "/api/findings")
+        return told
+
     def change_node(self, node: str, what: str, *, reason: str = "") -> dict[str, Any]:
         """`what`: `disable` a coordinator, which hands over the leadership and takes no work, or `enable` it."""
         path = f"/api/cluster/node/{quote(node, safe='')}/{what}"
@@ -757,6 +773,26 @@ class Client:
         plan = new_task_id(time.time())
         self.connection.ask("POST", f"/api/schedules/{quote(name, safe='')}/run", plan_id=plan)
         return plan
+
+    def quarantine(self, project: str | None = None) -> list[dict[str, Any]]:
+        """Return the tests whose failures do not count for a while, then those for which that has expired lately.
+
+        Each has `project`, `test`, `owner`, `reason`, `expires` (ISO 8601), and whether it is `active`.
+        """
+        told = self.connection.ask("GET", "/api/quarantine", project=project)
+        return [*told["quarantine"], *told["expired"]]
+
+    def put_into_quarantine(
+        self, project: str, test: str, *, owner: str, reason: str, seconds: float
+    ) -> dict[str, Any]:
+        """Let a test fail for a while, or change for how long. `seconds`: from now."""
+        body = {"owner": owner, "reason": reason, "seconds": seconds}
+        told: dict[str, Any] = self.connection.ask("PUT", _quarantined(project, test), body)
+        return told
+
+    def take_out_of_quarantine(self, project: str, test: str) -> None:
+        """Let a test count again. Raises `FarmRefused` for one that does."""
+        self.connection.ask("DELETE", _quarantined(project, test))
 
     def licences(self) -> dict[str, int]:
         """Return how many there are of each licence."""
@@ -811,6 +847,10 @@ class Client:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")
         return told
+
+
+def _quarantined(project: str, test: str) -> str:
+    return f"/api/quarantine/{quote(project, safe='')}/{quote(test, safe='')}"
 
 
 def unknown_task(task: str) -> FarmRefused:

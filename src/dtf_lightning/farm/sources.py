@@ -16,10 +16,12 @@ import io
 import os
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dtf_lightning import environment
 from dtf_lightning.errors import SettingsError
 
 IGNORE_FILE = ".dtfignore"
@@ -47,6 +49,35 @@ def pack(folder: Path) -> Source:
     top = _repository(folder) or folder
     names = _files(top)
     data = _archive(top, names, "or run it with --no-source")
+    inside = folder.resolve().relative_to(top.resolve()).as_posix()
+    return Source(hashlib.sha256(data).hexdigest(), data, len(names), "" if inside == "." else inside)
+
+
+def pack_commit(folder: Path, commit: str) -> Source:
+    """Return all files of a commit of the repository that `folder` belongs to, and where `folder` lies among them.
+
+    Raises `SettingsError` for what is no commit there, for a folder of no repository, and for files that are too many or too
+    large.
+    """
+    top = _repository(folder)
+    if top is None:
+        raise SettingsError(
+            f"{folder} belongs to no git repository (or git is not installed): there are no commits here"
+        )
+    if _git(folder, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") is None:
+        raise SettingsError(f"{commit!r} is no commit, branch or tag of {top}")
+    with tempfile.TemporaryDirectory(prefix="dtf-commit-") as made:
+        place = Path(made) / "files"
+        place.mkdir()
+        # An index of its own: the user's stays as it is. `git archive` would leave out what is marked export-ignore.
+        index = environment.for_child({"GIT_INDEX_FILE": str(Path(made) / "index")}, without_prefix="GIT_INDEX_FILE")
+        for arguments in (("read-tree", commit), ("checkout-index", "--all", f"--prefix={place}/")):
+            done = subprocess.run(["git", *arguments], cwd=top, env=index, capture_output=True, check=False)
+            if done.returncode:
+                said = done.stderr.decode(errors="replace").strip()
+                raise SettingsError(f"the files of {commit} cannot be had: git {arguments[0]}: {said}")
+        names = _without_ignored(place, _all_files(place))
+        data = _archive(place, names, "or run the command where the repository is")
     inside = folder.resolve().relative_to(top.resolve()).as_posix()
     return Source(hashlib.sha256(data).hexdigest(), data, len(names), "" if inside == "." else inside)
 

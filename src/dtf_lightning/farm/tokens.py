@@ -10,11 +10,16 @@ from dtf_lightning.errors import SettingsError
 
 
 def make_token(path: Path) -> str:
-    """Return the token in this file, which is made, for its owner alone, if it is not there."""
+    """Return the token in this file, which is made, for its owner alone, if it is not there. Raises `SettingsError`."""
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return read_token(path)
+    except OSError as error:
+        raise SettingsError(
+            f"the farm's token is not there, and cannot be made in {path}: {error.strerror}. Make it where that can be, and put it "
+            "there, with the mode 600"
+        ) from error
     token = secrets.token_urlsafe(32)
     with os.fdopen(file, "w") as stream:
         stream.write(token + "\n")

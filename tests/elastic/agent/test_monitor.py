@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.agent.monitoring import traces
 from dtf_lightning.elastic.agent.monitoring.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
 from dtf_lightning.elastic.agent.monitoring.monitor import Monitor, start_monitor
+from dtf_lightning.elastic.agent.monitoring.progress_file import ProgressFile
 from dtf_lightning.elastic.agent.monitoring.traces import Traces
 from dtf_lightning.elastic.events import (
     ELASTIC_EVENTS,
@@ -43,6 +45,7 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.events.log import EventLog, events_path
 from dtf_lightning.events.tail import EventTail
 from support.collector import Collector
+from support.store_worlds import ManualClock
 
 PHASES = {"unwind": 0.02, "wait": 0.03, "group": 0.01, "first_step": 0.04}
 
@@ -320,3 +323,38 @@ def test_every_metric_is_documented():
     page = (Path(__file__).parents[3] / "docs" / "observability.md").read_text()
     names = [*GAUGES, *(f"{name}_total" for name in COUNTERS), *HISTOGRAMS]
     assert [name for name in names if f"`dtf_{name}`" not in page] == []
+
+
+def test_a_file_says_how_far_the_run_is(tmp_path):
+    """At most once a second, whole; an older generation that a worker tells late is passed over."""
+    path, clock = tmp_path / "run.jsonl", ManualClock()
+    progress = ProgressFile(path, clock)
+    progress.take(entered())
+    assert json.loads(path.read_text()) == {"generation": 2, "world_size": 2}
+    for event in EVENTS:
+        progress.take(event)
+    progress.take(replace(entered(), generation=1, world_size=7))
+    assert json.loads(path.read_text()) == {"generation": 2, "world_size": 2}  # not a second later
+    told = {"generation": 2, "world_size": 2, "step": 23, "samples_per_second": 40.0, "goodput": 0.75}
+    clock.now += 1.0
+    progress.take(EVENTS[0])
+    assert json.loads(path.read_text()) == told
+    spent = TimeSpent(at=105.0, source="a/1", generation=2, incarnation=1, wall=10.0, seconds={"productive": 2.5})
+    progress.take(spent)
+    progress.close()
+    assert json.loads(path.read_text()) == {**told, "goodput": 0.5}
+    assert len(path.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["here.jsonl", "missing/there.jsonl"])
+def test_the_file_is_where_the_environment_says(logs, tmp_path, monkeypatch, caplog, name):
+    """One whose folder is missing costs a warning, and nothing else."""
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    event_log = EventLog(ELASTIC_EVENTS, events_path(logs, "a"))
+    monitor = start_monitor(settings(progress=f"$PLACE/{name}"), "r", "a", "127.0.0.1", event_log)
+    monitor.close()  # looks once more
+    event_log.close()
+    path = tmp_path / name
+    told = json.loads(path.read_text()) if path.exists() else {}
+    assert told.get("generation") == (2 if name == "here.jsonl" else None)
+    assert ("progressfile stops: FileNotFoundError" in caplog.text) == (not told)

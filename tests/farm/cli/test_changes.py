@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dtf_lightning.__main__ import main
-from dtf_lightning.farm.cli import changes
+from dtf_lightning.farm.cli.verdicts import changes
 from dtf_lightning.farm.record.values import TaskOutcome
 from dtf_lightning.farm.results.query import query
 from dtf_lightning.farm.results.rows import SeenResult

@@ -54,10 +54,19 @@ def test_the_command_line_of_a_part():
         "--rdzv-backend=etcd",
         "--rdzv-endpoint=e:1",
         "--rdzv-id=r",
-        "--rdzv-conf=resume=true,user=u",
+        "--rdzv-conf=resume=true,progress=$DTF_FARM_RESULTS/training.jsonl,user=u",
         "s.py",
         "-x",
     ]
+
+
+def test_what_may_be_suspended_trains_with_the_callback():
+    """Else its state would be lost: its torchrun refuses a script without it, and the farm restart mode that was asked for."""
+    words = launch.command("s.py", [], workers=(1, 1), endpoint="e:1", options={"mode": "auto"}, suspended=True)
+    assert "mode=live" in words[8]
+    with pytest.raises(SettingsError, match=r"restart mode cannot be suspended .*leave suspend_for out"):
+        launch.command("s.py", [], workers=(1, 1), endpoint="e:1", options={"mode": "restart"}, suspended=True)
+    launch.command("s.py", [], workers=(1, 1), endpoint="e:1", options={"mode": "restart"})
 
 
 @pytest.mark.parametrize("text", ["4", "1:", "a:b", "1:2:3", "-1:2"])

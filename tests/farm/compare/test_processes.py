@@ -202,7 +202,8 @@ def test_real_processes_under_changing_load(tmp_path):
     go: at most two are wrong, and most of the longer ones are found. On a crowded machine few of the others are decided
     within the budget; those are told as too noisy or given up."""
     from dtf_lightning.clock import SystemClock
-    from dtf_lightning.farm.compare.session import Metric, compare
+    from dtf_lightning.farm.compare.session import compare
+    from dtf_lightning.farm.verdicts.metrics import Metric
     from dtf_lightning.farm.verdicts.pairs.plan import Plan, Side
     from dtf_lightning.farm.verdicts.pairs.verdict import State
 

@@ -11,7 +11,8 @@ import pytest
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.compare.book import Kept, VerdictBook
 from dtf_lightning.farm.compare.measuring import Run, RunFailed
-from dtf_lightning.farm.compare.session import Metric, Outcome, compare
+from dtf_lightning.farm.compare.session import Outcome, compare
+from dtf_lightning.farm.verdicts.metrics import Metric
 from dtf_lightning.farm.verdicts.pairs.comparison import Comparison
 from dtf_lightning.farm.verdicts.pairs.plan import Plan, Side, first_of_pair
 from dtf_lightning.farm.verdicts.pairs.verdict import ReplayDiffers, State, judge

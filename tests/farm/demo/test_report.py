@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from dtf_lightning.farm.demo import training
 from dtf_lightning.farm.demo.project import PARTS, write_project
 from dtf_lightning.farm.demo.report import Row, problems, summary, table
 from dtf_lightning.farm.plans.reading import read_plan
@@ -63,3 +64,29 @@ def test_its_project_is_real(tmp_path):
     sorting = tmp_path / "p" / "sorting.py"
     sorting.write_text(sorting.read_text().replace("found[place - gap] > value", "found[place - gap] < value"))
     assert run("-m", "unittest", "test_shell") == 1
+
+
+def story(borrowings=1, unfinished=(), missing=(), repeated=()):
+    epochs = [{"missing": [], "repeated": []}, {"missing": list(missing), "repeated": list(repeated)}]
+    return training.Story(
+        training="t",
+        accepted=("t",),
+        unfinished=unfinished,
+        borrowings=borrowings,
+        audit={"committed_steps": 90, "epochs": epochs},
+    )
+
+
+def test_what_the_training_lost_is_told():
+    """By the audit of its ledgers; one that lent nothing has shown nothing."""
+    assert training.problems(story()) == []
+    told = "the training: lent a device once and took it back, 90 steps, 0 samples lost, 0 repeated"
+    assert training.summary(story()) == told
+    assert training.problems(story(borrowings=0, unfinished=("suite, 1 is failed: exit code 1",))) == [
+        "suite, 1 is failed: exit code 1",
+        "the training lent no device",
+    ]
+    assert training.problems(story(borrowings=2, missing=[4, 5], repeated=[{}])) == [
+        "the training lost 2 samples and repeated 1"
+    ]
+    assert "lent a device 2 times" in training.summary(story(borrowings=2))

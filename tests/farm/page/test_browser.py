@@ -45,6 +45,8 @@ class Farm:
         ]
         self.client.submit(["x"], name="sum", plan=self.plan, after=squares)
         self.worker.end(self.begin("broken <b>"), OutcomeKind.FAILED, reason="exit code 1")
+        for number in range(12):
+            self.worker.end(self.begin("bench"), metrics={"latency": 5.0 + number % 3 / 10 + number // 9})
         self.waiting = self.client.submit(["x"], name="too much", needs={"gpu": 8})
 
     def begin(self, name: str, **fields):
@@ -61,6 +63,11 @@ class Farm:
             "plan": f"/plans/{self.plan}",
             "fleet": "/fleet",
             "cluster": "/cluster",
+            "grid": "/grid",
+            "test": "/test?name=bench&metric=latency:ms",
+            "failed": "/test?name=broken+%3Cb%3E",
+            "compare": "/compare",
+            "trainings": "/trainings",
         }
 
     def close(self) -> None:
@@ -113,7 +120,7 @@ def test_every_screen_wide_and_on_a_phone(browser, farm, tmp_path):
     told = {
         "now": [
             "1 task runs, 1 waits for a worker, 4 for other tasks",
-            "1 of the latest 1 result failed",
+            "1 of the latest 13 results failed",
             "broken <b>",
         ],
         "tasks": ["too much", "waits for 8 x gpu", "numbers"],
@@ -121,6 +128,11 @@ def test_every_screen_wide_and_on_a_phone(browser, farm, tmp_path):
         "plan": ["0 of 5 tasks have ended", "squares[2]"],
         "fleet": ["1 of 8", "Cordon", "Drain"],
         "cluster": ["c0 leads the farm f", farm.urls[1]],
+        "grid": ["broken <b>", "gpu", "No verdicts yet"],
+        "test": ["12 runs: 0 failed", "is noise", "PNG"],
+        "failed": ["Failures by their texts", "exit code 1"],
+        "compare": ["No verdicts yet"],
+        "trainings": ["There is no training"],
     }
     for screen, path in farm.screens().items():
         go(browser, farm, path)
@@ -143,7 +155,7 @@ def test_dark(farm, tmp_path):
     browser = BrowserSession(tmp_path / "dark", dark=True)
     try:
         browser.open(SignIn(farm.token).link(farm.urls[0], time.time()))
-        for screen in ("task", "plan"):
+        for screen in ("plan", "test"):
             go(browser, farm, farm.screens()[screen])
             browser.picture(
                 tmp_path / f"{screen}-dark.png", lambda told: told["colors"] > 20 and told["brightness"] < 0.3
@@ -159,7 +171,7 @@ def test_what_a_person_does(tmp_path):
     farm = Farm(tmp_path)
     try:
         with signed_in(farm, tmp_path) as browser:
-            for step in (what_changes, output, by_keyboard, it_asks, cordon, the_coordinator_goes):
+            for step in (what_changes, output, by_keyboard, a_drawing, it_asks, cordon, the_coordinator_goes):
                 step(browser, farm)
     finally:
         farm.close()
@@ -213,6 +225,24 @@ def by_keyboard(browser, farm):
     browser.until(
         "location.search.includes('search=too+much') && document.querySelectorAll('#live tbody tr').length === 1"
     )
+
+
+def a_drawing(browser, farm):
+    """From the grid by keyboard to a test; its drawing as PNG, which the browser makes; a run is in it at once."""
+    go(browser, farm, "/")
+    browser.keys("g", "r")
+    browser.until(f"location.pathname === '/grid' && {LIVE}")
+    browser.keys("/", *"bench", "Enter")
+    browser.until(
+        f"location.search.includes('search=bench') && document.querySelectorAll('#live tbody tr').length === 1 && {LIVE}"
+    )
+    browser.keys("j", "Enter")
+    browser.until(f"location.pathname === '/test' && document.querySelector('h1').textContent === 'bench' && {LIVE}")
+    browser.until("document.querySelectorAll('svg.chart .point').length === 12")
+    browser.js("(document.querySelector('#png-series').click(), 0)")
+    browser.until("/^series.png: [1-9]/.test(document.querySelector('#said').textContent)")
+    farm.worker.end(farm.begin("bench"))
+    browser.until("document.querySelectorAll('svg.chart .point').length === 13")
 
 
 def it_asks(browser, farm):

@@ -62,7 +62,7 @@ def test_a_plan_with_trainings():
         "--rdzv-backend=etcd",
         "--rdzv-endpoint=etcd.lab:2379",
         f"--rdzv-id={second.task_id}",
-        "--rdzv-conf=resume=true,user=u",
+        "--rdzv-conf=resume=true,progress=$DTF_FARM_RESULTS/training.jsonl,user=u,mode=live",
         "train.py",
         "--seed",
         "2",
@@ -101,6 +101,10 @@ def test_priority(text, priority):
         ("{train: {script: s, endpoint: e, args: [[x]]}}", "f:1:52: each of args is a text or a number, got a list"),
         ("{train: {script: s, endpoint: e, options: {a: 'b,c'}}}", "f:1:55: options 'a': names have no ','"),
         ("{train: {script: '{{matrix.x}}', endpoint: e}}", "f:1:29: {{matrix.x}} stands in a task without a matrix"),
+        (
+            "{train: {script: s, endpoint: e, suspend_for: 5, options: {mode: restart}}}",
+            "f:1:58: a training in restart mode cannot be suspended",
+        ),
         (
             "{train: {script: s, endpoint: e, suspend_for: -10}}",
             "f:1:58: suspend_for is a priority above the training's own",

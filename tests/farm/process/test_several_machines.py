@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +14,7 @@ from dtf_lightning import environment
 from dtf_lightning.etcd.server.cluster import EtcdCluster
 from dtf_lightning.farm.worker.offer import keep_profile
 from support.certificates import Authority
+from support.farm.running import running
 from support.farm.whole import DEADLINE, DTF, PROFILE
 from support.pages import blocks
 
@@ -36,19 +35,6 @@ def etcd(tmp_path):
             f"https://{cluster.endpoint}",
             f"--ca-cert {authority.path} --cert {client.cert} --key {client.key}",
         )
-
-
-@contextlib.contextmanager
-def running(line, say, **fields):
-    """A process that has said a line with these words; SIGINT ends it."""
-    with subprocess.Popen(line, shell=True, stdout=subprocess.PIPE, text=True, **fields) as process:
-        try:
-            told = process.stdout.readline()
-            assert say in told
-            yield told
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(DEADLINE)
 
 
 def test_the_docs_lines(tmp_path, etcd):

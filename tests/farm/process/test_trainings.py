@@ -16,6 +16,7 @@ from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.server.scheduling import trainings
 from dtf_lightning.farm.tokens import read_token
 from support.farm.server import CoordinatorInThread, WorkerInThread
+from support.farm.warm_parts import WarmParts
 
 pytestmark = pytest.mark.process
 PATIENCE = 300.0
@@ -38,6 +39,12 @@ def farm(tmp_path, monkeypatch):
     store.close()
 
 
+@pytest.fixture
+def parts(fork_server):
+    with WarmParts(fork_server) as parts:
+        yield parts
+
+
 def wait_for_world(store, training, size, after=0):
     """Wait for a generation of this many members after the one with this number; returns its number."""
     numbers = []
@@ -53,7 +60,7 @@ def wait_for_world(store, training, size, after=0):
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.chaos)])
-def test_a_test_borrows_a_device_and_no_sample_is_lost(farm, etcd, store, tmp_path, times):
+def test_a_test_borrows_a_device_and_no_sample_is_lost(farm, etcd, store, parts, tmp_path, times):
     """The training has both cores; each test gets one of them, and the training has it again afterwards.
 
     In the end two urgent ones get both: the training waits with its state in its folder, and goes on by itself.
@@ -66,7 +73,7 @@ def test_a_test_borrows_a_device_and_no_sample_is_lost(farm, etcd, store, tmp_pa
             endpoint=etcd.endpoint,
             workers=(1, 2),
             suspend_for=50,
-            python=sys.executable,
+            python=parts.python,
         )
         number = wait_for_world(store, training, 2)
         for _ in range(times):
@@ -77,9 +84,12 @@ def test_a_test_borrows_a_device_and_no_sample_is_lost(farm, etcd, store, tmp_pa
         assert [client.wait(test, PATIENCE).status for test in urgent] == ["completed", "completed"]
         stop.touch()  # nobody trains; who comes back ends with the epoch that was left in its middle
         info = client.wait(training, PATIENCE)
-        parts = [client.task(f"{training}[{index}]") for index in range(2)]
-        assert info.status == "completed", [b"".join(client.logs(part.task_id))[-3000:] for part in parts]
-        assert {part.status for part in parts} <= {"completed", "skipped"}
+        ended = [client.task(f"{training}[{index}]") for index in range(2)]
+        assert info.status == "completed", [b"".join(client.logs(part.task_id))[-3000:] for part in ended]
+        assert {part.status for part in ended} <= {"completed", "skipped"}
+        metrics = info.raw["results"]["metrics"]
+        assert metrics["generation"] >= 2 + 2 * times
+        assert 0.0 <= metrics["goodput"] < 1.0
     account = audit(sorted(folder.glob("dtf/*/ledger/*.jsonl")))
     assert len(account.resume_steps) >= 2 + 2 * times  # each borrowing is a leave and a return
     assert len(account.instances) == 1  # it was never begun anew

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtf_lightning.farm.record.task_id import array_and_index, array_id, instance_id, is_array_id, new_task_id
-from dtf_lightning.farm.rules.arrays import AT_ONCE, MAX_ARRAY, WINDOW, Tally, births
+from dtf_lightning.farm.rules.arrays import AT_ONCE, MAX_ARRAY, WINDOW, Tally, births, together
 
 NUMBERS = st.integers(0, MAX_ARRAY)
 
@@ -61,3 +61,11 @@ def test_tally():
     tally = Tally(outcomes={"completed": 3, "failed": 2, "expired": 1})
     assert not tally.completed
     assert tally.reason == "3 of its 6 instances did not complete: 1 expired, 2 failed"
+
+
+def test_the_furthest_part_tells_of_the_world_and_all_of_the_goodput():
+    old = {"generation": 3, "world_size": 4, "step": 90, "goodput": 0.9, "samples_per_second": 9.0}
+    new = {"generation": 4, "world_size": 3, "step": 80, "goodput": 0.5}
+    assert together([old, new, {"accuracy": 1.0}]) == {"generation": 4, "world_size": 3, "step": 80, "goodput": 0.7}
+    assert together([{"generation": 1, "world_size": 2}]) == {"generation": 1, "world_size": 2}
+    assert together([{"accuracy": 1.0}]) == {}

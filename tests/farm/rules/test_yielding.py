@@ -212,3 +212,66 @@ def test_longer_leaves_never_bring_it_back_earlier():
         leaves = [chance.uniform(0.0, 60.0) for _ in range(chance.randint(1, 9))]
         longer = [one + chance.uniform(0.0, 20.0) for one in leaves]
         assert AWAY <= time_away(leaves) <= time_away(longer) <= MOST_AWAY
+
+
+def rooms(seats, free, need):
+    """How often a need fits into what is free, over all workers."""
+    return sum(max(0, free[worker]) // amount(need) for worker, there in seats.items() if there.accepting)
+
+
+def test_slots_lie_as_they_fit():
+    """Where all is free they are placed at once, and nobody is asked; what is asked is enough, and nobody's minimum is touched."""
+    num_placed = num_asked = 0
+    for seed in range(3000):
+        chance = random.Random(seed)
+        _, seats, parts = world(chance)
+        need = chance.randint(1, 2)
+        one = Wish(task="x", priority=chance.choice([-10, 0]), needs=(cpus(need),), slots=chance.randint(2, 4))
+        answer = who_yields([one], seats, parts, 1000.0)
+        now = {worker: there.free["cpu"] for worker, there in seats.items()}
+        coming = {
+            worker: now[worker] + sum(amount(it.need) for it in parts if it.worker == worker and it.asked)
+            for worker in now
+        }
+        given = [it for it in parts if it.task in {yields.part for yields in answer.asked}]
+        after = {worker: coming[worker] + sum(amount(it.need) for it in given if it.worker == worker) for worker in now}
+        if rooms(seats, now, cpus(need)) >= one.slots:
+            workers = answer.places["x"].workers
+            assert len(workers) == one.slots, seed
+            assert not given, seed
+            assert all(workers.count(worker) * need * 1000 <= now[worker] for worker in workers), seed
+            num_placed += 1
+        else:
+            assert not answer.places, seed
+        if given:
+            assert rooms(seats, after, cpus(need)) >= one.slots > rooms(seats, coming, cpus(need)), seed
+            assert all(it.priority <= one.priority for it in given), seed
+            num_asked += 1
+        elif all(it.need == cpus(need) and it.suspend_for is None for it in parts):
+            surplus = {it.training: -it.minimum for it in parts}
+            for it in parts:
+                surplus[it.training] += not it.asked
+            able = [it for it in parts if not it.asked and it.priority <= one.priority and seats[it.worker].accepting]
+            could = sum(min(max(0, more), sum(it.training == name for it in able)) for name, more in surplus.items())
+            if rooms(seats, coming, cpus(need)) < one.slots and all(
+                value % (need * 1000) == 0 for value in coming.values()
+            ):
+                assert rooms(seats, coming, cpus(need)) + could < one.slots, seed
+    assert num_placed > 200
+    assert num_asked > 100
+
+
+def test_what_is_held_for_another_way_of_the_same_training_is_its_own():
+    held = {"v": seat(2, 2, held_for=7), "w": seat(1, 1, held_for=8)}
+    one = Wish(task="x", priority=0, needs=(cpus(1),), slots=3, kinds=frozenset({7, 8}))
+    assert sorted(who_yields([one], held, [], 0.0).places["x"].workers) == ["v", "v", "w"]
+    other = Wish(task="x", priority=0, needs=(cpus(1),), slots=3, kinds=frozenset({7}))
+    assert not who_yields([other], held, [], 0.0).places
+
+
+def test_slots_leave_what_others_get():
+    """A task that stands before them gets its worker; with what is left there is no room for all."""
+    seats = {"v": seat(2, 2), "w": seat(1, 1)}
+    one = Wish(task="y", priority=0, needs=(cpus(1),), slots=3)
+    assert not who_yields([wish("x"), one], seats, [], 0.0).places
+    assert who_yields([one, wish("x")], seats, [], 0.0).places

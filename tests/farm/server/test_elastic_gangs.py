@@ -261,11 +261,8 @@ class World:
                 yield f"{training} could have {missing} more"
 
     def has_room(self, free, need, number):
-        """Whether so many fit, as many on each worker."""
-        return any(
-            number % each == 0 and sum(left >= need * each for left in free.values()) >= number // each
-            for each in range(1, number + 1)
-        )
+        """Whether so many fit, as they fit."""
+        return sum(left // need for left in free.values()) >= number
 
     def blocked(self, free):
         """A task that waits beside parts that could make room, of which none was asked."""

@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from dtf_lightning.clock import poll_until
+from dtf_lightning.farm.cli import commands
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.rules.attempts import OutcomeKind
@@ -74,6 +75,25 @@ def test_fills_what_is_idle_gives_it_back_and_comes_again(client, worker, start,
     assert not memory.range(KEYS.folder(Kind.BORROWINGS)).kvs
 
 
+def test_its_run_is_told_while_it_runs_and_at_its_end(client, worker, start, capsys):
+    """What parts have reported of their run, as one; a rescale is told at once, and not with the next minute's report."""
+    training, (first, second) = start()
+    assert world(client, training)["run"] is None
+    worker.report(tasks={first.task: {"generation": 1, "world_size": 1}})
+    poll_until(lambda: world(client, training)["run"], DEADLINE, "the first generation")
+    now = {"generation": 2, "world_size": 2, "step": 40, "samples_per_second": 8.0}
+    worker.report(tasks={first.task: {**now, "goodput": 0.5}, second.task: {**now, "step": 41, "goodput": 0.7}})
+    poll_until(lambda: world(client, training)["run"]["generation"] == 2, DEADLINE, "the second generation")
+    assert world(client, training)["run"] == {**now, "step": 41, "goodput": 0.6, "at": "1970-01-01T00:00:05.000Z"}
+    commands._show_training(client.task(training))
+    assert "  run: generation 2, 2 workers, step 41, goodput 60.0% (as of 1970-" in capsys.readouterr().out
+
+    worker.end(first, metrics={**now, "step": 50, "goodput": 0.8, "accuracy": 0.9})
+    worker.end(second, metrics={**now, "step": 49, "goodput": 0.6})
+    info = client.wait(training, DEADLINE)
+    assert info.raw["results"]["metrics"] == {**now, "step": 50, "goodput": 0.7}
+
+
 def test_what_it_keeps_is_not_asked_for(client, worker, start):
     """Two tests want both devices: one of them waits, because a training keeps its minimum."""
     training, orders = start()
@@ -106,6 +126,20 @@ def test_the_minimum_starts_together(client, worker, coordinator):
         parts = [worker.next(), worker.next(), second.next(), second.next()]
         assert {part.specification.index for part in parts} == {0, 1, 2, 3}
         assert (world(client, training)["running"], world(client, training)["minimum"]) == (4, 4)
+
+
+def test_an_uneven_minimum_starts_together(client, worker, coordinator):
+    """Three parts on a worker of two cores and one of one: none before there is room for all, then two and one."""
+    training = train(client, 3, 3)
+    why = "starts together with 2 more of its training, or not at all"
+    poll_until(lambda: why in client.task(f"{training}[0]").reason, DEADLINE, "why the minimum does not start")
+    with closing(
+        PlayedWorker((coordinator.url,), read_token(coordinator.token_file), name="second", cpu=1.0)
+    ) as second:
+        parts = [worker.next(), worker.next(), second.next()]
+        assert {part.specification.index for part in parts} == {0, 1, 2}
+        assert (world(client, training)["running"], second.orders.empty()) == (3, True)
+        assert all(f"--rdzv-id={training}" in part.specification.command for part in parts)
 
 
 def test_it_is_suspended_and_comes_again(client, worker, monkeypatch):
@@ -263,9 +297,12 @@ def test_the_next_leader_asks_nobody_twice_and_starts_nothing_that_is_over(memor
 
 def test_a_part_that_does_not_leave_is_taken_back(client, worker, start, monkeypatch):
     start()
-    monkeypatch.setattr(lending, "OVERDUE", 0.5)
     test = client.submit(["test"])
     asked = worker.yields.get(timeout=DEADLINE)
+    monkeypatch.setattr(
+        lending, "OVERDUE", 0.0
+    )  # not before it was asked: it would not be told of a request that is over
+    client.submit(["other"], priority=-20)  # for which the leader looks again
     assert worker.cancelled.get(timeout=DEADLINE).task == asked.task
     assert worker.next().task == test
 

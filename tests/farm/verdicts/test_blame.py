@@ -9,7 +9,18 @@ from collections import Counter
 import pytest
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.verdicts.blame import PRIOR, RERUNS, Blame, Cause, Rerun, Seen, blame, next_rerun
+from dtf_lightning.farm.verdicts.blame import (
+    PRIOR,
+    RERUNS,
+    UNCHANGED,
+    Blame,
+    Cause,
+    Past,
+    Rerun,
+    Seen,
+    blame,
+    next_rerun,
+)
 
 FAILURES = 1500
 
@@ -138,3 +149,32 @@ def test_evidence_in_words():
         "% sure): the candidate on another worker failed 3 of 3; the base on another worker failed 0 of 3 (6 reruns)"
     )
     assert next_rerun(seen) is None
+
+
+def test_earlier_runs_tell_how_flaky_it_is():
+    """Against Bayes' rule by hand: over the rates of flakes, (2, 9) of beta; others fail in one of a hundred."""
+    rates = [number / 2000 for number in range(1, 2000)]
+    density = [rate * (1 - rate) ** 8 for rate in rates]
+    for passed, failed in [(0, 0), (10, 0), (10, 2), (3, 3)]:
+        likelihood = [(1 - rate) ** passed * rate**failed for rate in rates]
+        flake = sum(map(lambda one, two: one * two, density, likelihood)) / sum(density)
+        others = 0.99**passed * 0.01**failed
+        expected = flake / (flake + 3 * others)
+        assert blame(past=Past(passed=passed, failed=failed)).chances[Cause.FLAKE] == pytest.approx(expected, abs=0.03)
+    assert blame(past=Past(passed=10**6)) == blame(past=Past(passed=30)), "it may have become flaky since"
+
+
+def test_code_that_has_not_changed_is_not_blamed():
+    seen = [Seen(rerun=Rerun(on_base=False, elsewhere=True), failed=True)] * 9
+    assert blame(seen, UNCHANGED).cause is Cause.ENVIRONMENT
+    assert sum(UNCHANGED.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_tells_too_little_is_not_run():
+    """Without a base, code and environment stay apart by nothing: no rerun is worth its cost."""
+    here = {rerun: 1.0 for rerun in RERUNS if not rerun.on_base}
+    seen: list[Seen] = []
+    while (rerun := next_rerun(seen, costs=here, worth=0.02)) is not None:
+        seen.append(Seen(rerun=rerun, failed=True))
+    assert len(seen) <= 4
+    assert next_rerun(seen, costs=here) is not None

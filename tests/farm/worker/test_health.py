@@ -62,3 +62,15 @@ def test_this_machine(tmp_path):
     reader = HealthReader(tmp_path, {})
     reader.read()
     assert {"memory_percent", "disk_percent", "load", "received_bytes", "sent_bytes"} <= reader.read().metrics.keys()
+
+
+def test_how_far_trainings_are(machine, tmp_path):
+    """By the file that a part's torchrun keeps; what is no such file is passed over."""
+    texts = {"one": '{"generation": 2, "name": "x"}', "torn": '{"gener', "list": "[1]", "long": " " * 5000 + "{}"}
+    for name, text in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training.jsonl").write_text(text)
+    reader = HealthReader(
+        tmp_path, {}, running=lambda: [(name, tmp_path / name) for name in (*texts, "none")], proc=machine.proc
+    )
+    assert reader.read().tasks == {"one": {"generation": 2.0}}

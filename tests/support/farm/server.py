@@ -21,6 +21,7 @@ from dtf_lightning.farm.messages import (
     CancelAttempt,
     Draining,
     Gone,
+    Heartbeat,
     Hello,
     MeetingPlace,
     PickMeeting,
@@ -30,6 +31,7 @@ from dtf_lightning.farm.messages import (
     YieldAttempt,
 )
 from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
+from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
 from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.server.main import CoordinatorOptions, serve
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
@@ -241,6 +243,10 @@ class PlayedWorker:
             self.link.say(result)
 
         self._loop.loop.call_soon_threadsafe(keep)
+
+    def report(self, **health: Any) -> None:
+        """Say how its machine is."""
+        self._say(Heartbeat(health=WorkerHealth(at=5.0, status=HealthStatus.HEALTHY, **health)))
 
     def gone(self, message: CancelAttempt) -> None:
         """Nothing is left of what it was told to end."""

@@ -40,6 +40,7 @@ from dtf_lightning.elastic.torchrun.restart_handler import RestartRendezvousHand
 from dtf_lightning.etcd.access import EtcdAccess
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.events.log import EventLog, events_path
+from dtf_lightning.processes.quick_end import end_quickly
 from dtf_lightning.processes.watchdog_process import Watchdog
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def create_handler(params: RendezvousParameters) -> RendezvousHandler:
     _log_to_stderr()
     if started_by_torchrun(sys.argv):
         install_last_words()
+        end_quickly()
     settings = AgentSettings.from_rdzv_conf(params.min_nodes, params.max_nodes, params.config)
     if settings.notice is not None:
         notice_source(settings.notice)  # its mistakes are the user's to hear of before anything is started

@@ -15,8 +15,7 @@ from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.api.nodes import add_nodes
 from dtf_lightning.farm.cli.api.openapi import add_openapi
 from dtf_lightning.farm.cli.artifacts import add_artifacts
-from dtf_lightning.farm.cli.compare import add_compare
-from dtf_lightning.farm.cli.doctor import add_doctor
+from dtf_lightning.farm.cli.care.commands import add_care
 from dtf_lightning.farm.cli.generate.commands import add_generate
 from dtf_lightning.farm.cli.options import (
     add_farm,
@@ -26,6 +25,7 @@ from dtf_lightning.farm.cli.options import (
     add_task_options,
     connect,
 )
+from dtf_lightning.farm.cli.page.commands import add_page
 from dtf_lightning.farm.cli.results import add_results
 from dtf_lightning.farm.cli.schedules.commands import add_schedules
 from dtf_lightning.farm.cli.security.commands import add_security
@@ -34,6 +34,7 @@ from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.streams.logs import show_logs
 from dtf_lightning.farm.cli.tables import print_table
 from dtf_lightning.farm.cli.train import add_train
+from dtf_lightning.farm.cli.verdicts.commands import add_verdicts
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import TaskInfo
@@ -58,9 +59,10 @@ def register(commands: Commands) -> None:
     add_security(actions)
     add_schedules(actions)
     add_results(actions)
+    add_page(actions)
     add_artifacts(actions)
-    add_doctor(actions)
-    add_compare(actions)
+    add_care(actions)
+    add_verdicts(actions)
     add_generate(actions)
     add_config(actions)
 
@@ -102,7 +104,7 @@ def _add_processes(actions: Commands) -> None:
         "a plan on a farm of this machine whose parts are killed, and the books (two minutes)",
     )
     demo.add_argument("--folder", type=Path, metavar="DIR", help="an empty or new one (default: a temporary one)")
-    demo.add_argument("--fast", action="store_true", help="fewer and shorter tasks")
+    demo.add_argument("--fast", action="store_true", help="fewer and shorter tasks, and no training")
 
     down = add_farm_command(actions, "down", serve.down, "end the farm that runs on this machine")
     down.add_argument("--home", type=Path, metavar="DIR", help="as for up")
@@ -335,6 +337,15 @@ def _show_training(task: TaskInfo) -> None:
     if not world:
         return
     print(f"  world: {world['running']} of {world['wanted']} parts run, {world['minimum']} it keeps")
+    if run := world.get("run"):
+        words = {
+            "generation": "generation {:.0f}",
+            "world_size": "{:.0f} workers",
+            "step": "step {:.0f}",
+            "goodput": "goodput {:.1%}",
+        }
+        told = ", ".join(text.format(run[name]) for name, text in words.items() if name in run)
+        print(f"  run: {told} (as of {run['at']})")
     for part, worker in world["workers"].items():
         print(f"  part {part}: runs on {worker}")
     for one in world["leaving"]:

@@ -8,8 +8,8 @@ import sys
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
 from dtf_lightning.database.formats import FORMATS, format_rows
-from dtf_lightning.farm.cli.changes import add_changes
 from dtf_lightning.farm.cli.options import add_farm, add_farm_command, connect
+from dtf_lightning.farm.cli.verdicts.changes import add_changes
 
 
 def add_results(actions: Commands) -> None:

@@ -82,7 +82,7 @@ def coordinator(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.tokens import make_token
 
     _log()
-    settings = CoordinatorSettings.load(arguments.config, _given(arguments, COORDINATOR_OPTIONS))
+    settings = CoordinatorSettings.load(arguments.config, given_settings(arguments, COORDINATOR_OPTIONS))
     _warn(settings.warnings)
     strategy_named(settings.load_balancer.strategy)
     if settings.farm.folder is None:
@@ -106,12 +106,13 @@ def coordinator(arguments: argparse.Namespace) -> int:
         audit=folder / f"audit-{name}.jsonl",
         settings=settings,
     )
-    with _connect(settings) as store:
+    with connect_etcd(settings) as store:
         run_coordinator(store, options, _say)
     return DONE
 
 
-def _connect(settings: CoordinatorSettings) -> EtcdStore:
+def connect_etcd(settings: CoordinatorSettings) -> EtcdStore:
+    """Connect to the etcd of a coordinator's settings. Raises what `EtcdAccess.connect` raises."""
     from dtf_lightning.etcd.access import EtcdAccess
 
     etcd = settings.etcd
@@ -138,7 +139,7 @@ def worker(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.worker.service.main import run_worker
 
     _log()
-    settings = WorkerSettings.load(arguments.config, _given(arguments, WORKER_OPTIONS))
+    settings = WorkerSettings.load(arguments.config, given_settings(arguments, WORKER_OPTIONS))
     for name in settings.secret_variables:
         environment.remove(name)  # or every task would have it from the worker
     _warn(settings.warnings)
@@ -246,7 +247,7 @@ WORKER_OPTIONS = {
 """Option of `dtf farm worker` -> key of its settings."""
 
 
-def _given(arguments: argparse.Namespace, options: Mapping[str, str]) -> dict[str, Any]:
+def given_settings(arguments: argparse.Namespace, options: Mapping[str, str]) -> dict[str, Any]:
     """Return what was given on the command line, by keys of settings; paths from the working folder."""
     from dtf_lightning.farm.settings.hosts import is_remote
 

@@ -20,8 +20,8 @@ from dtf_lightning.farm.verdicts.pairs.verdict import Verdict
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import Client
 
-_DTF = 'if command -v dtf > /dev/null; then exec dtf "$@"; else exec python3 -m dtf_lightning "$@"; fi'
-_DECIDED = (0, 1, 3)
+DTF = 'if command -v dtf > /dev/null; then exec dtf "$@"; else exec python3 -m dtf_lightning "$@"; fi'
+DECIDED = (0, 1, 3)
 """Exit codes of a comparison that came to a verdict."""
 _TAIL = 2000
 
@@ -43,7 +43,7 @@ def compare_on_farm(
     request: dict[str, Any] = {
         "task_id": task,
         "name": "dtf farm compare",
-        "command": ["/bin/sh", "-c", _DTF, "dtf", "farm", "compare", "--json", *words],
+        "command": ["/bin/sh", "-c", DTF, "dtf", "farm", "compare", "--json", *words],
         "needs": [{**need, "exclusive": True} for need in needs or [{"amounts": {"cpu": 1.0}, "labels": []}]],
         # Verdicts are kept where they are asked for; there they go with the task's workspace.
         "environment": {environment.FARM_HOME: ".dtf-compare"},
@@ -59,8 +59,8 @@ def compare_on_farm(
         farm.cancel(task, "Ctrl-C")
         raise
     output = b"".join(farm.logs(task)).decode(errors="replace")
-    found = _verdicts(output)
-    if found is None or ended.exit_code not in (None, *_DECIDED):
+    found = verdicts_in(output)
+    if found is None or ended.exit_code not in (None, *DECIDED):
         raise SettingsError(
             f"the comparison came to no verdict on the farm (task {task}: {ended.reason or ended.status}); its output ends:\n"
             f"{output[-_TAIL:].strip() or '(nothing)'}"
@@ -68,8 +68,8 @@ def compare_on_farm(
     return [kept_of(one) for one in found]
 
 
-def _verdicts(output: str) -> list[dict[str, Any]] | None:
-    """What the last line says that is an outcome."""
+def verdicts_in(output: str) -> list[dict[str, Any]] | None:
+    """Return what the last line says that is an outcome of `dtf farm compare --json`; `None` where there is none."""
     for line in reversed(output.splitlines()):
         if line.startswith('{"verdicts"'):
             try:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.compare.processes import run_to_end
@@ -39,6 +40,67 @@ def two_commands(base: str, candidate: str, folder: Path) -> tuple[Program, Prog
     return programs[0], programs[1]
 
 
+class CannotBeBuilt(SettingsError):
+    """A commit cannot be checked out, or its setup fails."""
+
+
+class Checkouts:
+    """Commits of one repository, checked out beside each other in a temporary folder, which goes with them at the end.
+
+    Args:
+        folder: in the repository; what runs, runs in the same folder below it.
+        setup: a shell line that is run once in each, to build it.
+        patience: seconds for the setup.
+
+    Raises `SettingsError` for a folder that belongs to no repository.
+    """
+
+    def __init__(self, folder: Path, *, setup: str | None, patience: float) -> None:
+        self._folder, self._setup, self._patience = folder, setup, patience
+        top = Path(_git(folder, "rev-parse", "--show-toplevel", told=f"{folder} belongs to no git repository"))
+        self._top, self._below = top, folder.resolve().relative_to(top.resolve())
+        self._stack = contextlib.ExitStack()
+        self._made = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="dtf-compare-")))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def commit(self, name: str) -> str:
+        """Return a commit's digest. Raises `SettingsError` for what is none."""
+        return _git(
+            self._folder, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}",
+            told=f"{name!r} is no commit, branch or tag of {self._top}. To compare two commands, leave out what stands behind --",
+        )  # fmt: skip
+
+    def program(self, side: str, name: str, commit: str, command: Sequence[str]) -> Program:
+        """Check a commit out, set it up, and return its program.
+
+        Args:
+            side: names it, and its folder: no two have the same.
+            name: of the commit, as the user said it.
+
+        Raises `CannotBeBuilt`.
+        """
+        place = self._made / side
+        try:
+            _git(
+                self._folder, "worktree", "add", "--detach", "--quiet", str(place), commit,
+                told=f"{name} cannot be checked out",
+            )  # fmt: skip
+        except SettingsError as error:
+            raise CannotBeBuilt(str(error)) from error
+        self._stack.callback(_remove, self._folder, place)
+        inside = place / self._below
+        if not inside.is_dir():
+            raise CannotBeBuilt(f"{name} has no folder {self._below}, in which the command is to run")
+        if self._setup is not None:
+            _set_up(self._setup, inside, f"the {side} {name}", self._patience)
+        return Program(named=f"{name} ({commit[:10]})", command=tuple(command), folder=inside)
+
+
 @contextlib.contextmanager
 def two_commits(
     base: str, candidate: str, command: Sequence[str], folder: Path, *, setup: str | None, patience: float
@@ -53,36 +115,12 @@ def two_commits(
 
     Raises `SettingsError` for a folder that belongs to no repository, a commit that it does not have, and a setup that fails.
     """
-    top = Path(_git(folder, "rev-parse", "--show-toplevel", told=f"{folder} belongs to no git repository"))
-    below = folder.resolve().relative_to(top.resolve())
-    commits = [
-        _git(
-            folder, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}",
-            told=f"{name!r} is no commit, branch or tag of {top}. To compare two commands, leave out what stands behind --",
-        )
-        for name in (base, candidate)
-    ]  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="dtf-compare-") as made, contextlib.ExitStack() as stack:
-        programs = []
-        for side, name, commit in zip(("base", "candidate"), (base, candidate), commits, strict=True):
-            place = Path(made) / side
-            _git(
-                folder,
-                "worktree",
-                "add",
-                "--detach",
-                "--quiet",
-                str(place),
-                commit,
-                told=f"{name} cannot be checked out",
-            )
-            stack.callback(_remove, folder, place)
-            inside = place / below
-            if not inside.is_dir():
-                raise SettingsError(f"{name} has no folder {below}, in which the command is to run")
-            if setup is not None:
-                _set_up(setup, inside, f"the {side} {name}", patience)
-            programs.append(Program(named=f"{name} ({commit[:10]})", command=tuple(command), folder=inside))
+    with Checkouts(folder, setup=setup, patience=patience) as checkouts:
+        commits = [checkouts.commit(name) for name in (base, candidate)]
+        programs = [
+            checkouts.program(side, name, commit, command)
+            for side, name, commit in zip(("base", "candidate"), (base, candidate), commits, strict=True)
+        ]
         yield programs[0], programs[1]
 
 
@@ -93,7 +131,7 @@ def _set_up(setup: str, folder: Path, name: str, patience: float) -> None:
             size = output.seek(0, os.SEEK_END)
             output.seek(max(size - _TAIL, 0))
             tail = output.read().decode(errors="replace").strip()
-            raise SettingsError(f"{name} cannot be built: {setup!r} {ended.failure}" + (f":\n{tail}" if tail else ""))
+            raise CannotBeBuilt(f"{name} cannot be built: {setup!r} {ended.failure}" + (f":\n{tail}" if tail else ""))
 
 
 def _remove(folder: Path, place: Path) -> None:

@@ -9,37 +9,11 @@ from dataclasses import dataclass
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.compare.measuring import CPU, WALL, Run, RunFailed
+from dtf_lightning.farm.verdicts.metrics import Metric
 from dtf_lightning.farm.verdicts.pairs.comparison import Comparison, Sample
 from dtf_lightning.farm.verdicts.pairs.plan import Plan, Side, first_of_pair
 from dtf_lightning.farm.verdicts.pairs.verdict import Verdict, judge, progress
 from dtf_lightning.farm.verdicts.series import checked
-from dtf_lightning.farm.verdicts.units import unit_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """What is compared."""
-
-    name: str
-    unit: str
-    higher_is_better: bool
-
-    @classmethod
-    def parse(cls, text: str) -> Metric:
-        """Read NAME or NAME:UNIT, with `:higher` or `:lower` behind it. `time` and `cpu` are in seconds.
-
-        Raises `SettingsError` for a metric without unit and for unknown words.
-        """
-        name, *words = text.split(":")
-        better = [word for word in words if word in ("higher", "lower")]
-        units = [word for word in words if word not in ("higher", "lower")]
-        if not name or len(better) > 1 or len(units) > 1:
-            raise SettingsError(
-                f"the metric {text!r} cannot be read; expected NAME:UNIT, such as latency:ms or items:1/s:higher"
-            )
-        unit = units[0] if units else ("s" if name in (WALL, CPU) else "")
-        known = unit_of(unit, name)
-        return cls(name=name, unit=unit, higher_is_better=better[0] == "higher" if better else known.higher_is_better)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import TypeVar
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.client import Client, TaskInfo
+from dtf_lightning.farm.demo import training
 from dtf_lightning.farm.demo.project import write_project
 from dtf_lightning.farm.demo.report import Row, problems, summary, table
 from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
@@ -29,6 +31,10 @@ from dtf_lightning.farm.testkit.local_farm import FarmShape, LocalFarm
 ACT_TIMEOUT = 60.0
 """Seconds for an act to have its effect, on a busy machine."""
 END_TIMEOUT = 120.0
+SUITE = 4.0
+"""Seconds of each task of the suite that needs a training's device."""
+NUM_SUITE = 3
+"""Its tasks: one more than the training leaves idle."""
 LOOK = 0.1
 """Seconds between two looks at the tasks."""
 
@@ -46,15 +52,17 @@ class DemoSize:
 
     seconds: float = 4.0
     """That each benchmark takes."""
-    runs: int = 8
+    runs: int = 6
     """Of each benchmark."""
     rounds: int = 300
     """Of the longest tests."""
     grace: float = 3.0
     """Seconds for which a worker may be away."""
+    trains: bool = True
+    """Whether a training lends a device at the end; its starts of torch are most of what that takes."""
 
 
-FAST = DemoSize(seconds=3.0, runs=6, rounds=50, grace=1.0)
+FAST = DemoSize(seconds=3.0, runs=6, rounds=50, grace=1.0, trains=False)
 
 
 class Watcher:
@@ -110,12 +118,12 @@ class Demo:
 
     def play(self) -> None:
         """Play all acts, and wait for the end of all tasks. Raises `DemoFailed`."""
-        self._until(lambda: self._watcher.num_done() >= 1, "the first task to end", ACT_TIMEOUT)
+        until(lambda: self._watcher.num_done() >= 1, "the first task to end", ACT_TIMEOUT)
         self._kill_the_leader()
         self._kill_a_member()
         self._lose_a_machine()
         self._freeze_a_worker()
-        self._until(lambda: self._watcher.num_done() == self._num_tasks, "all tasks to end", END_TIMEOUT)
+        until(lambda: self._watcher.num_done() == self._num_tasks, "all tasks to end", END_TIMEOUT)
         for part in self._farm.coordinators.values():
             part.first_line()
 
@@ -125,7 +133,7 @@ class Demo:
         began = time.monotonic()
         self._farm.coordinators[leader].kill()
         self._farm.proxies[leader].lead_to(None)
-        self._until(lambda: self._farm.leader() not in (None, leader), "another leader", ACT_TIMEOUT)
+        until(lambda: self._farm.leader() not in (None, leader), "another leader", ACT_TIMEOUT)
         self._say(f"{self._leader()} leads, after {time.monotonic() - began:.1f} s; {leader} is started again")
         self._farm.start_coordinator(leader)
 
@@ -134,7 +142,7 @@ class Demo:
         self._say(f"kill -9 the leading etcd member, {member.name}")
         done = self._watcher.num_done()
         member.kill()
-        self._until(
+        until(
             lambda: self._watcher.num_done() > done or self._watcher.num_done() == self._num_tasks,
             "another task to end",
             ACT_TIMEOUT,
@@ -147,7 +155,7 @@ class Demo:
         self.struck[worker] = f"{worker} was killed"
         self._say(f"kill -9 the worker {worker} in mid-task, and all that it runs ({self._name(task)})")
         self._farm.lose_machine(worker)
-        self._until(lambda: self._elsewhere(task, worker), f"{self._name(task)} to be tried elsewhere", ACT_TIMEOUT)
+        until(lambda: self._elsewhere(task, worker), f"{self._name(task)} to be tried elsewhere", ACT_TIMEOUT)
         self._say(f"{self._name(task)} is tried again; {worker} comes back")
         self._farm.start_worker(worker)
 
@@ -157,7 +165,7 @@ class Demo:
         self._say(f"freeze the worker {worker}, which runs {self._name(task)}")
         self._farm.workers[worker].freeze()
         try:
-            self._until(lambda: self._elsewhere(task, worker), f"{self._name(task)} to be tried elsewhere", ACT_TIMEOUT)
+            until(lambda: self._elsewhere(task, worker), f"{self._name(task)} to be tried elsewhere", ACT_TIMEOUT)
         finally:
             self._farm.workers[worker].thaw()
         self._say(
@@ -167,7 +175,7 @@ class Demo:
     # --- the parts ---------------------------------------------------------------------------------------------------
 
     def _leader(self) -> str:
-        return self._until(lambda: self._farm.leader() or "", "a leader", ACT_TIMEOUT)
+        return until(lambda: self._farm.leader() or "", "a leader", ACT_TIMEOUT)
 
     def _someone_at_work(self) -> tuple[str, str]:
         """Return a task that was just begun, and its worker, which nothing has been done to."""
@@ -179,7 +187,7 @@ class Demo:
                     return task, worker
             return None
 
-        found = self._until(just_begun, "a task to begin", ACT_TIMEOUT)
+        found = until(just_begun, "a task to begin", ACT_TIMEOUT)
         assert found is not None
         return found
 
@@ -194,12 +202,13 @@ class Demo:
     def _name(self, task: str) -> str:
         return str(self._watcher.tasks[task].raw["name"])
 
-    @staticmethod
-    def _until(condition: Callable[[], T], what: str, seconds: float) -> T:
-        try:
-            return poll_until(condition, seconds, what)
-        except TimeoutError as error:
-            raise DemoFailed(str(error)) from None
+
+def until(condition: Callable[[], T], what: str, seconds: float) -> T:
+    """Wait for something. Raises `DemoFailed` where it does not come about."""
+    try:
+        return poll_until(condition, seconds, what)
+    except TimeoutError as error:
+        raise DemoFailed(str(error)) from None
 
 
 def run_demo(folder: Path | None, *, size: DemoSize, say: Callable[[str], object]) -> int:
@@ -253,11 +262,29 @@ def _run(place: Path, size: DemoSize, act: Say, say: Say) -> list[str]:
             demo = Demo(farm, watcher, len(accepted), act)
             demo.play()
         act("all tasks have ended")
+        story = _train(farm, client, place / "training", act, digest, source.folder) if size.trains else None
         rows = [_row(client.task(task), watcher, demo.struck, _with_output(farm, task)) for task in accepted]
+        accepted += story.accepted if story is not None else ()
         recorded = {name: _recorded(farm, name, accepted) for name in farm.coordinators}
-    for line in ("", *table(rows), "", summary(accepted, recorded, rows)):
+    told = [training.summary(story)] if story is not None else []
+    for line in ("", *table(rows), "", summary(accepted, recorded, rows), *told):
         say(line)
-    return problems(accepted, recorded, rows)
+    return problems(accepted, recorded, rows) + (training.problems(story) if story is not None else [])
+
+
+def _train(farm: LocalFarm, client: Client, folder: Path, act: Say, source: str, inside: str) -> training.Story:
+    def suite() -> list[str]:
+        command = [sys.executable, "benchmark.py", "500", f"{SUITE:g}"]
+        return [client.submit(command, name=f"suite, {n}", source=source, folder=inside) for n in range(NUM_SUITE)]
+
+    return training.play(
+        client,
+        folder,
+        farm.etcd.endpoint,
+        suite=suite,
+        act=act,
+        until=lambda condition, what: until(condition, what, END_TIMEOUT),
+    )
 
 
 def _row(info: TaskInfo, watcher: Watcher, struck: dict[str, str], began: Sequence[int]) -> Row:

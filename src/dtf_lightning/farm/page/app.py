@@ -2,7 +2,9 @@
 
 | address | what |
 |---|---|
-| `/`, `/tasks`, `/tasks/ID`, `/plans/ID`, `/fleet`, `/cluster` | a screen: HTML, its data with `format=json`, a stream of events for who accepts those |
+| `/`, `/tasks`, `/tasks/ID`, `/plans/ID`, `/fleet`, `/cluster`, `/grid`, `/test`, `/compare`, `/trainings`, `/trainings/ID` | a screen: \
+HTML, a stream of events for who accepts those; its data with `format=json`, and with `table=NAME` one of its tables (`json`, `csv`, \
+`parquet`), with `chart=NAME` one of its drawings (`svg`), all of it as one file (`html`) |
 | `/tasks/ID/output`, `/tasks/ID/search` | some of what a task has written, where a text stands in it |
 | POST `/do/ACTION?name=NAME` | an action, by `actions.py`; answers with a sentence |
 | `/sign-in`, POST `/sign-out`, `/static/FILE` | |
@@ -30,9 +32,13 @@ from dtf_lightning.farm.page.actions import act
 from dtf_lightning.farm.page.live import MAX_READERS, EventStream, LiveViews, Shown
 from dtf_lightning.farm.page.output import part_after, part_around, part_before, search
 from dtf_lightning.farm.page.render import Renderer, as_json
+from dtf_lightning.farm.page.saving.tables import FORMATS, ROWS, table_of, write_table
 from dtf_lightning.farm.page.screens import Screens, View
 from dtf_lightning.farm.page.signing_in import SigningIn
+from dtf_lightning.farm.page.trainings import TrainingScreens
+from dtf_lightning.farm.page.verdicts.screens import VerdictScreens
 from dtf_lightning.farm.security.names import LOOPBACK, bracketed
+from dtf_lightning.farm.server.models import when
 from dtf_lightning.farm.server.tasks import UnknownTask
 
 if TYPE_CHECKING:
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
     from dtf_lightning.farm.server.doors.doors import Doors
 
 STATIC = Path(__file__).parent / "static"
+_OF_THE_ANSWER = ("format", "table", "chart", "seen")
+"""Parts of a query that say how a view is answered, not what is shown."""
 Look = Callable[[], Awaitable[View]]
 
 
@@ -60,16 +68,19 @@ class Page:
         self._app = Starlette(
             routes=[
                 Route("/", self._screen(lambda request: screens.now(_query(request)))),
-                Route("/tasks", self._screen(lambda request: screens.tasks(_query(request)))),
+                Route("/tasks", self._screen(lambda request: screens.tasks(_query(request), _rows(request)))),
                 Route("/tasks/{task}", self._screen(lambda request: screens.task(request.path_params["task"]))),
                 Route("/tasks/{task}/output", self._output),
                 Route("/tasks/{task}/search", self._search),
                 Route(
                     "/plans/{plan:path}",
-                    self._screen(lambda request: screens.plan(request.path_params["plan"], _query(request))),
+                    self._screen(
+                        lambda request: screens.plan(request.path_params["plan"], _query(request), _rows(request))
+                    ),
                 ),
                 Route("/fleet", self._screen(lambda request: screens.fleet(_query(request)))),
                 Route("/cluster", self._screen(lambda request: screens.cluster(_query(request)))),
+                *self._more_screens(coordinator),
                 Route("/do/{action}", self._act, methods=["POST"]),
                 *signing_in.routes(),
                 Mount("/static", StaticFiles(directory=STATIC)),
@@ -96,19 +107,49 @@ class Page:
 
     # --- screens -----------------------------------------------------------------------------------------------------
 
+    def _more_screens(self, coordinator: Coordinator) -> list[Route]:
+        verdicts, trainings = VerdictScreens(coordinator), TrainingScreens(coordinator)
+        return [
+            Route("/grid", self._screen(lambda request: verdicts.grid(_query(request), _rows(request)))),
+            Route("/test", self._screen(lambda request: verdicts.test(_query(request), _rows(request)))),
+            Route("/compare", self._screen(lambda request: verdicts.compare(_query(request)))),
+            Route("/trainings", self._screen(lambda request: trainings.trainings(_query(request)))),
+            Route("/trainings/{task}", self._screen(lambda request: trainings.training(request.path_params["task"]))),
+        ]
+
     def _screen(self, look: Callable[[Request], Awaitable[View]]) -> Callable[[Request], Awaitable[Any]]:
         async def answer(request: Request) -> Any:
             query = _query(request)
             if "text/event-stream" in request.headers.get("accept", ""):
                 return self._stream(request, lambda: look(request), query)
             view = await look(request)
-            if request.query_params.get("format") == "json":
-                return Response(as_json(view), media_type="application/json")
+            if form := request.query_params.get("format"):
+                return self._saved(request, view, query, form)
             shown = self._shown(view, query)
             address = urlunsplit(("", "", request.url.path, request.url.query, ""))
             return HTMLResponse(self._renderer.page(view, query, shown.html, seen=shown.id, address=address))
 
         return answer
+
+    def _saved(self, request: Request, view: View, query: dict[str, str], form: str) -> Response:
+        """A view in another form: its data, one of its tables or drawings, or itself as one file."""
+        table, chart = request.query_params.get("table", ""), request.query_params.get("chart", "")
+        if form == "json" and not table:
+            return Response(as_json(view), media_type="application/json")
+        if form in FORMATS:
+            rows = table_of(view.screen, view.data, table)
+            return _file(write_table(rows, form), FORMATS[form], f"{table or view.screen}.{form}")
+        if form == "svg":
+            return _file(self._renderer.drawing(view, query, chart).encode(), "image/svg+xml", f"{chart}.svg")
+        if form != "html":
+            raise SettingsError(f"format: {form[:80]!r} is none; expected html, json, csv, parquet or svg")
+        live = self._renderer.live(
+            View(screen=view.screen, title=view.title, data={**view.data, "addresses": []}), query
+        )
+        origin, path = f"{request.url.scheme}://{request.url.netloc}", request.url.path
+        at = (when(self._coordinator.now()) or "")[:19].replace("T", " ")
+        page = self._renderer.file(view, query, live, origin=origin, path=path, at=at)
+        return _file(page.encode("utf-8", "replace"), "text/html; charset=utf-8", f"{view.screen}.html")
 
     def _stream(self, request: Request, look: Look, query: dict[str, str]) -> Any:
         if self._live.num_readers >= MAX_READERS:
@@ -232,7 +273,16 @@ def address_from(host: str, address: str) -> str:
 
 
 def _query(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.query_params.items() if value and name not in ("format", "seen")}
+    return {name: value for name, value in request.query_params.items() if value and name not in _OF_THE_ANSWER}
+
+
+def _rows(request: Request) -> int | None:
+    """How many rows of a list are wanted: those of a table that is saved have no pages."""
+    return ROWS if request.query_params.get("format") in FORMATS and "table" in request.query_params else None
+
+
+def _file(data: bytes, kind: str, name: str) -> Response:
+    return Response(data, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
 
 
 def _integer(request: Request, name: str) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dtf_lightning import __version__
+from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.page.graph import HEIGHT, WIDTH
+from dtf_lightning.farm.page.saving.file import drawing_file, style, without_actions
+from dtf_lightning.farm.page.saving.tables import TABLES
 from dtf_lightning.farm.page.screens import FILTERS, STATUSES, View, title_of
 
 SYMBOLS = {
@@ -29,8 +32,27 @@ SYMBOLS = {
     "error": "!",
     "leader": "★",
     "follower": "●",
+    "passed": "✓",
+    "timeout": "⌛",
+    "lost": "!",
+    "healthy": "●",
+    "warning": "!",
+    "critical": "✗",
 }
 """Besides its colour each state has a sign and its word: nobody needs to tell colours apart."""
+
+
+FOLDERS = {
+    **dict.fromkeys(("grid", "test", "compare"), "verdicts/"),
+    **dict.fromkeys(("trainings", "training"), "trainings/"),
+}
+"""Screen -> the folder of its template."""
+CHARTS: Mapping[str, Mapping[str, str]] = {
+    "plan": {"graph": "graph"},
+    "test": {"series": "drawing"},
+    "training": {"borrowings": "drawing"},
+}
+"""Screen -> its drawings, each with what in its data it is made of."""
 
 
 def _environment() -> Environment:
@@ -49,6 +71,8 @@ def _environment() -> Environment:
         "title": title_of,
         "short": _short,
         "many": many,
+        "percent": percent,
+        "amount_of": amount_of,
     }
     environment.globals |= {
         "SYMBOLS": SYMBOLS,
@@ -56,6 +80,7 @@ def _environment() -> Environment:
         "NODE": (WIDTH, HEIGHT),
         "STATUSES": STATUSES,
         "FILTERS": FILTERS,
+        "TABLES": TABLES,
         "link": link,
     }
     return environment
@@ -81,6 +106,16 @@ def size(number: float) -> str:
     raise AssertionError
 
 
+def percent(fraction: float) -> str:
+    """Return a fraction in percent, with digits that say something."""
+    return f"{100 * fraction:.1f} %" if fraction < 0.1 else f"{100 * fraction:.0f} %"
+
+
+def amount_of(number: float, unit: str) -> str:
+    """Return a number with its unit."""
+    return f"{number:.4g} {unit}"
+
+
 def many(one: str, number: int, several: str) -> str:
     """Return a number with what is counted: one, or several."""
     return f"{number} {one if number == 1 else several}"
@@ -103,13 +138,41 @@ class Renderer:
 
     def live(self, view: View, query: Mapping[str, str]) -> str:
         """Return the part that changes."""
-        return self._environment.get_template(f"{view.screen}.html").render(view.data, query=query)
+        folder = FOLDERS.get(view.screen, "")
+        return self._environment.get_template(f"{folder}{view.screen}.html").render(view.data, query=query)
 
     def page(self, view: View, query: Mapping[str, str], live: str, *, seen: str, address: str) -> str:
         """Return a whole page. `seen`: the view's id; "" for a page that is not live. `address`: the view's."""
         return self._environment.get_template("frame.html").render(
-            view.data, screen=view.screen, title=view.title, query=query, live=live, seen=seen, address=address
+            view.data,
+            screen=view.screen,
+            title=view.title,
+            query=query,
+            live=live,
+            seen=seen,
+            address=address,
+            path=unquote(urlsplit(address).path),
         )
+
+    def file(self, view: View, query: Mapping[str, str], live: str, *, origin: str, path: str, at: str) -> str:
+        """Return a view as one file. `live`: the part that changes; `origin`: of the coordinator; `at`: the time, for people."""
+        return self._environment.get_template("file.html").render(
+            title=view.title,
+            query=query,
+            live=without_actions(live, origin, quote(path)),
+            style=style(),
+            address=origin + link(path, query),
+            at=at,
+        )
+
+    def drawing(self, view: View, query: Mapping[str, str], name: str) -> str:
+        """Return one of a view's drawings as a file. Raises `SettingsError` for one that it does not have."""
+        there = CHARTS.get(view.screen, {})
+        if name not in there or not view.data.get(there[name]):
+            raise SettingsError(
+                f"chart: this view has no {name[:80]!r}; a screen may have {', '.join(there) or 'none'}"
+            )
+        return drawing_file(self._environment.get_template(f"charts/{name}.html").render(view.data, query=query))
 
     def sign_in(self, *, back: str, problem: str = "") -> str:
         """Return the page that asks for the token."""

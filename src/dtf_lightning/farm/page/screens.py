@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,20 +94,18 @@ class Screens:
             "num_connected": sum(worker["status"] != "offline" for worker in workers),
             "results": self._coordinator.history.status(),
             "leader": self.leader(),
+            "findings": self._findings(),
         }
         return View(screen="now", title="Now", data=data)
 
-    async def tasks(self, query: Query) -> View:
-        """A page of a list of tasks."""
-        if unknown := query.keys() - {*FILTERS, "sort", "cursor"}:
-            raise SettingsError(
-                f"this list cannot be filtered by {', '.join(sorted(unknown))}; try {', '.join(FILTERS)}"
-            )
+    async def tasks(self, query: Query, limit: int | None = None) -> View:
+        """A page of a list of tasks, of `PAGE` where no other limit is given."""
+        refuse_unknown(query, (*FILTERS, "sort", "cursor"))
         order = read_order(query.get("sort", ""), SORTED_BY, "-created")
         status, project, plan, name, worker, search = (query.get(field, "").strip() for field in FILTERS)
         wanted = TaskFilter(status=status, project=project, plan=plan, name=name, worker=worker, search=search)
         behind = read_cursor(query.get("cursor", ""), order, SORTED_BY)
-        page = await self._lists.page(wanted, order, behind, PAGE)
+        page = await self._lists.page(wanted, order, behind, limit or PAGE)
         return View(screen="tasks", title="Tasks", data=page | {"sort": str(order), "statuses": STATUSES})
 
     async def task(self, task: str) -> View:
@@ -130,12 +128,12 @@ class Screens:
         }
         return View(screen="task", title=title_of(told), data=data)
 
-    async def plan(self, plan: str, query: Query) -> View:
+    async def plan(self, plan: str, query: Query, limit: int | None = None) -> View:
         """How far a plan is, what comes after what in it, and a page of its tasks."""
         counts = await plan_counts(self._pool, self._coordinator.history, plan)
         order = read_order(query.get("sort", ""), SORTED_BY, "created")
         behind = read_cursor(query.get("cursor", ""), order, SORTED_BY)
-        page = await self._lists.page(TaskFilter(plan=plan), order, behind, PAGE)
+        page = await self._lists.page(TaskFilter(plan=plan), order, behind, limit or PAGE)
         nodes = await self._nodes(plan) if counts["total"] <= GRAPH else []
         graph = draw(nodes)
         data = {
@@ -171,13 +169,21 @@ class Screens:
             for worker in workers
             if status in ("", worker["status"]) and (not label or label in worker["capabilities"]["labels"])
         ]
-        data = {"workers": shown, "total": len(workers), "statuses": sorted({worker["status"] for worker in workers})}
+        data = {
+            "workers": shown,
+            "total": len(workers),
+            "statuses": sorted({worker["status"] for worker in workers}),
+            "findings": self._findings("worker_", "queue_"),
+        }
         return View(screen="fleet", title="Fleet", data=data)
 
     async def cluster(self, _: Query) -> View:
         """The coordinators, who leads, and since which term."""
         told, status = self._coordinator.cluster_status(), self._coordinator.status()
         data = told | {name: status[name] for name in ("farm", "coordinator", "version", "results", "warnings")}
+        data["findings"] = self._findings("no_", "etcd_", "coordinator_", "results", "files")
+        told = self._coordinator.upkeep.monitor.status()
+        data |= {"changes": told["changes"], "remedies": told["remedies"]}
         return View(screen="cluster", title="Cluster", data=data)
 
     def addresses(self) -> list[str]:
@@ -192,6 +198,11 @@ class Screens:
         return {"name": name, "address": address, "here": self._coordinator.leads}
 
     # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def _findings(self, *kinds: str) -> list[dict[str, str]]:
+        """What is wrong, of kinds that begin so; of all without one."""
+        found = self._coordinator.upkeep.monitor.findings()
+        return [one for one in found if not kinds or one["kind"].startswith(kinds)]
 
     def _workers(self, told: Summary) -> list[dict[str, Any]]:
         coordinators = self._pool.coordinators()
@@ -254,6 +265,12 @@ class Screens:
             )
             for task in page["tasks"]
         ]
+
+
+def refuse_unknown(query: Query, known: Sequence[str]) -> None:
+    """Raise `SettingsError` for a filter that a screen does not have."""
+    if unknown := query.keys() - set(known):
+        raise SettingsError(f"this list cannot be filtered by {', '.join(sorted(unknown))}; try {', '.join(known)}")
 
 
 def title_of(task: Mapping[str, Any]) -> str:

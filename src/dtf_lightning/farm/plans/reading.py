@@ -121,6 +121,8 @@ def _entry(name: str, node: Node, place: Place, defaults: Mapping[str, Any]) -> 
                 .value["suspend_for"]
                 .error(f"suspend_for is a priority above the training's own, which is {priority}")
             )
+        if (told["train"].get("options") or {}).get("mode") == "restart":
+            raise node.value["train"].value["suspend_for"].error(launch.NOT_IN_RESTART_MODE)
     return entry
 
 
@@ -169,6 +171,7 @@ def _what(told: Mapping[str, Any], fill: Fill) -> dict[str, Any]:
         endpoint=training["endpoint"],
         python=training.get("python", "python"),
         options=training.get("options"),
+        suspended="suspend_for" in training,
     )
     return {
         "command": tuple(command), "array": most, "training": least, "suspend_for": training.get("suspend_for"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.farm.calls.spelling import CallKind
+from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
@@ -103,7 +104,11 @@ class WorkerRecord:
     """Resource -> how much of it, such as `{"cpu": 8, "gpu": 2}`."""
     labels: tuple[str, ...] = ()
     cordoned: bool = False
-    """An operator wants nothing more to start there; what runs goes on."""
+    """An operator, or the farm itself, wants nothing more to start there; what runs goes on."""
+    cordoned_at: float = 0.0
+    """When the farm last cordoned it by itself, seconds since the epoch; 0: never."""
+    cordoned_for: str = ""
+    """Why, as long as it is cordoned for that; "": nobody, or an operator, has cordoned it."""
     host: str = ""
     """Name of the machine, for people."""
 
@@ -166,6 +171,8 @@ class TaskSpecification:
     """Of an idempotent submission; "": none."""
     retry_of: str = ""
     """Id of the task that was done and is tried again as this one; "": none."""
+    avoid: tuple[str, ...] = ()
+    """Workers that are not to run it while others can."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
 
@@ -424,6 +431,7 @@ Value = (
     | ProjectRecord
     | LicenceRecord
     | ScheduleRecord
+    | QuarantineRecord
     | KeyRecord
     | Tombstone
     | SigningKeyRecord

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from dtf_lightning.clock import Clock, SystemClock
@@ -29,6 +29,7 @@ from dtf_lightning.farm.rules.expectations import Sample
 from dtf_lightning.farm.rules.paging import Order, Place
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FRESH = 2.0
 """Seconds that a question waits for what this coordinator was told before it."""
@@ -147,6 +148,12 @@ class History:
             raise ResultsBusy("the database of results is behind")
         return results.of_plan(plan)
 
+    def alike(
+        self, project: str, name: str, command: Sequence[str], limit: int
+    ) -> list[tuple[str, str, str, list[str], str]]:
+        """As `FarmResults.alike`."""
+        return self._fresh().alike(project, name, command, limit)
+
     def page(
         self, wanted: Wanted, *, limit: int, order: Order = NEWEST, behind: Place | None = None
     ) -> list[dict[str, Any]]:
@@ -167,6 +174,10 @@ class History:
             return self._open_parts()[0].durations()
         except DatabaseError as error:
             raise ResultsBusy(f"the database of results: {error}") from error
+
+    def ask(self, question: Callable[[FarmResults], T]) -> T:
+        """Return what a question answers that is put to the database, with what this coordinator was told before."""
+        return question(self._fresh())
 
     def query(self, sql: str) -> Answer:
         """As `results.query.query`."""

@@ -392,6 +392,24 @@ class FarmResults:
                 [TaskOutcome.COMPLETED.value, stored(plan)],
             ).fetchall()
 
+    def alike(
+        self, project: str, name: str, command: Sequence[str], limit: int
+    ) -> list[tuple[str, str, str, list[str], str]]:
+        """The newest results of one test that ended by itself: task, outcome, kind, workers, and what was asked for.
+
+        Args:
+            name: of its tasks; "": they have none, and `command` says which they are.
+        """
+        which, value = ("name = ?", stored(name)) if name else ("name = '' AND command = ?", [*map(stored, command)])
+        with self.reading() as reader:
+            return reader.execute(
+                f"""
+                SELECT task, outcome, kind, workers, coalesce(asked, '') FROM farm.results
+                WHERE project = ? AND {which} AND outcome IN (?, ?) ORDER BY task DESC LIMIT {limit:d}
+                """,
+                [stored(project), value, TaskOutcome.COMPLETED.value, TaskOutcome.FAILED.value],
+            ).fetchall()
+
     def page(
         self, wanted: Wanted, *, limit: int, order: Order = NEWEST, behind: Place | None = None
     ) -> list[dict[str, Any]]:

@@ -117,5 +117,10 @@ def from_parquet(data: bytes, name: str) -> Any:
     return pa.table(columns, schema=ARCHIVED)
 
 
+def outcomes_in(table: Any) -> list[tuple[str, str]]:
+    """Return the tasks of a file of the archive, each with how it ended."""
+    return list(zip(table.column("task").to_pylist(), table.column("outcome").to_pylist(), strict=True))
+
+
 def _table(rows: list[Row], schema: Any) -> Any:
     return pa.Table.from_pylist(rows, schema)

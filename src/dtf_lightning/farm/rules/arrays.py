@@ -6,8 +6,8 @@ like any other, which is tried again and recorded by itself; above it an instanc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 MAX_ARRAY = 100_000
 """Instances of one array."""
@@ -31,6 +31,10 @@ def births(born: int, count: int, waiting: int) -> range:
     return range(born, born + room)
 
 
+GENERATION, GOODPUT = "generation", "goodput"
+_OF_THE_WORLD = (GENERATION, "world_size", "step", "samples_per_second")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
     """How the instances of an array ended."""
@@ -39,6 +43,13 @@ class Tally:
     """Outcome -> how many."""
     exit_code: int | None = None
     """The highest of those that did not complete, as far as it is known."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of parts of a training, their run's last figures."""
+
+    @classmethod
+    def of(cls, outcomes: Mapping[str, int], exit_code: int | None, reports: Iterable[Mapping[str, float]]) -> Tally:
+        """Return the tally of instances that have reported these metrics."""
+        return cls(outcomes=outcomes, exit_code=exit_code, metrics=together(reports))
 
     @property
     def completed(self) -> bool:
@@ -53,3 +64,21 @@ class Tally:
             return ""
         told = ", ".join(f"{number} {name}" for name, number in others.items())
         return f"{sum(others.values())} of its {sum(self.outcomes.values())} instances did not complete: {told}"
+
+
+def together(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return a run's figures by what its parts have reported of it; nothing if none has.
+
+    What is the whole world's is that of the part which is furthest: a part that has left, or is frozen, knows older things. The
+    goodput is the mean of the parts'.
+
+    Args:
+        parts: the figures of each, by the names of `--rdzv-conf progress`; others are passed over.
+    """
+    told = [part for part in parts if GENERATION in part]
+    if not told:
+        return {}
+    furthest = max(told, key=lambda part: (part[GENERATION], part.get("step", 0.0)))
+    figures = {name: furthest[name] for name in _OF_THE_WORLD if name in furthest}
+    shares = [part[GOODPUT] for part in told if GOODPUT in part]
+    return figures | ({GOODPUT: round(sum(shares) / len(shares), 4)} if shares else {})

@@ -27,6 +27,8 @@ class WorkerHealth:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """`cpu_percent`, `memory_percent`, `disk_percent`, `load` (runnable processes, over a minute), `received_bytes` and
     `sent_bytes` (a second), as far as the machine tells them."""
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Parts of trainings that run there -> what they have reported of their run so far."""
 
 
 def judge_health(metrics: Mapping[str, float], thresholds: Mapping[str, float], at: float) -> WorkerHealth:

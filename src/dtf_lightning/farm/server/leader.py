@@ -44,7 +44,7 @@ from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows,
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
 from dtf_lightning.farm.rules.expectations import Expectations
 from dtf_lightning.farm.rules.gangs import together
-from dtf_lightning.farm.rules.scheduling.door import ReadyTask, Scheduler, WorkerOffer
+from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Scheduler, WorkerOffer
 from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of
 from dtf_lightning.farm.server.scheduling.arrays import Arrays
 from dtf_lightning.farm.server.scheduling.endings import as_placed, ending_of, lost_ones, name_of, on_worker
@@ -173,7 +173,7 @@ class Leader:
             exit_code=tally.exit_code,
             kind=outcome.value,
             counts=dict(tally.outcomes),
-            metrics=self._trainings.lent_in_all(array),
+            metrics={**(tally.metrics if specification.training else {}), **self._trainings.lent_in_all(array)},
         )
         self._decided.append(RecordResult(task=array, envelope=ended))
 
@@ -191,14 +191,18 @@ class Leader:
         writes += self._arrays.next()
         assigned = self._assign(at_most, now)
         asked, offered = self._trainings.look(now.monotonic, now.wall)
+        assigned += self._assignments(self._trainings.take_placed())
         if self._trainings.has_offers:
             assigned += self._assign(at_most - len(assigned), now)
         self._trainings.withdraw(offered)
         return [*writes, *assigned, *asked]
 
     def _assign(self, at_most: int, now: Now) -> list[Write[Any]]:
+        found = self._scheduler.decide(at_most, now.wall)
+        return self._assignments([one for placement in found for one in self._trainings.spread(placement)])
+
+    def _assignments(self, placed: list[Placement]) -> list[Write[Any]]:
         writes: list[Write[Any]] = []
-        placed = [one for found in self._scheduler.decide(at_most, now.wall) for one in self._trainings.spread(found)]
         for placement in placed:
             attempt = self._attempt(placement.task)
             given = replace(

@@ -26,6 +26,7 @@ from dtf_lightning.farm.server.api import build_app
 from dtf_lightning.farm.server.coordinator import Coordinator
 from dtf_lightning.farm.server.doors.doors import Doors
 from dtf_lightning.farm.server.presence import CoordinatorPlace, wait_for_event
+from dtf_lightning.farm.server.upkeep.stores import refuse_half_restored
 from dtf_lightning.farm.server.wire.reach import Wire
 from dtf_lightning.farm.server.wire.serving import server_config
 from dtf_lightning.farm.server.wire.turnstile import turnstile
@@ -82,8 +83,8 @@ class _Server(uvicorn.Server):
 def run_coordinator(store: Store, options: CoordinatorOptions, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. `say` is called with the address where it listens, once it serves.
 
-    Raises `SettingsError` for a port that is taken, for a host that is not loopback without TLS, and for certificates that
-    cannot be used; and the fault that ended it.
+    Raises `SettingsError` for a port that is taken, for a host that is not loopback without TLS, for certificates that
+    cannot be used, and while a backup is being put back; and the fault that ended it.
     """
 
     def ready(address: str) -> None:
@@ -124,6 +125,7 @@ async def _serve_on(
 ) -> None:
     port = listeners[0].getsockname()[1]
     address = wire.address(port)
+    await asyncio.to_thread(refuse_half_restored, store, options.farm)
     coordinator = Coordinator(
         store,
         CoordinatorPlace(

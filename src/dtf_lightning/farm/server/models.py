@@ -26,7 +26,7 @@ from dtf_lightning.farm.record.values import (
     WorkerState,
     YieldRequest,
 )
-from dtf_lightning.farm.rules.arrays import MAX_ARRAY
+from dtf_lightning.farm.rules.arrays import MAX_ARRAY, together
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
@@ -379,8 +379,17 @@ def world_of(pool: Pool, training: LiveTask) -> dict[str, Any]:
         "workers": running,
         "leaving": leaving,
         "away": away,
+        "run": _run(pool, running),
         **_borrowings(pool, training.task),
     }
+
+
+def _run(pool: Pool, running: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what a training's parts have last reported of their run, and when; `None` before that. `running`: part -> worker."""
+    reports = [(part, health) for part, worker in running.items() if (health := pool.health(worker)) is not None]
+    told = [(health.at, health.tasks[part]) for part, health in reports if part in health.tasks]
+    figures = together(figures for _, figures in told)
+    return {**figures, "at": when(max(at for at, _ in told))} if figures else None
 
 
 def _borrowings(pool: Pool, training: str) -> dict[str, Any]:
@@ -467,5 +476,6 @@ def worker(
             "tasks": tasks,
             "coordinator": record.coordinator,
             "cordoned": record.cordoned,
+            "cordoned_for": record.cordoned_for or None,
         },
     }

@@ -25,7 +25,7 @@ from dtf_lightning.farm.record.values import (
     Tombstone,
 )
 from dtf_lightning.farm.record.writes import Cancellation, Submission, Submit, Submitted
-from dtf_lightning.farm.rules.arrays import Tally
+from dtf_lightning.farm.rules.arrays import GENERATION, Tally
 from dtf_lightning.farm.rules.dependencies import dependencies_first, find_cycle
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.clients.keys import KnownRequests, submit_keyed
@@ -243,12 +243,15 @@ class Tasks:
         """Say how all `count` instances of an array ended. Raises what etcd raises."""
         outcomes: dict[str, TaskOutcome] = {}
         worst: int | None = None
+        metrics: dict[str, Mapping[str, float]] = {}
         for kind in (Kind.DONE, Kind.TOMBSTONE):  # in this order: what is archived meanwhile is found twice, not never
             prefix = self._pool.keys.key(kind, array)[:-6]
             for kv in (await asyncio.to_thread(self._store.range, prefix, page_size=PAGE)).kvs:
                 value = decode(kind, kv.value)
                 assert isinstance(value, Envelope | Tombstone)
                 outcomes[kv.key[-36:]] = value.outcome
+                if isinstance(value, Envelope) and GENERATION in value.metrics:
+                    metrics[kv.key[-36:]] = value.metrics
                 if isinstance(value, Envelope) and value.outcome is not TaskOutcome.COMPLETED:
                     worst = max(worst or 0, value.exit_code or 0) or None
         numbers: Counter[str] = Counter()
@@ -256,9 +259,9 @@ class Tasks:
             task = instance_id(array, index)
             outcome = outcomes.get(task)
             if outcome is None and (archived := await asyncio.to_thread(self._archived, task)) is not None:
-                outcome = archived.outcome
+                outcome, metrics[task] = archived.outcome, archived.metrics
             numbers["unknown" if outcome is None else outcome.value] += 1
-        tally = Tally(outcomes=numbers, exit_code=worst)
+        tally = Tally.of(numbers, worst, metrics.values())
         return replace(tally, exit_code=0) if tally.completed else tally
 
     async def wait(self, task: str, timeout: float, other_than: int | None = None) -> dict[str, Any]:

@@ -14,6 +14,13 @@ PRIORITY = -10
 """Of a training whose submission says nothing: tests and benchmarks go first."""
 RESUME = {"resume": "true"}
 """Of the rendezvous: a run that all its parts have left goes on when some come, and one that has finished stays so."""
+PROGRESS_FILE = "training.jsonl"
+"""Among what a part reports: its run's generation, world and goodput, kept up to date by its torchrun."""
+PROGRESS = {"progress": f"$DTF_FARM_RESULTS/{PROGRESS_FILE}"}
+NOT_IN_RESTART_MODE = (
+    "a training in restart mode cannot be suspended (suspend_for): its snapshots lie in the memory of its workers, which all "
+    "leave. Train with ElasticCallback(), or leave suspend_for out"
+)
 _RUN = "--rdzv-id="
 _OWN = f"{_RUN}$DTF_FARM_TRAINING"
 """Stands in what was asked for: two that ask for the same training ask for the same, whatever ids they choose."""
@@ -47,6 +54,7 @@ def command(
     endpoint: str,
     python: str = "python",
     options: Mapping[str, str] | None = None,
+    suspended: bool = False,
 ) -> list[str]:
     """Return what each part of a training runs, but for the id of its run (`of_run`).
 
@@ -57,13 +65,18 @@ def command(
         endpoint: of the etcd at which they meet, as every worker reaches it.
         python: that the workers have.
         options: of the rendezvous, as in `--rdzv-conf`.
+        suspended: whether work may get all its devices. It trains with `ElasticCallback()` then, or ends with an error that says so.
 
-    Raises `SettingsError` for numbers that cannot be.
+    Raises `SettingsError` for numbers that cannot be, and for a training in restart mode that may be suspended.
     """
     check_workers(workers)
+    if suspended:
+        if (options or {}).get("mode") == "restart":
+            raise SettingsError(NOT_IN_RESTART_MODE)
+        options = {**(options or {}), "mode": "live"}
     if not script or not endpoint:
         raise SettingsError("a training needs a script, and the endpoint of an etcd that its workers reach")
-    conf = ",".join(f"{name}={value}" for name, value in {**RESUME, **(options or {})}.items())
+    conf = ",".join(f"{name}={value}" for name, value in {**RESUME, **PROGRESS, **(options or {})}.items())
     return [
         python,
         "-m",

@@ -57,6 +57,19 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Past:
+    """How the test fared before, when neither code nor worker nor environment was to blame: it tells how flaky it is."""
+
+    passed: int = 0
+    failed: int = 0
+    """On code on which it passed, too."""
+
+
+MAX_PAST = 30
+"""Earlier runs that count: a test may have become flaky since."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hypothesis:
     """One way in which a cause shows: how often the test fails in each kind of rerun."""
 
@@ -117,6 +130,9 @@ HYPOTHESES = (
 PRIOR: Mapping[Cause, float] = dict.fromkeys(Cause, 0.25)
 """Of causes, given a failure of a test that had passed on the base; where nothing is known of test, change and worker."""
 
+UNCHANGED: Mapping[Cause, float] = {**dict.fromkeys(Cause, 1 / 3), Cause.CODE: 1e-6}
+"""Where the code is the one with which the test has passed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Blame:
@@ -150,10 +166,12 @@ _FAULT = {
 }
 
 
-def blame(seen: Iterable[Seen] = (), prior: Mapping[Cause, float] = PRIOR, *, sure: float = SURE) -> Blame:
+def blame(
+    seen: Iterable[Seen] = (), prior: Mapping[Cause, float] = PRIOR, *, past: Past | None = None, sure: float = SURE
+) -> Blame:
     """Weigh what was seen. Raises `SettingsError` for a prior that is none."""
     seen = tuple(seen)
-    weights = _weights(seen, prior)
+    weights = _weights(seen, prior, past)
     chances = _by_cause(weights)
     likeliest = max(chances, key=lambda cause: chances[cause])
     return Blame(cause=likeliest if chances[likeliest] >= sure else None, chances=chances, seen=seen)
@@ -163,9 +181,11 @@ def next_rerun(
     seen: Sequence[Seen] = (),
     prior: Mapping[Cause, float] = PRIOR,
     *,
+    past: Past | None = None,
     costs: Mapping[Rerun, float] | None = None,
     budget: float = MAX_RERUNS,
     sure: float = SURE,
+    worth: float = 1e-6,
 ) -> Rerun | None:
     """Return the rerun that tells the most for what it costs; `None` if a cause is sure or none can be afforded.
 
@@ -173,28 +193,32 @@ def next_rerun(
         costs: of the reruns that are possible, such as seconds; without one: all four, 1 each. Where there is no other worker,
             leave those elsewhere out.
         budget: what may be spent on all reruns, those that were seen among them.
+        worth: bits about the cause that a rerun must be expected to tell for 1 of its cost.
     """
     costs = dict.fromkeys(RERUNS, 1.0) if costs is None else costs
     if any(not 0 < cost < math.inf for cost in costs.values()):
         raise SettingsError("the cost of a rerun must be more than 0")
-    if blame(seen, prior, sure=sure).cause is not None:
+    if blame(seen, prior, past=past, sure=sure).cause is not None:
         return None
     left = budget - sum(costs.get(one.rerun, 0.0) for one in seen)
-    weights = _weights(seen, prior)
+    weights = _weights(seen, prior, past)
     gains = {rerun: _gain(weights, rerun) / cost for rerun, cost in sorted(costs.items()) if cost <= left}
     if not gains:
         return None
     best = max(gains, key=lambda rerun: gains[rerun])
-    return best if gains[best] > 1e-6 else None
+    return best if gains[best] > worth else None
 
 
-def _weights(seen: Sequence[Seen], prior: Mapping[Cause, float]) -> list[float]:
+def _weights(seen: Sequence[Seen], prior: Mapping[Cause, float], past: Past | None) -> list[float]:
     """Of each hypothesis; their sum is 1."""
     if set(prior) != set(Cause) or any(chance <= 0 for chance in prior.values()):
         raise SettingsError(f"a prior gives each of {', '.join(cause.value for cause in Cause)} a chance above 0")
     weights = []
+    passed, failed = (min(past.passed, MAX_PAST), min(past.failed, MAX_PAST)) if past is not None else (0, 0)
     for hypothesis in HYPOTHESES:
         weight = prior[hypothesis.cause] * hypothesis.weight
+        rate = hypothesis.candidate_here if hypothesis.cause is Cause.FLAKE else _RARE
+        weight *= (1 - rate) ** passed * rate**failed
         for one in seen:
             chance = hypothesis.chance(one.rerun)
             weight *= chance if one.failed else 1 - chance

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from dtf_lightning import environment
+from dtf_lightning.elastic.agent.monitoring.progress_file import ProgressFile
 from dtf_lightning.elastic.events import ELASTIC_EVENTS
 from dtf_lightning.elastic.settings import AgentSettings
 from dtf_lightning.events.log import EventLog
@@ -123,7 +125,7 @@ class Monitor:
 
 
 def start_monitor(settings: AgentSettings, run_id: str, node: str, host: str, event_log: EventLog) -> Monitor | None:
-    """Start and return the monitor that `metrics_port` and `traces` ask for; `None` for none. Raises nothing."""
+    """Start and return the monitor that `metrics_port`, `traces` and `progress` ask for; `None` for none. Raises nothing."""
     sinks: list[Sink] = []
     targets: list[dict[str, object]] = []
     if settings.metrics_port is not None:
@@ -152,6 +154,8 @@ def start_monitor(settings: AgentSettings, run_id: str, node: str, host: str, ev
             log.warning("traces needs opentelemetry: pip install 'dtf-lightning[traces]'; training goes on")
         except Exception as error:  # what OTEL_ variables ask for is another package's business
             log.warning("no traces: %r; training goes on", error)
+    if settings.progress is not None:
+        sinks.append(ProgressFile(Path(environment.expanded(settings.progress))))
     if not sinks:
         return None
     monitor = Monitor(lambda: event_log.path and event_log.path.parent.parent, node, sinks, targets=targets)

@@ -43,7 +43,7 @@ from dtf_lightning.elastic.lightning.checks.fingerprint import script_path
 from dtf_lightning.elastic.lightning.restart.former_life import changes, refusal
 from dtf_lightning.elastic.lightning.restart.stop_news import StopNews
 from dtf_lightning.elastic.lightning.restart.stop_request import StopRequest
-from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft, WorkerStopped
+from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft, WorkerStopped, leave
 from dtf_lightning.elastic.lightning.run.policies import Verdict
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
 from dtf_lightning.elastic.lightning.run.signals import stopping_signals
@@ -348,7 +348,7 @@ class RestartMembership:
                 "is started anew"
             ) from self.lost
         log.info("this worker stops at step %d: %s", step, reason)
-        raise WorkerStopped(reason)
+        leave(WorkerStopped(reason))
 
     def leaving(self, reason: str) -> None:
         self.stop.ask(reason)

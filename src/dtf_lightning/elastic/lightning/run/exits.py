@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
+from dtf_lightning.processes.quick_end import end_quickly
+
 STOPPED = 143
 """Exit code of a process that SIGTERM ended, so that the agent does not take the exit for success."""
 
@@ -26,3 +30,9 @@ class WorkerStopped(WorkerLeft):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.code = STOPPED
+
+
+def leave(left: WorkerLeft) -> NoReturn:
+    """Raise this, in a process that has done its part: when it ends, it ends quickly."""
+    end_quickly()
+    raise left

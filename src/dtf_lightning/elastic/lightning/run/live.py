@@ -20,7 +20,7 @@ from dtf_lightning.elastic.collectives.state_transfer import Parcel, receive_par
 from dtf_lightning.elastic.collectives.warm_up import warm_up
 from dtf_lightning.elastic.lightning.rewind import training_state
 from dtf_lightning.elastic.lightning.rewind.epoch_metrics import dump_logged, load_logged
-from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft
+from dtf_lightning.elastic.lightning.run.exits import StopForRescale, WorkerLeft, leave
 from dtf_lightning.elastic.lightning.run.live_snapshots import LiveSnapshots
 from dtf_lightning.elastic.lightning.run.policies import StateParts, Verdict
 from dtf_lightning.elastic.lightning.run.settings import RunSettings
@@ -153,7 +153,7 @@ class LiveMembership:
 
     def leave(self, reason: str, step: int) -> None:  # noqa: ARG002
         self.link.left()
-        raise WorkerLeft(reason)
+        leave(WorkerLeft(reason))
 
     def leaving(self, reason: str) -> None:
         self.link.leaving(reason)

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const help = document.getElementById("help");
-  const screens = { n: "/", t: "/tasks", f: "/fleet", c: "/cluster" };
+  const screens = { n: "/", t: "/tasks", r: "/grid", m: "/compare", l: "/trainings", f: "/fleet", c: "/cluster" };
   let going = false;
 
   const rows = () => [...document.querySelectorAll("#live tr[data-state] a.open")];

@@ -13,7 +13,8 @@ Rules that this file guards:
 - Room that was asked for counts as there: what waits is given it in its order, and nobody is asked twice for one task.
 - Of several ways to make room the one is taken that leaves all trainings their minimum, then the one that asks the fewest
   parts, of trainings with the largest surplus, and parts that have not just come.
-- What a training needs to begin is one wish, however its parts may be spread: of several with one name one is served.
+- What a training needs to begin is one wish, however its parts may be spread: of several with one name one is served. Spread unevenly it
+  is placed here, at once and where it is free: the scheduler's gangs have equal members.
 - A training grows only where no device is on its way to work that waits: what grows there would be asked back at once.
 """
 
@@ -50,6 +51,10 @@ class Wish:
     excluded: tuple[str, ...] = ()
     kind: int | None = None
     """As the scheduler names it."""
+    slots: int = 1
+    """That it needs, of this need each, on any workers."""
+    kinds: frozenset[int] = frozenset()
+    """What else the scheduler names it: what is held free for these is held for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +90,18 @@ class Answer:
 
     asked: list[Yield]
     promised: frozenset[str]
+    places: Mapping[str, Placed]
+    """Wishes for several slots for which all is free now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """Where a wish for several slots has room."""
+
+    workers: tuple[str, ...]
+    """One for each slot; the same worker may be named several times."""
+    alternative: int
+    """Number of its need."""
 
 
 @dataclass(slots=True)
@@ -92,6 +109,9 @@ class _Plan:
     """What has been decided so far."""
 
     free: dict[str, dict[str, int]]
+    """Worker -> what is there for wishes, with what was asked for."""
+    idle: dict[str, dict[str, int]]
+    """Worker -> what of that is free now."""
     parts: dict[str, list[Part]]
     """Worker -> parts that may still be asked."""
     surplus: dict[str, int]
@@ -100,6 +120,20 @@ class _Plan:
     """Names of wishes."""
     asked: list[Yield] = field(default_factory=list)
     promised: set[str] = field(default_factory=set)
+    places: dict[str, Placed] = field(default_factory=dict)
+
+    def copy(self) -> _Plan:
+        """Return one that can be changed without this one."""
+        return _Plan(
+            free={worker: dict(free) for worker, free in self.free.items()},
+            idle={worker: dict(free) for worker, free in self.idle.items()},
+            parts={worker: list(parts) for worker, parts in self.parts.items()},
+            surplus=dict(self.surplus),
+            served=set(self.served),
+            asked=list(self.asked),
+            promised=set(self.promised),
+            places=dict(self.places),
+        )
 
 
 def who_yields(
@@ -114,7 +148,12 @@ def who_yields(
         now: seconds since the epoch.
         min_stay: seconds for which a part that has just come is asked last.
     """
-    plan = _Plan(free={worker: dict(seat.free) for worker, seat in seats.items()}, parts={}, surplus={})
+    plan = _Plan(
+        free={worker: dict(seat.free) for worker, seat in seats.items()},
+        idle={worker: dict(seat.free) for worker, seat in seats.items()},
+        parts={},
+        surplus={},
+    )
     for part in parts:
         if part.asked:
             if part.worker in seats:
@@ -123,9 +162,11 @@ def who_yields(
             plan.surplus[part.training] = plan.surplus.get(part.training, -part.minimum) + 1
             plan.parts.setdefault(part.worker, []).append(part)
     for wish in wishes:
-        if wish.task not in plan.served:
-            _serve(wish, seats, plan, now, min_stay)
-    return Answer(asked=plan.asked, promised=frozenset(plan.promised))
+        if wish.task not in plan.served and wish.slots > 1:
+            plan = _serve_slots(wish, seats, plan, now - min_stay)
+        elif wish.task not in plan.served:
+            _serve(wish, seats, plan, now - min_stay)
+    return Answer(asked=plan.asked, promised=frozenset(plan.promised), places=plan.places)
 
 
 def time_away(leaves: Sequence[float], *, least: float = AWAY, price: float = PRICE) -> float:
@@ -172,32 +213,79 @@ def _give(free: dict[str, int], amounts: Mapping[str, int], sign: int = 1) -> No
         free[name] = free.get(name, 0) + sign * amount
 
 
-def _serve(wish: Wish, seats: Mapping[str, Seat], plan: _Plan, now: float, min_stay: float) -> None:
-    """Give a task what is free, or what becomes free by asking as few parts as can be; nothing if that is not enough."""
+def _serve(wish: Wish, seats: Mapping[str, Seat], plan: _Plan, settled: float) -> None:
+    """Give a task what is free, or what becomes free by asking as few parts as can be; nothing if that is not enough.
+
+    `settled`: the time since which a part has just come.
+    """
     for need in wish.needs:
-        ways: list[tuple[tuple[float, ...], str, list[Part]]] = []
         surplus = dict(plan.surplus)
-        for worker, seat in seats.items():
-            is_held = seat.held_for is not None and seat.held_for != wish.kind
-            if is_held or not seat.accepting or worker in wish.excluded or not could_run(need, seat):
-                continue
-            found = _least(wish, need, seat, plan.free[worker], plan.parts.get(worker, []), surplus, now - min_stay)
-            if found is not None:
-                late = sum(part.since > now - min_stay for part in found)
-                most = -max((surplus[part.training] for part in found), default=0)
-                ways.append(((_suspended(found, surplus), len(found), late, most), worker, found))
-        chosen = _first_of(wish, ways, surplus)
+        chosen = _first_of(wish, _ways(wish, need, seats, plan, settled), surplus)
         if chosen:
             plan.served.add(wish.task)
             for worker, found in chosen:
-                for part in found:
-                    _ask(part, wish, seats, plan)
-                _give(plan.free[worker], taken(need, seats[worker]), -1)
-                plan.promised.add(worker)
-            over = {part.training for _, found in chosen for part in found if plan.surplus[part.training] < 0}
-            for part in [part for parts in plan.parts.values() for part in parts if part.training in over]:
-                _ask(part, wish, seats, plan)
+                _take(wish, need, worker, found, seats, plan)
+            _suspend(wish, (part for _, found in chosen for part in found), seats, plan)
             return
+
+
+def _serve_slots(wish: Wish, seats: Mapping[str, Seat], plan: _Plan, settled: float) -> _Plan:
+    """Return the plan with all slots of a wish, one after the other where it costs least; as it was if there is no room for all."""
+    for alternative, need in enumerate(wish.needs):
+        after = plan.copy()
+        workers: list[str] = []
+        asked: list[Part] = []
+        while len(workers) < wish.slots:
+            ways = _ways(wish, need, seats, after, settled)
+            # Where it is free now comes first, so that nothing waits for a device that is on its way.
+            ways.sort(key=lambda way: (way[0], not _fits(after.idle[way[1]], taken(need, seats[way[1]])), way[1]))
+            one = _first_of(wish, ways, dict(after.surplus), is_sorted=True)
+            if not one:
+                break
+            ((worker, found),) = one
+            _take(wish, need, worker, found, seats, after)
+            workers.append(worker)
+            asked += found
+        else:
+            after.served.add(wish.task)
+            _suspend(wish, asked, seats, after)
+            if all(amount >= 0 for worker in workers for amount in after.idle[worker].values()):
+                after.places[wish.task] = Placed(workers=tuple(workers), alternative=alternative)
+            return after
+    return plan
+
+
+def _ways(
+    wish: Wish, need: Need, seats: Mapping[str, Seat], plan: _Plan, settled: float
+) -> list[tuple[tuple[float, ...], str, list[Part]]]:
+    """Return what it costs at each worker that can make room: the price, the worker, and the parts to be asked."""
+    ways: list[tuple[tuple[float, ...], str, list[Part]]] = []
+    for worker, seat in seats.items():
+        is_held = seat.held_for is not None and seat.held_for != wish.kind and seat.held_for not in wish.kinds
+        if is_held or not seat.accepting or worker in wish.excluded or not could_run(need, seat):
+            continue
+        found = _least(wish, need, seat, plan.free[worker], plan.parts.get(worker, []), plan.surplus, settled)
+        if found is not None:
+            late = sum(part.since > settled for part in found)
+            most = -max((plan.surplus[part.training] for part in found), default=0)
+            ways.append(((_suspended(found, plan.surplus), len(found), late, most), worker, found))
+    return ways
+
+
+def _take(wish: Wish, need: Need, worker: str, found: list[Part], seats: Mapping[str, Seat], plan: _Plan) -> None:
+    """Promise a worker's room to a wish, after its parts were asked."""
+    for part in found:
+        _ask(part, wish, seats, plan)
+    _give(plan.free[worker], taken(need, seats[worker]), -1)
+    _give(plan.idle[worker], taken(need, seats[worker]), -1)
+    plan.promised.add(worker)
+
+
+def _suspend(wish: Wish, asked: Iterable[Part], seats: Mapping[str, Seat], plan: _Plan) -> None:
+    """Ask all parts of those trainings that have less than their minimum without these."""
+    over = {part.training for part in asked if plan.surplus[part.training] < 0}
+    for part in [part for parts in plan.parts.values() for part in parts if part.training in over]:
+        _ask(part, wish, seats, plan)
 
 
 def _ask(part: Part, wish: Wish, seats: Mapping[str, Seat], plan: _Plan) -> None:
@@ -222,12 +310,16 @@ def _gets_all(wish: Wish, part: Part) -> bool:
 
 
 def _first_of(
-    wish: Wish, ways: list[tuple[tuple[float, ...], str, list[Part]]], surplus: Mapping[str, int]
+    wish: Wish,
+    ways: list[tuple[tuple[float, ...], str, list[Part]]],
+    surplus: Mapping[str, int],
+    *,
+    is_sorted: bool = False,
 ) -> list[tuple[str, list[Part]]]:
     """The cheapest workers that make room for all members, of trainings that may be asked for so much; else none."""
     left = dict(surplus)
     chosen: list[tuple[str, list[Part]]] = []
-    for _, worker, found in sorted(ways, key=lambda way: (way[0], way[1])):
+    for _, worker, found in ways if is_sorted else sorted(ways, key=lambda way: (way[0], way[1])):
         after = dict(left)
         for part in found:
             after[part.training] -= 1

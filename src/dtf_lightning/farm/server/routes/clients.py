@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from dtf_lightning.clock import SystemClock
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.server.clients.ends import TaskEnds
+from dtf_lightning.farm.server.clients.reruns import RerunRequest, TaskReruns
 from dtf_lightning.farm.server.clients.retries import TaskRetries
 from dtf_lightning.farm.server.clients.stdin import TaskInputs
 
@@ -27,6 +28,7 @@ def add_client_routes(app: FastAPI, coordinator: Coordinator) -> None:
     inputs = TaskInputs(coordinator.pool, coordinator.tasks.files)
     retries = TaskRetries(coordinator.pool, coordinator.tasks, coordinator.history, SystemClock())
 
+    reruns = TaskReruns(coordinator.tasks, coordinator.history, SystemClock())
     ends = TaskEnds(coordinator.pool, coordinator.tasks)
 
     @app.get("/api/task_ends", operation_id="task.ends")
@@ -41,6 +43,16 @@ def add_client_routes(app: FastAPI, coordinator: Coordinator) -> None:
         `retry_id`: a new id of the client's, which makes asking again safe. Ask again with it while `num_left` is not 0.
         """
         return await retries.retry(task_id, retry_id)
+
+    @app.get("/api/tasks/{task_id}/past", operation_id="task.past")
+    async def past(task_id: str) -> dict[str, Any]:
+        """Return how a test that has ended fared: its attempts, its earlier runs, and the last one that passed."""
+        return await reruns.past(task_id)
+
+    @app.post("/api/tasks/{task_id}/rerun", operation_id="task.rerun")
+    async def rerun(task_id: str, asked: RerunRequest) -> dict[str, Any]:
+        """Run a task that is done once more, as a task of its own that stands for nothing in its plan."""
+        return await reruns.rerun(task_id, asked)
 
     @app.post("/api/plans/{plan_id}/retry", operation_id="plan.retry")
     async def retry_plan(plan_id: str, retry_id: str = "") -> dict[str, Any]:

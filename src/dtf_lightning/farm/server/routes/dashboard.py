@@ -1,4 +1,4 @@
-"""The data of a page that shows the farm as it is now, in one answer."""
+"""The data of a page that shows the farm as it is now, in one answer, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_ROWS = 500
 
 
 def add_dashboard(app: FastAPI, coordinator: Coordinator) -> None:
-    """Add the route to a coordinator's application."""
+    """Add the routes to a coordinator's application."""
 
     @app.get("/api/dashboard", operation_id="dashboard.get")
     async def dashboard(limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 20) -> dict[str, Any]:
@@ -32,6 +32,11 @@ def add_dashboard(app: FastAPI, coordinator: Coordinator) -> None:
             coordinator.history.page, Wanted(), limit=limit, order=Order("recorded", descending=True)
         )
         return {**_now(coordinator, limit), "latest_results": [result(row) for row in latest]}
+
+    @app.get("/api/findings", operation_id="health.findings")
+    async def findings() -> dict[str, Any]:
+        """The worst first; `changes` since this coordinator began, the latest first."""
+        return coordinator.upkeep.monitor.status()
 
 
 def _now(coordinator: Coordinator, limit: int) -> dict[str, Any]:

@@ -8,16 +8,18 @@ Rules that this file guards:
 - A core is wanted for good: it has its rank among all that waits, and workers may be reserved for it.
 - Where it was placed, each of its parts is placed for itself before anything else is decided.
 - A core of one part is that part.
+- Where no even spread has room, its parts fill what there is unevenly, if nothing limits them but room: limits and licences are
+  counted by the scheduler, which is not asked then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Scheduler
-from dtf_lightning.farm.rules.scheduling.yielding import Wish
+from dtf_lightning.farm.rules.scheduling.yielding import Placed, Wish
 
 _OF = "/"
 """Between a training's id and the number of parts for each worker; no task's id has it."""
@@ -37,6 +39,7 @@ class Cores:
         """Training -> the parts that are to start together."""
         self._offers: dict[str, dict[str, ReadyTask]] = {}
         """Training -> what the scheduler was told, by its names."""
+        self._unevenly: list[Placement] = []
 
     @property
     def any(self) -> bool:
@@ -82,10 +85,7 @@ class Cores:
         if not parts or not all(part in waiting for part in parts):
             return []
         workers = [worker for worker in placement.workers for _ in range(int(each))]
-        placed = [replace(placement, task=part, workers=(worker,)) for part, worker in zip(parts, workers, strict=True)]
-        for one in placed:
-            self._scheduler.task_placed(self._ready(one.task), one.workers, one.alternative)
-        return placed
+        return self._place(parts, workers, placement.alternative)
 
     def wish(self, task: str) -> Wish | None:
         """Return what a core needs of those that could give it, by the training's name."""
@@ -95,6 +95,38 @@ class Cores:
             return None
         kind = self._scheduler.kind_of(task)
         return Wish(task=training, priority=offer.priority, needs=offer.needs, gang=offer.gang, kind=kind)
+
+    def uneven_wish(self, training: str) -> Wish | None:
+        """Return what a core needs where its parts lie as they fit; `None` for one that the scheduler alone may place."""
+        parts, offers = self._wanted.get(training, ()), self._offers.get(training, {})
+        offer = offers.get(f"{training}{_OF}1")
+        if offer is None or offer.limits:
+            return None
+        kinds = frozenset(kind for name in offers if (kind := self._scheduler.kind_of(name)) is not None)
+        return Wish(task=training, priority=offer.priority, needs=offer.needs, slots=len(parts), kinds=kinds)
+
+    def place(self, training: str, placed: Placed, waiting: Container[str]) -> tuple[str, ...]:
+        """Place the parts of a core at these workers, and return them; none if it is not wanted any more."""
+        parts = self._wanted.get(training, ())
+        self.withdraw(training)
+        if len(parts) != len(placed.workers) or not all(part in waiting for part in parts):
+            return ()
+        self._unevenly += self._place(parts, placed.workers, placed.alternative)
+        return parts
+
+    def take_placed(self) -> list[Placement]:
+        """Return what `place` has placed, each once."""
+        placed, self._unevenly = self._unevenly, []
+        return placed
+
+    def _place(self, parts: Sequence[str], workers: Sequence[str], alternative: int) -> list[Placement]:
+        placed = [
+            Placement(task=part, workers=(worker,), alternative=alternative)
+            for part, worker in zip(parts, workers, strict=True)
+        ]
+        for one in placed:
+            self._scheduler.task_placed(self._ready(one.task), one.workers, one.alternative)
+        return placed
 
     def explain(self, training: str, part: str, now: float) -> str:
         """Say why a part does not run that is to start with others; "": it is none."""

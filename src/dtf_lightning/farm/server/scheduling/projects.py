@@ -78,7 +78,7 @@ def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expect
         sequence=held.create_revision,
         needs=needed(value.needs, value.secrets),
         gang=value.gang,
-        excluded=attempt.excluded,
+        excluded=(*attempt.excluded, *value.avoid),
         expected=expectations.of(value.project, value.name, shortened(value.command)),
         limits=limits_of(mirror, value),
     )

@@ -165,7 +165,7 @@ class Trainings:
             return [], []
         self._next_look, self._wants_look = monotonic + LOOK, False
         seats = self._scheduler.seats()
-        wishes = [wish for task in self._scheduler.first_waiting(MOST) if (wish := self._wish(task)) is not None]
+        wishes = self._wishes()
         running = self._parts()
         answer = who_yields(wishes, seats, running, now)
         writes: list[Write[Any]] = []
@@ -176,6 +176,8 @@ class Trainings:
             request = YieldRequest(revision=revision, wanted_by=one.wanted_by, at=now, worker=worker)
             seen = self._mirror.seen(Kind.YIELD, one.part)
             writes.append(AskToYield(task=one.part, request=request, seen=seen, fence=self._fence))
+        for training, room in answer.places.items():
+            self._offered.update(self._cores.place(training, room, self._waiting))
         return writes, self._grow(answer.promised, seats, running, now)
 
     def not_made(self, write: AskToYield) -> None:
@@ -195,6 +197,10 @@ class Trainings:
         placed = self._cores.spread(placement, self._waiting)
         self._offered.update(one.task for one in placed)
         return placed
+
+    def take_placed(self) -> list[Placement]:
+        """Return the parts that were placed without the scheduler, each once."""
+        return self._cores.take_placed()
 
     def holds_back(self, part: str) -> bool:
         """Whether a part waits that the scheduler was not told."""
@@ -297,6 +303,20 @@ class Trainings:
             )
         return found
 
+    def _wishes(self) -> list[Wish]:
+        """Return what waits, in its order; what a training needs to begin as any even spread, and last as it fits."""
+        wishes: list[Wish] = []
+        cores: dict[str, int] = {}
+        for task in self._scheduler.first_waiting(MOST):
+            if (wish := self._wish(task)) is not None:
+                wishes.append(wish)
+                if self._cores.is_core(task):
+                    cores[wish.task] = len(wishes)
+        for training, place in sorted(cores.items(), key=lambda item: -item[1]):
+            if (uneven := self._cores.uneven_wish(training)) is not None:
+                wishes.insert(place, uneven)
+        return wishes
+
     def _wish(self, task: str) -> Wish | None:
         if self._cores.is_core(task):
             return self._cores.wish(task)
@@ -310,7 +330,7 @@ class Trainings:
             priority=specification.priority,
             needs=needs,
             gang=specification.gang,
-            excluded=excluded,
+            excluded=(*excluded, *specification.avoid),
             kind=self._scheduler.kind_of(task),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.etcd.store import Store
+from dtf_lightning.farm.record.keys import FarmKeys
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.results.archivist import ArchiveSettings
 from dtf_lightning.farm.results.artifacts import ArtifactStore
@@ -36,6 +37,15 @@ def make_stores(store: Store, record: FarmRecord, place: CoordinatorPlace) -> tu
     )
     artifacts = ArtifactStore(places["artifacts.url"], int(settings.artifacts.max_size * MEBIBYTE))
     return history, FarmFiles(place.folder, artifacts)
+
+
+def refuse_half_restored(store: Store, farm: str) -> None:
+    """Raise `SettingsError` where a backup is being put back into etcd, or was and did not end; and what etcd raises."""
+    if store.get(FarmKeys(farm).restoring) is not None:
+        raise SettingsError(
+            f"a backup is being restored into the farm {farm!r}, or its restore did not end: wait for `dtf farm restore`, or run it again "
+            "with the same file"
+        )
 
 
 def refuse_other_hosts(pool: Pool, place: CoordinatorPlace) -> None:

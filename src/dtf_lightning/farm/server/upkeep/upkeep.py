@@ -1,4 +1,4 @@
-"""`Upkeep`: all that keeps a farm from filling up, and whether there is room for new work."""
+"""`Upkeep`: all that keeps a farm from filling up, whether there is room for new work, and who looks what is wrong."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Any
 from dtf_lightning.clock import Clock
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.record import FarmRecord
+from dtf_lightning.farm.results.history import History
 from dtf_lightning.farm.rules.quota import MEBIBYTE, ids_refusal
+from dtf_lightning.farm.server.cluster.view import EtcdMembers
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.upkeep.files import Housekeeping
 from dtf_lightning.farm.server.upkeep.quota import QuotaWatch
+from dtf_lightning.farm.server.watching.monitor import HealthMonitor
+from dtf_lightning.farm.server.watching.recovery import Recovery
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 
@@ -28,6 +33,7 @@ class Upkeep:
     def __init__(
         self,
         store: Store,
+        record: FarmRecord,
         files: FarmFiles,
         pool: Pool,
         settings: CoordinatorSettings,
@@ -46,6 +52,8 @@ class Upkeep:
         self._clock = clock
         self._quota_bytes = quota
         self._retention = settings.retention.tombstones_kept
+        recovery = Recovery(record, pool, clock, leads=leads, dry_run=settings.recovery.dry_run)
+        self.monitor = HealthMonitor(store, pool, clock, self.status, recovery)
         self.look = self._quota.look
         self.tidy = self._files.round
 
@@ -64,9 +72,9 @@ class Upkeep:
         warning = ids_refusal(rate, self._retention, self._quota_bytes)
         return {"etcd": {**self._quota.status(), "ids": warning}, "files": self._files.status()}
 
-    async def run(self) -> None:
-        """Look after it, until cancelled."""
-        await asyncio.gather(self._quota.run(), self._files.run())
+    async def run(self, results: History, members: Callable[[], EtcdMembers]) -> None:
+        """Look after it, and at how the farm is, until cancelled."""
+        await asyncio.gather(self._quota.run(), self._files.run(), self.monitor.run(results, members))
 
 
 class EndRate:

@@ -135,7 +135,14 @@ class FarmWorker:
             options.addresses,
             options.token,
             self,
-            health=HealthReader(folders.path, options.thresholds).read,
+            health=HealthReader(
+                folders.path,
+                options.thresholds,
+                running=lambda: [
+                    (task, folders.attempt(task, revision).results)
+                    for task, revision in self._executor.running().items()
+                ],
+            ).read,
             health_interval=options.health_interval,
             trust=options.trust,
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dtf_lightning.farm.rules.health import WorkerHealth, judge_health
+from dtf_lightning.farm.worker.service.progress import reported
 
 LOOPBACK = "lo"
 
@@ -19,6 +21,7 @@ class HealthReader:
     Args:
         folder: on the disk whose room counts.
         thresholds: name of a figure -> per cent above which the machine is in want.
+        running: returns the tasks that run, and the folders of what they report.
         proc: where the kernel tells.
     """
 
@@ -27,11 +30,13 @@ class HealthReader:
         folder: Path,
         thresholds: Mapping[str, float],
         *,
+        running: Callable[[], Iterable[tuple[str, Path]]] = tuple,
         proc: Path = Path("/proc"),
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._folder, self._thresholds, self._proc = folder, dict(thresholds), proc
+        self._running = running
         self._monotonic, self._wall = monotonic, wall
         self._cpu = (0.0, 0.0)
         """Jiffies of work, and of all."""
@@ -44,7 +49,7 @@ class HealthReader:
         for part in (self._read_cpu, self._read_memory, self._read_disk, self._read_network, self._read_load):
             with contextlib.suppress(OSError, ValueError, IndexError, KeyError, ZeroDivisionError):
                 metrics |= part()
-        return judge_health(metrics, self._thresholds, self._wall())
+        return replace(judge_health(metrics, self._thresholds, self._wall()), tasks=reported(self._running()))
 
     def _read_cpu(self) -> dict[str, float]:
         # user nice system idle iowait irq softirq steal; guests are in user already (proc_stat(5)).

@@ -1,4 +1,4 @@
-"""`dtf farm doctor`: looks at a farm from where it runs, and says of what is wrong what to do.
+"""Looks at a farm from where it runs, and says of what is wrong what to do.
 
 What is looked at is gathered first; what follows from it is decided by pure functions, one for each check.
 """
@@ -10,15 +10,14 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.etcd.wire.version import parse_version, version_advice
+from dtf_lightning.farm.doctor.findings import Finding, Level
 from dtf_lightning.farm.home import FarmAddress, FarmHome, FarmNotFound, find_farm
 from dtf_lightning.farm.http import Connection, FarmRefused, FarmUntrusted
 from dtf_lightning.farm.security.trust import Trust
@@ -32,25 +31,6 @@ CLOCK = 5.0
 FREE, FREE_SHARE = 1 << 30, 0.05
 """Bytes, and the share of a disk, below which it is nearly full."""
 MEBIBYTE = 1 << 20
-
-
-class Level(Enum):
-    """How bad it is."""
-
-    GOOD = "ok"
-    WARNING = "warning"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What one check has found."""
-
-    what: str
-    level: Level
-    told: str
-    remedy: str = ""
-    """What to do."""
 
 
 def examine(url: str | None = None, token_file: Path | None = None, ca: Path | None = None) -> list[Finding]:

@@ -37,7 +37,7 @@ def add_changes(kinds: Commands) -> None:
 
 
 def _changes(arguments: argparse.Namespace) -> int:
-    from dtf_lightning.farm.compare.session import Metric
+    from dtf_lightning.farm.verdicts.metrics import Metric
 
     metric = Metric.parse(arguments.metric)
     with connect(arguments) as farm:

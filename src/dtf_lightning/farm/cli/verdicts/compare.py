@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from dtf_lightning.cli.options import Commands
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.options import add_farm, add_farm_command, add_json, connect, needs_of
 from dtf_lightning.farm.cli.tables import print_table
+from dtf_lightning.farm.cli.verdicts.durations import seconds_of_option
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.compare.book import Kept
     from dtf_lightning.farm.compare.programs import Program
-    from dtf_lightning.farm.compare.session import Compared, Metric, Outcome
+    from dtf_lightning.farm.compare.session import Compared, Outcome
+    from dtf_lightning.farm.verdicts.metrics import Metric
     from dtf_lightning.farm.verdicts.pairs.plan import Plan
 
 SLOWER, UNDECIDED = 1, 3
@@ -125,7 +126,7 @@ class _Wanted:
 
 def _wanted(arguments: argparse.Namespace) -> _Wanted:
     """What the options say, checked. Raises `SettingsError`."""
-    from dtf_lightning.farm.compare.session import Metric
+    from dtf_lightning.farm.verdicts.metrics import Metric
     from dtf_lightning.farm.verdicts.pairs.plan import Plan
 
     metrics = [Metric.parse(text) for text in arguments.metric or ["time"]]
@@ -141,8 +142,8 @@ def _wanted(arguments: argparse.Namespace) -> _Wanted:
             confidence=arguments.confidence / 100,
             max_pairs=arguments.pairs,
         ),
-        budget=_seconds(arguments.budget, "--budget"),
-        timeout=_seconds(arguments.timeout, "--timeout"),
+        budget=seconds_of_option(arguments.budget, "--budget"),
+        timeout=seconds_of_option(arguments.timeout, "--timeout"),
         warm_up=arguments.warm_up,
     )
 
@@ -198,18 +199,6 @@ def _read(arguments: argparse.Namespace) -> tuple[str, str, list[str]]:
     if arguments.setup is not None and not command:
         raise SettingsError("--setup builds two commits; two commands are run as they are")
     return told.sides[0], told.sides[1], command
-
-
-def _seconds(text: str, option: str) -> float:
-    from dtf_lightning.settings.durations import seconds_of
-
-    try:
-        seconds = seconds_of(text) or float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise SettingsError(f"{option} {text}: expected seconds, or a text such as 60s or 5m")
-    return seconds
 
 
 @contextlib.contextmanager

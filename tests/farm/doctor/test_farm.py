@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from dtf_lightning import __version__
-from dtf_lightning.farm import doctor
-from dtf_lightning.farm.doctor import (
-    Level,
+from dtf_lightning.farm.doctor import farm as doctor
+from dtf_lightning.farm.doctor.farm import (
     check_clock,
     check_coordinator,
     check_disk,
@@ -20,6 +19,7 @@ from dtf_lightning.farm.doctor import (
     check_home,
     check_token,
 )
+from dtf_lightning.farm.doctor.findings import Level
 from dtf_lightning.farm.settings.coordinator import SKEW
 from dtf_lightning.farm.tokens import make_token
 

@@ -1,0 +1,1 @@
+"""A farm in one file, and back into an empty etcd."""

@@ -1,0 +1,1 @@
+"""Commands that take care of a farm: backups, deployments, a look at a machine."""

@@ -1,0 +1,1 @@
+"""A renderer for each target: the deployment in, files out. Pure."""

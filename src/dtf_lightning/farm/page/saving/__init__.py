@@ -1,0 +1,1 @@
+"""What a view can be saved as: its tables, its drawings, and itself as one file."""

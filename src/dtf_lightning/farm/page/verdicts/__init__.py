@@ -1,0 +1,1 @@
+"""The screens that say how tests fare: Grid, Test and Compare."""
