@@ -157,7 +157,7 @@ def main() -> None:
     from dtf_lightning.farm.generate.generate import generate_tests
     from dtf_lightning.farm.generate.sources.describing import is_installed
 
-        models = [(f"models.py:{name}", inputs) for name, inputs in TORCH.items()]
+    models = [(f"models.py:{name}", inputs) for name, inputs in TORCH.items()]
     if is_installed("transformers"):
         models += [(name, ()) for name in CONFIGS]
     rows = []

@@ -16,7 +16,6 @@ from dtf_lightning.farm.cli.api.nodes import add_nodes
 from dtf_lightning.farm.cli.api.openapi import add_openapi
 from dtf_lightning.farm.cli.artifacts import add_artifacts
 from dtf_lightning.farm.cli.care.commands import add_care
-from dtf_lightning.farm.cli.generate.commands import add_generate
 from dtf_lightning.farm.cli.options import (
     add_farm,
     add_farm_command,
@@ -63,7 +62,6 @@ def register(commands: Commands) -> None:
     add_artifacts(actions)
     add_care(actions)
     add_verdicts(actions)
-    add_generate(actions)
     add_config(actions)
 
 

@@ -1,8 +1,9 @@
-"""The commands of this folder, in one call."""
+"""The commands of this folder, and the one that writes tests, in one call."""
 
 from __future__ import annotations
 
 from dtf_lightning.cli.options import Commands
+from dtf_lightning.farm.cli.generate.commands import add_generate
 from dtf_lightning.farm.cli.verdicts.bisect import add_bisect
 from dtf_lightning.farm.cli.verdicts.blame import add_blame
 from dtf_lightning.farm.cli.verdicts.compare import add_compare
@@ -15,3 +16,4 @@ def add_verdicts(actions: Commands) -> None:
     add_bisect(actions)
     add_blame(actions)
     add_quarantine(actions)
+    add_generate(actions)
