@@ -25,7 +25,7 @@ def run(*arguments, variables=None):
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env=environment.for_child({"OMP_NUM_THREADS": "1", **(variables or {})}, without_prefix="TORCHELASTIC_"),
     )
 
@@ -36,7 +36,8 @@ def test_of_right_models_and_of_a_wrong_one(tmp_path, monkeypatch):
     wrong = tmp_path / "wrong.py"
     shutil.copy(MODELS, wrong)
     monkeypatch.chdir(tmp_path)
-    generate_tests(f"{MODELS.name}:TinyNet", ["cpu", "mps"])
+    quick = ["shapes", "determinism", "precision", "training", "latency", "memory"]
+    generate_tests(f"{MODELS.name}:TinyNet", ["cpu", "mps"], checks=quick)
     generate_tests(f"{MODELS.name}:TinyModule", checks=["shapes", "training"])
     generate_tests("wrong.py:TinyNet", checks=["shapes", "determinism"], name="wrong")
     wrong.write_text(wrong.read_text().replace('"norm": x.norm(dim=1)', '"other": torch.rand(2), "huge": x / 0'))
@@ -56,12 +57,22 @@ def test_of_right_models_and_of_a_wrong_one(tmp_path, monkeypatch):
         ("test_wrong_determinism", "test_the_same_model_twice"),
     }, done.stdout
     assert {name for (_, name), tags in cases.items() if "skipped" not in tags} >= {
-        "test_two_models_of_one_seed", "test_errors_stay_small", "test_export", "test_the_loss_falls_on_one_batch",
+        "test_two_models_of_one_seed", "test_errors_stay_small", "test_the_loss_falls_on_one_batch",
         "test_a_few_steps", "test_latency_and_throughput",
     }  # fmt: skip
     metrics = collect(results, tmp_path, (), tmp_path / "index").metrics
     assert metrics["latency.tiny_net.cpu.float32.b1"] > 0
     assert metrics["throughput.tiny_net.cpu.bfloat16.b4"] > 0
+
+
+@pytest.mark.generated
+def test_of_the_exports_of_a_torch_module(tmp_path, monkeypatch):
+    """ONNX where it is installed."""
+    shutil.copy(MODELS, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    generate_tests(f"{MODELS.name}:TinyNet", checks=["export", "onnx"])
+    done = run("generated", "-q")
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.generated
