@@ -37,14 +37,14 @@ demo: $(STAMP)  ## train while workers join, leave and die (under three minutes)
 farm-demo: $(STAMP)  ## a plan on a farm whose parts are killed and frozen, and its books (under two minutes)
 	$(BIN)/dtf farm demo $(ARGS)
 
-# One by one, the longest first (tests/support/durations.py), so that the workers end together.
+# One by one, the longest first (tests/support/units.py), so that the workers end together.
 test: $(STAMP)  ## all tests but the long random ones, JOBS (3) at a time; ARGS='-k sampler -x' goes to pytest
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist load --maxschedchunk 1 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
 
 test-chaos: $(STAMP)  ## the long random fault runs
 	$(BIN)/python -m pytest -m chaos $(ARGS)
 
-test-matrix: $(STAMP)  ## every callback, strategy and hook through every event at every place (ten minutes)
+test-matrix: $(STAMP)  ## the cells that `make test` leaves out: every option, callback and strategy through every event at every place
 	$(BIN)/python -m pytest --numprocesses $(JOBS) -m matrix $(ARGS)
 
 test-torchx:  ## the torchx tests, in an environment of their own

@@ -37,7 +37,7 @@ GROUPS = {
         "tests/elastic/process/test_rescale.py::test_join",
         "tests/elastic/process/test_rescale.py::test_leave_on_sigterm",
         "tests/elastic/process/test_rescale.py::test_node_dies",
-        "tests/elastic/process/test_death.py::test_worker_dies[forward-4-0]",
+        "tests/elastic/process/test_death.py::test_worker_dies[forward-21-0]",
         "tests/elastic/process/test_death.py::test_worker_dies[validation-11-1]",
         "tests/elastic/process/test_runs.py::test_torchrun",
     ],

@@ -9,11 +9,12 @@ import gc
 import os
 import signal
 import uuid
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import durations, leaks
+from support import durations, leaks, units
 from support.etcd_cluster import etcd, etcd_cluster, prefix, steady_cluster, store
 from support.fork_server import fork_server
 
@@ -41,12 +42,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--note-durations", action="store_true", help="write tests/durations.json anew")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return units.scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     durations.sort(items)
 
 
+def pytest_collection() -> None:
+    """What is imported and collected stays: looking for garbage among it takes half as long again as making it."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: no collection looks through it again, which takes a third of a second with torch."""
+    """From now on no collection looks through it, which takes a third of a second with torch."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""The longest tests first, so that workers which share the tests end together.
+"""The longest tests first, so that workers which share the tests end together; those of one unit (`units.py`) stay together.
 
 `durations.json` holds the seconds of the tests that take one or more; `pytest --note-durations` writes it anew. Only the
 order depends on it: a test that is not in it comes when it comes.
@@ -7,9 +7,11 @@ order depends on it: a test that is not in it comes when it comes.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from support.units import unit_of
 
 if TYPE_CHECKING:
     import pytest
@@ -20,9 +22,12 @@ LONG = 1.0
 
 
 def sort(items: list[pytest.Item]) -> None:
-    """Those whose duration is known, the longest first; the others after them, in their order."""
+    """Units whose duration is known, the longest first; the others after them, in their order."""
     known: dict[str, float] = json.loads(FILE.read_text()) if FILE.exists() else {}
-    items.sort(key=lambda item: -known.get(item.nodeid, 0.0))
+    seconds: Counter[str] = Counter()
+    for item in items:
+        seconds[unit_of(item.nodeid)] += known.get(item.nodeid, 0.0)
+    items.sort(key=lambda item: -seconds[unit_of(item.nodeid)])
 
 
 class Durations:

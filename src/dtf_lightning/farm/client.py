@@ -774,6 +774,26 @@ class Client:
         self.connection.ask("POST", f"/api/schedules/{quote(name, safe='')}/run", plan_id=plan)
         return plan
 
+    def quarantine(self, project: str | None = None) -> list[dict[str, Any]]:
+        """Return the tests whose failures do not count for a while, then those for which that has expired lately.
+
+        Each has `project`, `test`, `owner`, `reason`, `expires` (ISO 8601), and whether it is `active`.
+        """
+        told = self.connection.ask("GET", "/api/quarantine", project=project)
+        return [*told["quarantine"], *told["expired"]]
+
+    def put_into_quarantine(
+        self, project: str, test: str, *, owner: str, reason: str, seconds: float
+    ) -> dict[str, Any]:
+        """Let a test fail for a while, or change for how long. `seconds`: from now."""
+        body = {"owner": owner, "reason": reason, "seconds": seconds}
+        told: dict[str, Any] = self.connection.ask("PUT", _quarantined(project, test), body)
+        return told
+
+    def take_out_of_quarantine(self, project: str, test: str) -> None:
+        """Let a test count again. Raises `FarmRefused` for one that does."""
+        self.connection.ask("DELETE", _quarantined(project, test))
+
     def licences(self) -> dict[str, int]:
         """Return how many there are of each licence."""
         return {one["name"]: one["total"] for one in self.connection.ask("GET", "/api/licences")["licences"]}
@@ -827,6 +847,10 @@ class Client:
         """Return the farm's numbers."""
         told: dict[str, Any] = self.connection.ask("GET", "/api/status")
         return told
+
+
+def _quarantined(project: str, test: str) -> str:
+    return f"/api/quarantine/{quote(project, safe='')}/{quote(test, safe='')}"
 
 
 def unknown_task(task: str) -> FarmRefused:

@@ -36,7 +36,7 @@ def end_file(tmp_path):
 
 @pytest.fixture
 def start(etcd, run_id, end_file, fork_server):
-    """Starts nodes of one run, by forking; `server=None` executes torchrun as a user's shell does."""
+    """Starts nodes of one run, by forking (`test_torchrun.py` executes torchrun as a user's shell does)."""
     made: list[Torchrun] = []
 
     def start(script: str = STOCK, argument: str = "", *, conf: str = CONF, **options: object) -> Torchrun:
@@ -97,7 +97,7 @@ def test_join_leave_and_finish(start, etcd, run_id, end_file):
     first = start()
     first.expect("mode=restart: .* neither .*stock_ddp.py nor what it imports .* names dtf_lightning")
     worker_of(first, "0 of 1")
-    second = start(command=readme_command(etcd.endpoint, run_id, end_file), server=None)
+    second = start(command=readme_command(etcd.endpoint, run_id, end_file))
     worker_of(second, "1 of 2")
     worker_of(first, "0 of 2")
     first.signal(signal.SIGTERM)

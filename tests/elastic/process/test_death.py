@@ -1,4 +1,7 @@
-"""kill -9 in every phase of training: the others go on, hold the same state, and no sample is lost or repeated."""
+"""kill -9 in every phase of training: the others go on, hold the same state, and no sample is lost or repeated.
+
+By default rank 0 dies in every second phase and rank 1 in the others; `make test-matrix` runs every cell.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from dtf_lightning.elastic.testkit.faults import Fault
+from support.cells import each_row_once
 from support.elastic.run import exactly
 from support.elastic.training import Training
 
@@ -34,12 +38,11 @@ PHASES = [
 ]
 
 
-def phase_id(value):
-    return "-".join(map(str, value[:2])) if isinstance(value, tuple) else None
+def cell(phase, rank):
+    return f"{phase[0]}-{phase[1]}-{rank}"
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("phase", PHASES, ids=phase_id)
+@pytest.mark.parametrize(("phase", "rank"), each_row_once(PHASES, (0, 1), cell))
 def test_worker_dies(make_run, phase, rank):
     """One of three dies there; the two others finish both epochs together."""
     at, step, options = phase

@@ -1,10 +1,11 @@
-"""A death under every option of training that has a state of its own."""
+"""A death under every option of training that has a state of its own: by default at one place or two, else at more."""
 
 from __future__ import annotations
 
 import pytest
 
 from dtf_lightning.elastic.testkit.faults import Fault
+from support.cells import rest
 from support.elastic.run import exactly
 from support.elastic.training import Training
 
@@ -13,40 +14,41 @@ pytestmark = pytest.mark.process
 CALLBACKS = ("early_stopping", "lr_monitor", "ema", "best")
 
 
-def dies(at, step, rank=0, **options):
+def dies(at, step, rank=0, *, default=True, **options):
     name = "-".join(f"{key}={value}" for key, value in options.items() if key != "callbacks")
     name = name or "callbacks"
-    return pytest.param(Training(faults=(Fault(at=at, step=step, rank=rank),), **options), id=f"{name}-{at}-{step}")
+    make = pytest.param if default else rest
+    return make(Training(faults=(Fault(at=at, step=step, rank=rank),), **options), id=f"{name}-{at}-{step}")
 
 
 @pytest.mark.parametrize(
     "training",
     [
-        dies("forward", 2, accumulate=3),
+        dies("forward", 2, accumulate=3, default=False),
         dies("backward", 2, 1, accumulate=3),
-        dies("after_optimizer_step", 3, accumulate=3),  # the epoch's last step, of two batches
-        dies("data_loading", 16, num_data_workers=2),
+        dies("after_optimizer_step", 3, accumulate=3, default=False),  # the epoch's last step, of two batches
+        dies("data_loading", 16, num_data_workers=2, default=False),
         dies("data_loading", 16, 1, num_data_workers=2, persistent_workers=True),
         dies("data_worker", 16, num_data_workers=2),
         dies("validation", 2, val_check_interval=0.25),
-        dies("forward", 7, 1, val_check_interval=0.25),
+        dies("forward", 7, 1, val_check_interval=0.25, default=False),
         dies("backward", 4, shuffle=False),
         dies("forward", 2, num_samples=2, batch_norm=False, max_epochs=4),
         dies("backward", 4, precision="bf16-mixed"),
-        dies("forward", 13, schedule="epoch"),
+        dies("forward", 13, schedule="epoch", default=False),
         dies("epoch_end", 11, 1, schedule="epoch"),
         dies("backward", 4, schedule="onecycle"),  # two take more steps than three: past the end of the cycle
-        dies("forward", 13, schedule="plateau"),
+        dies("forward", 13, schedule="plateau", default=False),
         dies("validation", 11, schedule="plateau"),
-        dies("forward", 4, max_steps=15),
+        dies("forward", 4, max_steps=15, default=False),
         dies("forward", 14, 1, max_steps=15),
         dies("forward", 4, validates=False),
         dies("forward", 13, callbacks=CALLBACKS),
-        dies("after_optimizer_step", 4, callbacks=CALLBACKS),
-        dies("batch_end", 4, callbacks=CALLBACKS),
-        dies("validation", 11, callbacks=CALLBACKS),
+        dies("after_optimizer_step", 4, callbacks=CALLBACKS, default=False),
+        dies("batch_end", 4, callbacks=CALLBACKS, default=False),
+        dies("validation", 11, callbacks=CALLBACKS, default=False),
         dies("checkpoint_save", 11, callbacks=CALLBACKS),
-        dies("epoch_end", 11, callbacks=CALLBACKS),
+        dies("epoch_end", 11, callbacks=CALLBACKS, default=False),
     ],
 )
 def test_option(make_run, training):

@@ -11,6 +11,7 @@ import pytest
 
 from dtf_lightning.clock import poll_until
 from dtf_lightning.elastic.testkit.faults import Fault, held_mark
+from support.cells import rest
 from support.elastic.run import PATIENCE, exactly
 from support.elastic.training import Training
 
@@ -166,27 +167,27 @@ def test_death_while_joining(make_run, fault):
 
 
 FAILURES = [
-    ("forward", 4, "fail", 0, {}),
+    rest("forward", 4, "fail", 0, {}),
     ("forward", 4, "lag", 1, {}),
-    ("before_optimizer_step", 4, "lag", 0, {}),
+    rest("before_optimizer_step", 4, "lag", 0, {}),
     ("after_optimizer_step", 4, "fail", 1, {}),
     ("batch_end", 5, "lag", 0, {}),
-    ("validation", 17, "fail", 1, {}),
+    rest("validation", 17, "fail", 1, {}),
     ("validation", 17, "lag", 0, {}),
-    ("epoch_end", 17, "fail", 1, {}),
+    rest("epoch_end", 17, "fail", 1, {}),
     ("epoch_end", 17, "fail", 0, {"schedule": "plateau"}),
-    ("forward", 19, "fail", 1, {"schedule": "plateau"}),
-    ("epoch_end", 34, "lag", 0, {}),
+    rest("forward", 19, "fail", 1, {"schedule": "plateau"}),
+    rest("epoch_end", 34, "lag", 0, {}),
     ("backward", 2, "fail", 1, {"accumulate": 3}),
     ("before_optimizer_step", 2, "lag", 0, {"accumulate": 3}),
     ("validation", 4, "fail", 1, {"val_check_interval": 0.25}),
-    ("forward", 19, "fail", 0, {"schedule": "epoch"}),
+    rest("forward", 19, "fail", 0, {"schedule": "epoch"}),
     ("epoch_end", 17, "lag", 1, {"schedule": "epoch"}),
-    ("epoch_end", 17, "lag", 0, {"schedule": "plateau"}),
-    ("epoch_end", 17, "lag", 1, {"schedule": "plateau", "callbacks": ()}),
-    ("validation", 17, "fail", 0, {"schedule": "plateau"}),
-    ("before_optimizer_step", 4, "lag", 1, {}),
-    ("batch_end", 5, "lag", 1, {}),
+    rest("epoch_end", 17, "lag", 0, {"schedule": "plateau"}),
+    rest("epoch_end", 17, "lag", 1, {"schedule": "plateau", "callbacks": ()}),
+    rest("validation", 17, "fail", 0, {"schedule": "plateau"}),
+    rest("before_optimizer_step", 4, "lag", 1, {}),
+    rest("batch_end", 5, "lag", 1, {}),
 ]
 
 
@@ -307,22 +308,27 @@ def test_sibling_dies(make_run):
 # --- many ------------------------------------------------------------------------------------------------------------
 
 
-def test_fifty_rescales_leak_nothing(make_run):
-    """26 failures without a death, 12 joins, 6 deaths, 6 leaves: two workers end with the files and threads of rescale 5."""
-    failures = tuple(
-        Fault(at="batch_end", step=step, rank=0, generation=None, action="fail") for step in range(5, 5 + 26 * 2, 2)
+@pytest.mark.parametrize(("failures", "cycles"), [(6, 4), rest(26, 12)])
+def test_rescales_leak_nothing(make_run, failures, cycles):
+    """Failures without a death, then joins that end in a death or a leave: two workers hold what they held after the first.
+
+    14 rescales by default, 50 in `make test-matrix`.
+    """
+    faults = tuple(
+        Fault(at="batch_end", step=step, rank=0, generation=None, action="fail")
+        for step in range(5, 5 + failures * 2, 2)
     )
     run = make_run(
-        Training(until_stopped=True, faults=failures, validates=False),
+        Training(until_stopped=True, faults=faults, validates=False),
         min_nodes=2,
         max_consecutive_failures=1000,
         failure_tolerance=99,
     )
     run.start("a", "b")
-    generation = run.wait_for_world(2, after=26)
+    generation = run.wait_for_world(2, after=failures)
     pids = [pid for node in ("a", "b") for pid in run.nodes[node].worker_pids()]
     early = None
-    for cycle in range(12):
+    for cycle in range(cycles):
         name = f"n{cycle}"
         run.start(name, training=Training(until_stopped=True, validates=False))
         generation = run.wait_for_world(3, after=generation)
@@ -344,7 +350,7 @@ def test_fifty_rescales_leak_nothing(make_run):
     )
     late = [weigh(pid) for pid in pids]
     run.stop()
-    assert [run.wait_until_over(failed=6)[name] for name in ("a", "b")] == [0, 0]
+    assert [run.wait_until_over(failed=cycles // 2)[name] for name in ("a", "b")] == [0, 0]
     run.check(survivors=2)
     for (*_, memory), (*_, memory_now) in zip(early, late, strict=True):
         assert memory_now < memory + (8 << 20)

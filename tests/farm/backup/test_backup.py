@@ -117,7 +117,10 @@ def test_another_token(backup, empty, tmp_path):
 
 def test_databases_of_before(backup, empty, tmp_path):
     (tmp_path / "files" / "results-c0.duckdb").touch()
-    refused(empty, tmp_path, backup, r"rm .*/files/results-\*")
+    refused(empty, tmp_path, backup, "rm .*/files/results-c0.duckdb`")
+    (tmp_path / "elsewhere.duckdb").touch()
+    with pytest.raises(BackupFailed, match=r"elsewhere\.duckdb"):
+        restore_backup(empty, places(tmp_path / "there", database=tmp_path / "elsewhere.duckdb"), backup, now=NOW)
 
 
 def test_an_archive_that_differs(backup, empty, tmp_path):

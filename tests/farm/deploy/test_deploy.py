@@ -202,7 +202,7 @@ def faults_of_pod(spec):
 
 def test_pods_are_restricted():
     specs = dict(pod_specs(manifests(rendered("kubernetes"))))
-    assert len(specs) == 5
+    assert len(specs) == 6
     assert {name: faults_of_pod(spec) for name, spec in specs.items()} == {name: [] for name in specs}
 
 

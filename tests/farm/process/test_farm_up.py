@@ -216,6 +216,16 @@ def test_what_there_is_to_see(farm):
     assert found["etcd"]["told"] == "1 of 1 members answer"
 
 
+def test_a_backup_while_it_runs(farm, tmp_path):
+    """Its coordinator tells where its etcd is, once it has looked at it."""
+    path = tmp_path / "backup"
+    poll_until(
+        lambda: farm.dtf("backup", str(path), "--home", str(farm.home.folder)).returncode == 0, DEADLINE, "a backup"
+    )
+    assert json.loads(farm.dtf("restore", str(path), "--check", "--json").stdout)["farm"] == "farm"
+    assert farm.dtf("restore", str(path), "--home", str(farm.home.folder)).returncode == 2
+
+
 def test_a_second_one_is_refused(farm):
     done = farm.dtf("up", "--port", "0")
     assert done.returncode == 2

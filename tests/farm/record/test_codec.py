@@ -13,6 +13,7 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
@@ -180,6 +181,10 @@ WRITTEN = [
             '{"cron":"0 2 * * *","decided":2.0,"digests":["d"],"overlap":"queue","plan":"{}","registered":1.0,"runs":[{"decided":3.0,'
             '"missed":1,"plan":"p","state":"submitted","time":2.0}],"v":1}'
         ),
+    ),
+    (
+        QuarantineRecord(owner="ada", reason="r", added=1.0, expires=2.0, by="bob"),
+        '{"added":1.0,"by":"bob","expires":2.0,"owner":"ada","reason":"r","v":1}',
     ),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]

@@ -17,7 +17,9 @@ NAMES = st.text(min_size=1, max_size=20)
 
 @given(
     NAMES,
-    st.sampled_from([kind for kind in Kind if kind not in (Kind.LEADER, Kind.FAILED, Kind.MEMBER, Kind.ENDING)]),
+    st.sampled_from(
+        [kind for kind in Kind if kind not in (Kind.LEADER, Kind.FAILED, Kind.MEMBER, Kind.ENDING, Kind.QUARANTINE)]
+    ),
     NAMES,
 )
 def test_a_key_is_read_as_it_was_written(farm: str, kind: Kind, name: str):
@@ -43,6 +45,7 @@ def test_the_keys_that_are_not_like_the_others():
     assert keys.parse("/dtf/farm/lab/failed/t/2") == (Kind.FAILED, ("t", "2"))
     assert keys.parse(keys.key(Kind.ENDING, "t", 17)) == (Kind.ENDING, ("t", "17"))
     assert keys.parse(keys.key(Kind.MEMBER, "t", 2)) == (Kind.MEMBER, ("t", "2"))
+    assert keys.parse(keys.key(Kind.QUARANTINE, "p", "a/b::t[1]")) == (Kind.QUARANTINE, ("p", "a/b::t[1]"))
 
 
 @pytest.mark.parametrize("key", ["what/is/this", "tasks/", "tasks/a/b", "leader/x", "failed/t", "new/a"])

@@ -12,6 +12,7 @@ import pytest
 from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.http import FarmRefused
+from dtf_lightning.farm.inquiries.retracting import retract
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.sources import Source, pack, pack_commit
 from dtf_lightning.farm.tokens import read_token
@@ -103,6 +104,32 @@ def test_a_worker_with_a_broken_library(client, play, run, blame):
     shown = json.loads(told)
     assert (code, shown["cause"], shown["worker"]) == (0, "worker", sick), told
     assert {one["worker_id"] for one in shown["reruns"]} == {"a", "b"}
+    assert not any(one["metadata"]["cordoned"] for one in client.workers()), "nothing is done that nobody has asked for"
+
+
+def test_what_failed_on_a_sick_worker_runs_again_elsewhere(client, play, run, blame):
+    """With `--act`: it is cordoned, and each task that failed there comes back once, also if it is asked for twice."""
+    sick = []
+    play(lambda worker, asked: worker in sick and asked.name != "sound")
+    run(GOOD)
+    client.change_worker("b", "cordon")
+    sick.append("a")
+    failed, other = run(BAD), run(BAD, environment={"OTHER": "1"})
+    sound = client.submit(["x"], name="sound")
+    assert client.wait(sound, DEADLINE).status == "completed"
+    client.change_worker("b", "uncordon")
+    code, told = blame(failed, "--act")
+    assert code == 0, told
+    assert "a is cordoned; 2 tasks that failed there run again elsewhere" in told
+    again = {
+        task.raw["metadata"]["retry_of"]: task.task_id for task in client.tasks() if task.raw["metadata"]["retry_of"]
+    }
+    assert again.keys() == {failed, other}
+    for task in again.values():
+        ended = client.wait(task, DEADLINE)
+        assert (ended.status, ended.raw["worker_id"]) == ("completed", "b")
+    assert {one["worker_id"] for one in client.workers() if one["metadata"]["cordoned"]} == {"a"}
+    assert set(retract(client, "a", 0.0, [failed]).again) == set(again.items())
 
 
 def test_on_real_workers(client, coordinator, blame, tmp_path):
@@ -138,6 +165,7 @@ def test_a_flake(play, run, blame):
     assert "a flaky test (9" in told
     assert "it failed in 0 of " in told
     assert "a rate between 0 and " in told
+    assert "to let it fail while it is mended: dtf farm quarantine add t --owner NAME" in told
 
 
 def test_a_changed_variable(play, run, blame):

@@ -41,6 +41,12 @@ def coordinator(tmp_path_factory):
 
 
 @pytest.fixture
+def client(coordinator):
+    with coordinator.client() as client:
+        yield client
+
+
+@pytest.fixture
 def suite(coordinator, tmp_path):
     suite = Suite(tmp_path / "suite", coordinator.url, coordinator.token_file)
     suite.write("test_x.py", "\n".join(f"def test_{name}(): pass" for name in "abc"))
@@ -74,10 +80,12 @@ class Player:
     def print(self, text):
         self._offset = self.worker.write(self.order, self._offset, text)
 
-    def passes(self, at, nodeid):
+    def passes(self, at, nodeid, *, fails=False):
         self.say("start", at=at)
         for when in ("setup", "call", "teardown"):
-            report = pytest.TestReport(nodeid, ("test_x.py", 0, ""), {}, "passed", None, when)
+            failed = fails and when == "call"
+            ended, why = ("failed", "no") if failed else ("passed", None)
+            report = pytest.TestReport(nodeid, ("test_x.py", 0, ""), {}, ended, why, when)
             self.say("report", at=at, data=runner.packed({**report._to_json(), "$report_type": "TestReport"}))
         self.say("finish", at=at, seconds=0.1, stop=False, fail=False)
 
@@ -123,6 +131,26 @@ def test_a_lost_worker(suite, players, coordinator):
             second.end()
         code, told = outcome(process)
     assert (code, told.count("PASSED")) == (0, 3), told
+
+
+def test_in_quarantine(suite, players, client):
+    """A failure is shown as one that was expected, and counts for nothing; a pass is a pass; behind its end it counts, and that is said."""
+    for test, seconds in (("a", 1000.0), ("b", 1000.0), ("c", 1e-6)):
+        client.put_into_quarantine("default", f"test_x.py::test_{test}", owner="ada", reason="#7", seconds=seconds)
+    player = players("w")
+    for options, failing in ((["-x", "-rx", "--junitxml=o.xml"], "a"), ([], "ac")):
+        with suite.begin("--farm", "--farm-shards", "1", *options) as process:
+            assert player.take() == ["a", "b", "c"]
+            player.say("hello", **HELLO)
+            for at, name in enumerate("abc"):
+                player.passes(at, f"test_x.py::test_{name}", fails=name in failing)
+            player.say("done")
+            player.end()
+            code, told = outcome(process)
+        assert (code, "1 xfailed" in told) == (len(failing) - 1, True), told
+        assert "test_x.py::test_a has failed, which does not count: in quarantine until " in told
+        assert ("test_x.py::test_c counts again: its quarantine has expired on " in told) is ("c" in failing)
+    assert 'type="pytest.xfail"' in (suite.folder / "o.xml").read_text()
 
 
 def test_a_worker_that_is_lost_before_it_began(suite, players):

@@ -196,6 +196,7 @@ def test_what_cannot_be_tested():
 
 def test_what_is_known_beforehand_counts():
     """A commit that changes only text is tested around, and needs more evidence."""
+    assert weight_of(["requirements.txt"]) == 1
     assert weight_of(["docs/a.rst", "README.md"]) < weight_of(["docs/a.rst", "src/a.py"]) == weight_of([]) == 1
     chances = []
     for weights in ((1.0,) * 4, (1.0, 0.1, 1.0, 1.0)):

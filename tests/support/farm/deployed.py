@@ -46,7 +46,8 @@ def manifests(files: dict[str, RenderedFile]) -> list[dict[str, Any]]:
 
 def pod_specs(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for one in documents:
-        if template := one.get("spec", {}).get("template"):
+        spec = one.get("spec", {})
+        if template := spec.get("jobTemplate", {}).get("spec", spec).get("template"):
             yield f"{one['kind']} {one['metadata']['name']}", template["spec"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 
 from dtf_lightning.farm.rules.attempts import OutcomeKind
 from dtf_lightning.farm.tokens import read_token
@@ -29,10 +30,11 @@ class Players:
                 order = worker.orders.get(timeout=0.05)
                 code = int(self.fails(worker.name, order.specification))
                 self.ran.append((worker.name, order.specification))
+                times = {"started": time.time() - 0.001, "ended": time.time()}
                 if code:
-                    worker.end(order, OutcomeKind.FAILED, exit_code=code, reason=f"exit code {code}")
+                    worker.end(order, OutcomeKind.FAILED, exit_code=code, reason=f"exit code {code}", **times)
                 else:
-                    worker.end(order)
+                    worker.end(order, **times)
 
     def close(self):
         self._over.set()

@@ -23,6 +23,8 @@ class FarmPlaces:
     """A folder, or a URL for fsspec."""
     token_file: Path | None = None
     """Of the farm's own token; `None`: it is neither kept nor written."""
+    database: Path | None = None
+    """Of results, where it does not lie in the folder."""
 
 
 def file_name(farm: str, wall: float) -> str:

@@ -71,7 +71,7 @@ def restore_backup(
         there = set(archive.names())
         new = [name for name in backup.names(ARCHIVE) if name.removeprefix(ARCHIVE) not in there]
         _refuse_other_files(backup, archive, there)
-        _refuse_databases(places.folder)
+        _refuse_databases(places)
         _refuse_another_token(backup, places.token_file)
         record = backup.record()
         archived, damaged = _archived(backup, archive, there, keys, record)
@@ -100,12 +100,15 @@ def _refuse_other_files(backup: BackupFile, archive: ArchiveFolder, there: set[s
             )
 
 
-def _refuse_databases(folder: Path) -> None:
+def _refuse_databases(places: FarmPlaces) -> None:
     """A database knows results by an etcd that is gone, and perhaps of tasks that are going to run again."""
-    if found := sorted(folder.glob("results-*.duckdb")):
+    found = sorted(places.folder.glob("results-*.duckdb"))
+    if places.database is not None and places.database.exists():
+        found.append(places.database)
+    if found:
         raise BackupFailed(
-            f"{folder} has databases of results from before ({', '.join(path.name for path in found)}), which are made anew of what "
-            f"comes back: `rm {folder}/results-*.duckdb*`, on every host that has a coordinator, then restore again"
+            f"there are databases of results from before, which are made anew of what comes back: `rm {' '.join(map(str, found))}`, and "
+            "those of the coordinators on other hosts, then restore again"
         )
 
 

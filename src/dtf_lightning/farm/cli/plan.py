@@ -35,7 +35,7 @@ HINTS = 10
 
 
 def run_plan(path: str, arguments: argparse.Namespace) -> int:
-    """Run the plan of a file, and return the exit code of its worst task. One with a schedule is registered.
+    """Run the plan of a file, and return the exit code of its worst task that counts. One with a schedule is registered.
 
     Raises `SettingsError` for a plan that cannot work, before anything is submitted, and what `Client` raises.
     """
@@ -82,7 +82,7 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
             farm.cancel_plan(plan_id, "Ctrl-C")
             print(f"dtf farm: what was left of the plan {plan_id} is cancelled", file=sys.stderr)
             return INTERRUPTED
-    return _tell_end(plan_id, requests, ended, as_json=arguments.json)
+        return _tell_end(farm, plan_id, requests, ended, as_json=arguments.json)
 
 
 def _follow_keyed(farm: Client, name: str, told: Mapping[str, Any], arguments: argparse.Namespace) -> int:
@@ -107,7 +107,7 @@ def _follow_keyed(farm: Client, name: str, told: Mapping[str, Any], arguments: a
         farm.cancel_plan(plan_id, "Ctrl-C")
         print(f"dtf farm: what was left of the plan {plan_id} is cancelled", file=sys.stderr)
         return INTERRUPTED
-    return _tell_end(plan_id, tasks, ended, as_json=arguments.json)
+    return _tell_end(farm, plan_id, tasks, ended, as_json=arguments.json)
 
 
 def _sent(farm: Client, plan: Plan) -> dict[str, str]:
@@ -204,18 +204,41 @@ class Progress:
 
 
 def _tell_end(
-    plan_id: str, requests: Sequence[Mapping[str, Any]], ended: Mapping[str, TaskInfo], *, as_json: bool
+    farm: Client, plan_id: str, requests: Sequence[Mapping[str, Any]], ended: Mapping[str, TaskInfo], *, as_json: bool
 ) -> int:
     tasks = [(str(request["name"]), ended[request["task_id"]]) for request in requests]
-    code = max(code_of(info) for _, info in tasks)
+    excused = _excused(farm, tasks)
+    code = max((code_of(info) for _, info in tasks if info.task_id not in excused), default=DONE)
     if as_json:
         print(json.dumps({"plan_id": plan_id, "exit_code": code, "tasks": [info.raw for _, info in tasks]}))
         return code
     print_table(("TASK", "STATUS", "WORKER", "SECONDS", "ATTEMPTS", "WHY"), [_row(name, info) for name, info in tasks])
+    for name, info in tasks:
+        if info.task_id in excused:
+            print(f"dtf farm: {name} has failed, which does not count: {excused[info.task_id]}", file=sys.stderr)
     failed = [(name, info) for name, info in tasks if info.status != "completed" and info.revision]
     for name, info in failed[:HINTS]:
         print(f"dtf farm: output of {name}: dtf farm logs {info.task_id}", file=sys.stderr)
     return code
+
+
+def _excused(farm: Client, tasks: Sequence[tuple[str, TaskInfo]]) -> dict[str, str]:
+    """Return which tasks have failed in quarantine, and by what; of one that was in it until lately it is said."""
+    from dtf_lightning.farm.verdicts.quarantine import Quarantine
+
+    excused: dict[str, str] = {}
+    known: dict[str, Quarantine] = {}
+    for name, info in tasks:
+        if info.status != "failed":
+            continue
+        project = str((info.raw.get("metadata") or {}).get("project") or "default")
+        if project not in known:
+            known[project] = Quarantine(farm.quarantine(project))
+        if (found := known[project].of(name)) is not None:
+            excused[info.task_id] = found.told
+        elif (expired := known[project].expired(name)) is not None:
+            print(f"dtf farm: {name} counts again: {expired.told_expired}", file=sys.stderr)
+    return excused
 
 
 def _row(name: str, info: TaskInfo) -> tuple[str, ...]:

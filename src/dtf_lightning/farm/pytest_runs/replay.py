@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dtf_lightning.farm.pytest_runs.courses import Course
+from dtf_lightning.farm.pytest_runs.quarantined import QuarantinedTests
 
 CRASH = "crash"
 """Kind of a line, made here, that says why a test has no report of its own."""
@@ -18,8 +19,9 @@ CRASH = "crash"
 class Replay:
     """Tells pytest's hooks. `config`: of the run."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, quarantined: QuarantinedTests) -> None:
         self._config = config
+        self._quarantined = quarantined
         self._shows_output = config.option.capture in ("no", "tee-sys")
         self._hides_output = config.option.capture == "no"
 
@@ -35,12 +37,15 @@ class Replay:
                     report = self._report(line["data"])
                     shown = self._show_output(report, shown)
                     phases.append(getattr(report, "when", None))
+                    self._quarantined.excuse(report)
                     item.ihook.pytest_runtest_logreport(report=report)
                 case "warning":
                     late.append(line)
                 case other:
                     assert other == CRASH
-                    item.ihook.pytest_runtest_logreport(report=_crash(item, line["text"], "call" in phases))
+                    crash = _crash(item, line["text"], "call" in phases)
+                    self._quarantined.excuse(crash)
+                    item.ihook.pytest_runtest_logreport(report=crash)
         if course.ends_run is not None and course.ends_run["kind"] != "finish":
             raise self.end_of(course.ends_run)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

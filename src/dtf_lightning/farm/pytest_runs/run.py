@@ -22,6 +22,7 @@ from dtf_lightning.farm.pytest_runs.lines import Reader, unpacked
 from dtf_lightning.farm.pytest_runs.local_side import LocalSide
 from dtf_lightning.farm.pytest_runs.marks import Offer, TestNeeds, num_slots, why_nowhere
 from dtf_lightning.farm.pytest_runs.options import FarmOptions
+from dtf_lightning.farm.pytest_runs.quarantined import NAME, QuarantinedTests
 from dtf_lightning.farm.pytest_runs.replay import CRASH, Replay
 from dtf_lightning.farm.pytest_runs.selection import Collected, collected
 from dtf_lightning.farm.pytest_runs.shards import Selected, cut, expected_seconds, num_shards
@@ -150,7 +151,9 @@ class FarmRun:
     # --- hearing -----------------------------------------------------------------------------------------------------
 
     def _report(self, session: pytest.Session) -> None:
-        replay = Replay(self._config)
+        quarantined = QuarantinedTests(self._farm.quarantine(self._options.project))
+        self._config.pluginmanager.register(quarantined, NAME)
+        replay = Replay(self._config, quarantined)
         for number, item in enumerate(session.items):
             if number in self._nowhere:
                 replay.skip(item, self._nowhere[number])

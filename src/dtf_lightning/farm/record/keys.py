@@ -27,6 +27,7 @@
 | `revoked` | the token's or the family's id | – | it is good no more; goes when it would have expired |
 | `families` | farm worker | – | the tokens of a worker that has joined |
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
+| `quarantine` | project, test | – | a test whose failures do not count for a while, and whose it is |
 | `plans`, `reservations`, `alerts` | each its own | – | small records |
 | `restoring` | – | – | no record: a backup is being put back, and coordinators do not start (`farm.backup`) |
 
@@ -72,6 +73,7 @@ class Kind(Enum):
     PROJECT = "projects"
     LICENCE = "licences"
     SCHEDULE = "schedules"
+    QUARANTINE = "quarantine"
     RESERVATION = "reservations"
     SIGNING_KEY = "signing-keys"
     TOKEN = "tokens"
@@ -99,6 +101,7 @@ LIVE = (
     Kind.PROJECT,
     Kind.LICENCE,
     Kind.SCHEDULE,
+    Kind.QUARANTINE,
     Kind.RESERVATION,
     Kind.SIGNING_KEY,
     Kind.TOKEN,
@@ -138,7 +141,7 @@ class FarmKeys:
         return self._folders[kind]
 
     def key(self, kind: Kind, *names: str | int) -> str:
-        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `ENDING` its identity, for `MEMBER` its rank."""
+        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `ENDING` its identity, for `MEMBER` its rank, for `QUARANTINE` project and test."""
         assert len(names) == _NUM_NAMES.get(kind, 1), (kind, names)
         if "" in names:
             raise SettingsError(f"an empty name under {kind.value}/: every record of a farm has a name")
@@ -161,5 +164,5 @@ def _quoted(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else quote(name, safe="")
 
 
-_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.ENDING: 2, Kind.MEMBER: 2}
+_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.ENDING: 2, Kind.MEMBER: 2, Kind.QUARANTINE: 2}
 _KINDS = {kind.value: kind for kind in Kind}

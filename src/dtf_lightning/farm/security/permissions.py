@@ -89,6 +89,7 @@ PERMISSIONS: Mapping[str, Permission] = {
         task__logs=Reach.TASK,
         task__artifacts=Reach.TASK,
         plan__get=Reach.PLAN,
+        quarantine__list=Reach.LIST,
         result__list=Reach.LIST,
         result__get=Reach.TASK,
         result__aggregate=Reach.NONE,
@@ -132,6 +133,7 @@ PERMISSIONS: Mapping[str, Permission] = {
         orchestration__submit=Reach.NONE,
         orchestration__cancel=Reach.NONE,
     ),
+    **_may(_SUBMITTING - {Role.CI}, quarantine__set=Reach.BODY, quarantine__remove=Reach.BODY),
     **_may(
         _WORKING,
         worker__connect=Reach.NONE,

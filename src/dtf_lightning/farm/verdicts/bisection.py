@@ -262,7 +262,7 @@ def weight_of(paths: Iterable[str]) -> float:
     """Return how likely a commit is the culprit beforehand, by the files that it changes: one that changes only text seldom is."""
     names: Sequence[str] = [path.lower() for path in paths]
     only_text = bool(names) and all(
-        name.endswith((".md", ".rst", ".txt")) or name.startswith("docs/") or name.split("/")[-1].startswith("license")
+        name.endswith((".md", ".rst")) or name.startswith("docs/") or name.split("/")[-1].startswith("license")
         for name in names
     )
     return 0.1 if only_text else 1.0

@@ -1,7 +1,7 @@
 """Lightning's callbacks in a run of one: after rescales at every place all is as if plain Lightning had trained.
 
 Joins and leaves are the same to whoever stays: a stop at a boundary. `tests/elastic/process/test_matrix.py` has what is not
-the same: who comes, and who is rank 0.
+the same: who comes, and who is rank 0. By default every second callback is disturbed in the one way, the others in the other.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from support.cells import each_row_once
 from support.elastic.matrix.subjects import SUBJECTS, Subject, state_of
 from support.elastic.matrix.table import PLACES
 from support.elastic.run_of_one import Disturbance, Outcome, RunOfOne, assert_same_weights, fit
@@ -105,8 +106,7 @@ def optimizers(outcome: Outcome) -> list[Any]:
     return [repr(optimizer.state_dict()) for optimizer in trainer.optimizers] + [repr(state) for state in schedulers]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize(("name", "kind"), each_row_once(SUBJECTS, KINDS, "{}-{}".format))
 def test_as_undisturbed(tmp_path: Path, run: RunOfOne, plain: Callable[[str], Seen], name: str, kind: str) -> None:
     """One fit through rescales at every place: weights, optimizer, schedulers, callback, log and files are plain Lightning's."""
     compare(tmp_path, run, name, kind, PLACES, plain(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,14 @@ PLACES = [
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Plain Lightning's outcome by trainer arguments and scheduler; each is trained once."""
+    """Plain Lightning's outcome by trainer arguments, scheduler and order of the data; each is trained once."""
     known: dict[str, Outcome] = {}
 
-    def get(scheduler: str | None = None, **arguments: Any) -> Outcome:
-        key = repr((scheduler, sorted(arguments.items())))
+    def get(scheduler: str | None = None, *, shuffle: bool = True, **arguments: Any) -> Outcome:
+        key = repr((scheduler, shuffle, sorted(arguments.items())))
         if key not in known:
-            folder = tmp_path_factory.mktemp("plain")
-            known[key] = fit(folder, elastic=False, model=Net(scheduler=scheduler), **arguments)
+            folder, loader = tmp_path_factory.mktemp("plain"), plain_loader(shuffle=shuffle)
+            known[key] = fit(folder, elastic=False, loader=loader, model=Net(scheduler=scheduler), **arguments)
         return known[key]
 
     return get
@@ -146,10 +146,11 @@ def test_planned_in_accumulation(tmp_path: Path, run: RunOfOne, undisturbed: Any
     {"reload_dataloaders_every_n_epochs": 1}, {"overfit_batches": 3}, {"gradient_clip_val": 0.1},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("kind", ["planned", "told"])
-def test_trainer_arguments(tmp_path: Path, run: RunOfOne, arguments: dict[str, Any], kind: str) -> None:
+def test_trainer_arguments(
+    tmp_path: Path, run: RunOfOne, undisturbed: Any, arguments: dict[str, Any], kind: str
+) -> None:
     """What steers the loops steers them as before after a rescale in mid-epoch."""
-    loader = plain_loader(shuffle="overfit_batches" not in arguments)
-    plain = fit(tmp_path, elastic=False, loader=loader, model=Net(scheduler="epoch"), **arguments)
+    plain = undisturbed("epoch", shuffle="overfit_batches" not in arguments, **arguments)
     step = {"limit_train_batches": 4, "overfit_batches": 4}.get(next(iter(arguments)), 7)
     elastic = fit(
         tmp_path, elastic=True, run=run, model=Net(scheduler="epoch"),
@@ -221,23 +222,31 @@ def test_metrics_count_once(tmp_path: Path, run: RunOfOne, measured: Outcome, pl
     assert_same_weights(elastic, measured)
 
 
+def with_callbacks(folder: Path, **arguments: Any) -> Outcome:
+    """Of a model that logs, stops early and keeps its best two."""
+    callbacks = [
+        EarlyStopping("val_loss", mode="max", min_delta=100.0, patience=3),
+        ModelCheckpoint(folder, "{epoch}", save_top_k=2, monitor="loss_epoch", save_last=True),
+    ]
+    logger = CSVLogger(folder, name="", version="log")
+    return fit(folder, callbacks=callbacks, logger=logger, enable_checkpointing=True, max_epochs=8, **arguments)
+
+
+@pytest.fixture(scope="module")
+def plain_with_callbacks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    """The outcome, and the folder with the log."""
+    folder = tmp_path_factory.mktemp("callbacks")
+    return with_callbacks(folder, elastic=False), folder
+
+
 @pytest.mark.parametrize("place", ["on_validation_end", "on_validation_start", "on_train_epoch_end", "training_step"])
 @pytest.mark.parametrize("kind", ["planned", "told"])
-def test_callbacks_and_loggers(tmp_path: Path, start_run: Callable[..., Any], place: str, kind: str) -> None:
+def test_callbacks_and_loggers(
+    tmp_path: Path, run: RunOfOne, plain_with_callbacks: tuple[Outcome, Path], place: str, kind: str
+) -> None:
     """`EarlyStopping` stops when it would have, `ModelCheckpoint` keeps what it would have, the CSV has the same rows."""
-
-    def outcome(folder: Path, **arguments: Any) -> Outcome:
-        callbacks = [
-            EarlyStopping("val_loss", mode="max", min_delta=100.0, patience=3),
-            ModelCheckpoint(folder, "{epoch}", save_top_k=2, monitor="loss_epoch", save_last=True),
-        ]
-        logger = CSVLogger(folder, name="", version="log")
-        return fit(folder, callbacks=callbacks, logger=logger, enable_checkpointing=True, max_epochs=8, **arguments)
-
-    plain = outcome(tmp_path / "plain", elastic=False)
-    run = start_run()
-    disturbance = Disturbance(place, 12, kind)
-    elastic = outcome(tmp_path / "elastic", elastic=True, run=run, disturbances=[disturbance])
+    plain, plain_folder = plain_with_callbacks
+    elastic = with_callbacks(tmp_path, elastic=True, run=run, disturbances=[Disturbance(place, 12, kind)])
     assert run.num_generations() == 2
     assert elastic.trainer.current_epoch == plain.trainer.current_epoch == 4
     assert_same_weights(elastic, plain)
@@ -245,7 +254,7 @@ def test_callbacks_and_loggers(tmp_path: Path, start_run: Callable[..., Any], pl
     assert kept.best_model_score == would.best_model_score
     assert Path(kept.best_model_path).stem.removesuffix("-v1") == Path(would.best_model_path).stem
     assert all(Path(path).is_file() for path in [*kept.best_k_models, kept.last_model_path])
-    rows = [list(csv.DictReader((tmp_path / name / "log/metrics.csv").open())) for name in ("plain", "elastic")]
+    rows = [list(csv.DictReader((folder / "log/metrics.csv").open())) for folder in (plain_folder, tmp_path)]
     assert rows[1] == rows[0]
 
 
@@ -298,17 +307,24 @@ EMA = [partial(average, avg_fn=get_ema_avg_fn(0.5)) for average in WEIGHT_AVERAG
 """Lightning's own; 2.5 has none."""
 
 
+@pytest.fixture(scope="module")
+def plain_with_average(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[], Any]], Outcome]:
+    """Plain Lightning's outcome by what averages."""
+    return cache(lambda make: fit(tmp_path_factory.mktemp("average"), elastic=False, callbacks=[make()]))
+
+
 @pytest.mark.parametrize("place", ["validation_step", "on_validation_start", "on_validation_end", "after_step",
                                    "on_train_epoch_end", "on_train_batch_end"])  # fmt: skip
 @pytest.mark.parametrize("make", [*EMA, Swapping])
-def test_weight_averaging(tmp_path: Path, run: RunOfOne, place: str, make: Callable[[], Any]) -> None:
+def test_weight_averaging(
+    tmp_path: Path, run: RunOfOne, plain_with_average: Any, place: str, make: Callable[[], Any]
+) -> None:
     """Averages swap the weights for a validation; one that is interrupted must not train on with the average."""
     if make is Swapping and place == "after_step":
         pytest.skip("a user's batch-end hook is not called for a step that was interrupted after its weights changed")
-    averages = [make(), make()]
-    plain = fit(tmp_path, elastic=False, callbacks=[averages[0]])
+    plain = plain_with_average(make)
     disturbances = [Disturbance(place, 6, "told"), Disturbance(place, 12, "collective")]
-    elastic = fit(tmp_path, elastic=True, callbacks=[averages[1]], run=run, disturbances=disturbances)
+    elastic = fit(tmp_path, elastic=True, callbacks=[make()], run=run, disturbances=disturbances)
     assert run.num_generations() == 3
     assert_same_weights(elastic, plain)
     assert elastic.metrics() == plain.metrics()

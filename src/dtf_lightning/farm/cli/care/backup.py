@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands, add_connection
-from dtf_lightning.errors import SettingsError
+from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.cli import serve
 from dtf_lightning.farm.cli.options import add_farm_command, add_json
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dtf_lightning.etcd.store import Store
     from dtf_lightning.farm.backup.backup_file import Manifest
     from dtf_lightning.farm.backup.places import FarmPlaces
+    from dtf_lightning.farm.home import FarmHome, RunningFarm
 
 _OPTIONS = (
     *("farm_name", "folder", "archive", "token_file"),
@@ -51,6 +52,7 @@ def add_backup(actions: Commands) -> None:
         action="store_true",
         help="leave the farm's own token out: keep it elsewhere, or no token that the farm has signed is good after a restore",
     )
+    backup.set_defaults(goes_on=True)
     _add_places(backup)
 
     restore = add_farm_command(
@@ -66,6 +68,7 @@ def add_backup(actions: Commands) -> None:
         action="store_true",
         help="end all tokens that the farm has signed: some may have been revoked since the backup",
     )
+    restore.set_defaults(goes_on=False)
     _add_places(restore)
 
 
@@ -75,7 +78,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "--home",
         type=Path,
         metavar="DIR",
-        help="of a farm of `dtf farm up` that does not run now: takes the place of all options below",
+        help="of a farm of `dtf farm up`: takes the place of all options below",
     )
     parser.add_argument("--farm-name", metavar="NAME", help="as for coordinator (default: farm)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="as for coordinator: of the farm's files")
@@ -171,19 +174,16 @@ def _restore(arguments: argparse.Namespace) -> int:
 def _farm(arguments: argparse.Namespace) -> Iterator[tuple[Store, FarmPlaces]]:
     """The farm's etcd and places, as the options or the home say."""
     from dtf_lightning.farm.backup.places import FarmPlaces
+    from dtf_lightning.farm.home import FarmHome
     from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
     if arguments.home is not None:
-        with _store_at_home(arguments.home.absolute()) as store:
-            folder = arguments.home.absolute() / "files"
+        home = FarmHome(folder=arguments.home.absolute())
+        with _store_at_home(home, running=arguments.goes_on) as store:
+            folder = home.folder / "files"
             yield (
                 store,
-                FarmPlaces(
-                    farm="farm",
-                    folder=folder,
-                    archive=str(folder / "archive"),
-                    token_file=arguments.home.absolute() / "token",
-                ),
+                FarmPlaces(farm="farm", folder=folder, archive=str(folder / "archive"), token_file=home.token),
             )
         return
     options = {name: serve.COORDINATOR_OPTIONS[name] for name in _OPTIONS}
@@ -205,25 +205,46 @@ def _farm(arguments: argparse.Namespace) -> Iterator[tuple[Store, FarmPlaces]]:
                 folder=folder,
                 archive=settings.places(folder)["archive.url"],
                 token_file=settings.path(settings.security.token_file) if settings.security.token_file else None,
+                database=settings.database_file,
             ),
         )
 
 
 @contextlib.contextmanager
-def _store_at_home(home: Path) -> Iterator[Store]:
-    """The etcd of a farm of `dtf farm up`, started for us."""
+def _store_at_home(home: FarmHome, *, running: bool) -> Iterator[Store]:
+    """The etcd of a farm of `dtf farm up`: the one that runs, if it may, or one that is started for us."""
     from dtf_lightning.etcd import connect
     from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
     from dtf_lightning.farm.home import RunningFarm
 
-    running = RunningFarm.read(home / "farm.json")
-    if running is not None and running.is_alive:
-        raise SettingsError(
-            f"the farm in {home} runs: end it with `dtf farm down` first; what it has accepted goes on with the next `dtf farm up`"
-        )
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with EmbeddedEtcd(data_dir=home / "etcd") as etcd, connect(etcd.endpoint, quiet=True) as store:
+    farm = RunningFarm.read(home.running)
+    if farm is not None and farm.is_alive:
+        if not running:
+            raise SettingsError(
+                f"the farm in {home.folder} runs: end it with `dtf farm down` first, or name another --home"
+            )
+        with connect(_etcd_of(farm), quiet=True) as store:
+            yield store
+        return
+    home.make()
+    with EmbeddedEtcd(data_dir=home.folder / "etcd") as etcd, connect(etcd.endpoint, quiet=True) as store:
         yield store
+
+
+def _etcd_of(farm: RunningFarm) -> str:
+    """Where the etcd of a farm that runs listens. Raises `DtfError` where its coordinator does not tell."""
+    from dtf_lightning.farm.http import Connection
+    from dtf_lightning.farm.security.trust import Trust
+    from dtf_lightning.farm.tokens import read_token
+
+    trust = Trust(ca=Path(farm.ca) if farm.ca else None)
+    with contextlib.closing(Connection((farm.url,), read_token(Path(farm.token_file)), trust=trust)) as connection:
+        members = ((connection.ask("GET", "/api/status").get("room") or {}).get("etcd") or {}).get("members") or []
+    if not members:
+        raise DtfError(
+            "the farm's coordinator has not looked at its etcd yet, or cannot reach it: try again in some seconds"
+        )
+    return str(members[0]["endpoint"])
 
 
 def _words(manifest: Manifest) -> str:

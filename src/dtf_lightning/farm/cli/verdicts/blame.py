@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
@@ -16,8 +18,10 @@ from dtf_lightning.farm.cli.tables import print_table
 from dtf_lightning.farm.cli.verdicts.durations import seconds_of_option
 
 if TYPE_CHECKING:
+    from dtf_lightning.farm.client import Client
     from dtf_lightning.farm.inquiries.blaming import Inquiry
     from dtf_lightning.farm.inquiries.case import Case, Step
+    from dtf_lightning.farm.inquiries.retracting import Retracted
 
 CODE, UNDECIDED = 1, 3
 """Exit codes, beside 0 where something else than the code is to blame."""
@@ -40,6 +44,11 @@ def add_blame(actions: Commands) -> None:
     blame.add_argument(
         "--patience", default="30m", metavar="TIME", help="for one rerun, with its waiting (default: %(default)s)"
     )
+    blame.add_argument(
+        "--act", action="store_true",
+        help="cordon a worker that is found sick, and run again elsewhere what failed there within --since",
+    )  # fmt: skip
+    blame.add_argument("--since", default="24h", metavar="TIME", help="of --act (default: %(default)s)")
     add_json(blame)
     add_farm(blame)
 
@@ -53,14 +62,16 @@ def _blame(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.budget <= 100:
         raise SettingsError(f"--budget {arguments.budget}: expected 0 to 100 reruns")
     patience = seconds_of_option(arguments.patience, "--patience")
+    since = seconds_of_option(arguments.since, "--since")
     with connect(arguments) as farm:
         task = named(arguments.task)
-        case = Case.of(farm.connection.ask("GET", f"/api/tasks/{task}/past"), arguments.base or "")
+        case = Case.of(farm.connection.ask("GET", f"/api/tasks/{quote(task, safe='')}/past"), arguments.base or "")
         source = farm.send_source(pack_commit(Path.cwd(), arguments.base)) if arguments.base else ""
         runs = FarmRuns(farm, task, case, source=source, patience=patience)
         inquiry = inquire(case, runs, arguments.budget, _say if sys.stderr.isatty() else lambda _: None)
+        retracted = _act(farm, task, inquiry, since) if arguments.act else None
     if arguments.json:
-        print(json.dumps(_shown(inquiry), allow_nan=False))
+        print(json.dumps(_shown(inquiry, retracted), allow_nan=False))
     else:
         print(_sentence(inquiry))
         for note in inquiry.case.notes:
@@ -70,7 +81,28 @@ def _blame(arguments: argparse.Namespace) -> int:
         )
         if proposal := _proposal(inquiry):
             print(proposal)
+        if retracted is not None:
+            print(retracted.sentence)
+            for failed, again in retracted.again:
+                print(f"  {failed}: again as {again}")
     return _code(inquiry)
+
+
+def _act(farm: Client, task: str, inquiry: Inquiry, since: float) -> Retracted | None:
+    """What is done about a sick worker. Where it may not be done, that is said; what was found stands."""
+    import time
+
+    from dtf_lightning.farm.http import FarmRefused
+    from dtf_lightning.farm.inquiries.retracting import retract
+    from dtf_lightning.farm.verdicts.blame import Cause
+
+    if inquiry.case.blame.cause is not Cause.WORKER:
+        return None
+    try:
+        return retract(farm, inquiry.case.worker, time.time() - since, [task])
+    except FarmRefused as refusal:
+        print(f"dtf farm blame: nothing was done about {inquiry.case.worker}: {refusal}", file=sys.stderr)
+        return None
 
 
 def _say(case: Case) -> None:
@@ -98,7 +130,9 @@ def _proposal(inquiry: Inquiry) -> str:
         return ""
     failed, runs = inquiry.case.runs
     low, high = interval(failed, runs)
-    return f"it failed in {failed} of {runs} other runs (95 %: a rate between {100 * low:.0f} and {100 * high:.0f} %)"
+    rate = f"it failed in {failed} of {runs} other runs (95 %: a rate between {100 * low:.0f} and {100 * high:.0f} %)"
+    test = shlex.quote(inquiry.case.test)
+    return f"{rate}\nto let it fail while it is mended: dtf farm quarantine add {test} --owner NAME --expires 14d --reason '{rate}'"
 
 
 def _row(case: Case, step: Step) -> tuple[str, ...]:
@@ -111,7 +145,7 @@ def _row(case: Case, step: Step) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _shown(inquiry: Inquiry) -> dict[str, Any]:
+def _shown(inquiry: Inquiry, retracted: Retracted | None) -> dict[str, Any]:
     case, told = inquiry.case, inquiry.case.blame
     failed, runs = case.runs
     return {
@@ -124,6 +158,7 @@ def _shown(inquiry: Inquiry) -> dict[str, Any]:
         "notes": list(case.notes),
         "base": case.base.named if case.base is not None else None,
         "variables_to_blame": inquiry.variables,
+        "retracted": dict(retracted.again) if retracted is not None else None,
         "failed": failed,
         "runs": runs,
         "reruns": [

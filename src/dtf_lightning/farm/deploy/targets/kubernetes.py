@@ -25,6 +25,8 @@ PAGE = "dtf-dashboard"
 PLACES = Places(config="/etc/dtf-farm", secrets="/run/dtf-farm", state="/var/lib/dtf-farm")
 COORDINATOR = commands.coordinator("/etc/dtf-farm/coordinator.yaml")
 WORKER = commands.worker("/etc/dtf-farm/worker.yaml")
+BACKUPS = "/var/backups/dtf-farm"
+BACKUP = commands.backup("/etc/dtf-farm/coordinator.yaml", BACKUPS)
 ETCD = "https://etcd-client:2379"
 DRAINING = 3600
 """Seconds for a worker to finish what it runs."""
@@ -44,6 +46,7 @@ def render_kubernetes(wanted: Wanted) -> list[RenderedFile]:
         "ha-coordinator-service.yaml": [_service(deployment, NAME, NAME)],
         "dashboard-deployment.yaml": [_page(deployment)],
         "dashboard-service.yaml": [_service(deployment, PAGE, PAGE)],
+        "backup-cronjob.yaml": _backups(deployment),
         "ha-worker-deployment.yaml": [_workers(deployment, one) for one in deployment.workers],
         "disruption-budgets.yaml": _budgets(deployment),
         "network-policies.yaml": _policies(deployment),
@@ -289,6 +292,29 @@ def _coordinators(deployment: Deployment) -> Manifest:
     return _object(deployment, "apps/v1", "StatefulSet", NAME, spec=spec)
 
 
+def _backups(deployment: Deployment) -> list[Manifest]:
+    """Every night, onto a claim of its own, with what a coordinator has."""
+    pod = _coordinator_pod(deployment, "dtf-backup")
+    (container,) = pod["spec"]["containers"]
+    for name in ("ports", "startupProbe", "readinessProbe", "livenessProbe"):
+        del container[name]
+    container |= {"name": "backup", "args": list(BACKUP.words)}
+    container["volumeMounts"].append({"name": "backups", "mountPath": BACKUPS})
+    pod["spec"]["volumes"].append({"name": "backups", "persistentVolumeClaim": {"claimName": "dtf-farm-backups"}})
+    pod["spec"]["restartPolicy"] = "OnFailure"
+    job = {
+        "schedule": "17 3 * * *",
+        "concurrencyPolicy": "Forbid",
+        "startingDeadlineSeconds": 3600,
+        "jobTemplate": {"spec": {"backoffLimit": 3, "template": pod}},
+    }
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "50Gi"}}}
+    return [
+        _object(deployment, "v1", "PersistentVolumeClaim", "dtf-farm-backups", spec=claim),
+        _object(deployment, "batch/v1", "CronJob", "dtf-backup", spec=job),
+    ]
+
+
 def _page(deployment: Deployment) -> Manifest:
     """A coordinator that people open; it serves and may lead as the others."""
     template = _coordinator_pod(deployment, PAGE)
@@ -396,6 +422,7 @@ def _budgets(deployment: Deployment) -> list[Manifest]:
 def _policies(deployment: Deployment) -> list[Manifest]:
     """Nobody is reached but coordinators, by all, etcd, by coordinators, and workers, by each other: members of a gang meet."""
     serving = {"matchExpressions": [{"key": "app", "operator": "In", "values": [NAME, PAGE]}]}
+    reading = {"matchExpressions": [{"key": "app", "operator": "In", "values": [NAME, PAGE, "dtf-backup"]}]}
     workers = {"matchLabels": {"dtf-farm/role": "worker"}}
     policies: dict[str, Manifest] = {
         "nobody-is-reached": {"podSelector": {}, "policyTypes": ["Ingress"]},
@@ -415,7 +442,7 @@ def _policies(deployment: Deployment) -> list[Manifest]:
             "podSelector": {"matchLabels": {"app": "etcd"}},
             "policyTypes": ["Ingress"],
             "ingress": [
-                {"from": [{"podSelector": serving}], "ports": [{"port": 2379, "protocol": "TCP"}]},
+                {"from": [{"podSelector": reading}], "ports": [{"port": 2379, "protocol": "TCP"}]},
                 {
                     "from": [{"podSelector": {"matchLabels": {"app": "etcd"}}}],
                     "ports": [{"port": 2379, "protocol": "TCP"}, {"port": 2380, "protocol": "TCP"}],

@@ -330,7 +330,7 @@ class Trainings:
             priority=specification.priority,
             needs=needs,
             gang=specification.gang,
-            excluded=excluded,
+            excluded=(*excluded, *specification.avoid),
             kind=self._scheduler.kind_of(task),
         )
 

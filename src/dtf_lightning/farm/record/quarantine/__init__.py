@@ -1,0 +1,1 @@
+"""The records of tests that may fail for a while."""
