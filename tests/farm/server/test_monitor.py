@@ -11,9 +11,10 @@ from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.cli.page import commands
 from dtf_lightning.farm.rules.attempts import OutcomeKind
+from dtf_lightning.farm.rules.watching import remedies
 from dtf_lightning.farm.server.watching import monitor
 from support.farm.browsing import Browsing
-from support.farm.server import DEADLINE, PlayedWorker
+from support.farm.server import DEADLINE, CoordinatorInThread, PlayedWorker
 
 pytestmark = pytest.mark.process
 
@@ -29,7 +30,7 @@ class Well:
     """A farm with which nothing is wrong."""
 
     def health(self) -> dict:
-        return {"health": "healthy", "findings": [], "changes": []}
+        return {"health": "healthy", "findings": [], "changes": [], "remedies": []}
 
 
 def kinds(client) -> dict[str, str]:
@@ -73,30 +74,45 @@ def test_it_begins_and_is_over(client, coordinator, capsys, monkeypatch):
     assert kinds(client)["worker_gone"] == "lone"
 
 
-def test_a_worker_on_which_much_fails_alone(client, coordinator):
-    """Three tests fail on it and pass on another one, when they are tried again there."""
-    token = coordinator.token_file.read_text().strip()
-    sick = PlayedWorker((coordinator.url,), token, name="sick", sick=3.0)
-    try:
-        sick.wait_until_welcome()
-        orders = []
-        for number in range(3):
-            client.submit(["x"], name=f"test {number}", needs={"sick": 1}, retries=1)
-            orders.append(sick.next())
-        good = PlayedWorker((coordinator.url,), token, name="good", sick=9.0)
-        try:
-            good.wait_until_welcome()
-            for number in range(9):
-                client.submit(["x"], name=f"other {number}", needs={"sick": 1})
-                good.end(good.next())
-            for order in orders:
-                sick.end(order, OutcomeKind.FAILED, reason="exit code 1")
-                good.end(good.next())
-            until(client, "worker_errors")
-            (found,) = (one for one in client.health()["findings"] if one["kind"] == "worker_errors")
-            assert found["subject"] == "sick"
-            assert "3 tests failed here that passed elsewhere" in found["reason"]
-        finally:
-            good.close()
-    finally:
-        sick.close()
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_worker_on_which_much_fails_alone(memory, tmp_path, monkeypatch, dry_run):
+    """Three tests fail on it and pass on another one, where they are tried again. The farm says so, and cordons it; who undoes that
+    has his way. In a dry run it only says what it would do."""
+    monkeypatch.setattr(remedies, "LASTED", 0.0)
+    with contextlib.ExitStack() as stack:
+        coordinator = CoordinatorInThread(memory, tmp_path, settings={"recovery.dry_run": dry_run})
+        stack.callback(coordinator.stop)
+        client = stack.enter_context(coordinator.client())
+        workers = []
+        for name, amount in (("sick", 3.0), ("good", 9.0)):
+            token = coordinator.token_file.read_text().strip()
+            workers.append(PlayedWorker((coordinator.url,), token, name=name, sick=amount))
+            stack.callback(workers[-1].close)
+            workers[-1].wait_until_welcome()
+            if name == "sick":
+                for number in range(3):
+                    client.submit(["x"], name=f"test {number}", needs={"sick": 1}, retries=1)
+                orders = [workers[0].next() for _ in range(3)]
+        sick, good = workers
+        for number in range(9):
+            client.submit(["x"], name=f"other {number}", needs={"sick": 1})
+            good.end(good.next())
+        for order in orders:
+            sick.end(order, OutcomeKind.FAILED, reason="exit code 1")
+            good.end(good.next())
+        until(client, "worker_errors")
+        (found,) = (one for one in client.health()["findings"] if one["kind"] == "worker_errors")
+        assert (found["subject"], "3 tests failed here that passed elsewhere" in found["reason"]) == ("sick", True)
+        poll_until(lambda: client.health()["remedies"], DEADLINE, "a remedy")
+        (done,) = client.health()["remedies"]
+        assert (done["subject"], done["dry_run"], done["undo"]) == ("sick", dry_run, "dtf farm uncordon sick")
+        poll_until(lambda: bool(cordoned_for(client)) is not dry_run, DEADLINE, "the record to show it")
+        assert ("by the farm" in Browsing(coordinator.url, token).get("/fleet").text) is not dry_run
+        client.change_worker("sick", "uncordon")
+        before = client.health()["timestamp"]
+        poll_until(lambda: client.health()["timestamp"] > before, DEADLINE, "another look")
+        assert (cordoned_for(client), len(client.health()["remedies"])) == (None, 1)
+
+
+def cordoned_for(client) -> str | None:
+    return next(one["metadata"]["cordoned_for"] for one in client.workers() if one["worker_id"] == "sick")

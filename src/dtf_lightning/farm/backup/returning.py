@@ -4,7 +4,7 @@
 |---|---|
 | what was accepted and what has ended, projects, licences, schedules, tokens, keys | as it was |
 | an attempt that ran | as one that waits: the task runs again, from its start, as the next attempt; this counts no try against it |
-| leader, coordinators, terms, nodes | not: fences and terms are revisions of the etcd that is gone |
+| leader, coordinators (also that one was disabled), terms, nodes | not: fences and terms are revisions of the etcd that is gone |
 | workers, their health, what they held | not: they register anew |
 | the tokens of workers that have joined | not: which of them is good next is not known; they join anew |
 

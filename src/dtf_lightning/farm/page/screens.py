@@ -182,7 +182,8 @@ class Screens:
         told, status = self._coordinator.cluster_status(), self._coordinator.status()
         data = told | {name: status[name] for name in ("farm", "coordinator", "version", "results", "warnings")}
         data["findings"] = self._findings("no_", "etcd_", "coordinator_", "results", "files")
-        data["changes"] = self._coordinator.upkeep.monitor.changes()
+        told = self._coordinator.upkeep.monitor.status()
+        data |= {"changes": told["changes"], "remedies": told["remedies"]}
         return View(screen="cluster", title="Cluster", data=data)
 
     def addresses(self) -> list[str]:

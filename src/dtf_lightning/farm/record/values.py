@@ -104,7 +104,11 @@ class WorkerRecord:
     """Resource -> how much of it, such as `{"cpu": 8, "gpu": 2}`."""
     labels: tuple[str, ...] = ()
     cordoned: bool = False
-    """An operator wants nothing more to start there; what runs goes on."""
+    """An operator, or the farm itself, wants nothing more to start there; what runs goes on."""
+    cordoned_at: float = 0.0
+    """When the farm last cordoned it by itself, seconds since the epoch; 0: never."""
+    cordoned_for: str = ""
+    """Why, as long as it is cordoned for that; "": nobody, or an operator, has cordoned it."""
     host: str = ""
     """Name of the machine, for people."""
 

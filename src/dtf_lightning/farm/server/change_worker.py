@@ -30,6 +30,8 @@ async def change_worker(pool: Pool, record: FarmRecord, name: str, **changes: An
 
     Raises `UnknownTask`, and what etcd raises.
     """
+    if "cordoned" in changes:
+        changes["cordoned_for"] = ""  # from now on it is as this operator wants it
     for _ in range(10):
         changed = replace(find_worker(pool, name), **changes)
         seen = pool.mirror.seen(Kind.WORKER, name)

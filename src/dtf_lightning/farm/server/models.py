@@ -476,5 +476,6 @@ def worker(
             "tasks": tasks,
             "coordinator": record.coordinator,
             "cordoned": record.cordoned,
+            "cordoned_for": record.cordoned_for or None,
         },
     }

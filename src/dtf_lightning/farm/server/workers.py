@@ -217,6 +217,8 @@ class WorkerConnections:
                     devices=hello.devices,
                     labels=hello.labels,
                     cordoned=known is not None and known.cordoned,
+                    cordoned_at=0.0 if known is None else known.cordoned_at,
+                    cordoned_for="" if known is None else known.cordoned_for,
                     host=hello.host,
                 )
                 seen = self._pool.mirror.seen(Kind.WORKER, worker)

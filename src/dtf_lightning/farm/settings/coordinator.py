@@ -169,6 +169,20 @@ class HealthMonitorSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecoverySettings:
+    """Section `recovery`."""
+
+    dry_run: bool = setting(
+        True,
+        "Whether the farm only says what it would do by itself. `false`: the leader cordons a worker on which tests fail that pass "
+        "elsewhere.",
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class HighAvailabilitySettings:
     """Section `high_availability`."""
 
@@ -371,6 +385,7 @@ class CoordinatorSettings(SettingsFile):
     task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
     health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
     high_availability: HighAvailabilitySettings = field(default_factory=HighAvailabilitySettings)
 
     def place(self, url: str, otherwise: Path) -> str:

@@ -66,4 +66,7 @@ def _health(arguments: argparse.Namespace) -> int:
     for one in () if arguments.json else told["findings"]:
         print(f"{one['level']}: {one['subject']}: {one['reason']}")
         print(f"  {one['remedy']}")
+    for one in () if arguments.json else told["remedies"]:
+        did = "would cordon it (recovery.dry_run)" if one["dry_run"] else f"has cordoned it; to undo it: {one['undo']}"
+        print(f"{one['at']}: {one['subject']}: the farm {did}")
     return {"healthy": DONE, "critical": CRITICAL}.get(told["health"], WARNING)

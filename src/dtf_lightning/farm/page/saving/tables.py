@@ -29,7 +29,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "task": ("failed_attempts",),
     "plan": ("tasks",),
     "fleet": ("workers",),
-    "cluster": ("nodes", "findings", "changes"),
+    "cluster": ("nodes", "findings", "changes", "remedies"),
     "grid": ("rows",),
     "test": ("runs", "series", "by_device", "by_worker", "failures", "reruns"),
     "compare": ("pairs", "verdicts", "plans"),

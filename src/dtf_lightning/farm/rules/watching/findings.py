@@ -196,6 +196,8 @@ def _errors(one: SeenWorker, all_of_them: list[WorkerErrors]) -> Iterator[Findin
     # With few runs of others nothing is known of their rate: half a failure more than there were.
     if runs and mine.failed / mine.runs >= TIMES * (failed + 0.5) / runs:
         cordon = "" if one.cordoned else f" Meanwhile: dtf farm cordon {one.name}."
+        if one.cordoned and one.cordoned_for:
+            cordon = f" The farm has cordoned it; when it is mended: dtf farm uncordon {one.name}."
         yield Finding(
             kind="worker_errors", level=WARNING, subject=one.name,
             reason=f"{mine.alone} tests failed here that passed elsewhere; {mine.failed} of its {mine.runs} latest runs failed, {failed} of "
@@ -244,7 +246,13 @@ class FindingHistory:
 
     def __init__(self) -> None:
         self._now: dict[tuple[str, str], Finding] = {}
+        self._since: dict[tuple[str, str], float] = {}
         self._changes: deque[FindingChange] = deque(maxlen=KEPT)
+
+    @property
+    def since(self) -> dict[tuple[str, str], float]:
+        """When each finding that there is began: (kind, subject) -> seconds since the epoch."""
+        return dict(self._since)
 
     @property
     def changes(self) -> list[FindingChange]:
@@ -265,4 +273,5 @@ class FindingHistory:
                         at=at, kind=key[0], subject=key[1], before=levels[0], after=levels[1], reason=told.reason
                     )
                 )
+        self._since = {key: self._since.get(key, at) for key in now}
         self._now = now

@@ -27,6 +27,12 @@ class SeenWorker:
     connected: bool
     draining: bool = False
     cordoned: bool = False
+    cordoned_at: float = 0.0
+    """When the farm last cordoned it by itself, seconds since the epoch; 0: never."""
+    cordoned_for: str = ""
+    """Why, while it is cordoned for that."""
+    device: str = ""
+    """Its device class."""
     num_tasks: int = 0
     health: HealthStatus | None = None
     """Of its machine, as it last said; `None`: it has not."""

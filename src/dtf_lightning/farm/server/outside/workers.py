@@ -105,6 +105,8 @@ class OutsideWorkers:
                 devices=asked.devices,
                 labels=asked.labels,
                 cordoned=known is not None and known.cordoned,
+                cordoned_at=0.0 if known is None else known.cordoned_at,
+                cordoned_for="" if known is None else known.cordoned_for,
                 host=asked.hardware_id,
             )
             seen = self._pool.mirror.seen(Kind.WORKER, name)

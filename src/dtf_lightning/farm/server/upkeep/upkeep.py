@@ -10,6 +10,7 @@ from typing import Any
 from dtf_lightning.clock import Clock
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.results.history import History
 from dtf_lightning.farm.rules.quota import MEBIBYTE, ids_refusal
 from dtf_lightning.farm.server.cluster.view import EtcdMembers
@@ -18,6 +19,7 @@ from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.upkeep.files import Housekeeping
 from dtf_lightning.farm.server.upkeep.quota import QuotaWatch
 from dtf_lightning.farm.server.watching.monitor import HealthMonitor
+from dtf_lightning.farm.server.watching.recovery import Recovery
 from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 
@@ -31,6 +33,7 @@ class Upkeep:
     def __init__(
         self,
         store: Store,
+        record: FarmRecord,
         files: FarmFiles,
         pool: Pool,
         settings: CoordinatorSettings,
@@ -49,7 +52,8 @@ class Upkeep:
         self._clock = clock
         self._quota_bytes = quota
         self._retention = settings.retention.tombstones_kept
-        self.monitor = HealthMonitor(store, pool, clock, self.status)
+        recovery = Recovery(record, pool, clock, leads=leads, dry_run=settings.recovery.dry_run)
+        self.monitor = HealthMonitor(store, pool, clock, self.status, recovery)
         self.look = self._quota.look
         self.tidy = self._files.round
 

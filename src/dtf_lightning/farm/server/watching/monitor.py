@@ -1,7 +1,7 @@
 """`HealthMonitor`: looks at the farm again and again, says what is wrong with it by `rules.watching`, and remembers what has changed.
 
 Each coordinator has one, and sees what the record shows and what it measures itself: none is in another's way, and nothing is
-written for it. Its history is its own, and begins when it starts.
+written for it but the leader's remedies. Its history is its own, and begins when it starts.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dtf_lightning.farm.server.cluster.view import EtcdMembers, leader_of
 from dtf_lightning.farm.server.models import when
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import wait_for_event
+from dtf_lightning.farm.server.watching.recovery import Recovery
 from dtf_lightning.farm.server.watching.seeing import see_coordinators, see_queues, see_workers
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,17 @@ class HealthMonitor:
 
     Args:
         room: says how full etcd and the files are (`Upkeep.status`).
+        recovery: does what follows.
     """
 
-    def __init__(self, store: Store, pool: Pool, clock: Clock, room: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self, store: Store, pool: Pool, clock: Clock, room: Callable[[], Mapping[str, Any]], recovery: Recovery
+    ) -> None:
         self._store = store
         self._pool = pool
         self._clock = clock
         self._room = room
+        self._recovery = recovery
         self._history = FindingHistory()
         self._reads: deque[float] = deque(maxlen=READS)
         self._errors: Mapping[str, WorkerErrors] = {}
@@ -79,6 +84,7 @@ class HealthMonitor:
         seen = await self._see(results, members)
         self._found, self._at = findings(seen), self._clock.wall()
         self._history.take(self._found, self._at)
+        await self._recovery.act(self._found, seen.workers, self._history.since)
 
     async def _see(self, results: History, members: EtcdMembers) -> Observation:
         now, pool = self._clock.wall(), self._pool
@@ -140,5 +146,6 @@ class HealthMonitor:
             "health": worst(self._found).value,
             "findings": self.findings(),
             "changes": self.changes(),
+            "remedies": self._recovery.remedies,
             "timestamp": when(self._at),
         }

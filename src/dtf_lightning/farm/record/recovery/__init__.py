@@ -1,0 +1,1 @@
+"""What a farm does by itself about its machines, in the record."""
