@@ -269,3 +269,24 @@ def test_departures_say_how():
         "d#1": DepartureKind.FAILED,
         "e#1": DepartureKind.LEFT,
     }
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_what_nobody_has_heard_of_is_only_presumed(untrained):
+    """All are gone: the next leader has to assume steps; whether one was ever heard of goes with the generation, until one is made."""
+    run = SimulatedRun()
+    run.start("a", "b")
+    told = {
+        "epoch": 9,
+        "instance": INSTANCE,
+        "directive": None,
+        "records": (),
+        "now": 0.0,
+        "wall": 0.0,
+        "all_left": True,
+    }
+    state = take_over(run.settings, generation=run.generation, trained=True, untrained=untrained, **told)
+    assert (state.trained, state.presumed) == (True, untrained)
+    formed = replace(run.generation, trained=True, presumed=untrained)
+    state = take_over(run.settings, generation=formed, trained=True, untrained=True, **told)
+    assert state.presumed == untrained

@@ -124,13 +124,13 @@ def test_settings_of_ones_own_hold(tmp_path):
 @pytest.mark.parametrize(
     ("told", "fault"),
     [
-        ({"farm": "A farm"}, "farm: "),
+        ({"farm": "A farm"}, "farm: got 'A farm', expected small letters, digits and hyphens"),
         ({"coordinators": 0}, "coordinators: "),
         ({"package": "x; rm -rf /"}, "package: "),
         ({"base": "$(id)"}, "base: "),
-        ({"etcd": ("no port",)}, "etcd.0: "),
+        ({"etcd": ("no port",)}, "etcd.0: got 'no port', expected HOST:PORT"),
         ({"workers": ({"name": "a"}, {"name": "a"})}, "two classes of workers have one name: a, a"),
-        ({"workers": ({"name": "a", "gpu": 1},)}, "workers.0.gpu: Extra inputs"),
+        ({"workers": ({"name": "a", "gpu": 1},)}, "workers.0.gpu is unknown; did you mean 'gpus'?"),
         ({"workers": ({"name": "a", "replicas": "many"},)}, "workers.0.replicas: "),
     ],
 )

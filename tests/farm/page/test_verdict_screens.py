@@ -127,6 +127,22 @@ def test_one_test_on_three_screens(page, client, run):
         assert "No verdicts yet" in html
 
 
+def test_a_test_in_quarantine(page, client, run):
+    """It is shown as it ended, with until when its failures do not count, and whose it is."""
+    run("flaky[1]", OutcomeKind.FAILED)
+    asked = {"owner": EVIL, "reason": "its port is taken", "seconds": 86400.0}
+    client.connection.ask("PUT", "/api/quarantine/default/flaky", asked)
+    row = until(lambda: page.data("/grid", search="flaky")["rows"], bool)[0]
+    assert (row["last"], row["quarantine"].startswith("in quarantine until ")) == ("failed", True)
+    for path in ("/grid?search=flaky", "/test?name=flaky%5B1%5D"):
+        html = page.get(path).text
+        assert ": its port is taken" in html
+        assert "<img" not in html
+    assert page.data("/grid", search="flaky", project="other")["rows"] == []
+    client.connection.ask("DELETE", "/api/quarantine/default/flaky")
+    assert page.data("/test", name="flaky[1]")["quarantine"] is None
+
+
 def test_a_series_is_drawn_and_saved(page, run):
     for value in (5.0, 5.1, 5.2):
         run("series", told={"metrics": {"latency": value}})

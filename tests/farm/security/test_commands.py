@@ -10,6 +10,7 @@ import pytest
 from dtf_lightning.__main__ import main
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.security.tokens import seconds_of
+from dtf_lightning.farm.tokens import make_token
 
 pytestmark = pytest.mark.process
 
@@ -68,3 +69,9 @@ def test_times():
     for text in ("", "30", "d", "1w", "-1d", "1.5h"):
         with pytest.raises(SettingsError, match="expected a number with s, m, h or d"):
             seconds_of(text)
+
+
+def test_a_token_that_cannot_be_made(tmp_path):
+    """As where a service may not write: it is said with the file, and what to do."""
+    with pytest.raises(SettingsError, match=r"cannot be made in .*: No such file or directory"):
+        make_token(tmp_path / "none" / "token")

@@ -154,9 +154,9 @@ def test_the_step_in_timings_is_found(wrong, trials):
     ("low", "high"), [(0, 1.0), (0, 0.8), (0, 0.5), (0, 0.3), (0, 0.2), (0.05, 0.8), (0.05, 0.5), (0.05, 0.3)]
 )
 def test_all_trials(low, high):
-    """1,000 bisections each, also of a test that is flaky before the culprit. A plain search that is 95 % right where one run of five
+    """400 bisections each, also of a test that is flaky before the culprit. A plain search that is 95 % right where one run of five
     fails, which it must know, makes more runs where failures are not seldom."""
-    results = [find(seed, low, high, batch=4) for seed in range(1000)]
+    results = [find(seed, low, high, batch=4) for seed in range(400)]
     assert right_of(results) >= (0.95 if low < high / 10 else 0.93)
     if not low and high >= 0.5:
         assert mean_runs(results) < sum(plain(seed, high, 17)[1] for seed in range(1000)) / 1000

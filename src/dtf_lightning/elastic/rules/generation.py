@@ -67,6 +67,9 @@ class Generation:
     """Why the generation was formed: the word of a `ChangeKind`."""
     trained: bool = False
     """Optimizer steps of the run were made before this generation: members that hold no state must not begin at 0."""
+    presumed: bool = False
+    """That is assumed, because nobody is left who could tell, and no leader had heard of a step: where nothing is saved either,
+    the members begin."""
     epoch: int = 0
     """The leader's fencing token: the create revision of the leader key."""
     instance: str = ""

@@ -120,6 +120,7 @@ def next_generation(
         reason=change.text,
         kind=change.kind,
         trained=change.goes_on,
+        presumed=change.goes_on and state.presumed,
         epoch=state.epoch,
         instance=state.instance,
         store_host=host.host,

@@ -117,6 +117,8 @@ class MembershipState:
     """Recent failures, of the running and of earlier generations, oldest first."""
     trained: bool = False
     """A member, of this generation or an earlier one, has made optimizer steps of the run."""
+    presumed: bool = False
+    """That is assumed, and no leader has heard of a step."""
     directive: Directive | None = None
     """The latest directive, while it is in force (on the way to the next generation, or for good)."""
     asked_at: float = 0.0
@@ -203,6 +205,7 @@ def enter(state: MembershipState, generation: Generation, now: float) -> Members
         retired=retired,
         failures=generation.failures,
         trained=generation.trained,
+        presumed=generation.presumed,
         directive=None,
         first_ready_at=None,
         plan=Plan(changed_at=now),
@@ -273,6 +276,7 @@ def _changed(state: MembershipState, record: NodeRecord, wall: float) -> Members
         nodes={**state.nodes, record.node: record},
         trails={**state.trails, record.node: trail},
         trained=state.trained or (member is not None and record.trained),
+        presumed=state.presumed and not (member is not None and record.trained),
     )
     if not broken_rule and record.state not in ENDED:
         return state
@@ -345,6 +349,7 @@ def take_over(
     wall: float,
     reachable: Collection[str] = (),
     trained: bool = False,
+    untrained: bool = False,
     all_left: bool = False,
 ) -> MembershipState:
     """Return the state of a new leader, from the keys alone, in whatever phase its predecessor died.
@@ -352,8 +357,8 @@ def take_over(
     A member of the generation without a record counts as gone, unless its node is in `reachable`: nodes whose key is
     away but whose agent answers (etcd lost their leases; they will register again). For those the caller must send
     `NodeChanged` or `NodeGone` in the end. Deadlines start anew at `now`. `trained`: the caller knows, or has to assume,
-    that members whose records are gone have made optimizer steps. `all_left`: no member of the generation is left, and none
-    has failed.
+    that members whose records are gone have made optimizer steps. `untrained`: and no leader before has heard
+    of a step. `all_left`: no member of the generation is left, and none has failed.
     """
     del settings  # the same for every leader; part of the signature so that rules here may come to depend on it
     if generation is None or (generation.instance and generation.instance != instance):
@@ -377,6 +382,7 @@ def take_over(
         retired=_retired_before(generation),
         failures=generation.failures,
         trained=generation.number > 0 and (trained or generation.trained),
+        presumed=generation.presumed or (generation.number > 0 and untrained and trained and not generation.trained),
         directive=directive,
         asked_at=now,
         plan=Plan(changed_at=now),

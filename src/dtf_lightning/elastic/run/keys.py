@@ -104,6 +104,8 @@ class RunInfo:
     """`LIVE` or `RESTART`: the two do not mix."""
     script: str = ""
     """Restart mode: the training script's name; empty when it is not known."""
+    untrained: bool = False
+    """Live mode: no leader has heard of an optimizer step yet. It outlives the members, whose own records go with them."""
 
     def ended(self, phase: RunPhase, reason: str) -> RunInfo:
         """The record of the same run, over."""

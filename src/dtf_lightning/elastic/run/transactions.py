@@ -37,6 +37,7 @@ def new_run(settings: ElasticSettings, *, reason: str, wall: float, mode: str = 
         max_nodes=settings.max_nodes,
         mode=mode,
         script=script,
+        untrained=mode == LIVE,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.deploy.files import RenderedFile
-from dtf_lightning.farm.deploy.model import Deployment
+from dtf_lightning.farm.deploy.model import Deployment, WorkerClass
 from dtf_lightning.farm.deploy.settings_files import Wanted
 from dtf_lightning.farm.deploy.targets.docker import render_docker
 from dtf_lightning.farm.deploy.targets.kubernetes import render_kubernetes
@@ -32,10 +33,19 @@ TARGETS: Mapping[str, Callable[[Wanted], list[RenderedFile]]] = {
 """Name of a target -> what renders its files."""
 
 
+EXPECTED: Mapping[str, str] = {
+    **dict.fromkeys(("farm", "namespace", "user", "name"), "small letters, digits and hyphens, a letter first"),
+    "address": "a host's name, such as farm.lab",
+    "etcd": "HOST:PORT, several with commas",
+    **dict.fromkeys(("image", "base", "etcd_image", "package"), "no blanks, quotes or other signs that a shell reads"),
+}
+"""Field of the deployment -> what its text may be."""
+
+
 def render_target(target: str, wanted: Wanted) -> list[RenderedFile]:
     """Return the files of a target. Raises `SettingsError` for one that does not exist."""
     if target not in TARGETS:
-        raise SettingsError(f"no target {target!r}{nearest(target, TARGETS)}: there are {', '.join(TARGETS)}")
+        raise SettingsError(f"there is no target {target!r}{nearest(target, TARGETS)}")
     return TARGETS[target](wanted)
 
 
@@ -44,8 +54,15 @@ def deployment_of(**told: object) -> Deployment:
     try:
         return Deployment.model_validate(told)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, one['loc'])) or 'the deployment'}: {one['msg']}, got {one['input']!r}"
-            for one in error.errors(include_url=False)
-        ]
-        raise SettingsError("; ".join(faults)) from error
+        raise SettingsError("; ".join(_said(one) for one in error.errors(include_url=False))) from error
+
+
+def _said(fault: Any) -> str:
+    place = [str(one) for one in fault["loc"]]
+    what, field = ".".join(place) or "the deployment", next((one for one in reversed(place) if not one.isdecimal()), "")
+    if fault["type"] == "extra_forbidden":
+        fields = WorkerClass.model_fields if place[0] == "workers" else Deployment.model_fields
+        return f"{what} is unknown{nearest(field, fields)}"
+    if fault["type"] == "string_pattern_mismatch":
+        return f"{what}: got {fault['input']!r}, expected {EXPECTED[field]}"
+    return f"{what}: {fault['msg']}, got {fault['input']!r}"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import Enum
 
 from dtf_lightning.clock import Clock, Deadline
@@ -198,6 +199,7 @@ class Leader:
             reachable=missing,
             # Of members that were gone before this agent looked, nobody knows what they had done.
             trained=all_left or run.instance in view.saw_trained or not missing <= away.keys() | gone.keys(),
+            untrained=run.untrained and run.instance not in view.saw_trained,
             all_left=all_left,
         )
         for node in missing & gone.keys():
@@ -210,11 +212,19 @@ class Leader:
         for _ in range(MAX_DECISIONS):
             now, wall = self._clock.monotonic(), self._clock.wall()
             self._state, decision = decide(self._settings.elastic, self._state, event, now, wall)
+            self._note_steps()
             self._act(decision)
             if isinstance(decision, Wait):
                 return
             event = TimePassed()
         raise AssertionError(f"the core decides without end; history: {self._state.history}")
+
+    def _note_steps(self) -> None:
+        """Let the run's record say that steps were made, once one is known: it outlives all members."""
+        assert self._state is not None
+        if self._state.trained and not self._state.presumed and self._run is not None and self._run.untrained:
+            self._run = replace(self._run, untrained=False)
+            self._outbox.add("steps were made", Put(self._keys.run, self._run.encode()))
 
     def _act(self, decision: Decision) -> None:
         at = self._clock.wall()

@@ -243,8 +243,7 @@ class PeerState:
                 parts.rewind.undo.redo_step(trainer)
             first = not any(position.trained for position in positions)
             plan = choose_sources(positions)
-            if first and world.generation.trained:
-                sources = self._snapshots.take_newest(world)
+            if first and world.generation.trained and (sources := self._snapshots.take_newest(world)) is not None:
                 self._snapshots.entered(world, had_trained=True)
                 return Resumption(first=True, resuming=progress.resuming, restored=True, sources=sources)
             resuming = not first

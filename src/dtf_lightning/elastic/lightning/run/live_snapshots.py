@@ -66,10 +66,11 @@ class LiveSnapshots:
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
-    def take_newest(self, world: World) -> Mapping[int, int]:
+    def take_newest(self, world: World) -> Mapping[int, int] | None:
         """Give all members the newest state that the run has saved; none of them holds it. A collective.
 
-        Returns the rank that has sent the state to each rank which received it.
+        Returns the rank that has sent the state to each rank which received it; `None` where nothing is saved, and nobody has ever
+        heard of a step.
 
         Raises:
             StopForRescale: nothing is saved where these members can read it, and the world changes.
@@ -87,6 +88,8 @@ class LiveSnapshots:
             lists=self._writes_for_node,
         )
         choice = saved.take_newest(or_loaded=False)
+        if choice is None and world.generation.presumed:
+            return None
         if choice is None:
             self._await_holder(world)
         elif self._writes_for_node:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dtf_lightning.clock import SystemClock
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.page.charts.series import draw_series
 from dtf_lightning.farm.page.screens import Query, View, refuse_unknown
@@ -21,8 +22,10 @@ from dtf_lightning.farm.results.tests.course import DURATION, Course, CourseWant
 from dtf_lightning.farm.results.tests.grid import By, Grid, GridWanted, Which, read_grid
 from dtf_lightning.farm.results.tests.sides import Side, Sides, newest_plans, read_sides
 from dtf_lightning.farm.rules.watching.devices import device_class
+from dtf_lightning.farm.server.clients.quarantine import QuarantineKeeper
 from dtf_lightning.farm.server.models import when
 from dtf_lightning.farm.verdicts.metrics import Metric
+from dtf_lightning.farm.verdicts.quarantine import Quarantine
 from dtf_lightning.farm.verdicts.rates import interval
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class VerdictScreens:
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
         self._history = coordinator.history
+        self._quarantine = QuarantineKeeper(coordinator.pool, coordinator.record, SystemClock())
 
     async def grid(self, query: Query, limit: int | None = None) -> View:
         """Tests against device classes, workers or plans."""
@@ -65,7 +69,11 @@ class VerdictScreens:
         )
         classes = self._classes()
         grid = await asyncio.to_thread(self._history.ask, lambda results: read_grid(results, wanted, classes))
-        return View(screen="grid", title="Grid", data=shown_grid(grid, wanted))
+        data = shown_grid(grid, wanted)
+        allowed = self._allowed(wanted.project)
+        for row in data["rows"]:
+            row["quarantine"] = told_of(allowed, row["test"])
+        return View(screen="grid", title="Grid", data=data)
 
     async def test(self, query: Query, limit: int | None = None) -> View:
         """One test over time."""
@@ -85,7 +93,9 @@ class VerdictScreens:
         )
         classes = self._classes()
         course = await asyncio.to_thread(self._history.ask, lambda results: read_course(results, wanted, classes))
-        return View(screen="test", title=test, data=shown_course(course, test, metric, limit or LISTED))
+        quarantine = told_of(self._allowed(wanted.project), test)
+        data = {**shown_course(course, test, metric, limit or LISTED), "quarantine": quarantine}
+        return View(screen="test", title=test, data=data)
 
     async def compare(self, query: Query) -> View:
         """Two plans side by side, and what comparisons on this farm have found."""
@@ -111,9 +121,21 @@ class VerdictScreens:
         rows = await asyncio.to_thread(self._history.page, Wanted(name=COMPARE), limit=COMPARISONS)
         return await asyncio.to_thread(read_comparisons, rows, self._coordinator.tasks.files)
 
+    def _allowed(self, project: str) -> Quarantine:
+        """Tests whose failures do not count: of a project, or of all."""
+        told = self._quarantine.list(project)
+        return Quarantine([*told["quarantine"], *told["expired"]])
+
     def _classes(self) -> dict[str, str]:
         workers = self._coordinator.pool.workers()
         return {name: device_class(record.devices, record.labels) for name, record in workers.items()}
+
+
+def told_of(allowed: Quarantine, test: str) -> str | None:
+    """Return for people whether a test's failures do not count, or did not until lately."""
+    if (one := allowed.of(test)) is not None:
+        return one.told
+    return None if (before := allowed.expired(test)) is None else before.told_expired
 
 
 def _one_of(kind: type[Kind], field: str, text: str) -> Kind:
