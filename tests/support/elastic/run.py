@@ -234,8 +234,11 @@ class ElasticRun:
 
     # --- what must hold ----------------------------------------------------------------------------------------------
 
+    def ledgers(self) -> list[Path]:
+        return sorted(self.folder.glob("ledger/*.jsonl"))
+
     def audit(self) -> Audit:
-        return audit(sorted(self.folder.glob("ledger/*.jsonl")))
+        return audit(self.ledgers())
 
     def results(self) -> dict[str, dict[str, Any]]:
         """What those who came to the end wrote down, by worker."""
