@@ -135,9 +135,12 @@ def test_etcd_serves_until_sigterm():
     with subprocess.Popen(
         [DTF, "etcd", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
-        first = server.stdout.readline()
-        server.send_signal(signal.SIGTERM)
-        _, errors = server.communicate(timeout=60)
+        try:
+            first = server.stdout.readline()
+            server.send_signal(signal.SIGTERM)
+            _, errors = server.communicate(timeout=60)
+        finally:
+            server.kill()
     assert "listens on 127.0.0.1:" in first
     assert "this machine only" in first
     assert server.returncode == 0, errors

@@ -221,3 +221,30 @@ def test_serving(number: signal.Signals):
         server.kill()
         server.wait()
         server.stdout.close()
+
+
+@pytest.mark.process
+def test_a_signal_that_does_not_wake_the_main_thread():
+    """Another thread gets it while the main thread waits, as does one that comes right before the wait: it is seen nevertheless."""
+    server = start("""if True:
+        import signal, sys, threading
+        from dtf_lightning.clock import poll_until
+        from dtf_lightning.etcd.server.embedded import serve
+        main = threading.main_thread().ident
+        def main_waits():
+            return sys._current_frames()[main].f_code.co_filename == threading.__file__
+        def ask():
+            greeted.wait()
+            poll_until(main_waits, 60.0, "the wait of the main thread")
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        greeted = threading.Event()
+        threading.Thread(target=ask, daemon=True).start()
+        raise SystemExit(serve(port=0, say=lambda line: greeted.set() if line.startswith("Ctrl-C") else print(line)))
+    """)
+    try:
+        assert server.wait(PATIENCE) == 0
+        assert server.stdout.read().endswith("etcd stopped\n")
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from dtf_lightning import environment
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import DtfError, SettingsError
-from dtf_lightning.etcd.server.embedded import EmbeddedEtcd
+from dtf_lightning.etcd.server.embedded import LOOK, EmbeddedEtcd
 from dtf_lightning.etcd.wire.version import version_advice
 from dtf_lightning.farm.home import FarmHome, RunningFarm
 from dtf_lightning.farm.security.names import LOOPBACK, Listening
@@ -229,7 +229,7 @@ def _wait_for_an_end(etcd: EmbeddedEtcd, children: list[_Child]) -> None:
     pids = [etcd.pid, *(child.process.pid for child in children if child.process is not None)]
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(_pidfd(pid)) for pid in pids]
-        select.select([file for file in files if file is not None], [], [], None if None not in files else 1.0)
+        select.select([file for file in files if file is not None], [], [], LOOK)
 
 
 @contextlib.contextmanager

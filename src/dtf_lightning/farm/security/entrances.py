@@ -87,6 +87,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "train": (*_SUBMIT, *_FOLLOW),
     "compare": (*_SUBMIT, *_FOLLOW),
     "bisect": (*_SUBMIT, *_FOLLOW),
+    "generate": _SUBMIT,
     "blame": (
         "task.get",
         "task.retry",
