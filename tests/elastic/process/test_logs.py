@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import signal
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import psutil
 import pytest
@@ -50,7 +50,11 @@ def test_one_log(make_run):
     assert len(list(folder.glob("events*"))) == 4  # one for each rank 0
     # As TensorBoard shows it: a rank 0 that was killed may have written a step that was undone, which its successor voids.
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
-    steps = {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    # A rank 0 that leaves late may write its last point beside its successor's: the same one, which a curve does not show.
+    steps = {
+        tag: [step for (step, _), _ in groupby(events.Scalars(tag), key=lambda point: (point.step, point.value))]
+        for tag in events.Tags()["scalars"]
+    }
     for tag, points in steps.items():
         back = [pair for pair in pairwise(points) if pair[0] >= pair[1]]
         assert not back or tag == "epoch", (tag, back)  # `epoch` comes with every call of a logger
