@@ -13,9 +13,8 @@ from typing import Self
 
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.compare.processes import run_to_end
+from dtf_lightning.farm.git import PATIENCE, run_git
 
-PATIENCE = 120.0
-"""Seconds for one command of git."""
 _TAIL = 2000
 
 
@@ -137,22 +136,12 @@ def _set_up(setup: str, folder: Path, name: str, patience: float) -> None:
 def _remove(folder: Path, place: Path) -> None:
     """Best effort: what is left is git's to prune, and the folder goes with the temporary one."""
     with contextlib.suppress(subprocess.SubprocessError, OSError):
-        subprocess.run(
-            ["git", "worktree", "remove", "--force", str(place)],
-            cwd=folder, capture_output=True, timeout=PATIENCE, check=False,
-        )  # fmt: skip
+        run_git(folder, "worktree", "remove", "--force", str(place))
 
 
 def _git(folder: Path, *arguments: str, told: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        done = run_git(folder, *arguments)
     except FileNotFoundError:
         raise SettingsError("git is not installed here: commits can be compared only with it") from None
     except subprocess.TimeoutExpired:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dtf_lightning.errors import SettingsError
+from dtf_lightning.farm.git import run_git
 from dtf_lightning.farm.verdicts.bisection import weight_of
 
 MAX_COMMITS = 5000
-PATIENCE = 120.0
-"""Seconds for one command of git."""
 _MARK = "\x1e"
 
 
@@ -79,14 +78,7 @@ def _commit(text: str) -> tuple[Commit, str]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        done = run_git(folder, *arguments)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
