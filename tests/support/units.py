@@ -1,4 +1,4 @@
-"""What one worker of pytest-xdist runs in one go: a file whose tests share a fixture, or else one test.
+"""What one worker of pytest-xdist runs in one go: a file whose tests share a fixture, all that read the source tree, or one test.
 
 Tests are handed out the longest first, one by one, so that the workers end together. Where a file's tests share what is
 expensive (a farm, what plain Lightning came to), each worker would make it, and again whenever it came back from another file.
@@ -12,6 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SHARED = 'scope="module"'
+TREE = "from support.source_tree import"
+"""In the files that look at the syntax trees of all of our sources, which take four seconds to make."""
 
 
 @cache
@@ -22,9 +24,16 @@ def _is_shared(file: str) -> bool:
     return any(SHARED in place.read_text() for place in (path, *above) if place.is_file())
 
 
+@cache
+def _reads_the_tree(file: str) -> bool:
+    return Path(file).parent.name == "architecture" and TREE in (ROOT / file).read_text()
+
+
 def unit_of(test: str) -> str:
     """By a test's name in full."""
     file = test.partition("::")[0]
+    if _reads_the_tree(file):
+        return str(Path(file).parent)
     return file if _is_shared(file) else test
 
 
