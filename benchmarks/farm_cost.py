@@ -15,12 +15,14 @@ not. To compare two states of the source, run it in turns, each with its own sou
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -34,6 +36,8 @@ from farm import TIMEOUT, cpu_seconds, done, farm, requests
 
 SUBMITTED_TOGETHER = 250
 WARM_UP = 500
+QUIET = 560e-6
+"""Seconds that a piece of the yardstick's work takes where nothing else runs; a machine's own."""
 VERBOSE = "FARM_COST_THREADS"
 TICK = os.sysconf("SC_CLK_TCK")
 Figures = dict[str, float]
@@ -164,6 +168,33 @@ def _children_seconds(pid: int) -> float:
     return (int(words[13]) + int(words[14])) / TICK
 
 
+class Yardstick:
+    """A thread that does the same small piece of work again and again: what it takes says how much the machine gives for a second.
+
+    Two processes on the two threads of a core get half of it each, and a cache that others fill gives less: the same work
+    takes up to twice as many seconds of CPU on a busy machine.
+    """
+
+    def __init__(self) -> None:
+        self._took: list[float] = []
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def end(self) -> float:
+        """Return how many times as long as on a quiet machine it took."""
+        self._ends.set()
+        self._thread.join()
+        return statistics.mean(self._took) / QUIET
+
+    def _run(self) -> None:
+        while not self._ends.wait(0.03):
+            began = time.thread_time()
+            told = json.loads(json.dumps([{"key": number, "value": [str(number)] * 3} for number in range(200)]))
+            sum(len(one["value"]) + one["key"] for one in told)
+            self._took.append(time.thread_time() - began)
+
+
 class _Profiler:
     """py-spy on the coordinator, for as long as tasks run; it says where the interpreter's lock was held."""
 
@@ -218,9 +249,12 @@ def main() -> None:
         turns: list[Figures] = []
         for _ in range(arguments.turns):
             load = os.getloadavg()[0]
-            turns.append(measure(arguments.tasks or number, arguments.profile))
+            yardstick = Yardstick()
+            figures = measure(arguments.tasks or number, arguments.profile)
+            slower = yardstick.end()
+            turns.append({name: value / slower for name, value in figures.items()} if what != "memory" else figures)
             told = ", ".join(f"{name} {1e6 * value:,.0f}" for name, value in turns[-1].items())
-            print(f"{what}: {told} us a task (load before {load:.1f})", flush=True)
+            print(f"{what}: {told} us a task (load before {load:.1f}, {slower:.2f} times as slow as quiet)", flush=True)
         if len(turns) > 1:
             medians = ((name, statistics.median(turn[name] for turn in turns)) for name in turns[0])
             print(f"{what}, medians: {', '.join(f'{name} {1e6 * value:,.0f}' for name, value in medians)}", flush=True)
