@@ -22,6 +22,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -32,7 +33,7 @@ from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.testkit.leftovers import processes_of
 from dtf_lightning.farm.testkit.local_farm import LocalFarm
-from farm import TIMEOUT, cpu_seconds, done, farm, requests
+from farm import TIMEOUT, as_installed, cpu_seconds, done, farm, requests
 
 SUBMITTED_TOGETHER = 250
 WARM_UP = 500
@@ -64,7 +65,7 @@ def submit(tasks: int, profile: Path | None) -> Figures:
     """A command is measured by its own share of the CPU, since the time on the wall is the machine's."""
     del profile
     with farm(members=1, coordinators=1, workers=1, worker_cpus=4.0) as started:
-        variables = {**os.environ, "DTF_FARM_URL": started.url, "DTF_FARM_TOKEN_FILE": str(started.token_file)}
+        variables = as_installed(started)
         there = [sys.executable, "-m", "dtf_lightning", "farm", "run", "--no-source", "--", "true"]
         subprocess.run(there, env=variables, check=True, stdout=subprocess.DEVNULL)
         parts, walls, own = _parts(started), [], 0.0
@@ -81,6 +82,12 @@ def submit(tasks: int, profile: Path | None) -> Figures:
 
 def start(tasks: int, profile: Path | None) -> Figures:
     del profile
+    with tempfile.TemporaryDirectory(prefix="dtf-bytecode-") as folder:
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return _starts(tasks, {**kept, "PYTHONPYCACHEPREFIX": folder})
+
+
+def _starts(tasks: int, variables: dict[str, str]) -> Figures:
     commands = {
         "python": ["-c", "pass"],
         "dtf --help": ["-m", "dtf_lightning", "--help"],
@@ -89,9 +96,10 @@ def start(tasks: int, profile: Path | None) -> Figures:
     }
     figures: Figures = {}
     for name, command in commands.items():
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=variables)
         used = os.times()
         for _ in range(tasks):
-            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=variables)
         now = os.times()
         figures[name] = (
             now.children_user + now.children_system - used.children_user - used.children_system
