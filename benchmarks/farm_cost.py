@@ -101,9 +101,7 @@ def _starts(tasks: int, variables: dict[str, str]) -> Figures:
         for _ in range(tasks):
             subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=variables)
         now = os.times()
-        figures[name] = (
-            now.children_user + now.children_system - used.children_user - used.children_system
-        ) / tasks
+        figures[name] = (now.children_user + now.children_system - used.children_user - used.children_system) / tasks
     return figures
 
 
@@ -140,7 +138,9 @@ def _measured(started: LocalFarm, client, asked: list[dict], already: int, profi
     if profiler is not None:
         profiler.end()
     for name, spent in _thread_seconds(pid).items():
-        user, system = (1e6 * (now - then) / len(asked) for now, then in zip(spent, threads.get(name, (0.0, 0.0)), strict=True))
+        user, system = (
+            1e6 * (now - then) / len(asked) for now, then in zip(spent, threads.get(name, (0.0, 0.0)), strict=True)
+        )
         if VERBOSE in os.environ and user + system > 1:
             print(f"thread {name}: {user:,.0f} us a task in its program, {system:,.0f} in the kernel")
     return {**figures, "all": sum(figures.values()), "on the wall": seconds / len(asked)}
@@ -242,7 +242,13 @@ def shares(collapsed: str, most: int = 45) -> str:
     return "\n".join(told)
 
 
-MEASURES = {"flood": (flood, 3000), "true": (true, 300), "submit": (submit, 10), "start": (start, 5), "memory": (memory, 1)}
+MEASURES = {
+    "flood": (flood, 3000),
+    "true": (true, 300),
+    "submit": (submit, 10),
+    "start": (start, 5),
+    "memory": (memory, 1),
+}
 
 
 def main() -> None:
@@ -250,7 +256,9 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["flood"], choices=list(MEASURES))
     parser.add_argument("--tasks", type=int, default=0, help="of each measurement (default: as fits each)")
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profile the coordinator with py-spy, into this folder")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FOLDER", help="profile the coordinator with py-spy, into this folder"
+    )
     arguments = parser.parse_args()
     for what in arguments.what:
         measure, number = MEASURES[what]
