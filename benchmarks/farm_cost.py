@@ -2,8 +2,8 @@
 
 python benchmarks/farm_cost.py [flood|true|submit|start|memory ...] [--tasks N] [--turns N] [--profile FOLDER]
 
-Seconds of `/proc/PID/stat` (user and system) mean something on a machine that others use, too; the time on the wall does
-not. To compare two states of the source, run it in turns, each with its own source in PYTHONPATH.
+Seconds of `/proc/PID/stat` (user and system) mean something on a machine that others use, too, once they are divided by how much
+longer than on a quiet machine a fixed piece of work takes meanwhile (`Yardstick`); the time on the wall does not. To compare two states of the source, run it in turns, each with its own source in PYTHONPATH.
 
 - `flood`: no-ops on 200 simulated workers, in submissions of 250.
 - `true`: `/bin/true` on one real worker of 4 slots.
@@ -106,7 +106,7 @@ def _starts(tasks: int, variables: dict[str, str]) -> Figures:
 
 
 def memory(tasks: int, profile: Path | None) -> Figures:
-    """Megabytes, which the table shows as if they were microseconds' millions: 1 is 1 MB."""
+    """Megabytes."""
     del profile, tasks
     with farm(members=1, coordinators=1, workers=1) as started:
         time.sleep(5)
@@ -269,11 +269,18 @@ def main() -> None:
             figures = measure(arguments.tasks or number, arguments.profile)
             slower = yardstick.end()
             turns.append({name: value / slower for name, value in figures.items()} if what != "memory" else figures)
-            told = ", ".join(f"{name} {1e6 * value:,.0f}" for name, value in turns[-1].items())
-            print(f"{what}: {told} us a task (load before {load:.1f}, {slower:.2f} times as slow as quiet)", flush=True)
+            print(
+                f"{what}: {_told(what, turns[-1])} (load before {load:.1f}, {slower:.2f} times as slow as quiet)",
+                flush=True,
+            )
         if len(turns) > 1:
-            medians = ((name, statistics.median(turn[name] for turn in turns)) for name in turns[0])
-            print(f"{what}, medians: {', '.join(f'{name} {1e6 * value:,.0f}' for name, value in medians)}", flush=True)
+            medians = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+            print(f"{what}, medians: {_told(what, medians)}", flush=True)
+
+
+def _told(what: str, figures: Figures) -> str:
+    scale, unit = (1.0, "MB") if what == "memory" else (1e6, "us a task")
+    return f"{', '.join(f'{name} {scale * value:,.0f}' for name, value in figures.items())} {unit}"
 
 
 if __name__ == "__main__":
