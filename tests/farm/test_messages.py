@@ -11,6 +11,7 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.messages import (
     TOGETHER,
     TOGETHER_SIZE,
+    Acknowledge,
     Drain,
     Draining,
     Heartbeat,
@@ -94,3 +95,13 @@ def test_large_ones_do_not_travel_together():
     for _ in range(2):
         queue.put_nowait(large)
     assert read_messages(asyncio.run(next_text(queue))) == [large]
+
+
+def test_what_only_waits_for_company_travels_with_the_next_one():
+    """An acknowledgement does not wake its sender: it goes with what the worker is to run next."""
+    queue: asyncio.Queue = asyncio.Queue()
+    queue.put_nowait(Drain())
+    waiting = [Acknowledge(task="t", revision=1, recorded=True)]
+    text = asyncio.run(next_text(queue, lambda: [waiting.pop()] if waiting else []))
+    assert list(read_messages(text)) == [Drain(), Acknowledge(task="t", revision=1, recorded=True)]
+    assert queue.empty()

@@ -93,12 +93,12 @@ class Client:
         procedure: rpc.Rpc,
         request: Any,
         *,
-        what: str,
+        what: str | Callable[[], str],
         idempotent: bool = True,
         timeout: float | None = None,
         server: int | None = None,
     ) -> Any:
-        """Return etcd's response. `what` says in messages what was attempted. `server`: ask only this one, which may
+        """Return etcd's response. `what` says in messages what was attempted, and is called for that. `server`: ask only this one, which may
         take its time.
 
         Raises `StoreUnavailable`, `OutcomeUnknown` (only if not idempotent), `AuthenticationFailed`, `LeaseLost`,
@@ -133,7 +133,7 @@ class Client:
         self,
         procedure: rpc.Rpc,
         request: Any,
-        what: str,
+        what: str | Callable[[], str],
         idempotent: bool,
         deadline: float,
         *,
@@ -163,12 +163,12 @@ class Client:
                 self.forget_token(token)
                 continue
             if failure not in TRANSIENT:
-                self._raise(failure, last, what, server)
+                self._raise(failure, last, _told(what), server)
             self._check_open()
             self.leave(server)
             if failure is CallFailure.NO_ANSWER and not idempotent:
                 raise OutcomeUnknown(
-                    f"{what}: sent to etcd at {self.name_of(server)}, but no answer came ({describe(last)}); it may or "
+                    f"{_told(what)}: sent to etcd at {self.name_of(server)}, but no answer came ({describe(last)}); it may or "
                     "may not have been applied, read before writing again"
                 ) from last
             # A short random pause: after a restart of etcd all agents come back at once.
@@ -179,7 +179,7 @@ class Client:
                 time.sleep(this_pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise StoreUnavailable(
-            f"{what}: no answer from etcd at {self.endpoints if only is None else self.name_of(only)} within {time.monotonic() - started:.1f} s, "
+            f"{_told(what)}: no answer from etcd at {self.endpoints if only is None else self.name_of(only)} within {time.monotonic() - started:.1f} s, "
             f"{attempts} attempt{'s' if attempts != 1 else ''}"
             f"{f' (last: {describe(last)})' if last else ''}; is it running, reachable and does it have a quorum?"
         ) from last
@@ -337,3 +337,7 @@ class Client:
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self.timeout if timeout is None else timeout)
+
+
+def _told(what: str | Callable[[], str]) -> str:
+    return what if isinstance(what, str) else what()

@@ -35,18 +35,19 @@ from dtf_lightning.etcd.wire.version import EtcdVersion
 
 log = logging.getLogger(__name__)
 
+# Plain numbers: each costs a conversion, and a farm's small task has a dozen of them.
 _TARGETS = {
-    "create": (pb.CompareTarget.CREATE, "create_revision"),
-    "mod": (pb.CompareTarget.MOD, "mod_revision"),
-    "version": (pb.CompareTarget.VERSION, "version"),
-    "value": (pb.CompareTarget.VALUE, "value"),
-    "lease": (pb.CompareTarget.LEASE, "lease"),
+    "create": (pb.CompareTarget.CREATE.value, "create_revision"),
+    "mod": (pb.CompareTarget.MOD.value, "mod_revision"),
+    "version": (pb.CompareTarget.VERSION.value, "version"),
+    "value": (pb.CompareTarget.VALUE.value, "value"),
+    "lease": (pb.CompareTarget.LEASE.value, "lease"),
 }
 _RESULTS = {
-    "=": pb.CompareResult.EQUAL,
-    "!=": pb.CompareResult.NOT_EQUAL,
-    "<": pb.CompareResult.LESS,
-    ">": pb.CompareResult.GREATER,
+    "=": pb.CompareResult.EQUAL.value,
+    "!=": pb.CompareResult.NOT_EQUAL.value,
+    "<": pb.CompareResult.LESS.value,
+    ">": pb.CompareResult.GREATER.value,
 }
 
 
@@ -129,7 +130,7 @@ class EtcdStore:
         response = self._client.call(
             rpc.TXN,
             _transaction(compares, then, otherwise),
-            what=f"transaction on {describe(then)}",
+            what=lambda: f"transaction on {describe(then)}",
             idempotent=not any(map(writes, (*then, *otherwise))),
             timeout=timeout,
         )
@@ -188,11 +189,6 @@ def _delete_request(key: str, prefix: bool) -> Any:
     return pb.DeleteRangeRequest(key=key.encode())
 
 
-def _compare(compare: Compare) -> Any:
-    target, field = _TARGETS[compare.target]
-    return pb.Compare(key=compare.key.encode(), target=target, result=_RESULTS[compare.op], **{field: compare.operand})
-
-
 def _transaction(compares: Iterable[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]) -> Any:
     request = pb.TxnRequest()
     _fill(request, compares, then, otherwise)
@@ -201,11 +197,14 @@ def _transaction(compares: Iterable[Compare], then: Sequence[Operation], otherwi
 
 def _fill(request: Any, compares: Iterable[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]) -> None:
     """Fill a message in place: one that is given to another's constructor is copied, at every level of a batch."""
-    request.compare.extend(map(_compare, compares))
-    for operation in then:
-        _fill_operation(request.success.add(), operation)
-    for operation in otherwise:
-        _fill_operation(request.failure.add(), operation)
+    for compare in compares:
+        target, field = _TARGETS[compare.target]
+        request.compare.add(
+            key=compare.key.encode(), target=target, result=_RESULTS[compare.op], **{field: compare.operand}
+        )
+    for operations, messages in ((then, request.success), (otherwise, request.failure)):
+        for operation in operations:
+            _fill_operation(messages.add(), operation)
 
 
 def _result(then: Sequence[Operation], otherwise: Sequence[Operation], response: Any, revision: int) -> TxnResult:
@@ -223,18 +222,23 @@ def _result(then: Sequence[Operation], otherwise: Sequence[Operation], response:
 
 
 def _fill_operation(message: Any, operation: Operation) -> None:
-    match operation:
-        case Put():
-            put = message.request_put
-            put.key, put.value, put.lease = operation.key.encode(), operation.value, operation.lease
-        case Delete():
-            message.request_delete_range.CopyFrom(_delete_request(operation.key, operation.prefix))
-        case Get():
-            get = message.request_range
-            if operation.prefix:
-                get.key, get.range_end = prefix_range(operation.key)
-            else:
-                get.key = operation.key.encode()
-        case Txn():
-            message.request_txn.SetInParent()  # it may be empty
-            _fill(message.request_txn, operation.compares, operation.then, operation.otherwise)
+    if isinstance(operation, Get):
+        get = message.request_range
+        if operation.prefix:
+            get.key, get.range_end = prefix_range(operation.key)
+        else:
+            get.key = operation.key.encode()
+    elif isinstance(operation, Put):
+        put = message.request_put
+        put.key, put.value = operation.key.encode(), operation.value
+        if operation.lease:
+            put.lease = operation.lease
+    elif isinstance(operation, Delete):
+        delete = message.request_delete_range
+        if operation.prefix:
+            delete.key, delete.range_end = prefix_range(operation.key)
+        else:
+            delete.key = operation.key.encode()
+    else:
+        message.request_txn.SetInParent()  # it may be empty
+        _fill(message.request_txn, operation.compares, operation.then, operation.otherwise)

@@ -232,10 +232,13 @@ def write_message(message: FromWorker | FromCoordinator) -> str:
     return write_json(body, utf8=True).decode()
 
 
-async def next_text(queue: asyncio.Queue[M]) -> str:
-    """Wait for a message in a queue, and return it, with those behind it, as text for the socket."""
-    texts = [write_message(await queue.get())]
-    size = len(texts[0])
+async def next_text(queue: asyncio.Queue[M], along: Callable[[], Sequence[M]] = tuple) -> str:
+    """Wait for a message in a queue, and return it, with those behind it, as text for the socket.
+
+    `along`: returns what was only waiting for a message to travel with.
+    """
+    texts = [write_message(await queue.get()), *map(write_message, along())]
+    size = sum(map(len, texts))
     while len(texts) < TOGETHER and size < TOGETHER_SIZE and not queue.empty():
         texts.append(write_message(queue.get_nowait()))
         size += len(texts[-1])

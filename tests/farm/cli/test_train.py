@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.cli import commands, train
+from dtf_lightning.farm.cli import tasks, train
 from dtf_lightning.farm.client import TaskInfo
 from dtf_lightning.farm.trainings import launch
 
@@ -87,7 +87,7 @@ def test_what_a_task_shows_of_a_training(capsys):
     borrowed = {"part": "T[1]", "worker": "w", "wanted_by": "X", "asked": "10:00", "left": "10:01", "back": None}
     world = {"running": 1, "wanted": 2, "minimum": 1, "workers": {"T[0]": "v"}, "leaving": [], "away": []}
     world |= {"borrowings": [borrowed, borrowed | {"back": "10:05"}], "num_borrowings": 60, "borrowed_seconds": 240.4}
-    commands._show_training(TaskInfo("T", "running", {"metadata": {"training": world}}))
+    tasks._show_training(TaskInfo("T", "running", {"metadata": {"training": world}}))
     assert capsys.readouterr().out.splitlines() == [
         "  world: 1 of 2 parts run, 1 it keeps",
         "  part T[0]: runs on v",

@@ -11,6 +11,7 @@ from collections import Counter
 from concurrent.futures import Future
 
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -419,3 +420,76 @@ class TestOverSockets:
         connection = Connection((f"http://127.0.0.1:{port}",), "token", patience=DEADLINE)
         assert [connection.send("POST", "/body", b"x" * length) for length in range(4)] == [0, 1, 2, 3]
         connection.close()
+
+
+class Line:
+    """A transport that notes whether it is read."""
+
+    reads = True
+
+    def pause_reading(self):
+        self.reads = False
+
+    def resume_reading(self):
+        self.reads = True
+
+
+class TestMessagesAhead:
+    """A WebSocket is read on while a few messages wait to be taken, and no further: else one peer could fill the memory."""
+
+    @pytest.fixture
+    def socket_of(self):
+        async def application(scope, receive, send):
+            raise AssertionError("nobody connects")
+
+        config = server_config(application, Wire.of("127.0.0.1", CoordinatorSettings()), CoordinatorSettings().limits)
+
+        def made():
+            connection = config.ws_protocol_class(
+                config=config, server_state=uvicorn.server.ServerState(), app_state={}
+            )
+            connection.transport = Line()
+            return connection
+
+        return made
+
+    def come(self, connection, *sizes):
+        for size in sizes:
+            connection.frames, connection.curr_msg_data_type = [b"x" * size], "text"
+            connection.send_receive_event_to_app()
+
+    def test_many_small_ones(self, socket_of):
+        async def scenario():
+            connection = socket_of()
+            self.come(connection, *[10] * (serving.MESSAGES_AHEAD - 1))
+            assert connection.transport.reads
+            self.come(connection, 10)
+            assert not connection.transport.reads
+            for _ in range(serving.MESSAGES_AHEAD):
+                assert not connection.transport.reads
+                assert (await connection.receive())["text"] == "x" * 10
+            assert connection.transport.reads
+
+        asyncio.run(scenario())
+
+    def test_a_long_one(self, socket_of):
+        async def scenario():
+            connection = socket_of()
+            self.come(connection, serving.LONG_MESSAGE + 1)
+            assert not connection.transport.reads
+            await connection.receive()
+            assert connection.transport.reads
+
+        asyncio.run(scenario())
+
+    def test_after_the_end_nothing_is_held_back(self, socket_of):
+        """What comes then is thrown away, and the other side's answer to the closing must still be read."""
+
+        async def scenario():
+            connection = socket_of()
+            connection.close_sent = True
+            self.come(connection, serving.LONG_MESSAGE + 1)
+            assert connection.transport.reads
+            assert connection.queue.empty()
+
+        asyncio.run(scenario())

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from dtf_lightning.clock import poll_until
-from dtf_lightning.farm.cli import commands
+from dtf_lightning.farm.cli import tasks
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.rules.attempts import OutcomeKind
@@ -85,7 +85,7 @@ def test_its_run_is_told_while_it_runs_and_at_its_end(client, worker, start, cap
     worker.report(tasks={first.task: {**now, "goodput": 0.5}, second.task: {**now, "step": 41, "goodput": 0.7}})
     poll_until(lambda: world(client, training)["run"]["generation"] == 2, DEADLINE, "the second generation")
     assert world(client, training)["run"] == {**now, "step": 41, "goodput": 0.6, "at": "1970-01-01T00:00:05.000Z"}
-    commands._show_training(client.task(training))
+    tasks._show_training(client.task(training))
     assert "  run: generation 2, 2 workers, step 41, goodput 60.0% (as of 1970-" in capsys.readouterr().out
 
     worker.end(first, metrics={**now, "step": 50, "goodput": 0.8, "accuracy": 0.9})

@@ -60,17 +60,22 @@ class Guarded:
     """Bytes in a request, about: a farm's keys are ASCII."""
 
     def __post_init__(self) -> None:
-        keys = [operation.key for operation in self.then]
-        assert len(set(keys)) == len(keys), (self.label, keys)
-        assert not any(isinstance(operation, Delete) and operation.prefix for operation in self.then), self.label
+        written = frozenset([operation.key for operation in self.then])
+        assert len(written) == len(self.then), (self.label, self.then)
         assert self.width < MAX_OPERATIONS, (self.label, self.width)
-        looked_at = [compare.key for compare in self.compares]
-        every_key = [*keys, *looked_at, *self.reads]
-        values = sum(len(operation.value) for operation in self.then if isinstance(operation, Put))
-        values += sum(len(compare.operand) for compare in self.compares if isinstance(compare.operand, bytes))
-        object.__setattr__(self, "written", frozenset(keys))
-        object.__setattr__(self, "touched", frozenset(every_key))
-        object.__setattr__(self, "size", values + sum(map(len, every_key)) + _OVERHEAD * len(every_key))
+        size = sum(map(len, self.reads))
+        for compare in self.compares:
+            size += len(compare.key) + (len(compare.operand) if isinstance(compare.operand, bytes) else 0)
+        for operation in self.then:
+            size += len(operation.key)
+            if isinstance(operation, Put):
+                size += len(operation.value)
+            else:
+                assert not operation.prefix, self.label
+        size += _OVERHEAD * (len(self.reads) + len(self.compares) + len(self.then))
+        object.__setattr__(self, "written", written)
+        object.__setattr__(self, "touched", written.union([compare.key for compare in self.compares], self.reads))
+        object.__setattr__(self, "size", size)
 
     @property
     def width(self) -> int:

@@ -39,6 +39,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from dtf_lightning.errors import SettingsError
@@ -145,13 +146,15 @@ class FarmKeys:
         assert len(names) == _NUM_NAMES.get(kind, 1), (kind, names)
         if "" in names:
             raise SettingsError(f"an empty name under {kind.value}/: every record of a farm has a name")
-        return self.folder(kind) + "/".join(_quoted(str(name)) for name in names)
+        if len(names) == 1:
+            return self._folders[kind] + _quoted(str(names[0]))
+        return self._folders[kind] + "/".join(_quoted(str(name)) for name in names)
 
     def parse(self, key: str) -> tuple[Kind, tuple[str, ...]] | None:
         """What a key under the prefix is about; `None` for one that this version does not know."""
         folder, _, rest = key.removeprefix(self.prefix).partition("/")
         kind = _KINDS.get(folder)
-        names = tuple(map(unquote, rest.split("/"))) if rest else ()
+        names = tuple(map(unquote, rest.split("/")) if "%" in rest else rest.split("/")) if rest else ()
         if kind is None or len(names) != _NUM_NAMES.get(kind, 1):
             return None
         return kind, names
@@ -160,6 +163,7 @@ class FarmKeys:
 _PLAIN = re.compile(r"[A-Za-z0-9_~-]+")
 
 
+@lru_cache(10_000)  # a task's name is asked for a dozen times while it lives
 def _quoted(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else quote(name, safe="")
 

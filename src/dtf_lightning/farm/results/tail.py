@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 2_000
 """Changes of one transaction: a thousand rows take about as long as one."""
-PATIENCE = 1.0
-"""Seconds that the first change of a batch waits for company: a batch of one costs as much as one of two hundred. Who
-asks a question does not wait for it."""
+PATIENCE = 3.0
+"""Seconds that the first change of a batch waits for company: a batch of one takes a hundredth of a second of CPU, as one of two
+hundred. All of it is in etcd meanwhile, and who asks a question does not wait for it."""
 MAX_WAITING = 200_000
 """Changes that wait in memory, at most: some minutes of a busy farm."""
 PAUSE = 1.0

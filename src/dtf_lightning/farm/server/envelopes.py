@@ -203,4 +203,4 @@ def shortened(command: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _first(values: Mapping[str, T]) -> dict[str, T]:
-    return dict(sorted(values.items())[:MAX_NAMES])
+    return dict(sorted(values.items())[:MAX_NAMES]) if values else {}

@@ -4,7 +4,8 @@ Rules that this file guards:
 - A worker is welcomed once the mirror shows its registration here: a coordinator that was frozen, and whose mirror is of
   yesterday, hands out nothing.
 - What a worker runs is told to it by the record alone: a `run` for every attempt that names it, once for each connection.
-- A result is acknowledged when etcd has told what became of it, and not before.
+- A result is acknowledged when etcd has told what became of it, and not before. Its worker only forgets something by that: so
+  it travels with the next message to that worker, most often what it is to run instead, and alone after `ACKNOWLEDGED_WITHIN`.
 - A worker that is declared lost while its connection is alive is disconnected, so that it says hello again.
 - A connection on which nothing came for `SILENCE` seconds is closed; its worker's record then names no coordinator.
 """
@@ -69,6 +70,8 @@ log = logging.getLogger(__name__)
 
 SLACK = 0.5
 """Seconds by which a silence may be noticed late."""
+ACKNOWLEDGED_WITHIN = 0.02
+"""Seconds for which an acknowledgement may wait for another message."""
 NOT_COUNTED = "the attempt does not count any more"
 WELCOME_TIMEOUT = 10.0
 """Seconds for a registration to be written and to come by in the watch."""
@@ -95,6 +98,13 @@ class _Connection:
     called_off: dict[str, int] = field(default_factory=dict)
     """Task -> the revision of its gang's attempt, of which it has been told that it must end."""
     welcomed: bool = False
+    acknowledgements: list[FromCoordinator] = field(default_factory=list)
+    """Those that wait for a message to travel with."""
+
+    def take_acknowledgements(self) -> list[FromCoordinator]:
+        """Return them; they wait no more."""
+        taken, self.acknowledgements = self.acknowledgements, []
+        return taken
 
 
 class WorkerConnections:
@@ -113,6 +123,8 @@ class WorkerConnections:
         self._connections: dict[str, _Connection] = {}
         self.health = HealthReports(record, time.monotonic)
         self._jobs: set[asyncio.Task[None]] = set()
+        self._unacknowledged: list[_Connection] = []
+        """Connections for whose acknowledgements a timer runs."""
         pool.listeners.append(self._changed)
 
     @property
@@ -311,7 +323,7 @@ class WorkerConnections:
             if error is None:
                 recorded = recording is Recording.RECORDED
                 word = Acknowledge(task=result.task, revision=result.revision, recorded=recorded)
-                connection.outgoing.put_nowait(word)
+                self._acknowledge(connection, word)
                 return
             # It is kept by its worker, who says it again with its next hello.
             log.warning("result of %s: %s", result.task, error)
@@ -323,6 +335,19 @@ class WorkerConnections:
             told(Recording.STALE, error)
         except ProtocolError:
             log.exception("the result of task %s cannot be recorded", result.task)
+
+    def _acknowledge(self, connection: _Connection, word: Acknowledge) -> None:
+        connection.acknowledgements.append(word)
+        if not self._unacknowledged:  # one timer for all connections
+            asyncio.get_running_loop().call_later(ACKNOWLEDGED_WITHIN, self._acknowledge_all)
+        if len(connection.acknowledgements) == 1:
+            self._unacknowledged.append(connection)
+
+    def _acknowledge_all(self) -> None:
+        connections, self._unacknowledged = self._unacknowledged, []
+        for connection in connections:
+            for word in connection.take_acknowledgements():
+                connection.outgoing.put_nowait(word)
 
     async def record_result(self, worker: str, result: Result) -> Recording:
         """Record what a worker says that an attempt came to, if it is the one that counts. Raises what etcd raises."""
@@ -506,7 +531,7 @@ async def _send_all(connection: _Connection) -> None:
     """Send what is queued, until the socket ends: its reader notices that."""
     with contextlib.suppress(Exception):
         while True:
-            await connection.socket.send_text(await next_text(connection.outgoing))
+            await connection.socket.send_text(await next_text(connection.outgoing, connection.take_acknowledgements))
 
 
 async def _close(socket: Socket, reason: str) -> None:

@@ -40,6 +40,8 @@ TAKE_TIMEOUT = 60.0
 """Seconds for which a client may take nothing of what is sent to it."""
 FILES_KEPT = 256
 """Of the files that a process may have open, for all else than connections."""
+MESSAGES_AHEAD, LONG_MESSAGE = 8, 64 * 1024
+"""Messages of a WebSocket that may wait to be taken, and bytes of one behind which nothing more is read until it is taken."""
 KEEP_ALIVE = 60
 """Seconds for which a connection is kept without a request."""
 
@@ -200,6 +202,19 @@ class Socket(WebSocketsSansIOProtocol):
         """See asyncio."""
         self._counter.remove(self.transport)
         super().connection_lost(exc)
+
+    def send_receive_event_to_app(self) -> None:
+        """See uvicorn, which stops reading after every message until that is taken: two changes of the selector for each.
+
+        This one stops when several wait, or one that is long.
+        """
+        reads, self.read_paused = not self.read_paused, True
+        size = sum(map(len, self.frames))
+        super().send_receive_event_to_app()
+        if reads:
+            self.read_paused = not self.close_sent and (self.queue.qsize() >= MESSAGES_AHEAD or size > LONG_MESSAGE)
+            if self.read_paused:
+                self.transport.pause_reading()
 
 
 def connections_allowed(wanted: int, files: int) -> int:
