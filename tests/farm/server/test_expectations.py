@@ -10,7 +10,7 @@ import pytest
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.results.history import History
-from dtf_lightning.farm.server.scheduling import expecting
+from dtf_lightning.farm.server.scheduling import history as told
 from support.farm.server import DEADLINE
 
 pytestmark = pytest.mark.process
@@ -27,7 +27,7 @@ def often(monkeypatch):
         return read[-1]
 
     monkeypatch.setattr(History, "durations", noted)
-    monkeypatch.setattr(expecting, "EVERY", 0.1)
+    monkeypatch.setattr(told, "EVERY", 0.1)
     return read
 
 
@@ -54,7 +54,7 @@ def test_no_decision_asks_the_database(client, worker, monkeypatch):
     """What the database would say is read by a thread alone; where it fails, the farm goes on."""
 
     def broken(history):
-        raise expecting.ResultsBusy("away")
+        raise told.ResultsBusy("away")
 
     monkeypatch.setattr(History, "durations", broken)
     task = client.submit(["x"])

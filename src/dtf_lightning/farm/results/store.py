@@ -377,6 +377,20 @@ class FarmResults:
         rows = self.page(Wanted(task=task), limit=1)
         return envelope_of(rows[0]) if rows else None
 
+    def reusable(self, fingerprints: Sequence[str]) -> dict[str, tuple[str, Envelope]]:
+        """The newest result with each of these fingerprints, with its task; nothing for those that have none."""
+        with self.reading() as reader:
+            rows = _dictionaries(
+                reader,
+                f"""
+                SELECT {_COLUMNS} FROM farm.results
+                WHERE fingerprint IN (SELECT unnest(?::VARCHAR[])) AND outcome = ?
+                QUALIFY row_number() OVER (PARTITION BY fingerprint ORDER BY recorded DESC, task DESC) = 1
+                """,
+                [list(fingerprints), TaskOutcome.COMPLETED.value],
+            )
+        return {row["fingerprint"]: (row["task"], envelope_of(row)) for row in rows}
+
     def of_plan(self, plan: str) -> list[tuple[str, str, str, str]]:
         """Every result of a plan: task, outcome, the task that it is a retry of, and what was asked for.
 
@@ -395,7 +409,7 @@ class FarmResults:
     def alike(
         self, project: str, name: str, command: Sequence[str], limit: int
     ) -> list[tuple[str, str, str, list[str], str]]:
-        """The newest results of one test that ended by itself: task, outcome, kind, workers, and what was asked for.
+        """The newest results of one test that ran and ended by itself: task, outcome, kind, workers, and what was asked for.
 
         Args:
             name: of its tasks; "": they have none, and `command` says which they are.
@@ -405,7 +419,8 @@ class FarmResults:
             return reader.execute(
                 f"""
                 SELECT task, outcome, kind, workers, coalesce(asked, '') FROM farm.results
-                WHERE project = ? AND {which} AND outcome IN (?, ?) ORDER BY task DESC LIMIT {limit:d}
+                WHERE project = ? AND {which} AND outcome IN (?, ?) AND coalesce(reused_from, '') = ''
+                ORDER BY task DESC LIMIT {limit:d}
                 """,
                 [stored(project), value, TaskOutcome.COMPLETED.value, TaskOutcome.FAILED.value],
             ).fetchall()
