@@ -157,7 +157,7 @@ class Coordinator:
                 self._leading.run(),
                 self.upkeep.run(self.history, lambda: self.cluster.etcd),
                 self.schedules.keep(lambda: self._leading.epoch),
-                keep_expecting(self.history, self._leading.expect),
+                keep_expecting(self.history, self.pool, self._leading.expect),
             )
         ]
         try:

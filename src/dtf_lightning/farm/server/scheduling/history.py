@@ -16,8 +16,10 @@ from dtf_lightning.farm.record.values import Envelope, TaskSpecification
 from dtf_lightning.farm.results.history import History
 from dtf_lightning.farm.results.store import ResultsBusy
 from dtf_lightning.farm.rules.expectations import Expectations
+from dtf_lightning.farm.rules.watching.devices import device_class
 from dtf_lightning.farm.server.envelopes import fingerprint_of
 from dtf_lightning.farm.server.files import FarmFiles
+from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import wait_for_event
 from dtf_lightning.farm.server.scheduling.reuse import Answers, KnownResult
 
@@ -27,12 +29,13 @@ EVERY = 60.0
 """Seconds between two readings of how long tasks took."""
 
 
-async def keep_expecting(history: History, tell: Callable[[Expectations], object]) -> NoReturn:
+async def keep_expecting(history: History, pool: Pool, tell: Callable[[Expectations], object]) -> NoReturn:
     """Tell what history knows, at once and then every `EVERY` seconds, until cancelled."""
     while True:
         try:
             samples = await asyncio.to_thread(history.durations)
-            tell(await asyncio.to_thread(Expectations.of_samples, samples))
+            classes = {name: device_class(one.devices, one.labels) for name, one in pool.workers().items()}
+            tell(await asyncio.to_thread(Expectations.of_samples, samples, classes))
         except ResultsBusy as error:
             log.warning("how long tasks take is not known anew: %s", error)
         await wait_for_event(asyncio.Event(), EVERY)

@@ -69,6 +69,7 @@ def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expect
     assert held is not None
     value = held.value
     assert isinstance(value, TaskSpecification)
+    known = expectations.of(value.project, value.name, shortened(value.command))
     return ReadyTask(
         task=task,
         project=value.project,
@@ -79,7 +80,8 @@ def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expect
         needs=needed(value.needs, value.secrets),
         gang=value.gang,
         excluded=(*attempt.excluded, *value.avoid),
-        expected=expectations.of(value.project, value.name, shortened(value.command)),
+        expected=None if known is None else known.seconds,
+        speeds={} if known is None else known.speeds,
         limits=limits_of(mirror, value),
     )
 
