@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome
 from dtf_lightning.farm.testkit.ledger import Acknowledged, Execution
-from dtf_lightning.farm.testkit.orders import MAY_END, SUSPECTED, Character, Order
+from dtf_lightning.farm.testkit.orders import MAY_END, SUSPECTED, Character, Order, tasks_of
 
 SHOWN = 3
 """Tasks that a problem names."""
@@ -106,6 +106,14 @@ class Books:
             if (row := rows.get(task)) is None:
                 continue
             outcome = TaskOutcome(row.outcome)
+            if order.array:
+                instances = {rows[one].outcome for one in tasks_of(task, order) if one != task and one in rows}
+                whole = instances == {TaskOutcome.COMPLETED.value}
+                if outcome is not (TaskOutcome.COMPLETED if whole else TaskOutcome.FAILED):
+                    wrong[f"{outcome.value}, though an array whose instances are {', '.join(sorted(instances))}"].add(
+                        task
+                    )
+                continue
             first = rows.get(self.before.get(task, ""))
             unmet = first is not None and first.outcome != TaskOutcome.COMPLETED.value
             if unmet and outcome is not TaskOutcome.SKIPPED and order.character is not Character.CANCELLED:
@@ -126,7 +134,11 @@ class Books:
         began: dict[tuple[str, int], set[str]] = defaultdict(set)
         for execution in self.executions:
             began[execution.task, execution.number].add(execution.said)
-        completed = {task: row for task, row in rows.items() if row.outcome == TaskOutcome.COMPLETED.value}
+        arrays = {task for task, order in self.accepted.items() if order.array}
+        gangs = {task for task, order in self.accepted.items() if order.gang > 1}
+        completed = {
+            task: row for task, row in rows.items() if row.outcome == TaskOutcome.COMPLETED.value and task not in arrays
+        }
         yield from _told(
             "tasks completed by an attempt that no worker began",
             {task for task, row in completed.items() if not began[task, row.attempt]},
@@ -147,6 +159,7 @@ class Books:
                 one.task
                 for one in self.acknowledged
                 if one.recorded
+                and one.task not in gangs  # a member's end counts as long as its whole attempt does
                 and one.kind == TaskOutcome.COMPLETED.value
                 and (one.task not in rows or (rows[one.task].outcome, rows[one.task].attempt) != (one.kind, one.number))
             },
