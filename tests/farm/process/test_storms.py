@@ -28,6 +28,7 @@ def test_a_short_one(tmp_path):
     orders = report.books.accepted.values()
     assert len({order.number for order in orders}) == 300
     assert {order.gang > 1 for order in orders} == {order.array > 0 for order in orders} == {True, False}
+    assert report.books.used_again > 0
     assert report.books.executed_again > 0, "the storm disturbed nothing"
     assert sum(report.faults.values()) >= len(FaultKind) - 1  # one may find nobody who leads
 

@@ -153,6 +153,21 @@ def test_arrays():
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "balances"),
+    [({}, True), ({"work": "other"}, False), ({"tail": "x"}, False), ({"source": "c"}, False), ({"ran": True}, False)],
+)
+def test_results_that_were_used_again(changes, balances):
+    """Only that of the same work, which completed by itself; and then nobody began the task."""
+    given = {"work": "w", "tail": GOOD["a"].tail, "source": "a", "ran": False} | changes
+    told = replace(envelope("e"), attempt=0, revision=0, reused_from=given["source"], tail=given["tail"])
+    found = books({**GOOD, "e": told})
+    accepted = {**found.accepted, "a": replace(order(0), work="w"), "e": replace(order(4), work=given["work"])}
+    ran = [Execution("e", 1, "e")] if given["ran"] else []
+    problems = replace(found, accepted=accepted, executions=[*found.executions, *ran]).problems()
+    assert (problems == []) == balances, problems
+
+
 def test_a_gangs_member_that_was_recorded():
     """Its attempt may have been taken back afterwards, with another member's worker."""
     found = books(GOOD, accepted={**books(GOOD).accepted, "b": replace(order(1, Character.FAILS_ONCE), gang=2)})

@@ -128,6 +128,8 @@ class Clients:
             "retries": 1 if order.character is Character.FAILS_ONCE else 0,
             "gang": order.gang,
             "array": order.array,
+            "reuse": bool(order.work),
+            "environment": {"WORK": order.work} if order.work else {},
         }
         return request | ({"dependencies": [ids[order.after]]} if order.after is not None else {})
 

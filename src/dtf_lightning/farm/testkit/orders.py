@@ -19,6 +19,10 @@ GANGS, ARRAYS = 0.06, 0.03
 """Parts of the orders for simulated workers."""
 MAX_SEVERAL = 4
 """Members, or instances."""
+REUSES = 0.06
+"""Part of the orders that may end by the result of another one."""
+WORKS = 3
+"""Different ones among these, in each project."""
 
 
 class Character(Enum):
@@ -60,6 +64,8 @@ class Order:
     """Workers that run it together."""
     array: int = 0
     """Instances of it, which the books have beside it; 0: it is no array."""
+    work: str = ""
+    """Of orders that take a result which is known: what makes them the same work; "": it always runs."""
 
 
 def plan_orders(
@@ -89,7 +95,7 @@ def plan_orders(
                 after=orders[chance.randrange(position)].number if behind else None,
                 twice=chance.random() < 0.05,
             )
-            orders.append(_several(order, chance))
+            orders.append(_known(_several(order, chance), chance, longest))
         batches.append(tuple(orders))
         number += size
     return tuple(batches)
@@ -104,6 +110,14 @@ def _several(order: Order, chance: Random) -> Order:
         return replace(order, gang=size)
     cancelled = order.character is Character.CANCELLED
     return replace(order, array=size, after=None, character=Character.COMPLETES if cancelled else order.character)
+
+
+def _known(order: Order, chance: Random, longest: float) -> Order:
+    """Let some orders be the same work, for simulated workers, which completes."""
+    dice, work = chance.random(), chance.randrange(WORKS)
+    if order.real or order.gang > 1 or order.array or dice >= REUSES or order.character is not Character.COMPLETES:
+        return order
+    return replace(order, work=f"work {work}", seconds=longest / 2)
 
 
 def tasks_of(task: str, order: Order) -> dict[str, Order]:

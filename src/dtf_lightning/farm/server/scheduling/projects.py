@@ -21,6 +21,8 @@ from dtf_lightning.farm.rules.scheduling.door import ReadyTask
 from dtf_lightning.farm.server.envelopes import shortened
 
 DEFAULT = "default"
+NO_SPEEDS: Mapping[str, float] = {}
+"""One for all tasks of which nothing is known: there may be a hundred thousand of them."""
 
 
 def projects(mirror: Mirror) -> dict[str, ProjectRecord]:
@@ -81,7 +83,7 @@ def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expect
         gang=value.gang,
         excluded=(*attempt.excluded, *value.avoid),
         expected=None if known is None else known.seconds,
-        speeds={} if known is None else known.speeds,
+        speeds=NO_SPEEDS if known is None else known.speeds,
         limits=limits_of(mirror, value),
     )
 
