@@ -81,6 +81,11 @@ class TaskInfo:
         return str(self.raw.get("error") or (self.raw.get("metadata") or {}).get("reason") or "")
 
     @property
+    def reused_from(self) -> str:
+        """The task whose result it has ended by, which had the same inputs; "": its own."""
+        return str((self.raw.get("metadata") or {}).get("reused_from") or "")
+
+    @property
     def gang(self) -> int:
         """How many workers run it together."""
         return int((self.raw.get("metadata") or {}).get("gang") or 1)

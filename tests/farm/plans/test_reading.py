@@ -53,6 +53,7 @@ tasks:
     timeout: 5m
     artifacts: "*.xml"
     limits: {licence: 2}
+    reuse: 7d
     folder: ./tests/
   clean:
     run: rm -rf /tmp/x
@@ -70,6 +71,7 @@ def test_a_whole_plan():
     assert [task.name for task in tests] == ["test 3.10 on cpu", "test 3.11 on cpu", "test 3.11 on gpu"]
     assert tests[0].command == ("sh", "-ec", 'pytest -k "3.10" {{.Other}}')
     assert tests[2].environment == {"A": "on", "B": "gpu"}
+    assert [task.reuse for task in plan.tasks] == [0.0, *[604800.0] * 3, 0.0]
     assert tests[0].needs == (
         Need(amounts={"gpu": 1.0}, labels=("fast", "linux"), exclusive=True),
         Need(amounts={"cpu": 1}, labels=("slow", "linux")),
@@ -173,6 +175,7 @@ TYPO = "tasks:\n  build:\n    run: x\n    {}\n"
         (TYPO.format("inputs: {../a: b}"), "f:4:14: an input's place '../a' must be a path below"),
         (TYPO.format("secrets: [A, B-C]"), "f:4:18: 'B-C' is no name of a secret"),
         (TYPO.format("limits: {x: 0}"), "f:4:17: limits of 'x' is a whole number from 1"),
+        (TYPO.format("reuse: often"), "f:4:12: reuse is a number of seconds above 0, or a text such as '90s'"),
         (TYPO.format("folder: ../x"), "f:4:13: folder '../x' must lie below"),
         (TYPO.format("after: biuld"), "f:4:12: the task 'build' comes after 'biuld', which is not here; did you mean"),
         (TYPO.format("after: {build: ok}"), "f:4:20: after 'build' is one of success, any, got 'ok'"),

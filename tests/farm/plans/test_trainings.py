@@ -111,6 +111,7 @@ def test_priority(text, priority):
         ),
         ("{run: x, train: {script: s, endpoint: e}}", "f:1:21: the task 'a' has a `run` and a `train`"),
         ("{train: {script: s, endpoint: e}, args: [1]}", "f:1:46: `args` of the task 'a' are those of a `call`"),
+        ("{train: {script: s, endpoint: e}, reuse: true}", "f:1:46: the training 'a' cannot `reuse` a result"),
         ("{train: {script: s, endpoint: e}, array: 2}", "f:1:46: the training 'a' has no `array`: its `workers` say"),
     ],
 )

@@ -25,7 +25,10 @@ def test_a_short_one(tmp_path):
     )
     report = play_storm(tmp_path / "farm", settings)
     assert report.problems == []
-    assert len(report.books.accepted) == 300
+    orders = report.books.accepted.values()
+    assert len({order.number for order in orders}) == 300
+    assert {order.gang > 1 for order in orders} == {order.array > 0 for order in orders} == {True, False}
+    assert report.books.used_again > 0
     assert report.books.executed_again > 0, "the storm disturbed nothing"
     assert sum(report.faults.values()) >= len(FaultKind) - 1  # one may find nobody who leads
 
@@ -43,5 +46,5 @@ def test_a_long_one(tmp_path):
     settings = StormSettings(seed=2026, num_faults=300, num_tasks=20_000, num_real=500)
     report = play_storm(tmp_path / "farm", settings)
     assert report.problems == []
-    assert len(report.books.accepted) == 20_000
+    assert len({order.number for order in report.books.accepted.values()}) == 20_000
     assert sum(report.faults.values()) >= 295

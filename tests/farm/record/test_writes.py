@@ -15,6 +15,7 @@ from dtf_lightning.farm.record.codec import decode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.lane import Lane
 from dtf_lightning.farm.record.record import FarmRecord
+from dtf_lightning.farm.record.reuse.writes import Reuse
 from dtf_lightning.farm.record.values import (
     Attempt,
     Envelope,
@@ -304,6 +305,29 @@ class TestResults:
     def test_an_envelope_that_is_too_large(self, lab: Farm):
         with pytest.raises(ProtocolError, match="artifacts"):
             RecordResult(task="t", envelope=result(5, reason="x" * 9000)).guarded(lab.keys)
+
+
+class TestReuse:
+    KNOWN = Envelope(outcome=TaskOutcome.COMPLETED, attempt=0, revision=0, reused_from="s", exit_code=0)
+
+    def test_a_task_that_was_never_tried(self, lab: Farm, lost: bool):
+        leader = lab.lead()
+        lab.do(Submit(task="t", specification=TASK))
+        assert lab.do(Reuse(task="t", envelope=self.KNOWN, fence=leader.fence), lost=lost) is Decision.MADE
+        assert (lab.value(Kind.DONE, "t"), lab.at(Kind.TASK, "t")) == (self.KNOWN, None)
+        assert lab.do(Reuse(task="t", envelope=replace(self.KNOWN, exit_code=1), fence=leader.fence)) is Decision.GONE
+
+    def test_what_was_begun_is_brought_to_its_end(self, lab: Farm, lost: bool):
+        leader, attempt = lab.assigned()
+        assert lab.do(Reuse(task="t", envelope=self.KNOWN, fence=leader.fence), lost=lost) is Decision.CHANGED
+        assert lab.do(RecordResult(task="t", envelope=result(attempt))) is Recording.RECORDED
+
+    def test_by_a_deposed_leader(self, lab: Farm, lost: bool):
+        old = lab.lead()
+        lab.lead()
+        lab.do(Submit(task="t", specification=TASK))
+        assert lab.do(Reuse(task="t", envelope=self.KNOWN, fence=old.fence), lost=lost) is Decision.DEPOSED
+        assert lab.value(Kind.TASK, "t") == TASK
 
 
 class TestCancel:

@@ -42,11 +42,11 @@ def test_the_nearest_that_is_known():
     told = Expectations.of_samples(
         [sample("fit[1]", 10.0, 20.0, 30.0), sample("fit[2]", 70.0), sample("", 5.0, command=("pytest", "-x"))]
     )
-    assert told.of("p", "fit[1]", ("y",)) == 20.0
-    assert told.of("p", "fit[2]", ("y",)) == 70.0
-    assert told.of("p", "fit[3]", ("y",)) == 30.0  # of all its like: 10, 20, 30, 70
-    assert told.of("p", "", ("pytest", "-x")) == 5.0
-    assert told.of("p", "tests", ("pytest", "-x")) == 5.0
+    assert told.of("p", "fit[1]", ("y",)).seconds == 20.0
+    assert told.of("p", "fit[2]", ("y",)).seconds == 70.0
+    assert told.of("p", "fit[3]", ("y",)).seconds == 30.0  # of all its like: 10, 20, 30, 70
+    assert told.of("p", "", ("pytest", "-x")).seconds == 5.0
+    assert told.of("p", "tests", ("pytest", "-x")).seconds == 5.0
     assert told.of("p", "tests", ("pytest",)) is None
     assert told.of("q", "fit[1]", ("y",)) is None
     assert Expectations().of("p", "fit", ("x",)) is None
@@ -60,4 +60,31 @@ def test_never_beyond_what_was_seen(samples):
         expected = told.of("p", name, ("x",))
         assert (expected is None) == (not seen)
         if expected is not None:
-            assert rounded(min(seen)) <= expected <= rounded(max(seen))
+            assert rounded(min(seen)) <= expected.seconds <= rounded(max(seen))
+
+
+RUNS = st.lists(st.tuples(SECONDS, st.sampled_from(["a1", "a2", "b1", "gone", ""])), min_size=1, max_size=30)
+CLASSES = {"a1": "gpu", "a2": "gpu", "b1": "cpu"}
+
+
+@given(RUNS)
+def test_by_device_class(runs):
+    """A class of which enough is known has its own median; elsewhere what is known of the kind alone counts."""
+    seconds, workers = zip(*runs, strict=True)
+    told = Expectations.of_samples([Sample("p", "fit", ("x",), seconds, workers)], CLASSES).of("p", "fit", ("x",))
+    assert told.seconds == typical(seconds)
+    for device in ("gpu", "cpu"):
+        there = [one for one, worker in runs if CLASSES.get(worker) == device]
+        if len(there) < FEW or not typical(there) or not told.seconds:
+            assert device not in told.speeds
+        else:
+            assert told.speeds[device] == rounded(told.seconds / typical(there))
+    assert told.speeds.keys() <= {"gpu", "cpu"}
+
+
+def test_the_speed_of_a_class():
+    slow = [Sample("p", "fit", ("x",), (40.0,) * 3 + (10.0,) * 2, ("b1",) * 3 + ("a1",) * 2)]
+    assert Expectations.of_samples(slow, CLASSES).of("p", "fit", ()).speeds == {"cpu": 1.0}
+    fast = [Sample("p", "fit", ("x",), (40.0,) * 3 + (10.0,) * 3, ("b1",) * 3 + ("a1", "a2", "a1"))]
+    told = Expectations.of_samples(fast, CLASSES).of("p", "fit", ())
+    assert (told.seconds, told.speeds) == (40.0, {"cpu": 1.0, "gpu": 4.0})

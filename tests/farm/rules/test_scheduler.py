@@ -196,6 +196,34 @@ def test_strategies(strategy, where):
     assert " ".join(started(scheduler).values()) == where
 
 
+@pytest.mark.parametrize("strategy", ["fastest", "cheapest"])
+def test_each_kind_goes_where_it_is_fast(strategy):
+    """What history knows of a kind counts before what is said of a class; of a kind that it does not know that counts."""
+    scheduler = farm({"devices": {"cpu": 2}, "speed": 2.0}, {"devices": {"cpu": 2, "gpu": 1}}, strategy=strategy)
+    add(scheduler, "fit", expected=60.0, speeds={"gpu": 6.0, "cpu": 1.0})
+    add(scheduler, "read", expected=60.0, speeds={"gpu": 0.5})
+    add(scheduler, "new")
+    assert started(scheduler) == {"fit": "w1", "read": "w0", "new": "w0"}
+
+
+def test_where_a_kind_is_slow_it_ends_late():
+    """A whole worker is held for a large task, and only what ends there in time may use it meanwhile."""
+    scheduler = farm({"devices": {"cpu": 4}}, reserve_after=0.0, overtaken=1)
+    add(scheduler, "a", expected=100.0)
+    assert started(scheduler, 0.0) == {"a": "w0"}
+    add(scheduler, "large", needs=WHOLE, expected=9.0)
+    for number in range(3):
+        add(scheduler, f"small{number}", submitted=1.0, expected=5.0)
+    assert set(started(scheduler, 0.0)) == {"small0", "small1", "small2"}
+    scheduler.task_gone("small0")
+    assert started(scheduler, 5.0) == {}
+    add(scheduler, "slow here", submitted=2.0, expected=50.0, speeds={"cpu": 0.5})
+    assert started(scheduler, 6.0) == {}
+    scheduler.task_gone("slow here")
+    add(scheduler, "fast here", submitted=3.0, expected=500.0, speeds={"cpu": 50.0})
+    assert started(scheduler, 7.0) == {"fast here": "w0"}
+
+
 def test_locality_counts_within_the_cheapest_class():
     """Of two that are alike the one whose cache has more of the inputs, also if it fits less well."""
     scheduler = farm(3)

@@ -10,8 +10,9 @@ import pytest
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.results.history import History
-from dtf_lightning.farm.server.scheduling import expecting
-from support.farm.server import DEADLINE
+from dtf_lightning.farm.server.scheduling import history as told
+from dtf_lightning.farm.tokens import read_token
+from support.farm.server import DEADLINE, PlayedWorker
 
 pytestmark = pytest.mark.process
 
@@ -27,7 +28,7 @@ def often(monkeypatch):
         return read[-1]
 
     monkeypatch.setattr(History, "durations", noted)
-    monkeypatch.setattr(expecting, "EVERY", 0.1)
+    monkeypatch.setattr(told, "EVERY", 0.1)
     return read
 
 
@@ -50,11 +51,40 @@ def test_longest_first_and_when_one_is_free(often, client, worker):
     assert 400 < int(about) <= 500
 
 
+@pytest.mark.parametrize("coordinator", [{"load_balancer.strategy": "fastest"}], indirect=True)
+def test_a_kind_goes_to_the_class_in_which_it_is_fast(often, coordinator, client):
+    """Two workers with room, of two classes; what one kind is quick on is slow for the other."""
+    token = read_token(coordinator.token_file)
+    workers = {
+        name: PlayedWorker((coordinator.url,), token, name, session=name, cpu=1.0, **{name: 1.0})
+        for name in ("npu", "tpu")
+    }
+    try:
+        seconds = {("fit", "npu"): 9.0, ("fit", "tpu"): 90.0, ("read", "npu"): 90.0, ("read", "tpu"): 9.0}
+        for (kind, name), took in seconds.items():
+            workers[name].wait_until_welcome()
+            for _ in range(3):
+                task = client.submit(["x"], name=kind, needs={name: 1})
+                workers[name].end(workers[name].next(), started=100.0, ended=100.0 + took)
+                client.wait(task, DEADLINE)
+        poll_until(lambda: sum(len(one.workers) for one in often[-1]) == 12, DEADLINE, "all to be in the database")
+        seen = len(often)
+        poll_until(lambda: len(often) > seen + 1, DEADLINE, "the leader to be told")
+        for kind, name in (("fit", "npu"), ("read", "tpu")):
+            task = client.submit(["x"], name=kind)
+            order = workers[name].next()
+            assert order.task == task
+            workers[name].end(order)
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
 def test_no_decision_asks_the_database(client, worker, monkeypatch):
     """What the database would say is read by a thread alone; where it fails, the farm goes on."""
 
     def broken(history):
-        raise expecting.ResultsBusy("away")
+        raise told.ResultsBusy("away")
 
     monkeypatch.setattr(History, "durations", broken)
     task = client.submit(["x"])

@@ -91,6 +91,22 @@ def test_an_instance_of_an_array_that_another_has_accepted(client, behind, late)
     assert told[0].status == "pending"
 
 
+def test_news_that_come_while_it_is_looked_up(client, behind, late, monkeypatch):
+    """Between two looks at what this coordinator holds: a storm found it."""
+    task = client.submit(["true"])
+    outcome = tasks.Tasks.outcome
+
+    async def told_meanwhile(self, name):
+        told = await outcome(self, name)
+        late.news.set()
+        await self._pool.wait_for(name, lambda: self._pool.has_shown(name), DEADLINE)
+        return told
+
+    monkeypatch.setattr(tasks.Tasks, "outcome", told_meanwhile)
+    behind.cancel(task)
+    assert client.wait(task, DEADLINE).status == "cancelled"
+
+
 def test_news_that_do_not_come(client, behind, monkeypatch):
     """Not "unknown": the client asks again, and says at last that the farm does not answer."""
     task = client.submit(["true"])

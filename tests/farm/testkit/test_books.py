@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from dtf_lightning.farm.record.task_id import array_id, instance_id, new_task_id
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome
 from dtf_lightning.farm.testkit.books import Books, row_of
 from dtf_lightning.farm.testkit.ledger import Acknowledged, Execution, Ledger, read_ledgers, read_runs, said
-from dtf_lightning.farm.testkit.orders import SUSPECTED, Character, Order
+from dtf_lightning.farm.testkit.orders import SUSPECTED, Character, Order, tasks_of
 
 
 def order(number: int, character: Character = Character.COMPLETES) -> Order:
@@ -123,6 +124,55 @@ def test_what_does_not_balance(changes, problem):
 )
 def test_tasks_that_end_otherwise(task, told, problem):
     assert problem in books({**GOOD, task: told}, executions=[]).problems()
+
+
+ARRAY = array_id(new_task_id(1_800_000_000.0))
+ONE, OTHER = (instance_id(ARRAY, index) for index in range(2))
+
+
+def with_an_array(outcome: TaskOutcome, last: TaskOutcome) -> Books:
+    """An array of two, of which the first has completed, and how the second and the whole have ended."""
+    asked = tasks_of(ARRAY, replace(order(4, Character.COMPLETES), array=2))
+    ends = {
+        ARRAY: Envelope(outcome=outcome, attempt=0, revision=9),
+        ONE: envelope(ONE),
+        OTHER: envelope(OTHER, outcome=last),
+    }
+    ran = [Execution(task, 1, said(task, 1, "n1")) for task in (ONE, OTHER)]
+    found = books({**GOOD, **ends})
+    return replace(found, accepted={**found.accepted, **asked}, executions=[*found.executions, *ran])
+
+
+def test_arrays():
+    """An array and all of its instances are recorded, and it completes if they do."""
+    assert with_an_array(TaskOutcome.COMPLETED, TaskOutcome.COMPLETED).problems() == []
+    wrong = f"1 tasks ended as completed, though an array whose instances are completed, failed: {ARRAY}"
+    assert wrong in with_an_array(TaskOutcome.COMPLETED, TaskOutcome.FAILED).problems()
+    assert f"1 tasks ended as failed, though an array whose instances are completed: {ARRAY}" in (
+        with_an_array(TaskOutcome.FAILED, TaskOutcome.COMPLETED).problems()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "balances"),
+    [({}, True), ({"work": "other"}, False), ({"tail": "x"}, False), ({"source": "c"}, False), ({"ran": True}, False)],
+)
+def test_results_that_were_used_again(changes, balances):
+    """Only that of the same work, which completed by itself; and then nobody began the task."""
+    given = {"work": "w", "tail": GOOD["a"].tail, "source": "a", "ran": False} | changes
+    told = replace(envelope("e"), attempt=0, revision=0, reused_from=given["source"], tail=given["tail"])
+    found = books({**GOOD, "e": told})
+    accepted = {**found.accepted, "a": replace(order(0), work="w"), "e": replace(order(4), work=given["work"])}
+    ran = [Execution("e", 1, "e")] if given["ran"] else []
+    problems = replace(found, accepted=accepted, executions=[*found.executions, *ran]).problems()
+    assert (problems == []) == balances, problems
+
+
+def test_a_gangs_member_that_was_recorded():
+    """Its attempt may have been taken back afterwards, with another member's worker."""
+    found = books(GOOD, accepted={**books(GOOD).accepted, "b": replace(order(1, Character.FAILS_ONCE), gang=2)})
+    told = [Acknowledged("b", 1, "completed", True)]
+    assert replace(found, acknowledged=told).problems() == []
 
 
 def test_ledgers(tmp_path):

@@ -12,6 +12,7 @@ from dtf_lightning.farm.rules.needs import DEFAULT_NEED, asked, offered, scarce_
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask
 from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 from dtf_lightning.farm.rules.scheduling.strategies import Candidate, FairShare, Looks
+from dtf_lightning.farm.rules.watching.devices import device_class
 
 INFINITY = float("inf")
 
@@ -189,6 +190,11 @@ class ReferenceScheduler:
         if shape[1] > 1:
             return self._find_gang(shape)
         options = self._options(shape)
+        if task.speeds and getattr(self.strategy, "by_speed", False):
+            options = [
+                (self.strategy.class_order(which, cost, speed_of(task, key)), which, cost, key, name)
+                for _, which, cost, key, name in options
+            ]
         best = None
         for option in options:
             group, alternative, cost, key, name = option
@@ -219,7 +225,7 @@ class ReferenceScheduler:
                     if option[4] == name and self._fits(name, shape[0][option[1]]):
                         in_time = (
                             task.expected is not None
-                            and now + task.expected / option[3][4] <= held.ready
+                            and now + task.expected / speed_of(task, option[3]) <= held.ready
                             and held.ready < INFINITY
                         )
                         if held is mine if wanted == "own" else in_time:
@@ -320,7 +326,7 @@ class ReferenceScheduler:
         running = self.placed[task]
         if running.ready.expected is None or running.began is None:
             return INFINITY
-        return running.began + running.ready.expected / self._class(self.offers[name])[4]
+        return running.began + running.ready.expected / speed_of(running.ready, self._class(self.offers[name]))
 
     # --- what is there ---
 
@@ -429,6 +435,11 @@ class ReferenceScheduler:
     def _fits(self, name, demand):
         needs = wanted(self._class(self.offers[name]), demand)
         return needs is not None and all(has >= need for has, need in zip(self._room(name), needs, strict=True))
+
+
+def speed_of(task, key):
+    """How many times as fast as expected a task is on a worker of this class."""
+    return task.speeds.get(device_class(dict(zip(key[0], key[1], strict=True)), key[2]), key[4])
 
 
 def shape_of(task):

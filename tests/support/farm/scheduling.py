@@ -37,6 +37,14 @@ OFFERS = [
     WorkerOffer(worker="", devices={"cpu": 4, "memory": 8, "gpu": 1}, labels=("linux",), cost=3.0),
 ]
 
+SPEEDS = [
+    {},
+    {},
+    {"cpu": 2.0},
+    {"cpu, linux": 4.0, "gpu, linux, new": 0.5},
+    {"gpu, linux": 3.0, "cpu": 0.25, "cpu, linux": 0.25},
+]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -58,6 +66,7 @@ def tasks() -> st.SearchStrategy[ReadyTask]:
         needs=st.sampled_from(NEEDS),
         gang=st.sampled_from([1, 1, 1, 1, 2, 3]),
         expected=st.sampled_from([None, 1.0, 3.0, 9.0]),
+        speeds=st.sampled_from(SPEEDS),
         excluded=st.lists(st.sampled_from(WORKERS), max_size=2).map(tuple),
         limits=st.sampled_from([{}, {}, {}, {"matlab": 1}, {"matlab": 2}, {"matlab": 1, "spice": 1}]),
         near=st.lists(st.sampled_from(DIGESTS), max_size=2).map(tuple),
@@ -146,6 +155,7 @@ def _some_task(chance: Random) -> ReadyTask:
         needs=chance.choice(NEEDS[:-1]),
         gang=chance.choice([1, 1, 1, 1, 1, 1, 2, 3]),
         expected=chance.choice([None, 1.0, 1.0, 3.0, 9.0]),
+        speeds=chance.choice(SPEEDS),
         excluded=tuple(chance.sample(WORKERS, chance.choice([0, 0, 0, 1, 2]))),
         limits=chance.choice([{}, {}, {}, {}, {}, {"matlab": 1}, {"matlab": 2}, {"matlab": 1, "spice": 1}]),
         near=tuple(chance.sample(DIGESTS, chance.choice([0, 0, 1, 2]))),

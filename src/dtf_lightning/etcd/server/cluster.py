@@ -137,17 +137,24 @@ class EtcdCluster:
         extra: flags of every member.
         scheme: http or https.
         durable: a committed write survives a loss of power (fsync).
+        binary: that all members run; `None`: the one that `find_etcd` finds.
 
     Raises `SettingsError` (no binary) and `StoreError` (a member did not get ready).
     """
 
     def __init__(
-        self, num_members: int = 3, *, extra: Sequence[str] = (), scheme: str = "http", durable: bool = False
+        self,
+        num_members: int = 3,
+        *,
+        extra: Sequence[str] = (),
+        scheme: str = "http",
+        durable: bool = False,
+        binary: EtcdBinary | None = None,
     ) -> None:
         self._cleanup = ExitStack()
         self.directory = Path(tempfile.mkdtemp(prefix="etcd-"))  # short: unix sockets' paths are limited
         self._cleanup.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        binary = find_etcd()
+        binary = binary or find_etcd()
         names = [f"m{number}" for number in range(num_members)]
         initial = ",".join(f"{name}=unix://{name}:1" for name in names)
         self.members = [Member(name, self.directory, initial, binary, extra, scheme, durable) for name in names]

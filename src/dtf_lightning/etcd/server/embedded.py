@@ -73,6 +73,14 @@ def find_etcd() -> EtcdBinary:
     raise SettingsError(f"no usable etcd binary was found. {found} To go on, {INSTALL_HINT}")
 
 
+def etcd_at(path: Path) -> EtcdBinary:
+    """Return the etcd at a path. Raises `SettingsError` if it is none, or too old."""
+    version = version_of(path)
+    if version.support is Support.NONE:
+        raise SettingsError(f"{path} is version {version} of etcd, which is too old. {INSTALL_HINT}")
+    return EtcdBinary(path.resolve(), version)
+
+
 def version_of(path: Path) -> EtcdVersion:
     """Return the version that a binary tells. Raises `SettingsError` if it is no etcd."""
     try:

@@ -103,6 +103,12 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="whoever submits under the same key gets the same task; what is given to read is not forwarded",
     )
+    parser.add_argument(
+        "--reuse",
+        action="store_true",
+        help="take a result that is known for the same inputs, and run only where there is none; what is given to read is not "
+        "forwarded",
+    )
     _add_course_options(parser)
     parser.add_argument("--no-source", action="store_true", help="do not take this folder's files along")
     parser.add_argument(
@@ -186,7 +192,7 @@ def plan_options(path: str, words: list[str], arguments: argparse.Namespace) -> 
 
 
 _NOT_GIVEN: dict[str, Any] = {
-    "named": "", "key": "", "gang": 1, "array": 0, "timeout": None, "retries": 0, "priority": 0, "project": "default",
+    "named": "", "key": "", "reuse": False, "gang": 1, "array": 0, "timeout": None, "retries": 0, "priority": 0, "project": "default",
 }  # fmt: skip
 _OF_A_COMMAND = (
     "named",
@@ -198,6 +204,7 @@ _OF_A_COMMAND = (
     "secret",
     "input",
     "key",
+    "reuse",
     "timeout",
     "retries",
     "priority",

@@ -187,7 +187,9 @@ class Progress:
             told.append(f"on {worker}")
         if (seconds := _seconds(info)) is not None:
             told.append(f"in {seconds:.1f} s")
-        return " ".join(told) + (f": {info.reason}" if info.status != "completed" and info.reason else "")
+        return " ".join(told) + (
+            f": {info.reason}" if info.reason and (info.status != "completed" or info.reused_from) else ""
+        )
 
     def _draw(self) -> None:
         if self._changing:
@@ -249,7 +251,7 @@ def _row(name: str, info: TaskInfo) -> tuple[str, ...]:
         str(info.raw.get("worker_id") or ""),
         "" if seconds is None else f"{seconds:.1f}",
         str((info.raw.get("metadata") or {}).get("attempt") or ""),
-        info.reason if info.status != "completed" else "",
+        info.reason if info.status != "completed" or info.reused_from else "",
     )
 
 

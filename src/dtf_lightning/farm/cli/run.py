@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.no_wait or arguments.json:
         raise SettingsError("--no-wait and --json are options of plans; `dtf farm submit -- COMMAND` does not wait")
     with connect(arguments) as farm:
-        forwards = not arguments.array and not arguments.key and has_input()
+        forwards = not (arguments.array or arguments.key or arguments.reuse) and has_input()
         task = submit(farm, arguments, stdin=forwards)
         try:
             with contextlib.closing(InputSender(farm, task)) if forwards else contextlib.nullcontext():
@@ -80,6 +80,7 @@ def submit(farm: Client, arguments: argparse.Namespace, *, stdin: bool = False) 
         "secrets": arguments.secret,
         "stdin": stdin,
         "key": arguments.key,
+        "reuse": arguments.reuse,
         "inputs": inputs_of(arguments, farm),
         "timeout": arguments.timeout,
         "retries": arguments.retries,
@@ -109,6 +110,9 @@ def _follow(farm: Client, task: str) -> int:
     shown = 0
     while True:
         info = farm.next_attempt(task, shown)
+        if info.done and info.reused_from:
+            print(f"dtf farm run: {info.reason}; this is its output", file=sys.stderr)
+            show_logs(farm, info, follow=False)
         if info.done and info.revision in (0, shown):
             return exit_code(info)
         if shown:

@@ -22,6 +22,7 @@ from dtf_lightning.farm.rules.attempts import RETRIED_ON
 from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.inputs import check_place, is_local, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.farm.rules.submissions.fingerprint import ANY_AGE
 from dtf_lightning.farm.rules.submissions.schedules import Overlap
 from dtf_lightning.farm.trainings.launch import read_workers
 from dtf_lightning.settings.durations import DURATION_PATTERN, seconds_of
@@ -90,6 +91,13 @@ def duration(node: Node, what: str) -> float:
             f"{what} is a number of seconds above 0, or a text such as '90s', '5m', '1h30m'; got {node.kind}"
         )
     return float(value)
+
+
+def reuse(node: Node, what: str) -> float:
+    """Return how old, in seconds, a result may be: a yes or no, or a duration."""
+    if isinstance(node.value, bool):
+        return ANY_AGE if node.value else 0.0
+    return min(duration(node, what), ANY_AGE)
 
 
 def texts(node: Node, what: str) -> tuple[str, ...]:
@@ -528,6 +536,12 @@ TASK_KEYS = {
         read=text,
         schema=_TEXT,
         default=False,
+    ),
+    "reuse": Key(
+        meaning="Whether a result that is known for the same inputs is taken in the place of running it: `true`, or how old it may "
+        "be, such as `7d`.",
+        read=reuse,
+        schema={"oneOf": [{"type": "boolean"}, *_DURATION_SCHEMA["oneOf"]]},
     ),
     "folder": Key(meaning="Where it runs, below the folder in which the plan is started.", read=folder, schema=_TEXT),
 }

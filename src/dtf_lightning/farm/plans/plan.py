@@ -59,6 +59,8 @@ class PlanTask:
     limits: Mapping[str, int] = field(default_factory=dict)
     key: str = ""
     """Of an idempotent submission; "": none."""
+    reuse: float = 0.0
+    """How old, in seconds, a result may be that is taken in the place of running it; 0: it runs."""
     folder: str = ""
     """Where it runs, relative to where the plan was started."""
 

@@ -113,6 +113,9 @@ def _entry(name: str, node: Node, place: Place, defaults: Mapping[str, Any]) -> 
                 (node.keys[key], "") if key in node.value else (node.keys["train"], ", which `defaults` gives it")
             )
             raise where.error(f"the training {name!r} has no `{key}`{of}: its `workers` say how many parts it has")
+    if "train" in told and entry.told.get("reuse"):
+        where = node.keys["reuse"] if "reuse" in node.value else node.keys["train"]
+        raise where.error(f"the training {name!r} cannot `reuse` a result: what it gives lies in the folder of its run")
     if "train" in told and "suspend_for" in told["train"]:
         priority = entry.told.get("priority", launch.PRIORITY)
         if told["train"]["suspend_for"] <= priority:
@@ -153,6 +156,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         secrets=told.get("secrets", ()),
         artifacts=told.get("artifacts", ()),
         limits=told.get("limits", {}),
+        reuse=told.get("reuse", 0.0),
         folder=told.get("folder", ""),
     )
 

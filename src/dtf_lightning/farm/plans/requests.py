@@ -75,6 +75,7 @@ def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str
         "folder": "/".join(part for part in (folder, task.folder) if part),
         "artifacts": list(task.artifacts),
         "key": task.key,
+        "reuse": task.reuse,
         "secrets": list(task.secrets),
         "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
     }

@@ -173,6 +173,8 @@ class TaskSpecification:
     """Id of the task that was done and is tried again as this one; "": none."""
     avoid: tuple[str, ...] = ()
     """Workers that are not to run it while others can."""
+    reuse: float = 0.0
+    """How old, in seconds, a result for the same inputs may be that is taken in the place of running it; 0: it runs."""
     submitted: float = field(default=0.0, compare=False)
     """When a coordinator accepted it, which is no part of what was asked for."""
 
@@ -287,6 +289,10 @@ class Envelope:
     """The task's own, shortened to `COMMAND_CHARACTERS` in all, for people."""
     retry_of: str = ""
     """As in the specification."""
+    fingerprint: str = ""
+    """Of what it was made from (`rules.submissions.fingerprint`), where it may be used again; "": it may not."""
+    reused_from: str = ""
+    """The task whose result this is, which had the same inputs; "": its own."""
     asked: str = ""
     """The specification, as `asked.pack` writes it; "": it is not kept."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -54,16 +54,17 @@ def _refusal(status: int) -> Callable[[Request, Exception], Awaitable[Response]]
 
 
 def _add_reading(app: FastAPI, store: ArtifactStore, find_task: FindTask) -> None:
-    async def attempt_of(task_id: str, revision: int) -> int:
-        task = await find_task(task_id)
-        return revision or int(task["metadata"]["revision"] or 0)
+    async def holder_and_attempt(task: dict[str, Any], revision: int) -> tuple[str, int]:
+        if (holder := holder_of(task)) != task["task_id"]:
+            task = await find_task(holder)
+        return holder, revision or int(task["metadata"].get("revision") or 0)
 
     @app.get("/api/tasks/{task_id}/artifacts", operation_id="task.artifacts")
     async def artifacts(task_id: str, revision: Annotated[int, Query(ge=0)] = 0) -> dict[str, Any]:
         """What an attempt has left: the one whose result counts, or the latest, without `revision`."""
         task = await find_task(task_id)
-        attempt = revision or int(task["metadata"]["revision"] or 0)
-        found = await asyncio.to_thread(store.all, task_id, attempt) if attempt else []
+        holder, attempt = await holder_and_attempt(task, revision)
+        found = await asyncio.to_thread(store.all, holder, attempt) if attempt else []
         missing = (task.get("results") or {}).get("missing", []) if not revision else []
         return {
             "task_id": task_id,
@@ -74,13 +75,18 @@ def _add_reading(app: FastAPI, store: ArtifactStore, find_task: FindTask) -> Non
 
     @app.get("/api/tasks/{task_id}/artifacts/{name:path}", operation_id="artifact.get")
     async def get_artifact(task_id: str, name: str, revision: Annotated[int, Query(ge=0)] = 0) -> Response:
-        attempt = await attempt_of(task_id, revision)
-        stored = await asyncio.to_thread(store.find, task_id, attempt, name)
+        holder, attempt = await holder_and_attempt(await find_task(task_id), revision)
+        stored = await asyncio.to_thread(store.find, holder, attempt, name)
         if stored is None:
             return JSONResponse({"error": f"the task {task_id} has left no artifact {name!r}"}, 404)
         headers = {"Content-Length": str(stored.size), "X-Digest": stored.digest}
-        chunks = store.open(task_id, attempt, stored)
+        chunks = store.open(holder, attempt, stored)
         return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
+
+
+def holder_of(task: Mapping[str, Any]) -> str:
+    """Return the task that holds a task's output and files, as the API shows it: itself, or the one whose result it is."""
+    return str((task.get("metadata") or {}).get("reused_from") or task["task_id"])
 
 
 def _add_bringing(app: FastAPI, store: ArtifactStore, find_task: FindTask) -> None:

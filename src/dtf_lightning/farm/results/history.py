@@ -154,6 +154,10 @@ class History:
         """As `FarmResults.alike`."""
         return self._fresh().alike(project, name, command, limit)
 
+    def reusable(self, fingerprints: Sequence[str]) -> dict[str, tuple[str, Envelope]]:
+        """As `FarmResults.reusable`, with what this coordinator was told before."""
+        return self._fresh().reusable(fingerprints)
+
     def page(
         self, wanted: Wanted, *, limit: int, order: Order = NEWEST, behind: Place | None = None
     ) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ def result(row: Mapping[str, Any]) -> dict[str, Any]:
 
 _METADATA = (
     "project", "plan", "name", "command", "outcome", "kind", "reason", "exit_code", "attempt", "revision", "workers",
-    "submitted", "started", "ended", "counts", "problems",
+    "submitted", "started", "ended", "counts", "problems", "reused_from",
 )  # fmt: skip
 
 

@@ -76,6 +76,8 @@ def result_row(result: SeenResult) -> Row:
         "retry_of": stored(envelope.retry_of),
         "asked": stored(envelope.asked),
         "returned": stored(envelope.returned),
+        "fingerprint": envelope.fingerprint,
+        "reused_from": envelope.reused_from,
         "recorded": result.recorded,
         "seen": microseconds(result.seen),
     }
@@ -120,6 +122,8 @@ def envelope_of(row: Mapping[str, Any]) -> Envelope:
         retry_of=row["retry_of"] or "",
         asked=row["asked"] or "",
         returned=row["returned"] or "",
+        fingerprint=row["fingerprint"] or "",
+        reused_from=row["reused_from"] or "",
     )
 
 

@@ -2,7 +2,7 @@
 
 | table or view | one row for each | what |
 |---|---|---|
-| `results` | task that is done | its envelope: outcome, times, exit code, command, metrics and counts as maps, what a call returned, what was asked for; the file of the archive that has it |
+| `results` | task that is done | its envelope: outcome, times, exit code, command, metrics and counts as maps, what a call returned, what was asked for, whose result it is; the file of the archive that has it |
 | `metrics`, `counts` | number of a result | (task, name, value), a view of those maps |
 | `failed_attempts` | attempt after which a task was tried again | |
 | `kept` | result that is still in etcd | when it was first seen there by this coordinator |
@@ -72,8 +72,13 @@ def _returned(connection: Connection) -> None:
     connection.execute("ALTER TABLE farm.results ADD COLUMN returned VARCHAR")
 
 
+def _reuse(connection: Connection) -> None:
+    connection.execute("ALTER TABLE farm.results ADD COLUMN fingerprint VARCHAR")
+    connection.execute("ALTER TABLE farm.results ADD COLUMN reused_from VARCHAR")
+
+
 RESULTS = Schema(
-    migrations=(_tables, _views, _retries, _verdicts, _returned),
+    migrations=(_tables, _views, _retries, _verdicts, _returned, _reuse),
     version_table="dtf_farm_schema",
     exported=("farm.results", "farm.metrics", "farm.counts", "farm.failed_attempts", "farm.verdicts", "farm.samples"),
     if_older="start a coordinator on it, which brings it up to date",

@@ -35,6 +35,8 @@ SAMPLED = 100_000
 """Tasks of which it is asked how long they took."""
 GROUPS = 20_000
 """Kinds of tasks of which that is told."""
+CLASSES = 4
+"""Device classes of which there should be enough runs among those that are told of a kind."""
 NUM_READERS = 4
 """Questions that are answered at once."""
 READER_PATIENCE = 10.0
@@ -350,18 +352,30 @@ class FarmResults:
         return [str(project) for (project,) in rows]
 
     def durations(self) -> list[Sample]:
-        """How long tasks took that have completed: of the latest `SAMPLED`, those that are alike together."""
+        """How long tasks took that have completed, and where: of the latest `SAMPLED`, those that are alike together."""
         with self.reading() as reader:
             rows = reader.execute(
                 """
-                SELECT project, name, command, list(seconds ORDER BY recorded DESC)[1:?] FROM (
-                    SELECT project, name, command, recorded, epoch(ended) - epoch(started) AS seconds FROM farm.results
-                    WHERE outcome = ? AND started IS NOT NULL AND ended IS NOT NULL ORDER BY recorded DESC LIMIT ?
-                ) GROUP BY project, name, command ORDER BY max(recorded) DESC LIMIT ?
+                SELECT project, name, command, list(seconds ORDER BY recorded DESC, task)[1:$most],
+                    list(worker ORDER BY recorded DESC, task)[1:$most]
+                FROM (
+                    SELECT project, name, command, recorded, task, epoch(ended) - epoch(started) AS seconds,
+                        CASE WHEN len(workers) = 1 THEN workers[1] ELSE '' END AS worker
+                    FROM farm.results
+                    WHERE outcome = $outcome AND started IS NOT NULL AND ended IS NOT NULL ORDER BY recorded DESC LIMIT $sampled
+                ) GROUP BY project, name, command ORDER BY max(recorded) DESC LIMIT $groups
                 """,
-                [LATEST, TaskOutcome.COMPLETED.value, SAMPLED, GROUPS],
+                {
+                    "most": LATEST * CLASSES,
+                    "outcome": TaskOutcome.COMPLETED.value,
+                    "sampled": SAMPLED,
+                    "groups": GROUPS,
+                },
             ).fetchall()
-        return [Sample(project, name, tuple(command), tuple(seconds)) for project, name, command, seconds in rows]
+        return [
+            Sample(project, name, tuple(command), tuple(seconds), tuple(workers))
+            for project, name, command, seconds, workers in rows
+        ]
 
     def counts(self) -> dict[str, int]:
         """How many results there are, how many of them etcd still keeps, and how many of these no file has."""
@@ -376,6 +390,20 @@ class FarmResults:
         """The result of a task, if it is here."""
         rows = self.page(Wanted(task=task), limit=1)
         return envelope_of(rows[0]) if rows else None
+
+    def reusable(self, fingerprints: Sequence[str]) -> dict[str, tuple[str, Envelope]]:
+        """The newest result with each of these fingerprints, with its task; nothing for those that have none."""
+        with self.reading() as reader:
+            rows = _dictionaries(
+                reader,
+                f"""
+                SELECT {_COLUMNS} FROM farm.results
+                WHERE fingerprint IN (SELECT unnest(?::VARCHAR[])) AND outcome = ?
+                QUALIFY row_number() OVER (PARTITION BY fingerprint ORDER BY recorded DESC, task DESC) = 1
+                """,
+                [list(fingerprints), TaskOutcome.COMPLETED.value],
+            )
+        return {row["fingerprint"]: (row["task"], envelope_of(row)) for row in rows}
 
     def of_plan(self, plan: str) -> list[tuple[str, str, str, str]]:
         """Every result of a plan: task, outcome, the task that it is a retry of, and what was asked for.
@@ -395,7 +423,7 @@ class FarmResults:
     def alike(
         self, project: str, name: str, command: Sequence[str], limit: int
     ) -> list[tuple[str, str, str, list[str], str]]:
-        """The newest results of one test that ended by itself: task, outcome, kind, workers, and what was asked for.
+        """The newest results of one test that ran and ended by itself: task, outcome, kind, workers, and what was asked for.
 
         Args:
             name: of its tasks; "": they have none, and `command` says which they are.
@@ -405,7 +433,8 @@ class FarmResults:
             return reader.execute(
                 f"""
                 SELECT task, outcome, kind, workers, coalesce(asked, '') FROM farm.results
-                WHERE project = ? AND {which} AND outcome IN (?, ?) ORDER BY task DESC LIMIT {limit:d}
+                WHERE project = ? AND {which} AND outcome IN (?, ?) AND coalesce(reused_from, '') = ''
+                ORDER BY task DESC LIMIT {limit:d}
                 """,
                 [stored(project), value, TaskOutcome.COMPLETED.value, TaskOutcome.FAILED.value],
             ).fetchall()

@@ -44,6 +44,8 @@ RESULT = pa.schema(
         ("retry_of", _TEXT),
         ("asked", _TEXT),
         ("returned", _TEXT),
+        ("fingerprint", _TEXT),
+        ("reused_from", _TEXT),
         ("recorded", _NUMBER),
         ("seen", _TIME),
     ]

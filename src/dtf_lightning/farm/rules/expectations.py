@@ -6,6 +6,7 @@
 | none has, but tasks whose names differ only in the brackets at their end: instances of one matrix or array | the same of these |
 | none has, but tasks of its project with the same command | the same of these |
 | nothing | `None`: nobody knows |
+| at least `FEW` of these ran on workers of one device class | there their own median; elsewhere as above |
 
 The longest of one or two, because a task that is held to be too short holds up whoever was promised its place, and one that
 is held to be too long only starts early. Rounded to two digits: tasks that take about as long are one to the scheduler.
@@ -35,6 +36,18 @@ class Sample:
     command: tuple[str, ...]
     seconds: tuple[float, ...]
     """How long each took, the latest first."""
+    workers: tuple[str, ...] = ()
+    """The worker of each; "": several, or nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a kind of tasks."""
+
+    seconds: float
+    """How long the next one is expected to take, wherever it runs."""
+    speeds: Mapping[str, float] = field(default_factory=dict)
+    """Device class -> how many times as fast it is there, for those of which enough is known."""
 
 
 def typical(seconds: Sequence[float]) -> float | None:
@@ -54,23 +67,26 @@ def rounded(seconds: float) -> float:
 class Expectations:
     """What is known, made once from samples and asked often."""
 
-    by_name: Mapping[Key, float] = field(default_factory=dict)
-    by_stem: Mapping[Key, float] = field(default_factory=dict)
-    by_command: Mapping[Key, float] = field(default_factory=dict)
+    by_name: Mapping[Key, Known] = field(default_factory=dict)
+    by_stem: Mapping[Key, Known] = field(default_factory=dict)
+    by_command: Mapping[Key, Known] = field(default_factory=dict)
 
     @classmethod
-    def of_samples(cls, samples: Iterable[Sample]) -> Expectations:
-        """Return what these samples tell."""
-        tables: tuple[dict[Key, list[float]], ...] = ({}, {}, {})
+    def of_samples(cls, samples: Iterable[Sample], classes: Mapping[str, str] | None = None) -> Expectations:
+        """Return what these samples tell. `classes`: worker -> its device class, of the workers that are known."""
+        tables: tuple[dict[Key, list[_Run]], ...] = ({}, {}, {})
+        classes = classes or {}
         for sample in samples:
             names = (sample.name, _stem(sample.name), _text(sample.command))
+            devices = [classes.get(worker, "") for worker in sample.workers] or [""] * len(sample.seconds)
+            runs = list(zip(sample.seconds, devices, strict=True))
             for table, name in zip(tables, names, strict=True):
                 if name:
-                    table.setdefault((sample.project, name), []).extend(sample.seconds)
-        return cls(*map(_typical, tables))
+                    table.setdefault((sample.project, name), []).extend(runs)
+        return cls(*map(_known, tables))
 
-    def of(self, project: str, name: str, command: Sequence[str]) -> float | None:
-        """Return the seconds that a task is expected to take; `None`: nobody knows. `command` as results keep it."""
+    def of(self, project: str, name: str, command: Sequence[str]) -> Known | None:
+        """Return what is known of a task's kind; `None`: nothing. `command` as results keep it."""
         if name:
             for table, key in ((self.by_name, name), (self.by_stem, _stem(name))):
                 found = table.get((project, key)) if key else None
@@ -79,8 +95,25 @@ class Expectations:
         return self.by_command.get((project, _text(command))) if self.by_command else None
 
 
-def _typical(table: Mapping[Key, list[float]]) -> dict[Key, float]:
-    return {key: found for key, seconds in table.items() if (found := typical(seconds)) is not None}
+_Run = tuple[float, str]
+"""Seconds, and the device class; "" where it is not known."""
+
+
+def _known(table: Mapping[Key, list[_Run]]) -> dict[Key, Known]:
+    return {
+        key: Known(found, _speeds(found, runs))
+        for key, runs in table.items()
+        if (found := typical([seconds for seconds, _ in runs])) is not None
+    }
+
+
+def _speeds(expected: float, runs: Iterable[_Run]) -> dict[str, float]:
+    by_device: dict[str, list[float]] = {}
+    for seconds, device in runs:
+        if device:
+            by_device.setdefault(device, []).append(seconds)
+    found = {device: typical(seconds) for device, seconds in by_device.items() if len(seconds) >= FEW}
+    return {device: rounded(expected / seconds) for device, seconds in found.items() if seconds and expected}
 
 
 def _stem(name: str) -> str:

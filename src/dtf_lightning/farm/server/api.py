@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 from dtf_lightning.errors import CoordinatorEnds, OutcomeUnknown, SettingsError, StoreError, StoreFull, StoreUnavailable
 from dtf_lightning.farm.record.values import WorkerRecord, WorkerState
 from dtf_lightning.farm.record.writes import Submission
-from dtf_lightning.farm.results.artifact_routes import add_artifacts, request_chunks
+from dtf_lightning.farm.results.artifact_routes import add_artifacts, holder_of, request_chunks
 from dtf_lightning.farm.results.routes import add_results
 from dtf_lightning.farm.security.identity import identity_of
 from dtf_lightning.farm.server import models
@@ -141,12 +141,17 @@ def _add_output(app: FastAPI, coordinator: Coordinator) -> None:
         """Bytes of one attempt, the latest without `revision`, of a gang's member; with `follow` until it has ended."""
         task = await tasks.task(task_id)
         attempt = revision or await tasks.latest_attempt(task_id, timeout=MAX_WAIT if follow else 0)
+        if follow and not attempt:
+            task = await tasks.task(task_id)  # it may have ended meanwhile
+        holder = holder_of(task)
+        if holder != task_id:
+            attempt = revision or await tasks.latest_attempt(holder, timeout=0)
         headers = {"X-Attempt-Revision": str(attempt)}
-        if not attempt and (task["results"] or {}).get("log_bytes"):
+        if not attempt and (task.get("results") or {}).get("log_bytes"):
             return _error(410, f"the output of {task_id} is kept no more (`retention.logs` of the farm's settings)")
         if not attempt:
             return Response(b"", media_type="application/octet-stream", headers=headers)
-        chunks = tasks.output(task_id, attempt, offset, follow=follow, rank=rank)
+        chunks = tasks.output(holder, attempt, offset, follow=follow, rank=rank)
         return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
 
     @app.post("/api/tasks/{task_id}/logs", operation_id="attempt.logs")

@@ -31,7 +31,7 @@ from dtf_lightning.farm.server.outside.workers import OutsideWorkers
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
 from dtf_lightning.farm.server.schedules.registering import Schedules
-from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
+from dtf_lightning.farm.server.scheduling.history import keep_expecting, known_results
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
 from dtf_lightning.farm.server.upkeep.stores import make_stores, refuse_other_hosts
@@ -102,6 +102,7 @@ class Coordinator:
             ),
             look_up=self.tasks.look_up,
             tally=self.tasks.tally,
+            known=lambda asked: known_results(self.history, files, asked, self._clock.wall()),
             fail=self._fail,
         )
         self._ready: asyncio.Future[None] = loop.create_future()
@@ -156,7 +157,7 @@ class Coordinator:
                 self._leading.run(),
                 self.upkeep.run(self.history, lambda: self.cluster.etcd),
                 self.schedules.keep(lambda: self._leading.epoch),
-                keep_expecting(self.history, self._leading.expect),
+                keep_expecting(self.history, self.pool, self._leading.expect),
             )
         ]
         try:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from dtf_lightning.farm.calls.returned import MAX_TOLD
+from dtf_lightning.farm.json_values import to_json
 from dtf_lightning.farm.record.asked import pack
 from dtf_lightning.farm.record.codec import MAX_ENVELOPE, size_of
 from dtf_lightning.farm.record.values import (
     COMMAND_CHARACTERS,
+    NO_ATTEMPT,
     Attempt,
     Envelope,
     FailedAttempt,
@@ -26,6 +28,7 @@ from dtf_lightning.farm.rules.attempts import (
     what_follows,
     why_suspect,
 )
+from dtf_lightning.farm.rules.submissions.fingerprint import fingerprint
 
 T = TypeVar("T")
 
@@ -40,8 +43,8 @@ WIDEST = 6
 SURROUND = 30
 """Bytes of a number, at most, or of what stands around a text."""
 MAX_COUNT = 10**20
-FRAME = 500
-"""Bytes of an envelope's names and of the texts that come from us."""
+FRAME = 600
+"""Bytes of an envelope's names and of the texts that come from us, a fingerprint among them."""
 
 _OUTCOMES = {
     Follow.COMPLETED: TaskOutcome.COMPLETED,
@@ -77,7 +80,47 @@ def end_of_attempt(
         return RecordRetry(task=task, number=attempt.number, failed=failed, attempt=again)
     reason = f"{why_suspect(attempt.lost + 1, worker)} ({told.reason})" if lost else told.reason
     envelope = envelope_of(specification, _OUTCOMES[follow], reason, attempt=attempt, revision=revision)
-    return RecordResult(task=task, envelope=with_attempt(envelope, told))
+    envelope = with_attempt(envelope, told)
+    if follow is Follow.COMPLETED and specification.reuse and not told.missing:
+        whole = bool(envelope.artifacts) or not told.artifacts  # else nobody can tell whether they are still there
+        envelope = replace(envelope, fingerprint=fingerprint_of(specification) if whole else "")
+    return RecordResult(task=task, envelope=envelope)
+
+
+def fingerprint_of(specification: TaskSpecification) -> str:
+    """Return what tells that two tasks are the same work."""
+    return fingerprint(to_json(specification))
+
+
+def reused(specification: TaskSpecification, source: str, known: Envelope, now: float) -> Envelope:
+    """Return the envelope of a task that ends by the result of another one: no worker and no time of its own.
+
+    Args:
+        source: the task whose result it is.
+        known: that result.
+        now: seconds since the epoch.
+    """
+    mine = envelope_of(
+        specification,
+        known.outcome,
+        f"the result of {source}, which had the same inputs",
+        attempt=NO_ATTEMPT,
+        revision=0,
+    )
+    told = replace(
+        mine,
+        ended=now,
+        exit_code=known.exit_code,
+        kind=known.kind,
+        metrics=known.metrics,
+        counts=known.counts,
+        artifacts=known.artifacts,
+        log_bytes=known.log_bytes,
+        tail=known.tail,
+        returned=known.returned,
+        reused_from=source,
+    )
+    return fitting(told)
 
 
 def bounded(told: AttemptOutcome) -> AttemptOutcome:
@@ -168,7 +211,7 @@ def is_small(envelope: Envelope) -> bool:
         return False
     texts = (
         *(envelope.reason, envelope.tail, envelope.project, envelope.plan, envelope.name, envelope.retry_of),
-        envelope.returned,
+        *(envelope.returned, envelope.reused_from),
         *envelope.command,
         *envelope.workers,
         *envelope.missing,

@@ -43,13 +43,13 @@ from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.attempts import Follow, OutcomeKind, what_follows, why_suspect
 from dtf_lightning.farm.rules.dependencies import Dependencies, Skip
 from dtf_lightning.farm.rules.expectations import Expectations
-from dtf_lightning.farm.rules.gangs import together
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Scheduler, WorkerOffer
-from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt, ended_without_attempt, envelope_of
+from dtf_lightning.farm.server.envelopes import ended_without_attempt, envelope_of
 from dtf_lightning.farm.server.scheduling.arrays import Arrays
 from dtf_lightning.farm.server.scheduling.endings import as_placed, ending_of, lost_ones, name_of, on_worker
-from dtf_lightning.farm.server.scheduling.gangs import has_ended_on, members_that_ended
+from dtf_lightning.farm.server.scheduling.gangs import end_of_gang, has_ended_on
 from dtf_lightning.farm.server.scheduling.projects import projects, ready_task, totals
+from dtf_lightning.farm.server.scheduling.reuse import Answers, Reuses
 from dtf_lightning.farm.server.scheduling.trainings import Trainings
 
 NEVER = float("inf")
@@ -105,6 +105,7 @@ class Leader:
         """Tasks whose attempt names a worker that the record does not know: to be taken back."""
         self._present: set[str] = set()
         self._arrays = Arrays(mirror, self._fence)
+        self._reuses = Reuses(self._fence)
         self._trainings = Trainings(
             mirror, self._fence, scheduler, lambda part: self._ready_task(part, self._attempt(part))
         )
@@ -177,6 +178,23 @@ class Leader:
         )
         self._decided.append(RecordResult(task=array, envelope=ended))
 
+    def take_reuses(self) -> dict[str, TaskSpecification]:
+        """Return tasks that end by a result which is known for the same inputs, if there is one; answered by `reuses_told`."""
+        found = {task: self._specification(task) for task in self._reuses.take()}
+        return {task: specification for task, specification in found.items() if specification is not None}
+
+    def reuses_told(self, asked: Iterable[str], answers: Answers, now: Now) -> None:
+        """Take in which results are known for tasks; those without one run."""
+        for task in asked:
+            specification = self._specification(task)
+            if specification is None or task not in self._present:
+                continue
+            write = self._reuses.told(task, specification, answers.get(task), now.wall)
+            if write is not None:
+                self._decided.append(write)
+            else:
+                self._make_ready([task])
+
     # --- what is decided ---------------------------------------------------------------------------------------------
 
     def decide(self, at_most: int, now: Now) -> list[Write[Any]]:
@@ -244,6 +262,8 @@ class Leader:
         specification = self._specification(task)
         if specification is not None and specification.array:
             return self._arrays.explain(task)
+        if self._reuses.waits(task):
+            return "it is looked up whether a result for the same inputs is known"
         if self._is_part(task) and self._trainings.holds_back(task):
             return self._trainings.explain(task, wall)
         return self._scheduler.explain(task, wall)
@@ -309,6 +329,7 @@ class Leader:
             self._scheduler.task_gone(task)
             self._trainings.gone(task)
             self._dependencies.gone(task)
+            self._reuses.gone(task)
             if (instance := array_and_index(task)) is not None:
                 self._arrays.instance_gone(instance[0], task)
             for orphan in self._arrays.gone(task):
@@ -332,12 +353,8 @@ class Leader:
         held, specification = self._mirror.get(Kind.ATTEMPT, task), self._specification(task)
         if held is None or specification is None or len((attempt := self._attempt(task)).workers) < 2:
             return
-        ended = members_that_ended(self._mirror, task, attempt, held.mod_revision)
-        if len(ended) == len(attempt.workers):
-            told, decisive = together(ended)
-            self._decided.append(
-                end_of_attempt(task, specification, attempt, held.mod_revision, bounded(told), decisive.worker)
-            )
+        if (end := end_of_gang(self._mirror, task, specification, attempt, held.mod_revision)) is not None:
+            self._decided.append(end)
 
     def _make_ready(self, tasks: Iterable[str]) -> None:
         for task in tasks:
@@ -354,6 +371,8 @@ class Leader:
                 if self._mirror.get(Kind.TASK, specification.array_id) is None:
                     self._cancel_orphan(task)
                     continue
+            if self._reuses.holds_back(task, specification, attempt):
+                continue
             ready = self._ready_task(task, attempt)
             if attempt.workers:
                 if any(self._mirror.get(Kind.WORKER, worker) is None for worker in attempt.workers):

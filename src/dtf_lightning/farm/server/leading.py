@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from dtf_lightning.errors import OutcomeUnknown, StoreError
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
-from dtf_lightning.farm.record.values import TaskOutcome
+from dtf_lightning.farm.record.values import TaskOutcome, TaskSpecification
 from dtf_lightning.farm.record.writes import Decision, Write
 from dtf_lightning.farm.rules.arrays import Tally
 from dtf_lightning.farm.rules.expectations import Expectations
@@ -28,6 +28,7 @@ from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.leader import Leader, Now
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import PAUSE, wait_for_event
+from dtf_lightning.farm.server.scheduling.reuse import Answers
 from dtf_lightning.farm.strategies import strategy_named
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ MAX_IN_FLIGHT = 2_000
 
 LookUp = Callable[[str], Awaitable[tuple[bool, TaskOutcome | None]]]
 """Returns whether a task is there and not done, and how it ended if it is done."""
+AskHistory = Callable[[Mapping[str, TaskSpecification]], Answers]
+"""Returns results that may stand for those of some tasks; called in a thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class Leading:
         settings: how it decides.
         look_up: asks etcd about a task; raises what etcd raises.
         tally: says how an array's instances ended, of which there are so many; raises what etcd raises.
+        known: asks history about tasks that take results which are known.
         fail: is called with a fault that must end the coordinator.
     """
 
@@ -70,6 +74,7 @@ class Leading:
         settings: LeadingSettings,
         look_up: LookUp,
         tally: Callable[[str, int], Awaitable[Tally]],
+        known: AskHistory,
         fail: Callable[[BaseException], None],
     ) -> None:
         self._pool = pool
@@ -80,6 +85,7 @@ class Leading:
         self._expectations = Expectations()
         self._ask = look_up
         self._count = tally
+        self._known = known
         self._fail = fail
         self._leader: Leader | None = None
         self._in_flight = 0
@@ -144,6 +150,8 @@ class Leading:
                 for write in writes:
                     self._make(leader, write)
                 self._look_up(leader)
+                if asked := leader.take_reuses():
+                    self._start(self._ask_history(leader, asked))
                 for array, revision in leader.take_tallies():
                     self._start(self._tally_one(leader, array, revision))
                 if len(writes) >= BATCH:
@@ -190,6 +198,12 @@ class Leading:
                 leader.tallied(array, revision, tally, self._now())
                 self._work.set()
             return
+
+    async def _ask_history(self, leader: Leader, asked: Mapping[str, TaskSpecification]) -> None:
+        answers = await asyncio.to_thread(self._known, asked)
+        if leader is self._leader:
+            leader.reuses_told(asked, answers, self._now())
+            self._work.set()
 
     async def _look_up_one(self, leader: Leader, task: str) -> None:
         while leader is self._leader:

@@ -31,6 +31,7 @@ from dtf_lightning.farm.rules.gangs import MAX_GANG
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.submissions.fingerprint import ANY_AGE
 from dtf_lightning.farm.server.pool import LiveTask, Pool
 from dtf_lightning.farm.server.scheduling.lending import borrowings_of
 
@@ -151,6 +152,14 @@ class TaskRequest(StrictModel):
     secrets: tuple[str, ...] = ()
     """Names of secrets, which the worker has in files of its own."""
     key: str = ""
+    reuse: float = Field(default=0, ge=0, le=ANY_AGE)
+    """Whether a result that is known for the same inputs is taken in the place of running it: true, or how many seconds old
+    it may be."""
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _age(cls, reuse: Any) -> Any:
+        return (ANY_AGE if reuse else 0) if isinstance(reuse, bool) else reuse
 
     @field_validator("retries", mode="before")
     @classmethod
@@ -215,6 +224,9 @@ class TaskRequest(StrictModel):
             raise ValueError(str(error)) from error
         if self.stdin and self.array:
             raise ValueError("an array has no standard input: its instances are many, and there is one input")
+        if self.reuse and (self.stdin or self.training):
+            what = "that reads its standard input, which has no digest" if self.stdin else "that is a training"
+            raise ValueError(f"`reuse` is of tasks whose inputs are all known by their digests, got it of one {what}")
         return self
 
     @model_validator(mode="after")
@@ -293,6 +305,7 @@ class TaskRequest(StrictModel):
             inputs=self.all_inputs(),
             stdin=self.task_id if self.stdin else "",
             key=self.key,
+            reuse=self.reuse,
             submitted=now,
         )
 
@@ -442,6 +455,7 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
             "attempt": envelope.attempt,
             "revision": envelope.revision,
             "retry_of": envelope.retry_of or None,
+            "reused_from": envelope.reused_from or None,
             "reason": envelope.reason,
         },
     }

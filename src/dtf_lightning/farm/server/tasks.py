@@ -336,7 +336,11 @@ class Tasks:
         neither, and `StoreUnavailable` where etcd's news are late.
         """
         for name in (task, array):
-            if not name or self._pool.has_shown(name):
+            if not name:
+                continue
+            if self._pool.has_shown(name):
+                if name == task or self._pool.is_unborn(task):
+                    return  # it has come since the caller looked
                 continue
             if await asyncio.to_thread(self._store.get, self._pool.keys.key(Kind.TASK, name)) is not None:
                 if not await self._pool.wait_for(name, lambda: self._pool.has_shown(name), SHOWN):  # noqa: B023

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from dtf_lightning.farm.record.values import Envelope, TaskOutcome
 from dtf_lightning.farm.testkit.ledger import Acknowledged, Execution
-from dtf_lightning.farm.testkit.orders import MAY_END, SUSPECTED, Character, Order
+from dtf_lightning.farm.testkit.orders import MAY_END, SUSPECTED, Character, Order, tasks_of
 
 SHOWN = 3
 """Tasks that a problem names."""
@@ -27,6 +27,8 @@ class Row:
     attempt: int
     revision: int
     tail: str
+    reused_from: str = ""
+    """The task whose result it is; "": its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,11 @@ class Books:
     def executed_again(self) -> int:
         """How many tasks were begun more than once."""
         return sum(times > 1 for times in Counter(one.task for one in self.executions).values())
+
+    @property
+    def used_again(self) -> int:
+        """How many tasks ended by the result of another one."""
+        return sum(bool(row.reused_from) for row in self._rows().values())
 
     def summary(self) -> str:
         """Say it in one line."""
@@ -106,6 +113,14 @@ class Books:
             if (row := rows.get(task)) is None:
                 continue
             outcome = TaskOutcome(row.outcome)
+            if order.array:
+                instances = {rows[one].outcome for one in tasks_of(task, order) if one != task and one in rows}
+                whole = instances == {TaskOutcome.COMPLETED.value}
+                if outcome is not (TaskOutcome.COMPLETED if whole else TaskOutcome.FAILED):
+                    wrong[f"{outcome.value}, though an array whose instances are {', '.join(sorted(instances))}"].add(
+                        task
+                    )
+                continue
             first = rows.get(self.before.get(task, ""))
             unmet = first is not None and first.outcome != TaskOutcome.COMPLETED.value
             if unmet and outcome is not TaskOutcome.SKIPPED and order.character is not Character.CANCELLED:
@@ -126,7 +141,14 @@ class Books:
         began: dict[tuple[str, int], set[str]] = defaultdict(set)
         for execution in self.executions:
             began[execution.task, execution.number].add(execution.said)
-        completed = {task: row for task, row in rows.items() if row.outcome == TaskOutcome.COMPLETED.value}
+        arrays = {task for task, order in self.accepted.items() if order.array}
+        gangs = {task for task, order in self.accepted.items() if order.gang > 1}
+        completed = {
+            task: row
+            for task, row in rows.items()
+            if row.outcome == TaskOutcome.COMPLETED.value and task not in arrays and not row.reused_from
+        }
+        yield from self._taken_over(rows, completed)
         yield from _told(
             "tasks completed by an attempt that no worker began",
             {task for task, row in completed.items() if not began[task, row.attempt]},
@@ -147,15 +169,31 @@ class Books:
                 one.task
                 for one in self.acknowledged
                 if one.recorded
+                and one.task not in gangs  # a member's end counts as long as its whole attempt does
                 and one.kind == TaskOutcome.COMPLETED.value
                 and (one.task not in rows or (rows[one.task].outcome, rows[one.task].attempt) != (one.kind, one.number))
             },
         )
 
+    def _taken_over(self, rows: Mapping[str, Row], ran: Mapping[str, Row]) -> Iterator[str]:
+        """Whether each result that was used again is that of the same work, which completed by itself."""
+        reused = {task: row for task, row in rows.items() if row.reused_from and task in self.accepted}
+        wrong = {
+            task
+            for task, row in reused.items()
+            if (source := ran.get(row.reused_from)) is None
+            or not self.accepted[task].work
+            or self.accepted[task].work != self.accepted[source.task].work
+            or (row.outcome, row.tail, row.attempt) != (source.outcome, source.tail, 0)
+        }
+        yield from _told("tasks ended by a result that is not that of the same work", wrong)
+        tried = {execution.task for execution in self.executions}
+        yield from _told("tasks ended by another one's result and were begun", tried & reused.keys())
+
 
 def row_of(task: str, envelope: Envelope) -> Row:
     """Return a result in etcd as DuckDB has it."""
-    return Row(task, envelope.outcome.value, envelope.attempt, envelope.revision, envelope.tail)
+    return Row(task, envelope.outcome.value, envelope.attempt, envelope.revision, envelope.tail, envelope.reused_from)
 
 
 def _told(what: str, tasks: set[str]) -> Iterator[str]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused, FarmUnreachable
-from dtf_lightning.farm.record.task_id import new_task_id
+from dtf_lightning.farm.record.task_id import array_id, new_task_id
 from dtf_lightning.farm.record.writes import Submission
-from dtf_lightning.farm.testkit.orders import REAL, SIMULATED, Character, Order, command
+from dtf_lightning.farm.testkit.orders import REAL, SIMULATED, Character, Order, command, tasks_of
 
 PROJECTS = ("vision", "language", "tests")
 AGAIN = 0.3
@@ -97,7 +97,7 @@ class Clients:
         return self.batches[number]
 
     def _submit(self, client: Client, batch: tuple[Order, ...]) -> None:
-        ids = {order.number: new_task_id(time.time()) for order in batch}
+        ids = {order.number: _new_id(order) for order in batch}
         requests = [self._request(order, ids) for order in batch]
         began = time.monotonic()
         told = self._insist(lambda: client.submit_all(requests))
@@ -105,7 +105,7 @@ class Clients:
         self._note(told, f"tasks {batch[0].number} to {batch[-1].number}")
         with self._lock:
             for order in batch:
-                self.accepted[ids[order.number]] = order
+                self.accepted |= tasks_of(ids[order.number], order)
                 if order.after is not None:
                     self.before[ids[order.number]] = ids[order.after]
         for order in batch:
@@ -126,6 +126,10 @@ class Clients:
             "project": PROJECTS[order.number % len(PROJECTS)],
             "needs": [{"amounts": {"cpu": 1.0}, "labels": [REAL if order.real else SIMULATED]}],
             "retries": 1 if order.character is Character.FAILS_ONCE else 0,
+            "gang": order.gang,
+            "array": order.array,
+            "reuse": bool(order.work),
+            "environment": {"WORK": order.work} if order.work else {},
         }
         return request | ({"dependencies": [ids[order.after]]} if order.after is not None else {})
 
@@ -146,3 +150,8 @@ class Clients:
         wrong = [one for one in told if one["submission"] not in allowed]
         if wrong:
             self.problems.append(f"{what} were refused: {wrong}")
+
+
+def _new_id(order: Order) -> str:
+    task = new_task_id(time.time())
+    return array_id(task) if order.array else task

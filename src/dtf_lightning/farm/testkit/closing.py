@@ -119,7 +119,7 @@ def _rows(farm: LocalFarm, name: str) -> list[Row]:
 
 
 def _page(client: Client, offset: int) -> list[Row]:
-    sql = "SELECT task, outcome, attempt, revision, tail FROM farm.results ORDER BY task"
+    sql = "SELECT task, outcome, attempt, revision, tail, coalesce(reused_from, '') FROM farm.results ORDER BY task"
     return [Row(*row) for row in client.query(f"{sql} LIMIT {PAGE} OFFSET {offset}")["rows"]]
 
 

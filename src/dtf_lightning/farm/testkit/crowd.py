@@ -100,8 +100,14 @@ class SimulatedWorker:
             self.link.say(self._kept[key][0])
             return
         if key in self._running:
+            if message.called_off:
+                self._end(key, OutcomeKind.CANCELLED, message.called_off, None)
             return
         nonce = secrets.token_hex(4)
+        if message.called_off:
+            self._running[key] = _Running(message, time.time(), nonce, self._loop.call_later(0.0, lambda: None))
+            self._end(key, OutcomeKind.CANCELLED, message.called_off, None)
+            return
         if self._ledger is not None:
             self._ledger.write("start", message.task, message.number, message.revision, self._hello["worker"], nonce)
         seconds, code = _script(message)

@@ -27,6 +27,7 @@ from dtf_lightning import environment
 from dtf_lightning.errors import DtfError, StoreError
 from dtf_lightning.etcd import connect
 from dtf_lightning.etcd.server.cluster import EtcdCluster
+from dtf_lightning.etcd.server.embedded import EtcdBinary
 from dtf_lightning.etcd.store import Store
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.record.codec import decode
@@ -66,6 +67,8 @@ class FarmShape:
     crowd_cpus: float = 4.0
     durable: bool = False
     """etcd writes to the disk before it answers."""
+    etcd: EtcdBinary | None = None
+    """That the members run; `None`: the one that is found."""
     worker_grace: float = 4.0
     """Seconds for which a worker may be away."""
     proxied: bool = True
@@ -201,7 +204,9 @@ class LocalFarm:
     def _begin(self) -> None:
         watchdog = Watchdog(environment.FARM_UP, self._mark)
         self._cleanup.callback(watchdog.close)
-        self.etcd = self._cleanup.enter_context(EtcdCluster(self.shape.members, durable=self.shape.durable))
+        self.etcd = self._cleanup.enter_context(
+            EtcdCluster(self.shape.members, durable=self.shape.durable, binary=self.shape.etcd)
+        )
         self.store: Store = self._cleanup.enter_context(connect(self.etcd.endpoint, quiet=True))
         self.coordinators = {name: self._part(name) for name in _names("c", self.shape.coordinators)}
         self.proxies: dict[str, Proxy] = {}

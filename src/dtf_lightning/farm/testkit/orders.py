@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 
+from dtf_lightning.farm.record.task_id import instance_id
 from dtf_lightning.farm.record.values import TaskOutcome
 
 SIMULATED, REAL = "simulated", "real"
 """Labels of the workers that a task is for."""
 SUSPECTED = "the task itself is suspected"
 """Words in the reason of a task that fails because workers were lost with it, which in a storm is nobody's fault."""
+
+
+GANGS, ARRAYS = 0.06, 0.03
+"""Parts of the orders for simulated workers."""
+MAX_SEVERAL = 4
+"""Members, or instances."""
+REUSES = 0.06
+"""Part of the orders that may end by the result of another one."""
+WORKS = 3
+"""Different ones among these, in each project."""
 
 
 class Character(Enum):
@@ -49,6 +60,12 @@ class Order:
     """Number of the order that must have completed, among those of the same batch."""
     twice: bool = False
     """Its client asks for it once more, later, with the same id."""
+    gang: int = 1
+    """Workers that run it together."""
+    array: int = 0
+    """Instances of it, which the books have beside it; 0: it is no array."""
+    work: str = ""
+    """Of orders that take a result which is known: what makes them the same work; "": it always runs."""
 
 
 def plan_orders(
@@ -70,19 +87,43 @@ def plan_orders(
         orders: list[Order] = []
         for position in range(size):
             behind = position > 0 and chance.random() < 0.08
-            orders.append(
-                Order(
-                    number=number + position,
-                    character=chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0],
-                    real=number + position in real,
-                    seconds=round(longest * chance.random() ** 2, 3),
-                    after=orders[chance.randrange(position)].number if behind else None,
-                    twice=chance.random() < 0.05,
-                )
+            order = Order(
+                number=number + position,
+                character=chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0],
+                real=number + position in real,
+                seconds=round(longest * chance.random() ** 2, 3),
+                after=orders[chance.randrange(position)].number if behind else None,
+                twice=chance.random() < 0.05,
             )
+            orders.append(_known(_several(order, chance), chance, longest))
         batches.append(tuple(orders))
         number += size
     return tuple(batches)
+
+
+def _several(order: Order, chance: Random) -> Order:
+    """Make some orders gangs or arrays. An array is not skipped and not cancelled: all of its instances come to life."""
+    dice, size = chance.random(), chance.randint(2, MAX_SEVERAL)
+    if order.real or dice >= GANGS + ARRAYS:
+        return order
+    if dice < GANGS:
+        return replace(order, gang=size)
+    cancelled = order.character is Character.CANCELLED
+    return replace(order, array=size, after=None, character=Character.COMPLETES if cancelled else order.character)
+
+
+def _known(order: Order, chance: Random, longest: float) -> Order:
+    """Let some orders be the same work, for simulated workers, which completes."""
+    dice, work = chance.random(), chance.randrange(WORKS)
+    if order.real or order.gang > 1 or order.array or dice >= REUSES or order.character is not Character.COMPLETES:
+        return order
+    return replace(order, work=f"work {work}", seconds=longest / 2)
+
+
+def tasks_of(task: str, order: Order) -> dict[str, Order]:
+    """Return what the books have of an order under its task's id: itself, and the instances of an array."""
+    instances = {instance_id(task, index): replace(order, array=0) for index in range(order.array)}
+    return {task: order, **instances}
 
 
 def command(order: Order, runs: str) -> list[str]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dtf_lightning.errors import DtfError
+from dtf_lightning.etcd.server.embedded import etcd_at
 from dtf_lightning.farm.testkit.books import Books
 from dtf_lightning.farm.testkit.clients import Clients
 from dtf_lightning.farm.testkit.closing import close_the_books
@@ -43,7 +44,7 @@ class StormSettings:
     num_faults: int = 30
     num_tasks: int = 2000
     num_real: int = 60
-    """Tasks that real workers run."""
+    """Tasks that real workers run; gangs and arrays are made by simulated ones."""
     pause: float = 1.0
     """Mean seconds between two faults."""
     longest_fault: float = 9.0
@@ -268,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
         "--longest", type=float, default=1.0, help="seconds of the longest attempt (default: %(default)g)"
     )
     parser.add_argument(
+        "--etcd", type=Path, metavar="FILE", help="that its members run (default: the one that is found)"
+    )
+    parser.add_argument(
         "--folder", type=Path, help="empty; kept (default: a temporary one, kept if something is wrong)"
     )
     return parser
@@ -281,6 +285,7 @@ def _settings(arguments: argparse.Namespace) -> StormSettings:
         num_real=max(arguments.tasks // 30, 1),
         pause=arguments.pause,
         longest_task=arguments.longest,
+        shape=FarmShape(crowds=2, etcd=etcd_at(arguments.etcd) if arguments.etcd else None),
     )
 
 

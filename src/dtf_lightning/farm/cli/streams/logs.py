@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 def show_logs(farm: Client, task: TaskInfo, *, follow: bool, revision: int = 0) -> None:
     """Write a task's output to stdout as it comes: of its latest attempt, or of one; with `follow` to its end."""
     out = sys.stdout.buffer
+    if task.reused_from:
+        task, revision = farm.task(task.reused_from), 0
     if task.gang == 1:
         for chunk in farm.logs(task.task_id, follow=follow, revision=revision):
             out.write(chunk)

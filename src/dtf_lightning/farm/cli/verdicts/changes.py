@@ -22,7 +22,7 @@ _SQL = """
     FROM (
         SELECT results.name, results.command, metrics.value, results.ended, results.task
         FROM farm.metrics JOIN farm.results USING (task)
-        WHERE metrics.name = '{metric}' AND outcome = 'completed' AND ended IS NOT NULL
+        WHERE metrics.name = '{metric}' AND outcome = 'completed' AND ended IS NOT NULL AND coalesce(reused_from, '') = ''
         ORDER BY ended DESC, task LIMIT 10000
     ) ORDER BY ended, task
 """

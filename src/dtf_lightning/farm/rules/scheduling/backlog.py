@@ -52,9 +52,8 @@ class Backlog:
         rank: Rank = (submitted - ready.priority * self._age, -longest, ready.sequence, ready.task)
         key = ShapeKey.of(ready)
         shape = self.shapes.get(key)
-        return Task(
-            ready.task, ready.project, ready.plan, rank, ready.expected, key if shape is None else shape.key, ready.near
-        )
+        key = key if shape is None else shape.key
+        return Task(ready.task, ready.project, ready.plan, rank, ready.expected, key, ready.near, ready.speeds)
 
     def forget(self, task: Task) -> None:
         """It is neither waiting nor placed any more."""

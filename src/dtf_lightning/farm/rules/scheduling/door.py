@@ -37,6 +37,9 @@ class ReadyTask:
     """How many workers it takes at once; each gives the chosen need."""
     expected: float | None = None
     """Seconds that it is expected to take, where history knows."""
+    speeds: Mapping[str, float] = field(default_factory=dict)
+    """Device class (`rules.watching.devices`) -> how many times as fast it is there, where history knows; elsewhere its
+    workers' own speed counts."""
     excluded: tuple[str, ...] = ()
     """Workers to avoid, unless no other is left that could do it."""
     limits: Mapping[str, int] = field(default_factory=dict)

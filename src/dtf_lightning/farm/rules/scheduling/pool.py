@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dtf_lightning.farm.rules.scheduling.door import WorkerOffer
+from dtf_lightning.farm.rules.scheduling.projects import Task
 from dtf_lightning.farm.rules.scheduling.worker_classes import (
     ClassKey,
     Demand,
@@ -76,19 +77,17 @@ class WorkerPool:
         self._forget_if_idle(worker)
         return gone
 
-    def take(
-        self, name: str, task: str, demand: Demand, expected: float | None, began: float | None, turn: int
-    ) -> Worker:
+    def take(self, name: str, task: Task, demand: Demand, began: float | None, turn: int) -> Worker:
         """A task has its amounts of a worker, which may be unknown yet."""
         worker = self._worker(name)
         vector = worker.cls.taken(demand) if worker.cls is not None else ()
         self._leave_rooms(worker)
-        worker.running[task] = Taken(vector, demand, expected, began)
+        worker.running[task.name] = Taken(vector, demand, task.expected, task.speeds, began)
         worker.room = minus(worker.room, vector)
         worker.turn = turn
         self._enter_rooms(worker, fresh=worker.fresh)
         if began is None:
-            self._unstarted.append((worker, task))
+            self._unstarted.append((worker, task.name))
         return worker
 
     def give_back(self, name: str, task: str) -> None:

@@ -27,7 +27,7 @@ _SLACK = 64
 class Task:
     """One task that waits or was placed."""
 
-    __slots__ = ("expected", "key", "name", "near", "plan", "project", "rank")
+    __slots__ = ("expected", "key", "name", "near", "plan", "project", "rank", "speeds")
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Task:
         expected: float | None,
         key: ShapeKey,
         near: tuple[str, ...],
+        speeds: Mapping[str, float],
     ) -> None:
         self.name = name
         self.project = project
@@ -46,6 +47,7 @@ class Task:
         self.expected = expected
         self.key = key
         self.near = near
+        self.speeds = speeds
 
 
 class Queue:

@@ -402,7 +402,7 @@ class ShapeScheduler:
         self._num_starts += 1
         amounts: tuple[tuple[str, int], ...] = ()
         for name in names:
-            worker = self.pool.take(name, task.name, demand, task.expected, began, self._num_starts)
+            worker = self.pool.take(name, task, demand, began, self._num_starts)
             if demand.exclusive and worker.cls is not None:
                 amounts += tuple(zip(worker.cls.key.resources, worker.cls.key.total, strict=True))
             else:

@@ -1,6 +1,7 @@
 """Where the first task of a queue could start now.
 
 Rules that this file guards:
+- A task of whose kind history knows how fast it is where is looked for at these speeds, if the strategy goes by speed.
 - Workers that nobody has reserved come first, in the strategy's order; then those that are held for this very shape;
   then those that are held for others, if the task is expected to end before they need them (backfill). It is never
   tried beside an unknown duration, the task's or that of what is waited for.
@@ -35,6 +36,8 @@ def find_unreserved(
 ) -> Found | None:
     """A worker for a single task, of those that nobody has reserved."""
     options = _options_with_fresh(shape, pool) if only_fresh else shape.options
+    if task.speeds and len(options) > 1 and getattr(strategy, "by_speed", False):
+        options = _by_own_speed(task, options, strategy)
     if strategy.looks is Looks.ALWAYS or task.near:
         for _, group in groupby(options, key=_group):
             found = _best_worker(task, shape, group, strategy, only_fresh)
@@ -59,6 +62,15 @@ def _options_with_fresh(shape: Shape, pool: WorkerPool) -> list[Option]:
     if len(fresh) > len(shape.by_class) or len(shape.options) <= FEW:
         return shape.options
     return sorted((option for serial in fresh for option in shape.by_class.get(serial, ())), key=_order)
+
+
+def _by_own_speed(task: Task, options: list[Option], strategy: Strategy) -> list[Option]:
+    """The options in the order that the strategy gives them at the speeds of this very task."""
+    own = (
+        one._replace(group=strategy.class_order(one.alternative, one.cost, one.cls.speed_of(task.speeds)))
+        for one in options
+    )
+    return sorted(own, key=_order)
 
 
 def _group(option: Option) -> tuple[float, ...]:
@@ -105,7 +117,9 @@ def find_reserved(task: Task, shape: Shape, workers: Iterable[Worker], now: floa
 
 def ends_in_time(task: Task, reservation: Reservation, cls: WorkerClass, now: float) -> bool:
     """Whether a task that starts now is expected to end before a reserved worker is needed."""
-    return task.expected is not None and now + task.expected / cls.key.speed <= reservation.ready < float("inf")
+    return task.expected is not None and now + task.expected / cls.speed_of(task.speeds) <= reservation.ready < float(
+        "inf"
+    )
 
 
 def _fitting_option(shape: Shape, worker: Worker) -> Option | None:

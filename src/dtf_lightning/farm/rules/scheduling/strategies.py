@@ -35,7 +35,11 @@ class Candidate(NamedTuple):
 
 
 class Strategy(Protocol):
-    """A policy. It must be deterministic, and must not keep what it was shown."""
+    """A policy. It must be deterministic, and must not keep what it was shown.
+
+    One whose `class_order` goes by the speed says so by an attribute `by_speed` that is true: then it is asked again for a task
+    of whose kind history knows how fast it is on which device class.
+    """
 
     @property
     def looks(self) -> Looks:
@@ -66,9 +70,10 @@ class FairShare:
 
 @dataclass(frozen=True)
 class Cheapest:
-    """The cheapest class, even if only a later alternative can run there."""
+    """The cheapest class, even if only a later alternative can run there; of equally cheap ones the fastest."""
 
     looks: Looks = Looks.IF_NEAR
+    by_speed: bool = True
 
     def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:
         return cost, alternative, -speed
@@ -79,9 +84,10 @@ class Cheapest:
 
 @dataclass(frozen=True)
 class Fastest:
-    """The fastest class, even if only a later alternative can run there."""
+    """The class in which the task is fastest, even if only a later alternative can run there."""
 
     looks: Looks = Looks.IF_NEAR
+    by_speed: bool = True
 
     def class_order(self, alternative: int, cost: float, speed: float) -> tuple[float, ...]:
         return -speed, alternative, cost

@@ -10,7 +10,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import add, ge, sub
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from dtf_lightning.farm.rules.needs import CPU, THOUSANDTHS, Need, asked, offered, scarce_first
 from dtf_lightning.farm.rules.scheduling.door import WorkerOffer
+from dtf_lightning.farm.rules.watching.devices import device_class
 
 Vector = tuple[int, ...]
 """Thousandths of each of a class' resources."""
@@ -84,6 +85,8 @@ class Taken(NamedTuple):
     demand: Demand
     expected: float | None
     """Seconds on a worker of speed 1."""
+    speeds: Mapping[str, float]
+    """Device class -> the speed that this task has there."""
     began: float | None
     """`None`: before the next decision, nobody said when."""
 
@@ -135,7 +138,7 @@ class Worker:
         taken = self.running[task]
         if taken.expected is None or taken.began is None or self.cls is None:
             return float("inf")
-        return taken.began + taken.expected / self.cls.key.speed
+        return taken.began + taken.expected / self.cls.speed_of(taken.speeds)
 
 
 class Rooms:
@@ -210,12 +213,13 @@ class Skyline:
 class WorkerClass:
     """Workers with the same amounts, labels, cost and speed."""
 
-    __slots__ = ("accepting", "fresh", "key", "labels", "recent", "room", "serial", "skyline", "workers")
+    __slots__ = ("accepting", "device", "fresh", "key", "labels", "recent", "room", "serial", "skyline", "workers")
 
     def __init__(self, key: ClassKey, serial: int) -> None:
         self.key = key
         self.serial = serial
         self.labels = frozenset(key.labels)
+        self.device = device_class(dict(zip(key.resources, key.total, strict=True)), key.labels)
         self.workers: dict[int, Worker] = {}
         self.accepting = 0
         self.room = Rooms()
@@ -224,6 +228,10 @@ class WorkerClass:
         """What the sleeping shapes want here."""
         self.recent: list[tuple[str, tuple[float, float, int, str]]] = []
         """(project, rank) of what was started here since the last look for queues that were overtaken."""
+
+    def speed_of(self, speeds: Mapping[str, float]) -> float:
+        """How many times as fast a task is here as it is expected to be: its own speed here, or else the workers'."""
+        return speeds.get(self.device, self.key.speed) if speeds else self.key.speed
 
     def wanted(self, demand: Demand) -> Vector | None:
         """What a task would take of a worker here; `None`: it can never run here."""

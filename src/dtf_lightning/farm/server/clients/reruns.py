@@ -108,7 +108,7 @@ class TaskReruns:
         rerun = replace(
             asked,
             name=PREFIX + (envelope.name or " ".join(envelope.command)), plan="", key="", after=(), after_any=(), retries=0,
-            array_id="", training=0, expires=None, retry_of="", avoid=wanted.avoid, submitted=self._clock.wall(),
+            array_id="", training=0, expires=None, retry_of="", reuse=0.0, avoid=wanted.avoid, submitted=self._clock.wall(),
         )  # fmt: skip
         if wanted.code_of:
             other = await self._of_project(wanted.code_of, asked.project)

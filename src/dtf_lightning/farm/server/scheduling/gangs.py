@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Mirror
-from dtf_lightning.farm.record.values import Attempt, Meeting, MemberRecord
-from dtf_lightning.farm.rules.gangs import Member, first_to_fail
+from dtf_lightning.farm.record.values import Attempt, Meeting, MemberRecord, TaskSpecification
+from dtf_lightning.farm.record.writes import RecordResult, RecordRetry
+from dtf_lightning.farm.rules.gangs import Member, first_to_fail, together
+from dtf_lightning.farm.server.envelopes import bounded, end_of_attempt
 
 
 def members_that_ended(mirror: Mirror, task: str, attempt: Attempt, revision: int) -> list[Member]:
@@ -21,6 +23,17 @@ def members_that_ended(mirror: Mirror, task: str, attempt: Attempt, revision: in
         if held is not None and isinstance(held.value, MemberRecord) and held.value.revision == revision:
             found.append(Member(rank=rank, worker=worker, order=held.mod_revision, outcome=held.value.outcome))
     return found
+
+
+def end_of_gang(
+    mirror: Mirror, task: str, specification: TaskSpecification, attempt: Attempt, revision: int
+) -> RecordResult | RecordRetry | None:
+    """Return the write that follows from the end of a gang's attempt; `None` while not all of its members have ended."""
+    ended = members_that_ended(mirror, task, attempt, revision)
+    if len(ended) < len(attempt.workers):
+        return None
+    told, decisive = together(ended)
+    return end_of_attempt(task, specification, attempt, revision, bounded(told), decisive.worker)
 
 
 def meeting_of(mirror: Mirror, task: str, revision: int) -> Meeting | None:

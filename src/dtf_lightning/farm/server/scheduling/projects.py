@@ -21,6 +21,8 @@ from dtf_lightning.farm.rules.scheduling.door import ReadyTask
 from dtf_lightning.farm.server.envelopes import shortened
 
 DEFAULT = "default"
+NO_SPEEDS: Mapping[str, float] = {}
+"""One for all tasks of which nothing is known: there may be a hundred thousand of them."""
 
 
 def projects(mirror: Mirror) -> dict[str, ProjectRecord]:
@@ -69,6 +71,7 @@ def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expect
     assert held is not None
     value = held.value
     assert isinstance(value, TaskSpecification)
+    known = expectations.of(value.project, value.name, shortened(value.command))
     return ReadyTask(
         task=task,
         project=value.project,
@@ -79,7 +82,8 @@ def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expect
         needs=needed(value.needs, value.secrets),
         gang=value.gang,
         excluded=(*attempt.excluded, *value.avoid),
-        expected=expectations.of(value.project, value.name, shortened(value.command)),
+        expected=None if known is None else known.seconds,
+        speeds=NO_SPEEDS if known is None else known.speeds,
         limits=limits_of(mirror, value),
     )
 
