@@ -794,6 +794,25 @@ class Client:
         """Let a test count again. Raises `FarmRefused` for one that does."""
         self.connection.ask("DELETE", _quarantined(project, test))
 
+    def secrets(self, project: str | None = None) -> list[dict[str, Any]]:
+        """Return the secrets that the farm keeps: `project`, `name`, when each was `changed`, `by` whom, and its `key`; no values."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/secrets", project=project)["secrets"]
+        return told
+
+    def set_secret(self, name: str, value: str, *, project: str = "default") -> dict[str, Any]:
+        """Keep a secret for a project's tasks, or change it. Only tasks that name it get its value."""
+        told: dict[str, Any] = self.connection.ask("PUT", _secret(project, name), {"value": value})
+        return told
+
+    def remove_secret(self, name: str, *, project: str = "default") -> None:
+        """Forget a secret. Raises `FarmRefused` for one that the project does not have."""
+        self.connection.ask("DELETE", _secret(project, name))
+
+    def rotate_secrets(self) -> dict[str, Any]:
+        """Seal all secrets with the newest key; return how many were `resealed`, and which `failed` and why."""
+        told: dict[str, Any] = self.connection.ask("POST", "/api/secrets/rotate")
+        return told
+
     def licences(self) -> dict[str, int]:
         """Return how many there are of each licence."""
         return {one["name"]: one["total"] for one in self.connection.ask("GET", "/api/licences")["licences"]}
@@ -851,6 +870,10 @@ class Client:
 
 def _quarantined(project: str, test: str) -> str:
     return f"/api/quarantine/{quote(project, safe='')}/{quote(test, safe='')}"
+
+
+def _secret(project: str, name: str) -> str:
+    return f"/api/secrets/{quote(project, safe='')}/{quote(name, safe='')}"
 
 
 def unknown_task(task: str) -> FarmRefused:

@@ -220,6 +220,7 @@ COORDINATOR_OPTIONS = {
     "client_ca": "security.client_ca",
     "insecure": "security.insecure",
     "allow_pickle": "security.allow_pickle",
+    "secrets_key": "secrets.key_file",
     "endpoint": "etcd.endpoint",
     "ca_cert": "etcd.ca_cert",
     "cert": "etcd.cert",

@@ -508,7 +508,7 @@ TASK_KEYS = {
         schema={"type": "object", "additionalProperties": _TEXT},
     ),
     "secrets": Key(
-        meaning="Names of secrets, which the worker has in files of its own: each is given as a variable, and masked in output.",
+        meaning="Names of secrets, which the farm keeps for the project or the worker has itself: each is given as a variable, and masked in what comes out.",
         read=secrets,
         schema=_TEXTS,
     ),

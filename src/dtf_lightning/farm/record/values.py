@@ -12,6 +12,7 @@ from enum import Enum
 from dtf_lightning.farm.calls.spelling import CallKind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
+from dtf_lightning.farm.record.secrets.values import SecretRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
@@ -432,6 +433,7 @@ Value = (
     | LicenceRecord
     | ScheduleRecord
     | QuarantineRecord
+    | SecretRecord
     | KeyRecord
     | Tombstone
     | SigningKeyRecord

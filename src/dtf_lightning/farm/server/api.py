@@ -32,7 +32,6 @@ from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.everything import add_everything
 from dtf_lightning.farm.server.routes.projects import add_projects
-from dtf_lightning.farm.server.routes.tokens import add_tokens
 from dtf_lightning.farm.server.tasks import NoRoom, TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
@@ -69,8 +68,7 @@ def build_app(coordinator: Coordinator, doors: Doors) -> FastAPI:
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
-    add_tokens(app, doors.office)
-    add_everything(app, coordinator)
+    add_everything(app, coordinator, doors)
     doors.permits.stand_before(app.routes)
     return app
 

@@ -81,7 +81,14 @@ class SubmissionLimits:
 
 def _what_it_needs(specification: TaskSpecification) -> str:
     """Return the same for tasks that the same workers can do."""
-    return repr((specification.needs, specification.secrets, specification.gang))
+    return repr(
+        (
+            specification.needs,
+            specification.secrets and specification.project,
+            specification.secrets,
+            specification.gang,
+        )
+    )
 
 
 def _submitted(verdict: Submitted, warning: str) -> dict[str, Any]:
@@ -169,7 +176,7 @@ class Tasks:
         for task, specification in specifications.items():
             alike = _what_it_needs(specification)
             if alike not in warnings:
-                warnings[alike] = who_lacks_what(self._pool.workers(), specification)
+                warnings[alike] = who_lacks_what(self._pool.mirror, self._pool.workers(), specification)
             told.append(_submitted(verdicts[task], warnings[alike]))
         return told
 
@@ -180,7 +187,7 @@ class Tasks:
     def check_able(self, specifications: Mapping[str, TaskSpecification]) -> None:
         """Raise `SettingsError` where no worker that is there could do one of these tasks."""
         for task, specification in specifications.items():
-            if lacks := who_lacks_what(self._pool.workers(), specification):
+            if lacks := who_lacks_what(self._pool.mirror, self._pool.workers(), specification):
                 raise SettingsError(f"task {specification.name or task}: {lacks}")
 
     def check_possible(self, specifications: Mapping[str, TaskSpecification]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dtf_lightning.farm.security.sealing.sources import KeySource
 from dtf_lightning.farm.settings.hosts import is_remote, local_path
 from dtf_lightning.settings.fields import check, check_types, setting
 from dtf_lightning.settings.sections import SettingsFile
@@ -92,6 +93,31 @@ class SecuritySettings:
         check(
             self.client_ca is None or self.tls_cert is not None,
             "client_ca needs tls_cert and tls_key: certificates are shown over TLS alone",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretSettings:
+    """Section `secrets`: the keys with which the farm seals the secrets that it keeps for tasks. One of these, or none."""
+
+    key_file: str | None = setting(
+        None,
+        "File of keys (`dtf farm secret new-key` makes it), which its owner alone may read; the same on every coordinator's machine.",
+    )
+    key: str | None = setting(
+        None, "The keys themselves, with commas between them: write `${VARIABLE}`, since others may read a settings file.",
+        secret=True,
+    )  # fmt: skip
+    key_command: tuple[str, ...] = setting(
+        (), "Command that prints the keys, as a key management service opens them; it is run without a shell."
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        given = [name for name in ("key_file", "key", "key_command") if getattr(self, name)]
+        check(
+            len(given) < 2,
+            f"{given[-1] if given else ''} and {given[0] if given else ''} are both given: keys come from one place",
         )
 
 
@@ -381,6 +407,7 @@ class CoordinatorSettings(SettingsFile):
     artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    secrets: SecretSettings = field(default_factory=SecretSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
@@ -409,6 +436,13 @@ class CoordinatorSettings(SettingsFile):
         if told.tls_cert is None or told.tls_key is None:
             return None
         return self.path(told.tls_cert), self.path(told.tls_key), self.path(told.client_ca) if told.client_ca else None
+
+    @property
+    def secrets_source(self) -> KeySource:
+        """Where the keys of the secrets' store come from."""
+        told = self.secrets
+        file = self.path(told.key_file) if told.key_file else None
+        return KeySource(file=file, text=told.key, command=told.key_command)
 
     @property
     def database_file(self) -> Path | None:

@@ -36,6 +36,8 @@ class AttemptOrder:
     """Working folder; "": a workspace of its own. A relative path lies in that workspace."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Variables whose values must not appear in the log."""
+    secret_names: tuple[str, ...] = ()
+    """Of the secrets that its task names: kept on disk, where their values are not."""
     artifacts: tuple[str, ...] = ()
     """Patterns of files to keep, relative to the working folder; `**` stands for folders."""
     grace: float = 10.0

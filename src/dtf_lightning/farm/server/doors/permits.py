@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 HELD = 20_000
 """Attempts of which it is known who made them, also after another one counts: their output may still come."""
-_OF_ATTEMPTS = ("attempt.stdin", "attempt.logs", "attempt.offer_artifacts", "attempt.put_artifact")
+_OF_ATTEMPTS = ("attempt.stdin", "attempt.logs", "attempt.offer_artifacts", "attempt.put_artifact", "attempt.secrets")
+HEARD = 5.0
+"""Seconds for this coordinator to hear of an attempt that a worker was told of by another one."""
 
 
 class Permits:
@@ -96,6 +98,8 @@ class Permits:
         _refuse_role(identity, operation)
         if identity.projects:
             scope = await self._narrowed(identity, PERMISSIONS[operation].reach, scope)
+        if operation == "attempt.secrets":
+            await self._hear_of(scope)
         if identity.role is Role.WORKER:
             self._refuse_others(identity, operation, scope)
         return scope
@@ -135,8 +139,13 @@ class Permits:
             refuse_name(identity, scope["path_params"]["worker_id"])
         elif operation in _OF_ATTEMPTS:
             task = scope["path_params"]["task_id"]
-            revision = parse_qs(scope["query_string"].decode("latin-1")).get("revision", [""])[-1]
-            refuse_attempt(identity, task, self._makers_of(task, revision))
+            refuse_attempt(identity, task, self._makers_of(task, _revision(scope)))
+
+    async def _hear_of(self, scope: Scope) -> None:
+        """Wait for an attempt that may have come about a moment ago, at another coordinator."""
+        task, revision = scope["path_params"]["task_id"], _revision(scope)
+        if revision.isdecimal() and len(revision) < 20:
+            await self._pool.wait_for(task, lambda: self._pool.mirror.revision >= int(revision), HEARD)
 
     def _makers_of(self, task: str, revision: str) -> tuple[str, ...]:
         """Who makes an attempt, or has made it; without a revision, the one that counts."""
@@ -153,6 +162,11 @@ class Permits:
                 self._makers[change.names[0], change.after.mod_revision] = attempt.workers
                 if len(self._makers) > HELD:
                     self._makers.popitem(last=False)
+
+
+def _revision(scope: Scope) -> str:
+    told: list[str] = parse_qs(scope["query_string"].decode("latin-1")).get("revision", [""])
+    return told[-1]
 
 
 def _refuse_role(identity: Identity, operation: str) -> None:

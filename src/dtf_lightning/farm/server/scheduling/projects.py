@@ -5,6 +5,7 @@ Rules that this file guards:
 - A licence exists once an operator has said how many of it there are. A task that wants one that does not exist, or more
   than there are, is refused: it could never start.
 - A project's own limit of a licence counts as a licence of its own beside the farm's.
+- A secret that the farm keeps for a task's project is there on every worker; any other one a worker must have itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.values import Attempt, LicenceRecord, ProjectRecord, TaskSpecification, WorkerRecord
 from dtf_lightning.farm.rules.expectations import Expectations
-from dtf_lightning.farm.rules.needs import lacking, needed
+from dtf_lightning.farm.rules.needs import Need, lacking, needed
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask
 from dtf_lightning.farm.server.envelopes import shortened
 
@@ -63,6 +64,15 @@ def limits_of(mirror: Mirror, specification: TaskSpecification) -> Mapping[str, 
     return {**specification.limits, **of_project}
 
 
+def needs_of(mirror: Mirror, specification: TaskSpecification) -> tuple[Need, ...]:
+    """Return the alternatives of what a task needs of its worker, secrets that the farm does not keep among it."""
+    if not specification.secrets:
+        return needed(specification.needs)
+    kept = mirror.all(Kind.SECRET)
+    beside = [name for name in specification.secrets if (specification.project, name) not in kept]
+    return needed(specification.needs, beside)
+
+
 def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expectations) -> ReadyTask:
     """Return a task as the scheduler takes it."""
     held = mirror.get(Kind.TASK, task)
@@ -76,7 +86,7 @@ def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expect
         priority=value.priority,
         submitted=value.submitted,
         sequence=held.create_revision,
-        needs=needed(value.needs, value.secrets),
+        needs=needs_of(mirror, value),
         gang=value.gang,
         excluded=(*attempt.excluded, *value.avoid),
         expected=expectations.of(value.project, value.name, shortened(value.command)),
@@ -84,9 +94,9 @@ def ready_task(mirror: Mirror, task: str, attempt: Attempt, expectations: Expect
     )
 
 
-def who_lacks_what(workers: Mapping[str, WorkerRecord], specification: TaskSpecification) -> str:
+def who_lacks_what(mirror: Mirror, workers: Mapping[str, WorkerRecord], specification: TaskSpecification) -> str:
     """Say what none of these workers has, if none of them could do the task."""
-    needs = needed(specification.needs, specification.secrets)
+    needs = needs_of(mirror, specification)
     missing = [
         min((lacking(need, record.devices, record.labels) for need in needs), key=len) for record in workers.values()
     ]

@@ -153,6 +153,7 @@ class FarmWorker:
             devices=options.device_names,
             tell=self._told,
             sample=options.metrics_interval,
+            recall=self._preparation.recall,
         )
 
     @property

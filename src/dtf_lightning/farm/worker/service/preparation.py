@@ -9,14 +9,14 @@ import shutil
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.calls.spelling import with_python
-from dtf_lightning.farm.http import Connection
+from dtf_lightning.farm.http import Connection, FarmRefused
 from dtf_lightning.farm.messages import Run
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.rules.arrays import INDEX
@@ -35,6 +35,8 @@ URL_SILENCE = 30.0
 URL_TIMEOUT = 3600.0
 """Seconds for all of it."""
 CHUNK = 1024 * 1024
+_NO_STORE = (404, 405)
+"""What coordinators answer of a release that keeps no secrets."""
 
 Fetch = Callable[[BinaryIO], None]
 """Writes an input's content into a file."""
@@ -103,9 +105,28 @@ class Preparation:
             artifacts=spec.artifacts,
             rank=message.rank,
             own=_own_variables(message),
-            secrets=self._secrets.values(spec.secrets),
+            secrets=self._values(message.task, message.revision, spec.secrets),
+            secret_names=tuple(spec.secrets),
             stdin=_reads_input(message),
         )
+
+    def recall(self, order: AttemptOrder) -> Mapping[str, str]:
+        """Return the secrets of an attempt that an earlier process of this worker has started. Raises as `order`."""
+        return self._values(order.task, order.revision, order.secret_names)
+
+    def _values(self, task: str, revision: int, names: Sequence[str]) -> dict[str, str]:
+        """Return name -> value: what the farm keeps of them, and else what this worker has itself. Raises `DtfError`."""
+        if not names:
+            return {}
+        try:
+            told: Mapping[str, str] = self._connection.ask("POST", f"/api/tasks/{task}/secrets", revision=revision)[
+                "secrets"
+            ]
+        except FarmRefused as refusal:
+            if refusal.status not in _NO_STORE:
+                raise
+            told = {}
+        return {**self._secrets.values([name for name in names if name not in told]), **told}
 
     def tidy(self, busy: Callable[[], bool]) -> None:
         """Keep the cache folder within its limit. `busy`: whether an attempt is at hand."""
