@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -98,6 +99,37 @@ class TestSecrets:
         why = poll_until(lambda: client.task(task).reason, DEADLINE, "the leader to say why")
         assert "no worker has the secret NO_SUCH" in why
         client.cancel(task)
+
+
+SUBTASKS = """
+import os, pathlib
+from dtf_lightning.farm import Client
+file = pathlib.Path(os.environ["DTF_FARM_TOKEN_FILE"])
+assert file.stat().st_mode & 0o777 == 0o600
+print("token", file.read_text())
+with Client() as farm:
+    print(farm.wait(farm.submit(["true"], needs={"cpu": 0.5}), 60).status)
+    print(farm.task(os.environ["DTF_FARM_TASK"]).status)
+"""
+
+
+def test_a_task_with_a_token_of_its_own(whole, client):
+    """Its command submits a subtask and waits for it; without `permissions` there is no token, and the worker's is not told."""
+    task = client.submit([sys.executable, "-c", SUBTASKS], permissions=["submit"], needs={"cpu": 0.5})
+    info = client.wait(task, DEADLINE)
+    assert (info.status, output(client, task)) == ("completed", b"token ***\ncompleted\nrunning\n")
+    (sub,) = list(client.tasks(plan=task))
+    assert sub["metadata"]["plan"] == task
+    plain = client.submit(["sh", "-c", "env; find $DTF_FARM_WORKSPACE/.. -name token"])
+    client.wait(plain, DEADLINE)
+    told = output(client, plain).decode()
+    assert "DTF_FARM_TASK=" in told
+    assert not [
+        name
+        for name in ("DTF_FARM_TOKEN_FILE", "DTF_FARM_URL", read_token(whole.coordinator.token_file))
+        if name in told
+    ]
+    assert "/token" not in told
 
 
 def test_secrets_that_the_farm_keeps(tmp_path):

@@ -168,6 +168,8 @@ class TaskSpecification:
     """The task to which its standard input was sent: itself, or the one of which it is a retry; "": it reads nothing."""
     secrets: tuple[str, ...] = ()
     """Names of secrets that its worker must have, and of the variables in which they are given."""
+    permissions: tuple[str, ...] = ()
+    """What its command may do with the farm by a token of its own (`security.permissions.TASK_MAY`); none: it gets no token."""
     key: str = ""
     """Of an idempotent submission; "": none."""
     retry_of: str = ""

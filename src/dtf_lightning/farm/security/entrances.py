@@ -78,6 +78,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         "attempt.offer_artifacts",
         "attempt.put_artifact",
         "attempt.secrets",
+        "attempt.token",
         "source.get",
         "artifact.get",
         "token.join",

@@ -313,6 +313,8 @@ class Executor:
         live.temporary.mkdir(mode=0o700)
         if live.order.stdin:
             live.folder.stdin.touch(0o600)
+        if live.order.token:
+            write_whole(live.folder.token, live.order.token.encode(), private=True)
         kept = {
             "order": live.order.kept_on_disk(),
             "mark": live.mark,
@@ -344,7 +346,7 @@ class Executor:
             grace=order.grace,
             memory=int(memory * MEBIBYTE) if memory else None,
             cpus=cores(live.allotment),
-            secrets=list(order.secrets.values()),
+            secrets=[*order.secrets.values(), *filter(None, [order.token])],
             stdin=order.stdin,
             log_limit=self._log_limit,
             sample=self._sampler.interval,
@@ -463,7 +465,8 @@ class Executor:
         except OSError as error:
             log.warning("the end of attempt %s cannot be written: %s", live.folder.name, error)
         remove_tree(live.temporary)
-        result = outcome(live.order, live.folder, end, self._mask_of(live.order))
+        result = outcome(live.order, live.folder, end, self._mask_of(live))
+        live.folder.token.unlink(missing_ok=True)
         self._logs.finish(live.folder.name, result.log_bytes, LOG_FIRST)
         with self._lock:
             self._ledger.give_back(live.allotment)
@@ -473,13 +476,14 @@ class Executor:
             self._live.pop(live.folder.name, None)
             self._no_attempt.notify_all()
 
-    def _mask_of(self, order: AttemptOrder) -> Mask | None:
+    def _mask_of(self, live: _Live) -> Mask | None:
         """Return what masks an attempt's secrets in what it has left; `None`: they are not known here any more."""
-        if order.secrets or not order.secret_names:
-            return Mask(order.secrets.values())
+        order, file = live.order, live.folder.token
         try:
-            return Mask(self._recall(order).values())
-        except DtfError as error:
+            token = [file.read_text()] if file.exists() else []
+            known = order.secrets if order.secrets or not order.secret_names else self._recall(order)
+            return Mask([*known.values(), *token])
+        except (DtfError, OSError) as error:
             log.warning("the secrets of attempt %s cannot be had again: %s", order.task, error)
             return None
 

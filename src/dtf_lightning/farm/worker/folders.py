@@ -1,7 +1,7 @@
 """Where a farm worker keeps what on its disk. All of it is its owner's only: logs and results may be confidential.
 
     <folder>/worker.lock, keeper.lock, keeper.socket, keeper.log
-    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin hardware_metrics.jsonl returned.json results/ work/ masked/
+    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin hardware_metrics.jsonl returned.json token results/ work/ masked/
     <folder>/spool/<task>.<revision>.json
     <folder>/cache/
     <temporary>/dtf-<mark>/                 an attempt's TMPDIR, until its end
@@ -80,6 +80,11 @@ class AttemptFolder:
     @property
     def results(self) -> Path:
         return self.path / "results"
+
+    @property
+    def token(self) -> Path:
+        """With which its command may ask the farm, if it may; goes when it has ended."""
+        return self.path / "token"
 
     @property
     def masked(self) -> Path:

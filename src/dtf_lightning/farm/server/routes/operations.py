@@ -115,6 +115,7 @@ OPERATIONS: dict[str, Operation] = {
         attempt__logs="Keep a part of what an attempt has written.",
         attempt__offer_artifacts="Say which of the files that an attempt has left are wanted.",
         attempt__put_artifact="Keep a file that an attempt has left.",
+        attempt__token="A token for an attempt's command, for the worker that makes it.",
         attempt__secrets="The secrets that an attempt's task names, for the worker that makes it.",
     ),
     **_of(

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dtf_lightning import __version__
+from dtf_lightning import __version__, environment
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.http import Connection
 from dtf_lightning.farm.messages import (
@@ -127,6 +127,7 @@ class FarmWorker:
             SecretFiles(options.secrets),
             timeout=options.timeout,
             allow_pickle=options.allow_pickle,
+            reach=_reach(options),
         )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
@@ -374,6 +375,12 @@ class FarmWorker:
         self._outgoing.close()
         self._meetings.close()
         self._connection.close()
+
+
+def _reach(options: WorkerOptions) -> dict[str, str]:
+    """Return the variables by which a command finds the farm."""
+    ca = {environment.FARM_CA: str(options.trust.ca)} if options.trust.ca else {}
+    return {environment.FARM_URL: ",".join(options.addresses), **ca}
 
 
 def identity_of(folders: WorkerFolders) -> str:

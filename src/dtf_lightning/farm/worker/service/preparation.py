@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.calls.spelling import with_python
@@ -56,6 +56,7 @@ class Preparation:
         secrets: the worker's.
         timeout: seconds, of an attempt whose task has none of its own.
         allow_pickle: whether functions are run that travel by cloudpickle.
+        reach: variables by which a command finds the farm that may ask it.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Preparation:
         *,
         timeout: float | None = None,
         allow_pickle: bool = True,
+        reach: Mapping[str, str] | None = None,
     ) -> None:
+        self._reach = dict(reach or {})
         self._timeout = timeout
         self._allow_pickle = allow_pickle
         self._connection = connection
@@ -104,8 +107,9 @@ class Preparation:
             folder=spec.folder,
             artifacts=spec.artifacts,
             rank=message.rank,
-            own=_own_variables(message),
+            own=_own_variables(message) | (self._reach if spec.permissions else {}),
             secrets=self._values(message.task, message.revision, spec.secrets),
+            token=self._token(message) if spec.permissions else "",
             secret_names=tuple(spec.secrets),
             stdin=_reads_input(message),
         )
@@ -114,14 +118,23 @@ class Preparation:
         """Return the secrets of an attempt that an earlier process of this worker has started. Raises as `order`."""
         return self._values(order.task, order.revision, order.secret_names)
 
+    def _token(self, message: Run) -> str:
+        return str(self._asked(f"/api/tasks/{message.task}/token", message.revision)["token"])
+
+    def _asked(self, path: str, revision: int) -> Mapping[str, Any]:
+        """Ask the farm over a connection that this thread does not keep: few attempts ask."""
+        try:
+            told: Mapping[str, Any] = self._connection.ask("POST", path, revision=revision)
+            return told
+        finally:
+            self._connection.close()
+
     def _values(self, task: str, revision: int, names: Sequence[str]) -> dict[str, str]:
         """Return name -> value: what the farm keeps of them, and else what this worker has itself. Raises `DtfError`."""
         if not names:
             return {}
         try:
-            told: Mapping[str, str] = self._connection.ask("POST", f"/api/tasks/{task}/secrets", revision=revision)[
-                "secrets"
-            ]
+            told: Mapping[str, str] = self._asked(f"/api/tasks/{task}/secrets", revision)["secrets"]
         except FarmRefused as refusal:
             if refusal.status not in _NO_STORE:
                 raise
