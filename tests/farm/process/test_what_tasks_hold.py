@@ -119,7 +119,7 @@ def test_a_task_with_a_token_of_its_own(whole, client):
     info = client.wait(task, DEADLINE)
     assert (info.status, output(client, task)) == ("completed", b"token ***\ncompleted\nrunning\n")
     (sub,) = list(client.tasks(plan=task))
-    assert sub["metadata"]["plan"] == task
+    assert sub.raw["metadata"]["plan"] == task
     plain = client.submit(["sh", "-c", "env; find $DTF_FARM_WORKSPACE/.. -name token"])
     client.wait(plain, DEADLINE)
     told = output(client, plain).decode()
