@@ -739,15 +739,33 @@ class Client:
         return told
 
     def projects(self) -> list[dict[str, Any]]:
-        """Return the projects, each with `name`, `weight` and `limits`."""
+        """Return the projects, each with `name`, `weight`, `limits`, `max_running` and `max_pending`."""
         told: list[dict[str, Any]] = self.connection.ask("GET", "/api/projects")["projects"]
         return told
 
     def set_project(
-        self, name: str, *, weight: float | None = None, limits: Mapping[str, int] | None = None
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        limits: Mapping[str, int] | None = None,
+        max_running: int | None = None,
+        max_pending: int | None = None,
     ) -> dict[str, Any]:
-        """Make a project, or change it. `limits`: licence -> how many of it its tasks may hold at once."""
-        body = {"weight": weight, "limits": None if limits is None else dict(limits)}
+        """Make a project, or change it; what is `None` stays as it is.
+
+        Args:
+            weight: of twice the weight it gets twice the share.
+            limits: licence -> how many of it its tasks may hold at once.
+            max_running: tasks that may run at once; 0: any number.
+            max_pending: tasks that may be there without being done; 0: any number.
+        """
+        body = {
+            "weight": weight,
+            "limits": None if limits is None else dict(limits),
+            "max_running": max_running,
+            "max_pending": max_pending,
+        }
         told: dict[str, Any] = self.connection.ask("PUT", f"/api/projects/{quote(name, safe='')}", body)
         return told
 

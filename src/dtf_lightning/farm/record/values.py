@@ -385,6 +385,10 @@ class ProjectRecord:
     """Of twice the weight it gets twice the share."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Licence -> how many of it the project's tasks may hold at once."""
+    max_running: int = 0
+    """Tasks of the project that may run at once; 0: any number."""
+    max_pending: int = 0
+    """Tasks of the project that may be there without being done, above which no more are taken; 0: any number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

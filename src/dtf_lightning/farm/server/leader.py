@@ -260,6 +260,19 @@ class Leader:
         limits = [value.limits if isinstance(value, ProjectRecord) else {} for value in (before, after)]
         if change.kind is Kind.PROJECT and limits[0] != limits[1]:
             self._ask_anew(lambda asked: asked.project == change.names[0] and bool(asked.limits))
+        counted = [isinstance(value, ProjectRecord) and value.max_running > 0 for value in (before, after)]
+        if change.kind is Kind.PROJECT and counted[0] != counted[1]:
+            self._ask_anew(lambda asked: asked.project == change.names[0])
+            self._count_anew(change.names[0])
+
+    def _count_anew(self, project: str) -> None:
+        """Tell the scheduler anew of a project's tasks that run: what they hold is another thing now."""
+        for (task,), held in self._mirror.all(Kind.TASK).items():
+            assert isinstance(held.value, TaskSpecification)
+            attempt = self._attempt(task)
+            if held.value.project == project and attempt.workers and self._scheduler.is_placed(task):
+                self._scheduler.task_gone(task)
+                self._scheduler.task_placed(self._ready_task(task, attempt), attempt.workers, attempt.alternative)
 
     def _ask_anew(self, concerned: Callable[[TaskSpecification], bool]) -> None:
         """Tell the scheduler anew of those tasks that wait for room: what they need is another thing now."""

@@ -33,7 +33,7 @@ from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
 from dtf_lightning.farm.server.scheduling.endings import ending_of
-from dtf_lightning.farm.server.scheduling.projects import who_lacks_what, why_refused
+from dtf_lightning.farm.server.scheduling.projects import who_lacks_what, why_no_room_for, why_refused
 from dtf_lightning.farm.settings.coordinator import SKEW
 
 SHOWN = 5.0
@@ -160,6 +160,8 @@ class Tasks:
             raise TooManyTasks(
                 f"{self._limits.max_live} tasks are waiting or running, which is all that this farm takes at once"
             )
+        if refusal := why_no_room_for(self._pool.mirror, specifications):
+            raise TooManyTasks(refusal)
         after = {task: (*asked.after, *asked.after_any) for task, asked in specifications.items()}
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")

@@ -4,6 +4,7 @@ Rules that this file guards:
 - The project `default` always exists, with the weight 1; any other is there once an operator has set it.
 - A licence exists once an operator has said how many of it there are. A task that wants one that does not exist, or more
   than there are, is refused: it could never start.
+- A project's `max_running` counts as a licence of its own, of which each of its tasks holds one while it runs.
 - A project's own limit of a licence counts as a licence of its own beside the farm's.
 - A secret that the farm keeps for a task's project is there on every worker; any other one a worker must have itself.
 """
@@ -11,6 +12,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from dtf_lightning.farm.record.keys import Kind
@@ -19,6 +21,7 @@ from dtf_lightning.farm.record.values import Attempt, LicenceRecord, ProjectReco
 from dtf_lightning.farm.rules.expectations import Expectations
 from dtf_lightning.farm.rules.needs import Need, lacking, needed
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask
+from dtf_lightning.farm.rules.submissions.room import why_no_room
 from dtf_lightning.farm.server.envelopes import shortened
 
 DEFAULT = "default"
@@ -47,21 +50,26 @@ def totals(mirror: Mirror) -> dict[str, int]:
     found = licences(mirror)
     for project, record in projects(mirror).items():
         found |= {own(project, licence): number for licence, number in record.limits.items()}
+        if record.max_running:
+            found[running(project)] = record.max_running
     return found
 
 
 def limits_of(mirror: Mirror, specification: TaskSpecification) -> Mapping[str, int]:
     """Return what a task holds while it runs, as the scheduler counts it."""
-    held = mirror.get(Kind.PROJECT, specification.project) if specification.limits else None
+    held = mirror.get(Kind.PROJECT, specification.project)
     if held is None:
         return specification.limits
     assert isinstance(held.value, ProjectRecord)
+    if not specification.limits and not held.value.max_running:
+        return specification.limits
     of_project = {
         own(specification.project, licence): number
         for licence, number in specification.limits.items()
         if licence in held.value.limits
     }
-    return {**specification.limits, **of_project}
+    quota = {running(specification.project): 1} if held.value.max_running else {}
+    return {**specification.limits, **of_project, **quota}
 
 
 def needs_of(mirror: Mirror, specification: TaskSpecification) -> tuple[Need, ...]:
@@ -111,6 +119,26 @@ def who_lacks_what(mirror: Mirror, workers: Mapping[str, WorkerRecord], specific
 def own(project: str, licence: str) -> str:
     """Return the name under which a project's own limit of a licence is counted."""
     return f"{licence} of project {project}"
+
+
+def running(project: str) -> str:
+    """Return the name under which a project's tasks that run are counted against its `max_running`."""
+    return f"max_running of the project {project}"
+
+
+def why_no_room_for(mirror: Mirror, specifications: Mapping[str, TaskSpecification]) -> str:
+    """Say which project's quota does not take these tasks, by their ids; "" if all do. Those that are known count once."""
+    limited = {name: record.max_pending for name, record in projects(mirror).items() if record.max_pending}
+    if not limited:
+        return ""
+    new = Counter(asked.project for task, asked in specifications.items() if mirror.get(Kind.TASK, task) is None)
+    if not new.keys() & limited.keys():
+        return ""
+    pending = Counter(
+        held.value.project for held in mirror.all(Kind.TASK).values() if isinstance(held.value, TaskSpecification)
+    )
+    reasons = (why_no_room(name, pending=pending[name], new=new[name], most=most) for name, most in limited.items())
+    return next(filter(None, reasons), "")
 
 
 def why_refused(mirror: Mirror, specification: TaskSpecification) -> str:
