@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dtf_lightning.clock import SystemClock
+from dtf_lightning.farm.security.keys import SharedSecret
 from dtf_lightning.farm.security.sealing.sources import KeySource
 from dtf_lightning.farm.server.doors.authenticator import Authenticator
 from dtf_lightning.farm.server.doors.office import TokenOffice
@@ -39,6 +40,7 @@ class Doors:
         tell: Callable[..., None] = _not_written,
         *,
         keys: KeySource | None = None,
+        shared: SharedSecret | None = None,
     ) -> Doors:
         """Make them.
 
@@ -46,9 +48,10 @@ class Doors:
             secret: the farm's own token.
             tell: writes a line into the audit file.
             keys: of the secrets' store; `None`: the farm keeps no secrets.
+            shared: by which others make tokens for this farm.
         """
         pool, clock = coordinator.pool, SystemClock()
-        authenticator = Authenticator(secret, farm, pool.mirror, clock)
+        authenticator = Authenticator(secret, farm, pool.mirror, clock, shared)
         pool.listeners.append(authenticator.changed)
         return cls(
             authenticator=authenticator,

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dtf_lightning import __version__, environment
+from dtf_lightning import __version__
 from dtf_lightning.errors import DtfError
 from dtf_lightning.farm.http import Connection
 from dtf_lightning.farm.messages import (
@@ -45,7 +45,7 @@ from dtf_lightning.farm.worker.service.health import HealthReader
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.meetings import Meetings
 from dtf_lightning.farm.worker.service.outgoing import Outgoing
-from dtf_lightning.farm.worker.service.preparation import Preparation
+from dtf_lightning.farm.worker.service.preparation import Preparation, reach_of
 from dtf_lightning.farm.worker.service.secret_files import SecretFiles
 from dtf_lightning.farm.worker.spool import Spool
 from dtf_lightning.whole_files import write_whole
@@ -127,7 +127,7 @@ class FarmWorker:
             SecretFiles(options.secrets),
             timeout=options.timeout,
             allow_pickle=options.allow_pickle,
-            reach=_reach(options),
+            reach=reach_of(options.addresses, options.trust),
         )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
@@ -375,12 +375,6 @@ class FarmWorker:
         self._outgoing.close()
         self._meetings.close()
         self._connection.close()
-
-
-def _reach(options: WorkerOptions) -> dict[str, str]:
-    """Return the variables by which a command finds the farm."""
-    ca = {environment.FARM_CA: str(options.trust.ca)} if options.trust.ca else {}
-    return {environment.FARM_URL: ",".join(options.addresses), **ca}
 
 
 def identity_of(folders: WorkerFolders) -> str:

@@ -14,6 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dtf_lightning import environment
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.calls.spelling import with_python
 from dtf_lightning.farm.http import Connection, FarmRefused
@@ -22,6 +23,7 @@ from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.rules.arrays import INDEX
 from dtf_lightning.farm.rules.inputs import Input, InputKind, check_place, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.repositories import GitCache
 from dtf_lightning.farm.worker.caches.room import CacheRoom
@@ -207,6 +209,12 @@ class Preparation:
                 raise InputUnreachable(f"the input {url} cannot be read by this worker: {error}") from error
 
         return fetch
+
+
+def reach_of(addresses: Sequence[str], trust: Trust) -> dict[str, str]:
+    """Return the variables by which a command finds the farm."""
+    ca = {environment.FARM_CA: str(trust.ca.absolute())} if trust.ca else {}
+    return {environment.FARM_URL: ",".join(addresses), **ca}
 
 
 def _own_variables(message: Run) -> dict[str, str]:
