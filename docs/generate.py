@@ -169,7 +169,7 @@ def farm_page(text: str) -> str:
 
 def permissions_table() -> list[str]:
     """Which role may do which operation, those for which the same holds together."""
-    roles = [role for role in Role if role in GIVEN]
+    roles = [role for role in Role if role in (*GIVEN, Role.TASK)]
     lines = [
         f"| operations | {' | '.join(role.value for role in roles)} | for projects |",
         f"|---|{'---|' * (len(roles) + 1)}",

@@ -744,15 +744,33 @@ class Client:
         return told
 
     def projects(self) -> list[dict[str, Any]]:
-        """Return the projects, each with `name`, `weight` and `limits`."""
+        """Return the projects, each with `name`, `weight`, `limits`, `max_running` and `max_pending`."""
         told: list[dict[str, Any]] = self.connection.ask("GET", "/api/projects")["projects"]
         return told
 
     def set_project(
-        self, name: str, *, weight: float | None = None, limits: Mapping[str, int] | None = None
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        limits: Mapping[str, int] | None = None,
+        max_running: int | None = None,
+        max_pending: int | None = None,
     ) -> dict[str, Any]:
-        """Make a project, or change it. `limits`: licence -> how many of it its tasks may hold at once."""
-        body = {"weight": weight, "limits": None if limits is None else dict(limits)}
+        """Make a project, or change it; what is `None` stays as it is.
+
+        Args:
+            weight: of twice the weight it gets twice the share.
+            limits: licence -> how many of it its tasks may hold at once.
+            max_running: tasks that may run at once; 0: any number.
+            max_pending: tasks that may be there without being done; 0: any number.
+        """
+        body = {
+            "weight": weight,
+            "limits": None if limits is None else dict(limits),
+            "max_running": max_running,
+            "max_pending": max_pending,
+        }
         told: dict[str, Any] = self.connection.ask("PUT", f"/api/projects/{quote(name, safe='')}", body)
         return told
 
@@ -798,6 +816,25 @@ class Client:
     def take_out_of_quarantine(self, project: str, test: str) -> None:
         """Let a test count again. Raises `FarmRefused` for one that does."""
         self.connection.ask("DELETE", _quarantined(project, test))
+
+    def secrets(self, project: str | None = None) -> list[dict[str, Any]]:
+        """Return the secrets that the farm keeps: `project`, `name`, when each was `changed`, `by` whom, and its `key`; no values."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/secrets", project=project)["secrets"]
+        return told
+
+    def set_secret(self, name: str, value: str, *, project: str = "default") -> dict[str, Any]:
+        """Keep a secret for a project's tasks, or change it. Only tasks that name it get its value."""
+        told: dict[str, Any] = self.connection.ask("PUT", _secret(project, name), {"value": value})
+        return told
+
+    def remove_secret(self, name: str, *, project: str = "default") -> None:
+        """Forget a secret. Raises `FarmRefused` for one that the project does not have."""
+        self.connection.ask("DELETE", _secret(project, name))
+
+    def rotate_secrets(self) -> dict[str, Any]:
+        """Seal all secrets with the newest key; return how many were `resealed`, and which `failed` and why."""
+        told: dict[str, Any] = self.connection.ask("POST", "/api/secrets/rotate")
+        return told
 
     def licences(self) -> dict[str, int]:
         """Return how many there are of each licence."""
@@ -856,6 +893,10 @@ class Client:
 
 def _quarantined(project: str, test: str) -> str:
     return f"/api/quarantine/{quote(project, safe='')}/{quote(test, safe='')}"
+
+
+def _secret(project: str, name: str) -> str:
+    return f"/api/secrets/{quote(project, safe='')}/{quote(name, safe='')}"
 
 
 def unknown_task(task: str) -> FarmRefused:

@@ -3,6 +3,7 @@
     $DTF_FARM_HOME, else $XDG_STATE_HOME/dtf-farm, else ~/.local/state/dtf-farm:
         farm.json     address, token file and process of the farm that runs here
         token         the farm's token; its owner alone may read it
+        secrets.key   with which the farm seals the secrets that it keeps; likewise
         etcd/  worker/  coordinator.log  worker.log
         files/        of the farm, with `audit-<coordinator>.jsonl`
 
@@ -51,6 +52,11 @@ class FarmHome:
     @property
     def token(self) -> Path:
         return self.folder / "token"
+
+    @property
+    def secrets_key(self) -> Path:
+        """Of the keys with which the farm seals the secrets that it keeps."""
+        return self.folder / "secrets.key"
 
     def known_token(self, running: RunningFarm | None) -> Path:
         """Return the token's file where nobody says which: the environment's, or that of the farm that runs here."""

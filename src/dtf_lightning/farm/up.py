@@ -30,6 +30,7 @@ from dtf_lightning.etcd.server.embedded import LOOK, EmbeddedEtcd
 from dtf_lightning.etcd.wire.version import version_advice
 from dtf_lightning.farm.home import FarmHome, RunningFarm
 from dtf_lightning.farm.security.names import LOOPBACK, Listening
+from dtf_lightning.farm.security.sealing.sources import put_new_key
 from dtf_lightning.farm.sign_in import SignIn
 from dtf_lightning.farm.tokens import make_token, read_token
 from dtf_lightning.processes.signals import open_pidfd
@@ -169,6 +170,8 @@ def run_farm(home: FarmHome, reach: Reach, *, say: Say, strategy: str = "fair_sh
         )
     token_file = home.token
     make_token(token_file)
+    if not home.secrets_key.exists():
+        put_new_key(home.secrets_key)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     mark = uuid.uuid4().hex
     try:
@@ -246,6 +249,7 @@ def _coordinator_arguments(home: FarmHome, endpoint: str, reach: Reach, strategy
     return [
         "coordinator", "--endpoint", endpoint, *reach.words, "--folder", str(home.folder / "files"),
         "--token-file", str(home.token), "--worker-grace", str(WORKER_GRACE), "--strategy", strategy,
+        "--secrets-key", str(home.secrets_key),
     ]  # fmt: skip
 
 

@@ -468,6 +468,12 @@ def test_the_workspace_is_the_owners_only(worker):
     assert worker.folder.stat().st_mode & 0o77 == 0
 
 
+def test_what_is_not_kept_from_it(worker):
+    """`docs/platforms.md` says so: it is the worker's user, in the worker's network."""
+    end = worker.run("sh", "-c", "id -u; readlink /proc/self/ns/net")
+    assert end.outcome.tail.split() == [str(os.getuid()), os.readlink("/proc/self/ns/net")]
+
+
 def test_what_it_took_as_a_series(workers):
     """CPU seconds, memory and processes, while it runs, as an artifact; it survives in the attempt's folder."""
     worker = workers(sample=0.0)

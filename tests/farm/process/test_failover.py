@@ -69,7 +69,7 @@ class Cluster:
             f"farm: {{name: {self.farm}, folder: files}}\n"
             f"etcd: {{endpoint: '{self.etcd.endpoint}'}}\n"
             "server: {port: 0, workers_port: 0}\n"
-            "security: {token_file: token, jwt_secret: unused}\n"
+            "security: {token_file: token, token_expiry: 86400}\n"
             "health_monitor: {worker_grace: 60}\n"
         )
         return Part(self.folder, name, "coordinator", "--name", name, "--config", str(config))

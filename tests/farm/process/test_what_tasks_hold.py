@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
 from dtf_lightning.farm.record.task_id import new_task_id
+from dtf_lightning.farm.security.sealing.sources import put_new_key
 from dtf_lightning.farm.server.clients import stdin
 from dtf_lightning.farm.tokens import read_token
 from support.farm.patience import patience
@@ -97,6 +99,75 @@ class TestSecrets:
         why = poll_until(lambda: client.task(task).reason, DEADLINE, "the leader to say why")
         assert "no worker has the secret NO_SUCH" in why
         client.cancel(task)
+
+
+SUBTASKS = """
+import os, pathlib
+from dtf_lightning.farm import Client
+file = pathlib.Path(os.environ["DTF_FARM_TOKEN_FILE"])
+assert file.stat().st_mode & 0o777 == 0o600
+print("token", file.read_text())
+with Client() as farm:
+    print(farm.wait(farm.submit(["true"], needs={"cpu": 0.5}), 60).status)
+    print(farm.task(os.environ["DTF_FARM_TASK"]).status)
+"""
+
+
+def test_a_task_with_a_token_of_its_own(whole, client):
+    """Its command submits a subtask and waits for it; without `permissions` there is no token, and the worker's is not told."""
+    task = client.submit([sys.executable, "-c", SUBTASKS], permissions=["submit"], needs={"cpu": 0.5})
+    info = client.wait(task, DEADLINE)
+    assert (info.status, output(client, task)) == ("completed", b"token ***\ncompleted\nrunning\n")
+    (sub,) = list(client.tasks(plan=task))
+    assert sub.raw["metadata"]["plan"] == task
+    plain = client.submit(["sh", "-c", "env; find $DTF_FARM_WORKSPACE/.. -name token"])
+    client.wait(plain, DEADLINE)
+    told = output(client, plain).decode()
+    assert "DTF_FARM_TASK=" in told
+    assert not [
+        name
+        for name in ("DTF_FARM_TOKEN_FILE", "DTF_FARM_URL", read_token(whole.coordinator.token_file))
+        if name in told
+    ]
+    assert "/token" not in told
+
+
+def test_secrets_that_the_farm_keeps(tmp_path):
+    """A worker that has none itself gets them for its attempt, and masks them in all that comes out: output, metrics, artifacts.
+
+    Also where its process has ended meanwhile, and with it all that it knew.
+    """
+    keys = tmp_path / "keys"
+    put_new_key(keys)
+    store = MemoryStore()
+    coordinator = CoordinatorInThread(store, tmp_path, settings={"secrets.key_file": str(keys)})
+    token = read_token(coordinator.token_file)
+    worker = WorkerInThread(coordinator.url, token, tmp_path / "worker", "w")
+    script = (
+        "read go; echo got $HF_TOKEN $go; echo $HF_TOKEN > a.txt; test ${#HF_TOKEN} = 13;"
+        'echo "{\\"$HF_TOKEN\\": 1, \\"loss\\": 0.5}" > $DTF_FARM_RESULTS/m.jsonl'
+    )
+    with coordinator.client() as client:
+        client.set_secret("HF_TOKEN", "hf_verysecret")
+        task = client.submit(["sh", "-ec", script], secrets=["HF_TOKEN"], artifacts=["a.txt"], stdin=True)
+        attempt = client.next_attempt(task, 0).revision
+        poll_until(lambda: client.task(task).status == "running", DEADLINE, "it to run")
+        executor = worker._worker._executor
+        executor.close = lambda _: executor.leave()  # as after kill -9: the attempt stays with its keeper
+        worker.close()
+        worker = WorkerInThread(coordinator.url, token, tmp_path / "worker", "w")
+        client.send_stdin(task, 0, b"on\n", complete=True)
+        info = client.wait(task, DEADLINE)
+        assert (info.status, info.revision, output(client, task)) == ("completed", attempt, b"got *** on\n")
+        assert {"***": 1.0, "loss": 0.5}.items() <= info.raw["results"]["metrics"].items()
+        assert client.read_artifact(task, "a.txt") == b"***\n"
+        told = json.dumps([info.raw, client.workers(), list(client.results(task_id=task)), client.secrets()])
+        assert "verysecret" not in told
+    worker.close()
+    coordinator.stop()
+    assert not any(b"verysecret" in kv.value for kv in store.range("/").kvs)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"verysecret" in path.read_bytes()]
+    store.close()
 
 
 def digest_of(data: bytes) -> str:

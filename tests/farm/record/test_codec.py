@@ -15,6 +15,7 @@ from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VER
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
+from dtf_lightning.farm.record.secrets.values import SecretRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
@@ -185,6 +186,10 @@ WRITTEN = [
     (
         QuarantineRecord(owner="ada", reason="r", added=1.0, expires=2.0, by="bob"),
         '{"added":1.0,"by":"bob","expires":2.0,"owner":"ada","reason":"r","v":1}',
+    ),
+    (
+        SecretRecord(sealed="c2VhbGVk", key="ab12", changed=1.0, by="ann"),
+        '{"by":"ann","changed":1.0,"key":"ab12","sealed":"c2VhbGVk","v":1}',
     ),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]

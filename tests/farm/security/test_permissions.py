@@ -16,7 +16,15 @@ from dtf_lightning.farm.page.actions import ACTIONS as PAGE_ACTIONS
 from dtf_lightning.farm.page.app import Page
 from dtf_lightning.farm.security.entrances import ACTIONS, COMMANDS, OPEN_PAGES, PAGE, WORKER_MESSAGES
 from dtf_lightning.farm.security.identity import IN_SCOPE, OWNER, Identity, Unauthorised, identity_of
-from dtf_lightning.farm.security.permissions import GIVEN, PERMISSIONS, Reach, Role, reason_against
+from dtf_lightning.farm.security.permissions import (
+    GIVEN,
+    PERMISSIONS,
+    TASK_MAY,
+    Reach,
+    Role,
+    reason_against,
+    reason_against_task,
+)
 from dtf_lightning.farm.server.routes.operations import OPERATIONS, Access
 from dtf_lightning.farm.server.updates.requests import OPERATIONS as CLIENT_MESSAGES
 from support.farm.app import farm_app, farm_parts
@@ -87,7 +95,7 @@ def test_who_may_not_hears_what_it_needs():
 @pytest.mark.parametrize(
     ("access", "roles"),
     [
-        (Access.SUBMIT, {Role.DEVELOPER, Role.CI, Role.OPERATOR, Role.ADMIN}),
+        (Access.SUBMIT, {Role.DEVELOPER, Role.CI, Role.OPERATOR, Role.ADMIN, Role.TASK}),
         (Access.WORK, {Role.WORKER, Role.ADMIN}),
         (Access.OPERATE, {Role.OPERATOR, Role.ADMIN}),
         (Access.ADMIT, {Role.ADMIN}),
@@ -102,6 +110,20 @@ def test_changes_are_for_few(access, roles):
 
 def test_the_admin_may_everything_but_what_is_for_one_use():
     assert {name for name, one in PERMISSIONS.items() if Role.ADMIN not in one.roles} == {"token.join", "token.refresh"}
+
+
+def test_a_task_may_what_stands_in_its_table():
+    """And no more by `read` than to read; no token of the role can be made for somebody."""
+    may = {name for name in PERMISSIONS if not reason_against(name, Role.TASK, limited=True)}
+    assert may == TASK_MAY["read"] | TASK_MAY["submit"]
+    assert Role.TASK not in GIVEN
+    assert {OPERATIONS[name].access for name in TASK_MAY["read"]} == {Access.READ}
+    assert {OPERATIONS[name].access for name in TASK_MAY["submit"]} == {Access.SUBMIT}
+    for name in PERMISSIONS:
+        allowed = {one for one in ((), ("read",), ("submit",)) if not reason_against_task(name, one)}
+        assert allowed == {
+            one for one in (("read",), ("submit",)) if name in TASK_MAY[one[0]] or (one == ("submit",) and name in may)
+        }
 
 
 @pytest.mark.parametrize("role", [Role.JOIN, Role.REFRESH])

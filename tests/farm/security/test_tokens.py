@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtf_lightning.errors import ProtocolError
+from dtf_lightning.errors import ProtocolError, SettingsError
 from dtf_lightning.farm.security.identity import Identity, Unauthorised
-from dtf_lightning.farm.security.keys import LONGEST_LIFE, SETTLING, Sealer, past, signer
+from dtf_lightning.farm.security.keys import LONGEST_LIFE, SETTLING, Sealer, SharedSecret, past, signer
 from dtf_lightning.farm.security.permissions import Role
 from dtf_lightning.farm.security.tokens import MAX_LENGTH, is_signed, make_token, read_token
 
@@ -194,3 +194,65 @@ class TestKeys:
         assert past([old, new], NOW + SETTLING + LONGEST_LIFE) == []
         assert past([old, new], NOW + SETTLING + LONGEST_LIFE + 1) == [old]
         assert past([new], 1e12) == []
+
+
+SHARED = SharedSecret(secret=b"a-secret-that-nobody-guesses-in-a-hurry")
+
+
+class TestASecretThatOthersShare:
+    """`security.jwt_secret`: HS256 beside EdDSA."""
+
+    def read(self, text, shared=SHARED):
+        return read_token(text, KEYS, farm="lab", now=NOW, shared=shared)
+
+    def made(self, claims=None, key=SHARED.secret, algorithm="HS256", **head):
+        return jwt.encode(CLAIMS | (claims or {}), key, algorithm, {"kid": "jwt-secret"} | head)
+
+    def refused(self, text, match):
+        with pytest.raises(Unauthorised, match=match):
+            self.read(text)
+
+    def test_what_others_have_made_is_good(self):
+        """With its key's name or without one; those of the farm stay good beside it."""
+        for text in (self.made(), jwt.encode(CLAIMS, SHARED.secret, "HS256")):
+            told = self.read(text)
+            assert (told.subject, told.role, told.token) == ("ann", Role.ADMIN, "j")
+        assert self.read(TOKEN) == WHO
+        refused(self.made(), "no other algorithm")
+
+    def test_the_key_decides_the_algorithm(self):
+        """Neither a public key as a secret, nor the secret under a key's name, nor a signature under the secret's."""
+        public = KEY.public.public_bytes_raw()
+        signed = f"{part({'alg': 'HS256', 'kid': KEY.name})}.{part(CLAIMS)}"
+        for secret in (public, SHARED.secret):
+            signature = base64.urlsafe_b64encode(hmac.digest(secret, signed.encode(), hashlib.sha256)).decode()
+            self.refused(f"{signed}.{signature.rstrip('=')}", "signed by EdDSA, and no other")
+        self.refused(self.made(key=KEY.private, algorithm="EdDSA"), "signed by HS256, and no other")
+        self.refused(jwt.encode(CLAIMS, KEY.private, "EdDSA"), "signed by HS256, and no other")
+        self.refused(self.made(key=SHARED.secret * 2, algorithm="HS512"), "signed by HS256, and no other")
+        self.refused(f"{part({'alg': 'none', 'kid': 'jwt-secret'})}.{part(CLAIMS)}.AA", "no other algorithm")
+        self.refused(self.made(key=bytes(32)), "was changed")
+
+    def test_what_it_may_not_say(self):
+        """The farm's own roles for one use, a life beyond that of the farm's, another farm; families are the farm's affair."""
+        for role in (Role.JOIN, Role.REFRESH, Role.TASK):
+            self.refused(self.made({"role": role.value}), "made by the farm alone")
+        self.refused(self.made({"exp": int(NOW + LONGEST_LIFE) + 1}), "can be good for 366 days")
+        self.refused(self.made({"exp": int(NOW) - 1}), "time is over")
+        self.refused(self.made({"aud": "other"}), "for another farm")
+        self.refused(
+            jwt.encode({"sub": "ann", "role": "admin"}, SHARED.secret, "HS256"), "was changed, or was never one"
+        )
+        assert self.read(self.made({"family": "f", "number": 3})).family == ""
+
+    @given(at=st.integers(0, 250), byte=st.integers(0, 255))
+    @settings(max_examples=100, deadline=None)
+    def test_any_other_byte(self, at, byte):
+        text = self.made()
+        changed = text[: at % len(text)] + chr(byte) + text[at % len(text) + 1 :]
+        if changed != text:
+            self.refused(changed, ".")
+
+    def test_one_that_can_be_guessed_is_none(self):
+        with pytest.raises(SettingsError, match="HS256 needs 32"):
+            SharedSecret(secret=b"x" * 31)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
-from dtf_lightning.farm.http import FarmRefused
+from dtf_lightning.farm.http import Connection, FarmRefused
+from dtf_lightning.farm.record.task_id import new_task_id
+from dtf_lightning.farm.tokens import read_token
 from support.farm.server import DEADLINE
 
 pytestmark = pytest.mark.process
@@ -39,9 +43,10 @@ def test_set_and_listed(coordinator, client, capsys):
     assert rows == [["PROJECT", "WEIGHT", "LIMITS"], ["default", "1"], ["vision", "2", "matlab=1"]]
     assert dtf(coordinator, "licence", "list") == 0
     assert capsys.readouterr().out.split() == ["LICENCE", "TOTAL", "matlab", "2"]
+    none = {"max_running": None, "max_pending": None}
     assert client.projects() == [
-        {"name": "default", "weight": 1.0, "limits": {}},
-        {"name": "vision", "weight": 2.0, "limits": {"matlab": 1}},
+        {"name": "default", "weight": 1.0, "limits": {}, **none},
+        {"name": "vision", "weight": 2.0, "limits": {"matlab": 1}, **none},
     ]
     assert dtf(coordinator, "project", "set", "vision", "--limit", "matlab") == 2
     assert "expected LICENCE=N" in capsys.readouterr().err
@@ -107,6 +112,42 @@ def test_a_projects_own_limit(client, worker):
     assert "the limit matlab of project vision, 0 of 1 is free" in reason.replace("are free", "is free")
     client.set_project("vision", limits={"matlab": 2})
     assert worker.next().task == second
+
+
+def test_as_many_of_a_projects_tasks_run_as_it_may(coordinator, client, worker):
+    """Those that run when it is set count; of others none is held up; a larger one, or none, lets more start."""
+    client.set_project("vision")
+    first, second = (client.submit(["x"], project="vision", needs={"cpu": 0.1}) for _ in range(2))
+    orders = [worker.next(), worker.next()]
+    assert {order.task for order in orders} == {first, second}
+    assert dtf(coordinator, "project", "set", "vision", "--max-running", "2") == 0
+    third, fourth = (client.submit(["x"], project="vision", needs={"cpu": 0.1}) for _ in range(2))
+    other = client.submit(["x"], needs={"cpu": 0.1})
+    assert worker.next().task == other
+    why = poll_until(lambda: client.task(third).reason, DEADLINE, "the leader to say why")
+    assert "it needs 1 of the limit max_running of the project vision, 0 of 2 are free" in why
+    worker.end(orders[0])
+    assert worker.next().task == third
+    assert dtf(coordinator, "project", "set", "vision", "--max-running", "0") == 0
+    assert worker.next().task == fourth
+
+
+def test_as_many_of_a_projects_tasks_are_taken_as_it_may_have(coordinator, client, worker, capsys):
+    """More are refused with the counts, all of a submission or none; the same again is not counted twice."""
+    assert dtf(coordinator, "project", "set", "vision", "--max-pending", "2", "--weight", "3") == 0
+    assert capsys.readouterr().out == "vision: weight 3 max_pending=2\n"
+    asked = [{"task_id": new_task_id(time.time()), "command": ["x"], "project": "vision"} for _ in range(3)]
+    impatient = Connection((coordinator.url,), read_token(coordinator.token_file), patience=0.0)
+    with pytest.raises(FarmRefused) as caught:
+        impatient.ask("POST", "/api/tasks", {"tasks": asked})
+    impatient.close()
+    assert caught.value.status == 429
+    assert "may have 2 tasks that are not done, of which 0 are there, and 3 tasks are too many by 1" in str(
+        caught.value
+    )
+    client.submit_all(asked[:2])
+    client.submit_all(asked[:2])
+    client.submit(["x"])
 
 
 def test_everything_is_there_after_a_restart(memory, coordinator, client, worker, tmp_path):

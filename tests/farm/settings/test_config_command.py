@@ -119,12 +119,13 @@ def test_what_is_wrong_with_an_option_is_not_said_of_the_file(file):
 def test_a_workers_token_does_not_reach_its_tasks(file, monkeypatch, tmp_path):
     """Neither by the variable that is its own, nor by one that the file names."""
     monkeypatch.setenv("WORKER_API_KEY", "one")
+    monkeypatch.setenv("JWT_SECRET", "of a coordinator")
     left, told = [], []
     monkeypatch.setattr(worker_process, "run_worker", lambda options, *_: told.append(options.token))
     command = ["farm", "worker", "--coordinator", "http://127.0.0.1:1", "--folder", str(tmp_path), "--config"]
     for _ in range(2):
         assert main([*command, str(file(TEXT["worker"]))]) == 0
-        left.append({"WORKER_API_KEY", "A_TOKEN"} & os.environ.keys())
+        left.append({"WORKER_API_KEY", "A_TOKEN", "JWT_SECRET"} & os.environ.keys())
     assert told == ["one", "not-to-be-seen"]
     assert left == [{"A_TOKEN"}, set()]
 

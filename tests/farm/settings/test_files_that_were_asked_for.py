@@ -108,9 +108,13 @@ health:
 """
 
 
+SECRET = "a-secret-that-nobody-guesses-in-a-hurry"
+
+
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKER_API_KEY", "a-token")
+    monkeypatch.setenv("JWT_SECRET", SECRET)
 
     def read(cls, text, given=None):
         path = tmp_path / "settings.yaml"
@@ -121,12 +125,21 @@ def load(tmp_path, monkeypatch):
 
 
 def test_a_coordinators(load):
-    """What has a meaning here takes effect, and nothing is asked of a variable whose key has none."""
+    """What has a meaning here takes effect."""
     settings = load(CoordinatorSettings, COORDINATOR)
     assert (settings.server.host, settings.server.port, settings.server.more_ports) == ("0.0.0.0", 8080, (8081, 8082))
     assert settings.database_file == settings.beside / "benchmark_db.duckdb"
     assert settings.task_scheduler.max_queue_size == 1000
     assert settings.load_balancer.strategy == "fair_share"
+    assert settings.shared_secret.secret == SECRET.encode()
+    assert SECRET not in repr(settings.shared_secret)
+
+
+def test_a_secret_that_can_be_guessed(load, monkeypatch):
+    monkeypatch.setenv("JWT_SECRET", "hunter2")
+    with pytest.raises(SettingsError, match="jwt_secret has 7 bytes, and HS256 needs 32") as caught:
+        load(CoordinatorSettings, COORDINATOR)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_what_takes_the_place_of_keys_without_effect(load):
@@ -134,7 +147,7 @@ def test_what_takes_the_place_of_keys_without_effect(load):
     warnings = load(CoordinatorSettings, COORDINATOR).warnings
     tokens, machines, *_ = warnings
     assert len(warnings) == 6
-    assert "settings.yaml:13: security.jwt_secret, security.token_expiry have no effect here:" in tokens
+    assert "settings.yaml:14: security.token_expiry has no effect here:" in tokens
     assert "`security.token_file`" in tokens
     assert "`dtf farm worker`" in machines
 

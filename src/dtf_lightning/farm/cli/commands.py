@@ -168,6 +168,12 @@ def _add_coordinator(actions: Commands) -> None:
         action=argparse.BooleanOptionalAction,
         help="take functions that travel by cloudpickle (default: no)",
     )
+    coordinator.add_argument(
+        "--secrets-key",
+        type=Path,
+        metavar="FILE",
+        help="of keys with which the farm seals secrets (`dtf farm secret new-key`)",
+    )
     add_connection(coordinator)
 
 

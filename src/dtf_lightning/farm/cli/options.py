@@ -141,7 +141,14 @@ def _add_what_it_finds(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="that the worker has, given as a variable; several times",
+        help="that the farm keeps or the worker has, given as a variable; several times",
+    )
+    parser.add_argument(
+        "--permission",
+        action="append",
+        default=[],
+        choices=["read", "submit"],
+        help="what the command may do with the farm by a token of its own: read of itself and its subtasks, submit such; several times",
     )
     parser.add_argument(
         "--input",
@@ -202,6 +209,7 @@ _OF_A_COMMAND = (
     "array",
     "env",
     "secret",
+    "permission",
     "input",
     "key",
     "reuse",

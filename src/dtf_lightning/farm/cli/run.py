@@ -78,6 +78,7 @@ def submit(farm: Client, arguments: argparse.Namespace, *, stdin: bool = False) 
         "array": arguments.array,
         "environment": environment_of(arguments),
         "secrets": arguments.secret,
+        "permissions": arguments.permission,
         "stdin": stdin,
         "key": arguments.key,
         "reuse": arguments.reuse,

@@ -131,7 +131,7 @@ def worker(arguments: argparse.Namespace) -> int:
     """Offer this machine until it is drained or stopped."""
     from dtf_lightning.farm.home import find_farm
     from dtf_lightning.farm.security.trust import Trust
-    from dtf_lightning.farm.settings.worker import WorkerSettings
+    from dtf_lightning.farm.settings.worker import OF_COORDINATORS, WorkerSettings
     from dtf_lightning.farm.tokens import read_token
     from dtf_lightning.farm.worker.offer import offer_of_this_machine
     from dtf_lightning.farm.worker.service.credentials import worker_token
@@ -140,7 +140,7 @@ def worker(arguments: argparse.Namespace) -> int:
 
     _log()
     settings = WorkerSettings.load(arguments.config, given_settings(arguments, WORKER_OPTIONS))
-    for name in settings.secret_variables:
+    for name in (*settings.secret_variables, *OF_COORDINATORS):
         environment.remove(name)  # or every task would have it from the worker
     _warn(settings.warnings)
     who, execution, reached = settings.worker, settings.execution, settings.coordinator
@@ -220,6 +220,7 @@ COORDINATOR_OPTIONS = {
     "client_ca": "security.client_ca",
     "insecure": "security.insecure",
     "allow_pickle": "security.allow_pickle",
+    "secrets_key": "secrets.key_file",
     "endpoint": "etcd.endpoint",
     "ca_cert": "etcd.ca_cert",
     "cert": "etcd.cert",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
@@ -31,6 +32,11 @@ def add_sharing(actions: Commands) -> None:
         metavar="LICENCE=N",
         help="so many of a licence may its tasks hold at once; several times, in the place of those before",
     )
+    for option, text in (
+        ("--max-running", "so many of its tasks may run at once (0: any number)"),
+        ("--max-pending", "so many may be there without being done, and no more are taken (0: any number)"),
+    ):
+        made.add_argument(option, type=int, metavar="N", help=text)
     add_farm(made)
 
     licence = actions.add_parser("licence", help="what only so many tasks may use at once")
@@ -50,7 +56,7 @@ def _list_projects(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(projects))
         return DONE
-    rows = [(one["name"], f"{one['weight']:g}", _limits(one["limits"])) for one in projects]
+    rows = [(one["name"], f"{one['weight']:g}", _limits(_all_limits(one))) for one in projects]
     print_table(("PROJECT", "WEIGHT", "LIMITS"), rows)
     return DONE
 
@@ -63,8 +69,14 @@ def _set_project(arguments: argparse.Namespace) -> int:
             raise SettingsError(f"--limit {text}: expected LICENCE=N, such as matlab=2")
         limits[name] = int(number)
     with connect(arguments) as farm:
-        told = farm.set_project(arguments.project, weight=arguments.weight, limits=limits or None)
-    print(f"{told['name']}: weight {told['weight']:g} {_limits(told['limits'])}".rstrip())
+        told = farm.set_project(
+            arguments.project,
+            weight=arguments.weight,
+            limits=limits or None,
+            max_running=arguments.max_running,
+            max_pending=arguments.max_pending,
+        )
+    print(f"{told['name']}: weight {told['weight']:g} {_limits(_all_limits(told))}".rstrip())
     return DONE
 
 
@@ -83,6 +95,11 @@ def _set_licence(arguments: argparse.Namespace) -> int:
         farm.set_licence(arguments.licence, arguments.total)
     print(f"{arguments.licence}: {arguments.total}")
     return DONE
+
+
+def _all_limits(project: dict[str, Any]) -> dict[str, int]:
+    quota = {name: project[name] for name in ("max_running", "max_pending") if project[name]}
+    return {**project["limits"], **quota}
 
 
 def _limits(limits: dict[str, int]) -> str:

@@ -132,6 +132,17 @@ def secrets(node: Node, what: str) -> tuple[str, ...]:
     return texts(node, what)
 
 
+PERMISSIONS = ("read", "submit")
+
+
+def permissions(node: Node, what: str) -> tuple[str, ...]:
+    """Return what a task may do with the farm."""
+    for one in node.value if isinstance(node.value, list) else [node]:
+        if (name := text(one, f"each of {what}")) not in PERMISSIONS:
+            raise one.error(f"{name!r} is nothing that a task may be allowed: expected {' or '.join(PERMISSIONS)}")
+    return texts(node, what)
+
+
 def inputs(node: Node, what: str) -> dict[str, str]:
     """Return place -> reference; one without a scheme is a path."""
     found = {}
@@ -516,8 +527,13 @@ TASK_KEYS = {
         schema={"type": "object", "additionalProperties": _TEXT},
     ),
     "secrets": Key(
-        meaning="Names of secrets, which the worker has in files of its own: each is given as a variable, and masked in output.",
+        meaning="Names of secrets, which the farm keeps for the project or the worker has itself: each is given as a variable, and masked in what comes out.",
         read=secrets,
+        schema=_TEXTS,
+    ),
+    "permissions": Key(
+        meaning="What the command may do with the farm, by a token of its own: `read` of itself and its subtasks, `submit` such.",
+        read=permissions,
         schema=_TEXTS,
     ),
     "artifacts": Key(meaning="Patterns of the files that the task leaves.", read=texts, schema=_TEXTS),

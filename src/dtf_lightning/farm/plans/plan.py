@@ -55,6 +55,8 @@ class PlanTask:
     started."""
     secrets: tuple[str, ...] = ()
     """Names of secrets."""
+    permissions: tuple[str, ...] = ()
+    """What its command may do with the farm."""
     artifacts: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     key: str = ""

@@ -154,6 +154,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         environment={variable: fill(node, value) for variable, (node, value) in told.get("env", {}).items()},
         inputs=told.get("inputs", {}),
         secrets=told.get("secrets", ()),
+        permissions=told.get("permissions", ()),
         artifacts=told.get("artifacts", ()),
         limits=told.get("limits", {}),
         reuse=told.get("reuse", 0.0),

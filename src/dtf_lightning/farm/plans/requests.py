@@ -77,6 +77,7 @@ def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str
         "key": task.key,
         "reuse": task.reuse,
         "secrets": list(task.secrets),
+        "permissions": list(task.permissions),
         "inputs": {place: send(one) if is_local(one) else one for place, one in task.inputs.items()},
     }
 

@@ -19,6 +19,7 @@ from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
+from dtf_lightning.farm.record.secrets.values import SecretRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
     Attempt,
@@ -68,6 +69,7 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.LICENCE: LicenceRecord,
     Kind.SCHEDULE: ScheduleRecord,
     Kind.QUARANTINE: QuarantineRecord,
+    Kind.SECRET: SecretRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
     Kind.SIGNING_KEY: SigningKeyRecord,

@@ -28,6 +28,7 @@
 | `families` | farm worker | – | the tokens of a worker that has joined |
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `quarantine` | project, test | – | a test whose failures do not count for a while, and whose it is |
+| `secrets` | project, secret | – | a secret that the farm gives to the project's tasks, sealed with a key that is not in etcd |
 | `plans`, `reservations`, `alerts` | each its own | – | small records |
 | `restoring` | – | – | no record: a backup is being put back, and coordinators do not start (`farm.backup`) |
 
@@ -75,6 +76,7 @@ class Kind(Enum):
     LICENCE = "licences"
     SCHEDULE = "schedules"
     QUARANTINE = "quarantine"
+    SECRET = "secrets"
     RESERVATION = "reservations"
     SIGNING_KEY = "signing-keys"
     TOKEN = "tokens"
@@ -103,6 +105,7 @@ LIVE = (
     Kind.LICENCE,
     Kind.SCHEDULE,
     Kind.QUARANTINE,
+    Kind.SECRET,
     Kind.RESERVATION,
     Kind.SIGNING_KEY,
     Kind.TOKEN,
@@ -142,7 +145,7 @@ class FarmKeys:
         return self._folders[kind]
 
     def key(self, kind: Kind, *names: str | int) -> str:
-        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `ENDING` its identity, for `MEMBER` its rank, for `QUARANTINE` project and test."""
+        """The key of one record. `names`: one, for `FAILED` the task and the number of its attempt, for `ENDING` its identity, for `MEMBER` its rank, for `QUARANTINE` project and test, for `SECRET` project and secret."""
         assert len(names) == _NUM_NAMES.get(kind, 1), (kind, names)
         if "" in names:
             raise SettingsError(f"an empty name under {kind.value}/: every record of a farm has a name")
@@ -168,5 +171,5 @@ def _quoted(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else quote(name, safe="")
 
 
-_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.ENDING: 2, Kind.MEMBER: 2, Kind.QUARANTINE: 2}
+_NUM_NAMES = {Kind.LEADER: 0, Kind.FAILED: 2, Kind.ENDING: 2, Kind.MEMBER: 2, Kind.QUARANTINE: 2, Kind.SECRET: 2}
 _KINDS = {kind.value: kind for kind in Kind}

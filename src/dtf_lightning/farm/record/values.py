@@ -12,6 +12,7 @@ from enum import Enum
 from dtf_lightning.farm.calls.spelling import CallKind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
+from dtf_lightning.farm.record.secrets.values import SecretRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
@@ -167,6 +168,8 @@ class TaskSpecification:
     """The task to which its standard input was sent: itself, or the one of which it is a retry; "": it reads nothing."""
     secrets: tuple[str, ...] = ()
     """Names of secrets that its worker must have, and of the variables in which they are given."""
+    permissions: tuple[str, ...] = ()
+    """What its command may do with the farm by a token of its own (`security.permissions.TASK_MAY`); none: it gets no token."""
     key: str = ""
     """Of an idempotent submission; "": none."""
     retry_of: str = ""
@@ -388,6 +391,10 @@ class ProjectRecord:
     """Of twice the weight it gets twice the share."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Licence -> how many of it the project's tasks may hold at once."""
+    max_running: int = 0
+    """Tasks of the project that may run at once; 0: any number."""
+    max_pending: int = 0
+    """Tasks of the project that may be there without being done, above which no more are taken; 0: any number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -438,6 +445,7 @@ Value = (
     | LicenceRecord
     | ScheduleRecord
     | QuarantineRecord
+    | SecretRecord
     | KeyRecord
     | Tombstone
     | SigningKeyRecord

@@ -35,6 +35,9 @@ DEFAULT_NEED = Need(amounts={"cpu": 1})
 SECRET = "secret:"
 """What the label begins with by which a worker says that it has a secret; the name follows."""
 
+SHORTEST_SECRET, LONGEST_SECRET = 4, 64 * 1024
+"""Bytes of a secret's value: a shorter one stands in every output by chance and is not masked."""
+
 CPU = "cpu"
 MEMORY = "memory"
 

@@ -34,9 +34,9 @@ class Identity:
     expires: float | None = None
     """Seconds since the epoch; `None`: never."""
     family: str = ""
-    """Of a worker that has joined: what all its tokens have in common."""
+    """Of a worker that has joined: what all its tokens have in common; of an attempt's command its task."""
     number: int = 0
-    """Of a token that is good for the next one: which of its family's it is."""
+    """Of a token that is good for the next one: which of its family's it is; of an attempt's command its revision."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from dtf_lightning.errors import ProtocolError
+from dtf_lightning.errors import ProtocolError, SettingsError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -29,6 +29,9 @@ LONGEST_LIFE = 366 * 86400.0
 """Seconds for which a token can be good, at most."""
 SETTLING = 10.0
 """Seconds for every coordinator to hear of a new key, before anything is signed with it."""
+SHARED = "jwt-secret"
+SHORTEST_SHARED = 32
+"""Bytes of a secret that others share."""
 _NONCE = 12
 
 
@@ -48,6 +51,22 @@ class SigningKey:
     def public(self) -> Ed25519PublicKey:
         """What its signatures are verified with."""
         return self.private.public_key()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSecret:
+    """A secret by which others make tokens for this farm (HS256). Raises `SettingsError` for one that can be guessed."""
+
+    secret: bytes = field(repr=False)
+    name: str = SHARED
+    """Its `kid`; no key of the farm is called so."""
+
+    def __post_init__(self) -> None:
+        if len(self.secret) < SHORTEST_SHARED:
+            raise SettingsError(
+                f"jwt_secret has {len(self.secret)} bytes, and HS256 needs {SHORTEST_SHARED} (RFC 7518, section 3.2): "
+                "`openssl rand -hex 32` makes one"
+            )
 
 
 def derived_key(secret: str, purpose: bytes, *, salt: bytes | None = None) -> bytes:

@@ -7,7 +7,7 @@ Rules that this file guards:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import parse_qsl, urlencode
 
 from dtf_lightning.farm.security.identity import Forbidden, Identity
@@ -62,6 +62,31 @@ def refuse_attempt(identity: Identity, task: str, workers: Iterable[str]) -> Non
     own = identity.worker
     if own is not None and own not in workers:
         raise Forbidden(f"the worker {own!r} makes no such attempt at the task {task}: it speaks of its own alone")
+
+
+def refuse_subtask(identity: Identity, what: str, plan: object) -> None:
+    """Raise `Forbidden` where a task asks for what is not of the plan that its subtasks are. `plan`: whose `what` is."""
+    if plan != identity.subject:
+        raise Forbidden(
+            f"this token is of the task {identity.subject}: it reaches that and its subtasks, and not {what}"
+        )
+
+
+def refuse_powers(identity: Identity, own: Collection[str], wanted: Iterable[str], permissions: Iterable[str]) -> None:
+    """Raise `Forbidden` where a task submits one that could do more than itself, or would submit others.
+
+    Args:
+        own: names of its secrets.
+        wanted: of those of the one that it submits.
+    """
+    if more := sorted(set(wanted) - set(own)):
+        raise Forbidden(
+            f"the task {identity.subject} does not have the secret {more[0]}: its subtasks cannot have it, either"
+        )
+    if "submit" in permissions:
+        raise Forbidden(
+            f"subtasks of the task {identity.subject} submit no others: leave `submit` out of their permissions"
+        )
 
 
 def _listed(projects: Iterable[str]) -> str:

@@ -4,14 +4,16 @@ Rules that this file guards:
 - What is not in the table nobody may do, and a role that is not named there may not.
 - A token that is limited to projects gets of an operation what its `Reach` says; `Reach.NONE` is what an operation has that
   nobody has thought about.
+- A task's token is limited to its project, and there to its own task and the plan of that task's id, which its subtasks are; and to
+  what the task was submitted with (`TASK_MAY`).
 - A worker's token speaks only in its worker's name and of the attempts that this worker makes (`ownership.py`); so does
   the admin's, which the farm's own token has, for whichever worker it is used by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -30,13 +32,15 @@ class Role(Enum):
     """As a developer, and changes the farm: its workers, coordinators, projects and licences."""
     ADMIN = "admin"
     """Everything, tokens among it. The farm's own token is one."""
+    TASK = "task"
+    """An attempt's command, for as long as that attempt counts: of its own task and of the subtasks that it has submitted."""
     JOIN = "join"
     """A machine that is to become a worker: its token is good for that alone."""
     REFRESH = "refresh"
     """A worker that wants its next token: this one is good for that alone, once."""
 
 
-GIVEN = tuple(role for role in Role if role not in (Role.JOIN, Role.REFRESH))
+GIVEN = tuple(role for role in Role if role not in (Role.JOIN, Role.REFRESH, Role.TASK))
 """Roles that a token can be made for."""
 
 
@@ -67,6 +71,25 @@ class Permission:
     reach: Reach = Reach.NONE
 
 
+TASK_MAY: Mapping[str, frozenset[str]] = {
+    "read": frozenset(
+        (
+            "task.get",
+            "task.ends",
+            "task.logs",
+            "task.artifacts",
+            "artifact.get",
+            "plan.get",
+            "source.exists",
+            "source.get",
+            "api.describe",
+        )
+    ),
+    "submit": frozenset(("task.submit", "task.cancel", "plan.cancel", "source.put")),
+}
+"""What a task is submitted with -> what its command may do by that; `submit` is `read`, too."""
+_BY_TASKS = TASK_MAY["read"] | TASK_MAY["submit"]
+
 _LOOKING = frozenset((Role.VIEWER, Role.DEVELOPER, Role.CI, Role.OPERATOR, Role.ADMIN))
 _SHOWING = _LOOKING - {Role.CI}
 _SUBMITTING = frozenset((Role.DEVELOPER, Role.CI, Role.OPERATOR, Role.ADMIN))
@@ -79,7 +102,7 @@ def _may(roles: frozenset[Role], **reaches: Reach) -> dict[str, Permission]:
     return {name.replace("__", "."): Permission(roles, reach) for name, reach in reaches.items()}
 
 
-PERMISSIONS: Mapping[str, Permission] = {
+_ROLES: Mapping[str, Permission] = {
     **_may(
         _LOOKING,
         task__list=Reach.LIST,
@@ -133,7 +156,14 @@ PERMISSIONS: Mapping[str, Permission] = {
         orchestration__submit=Reach.NONE,
         orchestration__cancel=Reach.NONE,
     ),
-    **_may(_SUBMITTING - {Role.CI}, quarantine__set=Reach.BODY, quarantine__remove=Reach.BODY),
+    **_may(_SUBMITTING, secret__list=Reach.LIST),
+    **_may(
+        _SUBMITTING - {Role.CI},
+        quarantine__set=Reach.BODY,
+        quarantine__remove=Reach.BODY,
+        secret__set=Reach.BODY,
+        secret__remove=Reach.BODY,
+    ),
     **_may(
         _WORKING,
         worker__connect=Reach.NONE,
@@ -146,6 +176,8 @@ PERMISSIONS: Mapping[str, Permission] = {
         attempt__logs=Reach.NONE,
         attempt__offer_artifacts=Reach.NONE,
         attempt__put_artifact=Reach.NONE,
+        attempt__secrets=Reach.NONE,
+        attempt__token=Reach.NONE,
         subtask__complete=Reach.NONE,
         subtask__fail=Reach.NONE,
     ),
@@ -165,11 +197,23 @@ PERMISSIONS: Mapping[str, Permission] = {
         token__list=Reach.NONE,
         token__revoke=Reach.NONE,
         token__rotate_keys=Reach.NONE,
+        secret__rotate=Reach.NONE,
     ),
     **_may(frozenset((Role.JOIN,)), token__join=Reach.NONE),
     **_may(frozenset((Role.REFRESH,)), token__refresh=Reach.NONE),
 }
+PERMISSIONS: Mapping[str, Permission] = {
+    name: replace(one, roles=one.roles | {Role.TASK}) if name in _BY_TASKS else one for name, one in _ROLES.items()
+}
 """Operation -> who may do it."""
+
+
+def reason_against_task(operation: str, permissions: Collection[str]) -> str:
+    """Return why a task that was submitted with these may not do an operation; "" if it may."""
+    wanted = next((name for name, operations in TASK_MAY.items() if operation in operations), "")
+    if wanted in permissions or (wanted == "read" and "submit" in permissions):
+        return ""
+    return f"{operation} is for tasks that were submitted with `permissions: [{wanted}]`"
 
 
 def reason_against(operation: str, role: Role, *, limited: bool) -> str:
@@ -182,7 +226,7 @@ def reason_against(operation: str, role: Role, *, limited: bool) -> str:
     if permission is None:
         return f"nobody may do {operation or 'this'}: it has no entry in the table of permissions"
     if role not in permission.roles:
-        able = [other.value for other in Role if other in permission.roles]
+        able = [other.value for other in Role if other in permission.roles - {Role.TASK}]  # which nobody can be given
         return f"{operation} needs the role {_either(able)}; this token's role is {role.value}"
     if limited and permission.reach is Reach.NONE:
         return f"{operation} is about all projects, and this token is limited to some"

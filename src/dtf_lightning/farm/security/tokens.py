@@ -1,7 +1,10 @@
 """Signed tokens: JSON Web Tokens (RFC 7519), made and checked. Pure: time and keys are given.
 
 Rules that this file guards:
-- One algorithm, EdDSA with Ed25519: neither `none` nor one that takes a public key for a secret is ever looked at.
+- One algorithm, EdDSA with Ed25519: neither `none` nor one that takes a public key for a secret is ever looked at. Where a farm
+  shares a secret with others (`security.jwt_secret`), HS256 is for that secret, by its `kid` or without one, and no other: the key
+  decides the algorithm, never the token.
+- What others have made is for the roles that a token can be made for, and no longer than the farm's own.
 - A token says whose it is (`sub`), what for (`role`, `projects`), of which farm (`aud`), since and until when (`iat`, `exp`),
   which one it is (`jti`) and by which key (`kid`). One that lacks any of them is none.
 - There is one text for a token: another spelling of the same signature is refused, so that a text can be remembered.
@@ -18,10 +21,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dtf_lightning.farm.security.identity import Identity, Unauthorised
-from dtf_lightning.farm.security.keys import SigningKey
-from dtf_lightning.farm.security.permissions import Role
+from dtf_lightning.farm.security.keys import LONGEST_LIFE, SharedSecret, SigningKey
+from dtf_lightning.farm.security.permissions import GIVEN, Role
 
 ALGORITHM = "EdDSA"
+HMAC = "HS256"
 MAX_LENGTH = 4096
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _REQUIRED = ["sub", "role", "aud", "iat", "exp", "jti"]
@@ -63,11 +67,14 @@ def make_token(identity: Identity, key: SigningKey, *, farm: str, now: float) ->
     return jwt.encode(claims, key.private, ALGORITHM, {"kid": key.name})
 
 
-def read_token(text: str, keys: Mapping[str, SigningKey], *, farm: str, now: float) -> Identity:
+def read_token(
+    text: str, keys: Mapping[str, SigningKey], *, farm: str, now: float, shared: SharedSecret | None = None
+) -> Identity:
     """Return whose a token is. Raises `Unauthorised` for one that is not good, with what is wrong with it.
 
     Args:
         keys: by their names.
+        shared: the secret by which others make tokens.
     """
     import jwt
 
@@ -78,16 +85,19 @@ def read_token(text: str, keys: Mapping[str, SigningKey], *, farm: str, now: flo
         header = jwt.get_unverified_header(text)
     except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
         raise Unauthorised(f"this is no token of a farm: {error}") from error
-    if header.get("alg") != ALGORITHM:
-        raise Unauthorised(f"a farm's tokens are signed by {ALGORITHM}, and no other algorithm is taken")
+    of_others = shared is not None and header.get("kid", shared.name) == shared.name
+    algorithm = HMAC if of_others else ALGORITHM
+    if header.get("alg") != algorithm:
+        raise Unauthorised(f"a farm's tokens are signed by {algorithm}, and no other algorithm is taken")
     key = keys.get(str(header.get("kid")))
-    if key is None:
+    if key is None and not of_others:
         raise Unauthorised("the key that signed this token is not known here: it is another farm's, or no longer used")
+    verifier = shared.secret if of_others and shared is not None else key.public if key is not None else b""
     try:
         claims = jwt.decode(
             text,
-            key.public,
-            [ALGORITHM],
+            verifier,
+            [algorithm],
             {"require": _REQUIRED, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             audience=farm,
         )
@@ -96,8 +106,21 @@ def read_token(text: str, keys: Mapping[str, SigningKey], *, farm: str, now: flo
         raise Unauthorised("this token is for another farm") from error
     except (jwt.InvalidTokenError, ValueError, TypeError) as error:
         raise Unauthorised(f"this token was changed, or was never one: {error}") from error
+    if of_others:
+        identity = _of_others(identity, now)
     refuse_expired(identity, now)
     return identity
+
+
+def _of_others(identity: Identity, now: float) -> Identity:
+    """Return what somebody else has made as far as it is good. Raises `Unauthorised`."""
+    if identity.role not in GIVEN:
+        raise Unauthorised(f"a token of the role {identity.role.value} is made by the farm alone")
+    if identity.expires is None or identity.expires > now + LONGEST_LIFE:
+        raise Unauthorised(
+            f"a token can be good for {LONGEST_LIFE / 86400:.0f} days at most, and this one is for longer"
+        )
+    return replace(identity, family="", number=0)
 
 
 def refuse_expired(identity: Identity, now: float) -> None:

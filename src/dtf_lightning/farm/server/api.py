@@ -26,13 +26,13 @@ from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.change_worker import change_worker, find_worker
 from dtf_lightning.farm.server.clients.keys import OtherRequest
 from dtf_lightning.farm.server.doors.hiding import submitting
+from dtf_lightning.farm.server.doors.subtasks import as_submitted
 from dtf_lightning.farm.server.files import OutOfOrder
 from dtf_lightning.farm.server.lists.plans import plan_counts
 from dtf_lightning.farm.server.lists.workers import show_workers
 from dtf_lightning.farm.server.routes.clients import add_client_routes
 from dtf_lightning.farm.server.routes.everything import add_everything
 from dtf_lightning.farm.server.routes.projects import add_projects
-from dtf_lightning.farm.server.routes.tokens import add_tokens
 from dtf_lightning.farm.server.tasks import NoRoom, TooManyTasks, UnknownTask
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def build_app(coordinator: Coordinator, doors: Doors) -> FastAPI:
     add_client_routes(app, coordinator)
     for path, (method, operation) in _LATER.items():
         app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
-    add_tokens(app, doors.office)
-    add_everything(app, coordinator)
+    add_everything(app, coordinator, doors)
     doors.permits.stand_before(app.routes)
     return app
 
@@ -83,8 +82,10 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator) -> None:
         coordinator.cluster.check_takes_work()
         body = await request.body()
         submission = models.Submission.model_validate_json(body)
-        with submitting(identity_of(request.scope), {task.project for task in submission.tasks}):
-            told = await tasks.submit(submission.tasks, strict=submission.strict)
+        identity = identity_of(request.scope)
+        asked = as_submitted(identity, submission.tasks, coordinator.pool)
+        with submitting(identity, {task.project for task in asked}):
+            told = await tasks.submit(asked, strict=submission.strict)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
         return JSONResponse({"tasks": told}, 409 if conflict else 200)
 

@@ -17,7 +17,7 @@ Rules that this file guards:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,6 +133,9 @@ class Leader:
             self._ending_changed(*change.names)
         elif change.kind in (Kind.PROJECT, Kind.LICENCE):
             self._shares_changed(change)
+        elif change.kind is Kind.SECRET and (change.before is None) != (change.after is None):
+            project, secret = change.names
+            self._ask_anew(lambda asked: asked.project == project and secret in asked.secrets)
         elif change.kind is Kind.COORDINATOR:
             for (worker,), held in list(self._mirror.all(Kind.WORKER).items()):
                 assert isinstance(held.value, WorkerRecord)
@@ -276,16 +279,32 @@ class Leader:
         before, after = (None if held is None else held.value for held in (change.before, change.after))
         limits = [value.limits if isinstance(value, ProjectRecord) else {} for value in (before, after)]
         if change.kind is Kind.PROJECT and limits[0] != limits[1]:
-            waiting = [
-                task
-                for (task,), held in self._mirror.all(Kind.TASK).items()
-                if isinstance(held.value, TaskSpecification)
-                and held.value.project == change.names[0]
-                and held.value.limits
-                and not self._dependencies.waits_for(task)
-                and not self._scheduler.is_placed(task)
-            ]
-            self._make_ready(waiting)
+            self._ask_anew(lambda asked: asked.project == change.names[0] and bool(asked.limits))
+        counted = [isinstance(value, ProjectRecord) and value.max_running > 0 for value in (before, after)]
+        if change.kind is Kind.PROJECT and counted[0] != counted[1]:
+            self._ask_anew(lambda asked: asked.project == change.names[0])
+            self._count_anew(change.names[0])
+
+    def _count_anew(self, project: str) -> None:
+        """Tell the scheduler anew of a project's tasks that run: what they hold is another thing now."""
+        for (task,), held in self._mirror.all(Kind.TASK).items():
+            assert isinstance(held.value, TaskSpecification)
+            attempt = self._attempt(task)
+            if held.value.project == project and attempt.workers and self._scheduler.is_placed(task):
+                self._scheduler.task_gone(task)
+                self._scheduler.task_placed(self._ready_task(task, attempt), attempt.workers, attempt.alternative)
+
+    def _ask_anew(self, concerned: Callable[[TaskSpecification], bool]) -> None:
+        """Tell the scheduler anew of those tasks that wait for room: what they need is another thing now."""
+        waiting = [
+            task
+            for (task,), held in self._mirror.all(Kind.TASK).items()
+            if isinstance(held.value, TaskSpecification)
+            and concerned(held.value)
+            and not self._dependencies.waits_for(task)
+            and not self._scheduler.is_placed(task)
+        ]
+        self._make_ready(waiting)
 
     def _tell_shares(self) -> None:
         for name, record in projects(self._mirror).items():

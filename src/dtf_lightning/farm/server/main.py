@@ -142,7 +142,14 @@ async def _serve_on(
     audit = AuditFile(options.audit, audit_key(options.token))
     try:
         await coordinator.start()
-        doors = Doors.of(coordinator, options.token, options.farm, audit.write)
+        doors = Doors.of(
+            coordinator,
+            options.token,
+            options.farm,
+            audit.write,
+            keys=options.settings.secrets_source,
+            shared=options.settings.shared_secret,
+        )
         page = Page(build_app(coordinator, doors), coordinator, options.token, options.folder, doors)
         app = Guard(page, token=options.token, authenticator=doors.authenticator, audit=audit, serves=wire.serves)
         server = _Server(server_config(turnstile(app, wire, options.settings), wire, options.settings.limits))

@@ -150,7 +150,9 @@ class TaskRequest(StrictModel):
     stdin: bool = False
     """Whether its standard input is sent, to `/api/tasks/{task_id}/stdin`; without, it reads nothing."""
     secrets: tuple[str, ...] = ()
-    """Names of secrets, which the worker has in files of its own."""
+    """Names of secrets, which the farm keeps for the project, or the worker has in files of its own."""
+    permissions: tuple[Literal["read", "submit"], ...] = ()
+    """What its command may do with the farm by a token of its own: `read` of itself and of its subtasks, `submit` such ones."""
     key: str = ""
     reuse: float = Field(default=0, ge=0, le=ANY_AGE)
     """Whether a result that is known for the same inputs is taken in the place of running it: true, or how many seconds old
@@ -302,6 +304,7 @@ class TaskRequest(StrictModel):
             artifacts=self.artifacts,
             environment=self.environment,
             secrets=self.secrets,
+            permissions=self.permissions,
             inputs=self.all_inputs(),
             stdin=self.task_id if self.stdin else "",
             key=self.key,

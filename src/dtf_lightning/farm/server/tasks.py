@@ -33,7 +33,7 @@ from dtf_lightning.farm.server.envelopes import ended_without_attempt
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import LiveTask, Pool, of_plan
 from dtf_lightning.farm.server.scheduling.endings import ending_of
-from dtf_lightning.farm.server.scheduling.projects import who_lacks_what, why_refused
+from dtf_lightning.farm.server.scheduling.projects import who_lacks_what, why_no_room_for, why_refused
 from dtf_lightning.farm.settings.coordinator import SKEW
 
 SHOWN = 5.0
@@ -81,7 +81,14 @@ class SubmissionLimits:
 
 def _what_it_needs(specification: TaskSpecification) -> str:
     """Return the same for tasks that the same workers can do."""
-    return repr((specification.needs, specification.secrets, specification.gang))
+    return repr(
+        (
+            specification.needs,
+            specification.secrets and specification.project,
+            specification.secrets,
+            specification.gang,
+        )
+    )
 
 
 def _submitted(verdict: Submitted, warning: str) -> dict[str, Any]:
@@ -153,6 +160,8 @@ class Tasks:
             raise TooManyTasks(
                 f"{self._limits.max_live} tasks are waiting or running, which is all that this farm takes at once"
             )
+        if refusal := why_no_room_for(self._pool.mirror, specifications):
+            raise TooManyTasks(refusal)
         after = {task: (*asked.after, *asked.after_any) for task, asked in specifications.items()}
         if (cycle := find_cycle(after)) is not None:
             raise SettingsError(f"tasks come after each other in a circle: {' after '.join(cycle)}")
@@ -169,7 +178,7 @@ class Tasks:
         for task, specification in specifications.items():
             alike = _what_it_needs(specification)
             if alike not in warnings:
-                warnings[alike] = who_lacks_what(self._pool.workers(), specification)
+                warnings[alike] = who_lacks_what(self._pool.mirror, self._pool.workers(), specification)
             told.append(_submitted(verdicts[task], warnings[alike]))
         return told
 
@@ -180,7 +189,7 @@ class Tasks:
     def check_able(self, specifications: Mapping[str, TaskSpecification]) -> None:
         """Raise `SettingsError` where no worker that is there could do one of these tasks."""
         for task, specification in specifications.items():
-            if lacks := who_lacks_what(self._pool.workers(), specification):
+            if lacks := who_lacks_what(self._pool.mirror, self._pool.workers(), specification):
                 raise SettingsError(f"task {specification.name or task}: {lacks}")
 
     def check_possible(self, specifications: Mapping[str, TaskSpecification]) -> None:

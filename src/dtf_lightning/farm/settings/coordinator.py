@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dtf_lightning.farm.security.keys import SharedSecret
+from dtf_lightning.farm.security.sealing.sources import KeySource
 from dtf_lightning.farm.settings.hosts import is_remote, local_path
 from dtf_lightning.settings.fields import check, check_types, setting
 from dtf_lightning.settings.sections import SettingsFile
@@ -77,6 +79,12 @@ class SecuritySettings:
     insecure: bool = setting(
         False, "Whether it may listen on more than the loopback without TLS: others can read the tokens then."
     )
+    jwt_secret: str | None = setting(
+        None,
+        "Secret (32 bytes at least) by which others make tokens for this farm, signed by HS256, beside those that the farm makes: write "
+        "`${JWT_SECRET}`. Who has it can be anybody here.",
+        secret=True,
+    )
     allow_pickle: bool = setting(
         False,
         "Whether clients may submit functions that travel by cloudpickle: what they hold runs where it is read. Functions that "
@@ -92,6 +100,33 @@ class SecuritySettings:
         check(
             self.client_ca is None or self.tls_cert is not None,
             "client_ca needs tls_cert and tls_key: certificates are shown over TLS alone",
+        )
+        if self.jwt_secret is not None:
+            SharedSecret(secret=self.jwt_secret.encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretSettings:
+    """Section `secrets`: the keys with which the farm seals the secrets that it keeps for tasks. One of these, or none."""
+
+    key_file: str | None = setting(
+        None,
+        "File of keys (`dtf farm secret new-key` makes it), which its owner alone may read; the same on every coordinator's machine.",
+    )
+    key: str | None = setting(
+        None, "The keys themselves, with commas between them: write `${VARIABLE}`, since others may read a settings file.",
+        secret=True,
+    )  # fmt: skip
+    key_command: tuple[str, ...] = setting(
+        (), "Command that prints the keys, as a key management service opens them; it is run without a shell."
+    )
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        given = [name for name in ("key_file", "key", "key_command") if getattr(self, name)]
+        check(
+            len(given) < 2,
+            f"{given[-1] if given else ''} and {given[0] if given else ''} are both given: keys come from one place",
         )
 
 
@@ -325,7 +360,6 @@ _HEALTH = "a worker is lost when its connection is: `health_monitor.worker_grace
 _CAPS = "a worker takes what it offers: `execution.concurrent_tasks` of worker.yaml, and `limits` of a plan"
 
 WITHOUT_EFFECT: Mapping[str, str] = {
-    "security.jwt_secret": _TOKEN,
     "security.token_expiry": _TOKEN,
     "dynamic_resource_management.enabled": _MACHINES,
     "dynamic_resource_management.scale_up_threshold": _MACHINES,
@@ -359,6 +393,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 """Keys that were asked for and that mean nothing here -> what takes their place."""
 
 VARIABLES: Mapping[str, str] = {
+    "JWT_SECRET": "security.jwt_secret",
     "COORDINATOR_ID": "high_availability.coordinator_id",
     "ENABLE_HIGH_AVAILABILITY": "high_availability.enabled",
     "HIGH_AVAILABILITY_PEERS": "high_availability.peers",
@@ -381,6 +416,7 @@ class CoordinatorSettings(SettingsFile):
     artifacts: ArtifactSettings = field(default_factory=ArtifactSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    secrets: SecretSettings = field(default_factory=SecretSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
@@ -409,6 +445,19 @@ class CoordinatorSettings(SettingsFile):
         if told.tls_cert is None or told.tls_key is None:
             return None
         return self.path(told.tls_cert), self.path(told.tls_key), self.path(told.client_ca) if told.client_ca else None
+
+    @property
+    def shared_secret(self) -> SharedSecret | None:
+        """By which others make tokens for this farm; `None`: nobody does."""
+        told = self.security.jwt_secret
+        return None if told is None else SharedSecret(secret=told.encode())
+
+    @property
+    def secrets_source(self) -> KeySource:
+        """Where the keys of the secrets' store come from."""
+        told = self.secrets
+        file = self.path(told.key_file) if told.key_file else None
+        return KeySource(file=file, text=told.key, command=told.key_command)
 
     @property
     def database_file(self) -> Path | None:

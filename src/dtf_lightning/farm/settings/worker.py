@@ -136,6 +136,9 @@ VARIABLES: Mapping[str, str] = {
 }
 """Environment variable -> the key whose value it says: many workers have one file, and each its own name."""
 
+OF_COORDINATORS = ("JWT_SECRET",)
+"""Variables of coordinators' secrets: a worker that was started beside one must not hand them on to tasks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings(SettingsFile):

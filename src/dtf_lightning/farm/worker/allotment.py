@@ -32,6 +32,7 @@ class Ledger:
     """
 
     def __init__(self, devices: Mapping[str, tuple[str, ...]]) -> None:
+        self.devices = devices
         self._free = {resource: dict.fromkeys(names, WHOLE) for resource, names in devices.items()}
 
     def allot(self, amounts: Mapping[str, float]) -> Allotment:

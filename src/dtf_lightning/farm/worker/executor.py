@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from dtf_lightning import environment
-from dtf_lightning.errors import PeerError
+from dtf_lightning.errors import DtfError, PeerError
 from dtf_lightning.farm.worker.allotment import CPU, Allotment, Ledger, Shortage
 from dtf_lightning.farm.worker.folders import AttemptFolder, WorkerFolders, remove_tree
 from dtf_lightning.farm.worker.keeper.course import KILL_PATIENCE
@@ -45,6 +45,7 @@ from dtf_lightning.farm.worker.keeper.messages import (
 )
 from dtf_lightning.farm.worker.keeper_link import KeeperLink
 from dtf_lightning.farm.worker.logs import KeptLogs, LogTeller, is_forgotten, stored_bytes
+from dtf_lightning.farm.worker.masks.mask import Mask
 from dtf_lightning.farm.worker.orders import AttemptEnded, AttemptOrder, AttemptStarted, Told
 from dtf_lightning.farm.worker.outcomes import outcome, working_folder
 from dtf_lightning.farm.worker.variables import MARK, attempt_variables, cores
@@ -94,6 +95,7 @@ class Executor:
         patience: seconds for which attempts go on without a worker, if this process ends without `close`.
         log_limit: bytes of an attempt's log; what it prints beyond is dropped and counted.
         sample: seconds between two samples of what an attempt takes, at first.
+        recall: returns the secrets of an attempt that an earlier process has started; may raise `DtfError`.
         cgroups: whether attempts are held to their memory limits by cgroups where that can be.
 
     Raises `SettingsError` if another worker uses the folder, `PeerError` if the keeper does not start.
@@ -109,11 +111,13 @@ class Executor:
         patience: float = 60.0,
         log_limit: int = LOG_LIMIT,
         sample: float = INTERVAL,
+        recall: Callable[[AttemptOrder], Mapping[str, str]] | None = None,
         cgroups: bool = True,
     ) -> None:
         self._folders = WorkerFolders(folder, cache)
         self._lock_file = self._folders.lock()
-        self._devices, self._tell, self._log_limit = devices, tell, log_limit
+        self._tell, self._log_limit = tell, log_limit
+        self._recall = recall or (lambda order: order.secrets)
         self._lock = threading.Lock()
         self._no_attempt = threading.Condition(self._lock)
         self._live: dict[str, _Live] = {}
@@ -309,6 +313,8 @@ class Executor:
         live.temporary.mkdir(mode=0o700)
         if live.order.stdin:
             live.folder.stdin.touch(0o600)
+        if live.order.token:
+            write_whole(live.folder.token, live.order.token.encode(), private=True)
         kept = {
             "order": live.order.kept_on_disk(),
             "mark": live.mark,
@@ -326,7 +332,7 @@ class Executor:
             folder=live.folder,
             temporary=live.temporary,
             cache=self._folders.cache,
-            devices=self._devices,
+            devices=self._ledger.devices,
             allotment=live.allotment,
             mark=live.mark,
         )
@@ -340,7 +346,7 @@ class Executor:
             grace=order.grace,
             memory=int(memory * MEBIBYTE) if memory else None,
             cpus=cores(live.allotment),
-            secrets=list(order.secrets.values()),
+            secrets=[*order.secrets.values(), *filter(None, [order.token])],
             stdin=order.stdin,
             log_limit=self._log_limit,
             sample=self._sampler.interval,
@@ -459,7 +465,8 @@ class Executor:
         except OSError as error:
             log.warning("the end of attempt %s cannot be written: %s", live.folder.name, error)
         remove_tree(live.temporary)
-        result = outcome(live.order, live.folder, end)
+        result = outcome(live.order, live.folder, end, self._mask_of(live))
+        live.folder.token.unlink(missing_ok=True)
         self._logs.finish(live.folder.name, result.log_bytes, LOG_FIRST)
         with self._lock:
             self._ledger.give_back(live.allotment)
@@ -468,6 +475,17 @@ class Executor:
         with self._lock:
             self._live.pop(live.folder.name, None)
             self._no_attempt.notify_all()
+
+    def _mask_of(self, live: _Live) -> Mask | None:
+        """Return what masks an attempt's secrets in what it has left; `None`: they are not known here any more."""
+        order, file = live.order, live.folder.token
+        try:
+            token = [file.read_text()] if file.exists() else []
+            known = order.secrets if order.secrets or not order.secret_names else self._recall(order)
+            return Mask([*known.values(), *token])
+        except (DtfError, OSError) as error:
+            log.warning("the secrets of attempt %s cannot be had again: %s", order.task, error)
+            return None
 
     def _say(self, told: Told) -> None:
         try:

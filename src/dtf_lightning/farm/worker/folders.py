@@ -1,7 +1,7 @@
 """Where a farm worker keeps what on its disk. All of it is its owner's only: logs and results may be confidential.
 
     <folder>/worker.lock, keeper.lock, keeper.socket, keeper.log
-    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin hardware_metrics.jsonl returned.json results/ work/
+    <folder>/attempts/<task>.<revision>/    order.json end.json log stored stdin hardware_metrics.jsonl returned.json token results/ work/ masked/
     <folder>/spool/<task>.<revision>.json
     <folder>/cache/
     <temporary>/dtf-<mark>/                 an attempt's TMPDIR, until its end
@@ -82,6 +82,16 @@ class AttemptFolder:
         return self.path / "results"
 
     @property
+    def token(self) -> Path:
+        """With which its command may ask the farm, if it may; goes when it has ended."""
+        return self.path / "token"
+
+    @property
+    def masked(self) -> Path:
+        """Copies, without secrets, of what it has left."""
+        return self.path / "masked"
+
+    @property
     def work(self) -> Path:
         return self.path / "work"
 
@@ -91,7 +101,7 @@ class AttemptFolder:
 
     def clear_workspace(self) -> None:
         """Remove all but order, end and log."""
-        for part in (self.results, self.work):
+        for part in (self.results, self.work, self.masked):
             remove_tree(part)
         self.stdin.unlink(missing_ok=True)
 

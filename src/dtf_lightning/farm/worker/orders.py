@@ -36,6 +36,10 @@ class AttemptOrder:
     """Working folder; "": a workspace of its own. A relative path lies in that workspace."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Variables whose values must not appear in the log."""
+    secret_names: tuple[str, ...] = ()
+    """Of the secrets that its task names: kept on disk, where their values are not."""
+    token: str = ""
+    """With which its command may ask the farm; "": it has none."""
     artifacts: tuple[str, ...] = ()
     """Patterns of files to keep, relative to the working folder; `**` stands for folders."""
     grace: float = 10.0
@@ -69,7 +73,7 @@ class AttemptOrder:
 
     def kept_on_disk(self) -> dict[str, Any]:
         """The order as a JSON object, without the variables' values and the secrets, which stay in memory."""
-        return {**vars(self), "amounts": dict(self.amounts), "environment": {}, "secrets": {}, "own": {}}
+        return {**vars(self), "amounts": dict(self.amounts), "environment": {}, "secrets": {}, "own": {}, "token": ""}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> AttemptOrder:

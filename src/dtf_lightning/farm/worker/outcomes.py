@@ -12,6 +12,7 @@ from dtf_lightning.farm.rules.attempts import TAIL_BYTES, AttemptOutcome, Outcom
 from dtf_lightning.farm.worker.folders import AttemptFolder
 from dtf_lightning.farm.worker.keeper import hardware_metrics
 from dtf_lightning.farm.worker.keeper.messages import End
+from dtf_lightning.farm.worker.masks.mask import Mask
 from dtf_lightning.farm.worker.orders import AttemptOrder
 from dtf_lightning.farm.worker.results import INDEX, Report, collect
 
@@ -19,6 +20,11 @@ log = logging.getLogger(__name__)
 
 MAX_REASON = 1000
 """Characters."""
+WITHHELD = (
+    "its results and artifacts are withheld: its worker was started anew meanwhile, and could not have its secrets again to take "
+    "them out"
+)
+_NOTHING = Mask()
 MAX_READ = 65536
 """Bytes of what a call tells."""
 
@@ -28,20 +34,23 @@ def working_folder(order: AttemptOrder, folder: AttemptFolder) -> Path:
     return folder.work / order.folder
 
 
-def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutcome:
-    """Reads reports and log; what cannot be read stands in the reason. Raises nothing for what a task has left."""
+def outcome(order: AttemptOrder, folder: AttemptFolder, end: End, mask: Mask | None = _NOTHING) -> AttemptOutcome:
+    """Reads reports and log; what cannot be read stands in the reason. Raises nothing for what a task has left.
+
+    `mask`: takes its secrets out of what it has left; `None`: nobody knows them any more, and nothing of that is told.
+    """
     code = end.exit_code if end.status is None else os.waitstatus_to_exitcode(end.status)
     try:
-        found = collect(folder.results, working_folder(order, folder), order.artifacts, folder.path / INDEX)
+        found = _found(order, folder, mask)
     except Exception as error:  # it has all ways to leave what nobody thought of: its end is told all the same
         log.exception("the results of attempt %s cannot be read", folder.name)
         found = Report(notes=[f"its results cannot be read: {error!r}"])
     if folder.hardware_metrics.exists():
         found.artifacts[hardware_metrics.NAME] = str(folder.hardware_metrics)
         found.metrics = hardware_metrics.summary(folder.hardware_metrics) | dict(found.metrics)
-    told = _returned(folder) if order.returns else {}
+    told = _returned(folder, mask) if order.returns and mask is not None else {}
     why = [told["error"]] if "error" in told and end.kind == OutcomeKind.FAILED.value else []
-    reason = "; ".join([*why, end.reason, *found.notes])
+    reason = (mask or _NOTHING).text("; ".join([*why, end.reason, *found.notes]))
     return AttemptOutcome(
         exit_code=code if code is None or code >= 0 else None,
         signal=-code if code is not None and code < 0 else None,
@@ -60,10 +69,19 @@ def outcome(order: AttemptOrder, folder: AttemptFolder, end: End) -> AttemptOutc
     )
 
 
-def _returned(folder: AttemptFolder) -> dict[str, Any]:
+def _found(order: AttemptOrder, folder: AttemptFolder, mask: Mask | None) -> Report:
+    if mask is None:
+        return Report(notes=[WITHHELD])
+    index = folder.path / INDEX
+    return collect(
+        folder.results, working_folder(order, folder), order.artifacts, index, mask=mask, copies=folder.masked
+    )
+
+
+def _returned(folder: AttemptFolder, mask: Mask) -> dict[str, Any]:
     try:
         with folder.returned.open("rb") as file:
-            return read_told(file.read(MAX_READ).decode(errors="replace"))
+            return read_told(mask.text(file.read(MAX_READ).decode(errors="replace")))
     except OSError:
         return {}
 

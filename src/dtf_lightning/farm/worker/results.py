@@ -11,10 +11,14 @@ What cannot be read is noted and passed over: a task that has done its work does
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dtf_lightning.farm.worker.masks.mask import Mask
 
 MAX_METRICS, MAX_ARTIFACTS = 40, 20
 """Of an outcome, which becomes a small record; what exceeds them stands in the artifact `INDEX`."""
@@ -37,7 +41,15 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def collect(results: Path, folder: Path, patterns: Sequence[str], index: Path) -> Report:
+def collect(
+    results: Path,
+    folder: Path,
+    patterns: Sequence[str],
+    index: Path,
+    *,
+    mask: Mask | None = None,
+    copies: Path | None = None,
+) -> Report:
     """Read what a task has reported and left.
 
     Args:
@@ -45,23 +57,39 @@ def collect(results: Path, folder: Path, patterns: Sequence[str], index: Path) -
         folder: the working folder, in which `patterns` are looked up.
         patterns: of artifacts, relative.
         index: where the list of all artifacts and metrics goes, where there are too many for an outcome.
+        mask: takes secrets out of names and texts.
+        copies: folder for what has some in it.
     """
     report = Report()
-    for path in _files(results):
-        name = path.relative_to(results).as_posix()
+    for path, name in _masked(results, _files(results), report, mask, copies):
         report.artifacts[name] = str(path)
-        read = _READERS.get(path.suffix)
+        read = _READERS.get(PurePosixPath(name).suffix)
         if read is None:
             continue
         if path.stat().st_size > MAX_BYTES:
             report.notes.append(f"{name} has more than {MAX_BYTES >> 20} MiB and was not read")
         else:
             read(path, name, report)
-    for path in _matching(folder, patterns, report.notes) if patterns else ():
-        name = path.relative_to(folder).as_posix()
+    matching = _matching(folder, patterns, report.notes) if patterns else ()
+    for path, name in _masked(folder, matching, report, mask, copies):
         report.artifacts.setdefault(name, str(path))
     _shorten(report, index)
     return report
+
+
+def _masked(
+    folder: Path, paths: Iterable[Path], report: Report, mask: Mask | None, copies: Path | None
+) -> Iterator[tuple[Path, str]]:
+    """Yield files of a folder as they may go out, and their names; what cannot be looked at does not."""
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        if mask is None or copies is None:
+            yield path, name
+            continue
+        try:
+            yield mask.file(path, copies / uuid.uuid4().hex), mask.text(name)
+        except OSError as error:
+            report.notes.append(f"{name} is withheld, as it cannot be looked at for secrets: {error.strerror}")
 
 
 def numbers(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

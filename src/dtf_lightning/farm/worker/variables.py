@@ -62,6 +62,7 @@ def attempt_variables(
         **order.secrets,
         **_in_the_workers_order(visible_devices(devices, allotment), base),
         **order.own,
+        **({environment.FARM_TOKEN_FILE: str(folder.token)} if order.token else {}),
         environment.FARM_RESULTS: str(folder.results),
         **({environment.FARM_RETURNED: str(folder.returned)} if order.returns else {}),
         "DTF_FARM_TASK": order.task,

@@ -24,7 +24,7 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change, Mirror
 from dtf_lightning.farm.record.tokens.values import RevokedRecord, SigningKeyRecord
 from dtf_lightning.farm.security.identity import OWNER, Identity, Unauthorised
-from dtf_lightning.farm.security.keys import Sealer, SigningKey
+from dtf_lightning.farm.security.keys import Sealer, SharedSecret, SigningKey
 from dtf_lightning.farm.security.tokens import is_signed, read_token, refuse_expired
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,13 @@ class Authenticator:
     Args:
         secret: the farm's own token.
         mirror: of the farm's record.
+        shared: the secret by which others make tokens for this farm.
     """
 
-    def __init__(self, secret: str, farm: str, mirror: Mirror, clock: Clock) -> None:
+    def __init__(
+        self, secret: str, farm: str, mirror: Mirror, clock: Clock, shared: SharedSecret | None = None
+    ) -> None:
+        self._shared = shared
         self.farm = farm
         self.remembered: dict[bytes, Identity] = {}
         """Digest of a token -> whose it is."""
@@ -84,7 +88,7 @@ class Authenticator:
         now, digest = self._clock.wall(), hashlib.sha256(text.encode("latin-1", "replace")).digest()
         identity = self.remembered.get(digest)
         if identity is None:
-            identity = read_token(text, self.keys(), farm=self.farm, now=now)
+            identity = read_token(text, self.keys(), farm=self.farm, now=now, shared=self._shared)
             self._refuse_revoked(identity)
             if len(self.remembered) >= REMEMBERED:
                 self.remembered.clear()

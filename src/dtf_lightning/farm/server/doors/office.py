@@ -27,7 +27,7 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.tokens.writes import AddKey, ForgetTokens, Join, NoteToken, Renew, Revoke
 from dtf_lightning.farm.record.writes import Write
-from dtf_lightning.farm.security.identity import Identity, Unauthorised
+from dtf_lightning.farm.security.identity import Forbidden, Identity, Unauthorised
 from dtf_lightning.farm.security.keys import LONGEST_LIFE, SigningKey, past, signer
 from dtf_lightning.farm.security.permissions import Role
 from dtf_lightning.farm.security.tokens import make_token
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 ACCESS_LIFE = 3600.0
 """Seconds of a joined worker's token."""
+TASK_LIFE, TASK_GRACE = 7 * 86400.0, 600.0
+"""Seconds of the token of an attempt whose task has no timeout, and beyond one; it is good for no longer than the attempt."""
 REFRESH_LIFE = 30 * 86400.0
 """Seconds for which a joined worker may be away."""
 SHOWN = 5.0
@@ -263,6 +265,27 @@ class TokenOffice:
             "refresh": await self._sign(following),
             "seconds": ACCESS_LIFE,
         }
+
+    # --- attempts ----------------------------------------------------------------------------------------------------
+
+    async def of_attempt(self, asked: Identity, task: str, revision: int) -> dict[str, Any]:
+        """Make a token for an attempt's command, which ends with the attempt. Raises `Forbidden`, and what etcd raises."""
+        live = self._pool.live(task)
+        if live is None or live.revision != revision or asked.worker not in (None, *live.attempt.workers):
+            raise Forbidden(f"the attempt {revision} at the task {task} does not count, or another worker makes it")
+        if not live.specification.permissions:
+            raise Forbidden(f"the task {task} was submitted without `permissions`: its command gets no token")
+        life = TASK_LIFE if live.specification.timeout is None else live.specification.timeout + TASK_GRACE
+        identity = Identity(
+            subject=task,
+            role=Role.TASK,
+            token=secrets.token_hex(8),
+            projects=frozenset((live.specification.project,)),
+            expires=float(int(self._clock.wall() + min(life, LONGEST_LIFE))),
+            family=task,
+            number=revision,
+        )
+        return {"token": await self._sign(identity)}
 
     # --- keys --------------------------------------------------------------------------------------------------------
 

@@ -25,8 +25,14 @@ from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.values import Attempt
 from dtf_lightning.farm.security.entrances import ACTIONS, OPEN_PAGES, PAGE
 from dtf_lightning.farm.security.identity import Forbidden, Identity, Unauthorised, identity_of
-from dtf_lightning.farm.security.ownership import narrowed_query, refuse_attempt, refuse_name, refuse_projects
-from dtf_lightning.farm.security.permissions import PERMISSIONS, Reach, Role, reason_against
+from dtf_lightning.farm.security.ownership import (
+    narrowed_query,
+    refuse_attempt,
+    refuse_name,
+    refuse_projects,
+    refuse_subtask,
+)
+from dtf_lightning.farm.security.permissions import PERMISSIONS, Reach, Role, reason_against, reason_against_task
 from dtf_lightning.farm.server.tasks import UnknownTask
 from dtf_lightning.farm.server.wire.refusing import refuse
 
@@ -39,7 +45,10 @@ if TYPE_CHECKING:
 
 HELD = 20_000
 """Attempts of which it is known who made them, also after another one counts: their output may still come."""
-_OF_ATTEMPTS = ("attempt.stdin", "attempt.logs", "attempt.offer_artifacts", "attempt.put_artifact")
+_AT_ITS_START = ("attempt.secrets", "attempt.token")
+_OF_ATTEMPTS = ("attempt.stdin", "attempt.logs", "attempt.offer_artifacts", "attempt.put_artifact", *_AT_ITS_START)
+HEARD = 5.0
+"""Seconds for this coordinator to hear of an attempt that a worker was told of by another one."""
 
 
 class Permits:
@@ -94,8 +103,14 @@ class Permits:
         """Return the scope as a route gets it. Raises `Forbidden`, and what etcd raises."""
         identity = identity_of(scope)
         _refuse_role(identity, operation)
+        if identity.role is Role.TASK:
+            await self._refuse_task(identity, operation, scope)
         if identity.projects:
             scope = await self._narrowed(identity, PERMISSIONS[operation].reach, scope)
+        if operation in _AT_ITS_START:
+            revision = _revision(scope)
+            if revision.isdecimal() and len(revision) < 20:
+                await self._hear_of(scope["path_params"]["task_id"], int(revision))
         if identity.role is Role.WORKER:
             self._refuse_others(identity, operation, scope)
         return scope
@@ -135,8 +150,30 @@ class Permits:
             refuse_name(identity, scope["path_params"]["worker_id"])
         elif operation in _OF_ATTEMPTS:
             task = scope["path_params"]["task_id"]
-            revision = parse_qs(scope["query_string"].decode("latin-1")).get("revision", [""])[-1]
-            refuse_attempt(identity, task, self._makers_of(task, revision))
+            refuse_attempt(identity, task, self._makers_of(task, _revision(scope)))
+
+    async def _hear_of(self, task: str, revision: int) -> None:
+        """Wait for an attempt that may have come about a moment ago, at another coordinator."""
+        await self._pool.wait_for(task, lambda: self._pool.mirror.revision >= revision, HEARD)
+
+    # --- a task --------------------------------------------------------------------------------------------------------
+
+    async def _refuse_task(self, identity: Identity, operation: str, scope: Scope) -> None:
+        """Raise `Unauthorised` where its attempt counts no more, and `Forbidden` for what is another's."""
+        await self._hear_of(identity.subject, identity.number)
+        live = self._pool.live(identity.subject)
+        if live is None or live.revision != identity.number:
+            raise Unauthorised("the attempt for which this token was made counts no more, and the token ended with it")
+        if reason := reason_against_task(operation, live.specification.permissions):
+            raise Forbidden(reason)
+        named = scope["path_params"]
+        if "plan_id" in named:
+            refuse_subtask(identity, str(named["plan_id"]), named["plan_id"])
+        for task in _tasks_named(scope):
+            if task != identity.subject:
+                with contextlib.suppress(UnknownTask):  # the route says so
+                    told: dict[str, Any] = await self._tasks.task(task)
+                    refuse_subtask(identity, task, (told.get("metadata") or {}).get("plan"))
 
     def _makers_of(self, task: str, revision: str) -> tuple[str, ...]:
         """Who makes an attempt, or has made it; without a revision, the one that counts."""
@@ -153,6 +190,18 @@ class Permits:
                 self._makers[change.names[0], change.after.mod_revision] = attempt.workers
                 if len(self._makers) > HELD:
                     self._makers.popitem(last=False)
+
+
+def _tasks_named(scope: Scope) -> list[str]:
+    """Return the tasks that a request is about, by its path or its query."""
+    asked = parse_qs(scope["query_string"].decode("latin-1")).get("tasks", [])
+    named = scope["path_params"].get("task_id")
+    return [task for text in ([named] if named else []) + asked for task in str(text).split(",") if task]
+
+
+def _revision(scope: Scope) -> str:
+    told: list[str] = parse_qs(scope["query_string"].decode("latin-1")).get("revision", [""])
+    return told[-1]
 
 
 def _refuse_role(identity: Identity, operation: str) -> None:

@@ -13,15 +13,20 @@ from dtf_lightning.farm.server.routes.plans import add_plans
 from dtf_lightning.farm.server.routes.quarantine import add_quarantine
 from dtf_lightning.farm.server.routes.schedules import add_schedules
 from dtf_lightning.farm.server.routes.socket import add_socket
+from dtf_lightning.farm.server.routes.tokens import add_tokens
+from dtf_lightning.farm.server.secrets.routes import add_secrets
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dtf_lightning.farm.server.coordinator import Coordinator
+    from dtf_lightning.farm.server.doors.doors import Doors
 
 
-def add_everything(app: FastAPI, coordinator: Coordinator) -> None:
+def add_everything(app: FastAPI, coordinator: Coordinator, doors: Doors) -> None:
     """Add them to a coordinator's application that has all others: its description comes last."""
+    add_tokens(app, doors.office)
+    add_secrets(app, doors.secrets)
     for add in (
         add_cluster,
         add_lists,

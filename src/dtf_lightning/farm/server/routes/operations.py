@@ -56,6 +56,7 @@ OPERATIONS: dict[str, Operation] = {
         plan__get="How many of a plan's tasks are at what, and which have ended.",
         schedule__list="The plans that are submitted at certain times, each with its latest run.",
         quarantine__list="Tests whose failures do not count for a while, and those whose quarantine has expired.",
+        secret__list="The names of the secrets that the farm keeps, and who set each.",
         schedule__get="One of them, with its plan and its latest runs.",
         health__findings="What is wrong with the farm, how bad that is, why, and what to do.",
         result__list="Results of tasks that are done, page by page.",
@@ -86,6 +87,8 @@ OPERATIONS: dict[str, Operation] = {
         plan__submit="Accept all tasks of a plan, or register its schedule.",
         quarantine__set="Let a test fail for a while.",
         quarantine__remove="Let a test count again.",
+        secret__set="Keep a secret for a project's tasks.",
+        secret__remove="Forget a secret.",
         schedule__pause="Let a schedule rest.",
         schedule__resume="Let a schedule go on.",
         schedule__remove="Forget a schedule.",
@@ -112,6 +115,8 @@ OPERATIONS: dict[str, Operation] = {
         attempt__logs="Keep a part of what an attempt has written.",
         attempt__offer_artifacts="Say which of the files that an attempt has left are wanted.",
         attempt__put_artifact="Keep a file that an attempt has left.",
+        attempt__token="A token for an attempt's command, for the worker that makes it.",
+        attempt__secrets="The secrets that an attempt's task names, for the worker that makes it.",
     ),
     **_of(
         Access.OPERATE,
@@ -129,6 +134,7 @@ OPERATIONS: dict[str, Operation] = {
         token__list="The tokens that were made, and the workers that have joined.",
         token__revoke="Make a token good no more.",
         token__rotate_keys="Sign tokens with a new key.",
+        secret__rotate="Seal all secrets with the newest key.",
     ),
     **_of(
         Access.JOIN,

@@ -31,6 +31,10 @@ class ProjectRequest(StrictModel):
     """Of twice the weight it gets twice the share."""
     limits: dict[str, Annotated[int, Field(ge=0, le=MAX_UNITS)]] | None = None
     """Licence -> how many of it the project's tasks may hold at once."""
+    max_running: int | None = Field(default=None, ge=0, le=MAX_UNITS)
+    """Its tasks that may run at once; 0: any number."""
+    max_pending: int | None = Field(default=None, ge=0, le=MAX_UNITS)
+    """Its tasks that may be there without being done, above which no more are taken (429); 0: any number."""
 
 
 class LicenceRequest(StrictModel):
@@ -45,7 +49,13 @@ def add_projects(app: FastAPI, coordinator: Coordinator) -> None:
 
     def shown(name: str) -> dict[str, Any]:
         record = projects(pool.mirror).get(name, ProjectRecord())
-        return {"name": name, "weight": record.weight, "limits": dict(record.limits)}
+        return {
+            "name": name,
+            "weight": record.weight,
+            "limits": dict(record.limits),
+            "max_running": record.max_running or None,
+            "max_pending": record.max_pending or None,
+        }
 
     async def write(kind: Kind, name: str, record: ProjectRecord | LicenceRecord, seen: int) -> bool:
         made = await coordinator.record.answer(SetShare(kind=kind, name=name, record=record, seen=seen))
@@ -63,6 +73,8 @@ def add_projects(app: FastAPI, coordinator: Coordinator) -> None:
             record = ProjectRecord(
                 weight=before.weight if request.weight is None else request.weight,
                 limits=before.limits if request.limits is None else request.limits,
+                max_running=before.max_running if request.max_running is None else request.max_running,
+                max_pending=before.max_pending if request.max_pending is None else request.max_pending,
             )
             if await write(Kind.PROJECT, name, record, pool.mirror.seen(Kind.PROJECT, name)):
                 return shown(name)

@@ -91,6 +91,12 @@ def add_tokens(app: FastAPI, office: TokenOffice) -> None:
             raise Forbidden(f"this token is of the worker {identity.subject!r}, not of {asked.worker_id!r}")
         return await office.refresh(identity, asked.nonce)
 
+    @app.post("/api/tasks/{task_id}/token", operation_id="attempt.token")
+    async def token_of_attempt(task_id: str, revision: Annotated[int, Query(ge=1)], request: Request) -> JSONResponse:
+        """For the command of a task that was submitted with `permissions`; it ends with the attempt."""
+        told = await office.of_attempt(identity_of(request.scope), task_id, revision)
+        return JSONResponse(told, headers={"Cache-Control": "no-store"})
+
     async def refused(_: Request, error: Exception) -> Response:
         statuses: dict[type[Exception], int] = {Unauthorised: 401, Forbidden: 403, UnknownToken: 404, NameTaken: 409}
         return JSONResponse({"error": str(error)}, statuses[type(error)])

@@ -25,11 +25,12 @@ from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.trainings.writes import AskToYield
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRequest
 from dtf_lightning.farm.record.writes import Write
-from dtf_lightning.farm.rules.needs import Need, needed
+from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Scheduler, Seat
 from dtf_lightning.farm.rules.scheduling.yielding import AWAY, PRICE, Part, Wish, may_grow, time_away, who_yields
 from dtf_lightning.farm.server.scheduling.cores import Cores
 from dtf_lightning.farm.server.scheduling.lending import Lending, training_of
+from dtf_lightning.farm.server.scheduling.projects import needs_of
 
 LOOK = 0.25
 """Seconds between two looks at who could give something back, and who could grow."""
@@ -285,7 +286,7 @@ class Trainings:
                 or not tried.value.workers
             ):
                 continue
-            needs = needed(specification.needs, specification.secrets)
+            needs = needs_of(self._mirror, specification)
             asked = self._mirror.get(Kind.YIELD, name)
             shown = asked.value.revision if asked is not None and isinstance(asked.value, YieldRequest) else 0
             found.append(
@@ -324,7 +325,7 @@ class Trainings:
         if specification is None:
             return None
         excluded = tried.value.excluded if tried is not None and isinstance(tried.value, Attempt) else ()
-        needs = needed(specification.needs, specification.secrets)
+        needs = needs_of(self._mirror, specification)
         return Wish(
             task=task,
             priority=specification.priority,
@@ -336,7 +337,7 @@ class Trainings:
 
     def _needs(self, task: str) -> tuple[Need, ...]:
         specification = self._specification(task)
-        return () if specification is None else needed(specification.needs, specification.secrets)
+        return () if specification is None else needs_of(self._mirror, specification)
 
     def _back(self, part: str) -> float:
         """When a part that gave its device back may come again; 0: it never did."""

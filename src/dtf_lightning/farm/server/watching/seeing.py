@@ -91,5 +91,5 @@ def _queue(device: str, one: _Class, now: float, pool: Pool) -> SeenQueue:
         overtaken=sum(
             live.specification.submitted > since and live.specification.priority <= priority for live in one.running
         ),
-        lacking=who_lacks_what(pool.workers(), oldest.specification),
+        lacking=who_lacks_what(pool.mirror, pool.workers(), oldest.specification),
     )

@@ -12,18 +12,29 @@ import base64
 import json
 import re
 from collections.abc import Iterable
+from html import escape
 from urllib.parse import quote
 
+from dtf_lightning.farm.rules.needs import SHORTEST_SECRET
+
 MASK = b"***"
-SHORTEST = 4
-"""Bytes of the shortest text that is masked: shorter ones stand in every log by chance."""
+SHORTEST = SHORTEST_SECRET
 
 
 def spellings(secret: str) -> set[bytes]:
-    """The ways in which a secret may be printed: as it is, its lines, as JSON, in a URL, in base64."""
+    """The ways in which a secret may be printed: as it is, its lines, as JSON, in XML, in a URL, in base64."""
     texts = [secret, *(line.strip() for line in secret.splitlines())]
     found = {
-        spelling for text in texts for spelling in (text, json.dumps(text)[1:-1], quote(text), quote(text, safe=""))
+        spelling
+        for text in texts
+        for spelling in (
+            text,
+            json.dumps(text)[1:-1],
+            escape(text),
+            escape(text, quote=False),
+            quote(text),
+            quote(text, safe=""),
+        )
     }
     encoded = {spelling.encode(errors="surrogateescape") for spelling in found}
     encoded.add(base64.b64encode(secret.encode(errors="surrogateescape")).rstrip(b"="))
@@ -44,6 +55,8 @@ class Masker:
             self._by_first_byte.setdefault(text[0], []).append(text)
         self._longest = len(self._spellings[0]) if self._spellings else 0
         self._held = b""
+        self.num_masked = 0
+        """How many were replaced so far."""
 
     def add(self, data: bytes) -> bytes:
         """What may go out now that `data` has come."""
@@ -58,12 +71,17 @@ class Masker:
                 self._held = text[undecided:]
                 return b"".join([*out, text[position:undecided]])
             out += [text[position : match.start()], MASK]
+            self.num_masked += 1
             position = match.end()
 
     def end(self) -> bytes:
         """What was held back; nothing more comes."""
         held, self._held = self._held, b""
-        return self._pattern.sub(MASK, held) if self._pattern is not None else held
+        if self._pattern is None:
+            return held
+        masked, number = self._pattern.subn(MASK, held)
+        self.num_masked += number
+        return masked
 
     def _undecided(self, text: bytes, position: int) -> int:
         """The first place from which the rest of the text is the beginning of a longer secret."""

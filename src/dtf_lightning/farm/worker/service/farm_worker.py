@@ -45,7 +45,7 @@ from dtf_lightning.farm.worker.service.health import HealthReader
 from dtf_lightning.farm.worker.service.link import Link
 from dtf_lightning.farm.worker.service.meetings import Meetings
 from dtf_lightning.farm.worker.service.outgoing import Outgoing
-from dtf_lightning.farm.worker.service.preparation import Preparation
+from dtf_lightning.farm.worker.service.preparation import Preparation, reach_of
 from dtf_lightning.farm.worker.service.secret_files import SecretFiles
 from dtf_lightning.farm.worker.spool import Spool
 from dtf_lightning.whole_files import write_whole
@@ -127,6 +127,7 @@ class FarmWorker:
             SecretFiles(options.secrets),
             timeout=options.timeout,
             allow_pickle=options.allow_pickle,
+            reach=reach_of(options.addresses, options.trust),
         )
         self._spool = Spool(options.folder)
         self._meetings = Meetings()
@@ -153,6 +154,7 @@ class FarmWorker:
             devices=options.device_names,
             tell=self._told,
             sample=options.metrics_interval,
+            recall=self._preparation.recall,
         )
 
     @property

@@ -9,19 +9,21 @@ import shutil
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from dtf_lightning import environment
 from dtf_lightning.errors import DtfError, SettingsError
 from dtf_lightning.farm.calls.spelling import with_python
-from dtf_lightning.farm.http import Connection
+from dtf_lightning.farm.http import Connection, FarmRefused
 from dtf_lightning.farm.messages import Run
 from dtf_lightning.farm.record.values import TaskSpecification
 from dtf_lightning.farm.rules.arrays import INDEX
 from dtf_lightning.farm.rules.inputs import Input, InputKind, check_place, read_input
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED
+from dtf_lightning.farm.security.trust import Trust
 from dtf_lightning.farm.sources import unpack
 from dtf_lightning.farm.worker.caches.repositories import GitCache
 from dtf_lightning.farm.worker.caches.room import CacheRoom
@@ -35,6 +37,8 @@ URL_SILENCE = 30.0
 URL_TIMEOUT = 3600.0
 """Seconds for all of it."""
 CHUNK = 1024 * 1024
+_NO_STORE = (404, 405)
+"""What coordinators answer of a release that keeps no secrets."""
 
 Fetch = Callable[[BinaryIO], None]
 """Writes an input's content into a file."""
@@ -54,6 +58,7 @@ class Preparation:
         secrets: the worker's.
         timeout: seconds, of an attempt whose task has none of its own.
         allow_pickle: whether functions are run that travel by cloudpickle.
+        reach: variables by which a command finds the farm that may ask it.
     """
 
     def __init__(
@@ -65,7 +70,9 @@ class Preparation:
         *,
         timeout: float | None = None,
         allow_pickle: bool = True,
+        reach: Mapping[str, str] | None = None,
     ) -> None:
+        self._reach = dict(reach or {})
         self._timeout = timeout
         self._allow_pickle = allow_pickle
         self._connection = connection
@@ -102,10 +109,39 @@ class Preparation:
             folder=spec.folder,
             artifacts=spec.artifacts,
             rank=message.rank,
-            own=_own_variables(message),
-            secrets=self._secrets.values(spec.secrets),
+            own=_own_variables(message) | (self._reach if spec.permissions else {}),
+            secrets=self._values(message.task, message.revision, spec.secrets),
+            token=self._token(message) if spec.permissions else "",
+            secret_names=tuple(spec.secrets),
             stdin=_reads_input(message),
         )
+
+    def recall(self, order: AttemptOrder) -> Mapping[str, str]:
+        """Return the secrets of an attempt that an earlier process of this worker has started. Raises as `order`."""
+        return self._values(order.task, order.revision, order.secret_names)
+
+    def _token(self, message: Run) -> str:
+        return str(self._asked(f"/api/tasks/{message.task}/token", message.revision)["token"])
+
+    def _asked(self, path: str, revision: int) -> Mapping[str, Any]:
+        """Ask the farm over a connection that this thread does not keep: few attempts ask."""
+        try:
+            told: Mapping[str, Any] = self._connection.ask("POST", path, revision=revision)
+            return told
+        finally:
+            self._connection.close()
+
+    def _values(self, task: str, revision: int, names: Sequence[str]) -> dict[str, str]:
+        """Return name -> value: what the farm keeps of them, and else what this worker has itself. Raises `DtfError`."""
+        if not names:
+            return {}
+        try:
+            told: Mapping[str, str] = self._asked(f"/api/tasks/{task}/secrets", revision)["secrets"]
+        except FarmRefused as refusal:
+            if refusal.status not in _NO_STORE:
+                raise
+            told = {}
+        return {**self._secrets.values([name for name in names if name not in told]), **told}
 
     def tidy(self, busy: Callable[[], bool]) -> None:
         """Keep the cache folder within its limit. `busy`: whether an attempt is at hand."""
@@ -173,6 +209,12 @@ class Preparation:
                 raise InputUnreachable(f"the input {url} cannot be read by this worker: {error}") from error
 
         return fetch
+
+
+def reach_of(addresses: Sequence[str], trust: Trust) -> dict[str, str]:
+    """Return the variables by which a command finds the farm."""
+    ca = {environment.FARM_CA: str(trust.ca.absolute())} if trust.ca else {}
+    return {environment.FARM_URL: ",".join(addresses), **ca}
 
 
 def _own_variables(message: Run) -> dict[str, str]:

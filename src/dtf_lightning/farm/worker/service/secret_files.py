@@ -17,13 +17,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dtf_lightning.errors import SettingsError
-from dtf_lightning.farm.rules.needs import SECRET
+from dtf_lightning.farm.rules.needs import LONGEST_SECRET, SECRET
 from dtf_lightning.farm.worker.keeper.masking import SHORTEST
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-MAX_BYTES = 64 * 1024
+MAX_BYTES = LONGEST_SECRET
 OTHERS = 0o077
 
 

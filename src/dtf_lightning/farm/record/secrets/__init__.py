@@ -1,0 +1,1 @@
+"""The records of a project's secrets, whose values are sealed."""

@@ -1,0 +1,1 @@
+"""What attempts have left, without their secrets."""
