@@ -376,6 +376,7 @@ class AsyncClient:
     change_worker = Asked(Client.change_worker)
     cluster_status = Asked(Client.cluster_status)
     health = Asked(Client.health)
+    scaling = Asked(Client.scaling)
     change_node = Asked(Client.change_node)
     projects = Asked(Client.projects)
     set_project = Asked(Client.set_project)

@@ -732,6 +732,14 @@ class Client:
         told: dict[str, Any] = self.connection.ask("GET", "/api/findings")
         return told
 
+    def scaling(self) -> dict[str, Any]:
+        """Return the pools that the farm scales: each with what waits for it, its workers, what is decided and why, and its latest steps.
+
+        With `dry_run` nothing was done, and `decision` is what would be.
+        """
+        told: dict[str, Any] = self.connection.ask("GET", "/api/scaling")
+        return told
+
     def change_node(self, node: str, what: str, *, reason: str = "") -> dict[str, Any]:
         """`what`: `disable` a coordinator, which hands over the leadership and takes no work, or `enable` it."""
         path = f"/api/cluster/node/{quote(node, safe='')}/{what}"

@@ -28,6 +28,7 @@
 | `families` | farm worker | – | the tokens of a worker that has joined |
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `quarantine` | project, test | – | a test whose failures do not count for a while, and whose it is |
+| `scaling` | pool | – | which workers of it were asked for, what was done, what failed, what was spent |
 | `plans`, `reservations`, `alerts` | each its own | – | small records |
 | `restoring` | – | – | no record: a backup is being put back, and coordinators do not start (`farm.backup`) |
 
@@ -75,6 +76,7 @@ class Kind(Enum):
     SCHEDULE = "schedules"
     QUARANTINE = "quarantine"
     RESERVATION = "reservations"
+    SCALING = "scaling"
     SIGNING_KEY = "signing-keys"
     TOKEN = "tokens"
     REVOKED = "revoked"
@@ -103,6 +105,7 @@ LIVE = (
     Kind.SCHEDULE,
     Kind.QUARANTINE,
     Kind.RESERVATION,
+    Kind.SCALING,
     Kind.SIGNING_KEY,
     Kind.TOKEN,
     Kind.REVOKED,

@@ -127,6 +127,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "uncordon": ("worker.uncordon",),
     "report": ("dashboard.get", *PAGE.values()),
     "health": ("health.findings",),
+    "scaling": ("scaling.get",),
     "status": ("status.get",),
     "nodes": ("cluster.status",),
     "node disable": ("cluster.disable",),

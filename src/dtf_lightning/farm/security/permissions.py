@@ -107,6 +107,7 @@ PERMISSIONS: Mapping[str, Permission] = {
         cluster__health=Reach.ALL,
         cluster__leader=Reach.ALL,
         health__findings=Reach.NONE,
+        scaling__get=Reach.NONE,
         schedule__list=Reach.NONE,
         schedule__get=Reach.NONE,
         orchestration__get=Reach.NONE,

@@ -13,6 +13,7 @@ from dtf_lightning.farm.server.routes.plans import add_plans
 from dtf_lightning.farm.server.routes.quarantine import add_quarantine
 from dtf_lightning.farm.server.routes.schedules import add_schedules
 from dtf_lightning.farm.server.routes.socket import add_socket
+from dtf_lightning.farm.server.scaling.routes import add_scaling
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -28,6 +29,7 @@ def add_everything(app: FastAPI, coordinator: Coordinator) -> None:
         add_plans,
         add_quarantine,
         add_schedules,
+        add_scaling,
         add_socket,
         add_outside,
         add_dashboard,

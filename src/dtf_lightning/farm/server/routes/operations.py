@@ -57,6 +57,7 @@ OPERATIONS: dict[str, Operation] = {
         schedule__list="The plans that are submitted at certain times, each with its latest run.",
         quarantine__list="Tests whose failures do not count for a while, and those whose quarantine has expired.",
         schedule__get="One of them, with its plan and its latest runs.",
+        scaling__get="The pools that the farm scales: what waits for each, what was done and why, or would be.",
         health__findings="What is wrong with the farm, how bad that is, why, and what to do.",
         result__list="Results of tasks that are done, page by page.",
         result__get="One result.",
