@@ -27,10 +27,26 @@ WANTED = WorkersWanted(
     token_file="/run/token",
     timeout=30.0,
 )
-WORDS = (
-    "farm worker --name cpu-1 --coordinator http://farm:8080 --token-file /run/token --cpus 2 --memory 500 --label ssd --label pool=cpu "
-    "--until-idle 3600"
-).split()
+WORDS = [
+    "farm",
+    "worker",
+    "--name",
+    "cpu-1",
+    "--coordinator",
+    "http://farm:8080",
+    "--token-file",
+    "/run/token",
+    "--cpus",
+    "2",
+    "--memory",
+    "500",
+    "--label",
+    "ssd",
+    "--label",
+    "pool=cpu",
+    "--until-idle",
+    "3600",
+]
 
 
 def test_the_command_of_a_worker_is_one_of_ours():
@@ -155,7 +171,7 @@ def test_kubernetes_that_refuses(account):
         api.refuses = "the service account may not patch statefulsets/scale"
         with pytest.raises(ProviderFailed, match="403 the service account may not patch"):
             provider.start(WANTED)
-        with pytest.raises(ProviderFailed, match="404 .* not found"):
+        with pytest.raises(ProviderFailed, match=r"404 .* not found"):
             KubernetesProvider(api.url, "farm", "others", account).start(WANTED)
         api.autoscalers = [
             {"metadata": {"name": "own"}, "spec": {"scaleTargetRef": {"kind": "StatefulSet", "name": "workers"}}}

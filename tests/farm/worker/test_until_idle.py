@@ -20,7 +20,7 @@ class Played:
         self.has_work = False
         self.num_begun = 0
         self.connected = asyncio.Event()
-        self.ended = asyncio.Event()
+        self.ended = asyncio.get_running_loop().create_future()
         self.looks = 0
         self.left_after: int | None = None
 
@@ -31,7 +31,7 @@ class Played:
         self.has_work = what == "work"
         self.num_begun = number or self.num_begun
         (self.connected.clear if what == "away" else self.connected.set)()
-        await self.ended.wait()
+        await asyncio.shield(self.ended)
 
     def drain(self) -> None:
         self.left_after = self.looks
@@ -57,7 +57,7 @@ def test_it_leaves_when_it_has_had_nothing_to_do(fields, monkeypatch):
 def test_one_that_is_stopped_before_says_nothing():
     async def run() -> None:
         worker = Played(0)
-        worker.ended.set()
+        worker.ended.set_result(None)
         await main._leave_when_idle(worker, 600.0, pytest.fail)
         assert worker.left_after is None
 

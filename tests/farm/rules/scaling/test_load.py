@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.farm.rules.needs import Need
@@ -70,6 +70,7 @@ def test_workers_beside_count_by_what_they_can_do():
     assert loads_of(POOLS, waiting, others)[0]["cpu"].beside == pytest.approx(2.5)
 
 
+@settings(max_examples=40)
 @given(
     days=st.sets(st.sampled_from(DAYS), min_size=1),
     begin=st.integers(0, 1439),
