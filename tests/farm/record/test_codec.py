@@ -14,6 +14,7 @@ from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
+from dtf_lightning.farm.record.scaling.values import PoolRecord, ScalingStep, WorkerOrder
 from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
 from dtf_lightning.farm.record.values import (
@@ -185,6 +186,15 @@ WRITTEN = [
     (
         QuarantineRecord(owner="ada", reason="r", added=1.0, expires=2.0, by="bob"),
         '{"added":1.0,"by":"bob","expires":2.0,"owner":"ada","reason":"r","v":1}',
+    ),
+    (
+        PoolRecord(
+            orders=(WorkerOrder(name="cpu-1", at=1.0),),
+            members=("cpu-0",),
+            started=1.0,
+            steps=(ScalingStep(at=1.0, started=1, reason="r"),),
+        ),
+        '{"members":["cpu-0"],"orders":[{"at":1.0,"name":"cpu-1"}],"started":1.0,"steps":[{"at":1.0,"reason":"r","started":1}],"v":1}',
     ),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]
