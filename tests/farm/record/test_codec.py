@@ -14,6 +14,7 @@ from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
+from dtf_lightning.farm.record.reservations.values import ReservationRecord
 from dtf_lightning.farm.record.scaling.values import PoolRecord, ScalingStep, WorkerOrder
 from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
@@ -186,6 +187,10 @@ WRITTEN = [
     (
         QuarantineRecord(owner="ada", reason="r", added=1.0, expires=2.0, by="bob"),
         '{"added":1.0,"by":"bob","expires":2.0,"owner":"ada","reason":"r","v":1}',
+    ),
+    (
+        ReservationRecord(workers=("w",), begin=1.0, end=2.0, project="demo", by="ada"),
+        '{"begin":1.0,"by":"ada","end":2.0,"project":"demo","v":1,"workers":["w"]}',
     ),
     (
         PoolRecord(

@@ -29,7 +29,8 @@
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `quarantine` | project, test | – | a test whose failures do not count for a while, and whose it is |
 | `scaling` | pool | – | which workers of it were asked for, what was done, what failed, what was spent |
-| `plans`, `reservations`, `alerts` | each its own | – | small records |
+| `reservations` | reservation | – | workers that people have reserved, from when until when, for whom |
+| `plans`, `alerts` | each its own | – | small records |
 | `restoring` | – | – | no record: a backup is being put back, and coordinators do not start (`farm.backup`) |
 
 Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.

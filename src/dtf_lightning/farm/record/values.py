@@ -11,6 +11,7 @@ from enum import Enum
 
 from dtf_lightning.farm.calls.spelling import CallKind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
+from dtf_lightning.farm.record.reservations.values import ReservationRecord
 from dtf_lightning.farm.record.scaling.values import PoolRecord
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
@@ -433,6 +434,7 @@ Value = (
     | LicenceRecord
     | ScheduleRecord
     | QuarantineRecord
+    | ReservationRecord
     | PoolRecord
     | KeyRecord
     | Tombstone

@@ -28,6 +28,7 @@ from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.leader import Leader, Now
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import PAUSE, wait_for_event
+from dtf_lightning.farm.server.scheduling.reserving import Reserving
 from dtf_lightning.farm.strategies import strategy_named
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ class Leading:
         self._count = tally
         self._fail = fail
         self._leader: Leader | None = None
+        self._reserving: Reserving | None = None
+        """Of the leader."""
         self._in_flight = 0
         self._work = asyncio.Event()
         """There is something for the leader to decide."""
@@ -103,11 +106,13 @@ class Leading:
             log.warning("leads no more")
             self._leader = None
         if epoch and self._leader is None:
+            scheduler = ShapeScheduler(strategy_named(self._settings.strategy))
+            self._reserving = Reserving(self._pool.mirror, scheduler)
             self._leader = Leader(
                 self._pool.mirror,
                 self._record.keys,
                 epoch,
-                ShapeScheduler(strategy_named(self._settings.strategy)),
+                scheduler,
                 grace=self._settings.grace,
                 now=self._now(),
                 expectations=self._expectations,
@@ -119,6 +124,8 @@ class Leading:
         """The mirror shows a change, of anything but the leader."""
         if self._leader is not None and change.kind is not Kind.LEADER:
             self._leader.changed(change, self._now())
+            if change.kind is Kind.RESERVATION and self._reserving is not None:
+                self._reserving.changed()
             self._work.set()
 
     def expect(self, expectations: Expectations) -> None:
@@ -139,6 +146,8 @@ class Leading:
             timeout: float | None = None
             if leader is not None:
                 now = self._now()
+                if self._reserving is not None:
+                    self._reserving.look(now.wall)
                 room = min(BATCH, MAX_IN_FLIGHT - self._in_flight)
                 writes = leader.decide(max(room, 0), now)
                 for write in writes:
@@ -149,6 +158,8 @@ class Leading:
                 if len(writes) >= BATCH:
                     self._work.set()
                 monotonic, wall = leader.next_deadline()
+                if self._reserving is not None:
+                    wall = min(wall, self._reserving.deadline)
                 until = min(monotonic - now.monotonic, wall - now.wall)
                 timeout = max(until, 0.01) if math.isfinite(until) else None
             await wait_for_event(self._work, timeout)

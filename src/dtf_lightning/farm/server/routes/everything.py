@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dtf_lightning.farm.server.reservations.routes import add_reservations
 from dtf_lightning.farm.server.routes.cluster import add_cluster
 from dtf_lightning.farm.server.routes.dashboard import add_dashboard
 from dtf_lightning.farm.server.routes.description import add_description
@@ -28,6 +29,7 @@ def add_everything(app: FastAPI, coordinator: Coordinator) -> None:
         add_lists,
         add_plans,
         add_quarantine,
+        add_reservations,
         add_schedules,
         add_scaling,
         add_socket,
