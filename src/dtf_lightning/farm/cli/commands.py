@@ -32,7 +32,7 @@ from dtf_lightning.farm.cli.security.commands import add_security
 from dtf_lightning.farm.cli.settings.config import add_config
 from dtf_lightning.farm.cli.sharing import add_sharing
 from dtf_lightning.farm.cli.streams.logs import show_logs
-from dtf_lightning.farm.cli.tables import print_table
+from dtf_lightning.farm.cli.tables import print_table, print_use
 from dtf_lightning.farm.cli.train import add_train
 from dtf_lightning.farm.cli.verdicts.commands import add_verdicts
 
@@ -328,6 +328,7 @@ def _task(arguments: argparse.Namespace) -> int:
         if task.raw.get(name):
             print(f"  {name.replace('_', ' ')}: {task.raw[name]}")
     _show_training(task)
+    print_use(task.raw.get("metadata") or {})
     results = task.raw.get("results") or {}
     if returned := results.get("returned"):
         print(f"  returned: {json.dumps(returned['value']) if 'value' in returned else returned.get('artifact')}")
