@@ -10,6 +10,8 @@ import pytest
 from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
 from dtf_lightning.farm.http import FarmRefused
+from dtf_lightning.farm.rules.attempts import OutcomeKind
+from dtf_lightning.farm.server.scheduling import trainings
 from support.farm.server import DEADLINE, CoordinatorInThread, PlayedWorker
 
 pytestmark = pytest.mark.process
@@ -124,3 +126,24 @@ def test_the_next_leader_keeps_to_it(memory, tmp_path):
         task = client.submit(["x"])
         poll_until(lambda: "1 of them is reserved" in client.task(task).reason, DEADLINE, "the reason to be told")
         assert worker.orders.empty()
+
+
+def test_a_training_gives_back_what_it_does_not_keep(client, worker, monkeypatch):
+    """Of two parts on the reserved worker the one beyond the minimum is asked to leave, and does not come again before its end."""
+    monkeypatch.setattr(trainings, "AWAY", 0.0)
+    monkeypatch.setattr(trainings, "PRICE", 0.0)
+    training = client.train("train.py", endpoint="etcd:2379", workers=(1, 2))
+    orders = {order.task: order for order in (worker.next(), worker.next())}
+    made = client.reserve(["w"], seconds=3600)
+    asked = worker.yields.get(timeout=DEADLINE)
+    assert asked.reason == f"gave its device back for the reservation {made['reservation']}"
+    worker.end(orders.pop(asked.task), OutcomeKind.YIELDED, reason=asked.reason)
+    (kept,) = orders
+    poll_until(
+        lambda: list(client.reservations()[0]["running"].get("w", ())) == [kept], DEADLINE, "the other one to stay"
+    )
+    assert client.task(training).raw["metadata"]["training"]["running"] == 1
+    assert worker.yields.empty()
+    assert worker.orders.empty()
+    client.cancel_reservation(made["reservation"])
+    assert worker.next().task == asked.task

@@ -17,6 +17,7 @@ from typing import Any
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import OutcomeUnknown, StoreError
+from dtf_lightning.etcd.store import Compare
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
@@ -147,7 +148,9 @@ class Leading:
             if leader is not None:
                 now = self._now()
                 if self._reserving is not None:
-                    self._reserving.look(now.wall)
+                    fence = Compare(self._pool.keys.leader, "create", "=", leader.epoch)
+                    for request in self._reserving.look(now.wall, fence):
+                        self._make(leader, request)
                 room = min(BATCH, MAX_IN_FLIGHT - self._in_flight)
                 writes = leader.decide(max(room, 0), now)
                 for write in writes:
