@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.reserving.times import Held, Reserved, choose, held_now, next_change, overlap
 from dtf_lightning.farm.rules.scheduling.door import ReadyTask, WorkerOffer
-from dtf_lightning.farm.rules.scheduling.reserving import Held, Reserved, choose, held_now, next_change, overlap
 from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 
 NAMES = ("w0", "w1", "w2")
@@ -81,7 +81,7 @@ def allowed(plan: list[Reserved], worker: str, project: str, expected: float | N
     return True
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(plan=plans, arrivals=tasks, comes=st.sampled_from([0.0, 25.0]))
 def test_the_scheduler_keeps_to_them(plan, arrivals, comes):
     """At every second: nothing starts where it may not, and nothing waits beside an idle worker where it may; a worker that comes

@@ -16,7 +16,7 @@ def print_use(metadata: Mapping[str, Mapping[str, float]]) -> None:
     """Print what a task had asked for beside what it used."""
     asked, used = metadata.get("requested", {}), metadata.get("used", {})
     if "cpu" in used:
-        whole = f"asked {asked['cpu']:g} cores, " if "cpu" in asked else ""
+        whole = f"asked {asked['cpu']:g} core{'' if asked['cpu'] == 1 else 's'}, " if "cpu" in asked else ""
         print(f"  cores: {whole}used {used['cpu']:.2g} on average")
     if "memory" in used:
         whole = f"asked {_memory(asked['memory'])}, " if "memory" in asked else ""

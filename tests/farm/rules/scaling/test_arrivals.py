@@ -47,7 +47,7 @@ class Watched:
             self.started = now
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(tasks=arrivals, minimum=st.integers(0, 3), delay=st.sampled_from([0.0, 45.0, 200.0]))
 def test_it_holds_whatever_arrives(tasks, minimum, delay):
     """Never below the minimum, never above the maximum, no flapping, only who is idle goes; all is served, and then it is as small
@@ -61,7 +61,7 @@ def test_it_holds_whatever_arrives(tasks, minimum, delay):
     assert told.series[-1][1] == minimum
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(tasks=arrivals, budget=st.sampled_from([0.0, 900.0, 4000.0, 9000.0]))
 def test_the_budget_is_not_exceeded(tasks, budget):
     """One worker costs 1 a second. Tasks that end within the notice cost no more than the budget."""

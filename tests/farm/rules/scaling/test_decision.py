@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.farm.rules.scaling.decision import AHEAD, NOTICE, decide
@@ -174,6 +174,7 @@ def pools(draw) -> SeenPool:
     )
 
 
+@settings(max_examples=50)
 @given(pools())
 def test_as_a_slow_rule(pool):
     told = decide(pool)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
-from dtf_lightning.farm.rules.scheduling.reserving import Held
+from dtf_lightning.farm.rules.reserving.times import Held
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dtf_lightning.farm.rules.reserving.times import Held
 from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Seat, WorkerOffer
 from dtf_lightning.farm.rules.scheduling.explanation import why_it_waits
@@ -23,7 +24,6 @@ from dtf_lightning.farm.rules.scheduling.licences import Licences
 from dtf_lightning.farm.rules.scheduling.pool import WorkerPool
 from dtf_lightning.farm.rules.scheduling.projects import Project, Queue, Rank, Task
 from dtf_lightning.farm.rules.scheduling.reservations import deserving, note_starts, plan_reservation
-from dtf_lightning.farm.rules.scheduling.reserving import Held
 from dtf_lightning.farm.rules.scheduling.search import Found, find_gang, find_reserved, find_unreserved, fresh_for_gang
 from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 from dtf_lightning.farm.rules.scheduling.shapes import Shape

@@ -18,7 +18,7 @@ from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.record.reservations.values import ReservationRecord
 from dtf_lightning.farm.record.reservations.writes import RemoveReservation, SetReservation
 from dtf_lightning.farm.rules.needs import Need, lacking
-from dtf_lightning.farm.rules.scheduling.reserving import choose, overlap
+from dtf_lightning.farm.rules.reserving.times import choose, overlap
 from dtf_lightning.farm.server.models import when
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.scheduling.projects import projects

@@ -16,8 +16,8 @@ from dtf_lightning.farm.record.mirror import Mirror
 from dtf_lightning.farm.record.reservations.values import ReservationRecord
 from dtf_lightning.farm.record.trainings.writes import AskToYield
 from dtf_lightning.farm.record.values import Attempt, TaskSpecification, YieldRequest
+from dtf_lightning.farm.rules.reserving.times import Held, Reserved, held_now, next_change
 from dtf_lightning.farm.rules.scheduling.door import Scheduler
-from dtf_lightning.farm.rules.scheduling.reserving import Held, Reserved, held_now, next_change
 from dtf_lightning.farm.server.scheduling.lending import training_of
 
 
