@@ -22,6 +22,7 @@ BENCHMARKS = [
     ("results.py", [], ["--quick"]),
     ("farm_scheduler.py", [], ["--quick"]),
     ("farm.py", [], ["--quick"]),
+    ("pools.py", [], []),
     ("pool.py", ["--borrowings", "50", "--seconds", "30"], ["--borrowings", "1"]),
     ("farm_peers.py", [], ["--tasks", "200", "--rounds", "1"]),
     ("farm_verdicts.py", [], ["--quick"]),

@@ -25,7 +25,7 @@ from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, RescalePhase
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.farm.plans.keys import PLAN_KEYS, TASK_KEYS, Key, plan_schema
 from dtf_lightning.farm.security.permissions import GIVEN, PERMISSIONS, Reach, Role
-from dtf_lightning.farm.settings import coordinator, worker
+from dtf_lightning.farm.settings import coordinator, pools, worker
 from dtf_lightning.settings.fields import setting_docs, settings_table
 
 DOCS = Path(__file__).parent
@@ -115,6 +115,7 @@ def farm_settings_page(text: str) -> str:
     """The page with fresh tables of both files between its markers."""
     text = between(text, "COORDINATOR", sections_table(coordinator.CoordinatorSettings.sections()))
     text = between(text, "COORDINATOR_WITHOUT_EFFECT", without_effect_table(coordinator.WITHOUT_EFFECT))
+    text = between(text, "POOLS", settings_table(pools.PoolSettings))
     text = between(text, "WORKER", sections_table(worker.WorkerSettings.sections()))
     return between(text, "WORKER_WITHOUT_EFFECT", without_effect_table(worker.WITHOUT_EFFECT))
 

@@ -43,7 +43,7 @@ FARM: list[set[str]] = [
     {"farm.calls", "farm.trainings"},
     {"farm.git", "farm.json_values", "farm.plans", "farm.security", "farm.settings", "farm.verdicts"},
     {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
-    {"farm.http", "farm.updates", "farm.messages", "farm.results"},
+    {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.scaling"},
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
     {"farm.async_client"},

@@ -37,6 +37,7 @@ SLEEPERS = {
     "src/dtf_lightning/farm/http.py": "between two rounds of asking coordinators that do not answer; ends with their names",
     "src/dtf_lightning/farm/server/lists/summary.py": "`sleep(0)`, as the next one",
     "src/dtf_lightning/farm/server/lists/tasks.py": "`sleep(0)`: others get their turn on the loop, no time passes",
+    "src/dtf_lightning/farm/server/scaling/seeing.py": "`sleep(0)`, likewise",
     "src/dtf_lightning/farm/server/watching/seeing.py": "`sleep(0)`, likewise",
     "src/dtf_lightning/farm/testkit/storm.py": "a storm: time that passes between its faults is part of it",
     "src/dtf_lightning/farm/worker/service/link.py": "between two rounds of dialling coordinators, at random: they are not stormed",

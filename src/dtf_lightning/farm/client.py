@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from dataclasses import dataclass
+from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, ParamSpec, TypeVar, overload
@@ -736,6 +737,52 @@ class Client:
         """
         told: dict[str, Any] = self.connection.ask("GET", "/api/findings")
         return told
+
+    def scaling(self) -> dict[str, Any]:
+        """Return the pools that the farm scales: each with what waits for it, its workers, what is decided and why, and its latest steps.
+
+        With `dry_run` nothing was done, and `decision` is what would be.
+        """
+        told: dict[str, Any] = self.connection.ask("GET", "/api/scaling")
+        return told
+
+    def reservations(self) -> list[dict[str, Any]]:
+        """Return the workers that are reserved, by when that begins, with what still runs there (`running`)."""
+        told: list[dict[str, Any]] = self.connection.ask("GET", "/api/reservations")["reservations"]
+        return told
+
+    def reserve(
+        self,
+        workers: Sequence[str] = (),
+        *,
+        seconds: float,
+        begin: datetime | None = None,
+        needs: Mapping[str, float] | None = None,
+        labels: Sequence[str] = (),
+        number: int = 1,
+        lead: float = 3600.0,
+        project: str = "",
+        reason: str = "",
+    ) -> dict[str, Any]:
+        """Reserve workers, those that are named or `number` of those that have what is needed; nothing else starts there.
+
+        Args:
+            begin: with its zone; `None`: now.
+            lead: seconds before the begin from which on only that starts which is expected to end before it.
+            project: whose tasks may start there; "": nobody's.
+        """
+        body: dict[str, Any] = {
+            "workers": list(workers), "seconds": seconds, "needs": dict(needs or {}), "labels": list(labels), "number": number,
+            "lead": lead, "project": project, "reason": reason,
+        }  # fmt: skip
+        if begin is not None:
+            body["begin"] = begin.isoformat()
+        told: dict[str, Any] = self.connection.ask("POST", "/api/reservations", body)
+        return told
+
+    def cancel_reservation(self, reservation: str) -> None:
+        """Take a reservation back: tasks start there again."""
+        self.connection.ask("DELETE", f"/api/reservations/{quote(reservation, safe='')}")
 
     def change_node(self, node: str, what: str, *, reason: str = "") -> dict[str, Any]:
         """`what`: `disable` a coordinator, which hands over the leadership and takes no work, or `enable` it."""

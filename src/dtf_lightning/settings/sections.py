@@ -281,7 +281,8 @@ def _value(one: Field[Any], node: Node, lookup: Lookup) -> Any:
 
 def _parsed(one: Field[Any], value: Any, source: str) -> Any:
     if isinstance(value, str) and one.metadata["unit"] == "seconds":
-        value = seconds_of(value) or value
+        seconds = seconds_of(value)
+        value = value if seconds is None else seconds
     return parse(one, value, source)
 
 

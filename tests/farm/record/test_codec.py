@@ -14,6 +14,8 @@ from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
+from dtf_lightning.farm.record.reservations.values import ReservationRecord
+from dtf_lightning.farm.record.scaling.values import PoolRecord, ScalingStep, WorkerOrder
 from dtf_lightning.farm.record.schedules.values import RunState, ScheduleRecord, ScheduleRun
 from dtf_lightning.farm.record.secrets.values import SecretRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
@@ -190,6 +192,19 @@ WRITTEN = [
     (
         SecretRecord(sealed="c2VhbGVk", key="ab12", changed=1.0, by="ann"),
         '{"by":"ann","changed":1.0,"key":"ab12","sealed":"c2VhbGVk","v":1}',
+    ),
+    (
+        ReservationRecord(workers=("w",), begin=1.0, end=2.0, project="demo", by="ada"),
+        '{"begin":1.0,"by":"ada","end":2.0,"project":"demo","v":1,"workers":["w"]}',
+    ),
+    (
+        PoolRecord(
+            orders=(WorkerOrder(name="cpu-1", at=1.0),),
+            members=("cpu-0",),
+            started=1.0,
+            steps=(ScalingStep(at=1.0, started=1, reason="r"),),
+        ),
+        '{"members":["cpu-0"],"orders":[{"at":1.0,"name":"cpu-1"}],"started":1.0,"steps":[{"at":1.0,"reason":"r","started":1}],"v":1}',
     ),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]

@@ -149,7 +149,7 @@ def test_what_takes_the_place_of_keys_without_effect(load):
     assert len(warnings) == 6
     assert "settings.yaml:14: security.token_expiry has no effect here:" in tokens
     assert "`security.token_file`" in tokens
-    assert "`dtf farm worker`" in machines
+    assert "the section `scaling`" in machines
 
 
 def test_high_availability(load):

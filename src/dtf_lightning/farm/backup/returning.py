@@ -65,6 +65,7 @@ RULES: Mapping[Kind, Rule] = {
     Kind.QUARANTINE: Rule.AS_IT_WAS,
     Kind.SECRET: Rule.AS_IT_WAS,
     Kind.RESERVATION: Rule.AS_IT_WAS,
+    Kind.SCALING: Rule.NOT,
     Kind.ALERT: Rule.AS_IT_WAS,
     Kind.SIGNING_KEY: Rule.TOKEN,
     Kind.TOKEN: Rule.TOKEN,

@@ -18,6 +18,7 @@ from dtf_lightning.farm.cli.options import (
     add_farm_command,
     add_json,
     connect,
+    duration,
 )
 from dtf_lightning.farm.cli.page.commands import add_page
 from dtf_lightning.farm.cli.results import add_results
@@ -210,6 +211,12 @@ def _add_worker(actions: Commands) -> None:
         type=float,
         metavar="GIB",
         help="of inputs and what tasks download, kept for the next tasks (default: 20)",
+    )
+    worker.add_argument(
+        "--until-idle",
+        type=duration,
+        metavar="TIME",
+        help="leave after having had no task for so long, such as 10m, as a pilot job does (default: stay)",
     )
     worker.add_argument("--cpus", type=float, metavar="N", help="cores that it offers (default: all)")
     worker.add_argument(

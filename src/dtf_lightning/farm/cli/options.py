@@ -269,3 +269,16 @@ def inputs_of(arguments: argparse.Namespace, farm: Client) -> dict[str, str]:
             raise SettingsError(f"--input {text}: expected PLACE=FILE, such as data=../data")
         inputs[place] = farm.send_input(reference) if is_local(reference) else reference
     return inputs
+
+
+def duration(text: str) -> float:
+    """Return the seconds of an option's text such as `90`, `90s` or `10m`, as argparse takes it."""
+    from dtf_lightning.settings.durations import seconds_of
+
+    try:
+        seconds = seconds_of(text) or float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, or a text such as 60s or 10m, got {text!r}")
+    return seconds

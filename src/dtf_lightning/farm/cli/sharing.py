@@ -10,11 +10,13 @@ from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.options import add_farm, add_farm_command, add_json, connect
+from dtf_lightning.farm.cli.reservations.commands import add_reservation
 from dtf_lightning.farm.cli.tables import print_table
 
 
 def add_sharing(actions: Commands) -> None:
     """Add the commands to those of `dtf farm`."""
+    add_reservation(actions)
     project = actions.add_parser("project", help="projects and their shares of the farm")
     kinds = project.add_subparsers(title="commands", required=True, metavar="COMMAND")
     listed = add_farm_command(kinds, "list", _list_projects, "all projects")

@@ -22,7 +22,7 @@ from dtf_lightning.farm.cli.options import (
     connect,
 )
 from dtf_lightning.farm.cli.streams.logs import show_logs
-from dtf_lightning.farm.cli.tables import print_table
+from dtf_lightning.farm.cli.tables import print_table, print_use
 
 if TYPE_CHECKING:
     from dtf_lightning.farm.client import TaskInfo
@@ -118,6 +118,7 @@ def _task(arguments: argparse.Namespace) -> int:
         if task.raw.get(name):
             print(f"  {name.replace('_', ' ')}: {task.raw[name]}")
     _show_training(task)
+    print_use(task.raw.get("metadata") or {})
     results = task.raw.get("results") or {}
     if returned := results.get("returned"):
         print(f"  returned: {json.dumps(returned['value']) if 'value' in returned else returned.get('artifact')}")

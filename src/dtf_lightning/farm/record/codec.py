@@ -18,6 +18,8 @@ from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_json
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
+from dtf_lightning.farm.record.reservations.values import ReservationRecord
+from dtf_lightning.farm.record.scaling.values import PoolRecord
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.secrets.values import SecretRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
@@ -70,6 +72,8 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.SCHEDULE: ScheduleRecord,
     Kind.QUARANTINE: QuarantineRecord,
     Kind.SECRET: SecretRecord,
+    Kind.RESERVATION: ReservationRecord,
+    Kind.SCALING: PoolRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
     Kind.SIGNING_KEY: SigningKeyRecord,

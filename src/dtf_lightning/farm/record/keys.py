@@ -29,7 +29,9 @@
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `quarantine` | project, test | – | a test whose failures do not count for a while, and whose it is |
 | `secrets` | project, secret | – | a secret that the farm gives to the project's tasks, sealed with a key that is not in etcd |
-| `plans`, `reservations`, `alerts` | each its own | – | small records |
+| `scaling` | pool | – | which workers of it were asked for, what was done, what failed, what was spent |
+| `reservations` | reservation | – | workers that people have reserved, from when until when, for whom |
+| `plans`, `alerts` | each its own | – | small records |
 | `restoring` | – | – | no record: a backup is being put back, and coordinators do not start (`farm.backup`) |
 
 Rule: whoever starts reads only the kinds in `LIVE`, so that what is done costs a start nothing.
@@ -78,6 +80,7 @@ class Kind(Enum):
     QUARANTINE = "quarantine"
     SECRET = "secrets"
     RESERVATION = "reservations"
+    SCALING = "scaling"
     SIGNING_KEY = "signing-keys"
     TOKEN = "tokens"
     REVOKED = "revoked"
@@ -107,6 +110,7 @@ LIVE = (
     Kind.QUARANTINE,
     Kind.SECRET,
     Kind.RESERVATION,
+    Kind.SCALING,
     Kind.SIGNING_KEY,
     Kind.TOKEN,
     Kind.REVOKED,

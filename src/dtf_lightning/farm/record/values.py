@@ -11,6 +11,8 @@ from enum import Enum
 
 from dtf_lightning.farm.calls.spelling import CallKind
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
+from dtf_lightning.farm.record.reservations.values import ReservationRecord
+from dtf_lightning.farm.record.scaling.values import PoolRecord
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.secrets.values import SecretRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
@@ -446,6 +448,8 @@ Value = (
     | ScheduleRecord
     | QuarantineRecord
     | SecretRecord
+    | ReservationRecord
+    | PoolRecord
     | KeyRecord
     | Tombstone
     | SigningKeyRecord

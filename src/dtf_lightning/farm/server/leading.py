@@ -17,6 +17,7 @@ from typing import Any
 
 from dtf_lightning.clock import Clock
 from dtf_lightning.errors import OutcomeUnknown, StoreError
+from dtf_lightning.etcd.store import Compare
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
@@ -28,6 +29,7 @@ from dtf_lightning.farm.rules.scheduling.scheduler import ShapeScheduler
 from dtf_lightning.farm.server.leader import Leader, Now
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import PAUSE, wait_for_event
+from dtf_lightning.farm.server.scheduling.reserving import Reserving
 from dtf_lightning.farm.server.scheduling.reuse import Answers
 from dtf_lightning.farm.strategies import strategy_named
 
@@ -88,6 +90,8 @@ class Leading:
         self._known = known
         self._fail = fail
         self._leader: Leader | None = None
+        self._reserving: Reserving | None = None
+        """Of the leader."""
         self._in_flight = 0
         self._work = asyncio.Event()
         """There is something for the leader to decide."""
@@ -109,11 +113,13 @@ class Leading:
             log.warning("leads no more")
             self._leader = None
         if epoch and self._leader is None:
+            scheduler = ShapeScheduler(strategy_named(self._settings.strategy))
+            self._reserving = Reserving(self._pool.mirror, scheduler)
             self._leader = Leader(
                 self._pool.mirror,
                 self._record.keys,
                 epoch,
-                ShapeScheduler(strategy_named(self._settings.strategy)),
+                scheduler,
                 grace=self._settings.grace,
                 now=self._now(),
                 expectations=self._expectations,
@@ -125,6 +131,8 @@ class Leading:
         """The mirror shows a change, of anything but the leader."""
         if self._leader is not None and change.kind is not Kind.LEADER:
             self._leader.changed(change, self._now())
+            if change.kind is Kind.RESERVATION and self._reserving is not None:
+                self._reserving.changed()
             self._work.set()
 
     def expect(self, expectations: Expectations) -> None:
@@ -145,6 +153,10 @@ class Leading:
             timeout: float | None = None
             if leader is not None:
                 now = self._now()
+                if self._reserving is not None:
+                    fence = Compare(self._pool.keys.leader, "create", "=", leader.epoch)
+                    for request in self._reserving.look(now.wall, fence):
+                        self._make(leader, request)
                 room = min(BATCH, MAX_IN_FLIGHT - self._in_flight)
                 writes = leader.decide(max(room, 0), now)
                 for write in writes:
@@ -157,6 +169,8 @@ class Leading:
                 if len(writes) >= BATCH:
                     self._work.set()
                 monotonic, wall = leader.next_deadline()
+                if self._reserving is not None:
+                    wall = min(wall, self._reserving.deadline)
                 until = min(monotonic - now.monotonic, wall - now.wall)
                 timeout = max(until, 0.01) if math.isfinite(until) else None
             await wait_for_event(self._work, timeout)

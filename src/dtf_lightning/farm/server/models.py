@@ -32,6 +32,7 @@ from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import MAX_INPUTS, check_place, read_input
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.submissions.fingerprint import ANY_AGE
+from dtf_lightning.farm.server.lists.use import use_of
 from dtf_lightning.farm.server.pool import LiveTask, Pool
 from dtf_lightning.farm.server.scheduling.lending import borrowings_of
 
@@ -462,6 +463,13 @@ def done_task(task: str, envelope: Envelope) -> dict[str, Any]:
             "reason": envelope.reason,
         },
     }
+
+
+def whole_task(task: str, envelope: Envelope) -> dict[str, Any]:
+    """Return a task that is done as the API shows it by itself: with what it had asked for, and what it used."""
+    told = done_task(task, envelope)
+    told["metadata"] |= use_of(envelope)
+    return told
 
 
 def _without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -223,11 +223,11 @@ class Tasks:
             return self.show(live)
         found = self._pool.recent(task) or await self._read_done(task)
         if isinstance(found, Envelope):
-            return models.done_task(task, found)
+            return models.whole_task(task, found)
         if (live := self._pool.live(task)) is not None:
             return self.show(live)
         if (archived := await asyncio.to_thread(self._archived, task)) is not None:
-            return models.done_task(task, archived)
+            return models.whole_task(task, archived)
         if found is None:
             return await self._unborn(task)
         return {"task_id": task, "status": found.outcome.value, "metadata": {"archived": models.when(found.archived)}}

@@ -481,7 +481,9 @@ class WorkerConnections:
             return
         connection = self._connections.get(live.attempt.workers[0]) if live.attempt.workers else None
         if connection is not None and connection.welcomed and held.value.revision == live.revision:
-            reason = f"gave its device back for the task {held.value.wanted_by}"
+            wanted_by = held.value.wanted_by
+            what = "task" if self._pool.mirror.get(Kind.RESERVATION, wanted_by) is None else "reservation"
+            reason = f"gave its device back for the {what} {wanted_by}"
             connection.outgoing.put_nowait(YieldAttempt(task=task, revision=live.revision, reason=reason))
 
     def _run_member(self, connection: _Connection, run: Run, attempt: Attempt) -> None:

@@ -218,6 +218,24 @@ class RecoverySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScalingSettings:
+    """Section `scaling`."""
+
+    pools: str | None = setting(
+        None, "File of the pools whose workers the farm starts and drains by itself; without it none."
+    )
+    dry_run: bool = setting(
+        True,
+        "Whether the farm only says what it would do (`dtf farm scaling`). `false`: the leader starts and drains workers.",
+    )
+    interval: float = setting(10.0, "Between two looks at what waits.", unit="seconds")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.interval > 0, f"interval must be positive, got {self.interval:g} s")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HighAvailabilitySettings:
     """Section `high_availability`."""
 
@@ -351,7 +369,7 @@ _TOKEN = (
     "the farm signs tokens with keys of its own (`dtf farm token`), good for as long as `dtf farm token create --for` says; "
     "its own token lies in `security.token_file`"
 )
-_MACHINES = "nothing starts machines by itself yet; start `dtf farm worker` on each"
+_MACHINES = "the farm starts and drains workers by the section `scaling`, whose pools have a file of their own"
 _SPLIT = (
     "jobs that are split over devices come with a later release; a task's own `retries` and `timeout` are in its plan"
 )
@@ -422,6 +440,7 @@ class CoordinatorSettings(SettingsFile):
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
     health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    scaling: ScalingSettings = field(default_factory=ScalingSettings)
     high_availability: HighAvailabilitySettings = field(default_factory=HighAvailabilitySettings)
 
     def place(self, url: str, otherwise: Path) -> str:

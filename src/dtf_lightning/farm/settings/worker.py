@@ -85,11 +85,14 @@ class ExecutionSettings:
         "Whether it runs functions that travel by cloudpickle; without it what the coordinators allow "
         "(`security.allow_pickle` of coordinator.yaml).",
     )
+    until_idle: float | None = setting(
+        None, "For which it has had no task when it leaves, as a pilot job does; without it it stays.", unit="seconds"
+    )
     cache_limit: float = setting(20.0, "Of inputs and what tasks download, kept for the next tasks.", unit="GiB")
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("concurrent_tasks", "timeout", "cache_limit"):
+        for name in ("concurrent_tasks", "timeout", "until_idle", "cache_limit"):
             value = getattr(self, name)
             check(value is None or value > 0, f"{name} must be positive, got {value}")
 

@@ -11,6 +11,7 @@ from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.cli.options import add_farm, add_farm_command, add_json, connect
+from dtf_lightning.farm.cli.page.scaling import add_scaling
 
 CRITICAL, WARNING = 1, 3
 """Exit codes of a farm that is not well, beside 0 for one that is."""
@@ -38,6 +39,7 @@ def add_page(actions: Commands) -> None:
     )
     add_json(health)
     add_farm(health)
+    add_scaling(actions)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -83,9 +83,17 @@ def _check(arguments: argparse.Namespace) -> int:
     for file in arguments.files:
         program = arguments.program or _program_of(file)
         settings = _load(file, program)
+        if program == "coordinator" and (pools := getattr(settings, "scaling").pools):  # noqa: B009  of a coordinator
+            print(f"{file}: {_check_pools(settings.path(pools))}")
         number = sum(origin.startswith(str(file)) for origin in settings.origins.values())
         print(f"{file}: good for a {program} ({number} setting{'' if number == 1 else 's'})")
     return DONE
+
+
+def _check_pools(file: Path) -> str:
+    from dtf_lightning.farm.settings.pools import read_pools
+
+    return f"the pools of {file} are good: {', '.join(read_pools(file))}"
 
 
 def _show(arguments: argparse.Namespace) -> int:

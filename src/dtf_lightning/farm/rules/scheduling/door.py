@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dtf_lightning.farm.rules.needs import DEFAULT_NEED, Need
+from dtf_lightning.farm.rules.reserving.times import Held
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +116,10 @@ class Scheduler(Protocol):
 
     def worker_gone(self, worker: str) -> None:
         """A worker is not there any more. What ran there stays placed until the record says more."""
+        ...
+
+    def hold(self, worker: str, held: Held | None) -> None:
+        """People have reserved a worker, which need not be there yet; `None`: they have not any more."""
         ...
 
     def project(self, name: str, weight: float) -> None:

@@ -87,6 +87,9 @@ def _when(shape: Shape, able: list[Worker], now: float) -> str:
         for worker in able
         if worker.cls is not None
     )[gang - 1]
+    reserved = sum(worker.reservation is not None and worker.reservation.by_people for worker in able)
+    if reserved:
+        return f"{reserved} of them {_are(reserved)} reserved (dtf farm reservation list)"
     if at > now:
         return f"{which} free{_in_about(at, now, '')}" if at < float("inf") else "nobody knows when one will be free"
     held = sum(worker.reservation is not None and _has_room(shape, worker) for worker in able)

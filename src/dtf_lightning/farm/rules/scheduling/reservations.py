@@ -76,6 +76,7 @@ def deserving(
     queues: Iterable[Queue], reservations: list[Reservation], settings: SchedulerSettings, now: float
 ) -> Iterator[tuple[Queue, bool]]:
     """(queue, whether it starved) of those for which workers are to be held free, in the order of their ranks."""
+    reservations = [reservation for reservation in reservations if not reservation.by_people]
     if len(reservations) >= settings.max_reservations:
         return
     for queue in sorted(queues, key=listed_rank):

@@ -16,6 +16,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dtf_lightning.farm.rules.reserving.times import Held
 from dtf_lightning.farm.rules.scheduling.backlog import Backlog, listed_rank
 from dtf_lightning.farm.rules.scheduling.door import Placement, ReadyTask, Seat, WorkerOffer
 from dtf_lightning.farm.rules.scheduling.explanation import why_it_waits
@@ -27,7 +28,7 @@ from dtf_lightning.farm.rules.scheduling.search import Found, find_gang, find_re
 from dtf_lightning.farm.rules.scheduling.settings import SchedulerSettings
 from dtf_lightning.farm.rules.scheduling.shapes import Shape
 from dtf_lightning.farm.rules.scheduling.strategies import FairShare, Strategy
-from dtf_lightning.farm.rules.scheduling.worker_classes import Reservation, Worker, WorkerClass
+from dtf_lightning.farm.rules.scheduling.worker_classes import BY_PEOPLE, Reservation, Worker, WorkerClass
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class ShapeScheduler:
         self.available = Licences()
         self.placed: dict[str, Placed] = {}
         self.reservations: list[Reservation] = []
+        self._held: dict[str, Held] = {}
+        """Worker that people have reserved -> how."""
         self._firsts_changed = False
         """Whether a queue has another first task since all of them found nothing."""
         self._told = False
@@ -117,6 +120,7 @@ class ShapeScheduler:
             self.pool.look_again(offer.worker)
         if matters:
             self._workers_changed(self.pool.workers[offer.worker])
+        self._reserve_for_people(offer.worker)
 
     def worker_gone(self, worker: str) -> None:
         """A farm worker is gone. What was placed on it stays so until the record says what becomes of it. Idempotent."""
@@ -126,6 +130,18 @@ class ShapeScheduler:
             if gone is not None:
                 self._unlink(gone)
             self._workers_changed(known)
+
+    def hold(self, worker: str, held: Held | None) -> None:
+        """People have reserved a worker, which need not be there yet; `None`: they have not any more. Idempotent."""
+        known = self.pool.workers.get(worker)
+        before = known.reservation if known is not None else None
+        if before is not None and before.by_people and self._held.get(worker) != held:
+            self._unreserve(before)
+        if held is None:
+            self._held.pop(worker, None)
+            return
+        self._held[worker] = held
+        self._reserve_for_people(worker)
 
     def project(self, name: str, weight: float) -> None:
         """A project's weight: of twice the weight it gets twice the share. 1 if nothing is said.
@@ -353,6 +369,19 @@ class ShapeScheduler:
                 for other in self.backlog.queues(queue.shape):
                     other.changed = self._firsts_changed = True
                 break  # one a look: it has looked at every worker that could do
+
+    def _reserve_for_people(self, name: str) -> None:
+        """Where people have reserved this worker: whoever else it was held for waits for another one."""
+        held, worker = self._held.get(name), self.pool.workers.get(name)
+        if held is None or worker is None or worker.cls is None:
+            return
+        if worker.reservation is not None:
+            if worker.reservation.by_people:
+                return
+            self._unreserve(worker.reservation)
+        reservation = Reservation(BY_PEOPLE, (worker,), held.until, late=False, project=held.project)
+        self.pool.reserve(reservation)
+        self.reservations.append(reservation)
 
     def _unreserve(self, reservation: Reservation) -> None:
         for index, held in enumerate(self.reservations):

@@ -108,7 +108,7 @@ def find_reserved(task: Task, shape: Shape, workers: Iterable[Worker], now: floa
         option = _fitting_option(shape, worker)
         if option is None or worker.reservation is None:
             continue
-        if worker.reservation is shape.reservation:
+        if worker.reservation is shape.reservation or worker.reservation.project == task.project:
             return Found((worker,), option.alternative)
         if found is None and ends_in_time(task, worker.reservation, option.cls, now):
             found = Found((worker,), option.alternative)

@@ -91,6 +91,10 @@ class Taken(NamedTuple):
     """`None`: before the next decision, nobody said when."""
 
 
+BY_PEOPLE = 0
+"""The shape of reservations that people have made: no shape has this serial number."""
+
+
 @dataclass(eq=False, slots=True)
 class Reservation:
     """Workers that are held free for a shape's next task."""
@@ -101,6 +105,13 @@ class Reservation:
     """When all of them are expected to have room; infinite: unknown."""
     late: bool
     """Made because the queue starved, not because it was overtaken in its turn."""
+    project: str = ""
+    """By people: whose tasks may start there at once; "": nobody's, or it is for a shape."""
+
+    @property
+    def by_people(self) -> bool:
+        """Whether it is for no shape."""
+        return self.shape == BY_PEOPLE
 
 
 class Worker:

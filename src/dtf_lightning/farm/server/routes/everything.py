@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dtf_lightning.farm.server.reservations.routes import add_reservations
 from dtf_lightning.farm.server.routes.cluster import add_cluster
 from dtf_lightning.farm.server.routes.dashboard import add_dashboard
 from dtf_lightning.farm.server.routes.description import add_description
@@ -14,6 +15,7 @@ from dtf_lightning.farm.server.routes.quarantine import add_quarantine
 from dtf_lightning.farm.server.routes.schedules import add_schedules
 from dtf_lightning.farm.server.routes.socket import add_socket
 from dtf_lightning.farm.server.routes.tokens import add_tokens
+from dtf_lightning.farm.server.scaling.routes import add_scaling
 from dtf_lightning.farm.server.secrets.routes import add_secrets
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ def add_everything(app: FastAPI, coordinator: Coordinator, doors: Doors) -> None
         add_lists,
         add_plans,
         add_quarantine,
+        add_reservations,
         add_schedules,
+        add_scaling,
         add_socket,
         add_outside,
         add_dashboard,

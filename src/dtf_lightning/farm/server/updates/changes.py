@@ -186,5 +186,5 @@ def message_of(update: Update[Told], *, details: bool) -> dict[str, Any]:
     if told.result is not None:
         message["reason"] = told.result.reason
         if details:
-            message["task"] = models.done_task(told.task, told.result)
+            message["task"] = models.whole_task(told.task, told.result)
     return message

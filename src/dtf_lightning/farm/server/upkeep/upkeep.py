@@ -16,11 +16,13 @@ from dtf_lightning.farm.rules.quota import MEBIBYTE, ids_refusal
 from dtf_lightning.farm.server.cluster.view import EtcdMembers
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
+from dtf_lightning.farm.server.presence import CoordinatorPlace
+from dtf_lightning.farm.server.scaling.making import scaler_of
+from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
 from dtf_lightning.farm.server.upkeep.files import Housekeeping
 from dtf_lightning.farm.server.upkeep.quota import QuotaWatch
 from dtf_lightning.farm.server.watching.monitor import HealthMonitor
 from dtf_lightning.farm.server.watching.recovery import Recovery
-from dtf_lightning.farm.settings.coordinator import CoordinatorSettings
 
 
 class Upkeep:
@@ -36,11 +38,12 @@ class Upkeep:
         record: FarmRecord,
         files: FarmFiles,
         pool: Pool,
-        settings: CoordinatorSettings,
+        place: CoordinatorPlace,
         *,
         leads: Callable[[], bool],
         clock: Clock,
     ) -> None:
+        settings = place.settings
         quota = int(settings.etcd.quota * MEBIBYTE)
 
         def may_act() -> bool:
@@ -54,6 +57,8 @@ class Upkeep:
         self._retention = settings.retention.tombstones_kept
         recovery = Recovery(record, pool, clock, leads=leads, dry_run=settings.recovery.dry_run)
         self.monitor = HealthMonitor(store, pool, clock, self.status, recovery)
+        self.scaler = scaler_of(record, pool, place, clock, leads)
+        self._scaling_interval = settings.scaling.interval
         self.look = self._quota.look
         self.tidy = self._files.round
 
@@ -74,7 +79,10 @@ class Upkeep:
 
     async def run(self, results: History, members: Callable[[], EtcdMembers]) -> None:
         """Look after it, and at how the farm is, until cancelled."""
-        await asyncio.gather(self._quota.run(), self._files.run(), self.monitor.run(results, members))
+        jobs = [self._quota.run(), self._files.run(), self.monitor.run(results, members)]
+        if self.scaler.pools:
+            jobs += [self.scaler.run(self._scaling_interval), keep_expecting(results, self.scaler.expect)]
+        await asyncio.gather(*jobs)
 
 
 class EndRate:

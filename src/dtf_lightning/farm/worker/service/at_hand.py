@@ -18,6 +18,8 @@ class AttemptsAtHand:
     """Thread-safe."""
 
     def __init__(self) -> None:
+        self.num_begun = 0
+        """Attempts that were begun here."""
         self._lock = threading.Lock()
         self._started: dict[Key, float] = {}
         self._preparing: dict[Key, bool] = {}
@@ -34,6 +36,7 @@ class AttemptsAtHand:
             if key in self._preparing or key in self._waiting or key in self._results:
                 return False
             self._preparing[key] = False
+            self.num_begun += 1
             return True
 
     def cancel(self, key: Key) -> None:

@@ -92,6 +92,8 @@ class WorkerOptions:
     """By which it and coordinators with TLS know each other."""
     allow_pickle: bool = True
     """Whether it runs functions that travel by cloudpickle, which the farm must have allowed, too."""
+    until_idle: float | None = None
+    """Seconds without a task after which it leaves; `None`: it stays."""
     cache_bytes: int = 20 << 30
     """Of its cache folder: sources, inputs, and what tasks' libraries keep there (models, data, packages)."""
 
@@ -162,6 +164,20 @@ class FarmWorker:
         """Set while a coordinator has welcomed the worker."""
         return self._link.connected
 
+    @property
+    def has_work(self) -> bool:
+        """Whether anything runs here, is prepared, or is still to be told."""
+        return bool(self._at_hand.preparing() or self._executor.running() or self._spool.kept())
+
+    @property
+    def num_begun(self) -> int:
+        """Attempts that were begun here."""
+        return self._at_hand.num_begun
+
+    async def stopped(self) -> None:
+        """Return when it is told to end, or has nothing more to do after a drain."""
+        await self._stopping.wait()
+
     async def run(self) -> None:
         """Work until `stop`, or until a drain has ended."""
         for kept in self._spool.kept():
@@ -170,7 +186,7 @@ class FarmWorker:
             )
         self._outgoing.start()
         self._preparation.go_on(self._executor)
-        jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self._stopped())]
+        jobs = [asyncio.create_task(self._link.run()), asyncio.create_task(self.stopped())]
         try:
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             for job in jobs:
@@ -353,11 +369,8 @@ class FarmWorker:
         return self._executor.running().get(task) == revision or self._spool.holds(task, revision)
 
     def _leave_if_drained(self) -> None:
-        if self._draining and not (self._at_hand.preparing() or self._executor.running() or self._spool.kept()):
+        if self._draining and not self.has_work:
             self._stopping.set()
-
-    async def _stopped(self) -> None:
-        await self._stopping.wait()
 
     async def _sign_off(self) -> None:
         """End what runs, and give the coordinator a moment to hear of it; what it does not hear stays on the disk."""

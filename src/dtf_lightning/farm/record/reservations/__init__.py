@@ -1,0 +1,1 @@
+"""Workers that people have reserved, for maintenance or for a project."""

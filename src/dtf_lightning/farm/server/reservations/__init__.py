@@ -1,0 +1,1 @@
+"""Reservations by people, as the API takes and shows them."""
