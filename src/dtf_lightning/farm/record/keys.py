@@ -80,6 +80,7 @@ class Kind(Enum):
     REVOKED = "revoked"
     FAMILY = "families"
     ALERT = "alerts"
+    SILENCE = "silences"
 
 
 LIVE = (
@@ -108,6 +109,7 @@ LIVE = (
     Kind.REVOKED,
     Kind.FAMILY,
     Kind.ALERT,
+    Kind.SILENCE,
 )
 """What a coordinator holds in memory. Of the others it hears, but keeps nothing."""
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dtf_lightning.farm.settings.alerts import AlertSettings
 from dtf_lightning.farm.settings.hosts import is_remote, local_path
 from dtf_lightning.settings.fields import check, check_types, setting
 from dtf_lightning.settings.sections import SettingsFile
@@ -386,6 +387,7 @@ class CoordinatorSettings(SettingsFile):
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
     health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     high_availability: HighAvailabilitySettings = field(default_factory=HighAvailabilitySettings)
 
     def place(self, url: str, otherwise: Path) -> str:

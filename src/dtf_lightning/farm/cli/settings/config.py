@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,11 +110,15 @@ def _values(settings: SettingsFile) -> Iterator[tuple[str, Any, str]]:
     for section, cls in settings.sections().items():
         values = getattr(settings, section)
         for one in fields(cls):
-            value = getattr(values, one.name)
-            if one.metadata["secret"] and value:
-                value = HIDDEN
+            value = _shown(one, getattr(values, one.name))
             key = f"{section}.{one.name}"
             yield key, value, settings.origins.get(key, "")
+
+
+def _shown(one: Field[Any], value: Any) -> Any:
+    if one.metadata["item"] is not None:
+        return [{inner.name: _shown(inner, getattr(each, inner.name)) for inner in fields(each)} for each in value]
+    return HIDDEN if one.metadata["secret"] and value else value
 
 
 def _schema(arguments: argparse.Namespace) -> int:

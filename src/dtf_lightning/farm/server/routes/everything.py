@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dtf_lightning.farm.server.alerting.routes import add_alerts
 from dtf_lightning.farm.server.routes.cluster import add_cluster
 from dtf_lightning.farm.server.routes.dashboard import add_dashboard
 from dtf_lightning.farm.server.routes.description import add_description
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def add_everything(app: FastAPI, coordinator: Coordinator) -> None:
     """Add them to a coordinator's application that has all others: its description comes last."""
     for add in (
+        add_alerts,
         add_cluster,
         add_lists,
         add_plans,
