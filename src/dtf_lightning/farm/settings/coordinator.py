@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dtf_lightning.farm.settings.alerts import AlertSettings
 from dtf_lightning.farm.settings.hosts import is_remote, local_path
+from dtf_lightning.farm.settings.logs import LoggingSettings
 from dtf_lightning.settings.fields import check, check_types, setting
 from dtf_lightning.settings.sections import SettingsFile
 
@@ -388,6 +389,7 @@ class CoordinatorSettings(SettingsFile):
     health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
     high_availability: HighAvailabilitySettings = field(default_factory=HighAvailabilitySettings)
 
     def place(self, url: str, otherwise: Path) -> str:

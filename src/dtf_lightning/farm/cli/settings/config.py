@@ -1,6 +1,6 @@
 """`dtf farm config`: what a settings file means, before a process is started with it.
 
-Which program a file is for is known by its sections, which the programs do not share.
+Which program a file is for is known by its sections that only one program has.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def _program_of(file: Path) -> str:
         | {key.partition(".")[0] for key in _settings_of(program).without_effect}
         for program in PROGRAMS
     }
-    fitting = [program for program, sections in known.items() if told & sections]
+    shared = set.intersection(*map(set, known.values()))
+    fitting = [program for program, sections in known.items() if told & (sections - shared)]
     if len(fitting) == 1:
         return fitting[0]
     raise SettingsError(

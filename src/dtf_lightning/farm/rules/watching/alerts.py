@@ -112,8 +112,8 @@ def _short(metric: str) -> str:
 class _Course:
     """How it was with one rule and subject."""
 
-    since: float | None
-    """Since when it has held without a break; `None`: it does not hold now."""
+    since: float
+    """When it began to hold. What stops holding before it has fired is forgotten, so there is no break before that."""
     last: float
     """When it last held."""
     reason: str
@@ -145,14 +145,12 @@ class AlertWatch:
             for subject, reason in holding(rule, samples, found)
         }
         for key, reason in held.items():
-            course = self._courses.setdefault(key, _Course(None, now, reason))
-            course.since = now if course.since is None else course.since
+            course = self._courses.setdefault(key, _Course(now, now, reason))
             course.last, course.reason = now, reason
             course.fired |= key in fired or now - course.since >= self._rules[key.rule].lasting
         for key, course in list(self._courses.items()):
             if key in held:
                 continue
-            course.since = None
             if not course.fired or now - course.last >= self._calm:
                 del self._courses[key]
 
