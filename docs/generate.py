@@ -5,6 +5,7 @@
 * docs/farm-settings.md, between its markers: the keys of coordinator.yaml and worker.yaml;
 * docs/architecture.md, between its markers: the rooms of the package, from the lists that tests/architecture holds the
   imports to, each with the first sentence of its docstring;
+* docs/observability.md, between its markers: the farm's metrics;
 * docs/farm.md, between its markers: the keys of a plan and of its tasks;
 * docs/plan.schema.json, wholly: the same keys as JSON Schema;
 * docs/security.md, between its markers: which role may do which operation;
@@ -24,6 +25,7 @@ from dtf_lightning.elastic.rules.records import WORKER_TRANSITIONS
 from dtf_lightning.elastic.rules.state import PHASE_TRANSITIONS, RescalePhase
 from dtf_lightning.elastic.settings import AgentSettings, ElasticSettings
 from dtf_lightning.farm.plans.keys import PLAN_KEYS, TASK_KEYS, Key, plan_schema
+from dtf_lightning.farm.rules.watching.measures import COUNTED, METRICS
 from dtf_lightning.farm.security.permissions import GIVEN, PERMISSIONS, Reach, Role
 from dtf_lightning.farm.settings import coordinator, pools, worker
 from dtf_lightning.settings.fields import setting_docs, settings_table
@@ -168,6 +170,16 @@ def farm_page(text: str) -> str:
     return text
 
 
+def metrics_page(text: str) -> str:
+    """The page with a fresh table of the farm's metrics between its markers."""
+    lines = [
+        f"| `{metric.name}` | {f'`{metric.label}`' if metric.label else '-'} | {metric.help} |"
+        for metric in (*METRICS.values(), *COUNTED)
+    ]
+    lines = ["| metric | label | what it tells |", "|---|---|---|", *lines]
+    return between(text, "FARM_METRICS", lines)
+
+
 def permissions_table() -> list[str]:
     """Which role may do which operation, those for which the same holds together."""
     roles = [role for role in Role if role in (*GIVEN, Role.TASK)]
@@ -244,7 +256,7 @@ def between(text: str, name: str, lines: list[str]) -> str:
 
 
 def pages() -> dict[Path, str]:
-    farm_settings = DOCS / "farm-settings.md"
+    farm_settings, observability = DOCS / "farm-settings.md", DOCS / "observability.md"
     settings, architecture, farm = DOCS / "settings.md", DOCS / "architecture.md", DOCS / "farm.md"
     compatibility, guarantees = DOCS / "compatibility.md", DOCS / "guarantees.md"
     security = DOCS / "security.md"
@@ -252,6 +264,7 @@ def pages() -> dict[Path, str]:
         security: between(security.read_text(encoding="utf-8"), "PERMISSIONS", permissions_table()),
         architecture: architecture_page(architecture.read_text(encoding="utf-8")),
         farm_settings: farm_settings_page(farm_settings.read_text(encoding="utf-8")),
+        observability: metrics_page(observability.read_text(encoding="utf-8")),
         farm: farm_page(farm.read_text(encoding="utf-8")),
         DOCS / "plan.schema.json": json.dumps(plan_schema(), indent=2) + "\n",
         DOCS / "state-diagram.md": state_diagram_page(),

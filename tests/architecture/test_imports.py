@@ -40,9 +40,17 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.calls", "farm.trainings"},
+    {"farm.calls", "farm.trainings", "farm.json_logs"},
     {"farm.git", "farm.json_values", "farm.plans", "farm.security", "farm.settings", "farm.verdicts"},
-    {"farm.record", "farm.tokens", "farm.sign_in", "farm.home", "farm.sources", "farm.strategies"},
+    {
+        "farm.record",
+        "farm.tokens",
+        "farm.sign_in",
+        "farm.home",
+        "farm.sources",
+        "farm.strategies",
+        "farm.alerts",
+    },
     {"farm.http", "farm.updates", "farm.messages", "farm.results", "farm.scaling"},
     {"farm.server", "farm.page", "farm.worker", "farm.functions"},
     {"farm.client"},
@@ -112,7 +120,7 @@ ALLOWED = {
     "sklearn": {"elastic.demo"},
     "rich": {"elastic.demo", "elastic.reports"},
     "torchx": {"elastic.torchx"},
-    "prometheus_client": {"elastic.agent"},
+    "prometheus_client": {"elastic.agent", "farm.server"},
     "opentelemetry": {"elastic.agent"},
     "cloudpickle": {"farm.calls"},
     "orjson": {"farm.json_values"},

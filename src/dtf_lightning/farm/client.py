@@ -784,6 +784,42 @@ class Client:
         """Take a reservation back: tasks start there again."""
         self.connection.ask("DELETE", f"/api/reservations/{quote(reservation, safe='')}")
 
+    def metrics(self) -> str:
+        """Return the farm's metrics in Prometheus' text format, as the coordinator that answers has them."""
+        _, chunks = self.connection.stream("/api/metrics")
+        return b"".join(chunks).decode()
+
+    def alerts(self, *, open_only: bool = False) -> dict[str, Any]:
+        """Return `incidents` (open ones first, each with its `alerts`, `deliveries` and `trouble`), `silences`, `rules` and `handlers`.
+
+        `open_only`: no incident that is over.
+        """
+        told: dict[str, Any] = self.connection.ask("GET", "/api/alerts", open_only="true" if open_only else None)
+        return told
+
+    def acknowledge_alert(self, incident: str) -> dict[str, Any]:
+        """Say that somebody is at an incident, so that it does not escalate; return it. Raises `FarmRefused` for none."""
+        told: dict[str, Any] = self.connection.ask("POST", f"/api/alerts/{quote(incident, safe='')}/acknowledge")
+        return told
+
+    def silence_alerts(self, rule: str = "*", *, subject: str = "*", seconds: float, reason: str) -> dict[str, Any]:
+        """Let nothing be said of some alerts for so many seconds; return the silence, with its `id`.
+
+        `rule`, `subject`: patterns, such as `etcd*`; the first is of rules' or incidents' names.
+        """
+        body = {"rule": rule, "subject": subject, "seconds": seconds, "reason": reason}
+        told: dict[str, Any] = self.connection.ask("POST", "/api/silences", body)
+        return told
+
+    def unsilence_alerts(self, silence: str) -> None:
+        """End a silence. Raises `FarmRefused` for none."""
+        self.connection.ask("DELETE", f"/api/silences/{quote(silence, safe='')}")
+
+    def test_alert_handler(self, handler: str) -> dict[str, Any]:
+        """Let a handler say that this is a test; return whether it has `told` it, and the `error`. Raises `FarmRefused` for none."""
+        told: dict[str, Any] = self.connection.ask("POST", f"/api/alert-handlers/{quote(handler, safe='')}/test")
+        return told
+
     def change_node(self, node: str, what: str, *, reason: str = "") -> dict[str, Any]:
         """`what`: `disable` a coordinator, which hands over the leadership and takes no work, or `enable` it."""
         path = f"/api/cluster/node/{quote(node, safe='')}/{what}"

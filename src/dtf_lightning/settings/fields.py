@@ -7,15 +7,18 @@ first, then a `check` for each rule. Types are `int`, `float`, `bool`, `str`, an
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any
 
 from dtf_lightning.errors import SettingsError
 
 
-def setting(default: Any, doc: str, *, unit: str = "", secret: bool = False) -> Any:
-    """A field of settings. `MISSING` for one without a default. A secret one's value is not shown."""
-    metadata = {"doc": doc, "unit": unit, "secret": secret}
+def setting(default: Any, doc: str, *, unit: str = "", secret: bool = False, item: type[Any] | None = None) -> Any:
+    """A field of settings. `MISSING` for one without a default. A secret one's value is not shown.
+
+    `item`: of a tuple whose members are settings themselves, their class.
+    """
+    metadata = {"doc": doc, "unit": unit, "secret": secret, "item": item}
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -82,18 +85,29 @@ class SettingDoc:
 
 
 def setting_docs(cls: type[Any]) -> list[SettingDoc]:
-    """Every setting of a class with its meaning, in their order; fields that are no settings are left out."""
-    return [
-        SettingDoc(
-            name=one.name,
-            type=str(one.type).removesuffix(" | None"),
-            default="required" if one.default is MISSING else _written(one.default),
-            unit=one.metadata["unit"],
-            doc=one.metadata["doc"],
-        )
-        for one in fields(cls)
-        if one.metadata
-    ]
+    """Every setting of a class with its meaning, in their order; fields that are no settings are left out.
+
+    Those of a list's members follow it, as `list[].key`.
+    """
+    docs = []
+    for one in fields(cls):
+        if not one.metadata:
+            continue
+        item = one.metadata["item"]
+        docs.append(_doc(one, "list" if item is not None else str(one.type).removesuffix(" | None")))
+        if item is not None:
+            docs += [replace(doc, name=f"{one.name}[].{doc.name}") for doc in setting_docs(item)]
+    return docs
+
+
+def _doc(one: Field[Any], kind: str) -> SettingDoc:
+    return SettingDoc(
+        name=one.name,
+        type=kind,
+        default="required" if one.default is MISSING else _written(one.default),
+        unit=one.metadata["unit"],
+        doc=one.metadata["doc"],
+    )
 
 
 def settings_table(cls: type[Any]) -> list[str]:

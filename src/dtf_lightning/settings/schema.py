@@ -49,6 +49,10 @@ def _key(one: Field[Any]) -> dict[str, Any]:
     if one.default is not MISSING and one.default not in (None, "", ()):
         described["default"] = one.default
     kind = str(one.type)
+    if (item := one.metadata["item"]) is not None:
+        required = [inner.name for inner in fields(item) if inner.default is MISSING]
+        members = _section(item) | {"type": "object"} | ({"required": required} if required else {})
+        return {**described, "type": "array", "items": members}
     if kind.startswith("tuple"):
         word = {"type": ["string", "number", "boolean"]}
         return {**described, "anyOf": [word, {"type": "array", "items": word}]}

@@ -10,6 +10,7 @@ Rules that this file guards:
 - `${NAME}` in a text stands for an environment variable; one that is not set is an error at its place.
 - A variable that a program names for one of its keys wins over the file, and an option over it.
 - What has the unit seconds may be written as `90s`, `5m`, `1h30m` or `7d`.
+- A key may hold a list of mappings, each of which has the keys of a dataclass of settings of its own.
 - A key that another program has and that means nothing here is accepted with one warning for each thing that replaces it.
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
@@ -233,7 +234,7 @@ class _Reader:
 
     def _from_file(self, name: str, one: Field[Any], node: Node, place: Place) -> Any:
         self._origins[name] = f"{place.file}:{place.line}"
-        self._secret |= variables_in(node.text) if one.metadata["secret"] else set()
+        self._secret |= _secret_variables(one, node)
         return _value(one, node, self._lookup)
 
     def _take_moot(self, section: str, key: str, place: Place, settings: Mapping[str, Any]) -> None:
@@ -265,7 +266,40 @@ def _known(section: str, settings: Mapping[str, Any], without_effect: Mapping[st
     return [*settings, *foreign]
 
 
+def _secret_variables(one: Field[Any], node: Node) -> set[str]:
+    """The variables that hold a secret, or a part of it."""
+    if (item := one.metadata["item"]) is not None:
+        each = {inner.name: inner for inner in fields(item)}
+        return {
+            name
+            for member in (node.value if isinstance(node.value, list) else [])
+            for key, value in (member.value.items() if isinstance(member.value, dict) else [])
+            if key in each
+            for name in _secret_variables(each[key], value)
+        }
+    return variables_in(node.text) if one.metadata["secret"] else set()
+
+
+def _item(cls: type[Any], what: str, node: Node, lookup: Lookup) -> Any:
+    """One member of a list of settings."""
+    settings = {one.name: one for one in fields(cls)}
+    node.refuse_unknown(settings, what)
+    told = {key: _value(settings[key], value, lookup) for key, value in node.value.items()}
+    missing = [name for name, one in settings.items() if one.default is MISSING and name not in told]
+    if missing:
+        raise node.error(f"{what} needs {missing[0]}: {settings[missing[0]].metadata['doc']}")
+    try:
+        return cls(**told)
+    except SettingsError as error:
+        # A check's message begins with the key that it is about.
+        key = str(error).partition(" ")[0]
+        raise (node.keys[key].error if key in node.keys else node.error)(str(error)) from error
+
+
 def _value(one: Field[Any], node: Node, lookup: Lookup) -> Any:
+    if (item := one.metadata["item"]) is not None:
+        what = f"each of {one.name}"
+        return tuple(_item(item, what, each, lookup) for each in node.sequence(one.name))
     if str(one.type).startswith("tuple"):
         nodes = node.value if isinstance(node.value, list) else [node]
         return tuple(expanded(each.scalar(f"each of {one.name}"), each.place, lookup) for each in nodes)

@@ -47,6 +47,8 @@ from dtf_lightning.farm.rules.attempts import AttemptOutcome, OutcomeKind
 from dtf_lightning.farm.rules.health import HealthStatus, WorkerHealth
 from dtf_lightning.farm.rules.needs import Need
 from dtf_lightning.farm.rules.submissions.schedules import Overlap
+from dtf_lightning.farm.rules.watching.alerts import Severity
+from dtf_lightning.farm.rules.watching.incidents import AlertOf, Delivery, DeliveryState, Incident, Silence, Step
 
 KIND_OF = {cls: kind for kind, cls in CLASSES.items()}
 
@@ -205,6 +207,25 @@ WRITTEN = [
             steps=(ScalingStep(at=1.0, started=1, reason="r"),),
         ),
         '{"members":["cpu-0"],"orders":[{"at":1.0,"name":"cpu-1"}],"started":1.0,"steps":[{"at":1.0,"reason":"r","started":1}],"v":1}',
+    ),
+    (
+        Incident(
+            name="sick",
+            opened=1.0,
+            severity=Severity.CRITICAL,
+            alerts=(AlertOf(rule="sick", subject="w", reason="r", since=1.0),),
+            said=Severity.WARNING,
+            steps=1,
+            deliveries=(Delivery(number=1, step=Step.FIRING, handler="h", state=DeliveryState.SENT, tries=1, at=2.0),),
+        ),
+        (
+            '{"alerts":[{"reason":"r","rule":"sick","since":1.0,"subject":"w"}],"deliveries":[{"at":2.0,"handler":"h","number":1,'
+            '"state":"sent","step":"firing","tries":1}],"name":"sick","opened":1.0,"said":"warning","severity":"critical","steps":1,"v":1}'
+        ),
+    ),
+    (
+        Silence(rule="sick", subject="*", until=2.0, reason="r", by="bob", added=1.0),
+        '{"added":1.0,"by":"bob","reason":"r","rule":"sick","subject":"*","until":2.0,"v":1}',
     ),
     (Tombstone(outcome=TaskOutcome.COMPLETED, archived=3.0), '{"archived":3.0,"outcome":"completed","v":1}'),
 ]

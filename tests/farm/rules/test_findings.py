@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtf_lightning.farm.rules.health import HealthStatus
-from dtf_lightning.farm.rules.watching.findings import ALONE, Finding, FindingHistory, findings, worst
+from dtf_lightning.farm.rules.watching import findings as module
+from dtf_lightning.farm.rules.watching.findings import ALONE, KINDS, Finding, FindingHistory, findings, worst
 from dtf_lightning.farm.rules.watching.observation import (
     Observation,
     RunSeen,
@@ -178,3 +181,17 @@ def test_only_so_many_changes_are_kept():
     for at in range(500):
         history.take([one] if at % 2 else [], float(at))
     assert (len(history.changes), history.changes[0].at) == (200, 499.0)
+
+
+def test_every_kind_is_named():
+    """`KINDS`, by which rules of alerts are checked, are those that the module makes and its table explains."""
+    source = inspect.getsource(module)
+    made = set(re.findall(r'kind="(\w+)"', source))
+    assert made == set(KINDS)
+    table = [
+        name
+        for line in module.__doc__.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(table) == sorted(KINDS)

@@ -43,9 +43,9 @@ def test_a_good_file_is_told_by_its_sections(file, capsys, program, number):
     assert capsys.readouterr().out == f"{path}: good for a {program} ({number} settings)\n"
 
 
-def test_no_section_is_both_programs():
-    """So that the sections of a file tell for which program it is."""
-    assert not CoordinatorSettings.sections().keys() & WorkerSettings.sections().keys()
+def test_only_logging_is_both_programs():
+    """All other sections of a file tell for which program it is."""
+    assert CoordinatorSettings.sections().keys() & WorkerSettings.sections().keys() == {"logging"}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 | kind | comes back |
 |---|---|
-| what was accepted and what has ended, projects, licences, schedules, tokens, keys, secrets (sealed) | as it was |
+| what was accepted and what has ended, projects, licences, schedules, tokens, keys, secrets (sealed), incidents, silences | as it was |
 | an attempt that ran | as one that waits: the task runs again, from its start, as the next attempt; this counts no try against it |
 | leader, coordinators (also that one was disabled), terms, nodes | not: fences and terms are revisions of the etcd that is gone |
 | workers, their health, what they held | not: they register anew |
@@ -67,6 +67,7 @@ RULES: Mapping[Kind, Rule] = {
     Kind.RESERVATION: Rule.AS_IT_WAS,
     Kind.SCALING: Rule.NOT,
     Kind.ALERT: Rule.AS_IT_WAS,
+    Kind.SILENCE: Rule.AS_IT_WAS,
     Kind.SIGNING_KEY: Rule.TOKEN,
     Kind.TOKEN: Rule.TOKEN,
     Kind.REVOKED: Rule.TOKEN,

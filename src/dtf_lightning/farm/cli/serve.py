@@ -81,8 +81,9 @@ def coordinator(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.strategies import strategy_named
     from dtf_lightning.farm.tokens import make_token
 
-    _log()
     settings = CoordinatorSettings.load(arguments.config, given_settings(arguments, COORDINATOR_OPTIONS))
+    name = settings.high_availability.coordinator_id or socket.gethostname()
+    settings.logging.begin(coordinator=name, farm=settings.farm.name)
     _warn(settings.warnings)
     strategy_named(settings.load_balancer.strategy)
     if settings.farm.folder is None:
@@ -95,7 +96,6 @@ def coordinator(arguments: argparse.Namespace) -> int:
         )
     folder = settings.path(settings.farm.folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = settings.high_availability.coordinator_id or socket.gethostname()
     options = CoordinatorOptions(
         farm=settings.farm.name,
         name=name,
@@ -138,8 +138,8 @@ def worker(arguments: argparse.Namespace) -> int:
     from dtf_lightning.farm.worker.service.farm_worker import WorkerOptions
     from dtf_lightning.farm.worker.service.main import run_worker
 
-    _log()
     settings = WorkerSettings.load(arguments.config, given_settings(arguments, WORKER_OPTIONS))
+    settings.logging.begin(worker=settings.worker.id or settings.worker.name or socket.gethostname())
     for name in (*settings.secret_variables, *OF_COORDINATORS):
         environment.remove(name)  # or every task would have it from the worker
     _warn(settings.warnings)
@@ -278,7 +278,3 @@ def _home(folder: Path | None) -> FarmHome:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _log() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

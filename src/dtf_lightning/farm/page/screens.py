@@ -184,6 +184,7 @@ class Screens:
         data["findings"] = self._findings("no_", "etcd_", "coordinator_", "results", "files")
         told = self._coordinator.upkeep.monitor.status()
         data |= {"changes": told["changes"], "remedies": told["remedies"]}
+        data["incidents"] = self._coordinator.upkeep.alerts.show()["incidents"]
         return View(screen="cluster", title="Cluster", data=data)
 
     def addresses(self) -> list[str]:

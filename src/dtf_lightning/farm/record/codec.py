@@ -46,6 +46,7 @@ from dtf_lightning.farm.record.values import (
     YieldRequest,
 )
 from dtf_lightning.farm.rules.health import WorkerHealth
+from dtf_lightning.farm.rules.watching.incidents import Incident, Silence
 
 MAX_ENVELOPE = 8192
 """Bytes of an envelope, without what was asked for: at 500 tasks a second, ten minutes of them are 2 GB at most."""
@@ -80,6 +81,8 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.TOKEN: TokenRecord,
     Kind.REVOKED: RevokedRecord,
     Kind.FAMILY: FamilyRecord,
+    Kind.ALERT: Incident,
+    Kind.SILENCE: Silence,
 }
 """What a key of each kind holds, as far as there is something yet."""
 

@@ -86,6 +86,7 @@ class Kind(Enum):
     REVOKED = "revoked"
     FAMILY = "families"
     ALERT = "alerts"
+    SILENCE = "silences"
 
 
 LIVE = (
@@ -116,6 +117,7 @@ LIVE = (
     Kind.REVOKED,
     Kind.FAMILY,
     Kind.ALERT,
+    Kind.SILENCE,
 )
 """What a coordinator holds in memory. Of the others it hears, but keeps nothing."""
 

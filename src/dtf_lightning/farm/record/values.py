@@ -20,6 +20,7 @@ from dtf_lightning.farm.rules.attempts import AttemptOutcome
 from dtf_lightning.farm.rules.health import WorkerHealth
 from dtf_lightning.farm.rules.inputs import stored_digests
 from dtf_lightning.farm.rules.needs import Need
+from dtf_lightning.farm.rules.watching.incidents import Incident, Silence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -456,5 +457,7 @@ Value = (
     | TokenRecord
     | RevokedRecord
     | FamilyRecord
+    | Incident
+    | Silence
 )
 """Whatever a record holds."""

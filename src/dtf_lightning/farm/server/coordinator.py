@@ -60,7 +60,7 @@ class Coordinator:
         self.connections = WorkerConnections(place.name, self.pool, self.record)
         self.history, files = make_stores(store, self.record, place)
         self.upkeep = Upkeep(
-            store, self.record, files, self.pool, place, leads=lambda: self._leading.leads, clock=self._clock
+            store, self.record, files, self.pool, place, epoch=lambda: self._leading.epoch, clock=self._clock
         )
         self.tasks = Tasks(
             self.pool,

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from dtf_lightning.farm.security.keys import SharedSecret
 from dtf_lightning.farm.security.sealing.sources import KeySource
+from dtf_lightning.farm.settings.alerts import AlertSettings
 from dtf_lightning.farm.settings.hosts import is_remote, local_path
+from dtf_lightning.farm.settings.logs import LoggingSettings
 from dtf_lightning.settings.fields import check, check_types, setting
 from dtf_lightning.settings.sections import SettingsFile
 
@@ -441,6 +443,8 @@ class CoordinatorSettings(SettingsFile):
     health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
     high_availability: HighAvailabilitySettings = field(default_factory=HighAvailabilitySettings)
 
     def place(self, url: str, otherwise: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dtf_lightning.farm.settings.logs import LoggingSettings
 from dtf_lightning.settings.fields import check, check_types, setting
 from dtf_lightning.settings.sections import SettingsFile
 
@@ -155,3 +156,4 @@ class WorkerSettings(SettingsFile):
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     reporting: ReportingSettings = field(default_factory=ReportingSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)

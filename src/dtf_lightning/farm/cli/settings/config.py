@@ -1,6 +1,6 @@
 """`dtf farm config`: what a settings file means, before a process is started with it.
 
-Which program a file is for is known by its sections, which the programs do not share.
+Which program a file is for is known by its sections that only one program has.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,8 @@ def _program_of(file: Path) -> str:
         | {key.partition(".")[0] for key in _settings_of(program).without_effect}
         for program in PROGRAMS
     }
-    fitting = [program for program, sections in known.items() if told & sections]
+    shared = set.intersection(*map(set, known.values()))
+    fitting = [program for program, sections in known.items() if told & (sections - shared)]
     if len(fitting) == 1:
         return fitting[0]
     raise SettingsError(
@@ -118,11 +119,15 @@ def _values(settings: SettingsFile) -> Iterator[tuple[str, Any, str]]:
     for section, cls in settings.sections().items():
         values = getattr(settings, section)
         for one in fields(cls):
-            value = getattr(values, one.name)
-            if one.metadata["secret"] and value:
-                value = HIDDEN
+            value = _shown(one, getattr(values, one.name))
             key = f"{section}.{one.name}"
             yield key, value, settings.origins.get(key, "")
+
+
+def _shown(one: Field[Any], value: Any) -> Any:
+    if one.metadata["item"] is not None:
+        return [{inner.name: _shown(inner, getattr(each, inner.name)) for inner in fields(each)} for each in value]
+    return HIDDEN if one.metadata["secret"] and value else value
 
 
 def _schema(arguments: argparse.Namespace) -> int:

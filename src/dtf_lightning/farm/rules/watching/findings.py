@@ -40,6 +40,13 @@ from dtf_lightning.farm.rules.watching.observation import (
     WorkerErrors,
 )
 
+KINDS = (
+    "no_leader", "etcd_members", "etcd_latency", "etcd_size", "etcd_problem", "coordinator_gone", "coordinator_machine",
+    "coordinator_silent", "worker_gone", "worker_machine", "worker_silent", "worker_clock", "worker_errors", "queue_lacking",
+    "queue_wait", "queue_starving", "results", "files",
+)  # fmt: skip
+"""All kinds of findings: the table above."""
+
 WARNING, CRITICAL = HealthStatus.WARNING, HealthStatus.CRITICAL
 SLOW_READ, STUCK_READ = 0.2, 1.0
 COORDINATOR_SILENT = 60.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dtf_lightning.farm.rules.health import HealthStatus
 
@@ -40,6 +40,8 @@ class SeenWorker:
     report_age: float | None = None
     """Since its last report, by the worker's clock; below 0 where that is ahead."""
     errors: WorkerErrors = WorkerErrors()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of its last report, as `WorkerHealth.metrics`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,8 @@ class Observation:
     coordinators: tuple[SeenCoordinator, ...] = ()
     etcd: SeenEtcd = SeenEtcd()
     queues: tuple[SeenQueue, ...] = ()
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    """What tasks that are not done are at -> how many."""
     results: HealthStatus = HealthStatus.HEALTHY
     results_reason: str = ""
     files_problem: str = ""

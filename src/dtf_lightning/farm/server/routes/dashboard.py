@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query
+from fastapi.responses import Response
 
 from dtf_lightning.farm.results.routes import result
 from dtf_lightning.farm.results.store import Wanted
@@ -37,6 +38,11 @@ def add_dashboard(app: FastAPI, coordinator: Coordinator) -> None:
     async def findings() -> dict[str, Any]:
         """The worst first; `changes` since this coordinator began, the latest first."""
         return coordinator.upkeep.monitor.status()
+
+    @app.get("/api/metrics", operation_id="metrics.get")
+    async def metrics() -> Response:
+        """Return what was measured last and what this coordinator has counted, for Prometheus."""
+        return Response(coordinator.upkeep.exposition.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _now(coordinator: Coordinator, limit: int) -> dict[str, Any]:

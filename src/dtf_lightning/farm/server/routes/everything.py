@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dtf_lightning.farm.server.alerting.routes import add_alerts
 from dtf_lightning.farm.server.reservations.routes import add_reservations
 from dtf_lightning.farm.server.routes.cluster import add_cluster
 from dtf_lightning.farm.server.routes.dashboard import add_dashboard
@@ -30,6 +31,7 @@ def add_everything(app: FastAPI, coordinator: Coordinator, doors: Doors) -> None
     add_tokens(app, doors.office)
     add_secrets(app, doors.secrets)
     for add in (
+        add_alerts,
         add_cluster,
         add_lists,
         add_plans,

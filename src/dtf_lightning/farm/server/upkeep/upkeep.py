@@ -13,6 +13,7 @@ from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.results.history import History
 from dtf_lightning.farm.rules.quota import MEBIBYTE, ids_refusal
+from dtf_lightning.farm.server.alerting.making import make_alerts
 from dtf_lightning.farm.server.cluster.view import EtcdMembers
 from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
@@ -21,6 +22,7 @@ from dtf_lightning.farm.server.scaling.making import scaler_of
 from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
 from dtf_lightning.farm.server.upkeep.files import Housekeeping
 from dtf_lightning.farm.server.upkeep.quota import QuotaWatch
+from dtf_lightning.farm.server.watching.exposition import Exposition
 from dtf_lightning.farm.server.watching.monitor import HealthMonitor
 from dtf_lightning.farm.server.watching.recovery import Recovery
 
@@ -29,7 +31,7 @@ class Upkeep:
     """Runs on the coordinator's event loop.
 
     Args:
-        leads: whether this coordinator is the leader.
+        epoch: of the leadership by which this coordinator decides; 0: it does not lead.
     """
 
     def __init__(
@@ -40,10 +42,14 @@ class Upkeep:
         pool: Pool,
         place: CoordinatorPlace,
         *,
-        leads: Callable[[], bool],
+        epoch: Callable[[], int],
         clock: Clock,
     ) -> None:
         settings = place.settings
+
+        def leads() -> bool:
+            return epoch() > 0
+
         quota = int(settings.etcd.quota * MEBIBYTE)
 
         def may_act() -> bool:
@@ -56,7 +62,10 @@ class Upkeep:
         self._quota_bytes = quota
         self._retention = settings.retention.tombstones_kept
         recovery = Recovery(record, pool, clock, leads=leads, dry_run=settings.recovery.dry_run)
-        self.monitor = HealthMonitor(store, pool, clock, self.status, recovery)
+        self._alerting, self.alerts = make_alerts(pool, record, clock, place, epoch)
+        self.monitor = HealthMonitor(store, pool, clock, self.status, recovery, self._alerting.look)
+        self.exposition = Exposition(lambda: self.monitor.samples, leads, lambda: connected_to(pool, place.name))
+        pool.listeners.append(self.exposition.changed)
         self.scaler = scaler_of(record, pool, place, clock, leads)
         self._scaling_interval = settings.scaling.interval
         self.look = self._quota.look
@@ -79,10 +88,15 @@ class Upkeep:
 
     async def run(self, results: History, members: Callable[[], EtcdMembers]) -> None:
         """Look after it, and at how the farm is, until cancelled."""
-        jobs = [self._quota.run(), self._files.run(), self.monitor.run(results, members)]
+        jobs = [self._quota.run(), self._files.run(), self.monitor.run(results, members), self._alerting.run()]
         if self.scaler.pools:
             jobs += [self.scaler.run(self._scaling_interval), keep_expecting(results, self.scaler.expect)]
         await asyncio.gather(*jobs)
+
+
+def connected_to(pool: Pool, coordinator: str) -> int:
+    """Return how many workers a coordinator holds the connections of."""
+    return sum(record.coordinator == coordinator for record in pool.workers().values())
 
 
 class EndRate:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -22,6 +22,7 @@ from dtf_lightning.farm.results.store import ResultsBusy
 from dtf_lightning.farm.results.tests.worker_runs import latest_runs
 from dtf_lightning.farm.rules.health import HealthStatus
 from dtf_lightning.farm.rules.watching.findings import Finding, FindingHistory, findings, worst
+from dtf_lightning.farm.rules.watching.measures import Sample, measure
 from dtf_lightning.farm.rules.watching.observation import Observation, SeenEtcd, WorkerErrors, errors_of
 from dtf_lightning.farm.server.cluster.view import EtcdMembers, leader_of
 from dtf_lightning.farm.server.models import when
@@ -46,21 +47,31 @@ class HealthMonitor:
     Args:
         room: says how full etcd and the files are (`Upkeep.status`).
         recovery: does what follows.
+        alert: is given what is measured and found.
     """
 
     def __init__(
-        self, store: Store, pool: Pool, clock: Clock, room: Callable[[], Mapping[str, Any]], recovery: Recovery
+        self,
+        store: Store,
+        pool: Pool,
+        clock: Clock,
+        room: Callable[[], Mapping[str, Any]],
+        recovery: Recovery,
+        alert: Callable[[Sequence[Sample], Sequence[Finding]], Awaitable[None]],
     ) -> None:
         self._store = store
         self._pool = pool
         self._clock = clock
         self._room = room
         self._recovery = recovery
+        self._alert = alert
         self._history = FindingHistory()
         self._reads: deque[float] = deque(maxlen=READS)
         self._errors: Mapping[str, WorkerErrors] = {}
         self._looks = 0
         self._found: list[Finding] = []
+        self.samples: Sequence[Sample] = ()
+        """What was measured last."""
         self._at: float | None = None
 
     async def run(self, results: History, members: Callable[[], EtcdMembers]) -> None:
@@ -84,12 +95,15 @@ class HealthMonitor:
         seen = await self._see(results, members)
         self._found, self._at = findings(seen), self._clock.wall()
         self._history.take(self._found, self._at)
+        self.samples = measure(seen, self._found)
         await self._recovery.act(self._found, seen.workers, self._history.since)
+        await self._alert(self.samples, self._found)
 
     async def _see(self, results: History, members: EtcdMembers) -> Observation:
         now, pool = self._clock.wall(), self._pool
         told, room = results.status(), self._room()
         etcd = room["etcd"]
+        counts: dict[str, int] = {}
         return Observation(
             leader=leader_of(pool.mirror)[0],
             workers=tuple(see_workers(pool, self._errors, now)),
@@ -104,7 +118,8 @@ class HealthMonitor:
                 ids=etcd["ids"],
                 problem=etcd["problem"],
             ),
-            queues=tuple(await see_queues(pool, now)),
+            queues=tuple(await see_queues(pool, now, counts)),
+            tasks=counts,
             results=HealthStatus(told["health"]),
             results_reason=told["reason"],
             files_problem=room["files"]["problem"],

@@ -12,7 +12,7 @@ from dtf_lightning.farm.rules.watching.devices import device_class
 from dtf_lightning.farm.rules.watching.observation import SeenCoordinator, SeenQueue, SeenWorker, WorkerErrors
 from dtf_lightning.farm.server.cluster.view import nodes_of
 from dtf_lightning.farm.server.lists.tasks import SLICE
-from dtf_lightning.farm.server.pool import LiveTask, Pool
+from dtf_lightning.farm.server.pool import LIVE_STATUSES, LiveTask, Pool
 from dtf_lightning.farm.server.scheduling.projects import who_lacks_what
 
 
@@ -42,6 +42,7 @@ def see_workers(pool: Pool, errors: Mapping[str, WorkerErrors], now: float) -> l
                 health_reason="" if report is None else report.reason,
                 report_age=None if report is None else now - report.at,
                 errors=errors.get(name, WorkerErrors()),
+                metrics={} if report is None else report.metrics,
             )
         )
     return seen
@@ -62,11 +63,17 @@ def see_coordinators(pool: Pool, now: float) -> list[SeenCoordinator]:
     ]
 
 
-async def see_queues(pool: Pool, now: float) -> list[SeenQueue]:
-    """Return what waits for a worker, by device classes. The loop is let go after every `SLICE` tasks."""
+async def see_queues(pool: Pool, now: float, counts: dict[str, int] | None = None) -> list[SeenQueue]:
+    """Return what waits for a worker, by device classes. The loop is let go after every `SLICE` tasks.
+
+    `counts`: is filled with how many tasks are at what.
+    """
+    counts = {} if counts is None else counts
+    counts |= dict.fromkeys(LIVE_STATUSES, 0)
     classes: dict[str, _Class] = {}
     for number, live in enumerate(list(pool.live_tasks()), 1):
         status = pool.status(live)
+        counts[status] += 1
         if status == "pending" or live.attempt.workers:
             need = (live.specification.needs or (DEFAULT_NEED,))[0]
             one = classes.setdefault(device_class(need.amounts, need.labels), _Class(waiting=[], running=[]))

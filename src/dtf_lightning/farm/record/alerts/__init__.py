@@ -1,0 +1,1 @@
+"""The guarded writes of incidents and silences; their values are `rules.watching.incidents`."""
