@@ -50,6 +50,7 @@ FARM: list[set[str]] = [
     {
         "farm.up",
         "farm.backup",
+        "farm.ci",
         "farm.deploy",
         "farm.doctor",
         "farm.compare",
