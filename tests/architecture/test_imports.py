@@ -58,6 +58,7 @@ FARM: list[set[str]] = [
     {
         "farm.up",
         "farm.backup",
+        "farm.ci",
         "farm.deploy",
         "farm.doctor",
         "farm.compare",

@@ -79,11 +79,14 @@ def test_every_variable_is_one():
     ours = {*of_coordinator.VARIABLES, *of_worker.VARIABLES}
     ours |= {value for name, value in vars(environment).items() if name.isupper() and isinstance(value, str)}
     told = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PATH", "HOME", "TMPDIR", "POD"}  # others' programs
-    told |= {"DTF_FARM_TOKEN", "DTF_FARM_CA_PEM"}  # of the forges' steps, which write files of them
+    told |= {"DTF_FARM_TOKEN", "DTF_FARM_CA_PEM", "DTF_GITLAB_TOKEN"}  # secrets of the forges
     found = set()
     for target in TARGETS:
         files = rendered(target)
         for file in files.values():
+            # Of the action: inputs, which its scripts read as variables.
+            inputs = re.findall(r"\b(DTF_[A-Z_]+): \$\{\{", file.text)
+            told.update(name for name in inputs if file.text.count(f"${name}"))
             found.update(re.findall(r"\b(?:Environment=|export )([A-Z_]+)=", file.text))
             found.update(re.findall(r"\b(?:DTF|WORKER|COORDINATOR)_[A-Z_]+\b", file.text))
         for _, spec in pod_specs(manifests(files)):
@@ -314,5 +317,6 @@ def test_files_for_windows_have_its_line_ends():
 
 def test_a_workflows_job_names_no_runner():
     """A job's `env` is made before it has one; the schema takes it."""
-    (file,) = rendered("github").values()
-    assert "runner." not in str(yaml.safe_load(file.text)["jobs"]["tests"]["env"])
+    job = yaml.safe_load(rendered("github")[".github/workflows/farm.yml"].text)["jobs"]["tests"]
+    assert "runner." not in str(job.get("env"))
+    assert job["steps"][-1]["with"]["command"] == "dtf farm run -- python3 -m pytest"

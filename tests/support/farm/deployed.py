@@ -58,6 +58,18 @@ def unit(text: str) -> configparser.ConfigParser:
     return parser
 
 
+def scripts(pipeline: Any, key: str = "") -> Iterator[str]:
+    """Yield the lines of shell in a pipeline of a forge."""
+    if isinstance(pipeline, dict):
+        for name, value in pipeline.items():
+            yield from scripts(value, name)
+    elif isinstance(pipeline, list):
+        for one in pipeline:
+            yield from scripts(one, key)
+    elif key in ("run", "script", "before_script", "after_script"):
+        yield str(pipeline)
+
+
 def command_lines(file: RenderedFile) -> Iterator[list[str]]:
     """Yield the words after `dtf` of each command line in a file: those that are run, and those that comments name."""
     for line in file.text.splitlines():
@@ -75,7 +87,10 @@ def command_lines(file: RenderedFile) -> Iterator[list[str]]:
     elif file.name.endswith(".cmd"):
         (line,) = re.findall(r'^"[^"]*dtf\.exe" (.*) >>', file.text, re.MULTILINE)
         yield re.findall(r'"([^"]*)"', line)
-    elif file.name.endswith((".sh", ".md", ".yml")):
+    elif file.name.endswith(".yml"):
+        for text in scripts(yaml.safe_load(file.text)):
+            yield from (shlex.split(line) for line in re.findall(r"\bdtf (farm [^\n|]*)", text))
+    elif file.name.endswith((".sh", ".md")):
         for line in re.findall(r"(?:^|[\s'(|-])dtf (farm [^\n|&')]*)", file.text):
             yield shlex.split(line)
     elif file.name == "compose.yaml":

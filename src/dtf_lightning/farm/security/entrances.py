@@ -68,6 +68,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "backup": (),
     "restore": (),
     "deploy": (),
+    "ci write": (),
+    "ci report": ("task.list", "quarantine.list"),
     "openapi": (),
     "sign-in": (),
     "coordinator": (),

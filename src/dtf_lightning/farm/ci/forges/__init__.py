@@ -1,0 +1,1 @@
+"""What is told to a forge: annotations, job summaries, commit statuses, comments and check runs."""

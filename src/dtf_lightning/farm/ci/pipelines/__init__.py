@@ -1,0 +1,1 @@
+"""A job over a farm as each forge's pipeline files. Pure."""
