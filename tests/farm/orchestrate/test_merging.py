@@ -76,7 +76,7 @@ def test_a_mean_of_percentiles_would_lie():
     fast = {"edges": [0, 1, 100], "counts": [99, 0]}
     slow = {"edges": [0, 1, 100], "counts": [0, 1]}
     assert merge(Rule(how="percentiles", at=(50,)), parts(fast, slow))["p50"] < 1
-    with pytest.raises(UnlikeResults, match="'n0' gave no histogram .* never of other percentiles"):
+    with pytest.raises(UnlikeResults, match=r"'n0' gave no histogram .* never of other percentiles"):
         merge(Rule(how="percentiles"), parts({"p50": 3}))
 
 
@@ -109,7 +109,9 @@ def test_join():
 
 def test_each_field_by_its_own_rule():
     rule = read_rule({"fields": {"n": "sum", "loss": "mean", "seconds": {"how": "percentiles", "at": [100]}}})
-    told = parts({"n": 2, "loss": 1.0, "seconds": [1, 2]}, {"n": 3, "loss": 3.0, "seconds": [5]}, weights=[1, 1])
+    told = parts(
+        {"n": 2, "loss": 1.0, "seconds": [1, 2], "more": "x"}, {"n": 3, "loss": 3.0, "seconds": [5]}, weights=[1, 1]
+    )
     assert merge(rule, told) == {"n": 5, "loss": 2.0, "seconds": {"p100": 5.0, "count": 3}}
 
 
@@ -137,7 +139,7 @@ def test_each_field_by_its_own_rule():
             ([{"id": 1, "x": 1}], [{"id": 1, "x": 2}]),
             "'n0' and 'n1' both gave 'x' for id = 1",
         ),
-        ({"fields": {"a": "sum"}}, ({"a": 1}, {"b": 2}), "'n1' gave a mapping with b: expected .* exactly a"),
+        ({"fields": {"a": "sum"}}, ({"a": 1}, {"b": 2}), "'n1' gave a mapping with b: expected a mapping with a"),
     ],
 )
 def test_what_does_not_fit_together_is_named(rule, values, error):

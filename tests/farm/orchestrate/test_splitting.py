@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -46,7 +47,7 @@ def test_stretches_are_the_whole(whole, given_seats, pieces):
     )
     assert sum(one.size for one in found) == whole
     assert all(one.size > 0 for one in found)
-    assert all(one.end == other.begin for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end == other.begin for one, other in pairwise(found))
     assert len(found) <= min(MAX_SUBTASKS, pieces * len(given_seats), max(whole, 1))
 
 
@@ -116,6 +117,7 @@ class TestStrategies:
 
     def test_nobody_is_there(self):
         told = split(Strategy.DATA_PARALLEL, Job(num_inputs=10), ())
+        assert told.first == 0
         assert [(share.begin, share.end) for share in told.shares] == [(0, 3), (3, 6), (6, 8), (8, 10)]
         assert "no worker is there" in told.reason
 

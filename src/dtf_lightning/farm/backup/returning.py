@@ -63,6 +63,7 @@ RULES: Mapping[Kind, Rule] = {
     Kind.LICENCE: Rule.AS_IT_WAS,
     Kind.SCHEDULE: Rule.AS_IT_WAS,
     Kind.QUARANTINE: Rule.AS_IT_WAS,
+    Kind.ORCHESTRATION: Rule.AS_IT_WAS,
     Kind.RESERVATION: Rule.AS_IT_WAS,
     Kind.ALERT: Rule.AS_IT_WAS,
     Kind.SIGNING_KEY: Rule.TOKEN,

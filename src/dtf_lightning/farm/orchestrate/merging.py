@@ -9,7 +9,7 @@
 | `vote` | anything; lists of one length: place by place | what most have; of a tie the first |
 | `percentiles` | histograms with equal edges, or lists of numbers | `p50`, ... of all values together, and `count` |
 | `join` | anything | name of the subtask -> its value; with `by: FIELD`: rows of lists with the same field become one |
-| `fields` | mappings | each field by its own rule |
+| `fields` | mappings | each of these fields by its own rule; others are left out |
 | `call` | anything | what a function of one's own returns, in a task of its own |
 
 Rule: nothing is guessed where values do not fit together: `UnlikeResults` names the subtask, what it gave and what is expected.
@@ -277,9 +277,9 @@ def _join(rule: Rule, parts: Sequence[Part]) -> Any:
 def _fields(rule: Rule, parts: Sequence[Part]) -> dict[str, Any]:
     wanted = rule.fields.keys()
     for part in parts:
-        if not isinstance(part.value, dict) or part.value.keys() != wanted:
+        if not isinstance(part.value, dict) or not wanted <= part.value.keys():
             raise UnlikeResults(
-                f"the subtask {part.name!r} gave {_in_words(part.value)}: expected a mapping with exactly {', '.join(sorted(wanted))}, "
+                f"the subtask {part.name!r} gave {_in_words(part.value)}: expected a mapping with {', '.join(sorted(wanted))}, "
                 "each of which has its rule"
             )
     return {

@@ -89,6 +89,8 @@ class Split:
     strategy: Strategy
     reason: str
     shares: tuple[Share, ...]
+    first: int = 0
+    """So many of them, the first ones, are to begin before the others; 0: none."""
 
 
 def split(strategy: Strategy, job: Job, seats: Sequence[Seat]) -> Split:
@@ -115,7 +117,8 @@ def split(strategy: Strategy, job: Job, seats: Sequence[Seat]) -> Split:
             reason, shares = _by_functions(job)
         case _:
             reason, shares = _ensemble(job)
-    return Split(strategy=strategy, reason=f"{why}{reason}", shares=tuple(shares))
+    first = min(len(seats), len(shares)) if strategy is Strategy.DATA_PARALLEL else 0
+    return Split(strategy=strategy, reason=f"{why}{reason}", shares=tuple(shares), first=first)
 
 
 def _check(job: Job) -> None:

@@ -28,6 +28,7 @@
 | `families` | farm worker | – | the tokens of a worker that has joined |
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `quarantine` | project, test | – | a test whose failures do not count for a while, and whose it is |
+| `orchestrations` | job | – | a job that is split over devices: its shares, and how its subtasks ended as far as that is noted |
 | `plans`, `reservations`, `alerts` | each its own | – | small records |
 | `restoring` | – | – | no record: a backup is being put back, and coordinators do not start (`farm.backup`) |
 
@@ -74,6 +75,7 @@ class Kind(Enum):
     LICENCE = "licences"
     SCHEDULE = "schedules"
     QUARANTINE = "quarantine"
+    ORCHESTRATION = "orchestrations"
     RESERVATION = "reservations"
     SIGNING_KEY = "signing-keys"
     TOKEN = "tokens"
@@ -102,6 +104,7 @@ LIVE = (
     Kind.LICENCE,
     Kind.SCHEDULE,
     Kind.QUARANTINE,
+    Kind.ORCHESTRATION,
     Kind.RESERVATION,
     Kind.SIGNING_KEY,
     Kind.TOKEN,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.farm.calls.spelling import CallKind
+from dtf_lightning.farm.record.orchestrations.values import OrchestrationRecord
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.schedules.values import ScheduleRecord
 from dtf_lightning.farm.record.tokens.values import FamilyRecord, RevokedRecord, SigningKeyRecord, TokenRecord
@@ -432,6 +433,7 @@ Value = (
     | LicenceRecord
     | ScheduleRecord
     | QuarantineRecord
+    | OrchestrationRecord
     | KeyRecord
     | Tombstone
     | SigningKeyRecord

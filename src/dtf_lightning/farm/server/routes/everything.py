@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dtf_lightning.farm.server.orchestrations.routes import add_orchestrations
 from dtf_lightning.farm.server.routes.cluster import add_cluster
 from dtf_lightning.farm.server.routes.dashboard import add_dashboard
 from dtf_lightning.farm.server.routes.description import add_description
@@ -26,6 +27,7 @@ def add_everything(app: FastAPI, coordinator: Coordinator) -> None:
         add_cluster,
         add_lists,
         add_plans,
+        add_orchestrations,
         add_quarantine,
         add_schedules,
         add_socket,

@@ -74,7 +74,7 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
         if plan.schedule is not None and identity.projects:
             raise Forbidden("a schedule has its name in the whole farm, and this token is limited to some projects")
         if plan.schedule is not None:
-            told_of = await coordinator.schedules.register(plan, submissions, sent, strict=request.strict)
+            told_of = await coordinator.standing.schedules.register(plan, submissions, sent, strict=request.strict)
             return JSONResponse({"name": plan.name, "project": plan.project, "schedule": told_of})
         plan_id = request.plan_id
         if plan.key:
