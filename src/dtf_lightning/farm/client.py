@@ -340,7 +340,7 @@ class Client:
     # --- one job over several devices ---------------------------------------------------------------------------------
 
     def orchestrate(
-        self, task_data: Mapping[str, Any], strategy: str = "auto", *, task_id: str | None = None, **fields: Any
+        self, /, task_data: Mapping[str, Any], strategy: str = "auto", *, task_id: str | None = None, **fields: Any
     ) -> str:
         """Submit a job that is split over devices, and return its id.
 

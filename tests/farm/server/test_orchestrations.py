@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from dtf_lightning.__main__ import main
 from dtf_lightning.clock import poll_until
 from dtf_lightning.errors import DtfError
 from dtf_lightning.etcd.memory.store import MemoryStore
 from dtf_lightning.farm.calls.returned import write_told
 from dtf_lightning.farm.client import Client
 from dtf_lightning.farm.http import FarmRefused
+from dtf_lightning.farm.messages import Run
+from dtf_lightning.farm.orchestrate.devices import Measured
 from dtf_lightning.farm.orchestrate.splitting import Share, Strategy
 from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.orchestrations.values import OrchestrationRecord
 from dtf_lightning.farm.record.task_id import new_task_id
 from dtf_lightning.farm.rules.attempts import OutcomeKind
+from dtf_lightning.farm.server.orchestrations import orchestrations
 from dtf_lightning.farm.server.orchestrations.models import OrchestrateRequest, asked_of
 from dtf_lightning.farm.tokens import read_token
 from dtf_lightning.farm.updates import ClientSocket
@@ -53,7 +60,7 @@ def played(coordinator):
     worker.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(coordinator):
     with coordinator.client() as client:
         yield client
@@ -69,6 +76,26 @@ def worker(client, played):
     for waiting in (played.orders, played.cancelled):
         while not waiting.empty():
             waiting.get_nowait()
+
+
+class Player:
+    """Ends what a played worker is told to run, in a thread of its own, as the test's function says."""
+
+    def __init__(self, worker, play: Callable[[Run], None]) -> None:
+        self._worker, self._play = worker, play
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Player:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.orders.put(None)
+        self._thread.join(DEADLINE)
+
+    def _run(self) -> None:
+        while (order := self._worker.orders.get(timeout=DEADLINE)) is not None:
+            self._play(order)
 
 
 def kwargs_of(order) -> dict:
@@ -302,16 +329,15 @@ class TestOverTheSocket:
         updates = client.updates("orchestrated_task_updates", name="socket")
         assert next(updates)["type"] == "subscribed"
         data = job(functions=["latency", "memory"], name="socket")
-        told = self.ask(line, type="orchestrate_task", task_data=data, strategy="function_parallel")
-        assert (told["type"], told["success"]) == ("orchestrate_task_response", True)
-        assert told["message"] == "Task orchestrated with strategy: function_parallel"
         seen = []
-        for update in updates:
-            seen.append(update)
-            if update["status"] in ("completed", "failed"):
-                break
-            if [one["status"] for one in update["subtasks"]].count("assigned") and not worker.orders.empty():
-                returns(worker, worker.next(), 1)
+        with Player(worker, lambda order: returns(worker, order, 1)):
+            told = self.ask(line, type="orchestrate_task", task_data=data, strategy="function_parallel")
+            assert (told["type"], told["success"]) == ("orchestrate_task_response", True)
+            assert told["message"] == "Task orchestrated with strategy: function_parallel"
+            for update in updates:
+                seen.append(update)
+                if update["status"] in ("completed", "failed"):
+                    break
         updates.close()
         assert {update["type"] for update in seen} == {"orchestrated_task_update"}
         assert {update["task_id"] for update in seen} == {told["task_id"]}
@@ -357,7 +383,7 @@ def test_a_token_of_one_project_has_its_jobs_alone(coordinator, client, worker, 
         assert limited.cancel_orchestrated_task(ours) == "cancelled"
 
 
-def test_the_next_leader_goes_on(store, coordinator, client, worker, tmp_path):
+def test_a_leader_brings_on_what_nobody_has_submitted(store, coordinator, client, worker, tmp_path):
     """A job that was accepted, and of which nothing was submitted: its coordinator died just then."""
     data = job(inputs=[1, 2], pieces=1, name="left")
     asked = OrchestrateRequest(task_data=data)
@@ -379,27 +405,91 @@ def test_the_next_leader_goes_on(store, coordinator, client, worker, tmp_path):
         second.stop()
 
 
-def test_shares_follow_what_devices_have_done(client, worker, coordinator):
-    """A worker with a label of its own that did ten inputs a second gets ten times the share of one that did one."""
-    fast = PlayedWorker((coordinator.url,), read_token(coordinator.token_file), "fast", cpu=1.0, quick=1.0)
-    fast.wait_until_welcome()
-    try:
-        name = client.orchestrate(job(inputs=20, pieces=1, name="speedy"))
-        for _ in range(3):
-            order = poll_until(
-                lambda: (
-                    (not worker.orders.empty() and (worker, worker.next()))
-                    or (not fast.orders.empty() and (fast, fast.next()))
-                ),
-                DEADLINE,
-                "an order",
-            )
-            given = kwargs_of(order[1])
-            seconds = (given["end"] - given["begin"]) / (10.0 if order[0] is fast else 1.0)
-            order[0].end(order[1], returned=write_told({"value": []}), started=100.0, ended=100.0 + seconds)
-        assert ended(client, name)["status"] == "completed"
-        client.query("SELECT 1")  # what has ended is in the database
-        told = client.orchestrate(job(inputs=100, pieces=1, name="speedy"))
-        assert "equal speeds" in client.orchestrated_task(told)["reason"]  # no label tells them apart
-    finally:
-        fast.close()
+def test_shares_follow_what_devices_have_done(client, worker, monkeypatch):
+    """A device with a label of its own that did four inputs a second gets four times the share, and rather than others."""
+    speeds = [Measured(worker="fast", inputs=40, seconds=10.0), Measured(worker="w", inputs=10, seconds=10.0)]
+    monkeypatch.setattr(orchestrations, "measured", lambda results, project, name: speeds)
+    register = {"worker_id": "fast", "devices": {"cpu": 1}, "labels": ["quick"]}
+    client.connection.ask("POST", "/api/register", register)
+    told = client.orchestrated_task(client.orchestrate(job(inputs=60, pieces=1, name="speedy")))
+    assert (
+        told["reason"]
+        == "60 inputs are all that can be divided; 3 shares of 60 inputs for 3 devices, by the speeds of their devices"
+    )
+    assert [one["share"] for one in told["subtasks"]] == [
+        {"begin": 0, "end": 40, "label": "quick"}, {"begin": 40, "end": 50}, {"begin": 50, "end": 60},
+    ]  # fmt: skip
+    poll_until(
+        lambda: client.task(told["subtasks"][0]["subtask_id"]).raw["worker_id"] == "fast", DEADLINE, "its device"
+    )
+    client.change_worker("fast", "cordon")
+
+
+class TestCommands:
+    @pytest.fixture
+    def dtf(self, coordinator, tmp_path, monkeypatch):
+        """Runs `dtf farm ...` in this process, in a folder of its own."""
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+
+        def run(*words: str) -> int:
+            where = ["--farm", coordinator.url, "--token-file", str(coordinator.token_file)]
+            return main(["farm", words[0], *where, *words[1:]])
+
+        return run
+
+    def test_orchestrate_prints_the_result(self, dtf, client, worker, capsys):
+        with Player(worker, lambda order: returns(worker, order, len(kwargs_of(order)["inputs"]))):
+            (Path.cwd() / "inputs.json").write_text("[1, 2, 3]")
+            words = ["--call", "m:f", "--inputs", "inputs.json", "--pieces", "1", "--merge", "sum", "--no-source"]
+            assert dtf("orchestrate", *words, "--name", "cli") == 0
+        told = capsys.readouterr()
+        assert told.out == "3\n"
+        assert "data_parallel, 3 inputs are all that can be divided; 2 shares" in told.err
+        assert dtf("orchestrated") == 0
+        assert "cli" in capsys.readouterr().out
+        (job_id,) = (one["task_id"] for one in client.orchestrated_tasks() if one["name"] == "cli")
+        assert dtf("orchestrated", job_id) == 0
+        assert "result: 3" in capsys.readouterr().out
+        assert dtf("orchestrated", job_id, "--cancel") == 0
+        assert "finished" in capsys.readouterr().out
+
+    def test_a_job_that_fails(self, dtf, worker, capsys):
+        with Player(worker, lambda order: worker.end(order, OutcomeKind.FAILED)):
+            assert dtf("orchestrate", "--function", "a", "--no-retry", "--no-source", "--", "x") == 1
+        assert (
+            "ended as failed: 1 of 1 subtasks did not complete: a failed; the result is partial"
+            in capsys.readouterr().err
+        )
+
+    def test_a_plan(self, dtf, client, worker, capsys):
+        """Its tasks first, then its jobs; to cancel it is to cancel these, too."""
+        plan = "{name: p, tasks: {a: {run: x}, b: {call: 'm:f', after: a, orchestrate: {inputs: 4, pieces: 1, merge: sum}}}}"
+        (Path.cwd() / "plan.yaml").write_text(plan)
+
+        def play(order) -> None:
+            if order.specification.name == "a":
+                worker.end(order)
+            else:
+                returns(worker, order, kwargs_of(order)["end"])
+
+        with Player(worker, play):
+            assert dtf("run", "plan.yaml", "--no-source") == 0
+        assert "6\n" in capsys.readouterr().out
+        told = client.send_plan(plan)
+        worker.next()
+        (one,) = told["orchestrated"]
+        assert client.cancel_plan(told["plan_id"]) == 1
+        assert ended(client, one["task_id"])["status"] == "cancelled"
+
+    @pytest.mark.parametrize(
+        ("words", "error"),
+        [
+            (("orchestrate", "--call", "m:f", "--inputs", "nowhere.json"), "expected a number, or a JSON file"),
+            (("orchestrate", "--call", "m:f", "--kwarg", "x"), "expected NAME=VALUE"),
+            (("orchestrated", "--cancel"), "say which job"),
+        ],
+    )
+    def test_bad_words(self, dtf, capsys, words, error):
+        assert dtf(*words) == 2
+        assert error in capsys.readouterr().err

@@ -86,6 +86,10 @@ class Orchestrations:
             "message": f"Task orchestrated with strategy: {record.strategy.value}",
         }
 
+    async def check(self, request: OrchestrateRequest) -> None:
+        """Raise `SettingsError` for a job that cannot be split."""
+        await self._split(request)
+
     async def _accepted(self, name: str, request: OrchestrateRequest, plan: str) -> OrchestrationRecord:
         made = await self._split(request)
         record = self._recorded(request, made, plan)
