@@ -109,10 +109,12 @@ class Orchestrations:
             return other
         await self._pool.wait_for(name, lambda: job_of(self._pool, name) is not None, SHOWN)
         try:
-            first = dict(list(specifications.items())[: made.first])
-            for part in (first, {task: one for task, one in specifications.items() if task not in first}):
-                if part:  # of what is accepted together nobody can say which comes first
-                    await self._tasks.accept(part)
+            tasks = list(zip(record.shares, specifications.items(), strict=True))
+            first, rest = tasks[: made.first], tasks[made.first :]
+            labelled = [one for one in first if one[0].label]
+            for wave in (labelled, [one for one in first if not one[0].label], rest):
+                if wave:  # of what is accepted together nobody can say which comes first
+                    await self._tasks.accept(dict(one for _, one in wave))
         except SettingsError:
             await self.cancel(name, "the farm refused a part of it")
             raise
