@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import pytest
 
+from dtf_lightning.__main__ import build_parser
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.orchestrate.splitting import Strategy
 from dtf_lightning.farm.plans.reading import parse_plan
 from dtf_lightning.farm.record.task_id import new_task_id
+from dtf_lightning.farm.server.orchestrations.models import OrchestrateRequest
 from dtf_lightning.farm.server.schedules.expanding import SentPlan
+from support.source_tree import ROOT
 
 PLAN = """
 name: evaluation
@@ -73,3 +79,17 @@ def test_errors_name_the_place(text, error):
     with pytest.raises(SettingsError, match=error) as caught:
         parse_plan(text, "plan.yaml")
     assert "plan.yaml:" in str(caught.value)
+
+
+def test_the_examples_of_the_docs():
+    """Its plan and its request are read, and its commands are known with their options."""
+    page = (ROOT / "docs" / "orchestration.md").read_text()
+    examples = dict(re.findall(r"```(sh|yaml|json)\n(.*?)```", page, re.DOTALL))
+    (job,) = SentPlan(text=examples["yaml"]).jobs(ID)
+    assert (job.task_data.inputs, job.retry_limit, len(job.task_data.dependencies)) == (10_000, 2, 1)
+    asked = OrchestrateRequest.model_validate_json(examples["json"])
+    assert asked.task_data.functions == ("latency", "throughput", "memory")
+    commands = [shlex.split(line, comments=True) for line in examples["sh"].splitlines()]
+    assert len(commands) == 4
+    told = [build_parser().parse_args(words[1:]) for words in commands]
+    assert [vars(one).get("merge") for one in told] == ["mean", None, "vote", None]
