@@ -28,7 +28,7 @@ def test_parts_of_jobs_of_a_name_that_completed(results):
     other = seen_run(9, "passed", project="q", name="j[0:7]")
     never = seen_run(10, "passed", project="p", name="j[0:8]")
     never = replace(never, envelope=replace(never.envelope, started=None, outcome=TaskOutcome.COMPLETED))
-    results.add([*runs, other, never])
+    results.take_in([*runs, other, never])
     assert measured(results, "p", "j") == [
         Measured(worker="w2", inputs=10, seconds=2.0),
         Measured(worker="w1", inputs=50, seconds=2.0),
