@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.errors import SettingsError
@@ -30,6 +30,7 @@ def cut(values: list, places: list[int]) -> list[list]:
     return [values[low:high] for low, high in zip([0, *borders], [*borders, len(values)], strict=True)]
 
 
+@settings(max_examples=50)
 @given(values=NUMBERS, places=st.lists(st.integers(0, 100), max_size=6))
 def test_a_divided_job_gives_what_the_whole_one_gives(values, places):
     pieces = cut(values, places)

@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.errors import SettingsError
@@ -39,6 +39,7 @@ def test_shares_are_the_whole_and_nearest_to_their_weights(whole, weights):
     assert shares == slow
 
 
+@settings(max_examples=40)
 @given(whole=st.integers(0, 20_000), given_seats=SEATS, pieces=st.integers(1, 50))
 def test_stretches_are_the_whole(whole, given_seats, pieces):
     found = stretches(whole, given_seats, pieces)
@@ -161,6 +162,7 @@ class TestStrategies:
 ENDS = st.sampled_from(["completed", "failed", "cancelled"])
 
 
+@settings(max_examples=40)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), data=st.data())
 def test_whatever_fails_the_shares_that_count_are_the_whole(sizes, data):
     """Each input is in exactly one of them, however often shares are cut anew."""
