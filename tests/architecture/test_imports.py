@@ -40,7 +40,7 @@ ELASTIC = [
 
 FARM: list[set[str]] = [
     {"farm.rules"},
-    {"farm.calls", "farm.trainings", "farm.json_logs"},
+    {"farm.calls", "farm.trainings", "farm.json_logs", "farm.orchestrate"},
     {"farm.git", "farm.json_values", "farm.plans", "farm.security", "farm.settings", "farm.verdicts"},
     {
         "farm.record",
@@ -241,7 +241,7 @@ def test_each_dependency_stays_in_its_rooms():
     assert not wrong
 
 
-@pytest.mark.parametrize("rules", ["elastic.rules", "farm.rules", "farm.plans", "farm.verdicts"])
+@pytest.mark.parametrize("rules", ["elastic.rules", "farm.rules", "farm.orchestrate", "farm.plans", "farm.verdicts"])
 def test_the_rules_are_pure(rules):
     """No I/O, no clock, no threads, no chance."""
     wrong = [

@@ -286,6 +286,7 @@ class AsyncClient:
     send_files = Asked(Client.send_files)
     send_input = Asked(Client.send_input)
     send_stdin = Asked(Client.send_stdin)
+    orchestrate = Asked(Client.orchestrate)
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -363,6 +364,9 @@ class AsyncClient:
     updates = Followed(Client.updates)
     plan = Asked(Client.plan)
     plan_ends = Followed(Client.plan_ends)
+    orchestrated_task = Asked(Client.orchestrated_task)
+    orchestrated_tasks = Followed(Client.orchestrated_tasks)
+    cancel_orchestrated_task = Asked(Client.cancel_orchestrated_task)
     query = Asked(Client.query)
     logs = Followed(Client.logs)
     artifacts = Asked(Client.artifacts)
@@ -407,6 +411,10 @@ class AsyncClient:
     revoke_token = Asked(Client.revoke_token)
     rotate_keys = Asked(Client.rotate_keys)
     status = Asked(Client.status)
+
+    async def orchestrated_result(self, task: str, timeout: float | None = None) -> Any:
+        """See `Client.orchestrated_result`."""
+        return await self.alone(lambda: self.client.orchestrated_result(task, timeout))
 
     async def next_attempt(self, task: str, revision: int) -> TaskInfo:
         """See `Client.next_attempt`."""

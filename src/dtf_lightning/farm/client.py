@@ -343,6 +343,69 @@ class Client:
         path = f"/api/tasks/{quote(task, safe='')}/stdin"
         self.connection.send("POST", path, data, offset=offset, complete="true" if complete else None)
 
+    # --- one job over several devices ---------------------------------------------------------------------------------
+
+    def orchestrate(
+        self, /, task_data: Mapping[str, Any], strategy: str = "auto", *, task_id: str | None = None, **fields: Any
+    ) -> str:
+        """Submit a job that is split over devices, and return its id.
+
+        Args:
+            task_data: what each subtask does (`call` or `command`, `kwargs`, `needs`, ...), and what can be divided: `inputs`,
+                `functions`, `models`, `devices`.
+            strategy: `data_parallel`, `function_parallel`, `ensemble`, or `auto`.
+            task_id: to submit once what is submitted twice; `None`: a new one.
+            fields: `merge`, `priority`, `subtask_timeout`, `retry_limit`, `retry_failed_subtasks`, `strict`.
+        """
+        chosen = task_id or new_task_id(time.time())
+        body = {"task_id": chosen, "task_data": dict(task_data), "strategy": strategy, **fields}
+        return str(self.connection.ask("POST", "/api/orchestrate", body, wait=PLAN_TIMEOUT)["task_id"])
+
+    def orchestrated_task(self, task: str, *, wait: float = 0.0, partial: bool = False) -> dict[str, Any]:
+        """Return a job: `status`, `completion_percentage`, `subtasks`, and once it has ended its `result`.
+
+        Args:
+            wait: seconds for which the farm waits for its end.
+            partial: with what has come of the result so far.
+        """
+        told: dict[str, Any] = self.connection.ask(
+            "GET",
+            f"/api/orchestrated_task/{quote(task, safe='')}",
+            wait=wait or None,
+            partial="true" if partial else None,
+        )
+        return told
+
+    def orchestrated_result(self, task: str, timeout: float | None = None) -> Any:
+        """Return what a job gave, when it has ended. Raises `DtfError` if not all of it completed, `TimeoutError`."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = LONG_POLL if end is None else min(LONG_POLL, end - time.monotonic())
+            told = self.orchestrated_task(task, wait=max(left, 0.001))
+            if told["status"] == "completed":
+                return told["result"]
+            if told["end_time"]:
+                raise DtfError(f"the orchestrated task {task} ended as {told['status']}: {told['error']}")
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError(
+                    f"the orchestrated task {task} is {told['status']} after {timeout:g} s, at {told['completion_percentage']} %"
+                )
+
+    def orchestrated_tasks(self, /, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Yield jobs that are split over devices, newest first. `filters`: `status`, `project`, `plan`, `sort`, `limit`."""
+        cursor = ""
+        while True:
+            page = self.connection.ask("GET", "/api/orchestrated_tasks", **filters, cursor=cursor or None)
+            yield from page["orchestrated_tasks"]
+            cursor = page["next"]
+            if not cursor:
+                return
+
+    def cancel_orchestrated_task(self, task: str, reason: str = "cancelled by a client") -> str:
+        """End a job with all its subtasks: "cancelled", or "finished" if it had ended before."""
+        body = {"task_id": task, "reason": reason}
+        return str(self.connection.ask("POST", "/api/cancel_orchestrated_task", body)["cancellation"])
+
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def task(self, task: str) -> TaskInfo:
@@ -427,7 +490,7 @@ class Client:
         missing. One of the type `gap` says that something may be: look at the lists then.
 
         Args:
-            channel: `task_updates`, `cluster_status` or `leadership_updates`.
+            channel: `task_updates`, `orchestrated_task_updates`, `cluster_status` or `leadership_updates`.
             since: the `sequence` of an earlier update, or a `revision`: what came after it comes first.
             details: with the whole task, where it is done.
             until: on the monotonic clock; `TimeoutError` is raised then.

@@ -10,9 +10,11 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from dtf_lightning.errors import ProtocolError
+from dtf_lightning.farm.orchestrate.splitting import Share, Strategy
 from dtf_lightning.farm.record import codec
 from dtf_lightning.farm.record.codec import CLASSES, MAX_ENVELOPE, UPGRADES, VERSIONS, decode, encode
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.orchestrations.values import OrchestrationRecord
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.reservations.values import ReservationRecord
 from dtf_lightning.farm.record.scaling.values import PoolRecord, ScalingStep, WorkerOrder
@@ -186,6 +188,16 @@ WRITTEN = [
             '{"cron":"0 2 * * *","decided":2.0,"digests":["d"],"overlap":"queue","plan":"{}","registered":1.0,"runs":[{"decided":3.0,'
             '"missed":1,"plan":"p","state":"submitted","time":2.0}],"v":1}'
         ),
+    ),
+    (
+        OrchestrationRecord(
+            asked="{}",
+            strategy=Strategy.DATA_PARALLEL,
+            shares=(Share(key="0", begin=0, end=5),),
+            submitted=1.0,
+            ends={"0": "failed"},
+        ),
+        '{"asked":"{}","ends":{"0":"failed"},"shares":[{"end":5,"key":"0"}],"strategy":"data_parallel","submitted":1.0,"v":1}',
     ),
     (
         QuarantineRecord(owner="ada", reason="r", added=1.0, expires=2.0, by="bob"),

@@ -397,10 +397,6 @@ class TestAccess:
             Client(coordinator.url, file)
 
 
-def test_orchestration_is_to_come(coordinator, client):
-    assert refusal(client.connection.ask, "POST", "/api/orchestrate", {}).status == 501
-
-
 def test_who_leads(client, coordinator):
     def asked():
         return client.connection.ask("GET", "/api/cluster/status")

@@ -200,9 +200,15 @@ class TestPresence:
         assert client.wait(task, DEADLINE).status == "completed"
 
 
-def test_subtasks_are_to_come(client):
-    for how in ("complete", "fail"):
-        assert refused(client.connection.ask, "POST", f"/api/subtasks/s/{how}").status == 501
+def test_a_subtask_is_a_task(client, rest):
+    """Of a job that is split over devices; it may be told by either name."""
+    job = client.orchestrate({"command": ["x"], "inputs": 2, "pieces": 1}, retry_failed_subtasks=False)
+    first, second = sorted(rest.tasks(), key=lambda order: order["environment"]["DTF_FARM_SUBTASK_BEGIN"])
+    for order, how in ((first, "complete"), (second, "fail")):
+        body = {"worker_id": "r", "revision": order["revision"]}
+        assert client.connection.ask("POST", f"/api/subtasks/{order['task_id']}/{how}", body)["recorded"]
+    told = client.orchestrated_task(job)
+    assert [one["status"] for one in told["subtasks"]] == ["completed", "failed"]
 
 
 def test_the_example(coordinator, client, tmp_path):

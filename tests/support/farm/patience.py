@@ -28,6 +28,8 @@ LIMITS = {
     "server.cluster.cluster": ("HAND_OVER", "LAST_WORD", "WRITE"),
     "server.outside.workers": ("SILENCE", "SHOWN", "WRITE"),
     "server.doors.office": ("SHOWN",),
+    "server.orchestrations.keeper": ("SHOWN",),
+    "server.orchestrations.orchestrations": ("SHOWN", "WRITE"),
     "server.routes.projects": ("SHOWN",),
     "server.schedules.keeper": ("SHOWN",),
     "server.schedules.registering": ("SHOWN",),

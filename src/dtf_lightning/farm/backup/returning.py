@@ -64,6 +64,7 @@ RULES: Mapping[Kind, Rule] = {
     Kind.SCHEDULE: Rule.AS_IT_WAS,
     Kind.QUARANTINE: Rule.AS_IT_WAS,
     Kind.SECRET: Rule.AS_IT_WAS,
+    Kind.ORCHESTRATION: Rule.AS_IT_WAS,
     Kind.RESERVATION: Rule.AS_IT_WAS,
     Kind.SCALING: Rule.NOT,
     Kind.ALERT: Rule.AS_IT_WAS,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from dtf_lightning.cli.main import DONE, INTERRUPTED
 from dtf_lightning.farm.cli.exit_codes import code_of
 from dtf_lightning.farm.cli.options import connect
+from dtf_lightning.farm.cli.orchestrate.commands import tell_end
 from dtf_lightning.farm.cli.schedules.commands import tell_registered
 from dtf_lightning.farm.cli.tables import print_table
 
@@ -49,7 +50,7 @@ def run_plan(path: str, arguments: argparse.Namespace) -> int:
         digest = folder = ""
         if not arguments.no_source and (source := pack(Path.cwd())).num_files:
             digest, folder = farm.send_source(source), source.folder
-        if plan.schedule is not None or plan.key or any(task.key for task in plan.tasks):
+        if plan.schedule is not None or plan.key or any(task.key or task.orchestrate for task in plan.tasks):
             told = farm.send_plan(
                 Path(path).read_text(encoding="utf-8"),
                 inputs=_sent(farm, plan),
@@ -89,7 +90,11 @@ def _follow_keyed(farm: Client, name: str, told: Mapping[str, Any], arguments: a
     """Follow a plan some tasks of which may have been submitted before, with others or as a whole."""
     plan_id, tasks = told["plan_id"], told["tasks"]
     before = sum(one["submission"] != "new" for one in tasks)
-    print(f"dtf farm: {len(tasks)} tasks of the plan {name}, {plan_id}, {before} submitted before", file=sys.stderr)
+    jobs = told.get("orchestrated", [])
+    split = f", {len(jobs)} jobs split over devices" if jobs else ""
+    print(
+        f"dtf farm: {len(tasks)} tasks of the plan {name}, {plan_id}, {before} submitted before{split}", file=sys.stderr
+    )
     if arguments.no_wait:
         _print_submitted(plan_id, tasks, as_json=arguments.json)
         return DONE
@@ -102,12 +107,13 @@ def _follow_keyed(farm: Client, name: str, told: Mapping[str, Any], arguments: a
             ended[info.task_id] = info
             progress.ended(info)
         progress.close()
+        code = max((tell_end(farm, one["task_id"], as_json=arguments.json) for one in jobs), default=DONE)
     except KeyboardInterrupt:
         farm.close()  # an answer may be half read
         farm.cancel_plan(plan_id, "Ctrl-C")
         print(f"dtf farm: what was left of the plan {plan_id} is cancelled", file=sys.stderr)
         return INTERRUPTED
-    return _tell_end(farm, plan_id, tasks, ended, as_json=arguments.json)
+    return max(code, _tell_end(farm, plan_id, tasks, ended, as_json=arguments.json) if tasks else DONE)
 
 
 def _sent(farm: Client, plan: Plan) -> dict[str, str]:

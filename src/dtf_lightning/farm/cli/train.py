@@ -10,11 +10,13 @@ from dtf_lightning import environment
 from dtf_lightning.cli.main import DONE
 from dtf_lightning.cli.options import Commands
 from dtf_lightning.farm.cli.options import add_farm, add_farm_command, connect, environment_of, needs_of, pairs_of
+from dtf_lightning.farm.cli.orchestrate.commands import add_orchestrate
 from dtf_lightning.farm.trainings import launch
 
 
 def add_train(actions: Commands) -> None:
-    """Add the command."""
+    """Add the command, and those of other work for several machines."""
+    add_orchestrate(actions)
     train = add_farm_command(
         actions, "train", _train, "an elastic training that fills idle devices and gives them back to what waits"
     )

@@ -16,6 +16,8 @@ from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.plans.calls import arguments, function, named_arguments
 from dtf_lightning.farm.plans.cron import times_of
 from dtf_lightning.farm.plans.matrix import read_matrix
+from dtf_lightning.farm.plans.orchestrating import SCHEMA as ORCHESTRATE_SCHEMA
+from dtf_lightning.farm.plans.orchestrating import orchestrated
 from dtf_lightning.farm.plans.plan import PlanSchedule
 from dtf_lightning.farm.rules.arrays import MAX_ARRAY
 from dtf_lightning.farm.rules.attempts import RETRIED_ON
@@ -447,6 +449,13 @@ TASK_KEYS = {
         "part gets what it `needs`.",
         read=training,
         schema=object_schema(TRAIN_KEYS, TRAIN_REQUIRED),
+        default=False,
+    ),
+    "orchestrate": Key(
+        meaning="Makes it a job that is split over devices: `inputs`, `functions`, `models` or `devices` are divided by a `strategy`, and what "
+        "the subtasks give becomes one by `merge`. `retries` and `timeout` are those of each subtask.",
+        read=orchestrated,
+        schema=ORCHESTRATE_SCHEMA,
         default=False,
     ),
     "name": Key(

@@ -27,6 +27,8 @@ class PlanTask:
     name: str
     """Unique in the plan."""
     command: tuple[str, ...] = ()
+    orchestrate: Mapping[str, Any] | None = None
+    """Of a job that is split over devices: how, by the names of `plans.orchestrating`; `None`: it is one task."""
     call: str = ""
     """Of a task that is a call: `package.module:function`."""
     args: tuple[Any, ...] = ()

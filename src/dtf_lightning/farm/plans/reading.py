@@ -77,6 +77,7 @@ def _plan(root: Node, file: str, name: str = "") -> Plan:
     after, after_any = _links(entries)
     if "schedule" in told:
         _refuse_keys(root, entries)
+    _check_jobs(root, entries)
     return Plan(
         name=told.get("name") or name or _stem(file),
         project=told.get("project", "default"),
@@ -140,6 +141,7 @@ def _task(entry: _Entry, cell: Cell | None) -> PlanTask:
         name=name,
         **_what(told, fill),
         call=told.get("call", ""),
+        orchestrate=told.get("orchestrate"),
         args=tuple(filled(one, fill) for one in told.get("args", ())),
         kwargs={key: filled(one, fill) for key, one in told.get("kwargs", {}).items()},
         key=fill(entry.node.value["key"], told["key"]) if "key" in told else "",
@@ -247,6 +249,28 @@ def _refuse_keys(root: Node, entries: list[_Entry]) -> None:
             raise node.keys["key"].error(
                 "a plan with a `schedule` has no `key`: each of its runs would be the first one; leave one of the two out"
             )
+
+
+def _check_jobs(root: Node, entries: list[_Entry]) -> None:
+    """Raise `SettingsError` for what a job that is split over devices cannot be, and where one cannot stand."""
+    jobs = {entry.name: entry for entry in entries if "orchestrate" in entry.told}
+    for entry in jobs.values():
+        where = entry.node.keys["orchestrate"]
+        for key in ("train", "array", "gang", "key", "expires"):
+            if key in entry.told:
+                raise where.error(f"{entry.name!r} is split over devices (`orchestrate`), and has no `{key}`")
+        for key in ("schedule", "key"):
+            if key in root.value:
+                raise where.error(
+                    f"a plan with a `{key}` takes no `orchestrate` yet: submit {entry.name!r} by a plan of its own"
+                )
+    for entry in entries:
+        for name, (node, _) in entry.told.get("after", {}).items():
+            if name in jobs:
+                raise node.error(
+                    f"{entry.name!r} comes after {name!r}, which is split over devices, and whose subtasks are not known yet: let its "
+                    "`merge` call a function, or submit what follows when it has ended"
+                )
 
 
 def _stem(file: str) -> str:

@@ -38,20 +38,62 @@ def requests_of(
 
     Raises what `send` raises.
     """
+    return [
+        {"task_id": task_id, "plan": plan_id, "project": plan.project, "source": source}
+        | {"dependencies": after, "after_any": after_any}
+        | _fields(task, folder, send)
+        for task, task_id, after, after_any in _placed(plan, new_id)
+        if task.orchestrate is None
+    ]
+
+
+def jobs_of(
+    plan: Plan,
+    new_id: Callable[[bool], str],
+    *,
+    source: str = "",
+    folder: str = "",
+    send: Callable[[str], str] = refuse_local,
+) -> list[dict[str, Any]]:
+    """Return the fields of each `OrchestrateRequest`, for the plan's jobs that are split over devices.
+
+    Args: as of `requests_of`, of which `new_id` must return the same ids again.
+    """
+    return [
+        _job(plan, task, task_id, source, _fields(task, folder, send) | {"dependencies": after, "after_any": after_any})
+        for task, task_id, after, after_any in _placed(plan, new_id)
+        if task.orchestrate is not None
+    ]
+
+
+def _job(plan: Plan, task: PlanTask, task_id: str, source: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    how = dict(task.orchestrate or {})
+    data = {
+        name: fields[name]
+        for name in (
+            *("name", "environment", "needs", "limits", "folder", "artifacts", "secrets", "dependencies", "after_any"),
+            *(name for name in ("command", "call", "args", "kwargs") if name in fields),
+        )
+    }
+    data |= {"project": plan.project, "source": source, "files": fields["inputs"]}
+    data |= {name: how.pop(name) for name in ("inputs", "functions", "models", "devices", "pieces") if name in how}
+    told = {"task_id": task_id, "task_data": data, "priority": task.priority, "subtask_timeout": task.timeout, **how}
+    return told | ({"retry_limit": task.retries} if task.retries else {})
+
+
+def _placed(plan: Plan, new_id: Callable[[bool], str]) -> list[tuple[PlanTask, str, list[str], list[str]]]:
+    """Return each task with its id, and the ids of what it comes after, in an order in which they may be submitted."""
     ids: dict[str, list[str]] = {}
     members: dict[str, list[PlanTask]] = {}
     for task in plan.tasks:
         members.setdefault(task.entry, []).append(task)
         ids.setdefault(task.entry, []).append(new_id(task.array > 0))
-    requests = []
+    placed = []
     for entry in _dependencies_first(plan):
         after = [one for name in plan.after[entry] for one in ids.get(name, (name,))]
         after_any = [one for name in plan.after_any[entry] for one in ids.get(name, (name,))]
-        for task, task_id in zip(members[entry], ids[entry], strict=True):
-            about = {"task_id": task_id, "plan": plan_id, "project": plan.project, "source": source}
-            comes = {"dependencies": after, "after_any": after_any}
-            requests.append(about | comes | _fields(task, folder, send))
-    return requests
+        placed += [(task, task_id, after, after_any) for task, task_id in zip(members[entry], ids[entry], strict=True)]
+    return placed
 
 
 def _fields(task: PlanTask, folder: str, send: Callable[[str], str]) -> dict[str, Any]:

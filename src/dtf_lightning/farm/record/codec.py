@@ -17,6 +17,7 @@ from typing import Any
 from dtf_lightning.errors import ProtocolError
 from dtf_lightning.farm.json_values import from_json, read_json, to_json, write_json
 from dtf_lightning.farm.record.keys import Kind
+from dtf_lightning.farm.record.orchestrations.values import OrchestrationRecord
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.reservations.values import ReservationRecord
 from dtf_lightning.farm.record.scaling.values import PoolRecord
@@ -75,6 +76,7 @@ CLASSES: dict[Kind, type[Value]] = {
     Kind.SECRET: SecretRecord,
     Kind.RESERVATION: ReservationRecord,
     Kind.SCALING: PoolRecord,
+    Kind.ORCHESTRATION: OrchestrationRecord,
     Kind.KEY: KeyRecord,
     Kind.TOMBSTONE: Tombstone,
     Kind.SIGNING_KEY: SigningKeyRecord,

@@ -29,6 +29,7 @@
 | `schedules` | schedule | – | a plan that is submitted at certain times, and what became of the latest of them |
 | `quarantine` | project, test | – | a test whose failures do not count for a while, and whose it is |
 | `secrets` | project, secret | – | a secret that the farm gives to the project's tasks, sealed with a key that is not in etcd |
+| `orchestrations` | job | – | a job that is split over devices: its shares, and how its subtasks ended as far as that is noted |
 | `scaling` | pool | – | which workers of it were asked for, what was done, what failed, what was spent |
 | `reservations` | reservation | – | workers that people have reserved, from when until when, for whom |
 | `plans`, `alerts` | each its own | – | small records |
@@ -79,6 +80,7 @@ class Kind(Enum):
     SCHEDULE = "schedules"
     QUARANTINE = "quarantine"
     SECRET = "secrets"
+    ORCHESTRATION = "orchestrations"
     RESERVATION = "reservations"
     SCALING = "scaling"
     SIGNING_KEY = "signing-keys"
@@ -110,6 +112,7 @@ LIVE = (
     Kind.SCHEDULE,
     Kind.QUARANTINE,
     Kind.SECRET,
+    Kind.ORCHESTRATION,
     Kind.RESERVATION,
     Kind.SCALING,
     Kind.SIGNING_KEY,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dtf_lightning.farm.calls.spelling import CallKind
+from dtf_lightning.farm.record.orchestrations.values import OrchestrationRecord
 from dtf_lightning.farm.record.quarantine.values import QuarantineRecord
 from dtf_lightning.farm.record.reservations.values import ReservationRecord
 from dtf_lightning.farm.record.scaling.values import PoolRecord
@@ -451,6 +452,7 @@ Value = (
     | SecretRecord
     | ReservationRecord
     | PoolRecord
+    | OrchestrationRecord
     | KeyRecord
     | Tombstone
     | SigningKeyRecord

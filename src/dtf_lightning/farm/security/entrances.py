@@ -89,6 +89,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "run": (*_SUBMIT, *_FOLLOW, "quarantine.list"),
     "submit": _SUBMIT,
     "train": (*_SUBMIT, *_FOLLOW),
+    "orchestrate": ("source.exists", "source.put", "orchestration.submit", "orchestration.get", "orchestration.cancel"),
+    "orchestrated": ("orchestration.list", "orchestration.get", "orchestration.cancel"),
     "compare": (*_SUBMIT, *_FOLLOW),
     "bisect": (*_SUBMIT, *_FOLLOW),
     "generate": _SUBMIT,

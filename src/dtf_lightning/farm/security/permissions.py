@@ -55,6 +55,8 @@ class Reach(Enum):
     """A task of these projects."""
     TASKS = "tasks"
     """Tasks of these projects, which the request names."""
+    JOB = "job"
+    """A job that is split over devices, of one of these projects."""
     PLAN = "plan"
     """A plan all of whose tasks are of these projects."""
     LIST = "list"
@@ -136,8 +138,8 @@ _ROLES: Mapping[str, Permission] = {
         metrics__get=Reach.NONE,
         schedule__list=Reach.NONE,
         schedule__get=Reach.NONE,
-        orchestration__get=Reach.NONE,
-        orchestration__list=Reach.NONE,
+        orchestration__get=Reach.JOB,
+        orchestration__list=Reach.LIST,
     ),
     **_may(_LOOKING | {Role.WORKER}, artifact__get=Reach.TASK, source__exists=Reach.ALL, source__get=Reach.ALL),
     **_may(_LOOKING | {Role.WORKER}, api__describe=Reach.ALL),
@@ -157,8 +159,8 @@ _ROLES: Mapping[str, Permission] = {
         schedule__pause=Reach.NONE,
         schedule__resume=Reach.NONE,
         schedule__run=Reach.NONE,
-        orchestration__submit=Reach.NONE,
-        orchestration__cancel=Reach.NONE,
+        orchestration__submit=Reach.BODY,
+        orchestration__cancel=Reach.BODY,
     ),
     **_may(_SUBMITTING, secret__list=Reach.LIST),
     **_may(

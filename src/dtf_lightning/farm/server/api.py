@@ -44,15 +44,6 @@ RETRY_AFTER = "1"
 MAX_WAIT = 60.0
 MAX_CHUNK = 4 * 1024 * 1024
 
-_LATER = {
-    "/api/orchestrate": ("POST", "orchestration.submit"),
-    "/api/orchestrated_task/{task_id}": ("GET", "orchestration.get"),
-    "/api/orchestrated_tasks": ("GET", "orchestration.list"),
-    "/api/cancel_orchestrated_task": ("POST", "orchestration.cancel"),
-    "/api/subtasks/{subtask_id}/complete": ("POST", "subtask.complete"),
-    "/api/subtasks/{subtask_id}/fail": ("POST", "subtask.fail"),
-}
-
 
 def build_app(coordinator: Coordinator, doors: Doors) -> FastAPI:
     """Return the application of one coordinator. Who asks is in the scope (`security.identity`)."""
@@ -67,8 +58,6 @@ def build_app(coordinator: Coordinator, doors: Doors) -> FastAPI:
     add_results(app, coordinator.history)
     add_artifacts(app, coordinator.tasks.files.artifacts, coordinator.tasks.task)
     add_client_routes(app, coordinator)
-    for path, (method, operation) in _LATER.items():
-        app.add_api_route(path, _not_yet, methods=[method], operation_id=operation)
     add_everything(app, coordinator, doors)
     doors.permits.stand_before(app.routes)
     return app
@@ -125,6 +114,7 @@ def _add_plans(app: FastAPI, coordinator: Coordinator) -> None:
 
     @app.post("/api/plans/{plan_id}/cancel", operation_id="plan.cancel")
     async def cancel_plan(plan_id: str, reason: str = "cancelled by a client") -> dict[str, Any]:
+        await coordinator.standing.orchestrations.cancel_plan(plan_id, reason)
         return await tasks.cancel_plan(plan_id, reason)
 
 
@@ -223,10 +213,6 @@ def _add_status(app: FastAPI, coordinator: Coordinator) -> None:
     @app.get("/api/status", operation_id="status.get")
     async def status() -> dict[str, Any]:
         return coordinator.status()
-
-
-async def _not_yet() -> JSONResponse:
-    return _error(501, "jobs that are split over devices come with a later release")
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import cached_property
 from typing import Any
 
 from dtf_lightning.clock import SystemClock
@@ -24,13 +25,13 @@ from dtf_lightning.farm.record.follower import Follower, FollowerFailed, RecordC
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
 from dtf_lightning.farm.record.record import FarmRecord
+from dtf_lightning.farm.server.clients.standing import Standing
 from dtf_lightning.farm.server.cluster.cluster import Cluster
 from dtf_lightning.farm.server.cluster.view import leader_of, show_status
 from dtf_lightning.farm.server.leading import Leading, LeadingSettings
 from dtf_lightning.farm.server.outside.workers import OutsideWorkers
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
-from dtf_lightning.farm.server.schedules.registering import Schedules
 from dtf_lightning.farm.server.scheduling.history import keep_expecting, known_results
 from dtf_lightning.farm.server.tasks import SubmissionLimits, Tasks
 from dtf_lightning.farm.server.updates.changes import Updates
@@ -113,10 +114,12 @@ class Coordinator:
         """The package's."""
         return self._place.version
 
-    @property
-    def schedules(self) -> Schedules:
-        """What people do with schedules; it holds nothing of its own."""
-        return Schedules(self.pool, self.record, self.tasks, self.history, self._clock)
+    @cached_property
+    def standing(self) -> Standing:
+        """What goes on by itself: schedules, and jobs that are split over devices."""
+        return Standing(
+            self.pool, self.record, self.tasks, self.history, self.updates, self._clock, self._place.settings
+        )
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -132,6 +135,7 @@ class Coordinator:
 
         Raises `SettingsError` where coordinators on other hosts could not find its files.
         """
+        self.standing.listen()
         await asyncio.to_thread(self.history.open)
         self.record.start()
         self._follower.start()
@@ -156,7 +160,7 @@ class Coordinator:
                 self.cluster.beat(),
                 self._leading.run(),
                 self.upkeep.run(self.history, lambda: self.cluster.etcd),
-                self.schedules.keep(lambda: self._leading.epoch),
+                self.standing.keep(lambda: self._leading.epoch),
                 keep_expecting(self.history, self.pool, self._leading.expect),
             )
         ]

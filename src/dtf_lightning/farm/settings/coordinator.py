@@ -15,6 +15,7 @@ from dtf_lightning.farm.security.sealing.sources import KeySource
 from dtf_lightning.farm.settings.alerts import AlertSettings
 from dtf_lightning.farm.settings.hosts import is_remote, local_path
 from dtf_lightning.farm.settings.logs import LoggingSettings
+from dtf_lightning.farm.settings.orchestrator import OrchestratorSettings
 from dtf_lightning.settings.fields import check, check_types, setting
 from dtf_lightning.settings.sections import SettingsFile
 
@@ -373,7 +374,7 @@ _TOKEN = (
 )
 _MACHINES = "the farm starts and drains workers by the section `scaling`, whose pools have a file of their own"
 _SPLIT = (
-    "jobs that are split over devices come with a later release; a task's own `retries` and `timeout` are in its plan"
+    "models are not split into stages yet; inputs, functions and models of an ensemble are (`dtf farm orchestrate`)"
 )
 _QUERIES = "ask the results by SQL (`dtf farm results query`)"
 _HEALTH = "a worker is lost when its connection is: `health_monitor.worker_grace`; it reports its health by `health.report_interval` of worker.yaml"
@@ -385,12 +386,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "dynamic_resource_management.scale_up_threshold": _MACHINES,
     "dynamic_resource_management.scale_down_threshold": _MACHINES,
     "dynamic_resource_management.evaluation_interval": _MACHINES,
-    "multi_device_orchestrator.enabled": _SPLIT,
-    "multi_device_orchestrator.subtask_timeout": _SPLIT,
-    "multi_device_orchestrator.retry_failed_subtasks": _SPLIT,
     "multi_device_orchestrator.model_parallel_auto_splitting": _SPLIT,
-    "multi_device_orchestrator.default_priority": _SPLIT,
-    "multi_device_orchestrator.retry_limit": _SPLIT,
     "result_aggregator.cache_ttl": _QUERIES,
     "result_aggregator.anomaly_threshold": _QUERIES,
     "result_aggregator.comparative_lookback_days": _QUERIES,
@@ -441,6 +437,7 @@ class CoordinatorSettings(SettingsFile):
     task_scheduler: TaskSchedulerSettings = field(default_factory=TaskSchedulerSettings)
     load_balancer: LoadBalancerSettings = field(default_factory=LoadBalancerSettings)
     health_monitor: HealthMonitorSettings = field(default_factory=HealthMonitorSettings)
+    multi_device_orchestrator: OrchestratorSettings = field(default_factory=OrchestratorSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)

@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from dtf_lightning.errors import StoreError
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.mirror import Change
+from dtf_lightning.farm.record.orchestrations.values import OrchestrationRecord
 from dtf_lightning.farm.record.values import Attempt
 from dtf_lightning.farm.security.entrances import ACTIONS, OPEN_PAGES, PAGE
 from dtf_lightning.farm.security.identity import Forbidden, Identity, Unauthorised, identity_of
@@ -127,6 +128,10 @@ class Permits:
             for task in ",".join(tasks).split(","):
                 with contextlib.suppress(UnknownTask):  # the route says so
                     refuse_projects(identity, [await self._project_of(task)])
+        elif reach is Reach.JOB:
+            held = self._pool.mirror.get(Kind.ORCHESTRATION, str(named["task_id"]))
+            if held is not None and isinstance(held.value, OrchestrationRecord):  # else the route says so
+                refuse_projects(identity, [held.value.project])
         elif reach is Reach.PLAN:
             plan = str(named["plan_id"])
             live = {one.specification.project for one in self._pool.live_tasks() if one.specification.plan == plan}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dtf_lightning.farm.server.alerting.routes import add_alerts
+from dtf_lightning.farm.server.orchestrations.routes import add_orchestrations
 from dtf_lightning.farm.server.reservations.routes import add_reservations
 from dtf_lightning.farm.server.routes.cluster import add_cluster
 from dtf_lightning.farm.server.routes.dashboard import add_dashboard
@@ -35,6 +36,7 @@ def add_everything(app: FastAPI, coordinator: Coordinator, doors: Doors) -> None
         add_cluster,
         add_lists,
         add_plans,
+        add_orchestrations,
         add_quarantine,
         add_reservations,
         add_schedules,

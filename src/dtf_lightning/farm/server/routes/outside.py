@@ -50,6 +50,15 @@ def add_outside(app: FastAPI, coordinator: Coordinator) -> None:
         refuse_name(identity_of(request.scope), asked.worker_id)
         return await outside.end(task_id, asked, OutcomeKind(asked.kind), asked.error)
 
+    @app.post("/api/subtasks/{subtask_id}/complete", operation_id="subtask.complete")
+    async def complete_subtask(subtask_id: str, asked: Completion, request: Request) -> dict[str, Any]:
+        """A subtask of a job is a task."""
+        return await complete(subtask_id, asked, request)
+
+    @app.post("/api/subtasks/{subtask_id}/fail", operation_id="subtask.fail")
+    async def fail_subtask(subtask_id: str, asked: Failure, request: Request) -> dict[str, Any]:
+        return await fail(subtask_id, asked, request)
+
     @app.post("/api/health", operation_id="worker.health")
     async def health(asked: HealthReport, request: Request) -> dict[str, Any]:
         refuse_name(identity_of(request.scope), asked.worker_id)

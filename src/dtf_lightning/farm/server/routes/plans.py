@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from dtf_lightning.farm.record.writes import Submission
-from dtf_lightning.farm.security.identity import Forbidden, identity_of
+from dtf_lightning.farm.security.identity import Forbidden, Identity, identity_of
 from dtf_lightning.farm.security.ownership import refuse_projects
 from dtf_lightning.farm.server import models
 from dtf_lightning.farm.server.clients.keys import claim_plan, renamed_requests
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dtf_lightning.farm.server.coordinator import Coordinator
+    from dtf_lightning.farm.server.tasks import Tasks
 
 MAX_TEXT = 8 * 1024 * 1024
 AT_ONCE = 1_000
@@ -53,7 +54,7 @@ class PlanRequest(models.StrictModel):
 
 def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
     """Add the routes to a coordinator's application."""
-    tasks = coordinator.tasks
+    tasks, orchestrations = coordinator.tasks, coordinator.standing.orchestrations
 
     @app.post("/api/plans", operation_id="plan.submit")
     async def submit_plan(request: PlanRequest, asking: Request) -> JSONResponse:
@@ -68,31 +69,44 @@ def add_plans(app: FastAPI, coordinator: Coordinator) -> None:
             text=text, source=request.source, folder=request.folder, inputs=request.inputs, name=request.name
         )
         plan, submissions = await asyncio.to_thread(sent.expand, request.plan_id)
+        jobs = await asyncio.to_thread(sent.jobs, request.plan_id)
         identity = identity_of(asking.scope)
         projects = {one.project for one in submissions} | {plan.project}
         refuse_projects(identity, projects)
         if plan.schedule is not None and identity.projects:
             raise Forbidden("a schedule has its name in the whole farm, and this token is limited to some projects")
         if plan.schedule is not None:
-            told_of = await coordinator.schedules.register(plan, submissions, sent, strict=request.strict)
+            told_of = await coordinator.standing.schedules.register(plan, submissions, sent, strict=request.strict)
             return JSONResponse({"name": plan.name, "project": plan.project, "schedule": told_of})
+        for job in jobs:
+            await orchestrations.check(job)
         plan_id = request.plan_id
         if plan.key:
             tasks.check_possible({one.task_id: one.specification(0.0) for one in submissions})
             with submitting(identity, projects):
                 plan_id = await claim_plan(plan.key, lambda of: sent.expand(of)[1], plan_id, tasks, coordinator.record)
             submissions = await asyncio.to_thread(lambda: sent.expand(plan_id)[1])
-        told: list[dict[str, Any]] = []
-        names: dict[str, str] = {}
-        for start in range(0, len(submissions), AT_ONCE):
-            part = renamed_requests(submissions[start : start + AT_ONCE], names)
-            with submitting(identity, projects):
-                accepted = await tasks.submit(part, strict=request.strict)
-            for one, answer in zip(part, accepted, strict=True):
-                names |= {one.task_id: answer["task_id"]} if answer["task_id"] != one.task_id else {}
-                told.append(answer | {"name": one.name})
+        told = await _accepted(tasks, submissions, identity, projects, strict=request.strict)
         conflict = any(one["submission"] == Submission.CONFLICT.value for one in told)
-        answer = {"plan_id": plan_id, "name": plan.name, "project": plan.project, "tasks": told}
+        answer: dict[str, Any] = {"plan_id": plan_id, "name": plan.name, "project": plan.project, "tasks": told}
+        if jobs:
+            answer["orchestrated"] = [await orchestrations.submit(job, plan_id) for job in jobs]
         if conflict:
             answer["error"] = f"another plan was submitted under the id {request.plan_id}"
         return JSONResponse(answer, 409 if conflict else 200)
+
+
+async def _accepted(
+    tasks: Tasks, submissions: list[models.TaskRequest], identity: Identity, projects: set[str], *, strict: bool
+) -> list[dict[str, Any]]:
+    """Submit a plan's tasks, and return what became of each."""
+    told: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for start in range(0, len(submissions), AT_ONCE):
+        part = renamed_requests(submissions[start : start + AT_ONCE], names)
+        with submitting(identity, projects):
+            accepted = await tasks.submit(part, strict=strict)
+        for one, answer in zip(part, accepted, strict=True):
+            names |= {one.task_id: answer["task_id"]} if answer["task_id"] != one.task_id else {}
+            told.append(answer | {"name": one.name})
+    return told

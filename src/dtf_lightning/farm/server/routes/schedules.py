@@ -14,7 +14,7 @@ Name = Annotated[str, Path(min_length=1, max_length=100)]
 
 def add_schedules(app: FastAPI, coordinator: Coordinator) -> None:
     """Add the routes to a coordinator's application."""
-    schedules = coordinator.schedules
+    schedules = coordinator.standing.schedules
 
     @app.get("/api/schedules", operation_id="schedule.list")
     async def list_schedules() -> dict[str, Any]:

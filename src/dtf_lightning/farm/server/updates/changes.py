@@ -29,7 +29,7 @@ TASKS, ORCHESTRATED, CLUSTER, LEADERSHIP = CHANNELS = (
 )
 FILTERS: dict[str, tuple[str, ...]] = {
     TASKS: ("task_id", "status", "worker_id", "project", "plan", "name"),
-    ORCHESTRATED: ("task_id", "status"),
+    ORCHESTRATED: ("task_id", "status", "project", "name"),
     CLUSTER: ("type", "node_id"),
     LEADERSHIP: ("new_leader_id", "previous_leader_id"),
 }

@@ -6,7 +6,8 @@
 | `unsubscribe` | `channel` | `unsubscribe_response` |
 | `get_cluster_status`, `get_leader_info` | | `cluster_status_response`, `leader_info_response` |
 | `get_cluster_health` | `metrics`: names such as `cpu` | `cluster_health_response` |
-| `get_aggregated_results`, `orchestrate_task` | | an error like 501: not yet |
+| `orchestrate_task` | `task_data`, `strategy`, and the others of `POST /api/orchestrate` | `orchestrate_task_response` |
+| `get_aggregated_results` | | an error like 501: not yet |
 
 `request_id` comes back in the answer.
 """
@@ -44,7 +45,6 @@ ANSWERS = {
 """Type of a message -> type of its answer, where that is not `TYPE_response`."""
 LATER = {
     "get_aggregated_results": "aggregated results come with a later release; `POST /api/results/query` takes SQL",
-    "orchestrate_task": "jobs that are split over devices come with a later release",
 }
 
 

@@ -13,17 +13,19 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dtf_lightning.errors import SettingsError
+from dtf_lightning.errors import DtfError, SettingsError
+from dtf_lightning.farm.orchestrate.splitting import CannotSplitYet
 from dtf_lightning.farm.rules.updates import Subscription
 from dtf_lightning.farm.security.identity import Forbidden, Identity, identity_of
 from dtf_lightning.farm.security.ownership import narrowed_filter
 from dtf_lightning.farm.security.permissions import reason_against
-from dtf_lightning.farm.server.updates.changes import TASKS, Updates, message_of
+from dtf_lightning.farm.server.clients.keys import OtherRequest
+from dtf_lightning.farm.server.updates.changes import ORCHESTRATED, TASKS, Updates, message_of
 from dtf_lightning.farm.server.updates.requests import (
     LATER,
     OPERATIONS,
@@ -46,6 +48,8 @@ AT_ONCE = 100
 MAX_CLIENTS = 1_000
 
 Answer = Callable[[Mapping[str, Any]], dict[str, Any]]
+Deed = Callable[[Mapping[str, Any], Identity], Awaitable[dict[str, Any]]]
+"""What takes a while, and is done for somebody."""
 
 
 class ClientSockets:
@@ -53,11 +57,15 @@ class ClientSockets:
 
     Args:
         answers: type of a request -> returns the fields of its answer, of the request's own.
+        deeds: the same of requests that take a while.
     """
 
-    def __init__(self, updates: Updates, answers: Mapping[str, Answer]) -> None:
+    def __init__(
+        self, updates: Updates, answers: Mapping[str, Answer], deeds: Mapping[str, Deed] | None = None
+    ) -> None:
         self._updates = updates
         self._answers = answers
+        self._deeds = deeds or {}
         self._clients: set[_Client] = set()
         updates.listeners.append(self._wake)
 
@@ -67,7 +75,7 @@ class ClientSockets:
             await socket.close(1013, f"{MAX_CLIENTS} clients are connected here: try another coordinator")
             return
         await socket.accept()
-        client = _Client(socket, self._updates, self._answers, identity_of(socket.scope))
+        client = _Client(socket, self._updates, self._answers, identity_of(socket.scope), self._deeds)
         self._clients.add(client)
         writing = asyncio.create_task(client.write())
         try:
@@ -93,8 +101,16 @@ class ClientSockets:
 
 
 class _Client:
-    def __init__(self, socket: WebSocket, updates: Updates, answers: Mapping[str, Answer], identity: Identity) -> None:
+    def __init__(
+        self,
+        socket: WebSocket,
+        updates: Updates,
+        answers: Mapping[str, Answer],
+        identity: Identity,
+        deeds: Mapping[str, Deed],
+    ) -> None:
         self._identity = identity
+        self._deeds = deeds
         self.news = asyncio.Event()
         self._socket = socket
         self._updates = updates
@@ -110,7 +126,7 @@ class _Client:
             received = await self._socket.receive()
             if received["type"] == "websocket.disconnect":
                 return
-            await self._told.put(self._answer(received.get("text") or ""))
+            await self._told.put(await self._answer(received.get("text") or ""))
             self.news.set()
 
     async def write(self) -> None:
@@ -156,7 +172,7 @@ class _Client:
             "again",
         }
 
-    def _answer(self, text: str) -> dict[str, Any]:
+    async def _answer(self, text: str) -> dict[str, Any]:
         try:
             message = read_client(text)
         except Unreadable as problem:
@@ -167,11 +183,18 @@ class _Client:
         if message.type in LATER:
             return error(message, 501, LATER[message.type])
         try:
-            told = self._do(message)
+            deed = self._deeds.get(message.type)
+            told = self._do(message) if deed is None else await deed(message.body, self._identity)
+        except CannotSplitYet as problem:
+            return error(message, 501, str(problem))
         except SettingsError as problem:
             return error(message, 422, str(problem))
         except Forbidden as problem:
             return error(message, 403, str(problem))
+        except OtherRequest as problem:
+            return error(message, 409, str(problem))
+        except DtfError as problem:
+            return error(message, 503, str(problem))
         return {"type": message.answer, "request_id": message.request_id, "success": True, **told}
 
     def _do(self, message: ClientMessage) -> dict[str, Any]:
@@ -184,7 +207,9 @@ class _Client:
 
     def _subscribe(self, message: ClientMessage) -> dict[str, Any]:
         asked = read_subscribe(message)
-        wanted = narrowed_filter(self._identity, asked.wanted) if asked.channel == TASKS else asked.wanted
+        wanted = (
+            narrowed_filter(self._identity, asked.wanted) if asked.channel in (TASKS, ORCHESTRATED) else asked.wanted
+        )
         subscription, whole = self._hub.subscribe(asked.channel, wanted, asked.since)
         self._subscriptions[asked.channel] = subscription, asked.details
         return {

@@ -1,0 +1,1 @@
+"""The commands of jobs that are split over devices."""

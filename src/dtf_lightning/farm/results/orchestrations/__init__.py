@@ -1,0 +1,1 @@
+"""What results tell of the devices that did parts of jobs."""

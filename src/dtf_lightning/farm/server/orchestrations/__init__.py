@@ -1,0 +1,1 @@
+"""Jobs that are split over devices: accepted, kept going, shown, ended."""
