@@ -19,7 +19,7 @@ from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
 from dtf_lightning.farm.server.scaling.making import scaler_of
-from dtf_lightning.farm.server.scheduling.expecting import keep_expecting
+from dtf_lightning.farm.server.scheduling.history import keep_expecting
 from dtf_lightning.farm.server.upkeep.files import Housekeeping
 from dtf_lightning.farm.server.upkeep.quota import QuotaWatch
 from dtf_lightning.farm.server.watching.exposition import Exposition
@@ -59,6 +59,7 @@ class Upkeep:
         self._files = Housekeeping(files, pool, settings.retention, leads=leads, clock=clock)
         self._rate = EndRate(clock.monotonic())
         self._clock = clock
+        self._pool = pool
         self._quota_bytes = quota
         self._retention = settings.retention.tombstones_kept
         recovery = Recovery(record, pool, clock, leads=leads, dry_run=settings.recovery.dry_run)
@@ -90,7 +91,7 @@ class Upkeep:
         """Look after it, and at how the farm is, until cancelled."""
         jobs = [self._quota.run(), self._files.run(), self.monitor.run(results, members), self._alerting.run()]
         if self.scaler.pools:
-            jobs += [self.scaler.run(self._scaling_interval), keep_expecting(results, self.scaler.expect)]
+            jobs += [self.scaler.run(self._scaling_interval), keep_expecting(results, self._pool, self.scaler.expect)]
         await asyncio.gather(*jobs)
 
 
