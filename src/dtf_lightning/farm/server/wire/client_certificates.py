@@ -23,7 +23,7 @@ REASON = (
 )
 _WORKERS = {
     "GET": r"/api/workers/[^/]+/tasks|/api/tasks/[^/]+/stdin",
-    "POST": r"/api/register|/api/health|/api/(sub)?tasks/[^/]+/(complete|fail)|/api/tasks/[^/]+/(logs|artifacts)",
+    "POST": r"/api/register|/api/health|/api/(sub)?tasks/[^/]+/(complete|fail)|/api/tasks/[^/]+/(logs|artifacts|secrets|token)",
     "PUT": r"/api/tasks/[^/]+/artifacts",
     "WEBSOCKET": r"/ws/worker",
 }
