@@ -21,6 +21,7 @@ def test_generated_pages_are_up_to_date():
         "farm-settings.md",
         "plan.schema.json",
         "security.md",
+        "observability.md",
     }
     assert {path.name for path in pages} == written
     for path, text in pages.items():

@@ -26,6 +26,7 @@ OTHER = {
     "gang": 2,
     "index": 0,
     "artifacts": ("*.xml",),
+    "permissions": ("read",),
 }
 """Of each field that enters another value than `TASK` has."""
 SAME = {

@@ -27,7 +27,7 @@ FILES = 4096
 MEMORY = 2 << 30
 """Bytes below which torch's import alone leaves little to tasks."""
 EXTRA = (
-    "cloudpickle", "cronsim", "cryptography", "fastapi", "jinja2", "jwt", "numpy", "orjson", "psutil", "pyarrow", "pydantic",
+    "cloudpickle", "cronsim", "cryptography", "fastapi", "jinja2", "jwt", "numpy", "orjson", "prometheus_client", "psutil", "pyarrow", "pydantic",
     "uvicorn", "websockets",
 )  # fmt: skip
 """Modules of the extra `farm`."""

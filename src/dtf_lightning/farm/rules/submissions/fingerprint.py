@@ -7,7 +7,7 @@
 | its variables; of secrets their names | values of secrets, which the farm does not know |
 | devices and labels that it needs (a device class, software), whether it is alone on its worker | memory, which is only enough or not |
 | workers of its gang; of an array's instance its number | what it comes after, limits, workers that it avoids |
-| patterns of the artifacts that it leaves | |
+| patterns of the artifacts that it leaves; what its command may do with the farm | |
 
 Rules that this file guards:
 - Of what enters, two texts are the same only if all of it is: the digest is of one JSON text, with its names.
@@ -27,7 +27,7 @@ from dtf_lightning.farm.rules.needs import DEFAULT_NEED, MEMORY, quantised
 VERSION = 1
 """Of what enters, and how: results of another version are not found."""
 AS_GIVEN = (
-    "project", "command", "call", "folder", "source", "inputs", "environment", "gang", "index", "artifacts",
+    "project", "command", "call", "folder", "source", "inputs", "environment", "gang", "index", "artifacts", "permissions",
 )  # fmt: skip
 """Fields of a specification that enter as they are."""
 ANY_AGE = 100 * 365 * 86400.0
