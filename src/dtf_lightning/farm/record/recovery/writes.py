@@ -1,8 +1,8 @@
-"""The write by which a farm cordons a worker by itself. Pure.
+"""The write by which a farm cordons or drains a worker by itself. Pure.
 
 | write | guard | what is written |
 |---|---|---|
-| `CordonByFarm` | the leader's fence, the worker's record as seen | the record, cordoned, with when and why |
+| `ChangeWorkerByFarm` | the leader's fence, the worker's record as seen | the record, cordoned with when and why, or draining |
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dtf_lightning.farm.record.writes import LaneName, is_ours
 
 
 @dataclass(frozen=True, kw_only=True)
-class CordonByFarm:
-    """Cordon a worker. The verdict: whether that is written; else the worker has changed, or another coordinator leads."""
+class ChangeWorkerByFarm:
+    """Cordon or drain a worker. The verdict: whether that is written; else the worker has changed, or another coordinator leads."""
 
     worker: str
+    what: str
+    """What is done to it, for errors: `cordon`."""
     record: WorkerRecord
     """As it is to be."""
     seen: int
@@ -34,7 +36,7 @@ class CordonByFarm:
         """See the table above."""
         worker = keys.key(Kind.WORKER, self.worker)
         put = Put(worker, encode(self.record))
-        return Guarded(f"cordon {self.worker}", (self.fence, as_seen(worker, self.seen)), (put,), (worker,))
+        return Guarded(f"{self.what} {self.worker}", (self.fence, as_seen(worker, self.seen)), (put,), (worker,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether it is written, from now or before."""

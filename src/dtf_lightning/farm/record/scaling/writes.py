@@ -1,9 +1,8 @@
-"""The writes of the leader that scales. Pure.
+"""The write of the leader that scales; workers are let go by `recovery.writes`. Pure.
 
 | write | guard | what is written |
 |---|---|---|
 | `SetPool` | the leader's fence, the record as seen | what is asked for, was done and was spent |
-| `LetGo` | the leader's fence, the worker's record as seen | the worker, draining or cordoned |
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from dtf_lightning.farm.record.codec import encode
 from dtf_lightning.farm.record.guarded import Guarded, Outcome, as_seen
 from dtf_lightning.farm.record.keys import FarmKeys, Kind
 from dtf_lightning.farm.record.scaling.values import PoolRecord
-from dtf_lightning.farm.record.values import WorkerRecord
 from dtf_lightning.farm.record.writes import LaneName, is_ours
 
 
@@ -37,30 +35,6 @@ class SetPool:
         key = keys.key(Kind.SCALING, self.pool)
         put = Put(key, encode(self.record))
         return Guarded(f"scale {self.pool}", (self.fence, as_seen(key, self.seen)), (put,), (key,))
-
-    def verdict(self, outcome: Outcome) -> bool:
-        """Whether it is written, from now or before."""
-        return outcome.applied or is_ours(outcome, outcome.found[0], self.record)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LetGo:
-    """Drain a worker, or cordon it for its provider. The verdict: as of `SetPool`."""
-
-    worker: str
-    record: WorkerRecord
-    """As it is to be."""
-    seen: int
-    """The mod revision of the record as seen."""
-    fence: Compare
-    """Of the leadership that decided it."""
-    lane = LaneName.OTHER
-
-    def guarded(self, keys: FarmKeys) -> Guarded:
-        """See the table above."""
-        worker = keys.key(Kind.WORKER, self.worker)
-        put = Put(worker, encode(self.record))
-        return Guarded(f"let {self.worker} go", (self.fence, as_seen(worker, self.seen)), (put,), (worker,))
 
     def verdict(self, outcome: Outcome) -> bool:
         """Whether it is written, from now or before."""

@@ -27,8 +27,9 @@ from dtf_lightning.errors import DtfError, StoreError
 from dtf_lightning.etcd.store import Compare
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.record import FarmRecord
+from dtf_lightning.farm.record.recovery.writes import ChangeWorkerByFarm
 from dtf_lightning.farm.record.scaling.values import PoolRecord
-from dtf_lightning.farm.record.scaling.writes import LetGo, SetPool
+from dtf_lightning.farm.record.scaling.writes import SetPool
 from dtf_lightning.farm.record.values import WorkerState
 from dtf_lightning.farm.rules.expectations import Expectations
 from dtf_lightning.farm.rules.scaling.decision import PoolDecision, decide
@@ -226,7 +227,8 @@ class Scaler:
         present, seen = self._pool.workers().get(name), self._pool.mirror.seen(Kind.WORKER, name)
         if present is not None:
             changed = replace(present, cordoned=True) if cordon else replace(present, state=WorkerState.DRAINING)
-            await self._record.answer(LetGo(worker=name, record=changed, seen=seen, fence=fence), timeout=WRITE)
+            write = ChangeWorkerByFarm(worker=name, what="let go", record=changed, seen=seen, fence=fence)
+            await self._record.answer(write, timeout=WRITE)
 
     def _over(self, one: FarmPool, before: PoolRecord) -> tuple[str, ...]:
         """The last workers of a pool that were let go before this look and have nothing to run."""

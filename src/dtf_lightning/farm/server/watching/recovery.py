@@ -12,7 +12,7 @@ from dtf_lightning.clock import Clock
 from dtf_lightning.etcd.store import Compare
 from dtf_lightning.farm.record.keys import Kind
 from dtf_lightning.farm.record.record import FarmRecord
-from dtf_lightning.farm.record.recovery.writes import CordonByFarm
+from dtf_lightning.farm.record.recovery.writes import ChangeWorkerByFarm
 from dtf_lightning.farm.rules.watching.findings import Finding
 from dtf_lightning.farm.rules.watching.observation import SeenWorker
 from dtf_lightning.farm.rules.watching.remedies import Cordon, cordon_next
@@ -82,5 +82,5 @@ class Recovery:
             return False
         record = replace(present, cordoned=True, cordoned_at=self._clock.wall(), cordoned_for=wanted.reason)
         fence = Compare(self._pool.keys.leader, "create", "=", leader_of(self._pool.mirror)[1])
-        write = CordonByFarm(worker=wanted.worker, record=record, seen=seen, fence=fence)
+        write = ChangeWorkerByFarm(worker=wanted.worker, what="cordon", record=record, seen=seen, fence=fence)
         return await self._record.answer(write, timeout=WRITE)
