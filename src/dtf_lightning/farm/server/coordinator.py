@@ -161,7 +161,7 @@ class Coordinator:
                 self._leading.run(),
                 self.upkeep.run(self.history, lambda: self.cluster.etcd),
                 self.standing.keep(lambda: self._leading.epoch),
-                keep_expecting(self.history, self.pool, self._leading.expect),
+                keep_expecting(self.history, self.pool, self._leading.expect, self.upkeep.scaler.expect),
             )
         ]
         try:

@@ -8,7 +8,6 @@ from dtf_lightning.clock import Clock
 from dtf_lightning.errors import SettingsError
 from dtf_lightning.farm.record.record import FarmRecord
 from dtf_lightning.farm.scaling.providers import provider_of
-from dtf_lightning.farm.server.cluster.view import leader_of
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
 from dtf_lightning.farm.server.scaling.scaler import FarmPool, Here, Scaler
@@ -16,7 +15,7 @@ from dtf_lightning.farm.settings.pools import read_pools
 
 
 def scaler_of(
-    record: FarmRecord, pool: Pool, place: CoordinatorPlace, clock: Clock, leads: Callable[[], bool]
+    record: FarmRecord, pool: Pool, place: CoordinatorPlace, clock: Clock, epoch: Callable[[], int]
 ) -> Scaler:
     """Return the scaler, without pools where the settings name no file of them. Raises `SettingsError` for what cannot work."""
     settings = place.settings
@@ -36,6 +35,6 @@ def scaler_of(
             for name, one in told.items()
         ],
         Here(coordinator=place.address, token_file=token_file),
-        epoch=lambda: leader_of(pool.mirror)[1] if leads() else 0,
+        epoch=epoch,
         dry_run=settings.scaling.dry_run,
     )

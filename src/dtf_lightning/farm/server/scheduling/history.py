@@ -29,13 +29,15 @@ EVERY = 60.0
 """Seconds between two readings of how long tasks took."""
 
 
-async def keep_expecting(history: History, pool: Pool, tell: Callable[[Expectations], object]) -> NoReturn:
-    """Tell what history knows, at once and then every `EVERY` seconds, until cancelled."""
+async def keep_expecting(history: History, pool: Pool, *tell: Callable[[Expectations], object]) -> NoReturn:
+    """Tell all of these what history knows, at once and then every `EVERY` seconds, until cancelled."""
     while True:
         try:
             samples = await asyncio.to_thread(history.durations)
             classes = {name: device_class(one.devices, one.labels) for name, one in pool.workers().items()}
-            tell(await asyncio.to_thread(Expectations.of_samples, samples, classes))
+            known = await asyncio.to_thread(Expectations.of_samples, samples, classes)
+            for one in tell:
+                one(known)
         except ResultsBusy as error:
             log.warning("how long tasks take is not known anew: %s", error)
         await wait_for_event(asyncio.Event(), EVERY)

@@ -19,7 +19,6 @@ from dtf_lightning.farm.server.files import FarmFiles
 from dtf_lightning.farm.server.pool import Pool
 from dtf_lightning.farm.server.presence import CoordinatorPlace
 from dtf_lightning.farm.server.scaling.making import scaler_of
-from dtf_lightning.farm.server.scheduling.history import keep_expecting
 from dtf_lightning.farm.server.upkeep.files import Housekeeping
 from dtf_lightning.farm.server.upkeep.quota import QuotaWatch
 from dtf_lightning.farm.server.watching.exposition import Exposition
@@ -59,7 +58,6 @@ class Upkeep:
         self._files = Housekeeping(files, pool, settings.retention, leads=leads, clock=clock)
         self._rate = EndRate(clock.monotonic())
         self._clock = clock
-        self._pool = pool
         self._quota_bytes = quota
         self._retention = settings.retention.tombstones_kept
         recovery = Recovery(record, pool, clock, leads=leads, dry_run=settings.recovery.dry_run)
@@ -67,7 +65,7 @@ class Upkeep:
         self.monitor = HealthMonitor(store, pool, clock, self.status, recovery, self._alerting.look)
         self.exposition = Exposition(lambda: self.monitor.samples, leads, lambda: connected_to(pool, place.name))
         pool.listeners.append(self.exposition.changed)
-        self.scaler = scaler_of(record, pool, place, clock, leads)
+        self.scaler = scaler_of(record, pool, place, clock, epoch)
         self._scaling_interval = settings.scaling.interval
         self.look = self._quota.look
         self.tidy = self._files.round
@@ -91,7 +89,7 @@ class Upkeep:
         """Look after it, and at how the farm is, until cancelled."""
         jobs = [self._quota.run(), self._files.run(), self.monitor.run(results, members), self._alerting.run()]
         if self.scaler.pools:
-            jobs += [self.scaler.run(self._scaling_interval), keep_expecting(results, self._pool, self.scaler.expect)]
+            jobs.append(self.scaler.run(self._scaling_interval))
         await asyncio.gather(*jobs)
 
 
